@@ -1,0 +1,1 @@
+"""Regularized nonlinear acceleration as pure mathematics: no files, no clock, no logging."""

@@ -1,0 +1,1 @@
+"""Reading and writing of checkpoints through tensor extents; one module a format."""

@@ -1,0 +1,71 @@
+"""Stored numbers: the dtypes of checkpoints, widened to float64 and narrowed back, with numpy alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DType:
+    """A stored dtype: the numpy dtype that holds its bits, and the spacing of numbers at 1 (0 for integers)."""
+
+    bits: np.dtype[Any]
+    eps: float
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes an element."""
+        return self.bits.itemsize
+
+    @property
+    def linear(self) -> bool:
+        """Whether values may be added and scaled: floating point of 16 bits or more."""
+        return self.eps > 0
+
+
+def _integer(name: str) -> DType:
+    return DType(bits=np.dtype(name), eps=0.0)
+
+
+DTYPES: dict[str, DType] = {
+    "float64": DType(bits=np.dtype("<f8"), eps=2.0**-52),
+    "float32": DType(bits=np.dtype("<f4"), eps=2.0**-23),
+    "float16": DType(bits=np.dtype("<f2"), eps=2.0**-10),
+    "bfloat16": DType(bits=np.dtype("<u2"), eps=2.0**-7),
+    "int64": _integer("<i8"),
+    "int32": _integer("<i4"),
+    "int16": _integer("<i2"),
+    "int8": _integer("i1"),
+    "uint64": _integer("<u8"),
+    "uint32": _integer("<u4"),
+    "uint16": _integer("<u2"),
+    "uint8": _integer("u1"),
+    "bool": _integer("u1"),
+}
+
+
+def widen(bits: Array, dtype: str, out: Float64) -> None:
+    """Write stored values (their `bits`) to float64, exactly."""
+    if dtype == "bfloat16":
+        out[...] = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    else:
+        out[...] = bits
+
+
+def narrow(values: Float64, dtype: str, out: Array) -> None:
+    """Write float64 values to the stored dtype's bits, rounding to nearest, ties to even."""
+    if dtype == "bfloat16":
+        single = values.astype(np.float32)
+        bits = single.view(np.uint32)
+        rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        out[...] = np.where(np.isnan(single), np.uint32(0x7FC0), rounded).astype(np.uint16)
+    else:
+        with np.errstate(over="ignore"):
+            out[...] = values

@@ -1,0 +1,101 @@
+"""Keeping a checkpoint's bytes while it is in a window, whatever the trainer does to its name.
+
+A hard link costs nothing and survives an unlink or a rename, but not a rewrite in place; a reflink or a copy survives all three.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rna_watch.checkpoints.extents import FileIdentity, check_unchanged, identify
+from rna_watch.errors import InputChanged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LINK, REFLINK, COPY, NONE = "link", "reflink", "copy", "none"
+_FICLONE = 0x40049409
+_PIECE_BYTES = 2**24
+
+
+def pin(source: FileIdentity, destination: str, *, link: bool, proceed: Callable[[], None]) -> tuple[str, FileIdentity]:
+    """Pin a file under another name; returns how, and the identity of the pinned file.
+
+    Args:
+        source: the file as it was probed.
+        destination: the name in the window store, on any file system; replaced if it is there.
+        link: whether a hard link will do; where it cannot be made, the file is cloned or copied.
+        proceed: called now and then while copying; it raises to give up.
+
+    Raises:
+        InputChanged: the file is gone or changed since it was probed.
+        OSError: there is no room, or the store cannot be written.
+    """
+    temporary = f"{destination}.part"
+    Path(temporary).unlink(missing_ok=True)
+    try:
+        kind = LINK if link and _link(source.path, temporary) else _copy(source, temporary, proceed)
+        pinned = identify(temporary)
+        if kind == LINK and not source.same_content(pinned):
+            raise InputChanged(f"{source.path} changed before it could be pinned")
+        os.replace(temporary, destination)  # noqa: PTH105 - atomic by specification
+    except FileNotFoundError as error:
+        raise InputChanged(f"{source.path} is gone") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return kind, identify(destination)
+
+
+def share_blocks(reader: int, writer: int) -> None:
+    """Make a file's content that of another, sharing its blocks (reflink).
+
+    Raises:
+        OSError: the file system cannot (most cannot), or the two lie on different ones.
+    """
+    fcntl.ioctl(writer, _FICLONE, reader)
+
+
+def _link(source: str, destination: str) -> bool:
+    try:
+        os.link(os.path.realpath(source), destination)  # noqa: PTH200
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False  # another file system, or the system forbids links to files of others
+    return True
+
+
+def _copy(source: FileIdentity, destination: str, proceed: Callable[[], None]) -> str:
+    reader = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        check_unchanged(source, reader)
+        writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            kind = _fill(reader, writer, source.size_bytes, proceed)
+            check_unchanged(source, reader)
+            os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+    return kind
+
+
+def _fill(reader: int, writer: int, size: int, proceed: Callable[[], None]) -> str:
+    try:
+        share_blocks(reader, writer)
+    except OSError:
+        pass
+    else:
+        return REFLINK
+    offset = 0
+    while offset < size:
+        proceed()
+        data = os.pread(reader, _PIECE_BYTES, offset)
+        if not data:
+            raise InputChanged("the checkpoint became shorter while it was being copied")
+        offset += os.pwrite(writer, data, offset)
+    return COPY

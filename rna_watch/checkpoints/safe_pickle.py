@@ -1,0 +1,208 @@
+"""A pickle reader that builds inert values only: nothing named in the file is ever imported or called.
+
+Classes and functions come back as inert classes that remember their name and arguments, so that a `Namespace`, a numpy scalar
+or a whole `nn.Module` can be read for the tensors within.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Inert:
+    """An object of a class that is not ours to run: its arguments, items and state, and nothing else."""
+
+    qualified_name = ""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self.args = args
+        self.kwargs = kwargs
+        self.items: list[object] = []
+        self.state: object = None
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Inert:
+        """Any arguments are taken."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Keep the state where an ordinary object would apply it."""
+        self.__dict__["state"] = state
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.__dict__.setdefault("items", []).append((key, value))
+
+    def append(self, value: object) -> None:
+        """Keep an element."""
+        self.__dict__.setdefault("items", []).append(value)
+
+    def extend(self, values: list[object]) -> None:
+        """Keep elements."""
+        self.__dict__.setdefault("items", []).extend(values)
+
+    add = append
+
+
+class InertDict(dict[Any, Any]):
+    """A mapping of a class that is not ours to run (a defaultdict, a Counter): its items without its behaviour."""
+
+    def __init__(self, *_args: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        """The state of such a class means nothing here."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageType:
+    """A storage class named in the file: its dtype ("" for untyped bytes)."""
+
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """A reference to a storage: the record that holds it, its dtype ("" for bytes), and its length in elements of that."""
+
+    key: str
+    dtype: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickledTensor:
+    """A tensor as the pickle describes it."""
+
+    storage: Storage
+    dtype: str
+    start: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpaqueTensor:
+    """A tensor that is no plain strided array (quantized, sparse, a subclass), and what it is."""
+
+    what: str
+
+
+_STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "",
+}
+_MAPPINGS = {("collections", "defaultdict"), ("collections", "Counter")}
+
+
+def _tensor_v2(storage: Storage, start: int, shape: Any, stride: Any, *_rest: object) -> PickledTensor | OpaqueTensor:
+    if not isinstance(storage, Storage):
+        return OpaqueTensor(what="a tensor without a storage of its own")
+    return PickledTensor(
+        storage=storage, dtype=storage.dtype, start=int(start), shape=tuple(map(int, shape)), stride=tuple(map(int, stride))
+    )
+
+
+def _tensor_v3(
+    storage: Storage, start: int, shape: Any, stride: Any, _grad: object, _hooks: object, dtype: Any, *_rest: object
+) -> PickledTensor | OpaqueTensor:
+    if not isinstance(storage, Storage):
+        return OpaqueTensor(what="a tensor without a storage of its own")
+    name = str(getattr(dtype, "qualified_name", "")).removeprefix("torch.")
+    return PickledTensor(
+        storage=storage, dtype=name, start=int(start), shape=tuple(map(int, shape)), stride=tuple(map(int, stride))
+    )
+
+
+def _first(value: object, *_rest: object) -> object:
+    return value
+
+
+def _opaque(what: str) -> Callable[..., OpaqueTensor]:
+    def build(*_args: object) -> OpaqueTensor:
+        return OpaqueTensor(what=what)
+
+    return build
+
+
+_REBUILD: dict[tuple[str, str], Callable[..., object]] = {
+    ("torch._utils", "_rebuild_tensor"): _tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
+    ("torch._utils", "_rebuild_parameter"): _first,
+    ("torch._utils", "_rebuild_parameter_with_state"): _first,
+    ("torch._utils", "_rebuild_qtensor"): _opaque("a quantized tensor"),
+    ("torch._utils", "_rebuild_sparse_tensor"): _opaque("a sparse tensor"),
+    ("torch._utils", "_rebuild_sparse_csr_tensor"): _opaque("a sparse tensor"),
+    ("torch._utils", "_rebuild_nested_tensor"): _opaque("a nested tensor"),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): _opaque("a tensor without data (meta)"),
+    ("torch._utils", "_rebuild_wrapper_subclass"): _opaque("a tensor subclass"),
+    ("torch._tensor", "_rebuild_from_type_v2"): _opaque("a tensor subclass"),
+}
+
+
+class _Builder:
+    """A callable handed to the pickle, sealed: a hostile file can call it but not alter what it does."""
+
+    __slots__ = ("_build",)
+
+    def __init__(self, build: Callable[..., object]) -> None:
+        self._build = build
+
+    def __call__(self, *args: object) -> object:
+        return self._build(*args)
+
+    def __setstate__(self, state: object) -> None:
+        raise ValueError("a function of torch is given a state")
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _REBUILD:
+            return _Builder(_REBUILD[module, name])
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) in _MAPPINGS:
+            return type(name, (InertDict,), {})
+        if (module, name) == ("torch", "Size"):
+            return tuple
+        if module in {"torch", "torch.storage"} and name in _STORAGES:
+            return StorageType(_STORAGES[name])
+        return type(name, (Inert,), {"qualified_name": f"{module}.{name}"})
+
+    def persistent_load(self, pid: Any) -> Any:
+        match pid:
+            case ("storage", StorageType(dtype=dtype), key, _location, count) if isinstance(count, int):
+                return Storage(key=str(key), dtype=dtype, count=count)
+            case _:
+                return OpaqueTensor(what="a reference of an unknown kind")
+
+
+def load(data: bytes) -> object:
+    """The tree of values in a torch pickle, tensors as `PickledTensor`.
+
+    Raises:
+        ValueError: the bytes are not a pickle that can be read.
+    """
+    try:
+        return _Reader(io.BytesIO(data)).load()
+    except MemoryError as error:
+        raise ValueError("the pickle asks for more memory than there is") from error
+    except Exception as error:  # noqa: BLE001 - damaged pickles raise nearly any class
+        raise ValueError(f"the pickle is damaged ({type(error).__name__}: {error})") from error

@@ -1,0 +1,129 @@
+"""The safetensors format, one file: a JSON header with the tensors' byte ranges, then their bytes.
+
+Complete means that header and ranges cover the file exactly; a shorter or a longer file is still being written.
+Format: https://huggingface.co/docs/safetensors, "Format".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.checkpoints import model_source
+from rna_watch.checkpoints.extents import Chunk, Extent, Layout, Role, TensorView
+from rna_watch.checkpoints.numeric import DTYPES
+from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+
+if TYPE_CHECKING:
+    from rna_watch.checkpoints.opened import OpenFile
+
+NAME = "safetensors"
+_HEADER_LIMIT = 100_000_000
+_SAMPLES = 256
+_SAMPLE_BYTES = 4096
+_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def recognises(head: bytes) -> bool:
+    """Whether a file that begins so can be one of ours: a header length that is allowed, then a brace."""
+    return len(head) >= 9 and head[8:9] == b"{" and struct.unpack_from("<Q", head)[0] <= _HEADER_LIMIT
+
+
+def read_layout(file: OpenFile, source: str | None = None) -> Layout:
+    """The layout of a complete file.
+
+    Raises:
+        IncompleteCheckpoint: header and file size do not agree (yet).
+        RefusedCheckpoint: it is complete, but holds what cannot be combined.
+    """
+    if source is not None:
+        raise RefusedCheckpoint("a safetensors file has no keys above its tensors: leave --source out")
+    (length,) = struct.unpack("<Q", file.read(0, 8))
+    if 8 + length > file.size_bytes:
+        raise IncompleteCheckpoint(f"its header of {length} bytes is not all there ({file.size_bytes} bytes so far)")
+    raw = file.read(8, length)
+    try:
+        header = json.loads(raw)
+        metadata = header.pop("__metadata__", {})
+        entries = {name: _entry(name, value) for name, value in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RefusedCheckpoint(f"its header is damaged ({type(error).__name__}: {error})") from error
+    base = 8 + length
+    position = 0
+    for start, end, *_ in sorted(entries.values(), key=lambda entry: (entry[0], entry[1])):
+        if start != position:
+            raise RefusedCheckpoint(f"its header is damaged: tensors leave a gap or overlap at byte {base + position}")
+        position = end
+    if base + position != file.size_bytes:
+        raise IncompleteCheckpoint(f"{base + position} bytes are announced, {file.size_bytes} are there")
+    extents, views = _place(entries, base)
+    return Layout(
+        format=NAME,
+        files=(file.identity,),
+        source="",
+        tensors=views,
+        extents=extents,
+        counters=_counters(metadata),
+        fingerprint=_fingerprint(file, raw, base),
+    )
+
+
+def _entry(name: str, value: Any) -> tuple[int, int, str, tuple[int, ...]]:
+    start, end = (int(offset) for offset in value["data_offsets"])
+    shape = tuple(int(size) for size in value["shape"])
+    dtype = _NAMES.get(value["dtype"])
+    if dtype is None:
+        raise RefusedCheckpoint(f"{name} has dtype {value['dtype']}, which cannot be averaged; save it as F32 or BF16")
+    if start < 0 or any(size < 0 for size in shape) or end - start != prod(shape) * DTYPES[dtype].itemsize:
+        raise ValueError(f"byte range and shape of {name} disagree")
+    return start, end, dtype, shape
+
+
+def _place(
+    entries: dict[str, tuple[int, int, str, tuple[int, ...]]], base: int
+) -> tuple[tuple[Extent, ...], tuple[TensorView, ...]]:
+    extents: list[Extent] = []
+    views: list[TensorView] = []
+    for name, (start, _end, dtype, shape) in entries.items():
+        count = prod(shape)
+        stride = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        chunks = (Chunk(file=0, offset_bytes=base + start, start=0, count=count),) if count else ()
+        views.append(TensorView(name=name, dtype=dtype, shape=shape, stride=stride, extent=len(extents), start=0))
+        extents.append(Extent(name=name, dtype=dtype, role=model_source.role(name, dtype), chunks=chunks))
+    if not any(extent.role is not Role.COPIED for extent in extents):
+        raise RefusedCheckpoint("it holds no floating-point tensors: nothing to extrapolate")
+    return tuple(extents), tuple(views)
+
+
+def _counters(metadata: object) -> dict[str, int]:
+    if not isinstance(metadata, dict):
+        return {}
+    numbers = {key: int(value) for key, value in metadata.items() if isinstance(value, str) and value.isdigit()}
+    return model_source.counters(numbers)
+
+
+def _fingerprint(file: OpenFile, header: bytes, base: int) -> str:
+    """A digest of the header and of samples spread over the bytes: the format keeps no checksum of its own."""
+    digest = hashlib.blake2b(header, digest_size=16)
+    size = file.size_bytes - base
+    stride = max(size // _SAMPLES, _SAMPLE_BYTES)
+    for at in range(0, size, stride):
+        digest.update(file.read(base + at, min(_SAMPLE_BYTES, size - at)))
+    return digest.hexdigest()

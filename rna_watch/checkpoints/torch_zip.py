@@ -1,0 +1,349 @@
+"""The zip format of `torch.save`: its central directory, its pickle and its storages, read with a few bounded reads.
+
+Layout as written by torch 1.6 to 2.13: records stored uncompressed, payloads aligned to 64 bytes, a data descriptor behind
+each, then the central directory. A file is complete when that directory can be read, as it is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rna_watch.checkpoints import model_source, safe_pickle
+from rna_watch.checkpoints.extents import Chunk, Extent, Layout, TensorView, merge_runs, runs
+from rna_watch.checkpoints.numeric import DTYPES
+from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+
+if TYPE_CHECKING:
+    from rna_watch.checkpoints.opened import OpenFile
+    from rna_watch.checkpoints.safe_pickle import PickledTensor
+
+NAME = "torch zip"
+MAGIC = b"PK\x03\x04"
+_END = b"PK\x05\x06"
+_END64 = b"PK\x06\x06"
+_LOCATOR64 = b"PK\x06\x07"
+_ENTRY = b"PK\x01\x02"
+_DESCRIPTOR = b"PK\x07\x08"
+_END_SIZE = 22
+_COMMENT_LIMIT = 65535
+_HAS_DESCRIPTOR = 0x08
+_SAMPLES = 64
+_SAMPLE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A record of the zip: where its entry in the central directory, its local header and its bytes lie."""
+
+    name: str
+    entry_offset: int
+    header_offset: int
+    size_bytes: int
+    crc: int
+    flags: int
+    method: int
+
+
+def recognises(head: bytes) -> bool:
+    """Whether a file that begins so can be one of ours."""
+    return head.startswith(MAGIC)
+
+
+def read_layout(file: OpenFile, source: str | None = None) -> Layout:
+    """The layout of a complete file.
+
+    Raises:
+        IncompleteCheckpoint: it has no readable central directory (yet).
+        RefusedCheckpoint: it is complete, but no checkpoint that can be combined.
+    """
+    records = read_directory(file)
+    by_name = {record.name.partition("/")[2]: record for record in records}
+    if "data.pkl" not in by_name:
+        raise RefusedCheckpoint("it is a zip file, but not one that torch.save wrote (it has no data.pkl)")
+    if "constants.pkl" in by_name:
+        raise RefusedCheckpoint("it is a TorchScript archive; save the model's state_dict instead")
+    for name in ("data.pkl", "byteorder"):
+        _check_record(file, by_name.get(name))
+    if "byteorder" in by_name and _payload(file, by_name["byteorder"]) != b"little":
+        raise RefusedCheckpoint("it was written on a big-endian machine; save it again on a little-endian one")
+    try:
+        tree = safe_pickle.load(_payload(file, by_name["data.pkl"]))
+    except ValueError as error:
+        raise RefusedCheckpoint(str(error)) from error
+    path, tensors = model_source.find_model(tree, source)
+    extents, views = _place(file, by_name, tensors)
+    return Layout(
+        format=NAME,
+        files=(file.identity,),
+        source=path,
+        tensors=views,
+        extents=extents,
+        counters=model_source.counters(tree),
+        fingerprint=_fingerprint(file, by_name),
+    )
+
+
+def read_directory(file: OpenFile) -> list[Record]:
+    """The records of the central directory, in its order.
+
+    Raises:
+        IncompleteCheckpoint: the directory is not there, or does not fit the file.
+    """
+    size = file.size_bytes
+    tail_size = min(size, _END_SIZE + _COMMENT_LIMIT)
+    tail = file.read(size - tail_size, tail_size)
+    end = tail.rfind(_END)
+    while end >= 0 and (end + _END_SIZE > tail_size or end + _END_SIZE + struct.unpack_from("<H", tail, end + 20)[0] != tail_size):
+        end = tail.rfind(_END, 0, end)
+    if end < 0:
+        raise IncompleteCheckpoint(f"its zip directory, written last, is not there ({size} bytes so far)")
+    end_offset = size - tail_size + end
+    count, length, offset = struct.unpack_from("<HII", tail, end + 10)
+    if end_offset >= 20 and file.read(end_offset - 20, 4) == _LOCATOR64:
+        (end_offset,) = struct.unpack("<Q", file.read(end_offset - 20 + 8, 8))
+        if end_offset + 56 > size or file.read(end_offset, 4) != _END64:
+            raise IncompleteCheckpoint("its zip64 directory record is not where the file says")
+        count, length, offset = struct.unpack("<QQQ", file.read(end_offset + 32, 24))
+    if offset + length != end_offset:
+        raise IncompleteCheckpoint("its zip directory does not fit the file")
+    return _parse_entries(file.read(offset, length), offset, count)
+
+
+def _parse_entries(directory: bytes, base: int, count: int) -> list[Record]:
+    records: list[Record] = []
+    position = 0
+    try:
+        for _ in range(count):
+            if directory[position : position + 4] != _ENTRY:
+                raise IncompleteCheckpoint("an entry of its zip directory is damaged")
+            flags, method = struct.unpack_from("<HH", directory, position + 8)
+            crc, packed, plain = struct.unpack_from("<III", directory, position + 16)
+            name_size, extra_size, comment_size = struct.unpack_from("<HHH", directory, position + 28)
+            (header,) = struct.unpack_from("<I", directory, position + 42)
+            start = position + 46
+            name = directory[start : start + name_size].decode("utf-8", "replace")
+            extra = directory[start + name_size : start + name_size + extra_size]
+            plain, packed, header = _zip64_sizes(extra, plain, packed, header)
+            if method == 0 and plain != packed:
+                raise IncompleteCheckpoint(f"the sizes of record {name} disagree: the directory is damaged")
+            records.append(
+                Record(
+                    name=name,
+                    entry_offset=base + position,
+                    header_offset=header,
+                    size_bytes=packed,
+                    crc=crc,
+                    flags=flags,
+                    method=method,
+                )
+            )
+            position = start + name_size + extra_size + comment_size
+    except struct.error as error:
+        raise IncompleteCheckpoint("its zip directory is cut short") from error
+    if position != len(directory):
+        raise IncompleteCheckpoint("its zip directory is longer than its entries")
+    return records
+
+
+def _zip64_sizes(extra: bytes, plain: int, packed: int, header: int) -> tuple[int, int, int]:
+    values = [plain, packed, header]
+    position = 0
+    while position + 4 <= len(extra):
+        tag, length = struct.unpack_from("<HH", extra, position)
+        if tag == 1:
+            at = position + 4
+            for index, value in enumerate(values):
+                if value == 0xFFFFFFFF:
+                    (values[index],) = struct.unpack_from("<Q", extra, at)
+                    at += 8
+        position += 4 + length
+    return values[0], values[1], values[2]
+
+
+def payload_offset(file: OpenFile, record: Record) -> int:
+    """Where a record's bytes begin.
+
+    Raises:
+        RefusedCheckpoint: the record is compressed, or its header is damaged.
+    """
+    if record.method != 0:
+        raise RefusedCheckpoint(f"record {record.name} is compressed; torch.save writes plain records")
+    if record.header_offset + 30 > file.size_bytes:
+        raise IncompleteCheckpoint(f"record {record.name} lies beyond the end of the file")
+    header = file.read(record.header_offset, 30)
+    if header[:4] != MAGIC:
+        raise RefusedCheckpoint(f"the header of record {record.name} is damaged")
+    name_size, extra_size = struct.unpack_from("<HH", header, 26)
+    offset = record.header_offset + 30 + int(name_size) + int(extra_size)
+    if offset + record.size_bytes > file.size_bytes:
+        raise IncompleteCheckpoint(f"record {record.name} lies beyond the end of the file")
+    return offset
+
+
+def _payload(file: OpenFile, record: Record) -> bytes:
+    return file.read(payload_offset(file, record), record.size_bytes)
+
+
+def _check_record(file: OpenFile, record: Record | None) -> None:
+    if record is not None and record.crc and zlib.crc32(_payload(file, record)) != record.crc:
+        raise RefusedCheckpoint(f"record {record.name} is damaged: its checksum does not match")
+
+
+def _place(
+    file: OpenFile, records: dict[str, Record], tensors: dict[str, PickledTensor]
+) -> tuple[tuple[Extent, ...], tuple[TensorView, ...]]:
+    """Extents and views: one extent a storage, covering what the tensors use of it, in the order of first use."""
+    users: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        users.setdefault(tensor.storage.key, []).append(name)
+    extents: list[Extent] = []
+    number: dict[str, int] = {}
+    for key, names in users.items():
+        first = tensors[names[0]]
+        dtype = first.dtype
+        if any(tensors[name].dtype != dtype for name in names):
+            raise RefusedCheckpoint(f"{names[0]} and {names[1]} share storage under different dtypes")
+        used = merge_runs(run for name in names for run in _runs(name, tensors[name]))
+        end = used[-1][0] + used[-1][1] if used else 0
+        itemsize = DTYPES[dtype].itemsize
+        record = records.get(f"data/{key}")
+        if record is None:
+            raise RefusedCheckpoint(f"the storage of {names[0]} is missing from the file")
+        if record.size_bytes < end * itemsize:
+            raise RefusedCheckpoint(f"the storage of {names[0]} is shorter than the tensor: the file is damaged")
+        offset = payload_offset(file, record)
+        roles = [model_source.role(name, dtype) for name in names]
+        number[key] = len(extents)
+        extents.append(
+            Extent(
+                name=names[0],
+                dtype=dtype,
+                role=min(roles, key=list(model_source.Role).index),
+                chunks=tuple(
+                    Chunk(file=0, offset_bytes=offset + start * itemsize, start=start, count=count) for start, count in used
+                ),
+            )
+        )
+    views = tuple(
+        TensorView(name=name, dtype=t.dtype, shape=t.shape, stride=t.stride, extent=number[t.storage.key], start=t.start)
+        for name, t in tensors.items()
+    )
+    return tuple(extents), views
+
+
+def _runs(name: str, tensor: PickledTensor) -> list[tuple[int, int]]:
+    if len(tensor.shape) != len(tensor.stride):
+        raise RefusedCheckpoint(f"{name} has a shape and a stride of different lengths")
+    count = 1
+    for size in tensor.shape:
+        count *= size
+    if count > 2**48:
+        raise RefusedCheckpoint(f"{name} claims {count} elements: the file is damaged")
+    try:
+        return runs(tensor.shape, tensor.stride, tensor.start)
+    except (ValueError, MemoryError) as error:
+        raise RefusedCheckpoint(f"{name} is not a plain strided tensor ({error})") from error
+
+
+def _fingerprint(file: OpenFile, records: dict[str, Record]) -> str:
+    """A digest of names, sizes and checksums, without the root name, which follows the file's.
+
+    Where the writer left the checksums out, samples of the bytes stand in for them.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    checked = any(record.crc for record in records.values())
+    for name, record in sorted(records.items()):
+        if name == ".data/serialization_id":
+            continue
+        digest.update(f"{name}|{record.size_bytes}|{record.crc}\n".encode())
+        if not checked:
+            offset = payload_offset(file, record)
+            stride = max(record.size_bytes // _SAMPLES, _SAMPLE_BYTES)
+            for at in range(0, record.size_bytes, stride):
+                digest.update(file.read(offset + at, min(_SAMPLE_BYTES, record.size_bytes - at)))
+    return digest.hexdigest()
+
+
+def repair(file: OpenFile, written: dict[int, tuple[int, int]], writer: int) -> None:
+    """Bring the checksums of a patched clone up to date, in data descriptor, local header and central directory.
+
+    Args:
+        file: the clone, open for reading.
+        written: byte offset of each patched run -> (length in bytes, its CRC-32).
+        writer: a descriptor of the clone that can be written.
+    """
+    starts = sorted(written)
+    for record in read_directory(file):
+        if record.crc == 0:
+            continue
+        offset = payload_offset(file, record)
+        inside = [start for start in starts if offset <= start < offset + record.size_bytes]
+        if not inside:
+            continue
+        crc = _record_crc(file, offset, record.size_bytes, {start: written[start] for start in inside})
+        field = struct.pack("<I", crc)
+        os.pwrite(writer, field, record.entry_offset + 16)
+        end = offset + record.size_bytes
+        if record.flags & _HAS_DESCRIPTOR and file.read(end, 4) == _DESCRIPTOR:
+            os.pwrite(writer, field, end + 4)
+        elif not record.flags & _HAS_DESCRIPTOR:
+            os.pwrite(writer, field, record.header_offset + 14)
+
+
+def _record_crc(file: OpenFile, offset: int, size: int, written: dict[int, tuple[int, int]]) -> int:
+    """CRC-32 of a record from those of its patched runs; what lies between them is read."""
+    crc, position = 0, offset
+    for start, (length, run_crc) in sorted(written.items()):
+        crc = _crc_of_bytes(file, position, start - position, crc)
+        crc = combine_crc(crc, run_crc, length)
+        position = start + length
+    return _crc_of_bytes(file, position, offset + size - position, crc)
+
+
+def _crc_of_bytes(file: OpenFile, offset: int, count: int, crc: int) -> int:
+    while count > 0:
+        part = file.read(offset, min(count, 2**20))
+        crc = zlib.crc32(part, crc)
+        offset, count = offset + len(part), count - len(part)
+    return crc
+
+
+def combine_crc(first: int, second: int, second_bytes: int) -> int:
+    """CRC-32 of two joined byte strings from their CRCs and the second's length (zlib's `crc32_combine`).
+
+    Appending n zero bytes is a linear map over GF(2), the n-th power of a 32 x 32 matrix.
+    """
+    if second_bytes == 0:
+        return first
+    if first == 0:
+        return second
+    matrix = [0xEDB88320] + [1 << bit for bit in range(31)]
+    for _ in range(3):
+        matrix = _square(matrix)
+    remaining = second_bytes
+    while remaining:
+        if remaining & 1:
+            first = _apply(matrix, first)
+        matrix = _square(matrix)
+        remaining >>= 1
+    return first ^ second
+
+
+def _apply(matrix: list[int], vector: int) -> int:
+    total = 0
+    for row in matrix:
+        if vector & 1:
+            total ^= row
+        vector >>= 1
+        if not vector:
+            break
+    return total
+
+
+def _square(matrix: list[int]) -> list[int]:
+    return [_apply(matrix, row) for row in matrix]

@@ -1,0 +1,257 @@
+"""The commands: parse, call one function, print. The only place that exits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import rna_watch
+from rna_watch.config import RunConfig, load
+from rna_watch.errors import NothingToDo, RnaWatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rna_watch.journal.replay import RunState
+
+_FOLLOW_S = 0.5
+_LIST_FIELDS = {"windows", "regularizations", "patterns"}
+
+
+def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option for each setting, under its own name."""
+    for name, field in reversed(RunConfig.model_fields.items()):
+        meaning = field.description or ""
+        shown = field.default if field.default not in {None, ()} else None
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            default=None,
+            metavar="LIST" if name in _LIST_FIELDS else "VALUE",
+            help=meaning + (f" [{_plain(shown)}]" if shown is not None else ""),
+        )(command)
+    return click.option(
+        "--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings; options win."
+    )(command)
+
+
+def _plain(value: object) -> str:
+    return ", ".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
+
+
+def _config(config_file: Path | None, options: dict[str, Any]) -> RunConfig:
+    values = {
+        key: tuple(part.strip() for part in value.split(",") if part.strip()) if key in _LIST_FIELDS else value
+        for key, value in options.items()
+        if value is not None
+    }
+    return load(config_file, values)
+
+
+_RUN = click.argument("run_dir", type=click.Path(path_type=Path))
+_OUTPUT = click.option("--output", help="Where outputs and state lie, if not in the run directory.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(rna_watch.__version__, prog_name="rna-watch")
+def app() -> None:
+    """Better models from the checkpoints of a living training run, beside it and without touching it."""
+
+
+@app.command()
+@_RUN
+@_settings
+@click.option("--foreground", is_flag=True, help="Stay in the foreground, for containers and services.")
+@click.option("--no-terminal", is_flag=True, hidden=True)
+def start(run_dir: Path, config_file: Path | None, *, foreground: bool, no_terminal: bool, **options: Any) -> None:
+    """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`."""
+    from rna_watch.daemon import background, paths
+
+    config = _config(config_file, options)
+    where = paths.resolve(run_dir, config.output)
+    if foreground:
+        background.serve(config, where, to_terminal=not no_terminal)
+        return
+    pid = background.start(where, sys.argv[sys.argv.index("start") + 1 :])
+    click.echo(f"watching {where.run} (process {pid})")
+    click.echo(f"models   {where.models}")
+    if not config.evaluator and not config.evaluate_command:
+        click.echo("note     nothing is evaluated: add --evaluator FILE.py:function to know which models are better")
+    click.echo(f"look     rna-watch dashboard {run_dir}   (or: status, logs; end with: rna-watch stop {run_dir})")
+
+
+@app.command()
+@_RUN
+@_settings
+def once(run_dir: Path, config_file: Path | None, **options: Any) -> None:
+    """Process every checkpoint that is in RUN_DIR now, then exit."""
+    from rna_watch.daemon import background, paths
+
+    config = _config(config_file, options)
+    where = paths.resolve(run_dir, config.output)
+    state = background.serve(config, where, until_done=True).state
+    _summarize(state)
+
+
+def _summarize(state: RunState) -> None:
+    from rna_watch.journal.replay import DONE, Stage
+
+    counts: dict[str, int] = {}
+    for checkpoint in state.checkpoints.values():
+        counts[str(checkpoint.stage)] = counts.get(str(checkpoint.stage), 0) + 1
+    if not counts:
+        raise NothingToDo("there are no checkpoints (files ending in .pt, .pth, .ckpt, .bin, .safetensors; or --patterns)")
+    click.echo("; ".join(f"{count} {stage}" for stage, count in counts.items()))
+    if state.best is not None:
+        click.echo(f"best: {state.best.output}")
+    if not any(checkpoint.stage in DONE for checkpoint in state.checkpoints.values()):
+        usable = any(c.stage in {Stage.FAILED, Stage.SKIPPED} for c in state.checkpoints.values())
+        raise (RnaWatchError if usable else NothingToDo)("no checkpoint could be used; the reasons are above")
+
+
+@app.command()
+@_RUN
+@_OUTPUT
+@click.option("--json", "as_json", is_flag=True, help="Print the state as one JSON object.")
+def status(run_dir: Path, output: str | None, *, as_json: bool) -> None:
+    """Say what is known of RUN_DIR; needs no daemon."""
+    from rna_watch.daemon import paths
+    from rna_watch.daemon import status as run_status
+
+    where = paths.resolve(run_dir, output)
+    if as_json:
+        click.echo(json.dumps(run_status.status(where), indent=2))
+        return
+    _dashboard(where, once=True)
+
+
+@app.command()
+@_RUN
+@_OUTPUT
+@click.option("--once", is_flag=True, help="Print one frame and exit.")
+def dashboard(run_dir: Path, output: str | None, *, once: bool) -> None:
+    """Show RUN_DIR live, from any machine that sees its files; q or Ctrl-C leaves, the daemon goes on."""
+    from rna_watch.daemon import paths
+
+    _dashboard(paths.resolve(run_dir, output), once=once)
+
+
+def _dashboard(where: Any, *, once: bool) -> None:
+    from rich.console import Console
+
+    from rna_watch.dashboard.live import watch
+
+    watch(where.journal, where.heartbeat, console=Console(), once=once)
+
+
+@app.command()
+@_RUN
+@_OUTPUT
+@click.option("-n", "--lines", default=50, show_default=True, help="How many of the last lines.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
+def logs(run_dir: Path, output: str | None, lines: int, *, follow: bool) -> None:
+    """Print the daemon's log."""
+    from rna_watch.daemon import paths
+
+    log = paths.resolve(run_dir, output).log
+    if not log.exists():
+        raise NothingToDo(f"there is no log at {log}: nobody has watched this run yet")
+    with log.open(errors="replace") as file:
+        for line in file.readlines()[-lines:]:
+            click.echo(line, nl=False)
+        while follow:
+            line = file.readline()
+            if line:
+                click.echo(line, nl=False)
+            else:
+                time.sleep(_FOLLOW_S)
+
+
+@app.command()
+@_RUN
+@_OUTPUT
+def stop(run_dir: Path, output: str | None) -> None:
+    """Stop watching RUN_DIR; the training and all files stay as they are."""
+    from rna_watch.daemon import background, paths
+
+    click.echo(background.stop(paths.resolve(run_dir, output)))
+
+
+@app.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The model to write.")
+@click.option("--method", default="rna", show_default=True, help="rna, average or last.")
+@click.option("--window", type=click.IntRange(min=1), help="N: use the newest N + 1 checkpoints; all if not given.")
+@click.option(
+    "--regularization",
+    type=click.FloatRange(min=0),
+    help="Lambda; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
+)
+@click.option("--source", help="Key path of the model inside the files; found if not given.")
+@click.option("--workers", type=click.IntRange(min=1), default=min(4, os.cpu_count() or 1), help="Threads.")
+@click.option("--memory-budget", type=click.FloatRange(min=1), default=64.0, help="MiB of buffers a thread.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, and nothing else.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+def extrapolate(checkpoints: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
+    """Combine CHECKPOINTS into one model: one window, no daemon."""
+    from rna_watch.daemon.extrapolate import extrapolate as run
+
+    manifest = run(checkpoints, **options)
+    if as_json:
+        click.echo(json.dumps(manifest, indent=2))
+        return
+    click.echo(f"{options['out']}: {manifest['candidate']} of {len(manifest['inputs'])} checkpoints; {manifest['reason']}")
+    for item, weight in zip(manifest["inputs"], manifest["weights"], strict=True):
+        click.echo(f"  {weight:+.4f}  {item['path']}")
+
+
+@app.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--source", help="Key path of the model inside the file; found if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+def inspect(checkpoint: Path, source: str | None, *, as_json: bool) -> None:
+    """Say what CHECKPOINT is: format, completeness, step, tensors, and what would be extrapolated."""
+    from rna_watch.checkpoints.inspection import inspect as look
+
+    report = look(checkpoint, source)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        for line in report.lines():
+            click.echo(line)
+
+
+@app.command()
+@click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where to train; a new folder if not given.")
+@click.option("--epochs", type=click.IntRange(min=4), default=40, show_default=True, help="Epochs to train.")
+@click.option("--engine", default="ray", show_default=True, help="ray or inline.")
+def demo(folder: Path | None, epochs: int, engine: str) -> None:
+    """Train a real network on real images in a separate process, watch it, and show what it gained."""
+    from rna_watch.demo.run import run
+
+    run(folder, epochs=epochs, engine=engine)
+
+
+def main() -> None:
+    """The entry point: an error is one line on standard error, and its class says the exit code."""
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        app(standalone_mode=False)
+    except RnaWatchError as error:
+        click.echo(f"rna-watch: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

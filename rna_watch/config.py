@@ -1,0 +1,123 @@
+"""The settings: one name each in the command line, the YAML file and here, with its default and its meaning."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rna_watch.errors import UsageError
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class RunConfig(BaseModel):
+    """Everything that can be set; no value is needed to start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # what is computed
+    window: Positive = Field(5, description="N, the number of residuals: the newest N + 1 checkpoints form the window.")
+    windows: tuple[Positive, ...] = Field(
+        (), description="Window lengths to try, each at most `window`; empty: `window` and half of it."
+    )
+    regularizations: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (1e-8, 1e-4, 1e-2), description="Lambdas to try, relative to the norm of the Gram matrix."
+    )
+    max_candidates: Positive = Field(8, description="Most models evaluated at a checkpoint, besides the original.")
+
+    # how models are judged
+    evaluator: str | None = Field(None, description="FILE.py:function called with (state_dict, device); returns metrics.")
+    evaluate_command: str | None = Field(
+        None, description="Shell command with {checkpoint} in it that prints a JSON object of metrics."
+    )
+    metric: str | None = Field(None, description="The metric to choose by; the evaluator's first if not given.")
+    mode: Literal["min", "max"] | None = Field(
+        None, description="Whether the metric is to be small or large; told from its name if not given."
+    )
+    minimum_gain: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Smallest gain over the original that counts as beyond noise, in the metric's units."
+    )
+    evaluation_timeout: Annotated[float, Field(gt=0)] = Field(600.0, description="Seconds for one evaluation.")
+    evaluation_threads: Positive = Field(1, description="Threads of torch in the evaluator.")
+    device: str = Field("cpu", description="The torch device handed to the evaluator.")
+    gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs the evaluator asks of Ray (0: it sees none).")
+
+    # what is written
+    output: str | None = Field(None, description="Folder for `rna` and `.rna-watch`; the run directory if not given.")
+    publish: Literal["always", "when-better"] = Field("always", description="Which chosen models are written.")
+    keep: Positive = Field(5, description="Outputs kept: the best, and this many of the newest.")
+
+    # how it runs
+    engine: Literal["ray", "inline"] = Field("ray", description="Where the bulk work runs.")
+    ray_address: str = Field("local", description="Address of a Ray cluster; `local` starts one of our own.")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one a core, at most 4.")
+    memory_budget: Annotated[float, Field(ge=1)] = Field(64.0, description="MiB of block buffers in one worker.")
+
+    # what is watched
+    patterns: tuple[str, ...] = Field((), description="Glob patterns of checkpoint names; empty: the usual endings.")
+    source: str | None = Field(None, description="Key path of the model inside a checkpoint; found if not given.")
+    quiet: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Seconds a file must rest before it is read; 0.5, on network file systems 30."
+    )
+    scan_interval: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Seconds between scans of the folder; 1, on network file systems 10."
+    )
+    incomplete_after: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="Seconds of rest after which an incomplete file is reported."
+    )
+    pin: Literal["auto", "link", "copy", "none"] = Field(
+        "auto", description="How checkpoints are kept from the trainer's retention; auto: link numbered names, copy others."
+    )
+    store_budget: Annotated[float, Field(gt=0)] = Field(
+        200.0, description="GiB that pinned checkpoints may hold; the oldest are let go first, visibly."
+    )
+
+    @property
+    def window_lengths(self) -> tuple[int, ...]:
+        """The window lengths to try."""
+        chosen = self.windows or (self.window, max(self.window // 2, 2))
+        return tuple(sorted({min(length, self.window) for length in chosen}, reverse=True))
+
+
+def load(path: Path | None, overrides: dict[str, Any]) -> RunConfig:
+    """The settings of a YAML file (if any) under those of the command line (those that are not None).
+
+    Raises:
+        UsageError: the file cannot be read, a key is unknown (the near match is named), or a value is wrong.
+    """
+    values = _read(path) if path else {}
+    where = str(path) if path else "the command line"
+    known = RunConfig.model_fields
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; known are: {', '.join(known)}"
+            raise UsageError(f"{where}: unknown setting '{key}'{hint}")
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        config = RunConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{where}: setting '{key}' is {first['input']!r}: {first['msg']}") from error
+    if config.evaluator and config.evaluate_command:
+        raise UsageError("give either --evaluator or --evaluate-command, not both")
+    if config.evaluate_command and "{checkpoint}" not in config.evaluate_command:
+        raise UsageError("--evaluate-command must hold {checkpoint}, the place of the file to evaluate")
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"the configuration {path} cannot be read: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"the configuration {path} must be a mapping of settings, such as `window: 5`")
+    return values

@@ -1,0 +1,1 @@
+"""The loop that owns clock, threads, signals and lock."""

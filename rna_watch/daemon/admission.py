@@ -1,0 +1,303 @@
+"""From a file at rest to a checkpoint of the run: probe, recognise aliases, name, order, pin."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from rna_watch.checkpoints.extents import difference
+from rna_watch.checkpoints.pin import NONE, pin
+from rna_watch.checkpoints.probe import probe
+from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.journal import events as e
+from rna_watch.journal.replay import PENDING, RunState
+from rna_watch.watching import steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rna_watch.checkpoints.extents import FileIdentity, Layout
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.paths import RunPaths
+    from rna_watch.daemon.recorder import Recorder
+    from rna_watch.journal.replay import Checkpoint
+
+_RESERVE_CHECKPOINTS = 2  # room always left on the file system, in checkpoints, so that training never suffers
+_KNOWN_IN_NAME = ("step", "epoch")
+
+
+class Admission:
+    """Decides what each candidate file is, and tells the recorder.
+
+    `layouts` keeps the layout of every admitted checkpoint still pinned, by name, as the pinned file has it.
+    """
+
+    def __init__(
+        self, config: RunConfig, paths: RunPaths, recorder: Recorder, proceed: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._recorder = recorder
+        self._proceed = proceed
+        self.layouts: dict[str, Layout] = {}
+
+    def consider(self, name: str, identity: FileIdentity) -> None:
+        """Admit a file, or record that it is an alias, refused or gone.
+
+        Args:
+            name: path below the run directory.
+            identity: the file as it rests there.
+
+        Raises:
+            IncompleteCheckpoint: it is not complete; probe it again later.
+        """
+        if self._known(name, identity):
+            return
+        try:
+            layout = probe(identity.path, self._config.source)
+            if not layout.files[0].same_content(identity):
+                raise IncompleteCheckpoint("it is being written")
+        except FileNotFoundError:
+            self._note(e.Vanished(checkpoint=name))
+            return
+        except InputChanged as error:
+            raise IncompleteCheckpoint("it is being written") from error
+        except RefusedCheckpoint as error:
+            self._note(e.Refused(checkpoint=name, reason=str(error)))
+            return
+        except OSError as error:
+            reason = f"it cannot be read: {error.strerror or error}; check the disk or mount"
+            raise IncompleteCheckpoint(reason) from error
+        self._admit(name, layout)
+
+    def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
+        """Record what a file is, unless that is what was said of it last."""
+        before = self._recorder.checkpoint(event.checkpoint)
+        probe_state = RunState()
+        probe_state.apply(event)
+        after = probe_state.checkpoints[event.checkpoint]
+        if before is None or (before.stage, before.reason) != (after.stage, after.reason):
+            self._recorder.record(event)
+
+    def _known(self, name: str, identity: FileIdentity) -> bool:
+        """Whether the file is what the journal already has under this path or (a hard link) another."""
+        for checkpoint in self._recorder.checkpoints():
+            admitted = checkpoint.admitted
+            if admitted is None:
+                continue
+            same = (admitted.inode, admitted.mtime_ns, admitted.size_bytes) == (
+                identity.inode,
+                identity.mtime_ns,
+                identity.size_bytes,
+            )
+            if same:
+                if admitted.path != name:
+                    self._note(e.Aliased(checkpoint=name, of=checkpoint.name))
+                return True
+        return False
+
+    def _admit(self, path: str, layout: Layout) -> None:
+        kind, step, numbered = self._order(path, layout)
+        for checkpoint in self._recorder.checkpoints():
+            admitted = checkpoint.admitted
+            if admitted is None or admitted.fingerprint != layout.fingerprint:
+                continue
+            other_numbered = admitted.checkpoint == admitted.path
+            if (path == admitted.path and numbered) or not numbered or not other_numbered or admitted.step == step:
+                if path != admitted.path:
+                    self._note(e.Aliased(checkpoint=path, of=checkpoint.name))
+                return
+        name = path if numbered else _with_step(path, kind, step)
+        file = layout.files[0]
+        previous = self._newest(path)
+        replaced = self._recorder.checkpoint(name)
+        if replaced is not None and replaced.pinned:
+            self._unpin(replaced, "the file was written again")
+        try:
+            pinned_kind, pinned_path = self._pin(name, layout, link=numbered)
+        except InputChanged as error:
+            raise IncompleteCheckpoint("it is being written") from error
+        self._recorder.record(
+            e.Admitted(
+                checkpoint=name,
+                path=path,
+                step=step,
+                step_kind=kind,
+                format=layout.format,
+                source=layout.source,
+                size_bytes=file.size_bytes,
+                parameters=layout.parameters,
+                fingerprint=layout.fingerprint,
+                inode=file.inode,
+                mtime_ns=file.mtime_ns,
+                pin=pinned_kind,
+                pin_path=pinned_path,
+            )
+        )
+        reason = self._break(previous, name, step, file.mtime_ns)
+        if reason:
+            self._recorder.record(e.WindowStarted(checkpoint=name, reason=reason))
+
+    def _order(self, path: str, layout: Layout) -> tuple[str, int, bool]:
+        """Kind and value of the step, and whether the name itself tells it (else the trainer rewrites that name)."""
+        from_name = steps.from_name(path)
+        if from_name is not None:
+            return (*from_name, True)
+        for kind in _KNOWN_IN_NAME:
+            if kind in layout.counters:
+                return kind, layout.counters[kind], False
+        previous = self._newest(path)
+        return "save", (previous.admitted.step + 1 if previous and previous.admitted else 1), False
+
+    def _newest(self, path: str) -> Checkpoint | None:
+        """The checkpoint admitted last in the same sequence of names."""
+        series = steps.series(path)
+        same = [c for c in self._recorder.checkpoints() if c.admitted and steps.series(c.admitted.path) == series]
+        return max(same, key=lambda c: c.admitted.seq if c.admitted else 0, default=None)
+
+    def _break(self, previous: Checkpoint | None, name: str, step: int, mtime_ns: int) -> str:
+        """Why the history before a checkpoint cannot be used with it ("" if it can)."""
+        if previous is None or previous.admitted is None:
+            return ""
+        if step <= previous.admitted.step and mtime_ns > previous.admitted.mtime_ns:
+            return (
+                f"the run went back from {previous.admitted.step_kind} {previous.admitted.step} to {step}: "
+                "a restart, so a new window begins"
+            )
+        before, after = self.layout(previous), self.layouts.get(name)
+        if before is not None and after is not None and (why := difference(before, after)):
+            return f"{why}; a new window begins"
+        return ""
+
+    def _pin(self, name: str, layout: Layout, *, link: bool) -> tuple[str, str]:
+        mode = self._config.pin
+        original = layout.files[0]
+        if mode != NONE:
+            destination = str(self._paths.window / f"{_flat(name)}.{layout.fingerprint[:8]}.pinned")
+            linked = mode == "link" or (mode == "auto" and link)
+            try:
+                if not linked and not self._has_room(original.size_bytes):
+                    raise OSError(28, "too little room left")
+                kind, identity = pin(original, destination, link=linked, proceed=self._proceed)
+            except OSError as error:
+                self._recorder.problem(
+                    "pin",
+                    f"{name} could not be pinned ({error.strerror or error}); it is used only while the trainer keeps it",
+                    "make room, or set `pin: none` if the trainer keeps its checkpoints",
+                )
+            else:
+                self._recorder.solved("pin")
+                self.layouts[name] = _at(layout, identity)
+                return kind, os.path.relpath(destination, self._paths.output)
+        self.layouts[name] = layout
+        return NONE, original.path
+
+    def _has_room(self, size_bytes: int) -> bool:
+        return shutil.disk_usage(self._paths.window).free >= (1 + _RESERVE_CHECKPOINTS) * size_bytes
+
+    def layout(self, checkpoint: Checkpoint) -> Layout | None:
+        """The layout of an admitted checkpoint, probed again after a restart; None if its bytes are gone or changed."""
+        admitted = checkpoint.admitted
+        if admitted is None:
+            return None
+        known = self.layouts.get(checkpoint.name)
+        if known is not None:
+            return known
+        places = [self._paths.output / admitted.pin_path] if checkpoint.pinned else []
+        for path in (*places, self._paths.run / admitted.path):
+            try:
+                layout = probe(str(path), self._config.source)
+            except (OSError, RefusedCheckpoint, IncompleteCheckpoint, InputChanged):
+                continue
+            if layout.fingerprint == admitted.fingerprint:
+                self.layouts[checkpoint.name] = layout
+                return layout
+        return None
+
+    def forget(self, name: str) -> None:
+        """Drop a layout that turned out stale."""
+        self.layouts.pop(name, None)
+
+    def release(self, window: int) -> None:
+        """Let go of pinned checkpoints that no later window can need, and of the oldest beyond the byte budget."""
+        needed: set[str] = set()
+        by_series: dict[str, list[Checkpoint]] = {}
+        pinned = [c for c in self._recorder.checkpoints() if c.pinned and c.admitted]
+        for checkpoint in self._recorder.checkpoints():
+            if checkpoint.admitted and checkpoint.usable:
+                by_series.setdefault(steps.series(checkpoint.admitted.path), []).append(checkpoint)
+        for members in by_series.values():
+            first_pending = next((i for i, c in enumerate(members) if c.stage in PENDING), len(members))
+            needed |= {c.name for c in members[max(0, min(first_pending, len(members)) - window) :]}
+        for checkpoint in pinned:
+            if checkpoint.name not in needed:
+                self._unpin(checkpoint, "")
+        kept = [c for c in pinned if c.name in needed]
+        total = sum(c.admitted.size_bytes for c in kept if c.admitted)
+        budget = self._config.store_budget * 2**30
+        for checkpoint in kept[:-1]:
+            if total <= budget:
+                break
+            assert checkpoint.admitted is not None
+            total -= checkpoint.admitted.size_bytes
+            self._unpin(checkpoint, f"the window store holds more than its budget of {self._config.store_budget:g} GiB")
+
+    def _unpin(self, checkpoint: Checkpoint, reason: str) -> None:
+        assert checkpoint.admitted is not None
+        (self._paths.output / checkpoint.admitted.pin_path).unlink(missing_ok=True)
+        self.forget(checkpoint.name)
+        self._recorder.record(e.Unpinned(checkpoint=checkpoint.name, reason=reason))
+
+    def history(self, checkpoint: Checkpoint, length: int) -> list[Checkpoint]:
+        """The checkpoints that may stand before this one in a window, oldest first, at most `length`.
+
+        They are of the same sequence of names, after its last break (restart, other model), and of smaller steps.
+        """
+        assert checkpoint.admitted is not None
+        series = steps.series(checkpoint.admitted.path)
+        members = [
+            (c, c.admitted) for c in self._recorder.checkpoints() if c.admitted and steps.series(c.admitted.path) == series
+        ]
+        members.sort(key=lambda pair: pair[1].seq)
+        generation = 0
+        generations: dict[str, int] = {}
+        for member, _ in members:
+            generation += member.starts_window
+            generations[member.name] = generation
+        mine = (checkpoint.admitted.step, checkpoint.admitted.seq)
+        before = [
+            (admitted.step, admitted.seq, member)
+            for member, admitted in members
+            if member.usable
+            and generations[member.name] == generations[checkpoint.name]
+            and (admitted.step, admitted.seq) < mine
+        ]
+        before.sort(key=lambda item: item[:2])
+        return [member for _, _, member in before[-length:]]
+
+    def sweep(self) -> None:
+        """Remove files of the window store that no record explains (a crash between the act and its record)."""
+        explained = {
+            str(self._paths.output / c.admitted.pin_path)
+            for c in self._recorder.checkpoints()
+            if c.pinned and c.admitted
+        }
+        for file in self._paths.window.iterdir():
+            if str(file) not in explained:
+                file.unlink(missing_ok=True)
+
+
+def _flat(name: str) -> str:
+    return name.replace("_", "__").replace("/", "_s")
+
+
+def _with_step(path: str, kind: str, step: int) -> str:
+    pure = PurePosixPath(path)
+    return str(pure.with_name(f"{steps.stem(path)}.{kind}{step}{steps.ending(path)}"))
+
+
+def _at(layout: Layout, identity: FileIdentity) -> Layout:
+    return replace(layout, files=(identity,))

@@ -1,0 +1,169 @@
+"""Starting and stopping the daemon: a child without a terminal, found again through the run's lock."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rna_watch.daemon.lock import RunLock, living_owner
+from rna_watch.daemon.loop import Daemon, be_nice
+from rna_watch.daemon.paths import check_output, remember
+from rna_watch.daemon.recorder import Recorder
+from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, RunIsWatched
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.paths import RunPaths
+
+READY_FD = "RNA_WATCH_READY_FD"
+_READY = "ready"
+_START_LIMIT_S = 180.0
+_STOP_LIMIT_S = 30.0
+_POLL_S = 0.1
+_LOG_BYTES = 5 * 2**20
+_LOG_FILES = 3
+
+
+def serve(config: RunConfig, paths: RunPaths, *, until_done: bool = False, to_terminal: bool = True) -> Recorder:
+    """Run the daemon in this process until it is told to stop (or nothing is left to do); returns what is known then.
+
+    Raises:
+        RunIsWatched: another process watches the run.
+        RnaWatchError: the engine cannot start, or our own folder cannot be written.
+    """
+    check_output(paths)
+    paths.create()
+    ready = os.environ.pop(READY_FD, None)
+    try:
+        with RunLock(paths):
+            _log_to(paths, to_terminal=to_terminal)
+            be_nice()
+            remember(paths)
+            recorder = Recorder(paths.journal)
+            try:
+                Daemon(
+                    config, paths, recorder, until_done=until_done, on_ready=lambda: _tell(ready, _READY)
+                ).run()
+            finally:
+                recorder.close()
+        return recorder
+    except RnaWatchError as error:
+        _tell(ready, f"{error.exit_code} {error}")
+        raise
+
+
+def _tell(descriptor: str | None, message: str) -> None:
+    if descriptor is not None:
+        with contextlib.suppress(OSError):
+            os.write(int(descriptor), message.encode())
+            os.close(int(descriptor))
+
+
+def _log_to(paths: RunPaths, *, to_terminal: bool) -> None:
+    logger = logging.getLogger("rna_watch")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handlers: list[logging.Handler] = [
+        logging.handlers.RotatingFileHandler(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+    ]
+    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    if to_terminal:
+        handlers.append(logging.StreamHandler(sys.stdout))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.handlers = handlers
+
+
+def start(paths: RunPaths, arguments: Sequence[str]) -> int:
+    """Start the daemon in the background; returns its process number once it watches.
+
+    The child is a new interpreter (no fork: it can hang once torch has run), in a session of its own.
+
+    Args:
+        paths: the run's.
+        arguments: those of `rna-watch start`, without the command's own name.
+
+    Raises:
+        RunIsWatched: another process watches the run.
+        RnaWatchError: the child's own error.
+    """
+    check_output(paths)
+    owner = living_owner(paths)
+    if owner is not None:
+        raise RunIsWatched(
+            f"process {owner.pid} on {owner.host} watches {paths.run} already; "
+            f"see `rna-watch status {paths.run}`, end it with `rna-watch stop {paths.run}`"
+        )
+    paths.create()
+    reader, writer = os.pipe()
+    with paths.log.open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "rna_watch", "start", *arguments, "--foreground", "--no-terminal"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(writer,),
+            env=os.environ | {READY_FD: str(writer)},
+            start_new_session=True,
+        )
+    os.close(writer)
+    message = _read_message(reader, child)
+    if message == _READY:
+        return child.pid
+    code, _, text = message.partition(" ")
+    error = RnaWatchError(text or f"the daemon ended before it could watch; see {paths.log}")
+    error.exit_code = int(code) if code.isdigit() else 1
+    raise error
+
+
+def _read_message(reader: int, child: subprocess.Popen[bytes]) -> str:
+    """What the child says, to the end: `ready`, or its exit code and error."""
+    os.set_blocking(reader, False)
+    until = time.monotonic() + _START_LIMIT_S
+    said = b""
+    try:
+        while time.monotonic() < until:
+            try:
+                part = os.read(reader, 65536)
+            except BlockingIOError:
+                time.sleep(_POLL_S)
+                continue
+            if not part:
+                return said.decode(errors="replace")
+            said += part
+    finally:
+        os.close(reader)
+    child.terminate()
+    raise EngineError(f"the daemon did not begin to watch within {_START_LIMIT_S:g} s and was ended")
+
+
+def stop(paths: RunPaths) -> str:
+    """Ask the run's daemon to stop and wait until it has; returns a sentence.
+
+    Raises:
+        NothingToDo: nobody watches the run.
+        RnaWatchError: it did not stop in time.
+    """
+    owner = living_owner(paths)
+    if owner is None:
+        raise NothingToDo(f"nobody watches {paths.run}")
+    if owner.is_here():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(owner.pid, signal.SIGTERM)
+    else:
+        paths.stop_request.touch()
+    until = time.monotonic() + _STOP_LIMIT_S
+    while time.monotonic() < until:
+        current = living_owner(paths)
+        if current is None or current.pid != owner.pid:
+            return f"process {owner.pid} on {owner.host} stopped watching {paths.run}"
+        time.sleep(_POLL_S)
+    raise RnaWatchError(f"process {owner.pid} on {owner.host} did not stop within {_STOP_LIMIT_S:g} s; see {paths.log}")

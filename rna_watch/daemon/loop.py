@@ -1,0 +1,400 @@
+"""The daemon: the main thread watches, probes and pins; one other thread takes checkpoints to models.
+
+Watching never waits for work: retention may delete a checkpoint as soon as the next one is saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rna_watch
+from rna_watch.daemon import outputs
+from rna_watch.daemon.admission import Admission
+from rna_watch.daemon.pipeline import Pipeline, Progress
+from rna_watch.errors import Cancelled, IncompleteCheckpoint, RnaWatchError
+from rna_watch.evaluation.evaluator import EvaluatorSpec
+from rna_watch.journal import events as e
+from rna_watch.journal import heartbeat
+from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.watching import steps
+from rna_watch.watching.hints import Hints
+from rna_watch.watching.readiness import Readiness
+from rna_watch.watching.scan import network_file_system, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rna_watch.checkpoints.extents import FileIdentity
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.paths import RunPaths
+    from rna_watch.daemon.recorder import Recorder
+    from rna_watch.engine.contract import Engine
+
+_LOG = logging.getLogger("rna_watch")
+_TICK_S = 0.25
+_BEAT_S = 1.0
+_WORKER_LIMIT = 4
+_JOIN_S = 15.0
+_FIRST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 60.0
+_NICENESS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long files must rest, and how often the folder is scanned, in seconds."""
+
+    quiet_s: float
+    scan_s: float
+    network: str | None
+
+    @classmethod
+    def of(cls, config: RunConfig, run: Path) -> Timing:
+        """The settings', or what suits the file system: attribute caches of network file systems lag by up to a minute."""
+        network = network_file_system(run)
+        return cls(
+            quiet_s=config.quiet if config.quiet is not None else (30.0 if network else 0.5),
+            scan_s=config.scan_interval if config.scan_interval is not None else (10.0 if network else 1.0),
+            network=network,
+        )
+
+
+class Daemon:
+    """Watches one run until it is told to stop (or, with `until_done`, until nothing is left to do).
+
+    Args:
+        config: the settings.
+        paths: where the run and its outputs lie; the caller holds the run's lock.
+        recorder: journal and state.
+        until_done: process what is there, then end (`once`).
+        on_ready: called once the engine is up and the folder is watched.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        paths: RunPaths,
+        recorder: Recorder,
+        *,
+        until_done: bool = False,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._recorder = recorder
+        self._until_done = until_done
+        self._on_ready = on_ready
+        self._timing = Timing.of(config, paths.run)
+        self._stop_reason = ""
+        self._wake = threading.Event()
+        self._work_ready = threading.Event()
+        self._engine: Engine | None = None
+        self._engine_error: RnaWatchError | None = None
+        self._pipeline: Pipeline | None = None
+        self._admission = Admission(config, paths, recorder, self._proceed)
+        self._tried: set[str] = set()
+        self._idle = False
+        self._ready = False
+        self._announced = False
+        self._last_beat = 0.0
+        self._watching_by = "scans"
+
+    # -- the main thread
+
+    def run(self) -> None:
+        """Run to the end.
+
+        Raises:
+            RnaWatchError: the engine cannot start, or our own store cannot be written.
+        """
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        worker = threading.Thread(target=self._work, name="rna-watch-pipeline", daemon=True)
+        hints = Hints(self._paths.run, self._wake.set, [self._paths.models, self._paths.state])
+        try:
+            self._begin()
+            self._start_hints(hints)
+            worker.start()
+            self._watch(hints)
+        finally:
+            hints.stop()
+            self._work_ready.set()
+            if self._pipeline is not None and not self._done():
+                self._pipeline.cancel()
+            if worker.is_alive():
+                worker.join(_JOIN_S)
+            self._beat("stopped")
+            with contextlib.suppress(RnaWatchError):
+                self._recorder.record(e.Stopped(reason=self._stop_reason or "failed"))
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        if self._engine_error is not None:
+            raise self._engine_error
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        # no lock may be taken here: the main thread may hold it
+        self._stop_reason = f"signal {signal.Signals(number).name}"
+
+    def _begin(self) -> None:
+        self._paths.stop_request.unlink(missing_ok=True)
+        outputs.sweep(self._paths.models)
+        self._admission.sweep()
+        for leftover in self._paths.scratch.glob("*") if self._paths.scratch.is_dir() else ():
+            leftover.unlink(missing_ok=True)
+        self._recorder.record(
+            e.Started(
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                version=rna_watch.__version__,
+                run=str(self._paths.run),
+                output=str(self._paths.output),
+                engine=self._config.engine,
+                evaluator=self._config.evaluator or self._config.evaluate_command,
+                settings=self._config.model_dump(mode="json"),
+            )
+        )
+
+    def _start_hints(self, hints: Hints) -> None:
+        if self._until_done:
+            self._watching_by = "one scan"
+        elif self._timing.network:
+            self._watching_by = f"scans every {self._timing.scan_s:g} s ({self._timing.network})"
+        else:
+            refused = hints.start()
+            self._watching_by = f"scans every {self._timing.scan_s:g} s" if refused else "events and scans"
+            if refused:
+                self._recorder.problem("hints", refused, "raise fs.inotify.max_user_watches for faster notice")
+
+    def _watch(self, hints: Hints) -> None:
+        readiness = Readiness(
+            self._timing.quiet_s,
+            0.0 if self._until_done else self._config.incomplete_after,
+            (lambda _: 0.0) if self._timing.network else _rested_s,
+        )
+        next_scan = 0.0
+        begun = time.monotonic()
+        while not self._stopping():
+            now = time.monotonic()
+            if now >= next_scan or self._wake.is_set():
+                self._wake.clear()
+                next_scan = now + self._timing.scan_s
+                self._scan(readiness, now)
+                if self._watching_by == "events and scans" and not hints.alive():
+                    hints.stop()
+                    self._start_hints(hints)
+            self._probe(readiness)
+            self._beat_if_due()
+            if self._ready and not self._announced:
+                self._announced = True
+                self._on_ready()
+            if self._until_done and self._nothing_left(readiness, begun):
+                self._stop_reason = "done"
+                break
+            due = readiness.next_due()
+            pause = min(next_scan - time.monotonic(), _TICK_S, (due - time.monotonic()) if due is not None else _TICK_S)
+            if pause > 0:
+                self._wake.wait(pause)
+
+    def _stopping(self) -> bool:
+        if not self._stop_reason and self._paths.stop_request.exists():
+            self._stop_reason = "rna-watch stop"
+        return bool(self._stop_reason) or self._engine_error is not None
+
+    def _proceed(self) -> None:
+        """Called now and then during long copies: shows a sign of life, and makes them give up when we stop.
+
+        Raises:
+            Cancelled: the daemon is stopping.
+        """
+        self._beat_if_due()
+        if self._stop_reason:
+            raise Cancelled("stopping")
+
+    def _beat_if_due(self) -> None:
+        if time.monotonic() - self._last_beat >= _BEAT_S:
+            self._beat("working" if self._progress().work else "watching" if self._ready else "starting")
+
+    def _scan(self, readiness: Readiness, now: float) -> None:
+        try:
+            found, problems = scan(
+                self._paths.run, patterns=self._config.patterns, exclude=(self._paths.models, self._paths.state)
+            )
+        except RnaWatchError as error:
+            self._recorder.problem("run", str(error), "watching goes on when it is back")
+            return
+        self._recorder.solved("run")
+        if problems:
+            self._recorder.problem("folders", "; ".join(problems), "give this user read access")
+        else:
+            self._recorder.solved("folders")
+        for name in readiness.update(found, now):
+            known = self._recorder.checkpoint(name)
+            if known is not None and known.stage is Stage.WAITING:
+                self._recorder.record(e.Vanished(checkpoint=name))
+
+    def _probe(self, readiness: Readiness) -> None:
+        due = readiness.due(time.monotonic())
+        due.sort(key=lambda item: (steps.natural_key(item[0])))
+        admitted = False
+        for name, identity in due:
+            try:
+                with contextlib.suppress(Cancelled):
+                    self._admission.consider(name, identity)
+                    readiness.settle(name)
+                    admitted = True
+            except IncompleteCheckpoint as error:
+                if readiness.postpone(name, str(error), time.monotonic()):
+                    self._recorder.record(e.Waiting(checkpoint=name, reason=str(error)))
+            if self._stop_reason:
+                return
+        if admitted:
+            self._work_ready.set()
+
+    def _nothing_left(self, readiness: Readiness, begun: float) -> bool:
+        waited = time.monotonic() - begun >= 2 * self._timing.quiet_s + _TICK_S
+        return (readiness.unsettled() == 0 or waited) and self._ready and self._idle and self._next() is None
+
+    def _progress(self) -> Progress:
+        return self._pipeline.progress if self._pipeline else Progress()
+
+    def _beat(self, state: str) -> None:
+        self._last_beat = time.monotonic()
+        progress = self._progress()
+        pids = self._engine.pids() if self._engine and state != "stopped" else {"daemon": os.getpid()}
+        with contextlib.suppress(OSError):
+            heartbeat.write(
+                self._paths.heartbeat,
+                heartbeat.Heartbeat(
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    time=time.time(),
+                    state=state,
+                    watching=self._watching_by,
+                    queue=sum(c.stage in PENDING for c in self._recorder.checkpoints()),
+                    work=progress.work,
+                    workers=tuple(
+                        heartbeat.Worker(name=name, pid=pid, memory_bytes=_private_bytes(pid), busy=progress.work is not None)
+                        for name, pid in pids.items()
+                    ),
+                    read_bytes_per_s=progress.read_bytes_per_s,
+                ),
+            )
+
+    # -- the pipeline's thread
+
+    def _work(self) -> None:
+        try:
+            self._engine = start_engine(self._config)
+            spec = evaluator_spec(self._config, self._paths)
+            evaluator = self._engine.evaluator(spec) if spec else None
+            self._pipeline = Pipeline(
+                self._config, self._paths, self._recorder, self._admission, self._engine, evaluator
+            )
+            self._ready = True
+            while not self._stopping():
+                name = self._next()
+                self._idle = name is None
+                if name is None:
+                    self._work_ready.wait(_TICK_S)
+                    self._work_ready.clear()
+                    continue
+                self._tried.add(name)
+                self._pipeline.process(name)
+                self._admission.release(self._config.window)
+        except Cancelled:
+            pass
+        except RnaWatchError as error:
+            self._engine_error = error
+        except Exception as error:  # the thread must not die in silence: the daemon ends with the reason
+            _LOG.exception("a defect in rna-watch ended the pipeline")
+            self._engine_error = RnaWatchError(f"a defect in rna-watch ended it: {error!r}; see the log")
+        finally:
+            if self._engine is not None:
+                self._engine.close()
+
+    def _next(self) -> str | None:
+        """The next checkpoint to work on: oldest first; one that failed waits a while, longer each time."""
+        for checkpoint in sorted(self._recorder.checkpoints(), key=lambda c: c.admitted.seq if c.admitted else 0):
+            pending = checkpoint.stage in PENDING or (
+                checkpoint.stage is Stage.FAILED and checkpoint.name not in self._tried
+            )
+            if not pending:
+                continue
+            if checkpoint.attempts and checkpoint.name in self._tried:
+                pause = min(_FIRST_PAUSE_S * 2 ** (checkpoint.attempts - 1), _LONGEST_PAUSE_S)
+                if time.monotonic() - self._progress().last_error_time < pause:
+                    return None
+            return checkpoint.name
+        return None
+
+    def _done(self) -> bool:
+        return self._stop_reason == "done"
+
+
+def start_engine(config: RunConfig) -> Engine:
+    """The engine that the settings name.
+
+    Raises:
+        EngineError: it cannot start.
+    """
+    workers = config.workers or min(_WORKER_LIMIT, len(os.sched_getaffinity(0)))
+    if config.engine == "inline":
+        from rna_watch.engine.inline import InlineEngine  # noqa: PLC0415
+
+        return InlineEngine(workers)
+    from rna_watch.engine.ray_engine import RayEngine  # noqa: PLC0415 - Ray takes seconds and memory
+
+    return RayEngine(
+        workers, address=config.ray_address, gpus=config.gpus, evaluator_cpus=config.evaluation_threads
+    )
+
+
+def evaluator_spec(config: RunConfig, paths: RunPaths) -> EvaluatorSpec | None:
+    """The evaluator that the settings name, to run as if from this process; None if there is none."""
+    if config.evaluator is None and config.evaluate_command is None:
+        return None
+    # our own processes inherit the environment; those of a cluster elsewhere must be given it
+    elsewhere = config.engine == "ray" and config.ray_address != "local"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CUDA_"))} if elsewhere else {}
+    if not config.gpus and not config.device.startswith("cuda"):
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return EvaluatorSpec(
+        function=config.evaluator,
+        command=config.evaluate_command,
+        device=config.device,
+        timeout_s=config.evaluation_timeout,
+        threads=config.evaluation_threads,
+        cwd=str(Path.cwd()),
+        scratch=str(paths.scratch),
+        environment=environment,
+    )
+
+
+def be_nice() -> None:
+    """Give way to the training: lower our priority (it can only be lowered, never raised again)."""
+    with contextlib.suppress(OSError):
+        os.nice(max(0, _NICENESS - os.nice(0)))
+
+
+def _rested_s(identity: FileIdentity) -> float:
+    """How long ago a file last changed, by the clock of this machine (0 if that lies ahead)."""
+    return max(0.0, time.time() - max(identity.mtime_ns, identity.ctime_ns) / 1e9)
+
+
+def _private_bytes(pid: int) -> int:
+    """Memory that a process shares with no other (RssAnon)."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return 0
+    return 0

@@ -1,0 +1,147 @@
+"""The output tree: models with their manifests, `best` and `latest`, bounded in number."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+import rna_watch
+from rna_watch.checkpoints import clone
+from rna_watch.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rna_watch.acceleration.family import Candidate
+
+SCHEMA = 1
+
+
+def manifest(
+    *,
+    checkpoint: str,
+    step: int | None,
+    inputs: Sequence[Mapping[str, Any]],
+    candidate: Candidate,
+    metrics: Mapping[str, Mapping[str, float] | None],
+    better_than_original: bool | None,
+    significant: bool | None,
+    reason: str,
+) -> dict[str, Any]:
+    """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
+
+    Args:
+        checkpoint: name of the newest input.
+        step: its step or epoch.
+        inputs: path, step and fingerprint of each, oldest first.
+        candidate: the weights, with method and diagnostics.
+        metrics: `original`, `average`, `chosen` (and `rna`), each a name -> number map or None.
+        better_than_original: strict, on the choosing metric.
+        significant: whether the gain is beyond noise.
+        reason: the choice in one sentence.
+    """
+    return {
+        "schema": SCHEMA,
+        "checkpoint": checkpoint,
+        "step": step,
+        "inputs": [dict(each) for each in inputs],
+        "weights": list(candidate.weights),
+        "coefficients": list(candidate.coefficients),
+        "method": candidate.method,
+        "candidate": candidate.name,
+        "window": candidate.window,
+        "regularization": candidate.regularization,
+        "residuals": "difference",
+        "metrics": {key: None if value is None else dict(value) for key, value in metrics.items()},
+        "better_than_original": better_than_original,
+        "significant": significant,
+        "reason": reason,
+        "diagnostics": _finite(asdict(candidate.diagnostics)),
+        "versions": {"rna_watch": rna_watch.__version__, "numpy": numpy.__version__},
+        "warning": "Optimizer state, if any, is the newest checkpoint's: do not resume training from this model with it.",
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity: null stands for them."""
+    return {
+        key: None if isinstance(value, float) and not numpy.isfinite(value) else value for key, value in values.items()
+    }
+
+
+def encode(content: Mapping[str, Any]) -> bytes:
+    """A manifest's bytes."""
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def digest(content: bytes) -> str:
+    """What a journal keeps of a manifest, to tell it from another."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def manifest_path(model: Path) -> Path:
+    """The manifest of a model: its full name plus `.json`."""
+    return model.with_name(f"{model.name}.json")
+
+
+def write_manifest(model: Path, content: bytes) -> None:
+    """Write a manifest, whole and on the disk, under its final name.
+
+    Raises:
+        StoreError: there is no room, or the folder cannot be written.
+    """
+    target = manifest_path(model)
+    temporary = target.with_name(clone.temporary_name(target.name, str(os.getpid())))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)  # noqa: PTH105 - atomic by specification
+        clone.sync_folder(str(target.parent))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"cannot write {target}: {error.strerror or error}; make room there, or name another folder with --output"
+        ) from error
+
+
+def point(link: Path, target: Path) -> None:
+    """Let a relative symbolic link name a model, at once; a file system without links goes without.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    temporary = link.with_name(clone.temporary_name(link.name, str(os.getpid())))
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(target, link.parent))
+        os.replace(temporary, link)  # noqa: PTH105 - atomic by specification
+    except PermissionError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot point {link} to {target.name}: {error.strerror or error}") from error
+
+
+def remove(model: Path) -> None:
+    """Remove a model and its manifest (the model first: a manifest alone is harmless)."""
+    model.unlink(missing_ok=True)
+    manifest_path(model).unlink(missing_ok=True)
+
+
+def sweep(models: Path) -> None:
+    """Remove temporary files that a crash left in the output tree."""
+    for folder, _, files in os.walk(models):
+        for name in files:
+            if name.startswith(clone.TEMPORARY_PREFIX) and name.endswith(clone.TEMPORARY_SUFFIX):
+                with contextlib.suppress(OSError):
+                    Path(folder, name).unlink()

@@ -1,0 +1,138 @@
+"""Where a run's outputs and state lie, and the per-user registry that finds them when `--output` put them elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from rna_watch.errors import StoreError, UsageError
+
+_PARSED_ENTRY = re.compile(r"^checkpoint_\d+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPaths:
+    """The folders and files of one run; `output` is the folder that holds `rna` and `.rna-watch`."""
+
+    run: Path
+    output: Path
+
+    @property
+    def models(self) -> Path:
+        """The output tree: models, manifests, `best`, `latest`."""
+        return self.output / "rna"
+
+    @property
+    def state(self) -> Path:
+        """Journal, lock, log and window store."""
+        return self.output / ".rna-watch"
+
+    @property
+    def journal(self) -> Path:
+        """The journal."""
+        return self.state / "journal.jsonl"
+
+    @property
+    def heartbeat(self) -> Path:
+        """The heartbeat."""
+        return self.state / "heartbeat.json"
+
+    @property
+    def lock(self) -> Path:
+        """The lock."""
+        return self.state / "lock"
+
+    @property
+    def log(self) -> Path:
+        """The log."""
+        return self.state / "log"
+
+    @property
+    def stop_request(self) -> Path:
+        """A file whose appearance asks the daemon to stop, from whatever machine."""
+        return self.state / "stop"
+
+    @property
+    def window(self) -> Path:
+        """The window store: pinned checkpoints."""
+        return self.state / "window"
+
+    @property
+    def scratch(self) -> Path:
+        """Files that exist only while something is evaluated."""
+        return self.state / "scratch"
+
+    def below_output(self, path: Path) -> str:
+        """A path of ours, relative to the output folder, as events and `status` give it."""
+        return str(path.relative_to(self.output))
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            StoreError: they cannot be made.
+        """
+        try:
+            for folder in (self.models, self.state, self.window):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot make {error.filename}: {error.strerror}; name a folder that can be written with --output"
+            ) from error
+
+
+def _registry_file(run: Path) -> Path:
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return base / "rna-watch" / "runs" / f"{hashlib.blake2b(str(run).encode(), digest_size=8).hexdigest()}.json"
+
+
+def resolve(run: Path, output: str | None) -> RunPaths:
+    """The paths of a run: those of `--output`, else those remembered for it, else below the run directory.
+
+    Raises:
+        UsageError: the run directory does not exist, or the output lies where the trainer would take it for its own.
+    """
+    if not run.is_dir():
+        raise UsageError(f"the run directory {run} does not exist (or is no folder)")
+    run = run.resolve()
+    if output is not None:
+        return RunPaths(run=run, output=Path(output).absolute())
+    if not (run / ".rna-watch").is_dir():
+        try:
+            remembered = json.loads(_registry_file(run).read_text())["output"]
+            if Path(remembered).is_dir():
+                return RunPaths(run=run, output=Path(remembered))
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    return RunPaths(run=run, output=run)
+
+
+def check_output(paths: RunPaths) -> None:
+    """Refuse a folder in which every entry is parsed by its trainer (Accelerate's automatic naming crashes on ours).
+
+    Raises:
+        UsageError: the output would lie in such a folder.
+    """
+    if paths.output == paths.run and any(_PARSED_ENTRY.match(entry.name) for entry in os.scandir(paths.run)):
+        raise UsageError(
+            f"{paths.run} holds checkpoint_<n> folders, and Accelerate takes every entry beside them for one of its own; "
+            f"write elsewhere with --output {paths.run.parent / (paths.run.name + '-rna')}"
+        )
+
+
+def remember(paths: RunPaths) -> None:
+    """Note where an output outside its run directory lies; without a writable home, `--output` must be repeated."""
+    if paths.output == paths.run:
+        return
+    file = _registry_file(paths.run)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps({"run": str(paths.run), "output": str(paths.output)}))
+        os.replace(temporary, file)  # noqa: PTH105 - atomic by specification
+    except OSError:
+        return

@@ -1,0 +1,1 @@
+"""What a person sees: pure views of the state, and the live terminal."""

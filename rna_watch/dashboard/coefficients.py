@@ -1,0 +1,50 @@
+"""The coefficients of a combination, drawn: one mark an input, oldest first."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from rna_watch.dashboard.sparkline import BROKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST = 12
+# The full block is left out: it would touch the bars of the row above.
+_POSITIVE = "▁▂▃▄▅▆▇"
+# Triangles that point down, small and large: told apart from the bars by their form, not only by their colour.
+_NEGATIVE = "▾▼"
+_ZERO = "·"
+NEGATIVE_STYLE = "magenta"
+
+
+def bars(weights: Sequence[float]) -> Text:
+    """Marks as large as the weights: a bar where positive, a triangle downwards where negative, a dot where zero."""
+    text = Text()
+    if len(weights) > MOST:
+        text.append("…", "dim")
+    shown = weights[-MOST:]
+    largest = max((abs(weight) for weight in shown if math.isfinite(weight)), default=0.0)
+    for weight in shown:
+        if not math.isfinite(weight):
+            text.append(BROKEN, "red")
+        elif weight == 0 or largest == 0:
+            text.append(_ZERO, "dim")
+        elif weight > 0:
+            text.append(_POSITIVE[min(int(weight / largest * 7), 6)], "dim")
+        else:
+            text.append(_NEGATIVE[abs(weight) * 2 >= largest], NEGATIVE_STYLE)
+    return text
+
+
+def numbers(weights: Sequence[float]) -> Text:
+    """The weights in digits, without the leading zeros of inputs that do not take part."""
+    first = next((index for index, weight in enumerate(weights) if weight), len(weights))
+    text = Text()
+    for index, weight in enumerate(weights[first:]):
+        digits = f"{weight:.2f}" if abs(weight) < 99.995 else f"{weight:.0e}"
+        text.append((" " if index else "") + digits.rjust(5), NEGATIVE_STYLE if weight < 0 else "")
+    return text

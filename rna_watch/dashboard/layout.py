@@ -1,0 +1,141 @@
+"""The layout of a frame: lists of single lines, none wider than its place, put below and beside each other."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from rna_watch.dashboard.quantities import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Lines = list[Text]
+GAP = 3
+
+
+def fit(text: Text, width: int) -> Text:
+    """The text cut to the width, with an ellipsis where something is missing."""
+    if text.cell_len > width:
+        text = text.copy()
+        text.truncate(max(width, 0), overflow="ellipsis")
+    return text
+
+
+def tail_of(text: str, width: int) -> str:
+    """The end of the text, with an ellipsis before it: names and paths differ at their end."""
+    if cell_len(text) <= width:
+        return text
+    while text and cell_len(text) > width - 1:
+        text = text[1:]
+    return f"…{text}" if width > 0 else ""
+
+
+def heading(title: str, note: str, width: int) -> Text:
+    """A rule across the width with a title at its left and a note at its right."""
+    line = Text.assemble(("── ", "dim"), (plain(title), "bold"), " ")
+    note = plain(note)
+    room = width - line.cell_len - 4
+    if note and cell_len(note) <= room:
+        line.append(f"{'─' * (room - cell_len(note))} {note} ──", "dim")
+    else:
+        line.append("─" * max(width - line.cell_len, 0), "dim")
+    return fit(line, width)
+
+
+def spread(left: Text, right: Text, width: int) -> Text:
+    """Two texts at the ends of one line; the right one gives way if there is no room for both."""
+    room = width - left.cell_len - right.cell_len
+    if room < 2:
+        return fit(left, width)
+    return Text.assemble(left, " " * room, right)
+
+
+def pack(items: Iterable[Text], width: int, *, separator: str = " · ", indent: str = "") -> Lines:
+    """The items on as few lines as they need, broken only between items."""
+    lines: Lines = []
+    for item in items:
+        if not item.cell_len:
+            continue
+        if lines and lines[-1].cell_len + cell_len(separator) + item.cell_len <= width:
+            lines[-1].append(separator, "dim").append_text(item)
+        else:
+            lines.append(Text(indent if lines else "").append_text(item))
+    return [fit(line, width) for line in lines]
+
+
+def wrap(text: str, width: int, *, style: str, most: int) -> Lines:
+    """A sentence over at most so many lines."""
+    parts = textwrap.wrap(plain(text), max(width, 8), max_lines=most, placeholder=" …")
+    return [fit(Text(part, style), width) for part in parts]
+
+
+def beside(left: Lines, right: Lines, *, left_width: int) -> Lines:
+    """Two columns, the left one padded to its width."""
+    empty = Text()
+    lines = []
+    for one, other in zip_longest(left, right, fillvalue=empty):
+        padding = left_width + GAP - one.cell_len if other.cell_len else 0
+        lines.append(Text.assemble(one, " " * padding, other))
+    return lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a grid: its title, cells, the gap before it, when it goes (`drop`: the highest first, 0 never)."""
+
+    title: str
+    cells: Sequence[Text]
+    drop: int = 0
+    right: bool = False
+    gap: int = 2
+
+    @property
+    def width(self) -> int:
+        """The room it needs without its gap; none if all its cells are empty."""
+        widest = max((cell.cell_len for cell in self.cells), default=0)
+        return max(widest, cell_len(self.title)) if widest else 0
+
+
+def grid(columns: Sequence[Column], width: int, *, spans: Sequence[tuple[int, Text] | None]) -> Lines:
+    """The columns side by side with a line of titles; columns with nothing in them, or without room, are left out.
+
+    Args:
+        columns: the columns from left to right, all with as many cells as there are rows.
+        width: the room for all of them.
+        spans: for each row, None, or how many leading columns it has and the text in place of all others.
+    """
+    kept = [(index, column, column.width) for index, column in enumerate(columns)]
+    kept = [item for item in kept if item[2]]
+    while sum(room + column.gap for _, column, room in kept) - kept[0][1].gap > width:
+        droppable = [item for item in kept if item[1].drop]
+        if not droppable:
+            break
+        kept.remove(max(droppable, key=lambda item: item[1].drop))
+    lines = [_row([(Text(column.title, "dim"), column, room) for _, column, room in kept])]
+    for row, span in enumerate(spans):
+        leading = len(columns) if span is None else span[0]
+        line = _row([(column.cells[row], column, room) for index, column, room in kept if index < leading])
+        if span is not None:
+            line.append("  ").append_text(span[1])
+        lines.append(line)
+    return [fit(line, width) for line in lines]
+
+
+def _row(cells: Sequence[tuple[Text, Column, int]]) -> Text:
+    parts: list[str | Text] = []
+    for position, (cell, column, width) in enumerate(cells):
+        room = " " * (width - cell.cell_len)
+        parts.append(" " * column.gap if position else "")
+        parts += (room, cell) if column.right else (cell, room)
+    return Text.assemble(*parts)
+
+
+def padded(text: str, width: int) -> str:
+    """The text cut or filled to exactly this many terminal cells."""
+    return set_cell_size(text, width)

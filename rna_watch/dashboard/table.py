@@ -1,0 +1,137 @@
+"""The table of checkpoints, newest at the bottom: how far each is, what its models score, and how they are combined."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from rna_watch.dashboard import coefficients
+from rna_watch.dashboard.layout import Column, Lines, grid, tail_of
+from rna_watch.dashboard.metric import Values, values_of
+from rna_watch.dashboard.quantities import NOTHING, gain, number, places, plain
+from rna_watch.journal.replay import DONE, PENDING, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rna_watch.dashboard.metric import Metric
+    from rna_watch.journal.events import Chosen
+    from rna_watch.journal.replay import Checkpoint, RunState
+
+STAGES: dict[Stage, tuple[str, str]] = {
+    Stage.WAITING: ("…", "dim"),
+    Stage.REFUSED: ("✗", "yellow"),
+    Stage.VANISHED: (NOTHING, "dim"),
+    Stage.ALIAS: (NOTHING, "dim"),
+    Stage.READY: ("○", "cyan"),
+    Stage.MEASURED: ("◔", "cyan"),
+    Stage.EVALUATING: ("◑", "cyan"),
+    Stage.CHOSEN: ("◕", "cyan"),
+    Stage.PUBLISHING: ("◕", "cyan"),
+    Stage.PUBLISHED: ("✓", "green"),
+    Stage.FINISHED: ("✓", "dim"),
+    Stage.SKIPPED: (NOTHING, "yellow"),
+    Stage.FAILED: ("✗", "red"),
+}
+_HIDDEN = frozenset({Stage.ALIAS, Stage.VANISHED})
+_MOST_REFUSED = 3
+_LONGEST_NAME = 28
+_SHORT_NAME = 14
+
+
+def newest(state: RunState, count: int) -> list[Checkpoint]:
+    """The newest checkpoints worth a row, oldest first; of files that are no checkpoints only the last few."""
+    rows: list[Checkpoint] = []
+    refused = 0
+    for checkpoint in reversed(state.checkpoints.values()):
+        if len(rows) >= count:
+            break
+        refused += checkpoint.stage is Stage.REFUSED
+        if checkpoint.stage in _HIDDEN or (checkpoint.stage is Stage.REFUSED and refused > _MOST_REFUSED):
+            continue
+        rows.append(checkpoint)
+    return rows[::-1]
+
+
+def table(state: RunState, metric: Metric | None, *, width: int, most: int) -> Lines:
+    """A line of titles and at most so many rows; columns that do not fit are left out, the least telling first."""
+    rows = newest(state, most)
+    values = [values_of(row, metric) if metric else Values() for row in rows]
+    pairs = list(zip(rows, values, strict=True))
+    decimals = places(value for v in values for value in (v.original, v.average, v.rna, v.chosen))
+    best = state.best.checkpoint if state.best else None
+    longest = _LONGEST_NAME if width >= 100 else _SHORT_NAME
+    columns = [
+        Column(title="step", cells=[_step(row) for row in rows], right=True),
+        Column(title="", cells=[Text(*STAGES[row.stage]) for row in rows]),
+        Column(title="checkpoint", cells=[Text(tail_of(plain(row.name), longest)) for row in rows], gap=1),
+        Column(title="stage", cells=[_stage(row) for row in rows], drop=6),
+    ]
+    leading = len(columns)
+    columns += _scores(values, decimals)
+    columns += [
+        Column(title="", cells=[_mark(row, best=best) for row in rows], gap=1),
+        Column(title="gain", cells=[_gain(row, v, metric) for row, v in pairs], drop=5, right=True, gap=1),
+        Column(title="model", cells=[Text(plain(row.chosen.candidate) if row.chosen else "") for row in rows], drop=7),
+        Column(title="weights", cells=[coefficients.bars(_weights(row)) for row in rows], drop=4, right=True),
+        Column(title="", cells=[coefficients.numbers(_weights(row)) for row in rows], drop=8, right=True),
+    ]
+    spans = [_span(row, v, leading) for row, v in pairs]
+    return grid(columns, width, spans=spans)
+
+
+def _stage(row: Checkpoint) -> Text:
+    # What is done needs no colour twice: its mark has it.
+    return Text(row.stage.value, "dim" if row.stage in DONE else STAGES[row.stage][1])
+
+
+def _scores(values: Sequence[Values], decimals: int | None) -> list[Column]:
+    columns = []
+    for key, title, drop in (
+        ("original", "original", 0),
+        ("average", "average", 3),
+        ("rna", "RNA", 2),
+        ("chosen", "chosen", 0),
+    ):
+        cells = [getattr(v, key) for v in values]
+        style = "bold" if key == "chosen" else ""
+        texts = [Text(number(cell, decimals), style if cell is not None else "dim") for cell in cells]
+        empty = all(cell is None for cell in cells)
+        columns.append(Column(title=title, cells=[Text() for _ in cells] if empty else texts, drop=drop, right=True))
+    return columns
+
+
+def _step(row: Checkpoint) -> Text:
+    return Text(str(row.step) if row.step is not None else "")
+
+
+def _mark(row: Checkpoint, *, best: str | None) -> Text:
+    chosen = row.chosen
+    mark = Text()
+    if chosen and chosen.better_than_original is not None:
+        mark.append(*_verdict(chosen))
+    return mark.append("★", "green") if row.name == best else mark
+
+
+def _verdict(chosen: Chosen) -> tuple[str, str]:
+    if not chosen.better_than_original:
+        return "=", "dim"
+    return ("~", "dim") if chosen.significant is False else ("▲", "green")
+
+
+def _gain(row: Checkpoint, values: Values, metric: Metric | None) -> Text:
+    text = gain(values.original, values.chosen, metric.mode if metric else None)
+    return Text(text, _verdict(row.chosen)[1] if row.chosen else "")
+
+
+def _weights(row: Checkpoint) -> list[float]:
+    return row.chosen.weights if row.chosen else []
+
+
+def _span(row: Checkpoint, values: Values, leading: int) -> tuple[int, Text] | None:
+    """A row without numbers says why instead."""
+    if row.chosen or values != Values():
+        return None
+    style = "dim" if row.stage in DONE | PENDING | {Stage.WAITING} else STAGES[row.stage][1]
+    return leading, Text(plain(row.reason), style)

@@ -1,0 +1,138 @@
+"""The work of the daemon: what goes on now, how far along each checkpoint is, and what the workers use."""
+
+from __future__ import annotations
+
+import statistics
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from rna_watch.dashboard.layout import Lines, fit, pack, padded, tail_of
+from rna_watch.dashboard.quantities import age, duration, plain, size
+from rna_watch.journal.replay import PENDING, Stage
+
+if TYPE_CHECKING:
+    from rna_watch.dashboard.status import Status
+    from rna_watch.journal.heartbeat import Heartbeat, Work, Worker
+    from rna_watch.journal.replay import Checkpoint, RunState
+
+_STEPS = ("complete", "measured", "evaluated", "chosen", "published")
+_REACHED = {Stage.READY: 1, Stage.MEASURED: 2, Stage.EVALUATING: 2, Stage.CHOSEN: 4, Stage.PUBLISHING: 4}
+_DOING = ("waiting", "measuring", "evaluating", "choosing", "publishing")
+# The newest checkpoints are enough to tell how often they come, and cost nothing in a long run.
+_RECENT = 12
+
+
+def bar(share: float, width: int) -> Text:
+    """A progress bar that also reads without colour: thick where done, thin where not."""
+    halves = round(min(max(share, 0.0), 1.0) * width * 2)
+    done = "━" * (halves // 2) + ("╸" if halves % 2 else "")
+    return Text.assemble((done, "cyan"), ("─" * (width - len(done)), "dim"))
+
+
+def work_now(
+    state: RunState, heartbeat: Heartbeat | None, status: Status, *, now: float, width: int, most: int
+) -> Lines:
+    """The work in hand with its progress, and a line for each checkpoint on its way; or what is waited for."""
+    pending = [c for c in state.checkpoints.values() if c.stage in PENDING]
+    work = heartbeat.work if heartbeat is not None and status.alive else None
+    lines = [_progress(work, now=now, width=width)] if work else []
+    if not status.alive:
+        if not pending:
+            return [fit(Text("nothing is left in work; rna-watch start watches on", "dim"), width)]
+        count = f"{len(pending)} checkpoint{'s are' if len(pending) > 1 else ' is'}"
+        return [fit(Text(f"{count} not finished; rna-watch start continues there", "yellow"), width)]
+    room = most - len(lines)
+    shown = pending[: room if len(pending) <= room else max(room - 1, 1)]
+    name_width = max((min(len(plain(c.name)), 24) for c in shown), default=0)
+    lines += [_pipeline(c, name_width=name_width, width=width) for c in shown]
+    if len(pending) > len(shown):
+        lines.append(Text(f"and {len(pending) - len(shown)} more", "dim"))
+    return lines[:most] or [fit(_idle(state, now=now), width)]
+
+
+def _progress(work: Work, *, now: float, width: int) -> Text:
+    elapsed = max(now - work.since, 0.0)
+    line = Text.assemble((plain(work.stage), "bold cyan"), "  ", tail_of(plain(work.checkpoint), 28), "  ")
+    if work.total <= 0:
+        return fit(line.append(f"for {duration(elapsed)}", "dim"), width)
+    share = min(max(work.done / work.total, 0.0), 1.0)
+    if work.unit == "bytes":
+        facts = [f"{size(work.done)} of {size(work.total)}"]
+        if elapsed > 1 and work.done:
+            facts.append(f"{size(work.done / elapsed)}/s")
+    else:
+        facts = [f"{work.done} of {work.total} {plain(work.unit)}"]
+    # An estimate from the first instants would only jump about.
+    if elapsed > 3 and 0 < share < 1:
+        facts.append(f"{duration(round(elapsed / share - elapsed))} left")
+    room = width - line.cell_len - 6
+    while facts and room - sum(len(fact) + 2 for fact in facts) < 10:
+        facts.pop()
+    tail = "".join(f"  {fact}" for fact in facts)
+    line.append_text(bar(share, min(max(room - len(tail), 4), 48)))
+    return fit(line.append(f" {share:4.0%}").append(tail, "dim"), width)
+
+
+def _pipeline(checkpoint: Checkpoint, *, name_width: int, width: int) -> Text:
+    reached = _REACHED.get(checkpoint.stage, 0)
+    line = Text(padded(tail_of(plain(checkpoint.name), name_width), name_width) + "  ")
+    for index, step in enumerate(_STEPS):
+        line.append(" " if index else "")
+        if index < reached:
+            line.append(f"✓ {step}", "green")
+        elif index == reached:
+            line.append(f"▸ {_DOING[index]}", "bold cyan")
+            count = len(checkpoint.evaluations) + len(checkpoint.failures)
+            line.append(f" {count}" if index == 2 and count else "", "cyan")
+        else:
+            line.append(f"· {step}", "dim")
+    if checkpoint.attempts:
+        line.append(f"  attempt {checkpoint.attempts + 1}", "yellow")
+    return fit(line, width)
+
+
+def _idle(state: RunState, *, now: float) -> Text:
+    seen = [c.seen_time for c in islice(reversed(state.checkpoints.values()), _RECENT) if c.admitted][::-1]
+    if not seen:
+        return Text("waiting for the first checkpoint", "dim")
+    text = f"waiting for the next checkpoint; the last one came {age(now - seen[-1])} ago"
+    gaps = [later - earlier for earlier, later in pairwise(seen) if later - earlier > 1]
+    # Three or more: fewer say nothing about a rhythm; files that were there at the start have no gaps.
+    return Text(text + (f", one every {duration(round(statistics.median(gaps)))}" if len(gaps) >= 3 else ""), "dim")
+
+
+def resources(state: RunState, heartbeat: Heartbeat | None, *, width: int) -> Lines:
+    """Workers, memory and bytes on as few lines as possible."""
+    facts = []
+    if heartbeat is not None:
+        workers = heartbeat.workers
+        if workers:
+            busy = sum(worker.busy for worker in workers)
+            count = f"{len(workers)} worker{'s' if len(workers) > 1 else ''}, {busy} busy"
+            facts += [Text(count), Text(f"memory {size(sum(worker.memory_bytes for worker in workers))}")]
+        if heartbeat.read_bytes_per_s > 0:
+            facts.append(Text(f"{size(heartbeat.read_bytes_per_s)}/s"))
+    facts += [Text(f"read {size(state.read_bytes)}"), Text(f"wrote {size(state.written_bytes)}")]
+    return pack(facts, width)
+
+
+def workers(heartbeat: Heartbeat, *, width: int, most: int) -> Lines:
+    """A line for each worker: what it is for, whether it is busy, and its memory relative to the largest."""
+    team = heartbeat.workers
+    shown = team if len(team) <= most else team[: most - 1]
+    largest = max((worker.memory_bytes for worker in team), default=0) or 1
+    name_width = max((min(len(plain(worker.name)), 18) for worker in shown), default=0)
+    lines = [_worker(worker, largest=largest, name_width=name_width, width=width) for worker in shown]
+    if len(team) > len(shown):
+        lines.append(Text(f"and {len(team) - len(shown)} more", "dim"))
+    return lines
+
+
+def _worker(worker: Worker, *, largest: int, name_width: int, width: int) -> Text:
+    mark = ("● busy", "cyan") if worker.busy else ("○ idle", "dim")
+    line = Text.assemble(mark, "  ", padded(tail_of(plain(worker.name), name_width), name_width))
+    line.append(f"  {worker.pid:>7}  ", "dim").append(size(worker.memory_bytes).rjust(7)).append("  ")
+    room = min(width - line.cell_len, 24)
+    return fit(line.append_text(bar(worker.memory_bytes / largest, room)) if room >= 6 else line, width)

@@ -1,0 +1,1 @@
+"""A real training run on real images, watched while it trains."""

@@ -1,0 +1,1 @@
+"""Running the bulk work, cut into tasks, in this process or on Ray."""

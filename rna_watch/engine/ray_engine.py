@@ -1,0 +1,349 @@
+"""The Ray engine: tasks and evaluators on a Ray cluster of our own (the default), or on one that is named.
+
+Precautions, each for a trap that was measured (runtime notes): never join a cluster that happens to be there; leave no authentication file
+behind; never stop a Ray that is not ours; no GPU and no CUDA context unless asked; only paths and coefficients travel, never tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.engine import tasks
+from rna_watch.errors import Cancelled, EngineError, EvaluationFailed, RnaWatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rna_watch.checkpoints.combine import Combination
+    from rna_watch.engine.plan import Task
+    from rna_watch.evaluation.evaluator import Evaluation, Evaluator, EvaluatorSpec
+
+LOCAL = "local"
+_SESSION_PREFIX = "rw-"
+_OBJECT_STORE_BYTES = 80 * 2**20
+_POLL_S = 0.2
+_START_LIMIT_S = 120.0
+_QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+class RayEngine:
+    """Runs tasks on Ray workers, one core each; started on construction.
+
+    Args:
+        workers: how many tasks run at a time.
+        address: "local" for a cluster of our own, else that of a running one.
+        gpus: GPUs an evaluator asks for; without any, workers see no GPU.
+        evaluators: how many evaluators run beside the tasks, each with `evaluator_cpus` cores.
+
+    Raises:
+        EngineError: Ray cannot be started or reached.
+    """
+
+    name = "ray"
+
+    def __init__(
+        self, workers: int, *, address: str = LOCAL, gpus: float = 0.0, evaluators: int = 1, evaluator_cpus: int = 1
+    ) -> None:
+        self.workers = workers
+        self._gpus = gpus
+        self._evaluator_cpus = evaluator_cpus
+        self._cancelled = threading.Event()
+        self._actors: list[RayEvaluator] = []
+        self._session: Path | None = None
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        if address == LOCAL:
+            # with a token in our own environment Ray writes none to the home folder, where it would change the user's other clusters
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        import ray  # noqa: PLC0415 - its settings are read at import
+
+        self._ray = ray
+        try:
+            with _keep_signal_handlers():
+                if address == LOCAL:
+                    self._start_own(workers + evaluators * evaluator_cpus)
+                else:
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+            self._remove_session()
+            where = "on this machine" if address == LOCAL else f"at {address}"
+            said = str(error).partition("\n")[0]
+            raise EngineError(
+                f"Ray cannot be used {where} ({type(error).__name__}: {said}); try --engine inline"
+            ) from error
+        self._run = ray.remote(tasks.run).options(
+            num_cpus=1, num_gpus=0, max_retries=3, runtime_env=_runtime_env(0.0)
+        )
+        self._warm_up()
+
+    def _start_own(self, cpus: int) -> None:
+        # socket paths are limited to 107 bytes: a short folder of our own, also so that it can be removed
+        remove_stale_sessions()
+        self._session = Path(tempfile.mkdtemp(prefix=f"{_SESSION_PREFIX}{os.getpid()}-"))
+        self._ray.init(
+            address=LOCAL,
+            num_cpus=cpus,
+            num_gpus=None if self._gpus else 0,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            _temp_dir=str(self._session),
+        )
+
+    def _warm_up(self) -> None:
+        """Start the workers and load the kernels now, so that the first checkpoint does not wait for them."""
+        from rna_watch.engine.plan import CopyTask  # noqa: PLC0415
+
+        empty = CopyTask(files=(), gaps=(), outputs=())
+        pending = [self._run.remote(empty) for _ in range(self.workers)]
+        done, _ = self._ray.wait(pending, num_returns=len(pending), timeout=_START_LIMIT_S)
+        if len(done) < len(pending):
+            self.close()
+            raise EngineError(
+                f"Ray started no worker within {_START_LIMIT_S:g} s: it has no free core for us; lower --workers"
+            )
+
+    def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[tasks.Result]:
+        """The result of each task, in the order of the tasks; a few more than `workers` are in flight at a time.
+
+        Raises:
+            Cancelled: `cancel` was called.
+            RnaWatchError, OSError: a task's own error; tasks in flight are cancelled.
+            EngineError: Ray lost its workers.
+        """
+        results: list[Any] = [None] * len(work)
+        waiting = list(enumerate(work))[::-1]
+        flying: dict[Any, int] = {}
+        try:
+            while waiting or flying:
+                while waiting and len(flying) < self.workers + 1:
+                    number, task = waiting.pop()
+                    flying[self._run.remote(task)] = number
+                done, _ = self._ray.wait(list(flying), timeout=_POLL_S)
+                if self._cancelled.is_set():
+                    raise Cancelled("the engine is stopping")
+                for reference in done:
+                    number = flying.pop(reference)
+                    results[number] = self._get(reference)
+                    if on_done is not None:
+                        on_done(work[number])
+        except BaseException:
+            self._drop(list(flying))
+            raise
+        return results
+
+    def _drop(self, references: list[Any]) -> None:
+        """Cancel tasks and wait until none of them can still write."""
+        for reference in references:
+            with contextlib.suppress(Exception):
+                self._ray.cancel(reference, force=True)
+        if references:
+            with contextlib.suppress(Exception):
+                self._ray.wait(references, num_returns=len(references), timeout=5.0)
+
+    def _get(self, reference: Any) -> Any:
+        from ray.exceptions import RayError, RayTaskError  # noqa: PLC0415
+
+        try:
+            return self._ray.get(reference)
+        except RayTaskError as error:
+            if isinstance(error.cause, RnaWatchError | OSError):
+                raise error.cause from None
+            raise EngineError(f"a task failed: {error.cause!r}") from error
+        except RayError as error:
+            raise EngineError(f"Ray lost a task: {error}; it is tried again with the next checkpoint") from error
+
+    def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
+        """A long-lived actor that runs the user's evaluator."""
+        evaluator = RayEvaluator(
+            spec,
+            self._ray,
+            {
+                "num_cpus": self._evaluator_cpus,
+                "num_gpus": self._gpus,
+                "runtime_env": _runtime_env(self._gpus),
+            },
+        )
+        self._actors.append(evaluator)
+        return evaluator
+
+    def pids(self) -> dict[str, int]:
+        """Our workers on this host; Ray's own processes are its children too and are counted with it."""
+        found = {"daemon": os.getpid()}
+        for child in _children(os.getpid()):
+            found[f"ray {_process_name(child)}"] = child
+        return found
+
+    def cancel(self) -> None:
+        """Make `map` and evaluations give up; for good."""
+        self._cancelled.set()
+        for actor in self._actors:
+            actor.close()
+
+    def close(self) -> None:
+        """Shut our cluster down (or leave the named one) and remove its session folder."""
+        self.cancel()
+        with _keep_signal_handlers():
+            self._ray.shutdown()
+        self._remove_session()
+
+    def _remove_session(self) -> None:
+        if self._session is not None:
+            shutil.rmtree(self._session, ignore_errors=True)
+
+
+class _Actor:
+    """Hosts an `EvaluationWorker`; its errors are answers, so that Ray does not wrap them."""
+
+    def __init__(self, spec: EvaluatorSpec) -> None:
+        from rna_watch.evaluation.worker import EvaluationWorker  # noqa: PLC0415 - it loads torch, only here
+
+        self._worker: EvaluationWorker | None = None
+        self._error: RnaWatchError | None = None
+        try:
+            self._worker = EvaluationWorker(spec)
+        except RnaWatchError as error:
+            self._error = error
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def evaluate(self, combination: Combination) -> Evaluation | RnaWatchError:
+        if self._worker is None:
+            assert self._error is not None
+            return self._error
+        try:
+            return self._worker.evaluate(combination)
+        except RnaWatchError as error:
+            return error
+
+
+class RayEvaluator:
+    """Runs an `EvaluationWorker` in an actor; one that hangs or dies is replaced at the next model."""
+
+    def __init__(self, spec: EvaluatorSpec, ray: Any, options: dict[str, Any]) -> None:
+        self._spec = spec
+        self._ray = ray
+        self._options = options
+        self._actor: Any = None
+        self._pid: int | None = None
+        self._closed = False
+
+    def evaluate(self, combination: Combination) -> Evaluation:
+        """See `Evaluator.evaluate`."""
+        from ray.exceptions import RayError  # noqa: PLC0415
+
+        limit = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
+        try:
+            if self._actor is None:
+                self._start()
+            answer = self._wait(self._actor.evaluate.remote(combination), limit)
+        except RayError as error:
+            self._kill()
+            if self._closed:
+                raise Cancelled("the evaluator was ended") from error
+            raise EvaluationFailed(f"the evaluator's process died ({type(error).__name__}); see the log") from error
+        if isinstance(answer, RnaWatchError):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    def _start(self) -> None:
+        if self._closed:
+            raise Cancelled("the evaluator is closed")
+        self._actor = self._ray.remote(_Actor).options(max_restarts=0, **self._options).remote(self._spec)
+        self._pid = self._wait(self._actor.pid.remote(), _START_LIMIT_S)
+
+    def _wait(self, reference: Any, limit_s: float) -> Any:
+        until = time.monotonic() + limit_s
+        while True:
+            done, _ = self._ray.wait([reference], timeout=_POLL_S)
+            if self._closed:
+                raise Cancelled("the evaluator was ended")
+            if done:
+                return self._ray.get(reference)
+            if time.monotonic() > until:
+                self._kill()
+                raise EvaluationFailed(
+                    f"the evaluator ran longer than {limit_s:g} s and was ended; raise --evaluation-timeout"
+                )
+
+    def pid(self) -> int | None:
+        """See `Evaluator.pid`."""
+        return self._pid
+
+    def _kill(self) -> None:
+        actor, self._actor, self._pid = self._actor, None, None
+        if actor is not None:
+            with contextlib.suppress(Exception):
+                self._ray.kill(actor)
+
+    def close(self) -> None:
+        """End the actor."""
+        self._closed = True
+        self._kill()
+
+
+def _runtime_env(gpus: float) -> dict[str, Any]:
+    # since Ray stopped hiding GPUs from workers that asked for none, we do, or they would open contexts beside the training's
+    return {"env_vars": _QUIET if gpus else _QUIET | {"CUDA_VISIBLE_DEVICES": ""}}
+
+
+@contextlib.contextmanager
+def _keep_signal_handlers() -> Iterator[None]:
+    """`ray.init` replaces the SIGTERM handler of the calling program; put it back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def remove_stale_sessions() -> None:
+    """Remove session folders of ours whose daemon is gone (killed without a chance to clean up)."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SESSION_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_SESSION_PREFIX).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _children(pid: int) -> list[int]:
+    """All descendants of a process."""
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        current = todo.pop()
+        for task in Path(f"/proc/{current}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                children = [int(child) for child in task.read_text().split()]
+                found += children
+                todo += children
+    return found
+
+
+def _process_name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return str(pid)

@@ -1,0 +1,51 @@
+"""The error tree: each class says what a person should do, and carries the exit code of the command."""
+
+
+class RnaWatchError(Exception):
+    """Something failed; the message says what, where and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(RnaWatchError):
+    """The command, an option or the configuration is wrong: correct it and call again."""
+
+    exit_code = 2
+
+
+class NothingToDo(RnaWatchError):  # noqa: N818 - it is an outcome, not a failure
+    """There is nothing to work on: point at a folder with checkpoints, or wait for some."""
+
+    exit_code = 3
+
+
+class IncompleteCheckpoint(RnaWatchError):  # noqa: N818 - named after the state of the file
+    """The file is still being written, or was cut off: wait for it, or write it again."""
+
+
+class RefusedCheckpoint(RnaWatchError):  # noqa: N818 - named after our answer
+    """The file cannot be used; the message says why and what would help."""
+
+
+class InputChanged(RnaWatchError):  # noqa: N818 - named after what happened
+    """A checkpoint changed or vanished while it was being read: the result was thrown away."""
+
+
+class StoreError(RnaWatchError):
+    """Our own folder cannot be written (full, read-only, gone): make room or name another with --output."""
+
+
+class RunIsWatched(RnaWatchError):  # noqa: N818 - it states the fact
+    """Another process watches this run: look with `rna-watch status`, end it with `rna-watch stop`."""
+
+
+class EvaluationFailed(RnaWatchError):  # noqa: N818 - named after what happened
+    """The user's evaluator raised, timed out or returned something unusable."""
+
+
+class EngineError(RnaWatchError):
+    """The engine (Ray) could not start or lost its workers."""
+
+
+class Cancelled(RnaWatchError):  # noqa: N818 - it is a request, not a failure
+    """Work was given up because the command is stopping."""

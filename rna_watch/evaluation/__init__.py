@@ -1,0 +1,1 @@
+"""The user's evaluator, called in long-lived processes."""

@@ -1,0 +1,147 @@
+"""An evaluator in a child process of ours, started without fork and ended with everything it started.
+
+Parent and child talk over a socket; a second pipe is the child's lifeline: when the parent is gone, it reads end-of-file and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import Cancelled, EvaluationFailed, RnaWatchError
+from rna_watch.evaluation.evaluator import Evaluation, EvaluatorSpec
+
+if TYPE_CHECKING:
+    from rna_watch.checkpoints.combine import Combination
+
+_START_LIMIT_S = 120.0
+
+
+class LocalEvaluator:
+    """Runs an `EvaluationWorker` in a child; a child that hangs or dies is replaced at the next model."""
+
+    def __init__(self, spec: EvaluatorSpec) -> None:
+        self._spec = spec
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._lifeline: int | None = None
+        self._closed = False
+
+    def evaluate(self, combination: Combination) -> Evaluation:
+        """See `Evaluator.evaluate`."""
+        with self._lock:
+            if self._closed:
+                raise Cancelled("the evaluator is closed")
+            if self._process is None or self._connection is None or self._process.poll() is not None:
+                self._connection = self._start()
+            # a command has its own time limit in the child; this one catches a child that hangs
+            limit = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
+            answer = self._ask(self._connection, combination, limit)
+        if isinstance(answer, RnaWatchError):
+            raise answer
+        assert isinstance(answer, Evaluation)
+        return answer
+
+    def pid(self) -> int | None:
+        """See `Evaluator.pid`."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def close(self) -> None:
+        """End the child and everything in its process group."""
+        self._closed = True
+        self._kill()
+
+    def _start(self) -> Connection:
+        self._kill()
+        ours, theirs = socket.socketpair()
+        lifeline_read, self._lifeline = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "rna_watch.evaluation.local", str(theirs.fileno()), str(lifeline_read)],
+                pass_fds=(theirs.fileno(), lifeline_read),
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+            os.close(lifeline_read)
+        connection = Connection(ours.detach())
+        answer = self._ask(connection, self._spec, _START_LIMIT_S)
+        if isinstance(answer, RnaWatchError):
+            self._kill()
+            raise answer
+        return connection
+
+    def _ask(self, connection: Connection, message: object, limit_s: float) -> object:
+        try:
+            connection.send(message)
+            if not connection.poll(limit_s):
+                self._kill()
+                raise EvaluationFailed(
+                    f"the evaluator ran longer than {limit_s:g} s and was ended; raise --evaluation-timeout"
+                )
+            return connection.recv()
+        except (EOFError, OSError) as error:
+            if self._closed:
+                raise Cancelled("the evaluator was ended") from error
+            status = self._process.wait() if self._process else None
+            self._kill()
+            raise EvaluationFailed(f"the evaluator's process died ({_status(status)}); see the log") from error
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+        self._connection = None  # another thread may be waiting in it: it is closed when that one lets go
+
+
+def _status(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"signal {signal.Signals(-status).name}"
+    return f"status {status}"
+
+
+def serve(connection: Connection, lifeline: int) -> None:
+    """The child: take the specification, then models, and answer each with an `Evaluation` or an error."""
+    from rna_watch.evaluation.worker import EvaluationWorker  # noqa: PLC0415 - after the lifeline is watched
+
+    def follow_parent() -> None:
+        os.read(lifeline, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+    try:
+        worker = EvaluationWorker(connection.recv())
+    except RnaWatchError as error:
+        connection.send(error)
+        return
+    connection.send(None)
+    while True:
+        try:
+            combination = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(worker.evaluate(combination))
+        except RnaWatchError as error:
+            connection.send(error)
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

@@ -1,0 +1,181 @@
+"""The evaluating side: loads the user's evaluator once, then evaluates one model after another.
+
+The same worker lives in a child process (local.py) and in a Ray actor (engine/ray_engine.py).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.checkpoints import clone
+from rna_watch.checkpoints.combine import write_combination
+from rna_watch.errors import EvaluationFailed, RnaWatchError
+from rna_watch.evaluation.evaluator import Evaluation, EvaluatorSpec, check_metrics, split_function
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rna_watch.checkpoints.combine import Combination
+
+_SHOWN_OUTPUT = 500
+
+
+class EvaluationWorker:
+    """Evaluates models in this process, with the environment and working directory of the command that started us.
+
+    Raises:
+        EvaluationFailed: the evaluator's file cannot be loaded, or the device cannot be used.
+    """
+
+    def __init__(self, spec: EvaluatorSpec) -> None:
+        self._spec = spec
+        os.environ.update(spec.environment)
+        os.chdir(spec.cwd)
+        self._call: Callable[[Combination], object]
+        if spec.function is not None:
+            self._call = self._python(spec.function)
+        else:
+            self._call = self._command
+
+    def evaluate(self, combination: Combination) -> Evaluation:
+        """The metrics of a model.
+
+        Raises:
+            EvaluationFailed: the user's code raised or returned something unusable.
+        """
+        begun = time.perf_counter()
+        try:
+            metrics = check_metrics(self._call(combination))
+        except RnaWatchError:
+            raise
+        except Exception as error:
+            raise EvaluationFailed(_where(error)) from error
+        return Evaluation(metrics=metrics, seconds=time.perf_counter() - begun)
+
+    def _python(self, function: str) -> Callable[[Combination], object]:
+        import torch  # noqa: PLC0415 - a command evaluator needs no torch here
+
+        from rna_watch.evaluation.materialize import state_dict  # noqa: PLC0415
+
+        torch.set_num_threads(self._spec.threads)
+        evaluate = _load(function)
+        try:
+            device = torch.device(self._spec.device)
+        except RuntimeError as error:
+            raise EvaluationFailed(f"device '{self._spec.device}' is not one of torch's") from error
+
+        def call(combination: Combination) -> object:
+            with torch.no_grad():
+                return evaluate(state_dict(combination, device), device)
+
+        return call
+
+    def _command(self, combination: Combination) -> object:
+        assert self._spec.command is not None
+        scratch = Path(self._spec.scratch)
+        scratch.mkdir(parents=True, exist_ok=True)
+        suffix = "".join(Path(combination.layouts[-1].path).suffixes[-2:])
+        named = {"torch zip": ".pt", "safetensors": ".safetensors"}
+        path = scratch / f"candidate-{os.getpid()}{named.get(combination.layouts[-1].format, suffix)}"
+        try:
+            _write(combination, path)
+            command = self._spec.command.replace("{checkpoint}", shlex.quote(str(path)))
+            return _last_json(_run(command, self._spec.timeout_s))
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _load(function: str) -> Callable[..., object]:
+    file, name = split_function(function)
+    path = Path(file).absolute()
+    if not path.is_file():
+        raise EvaluationFailed(f"the evaluator's file {path} does not exist")
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"rna_watch_evaluator_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise EvaluationFailed(f"{path} cannot be imported: {_where(error)}") from error
+    evaluate = getattr(module, name, None)
+    if not callable(evaluate):
+        raise EvaluationFailed(f"{path} has no function '{name}'")
+    return evaluate  # type: ignore[no-any-return]
+
+
+def _where(error: BaseException) -> str:
+    """The error and the user's line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "rna_watch" not in Path(frame.filename).parts] or frames
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _write(combination: Combination, path: Path) -> None:
+    """Write a model as a file for a command to load."""
+    combination = combination.without_zeros()
+    segments = combination.segments()
+    temporary = path.with_name(clone.temporary_name(path.name, str(os.getpid())))
+    copy = clone.begin(combination.layouts[-1], segments, str(temporary))
+    try:
+        patches = write_combination(combination.files, segments, combination.weights, copy.temporaries)
+        clone.copy_gaps(combination.layouts[-1].files, copy.gaps, copy.temporaries)
+        clone.finish(copy, patches, str(path))
+    finally:
+        clone.discard(copy)
+
+
+def _run(command: str, timeout_s: float) -> str:
+    """The standard output of a shell command, which gets a process group of its own so that all of it can be ended."""
+    process = subprocess.Popen(
+        command,
+        shell=True,  # noqa: S602 - it is the user's own command line
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        process_group=0,
+    )
+    try:
+        output, errors = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise EvaluationFailed(
+            f"the command ran longer than {timeout_s:g} s and was ended; raise --evaluation-timeout"
+        ) from error
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    if process.returncode != 0:
+        said = (errors.strip() or output.strip())[-_SHOWN_OUTPUT:]
+        raise EvaluationFailed(f"the command ended with status {process.returncode}: {said}")
+    return output
+
+
+def _last_json(output: str) -> Any:
+    for line in reversed(output.splitlines()):
+        if line.strip().startswith("{"):
+            try:
+                return json.loads(line)
+            except ValueError:
+                continue
+    try:
+        return json.loads(output)
+    except ValueError as error:
+        raise EvaluationFailed(
+            f"the command printed no JSON object of metrics, but: {output.strip()[-_SHOWN_OUTPUT:]!r}"
+        ) from error

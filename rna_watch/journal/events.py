@@ -1,0 +1,330 @@
+"""The events of a run, a public format: one JSON object a line, `kind` naming a class of this module.
+
+Every line also has `v` (the format's version), `seq`, `time` (seconds since 1970) and `crc` (CRC-32 of the line without it).
+Readers skip kinds they do not know, so that kinds may be added; a field is never renamed or given another meaning under one version.
+A `checkpoint` is the name of an iterate, unique in its run: the path below the run directory, with the step
+added where the trainer rewrites one file (`last.step500.pt`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+VERSION = 1
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What every event has: when it happened (seconds since 1970; set when it is appended) and its number."""
+
+    kind: ClassVar[str] = "event"
+    time: float = 0.0
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    """A daemon (or `once`) took the run's lock and works with these settings."""
+
+    kind: ClassVar[str] = "started"
+    host: str
+    pid: int
+    version: str
+    run: str
+    output: str
+    engine: str
+    evaluator: str | None
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped(Event):
+    """The daemon ended in an orderly way."""
+
+    kind: ClassVar[str] = "stopped"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting(Event):
+    """A file looks like a checkpoint but is not complete; it is probed again."""
+
+    kind: ClassVar[str] = "waiting"
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Event):
+    """A file cannot be used, and why."""
+
+    kind: ClassVar[str] = "refused"
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vanished(Event):
+    """A file that was seen is gone before it could be used (retention, or a temporary name)."""
+
+    kind: ClassVar[str] = "vanished"
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aliased(Event):
+    """A file is another name of a checkpoint that is already known."""
+
+    kind: ClassVar[str] = "aliased"
+    checkpoint: str
+    of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted(Event):
+    """A checkpoint is complete, identified, and pinned in the window store (`pin`: how; `pin_path`: where)."""
+
+    kind: ClassVar[str] = "admitted"
+    checkpoint: str
+    path: str
+    step: int
+    step_kind: str
+    format: str
+    source: str
+    size_bytes: int
+    parameters: int
+    fingerprint: str
+    inode: int
+    mtime_ns: int
+    pin: str
+    pin_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowStarted(Event):
+    """The history before this checkpoint is not used with it (other architecture, restart), and why."""
+
+    kind: ClassVar[str] = "window_started"
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Event):
+    """Inner products of residuals: the last rows of the window's Gram matrix (one row, where the others were known).
+
+    `residuals` names them, oldest first, as pairs [older, newer] of checkpoints; `rows[-1][j]` is <r_N, r_j>, `rows[-2]` that of r_{N-1}, ...;
+    `rounding_energy` is sum(eps^2 x^2) over the newest parameters.
+    """
+
+    kind: ClassVar[str] = "measured"
+    checkpoint: str
+    residuals: list[list[str]]
+    rows: list[list[float]]
+    rounding_energy: float
+    read_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated(Event):
+    """The user's evaluator gave these metrics for one candidate (`last` is the original)."""
+
+    kind: ClassVar[str] = "evaluated"
+    checkpoint: str
+    candidate: str
+    metrics: Metrics
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricChosen(Event):
+    """By which metric, in which direction (`mode`: min or max), models are chosen from now on."""
+
+    kind: ClassVar[str] = "metric_chosen"
+    metric: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationFailed(Event):
+    """The user's evaluator raised, timed out or returned something unusable."""
+
+    kind: ClassVar[str] = "evaluation_failed"
+    checkpoint: str
+    candidate: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen(Event):
+    """Which candidate stands for this window, against what, and why in one sentence."""
+
+    kind: ClassVar[str] = "chosen"
+    checkpoint: str
+    candidate: str
+    method: str
+    inputs: list[str]
+    weights: list[float]
+    metrics: dict[str, Metrics | None]
+    better_than_original: bool | None
+    significant: bool | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publishing(Event):
+    """About to write an output: its path below the output folder, the temporary path there, the manifest's digest."""
+
+    kind: ClassVar[str] = "publishing"
+    checkpoint: str
+    output: str
+    temporary: str
+    manifest_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published(Event):
+    """An output is whole, under its final name, with its manifest."""
+
+    kind: ClassVar[str] = "published"
+    checkpoint: str
+    output: str
+    written_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Event):
+    """Work on this checkpoint ended without an output, and why (first of a window, not better, ...)."""
+
+    kind: ClassVar[str] = "finished"
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped(Event):
+    """This checkpoint is left out of every window, and why (non-finite weights, changed, lost)."""
+
+    kind: ClassVar[str] = "skipped"
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Event):
+    """Work on this checkpoint failed on our side or the disk's; `will_retry` says whether it is tried again."""
+
+    kind: ClassVar[str] = "failed"
+    checkpoint: str
+    reason: str
+    will_retry: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestMoved(Event):
+    """`best` names another output: it beats every original and every output before it."""
+
+    kind: ClassVar[str] = "best_moved"
+    checkpoint: str
+    output: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned(Event):
+    """An output was removed to keep their number bounded."""
+
+    kind: ClassVar[str] = "pruned"
+    checkpoint: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpinned(Event):
+    """The window store let go of a checkpoint, and why (out of the window, byte budget)."""
+
+    kind: ClassVar[str] = "unpinned"
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem(Event):
+    """Something a person should know about and can mend: `what`, and `remedy`. `key` identifies it for `Solved`."""
+
+    kind: ClassVar[str] = "problem"
+    key: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solved(Event):
+    """The problem of this key is gone."""
+
+    kind: ClassVar[str] = "solved"
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted(Event):
+    """Something worth a line in the log that is not a problem."""
+
+    kind: ClassVar[str] = "noted"
+    text: str
+    checkpoint: str = field(default="")
+
+
+KINDS: dict[str, type[Event]] = {
+    cls.kind: cls
+    for cls in (
+        Started,
+        Stopped,
+        Waiting,
+        Refused,
+        Vanished,
+        Aliased,
+        Admitted,
+        WindowStarted,
+        Measured,
+        Evaluated,
+        MetricChosen,
+        EvaluationFailed,
+        Chosen,
+        Publishing,
+        Published,
+        Finished,
+        Skipped,
+        Failed,
+        BestMoved,
+        Pruned,
+        Unpinned,
+        Problem,
+        Solved,
+        Noted,
+    )
+}
+
+
+def to_record(event: Event) -> dict[str, Any]:
+    """The event as a JSON object, without the line's checksum."""
+    body = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)}
+    return {"v": VERSION, "kind": event.kind} | body
+
+
+def from_record(record: dict[str, Any]) -> Event | None:
+    """The event of a JSON object; None for a kind or a version this release does not know.
+
+    Raises:
+        TypeError: a field of a known kind is missing.
+    """
+    cls = KINDS.get(record.get("kind", ""))
+    if cls is None or record.get("v") != VERSION:
+        return None
+    names = {f.name for f in dataclasses.fields(cls)}
+    return cls(**{key: value for key, value in record.items() if key in names})

@@ -1,0 +1,132 @@
+"""The journal file: append-only JSON lines, each checked, shared by one writer and any number of readers."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import threading
+import time
+import zlib
+from collections import deque
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import StoreError
+from rna_watch.journal.events import Event, from_record, to_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def encode(event: Event) -> bytes:
+    """One line; numbers that JSON lacks (infinities, NaN) are written as Python's JSON does."""
+    body = json.dumps(to_record(event), separators=(",", ":"), sort_keys=True)
+    return f'{body[:-1]},"crc":{zlib.crc32(body.encode())}}}\n'.encode()
+
+
+def decode(line: bytes) -> Event | None:
+    """The event of one line; None if the line is torn, damaged or of an unknown kind."""
+    head, comma, tail = line.rstrip(b"\n").rpartition(b',"crc":')
+    if not comma or not tail.endswith(b"}") or not tail[:-1].isdigit():
+        return None
+    body = head + b"}"
+    if zlib.crc32(body) != int(tail[:-1]):
+        return None
+    try:
+        return from_record(json.loads(body))
+    except (ValueError, TypeError):
+        return None
+
+
+class Journal:
+    """The writer's end of a run's journal.
+
+    Each record is one `write` to a descriptor opened with O_APPEND; `durable=True` also waits for the disk.
+    A line torn by a crash is closed off by the next writer and skipped by every reader.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            size = os.fstat(self._fd).st_size
+            if size and os.pread(self._fd, 1, size - 1) != b"\n":
+                os.write(self._fd, b"\n")
+        except OSError as error:
+            raise StoreError(f"cannot open the journal {path}: {error.strerror}; check its permissions") from error
+        self._waiting: deque[bytes] = deque()
+        self._seq = max((event.seq for event in read(path)), default=0)
+
+    def append(self, event: Event, *, durable: bool = False) -> Event:
+        """Number, stamp and write one event; returns it as written.
+
+        While the disk is full, lines wait in memory (`waiting`) and are written, in order, as soon as there is room.
+
+        Raises:
+            StoreError: the journal cannot be written for another reason (read-only, gone, broken).
+        """
+        with self._lock:
+            written = dataclasses.replace(event, time=time.time(), seq=self._seq + 1)
+            self._seq += 1
+            self._waiting.append(encode(written))
+            try:
+                self._flush()
+                if durable:
+                    os.fdatasync(self._fd)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise StoreError(f"cannot write the journal {self.path}: {error.strerror}") from error
+        return written
+
+    @property
+    def waiting(self) -> int:
+        """How many lines wait for room on the disk."""
+        return len(self._waiting)
+
+    def _flush(self) -> None:
+        while self._waiting:
+            line = self._waiting[0]
+            size = os.fstat(self._fd).st_size
+            count = os.write(self._fd, line)
+            if count != len(line):
+                os.ftruncate(self._fd, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._waiting.popleft()
+
+    def close(self) -> None:
+        """Close the file; the journal is not usable afterwards."""
+        os.close(self._fd)
+
+
+def read(path: Path) -> Iterator[Event]:
+    """All sound events of a journal, oldest first; nothing if there is no journal."""
+    yield from Tail(path).new()
+
+
+class Tail:
+    """A reader that remembers how far it read: each `new()` gives what came since."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def new(self) -> Iterator[Event]:
+        """The sound events appended since the last call; a line not yet finished stays for the next."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return
+                    self._offset += len(line)
+                    event = decode(line)
+                    if event is not None:
+                        yield event
+        except FileNotFoundError:
+            return

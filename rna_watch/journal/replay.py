@@ -1,0 +1,166 @@
+"""What the events of a run add up to: the state that the daemon restarts from and that every view shows."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from rna_watch.journal import events as e
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RECENT_EVENTS = 200
+
+
+class Stage(StrEnum):
+    """Where a checkpoint is on its way from a file to a model."""
+
+    WAITING = "waiting"
+    REFUSED = "refused"
+    VANISHED = "vanished"
+    ALIAS = "alias"
+    READY = "ready"
+    MEASURED = "measured"
+    EVALUATING = "evaluating"
+    CHOSEN = "chosen"
+    PUBLISHING = "publishing"
+    PUBLISHED = "published"
+    FINISHED = "finished"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+PENDING = frozenset({Stage.READY, Stage.MEASURED, Stage.EVALUATING, Stage.CHOSEN, Stage.PUBLISHING})
+DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One checkpoint of the run, as far as the journal tells."""
+
+    name: str
+    stage: Stage
+    reason: str = ""
+    seen_time: float = 0.0
+    done_time: float = 0.0
+    admitted: e.Admitted | None = None
+    starts_window: bool = False
+    measured: e.Measured | None = None
+    evaluations: dict[str, e.Metrics] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    chosen: e.Chosen | None = None
+    publishing: e.Publishing | None = None
+    output: str | None = None
+    pinned: bool = False
+    attempts: int = 0
+
+    @property
+    def step(self) -> int | None:
+        """The step or epoch, once known."""
+        return self.admitted.step if self.admitted else None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the checkpoint may be an input of a window."""
+        return self.admitted is not None and self.stage in PENDING | DONE | {Stage.FAILED}
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen."""
+
+    started: e.Started | None = None
+    stopped: e.Stopped | None = None
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    problems: dict[str, e.Problem] = field(default_factory=dict)
+    metric: e.MetricChosen | None = None
+    best: e.BestMoved | None = None
+    recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+    def apply(self, event: e.Event) -> None:
+        """Add one event."""
+        self.recent.append(event)
+        match event:
+            case e.Started():
+                self.started, self.stopped, self.problems = event, None, {}
+            case e.Stopped():
+                self.stopped = event
+            case e.Problem():
+                self.problems[event.key] = event
+            case e.Solved():
+                self.problems.pop(event.key, None)
+            case e.BestMoved():
+                self.best = event
+            case e.MetricChosen():
+                self.metric = event
+            case e.Admitted():
+                old = self.checkpoints.get(event.checkpoint)
+                seen_time = old.seen_time if old and not old.admitted else event.time
+                self.checkpoints[event.checkpoint] = Checkpoint(
+                    name=event.checkpoint,
+                    stage=Stage.READY,
+                    seen_time=seen_time,
+                    admitted=event,
+                    pinned=event.pin != "none",
+                )
+            case _ if hasattr(event, "checkpoint") and event.checkpoint:
+                self._apply_to_checkpoint(event, event.checkpoint)
+            case _:
+                pass
+
+    def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
+        old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)
+        match event:
+            case e.Waiting():
+                new = replace(old, stage=Stage.WAITING, reason=event.reason)
+            case e.Refused():
+                new = replace(old, stage=Stage.REFUSED, reason=event.reason)
+            case e.Vanished():
+                new = replace(old, stage=Stage.VANISHED, reason="gone before it could be used")
+            case e.Aliased():
+                new = replace(old, stage=Stage.ALIAS, reason=f"another name of {event.of}")
+            case e.WindowStarted():
+                new = replace(old, starts_window=True, reason=event.reason)
+            case e.Measured():
+                self.read_bytes += event.read_bytes
+                new = replace(old, stage=Stage.MEASURED, measured=event)
+            case e.Evaluated():
+                new = replace(
+                    old, stage=Stage.EVALUATING, evaluations=old.evaluations | {event.candidate: event.metrics}
+                )
+            case e.EvaluationFailed():
+                new = replace(old, stage=Stage.EVALUATING, failures=old.failures | {event.candidate: event.reason})
+            case e.Chosen():
+                new = replace(old, stage=Stage.CHOSEN, chosen=event, reason=event.reason)
+            case e.Publishing():
+                new = replace(old, stage=Stage.PUBLISHING, publishing=event)
+            case e.Published():
+                self.written_bytes += event.written_bytes
+                new = replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
+            case e.Finished():
+                new = replace(old, stage=Stage.FINISHED, reason=event.reason, done_time=event.time)
+            case e.Skipped():
+                new = replace(old, stage=Stage.SKIPPED, reason=event.reason, done_time=event.time)
+            case e.Failed():
+                stage = Stage.READY if event.will_retry else Stage.FAILED
+                new = replace(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)
+            case e.Pruned():
+                new = replace(old, output=None)
+            case e.Unpinned():
+                new = replace(old, pinned=False)
+            case _:
+                return
+        self.checkpoints[name] = new
+
+
+def replay(events: Iterable[e.Event]) -> RunState:
+    """The state after all these events."""
+    state = RunState()
+    for event in events:
+        state.apply(event)
+    return state

@@ -1,0 +1,1 @@
+"""Noticing checkpoints: events as hints, a scan as truth."""

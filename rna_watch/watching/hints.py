@@ -1,0 +1,65 @@
+"""Events of the file system as hints: each only says "look now". This is the one module that knows watchdog."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from watchdog.events import FileOpenedEvent, FileClosedNoWriteEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from watchdog.observers.api import BaseObserver
+
+_READS = (FileOpenedEvent, FileClosedNoWriteEvent)
+
+
+class _Handler(FileSystemEventHandler):
+    """Calls `wake`, and nothing that could fail: an exception here would end the observer's thread in silence."""
+
+    def __init__(self, wake: Callable[[], None], ignored: Sequence[str]) -> None:
+        self._wake = wake
+        self._ignored = tuple(f"{folder}{os.sep}" for folder in ignored)
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Wake up for everything but reads and our own files."""
+        if isinstance(event, _READS):
+            return
+        path = os.fsdecode(event.dest_path or event.src_path)
+        if not f"{path}{os.sep}".startswith(self._ignored):
+            self._wake()
+
+
+class Hints:
+    """A recursive inotify watch of the run directory; `start` says why there is none, where there can be none."""
+
+    def __init__(self, run: Path, wake: Callable[[], None], ignored: Sequence[Path]) -> None:
+        self._run = run
+        self._handler = _Handler(wake, [str(folder) for folder in ignored])
+        self._observer: BaseObserver | None = None
+
+    def start(self) -> str:
+        """Begin; returns "" or the reason why only scans will find checkpoints."""
+        observer = Observer()
+        try:
+            observer.schedule(self._handler, str(self._run), recursive=True)
+            observer.start()
+        except OSError as error:
+            return f"no file system events ({error.strerror or error}); scans find checkpoints all the same"
+        self._observer = observer
+        return ""
+
+    def alive(self) -> bool:
+        """Whether events still come: the observer's thread and its emitter's both run."""
+        observer = self._observer
+        return observer is not None and observer.is_alive() and all(e.is_alive() for e in observer.emitters)
+
+    def stop(self) -> None:
+        """End the threads."""
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            observer.stop()
+            observer.join(timeout=5.0)

@@ -1,0 +1,90 @@
+"""When a file may be read: pure bookkeeping of rest, probing with back-off, and of what to report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rna_watch.checkpoints.extents import FileIdentity
+    from rna_watch.watching.scan import Found
+
+_FIRST_RETRY_S = 0.5
+_LAST_RETRY_S = 30.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    identity: FileIdentity
+    since: float
+    due: float
+    retry_s: float = _FIRST_RETRY_S
+    settled: bool = False
+    reported: str = ""
+
+
+class Readiness:
+    """Tracks every candidate: it is due once its identity has rested for `quiet_s`, and again, later and later, while incomplete.
+
+    All times are seconds of one monotonic clock, passed in. `rested_s` tells how long a file that is new to us has rested already.
+    """
+
+    def __init__(
+        self, quiet_s: float, report_after_s: float, rested_s: Callable[[FileIdentity], float] = lambda _: 0.0
+    ) -> None:
+        self._quiet_s = quiet_s
+        self._rested_s = rested_s
+        self._report_after_s = report_after_s
+        self._entries: dict[str, _Entry] = {}
+
+    def update(self, found: Iterable[Found], now: float) -> list[str]:
+        """Take in a scan; returns the names that were there before and are gone.
+
+        Args:
+            found: the scan's candidates.
+            now: the clock.
+        """
+        current = {each.name: each for each in found}
+        gone = [name for name in self._entries if name not in current]
+        for name in gone:
+            del self._entries[name]
+        for name, each in current.items():
+            entry = self._entries.get(name)
+            if entry is None or entry.identity != each.identity:
+                if entry is not None and entry.settled and entry.identity.same_content(each.identity):
+                    entry.identity = each.identity  # links and permissions change ctime, not content
+                    continue
+                rested = 0.0 if entry is not None else min(self._rested_s(each.identity), self._quiet_s)
+                self._entries[name] = _Entry(each.identity, now, now + self._quiet_s - rested)
+        return gone
+
+    def due(self, now: float) -> list[tuple[str, FileIdentity]]:
+        """Candidates that may be probed now."""
+        return [(name, e.identity) for name, e in self._entries.items() if not e.settled and e.due <= now]
+
+    def next_due(self) -> float | None:
+        """When the next candidate is due."""
+        return min((entry.due for entry in self._entries.values() if not entry.settled), default=None)
+
+    def settle(self, name: str) -> None:
+        """The candidate was admitted or refused: leave it alone until it changes."""
+        if name in self._entries:
+            self._entries[name].settled = True
+
+    def postpone(self, name: str, reason: str, now: float) -> bool:
+        """The candidate is incomplete: probe it later. Returns whether that should be reported (once a reason)."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return False
+        entry.due = now + entry.retry_s
+        entry.retry_s = min(entry.retry_s * 2, _LAST_RETRY_S)
+        if now - entry.since < self._report_after_s or entry.reported == reason:
+            return False
+        entry.reported = reason
+        return True
+
+    def unsettled(self) -> int:
+        """How many candidates are neither admitted nor refused."""
+        return sum(not entry.settled for entry in self._entries.values())

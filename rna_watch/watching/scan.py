@@ -1,0 +1,106 @@
+"""The scan: which files of a folder look like checkpoints, the truth behind every event."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rna_watch.checkpoints.extents import FileIdentity, identify
+from rna_watch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pth.tar", ".pt.tar")
+# files that trainers write beside the model
+_NO_MODELS = re.compile(r"^(optimizer|scheduler|lr_scheduler|rng_state|random_states|scaler|training_args|optim)\b|^(optimizer|scheduler|rng_state|random_states)_", re.I)
+_MAX_DEPTH = 4
+_NETWORK = ("nfs", "lustre", "gpfs", "cifs", "smb", "fuse", "beegfs", "ceph", "glusterfs", "9p", "afs", "pvfs", "wekafs", "virtiofs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A candidate: its path below the run directory, and its identity now."""
+
+    name: str
+    identity: FileIdentity
+
+
+def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = ()) -> tuple[list[Found], list[str]]:
+    """All candidates below a folder, and a sentence for each folder that could not be read.
+
+    Args:
+        run: the run directory.
+        patterns: glob patterns of names (or of paths below `run`); empty: the usual endings.
+        exclude: folders whose files are ours, never inputs, not even through a symbolic link.
+
+    Raises:
+        UsageError: the run directory does not exist or cannot be read.
+    """
+    if not run.is_dir():
+        raise UsageError(f"the run directory {run} does not exist (or is no folder)")
+    ours = [os.path.realpath(folder) for folder in exclude]
+    found: list[Found] = []
+    problems: list[str] = []
+    for path in _walk(str(run), 0, ours, problems):
+        name = os.path.relpath(path, run)
+        if not _matches(name, patterns):
+            continue
+        try:
+            if os.path.islink(path) and _inside(os.path.realpath(path), ours):  # noqa: PTH114
+                continue
+            found.append(Found(name=name, identity=identify(path)))
+        except OSError:
+            continue  # gone between listing and stat: retention, or a dangling link
+    return found, problems
+
+
+def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iterator[str]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if depth == 0:
+            raise UsageError(f"the run directory {folder} cannot be read: {error.strerror}") from error
+        problems.append(f"the folder {folder} cannot be read: {error.strerror}")
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            if depth < _MAX_DEPTH and os.path.realpath(entry.path) not in ours:
+                yield from _walk(entry.path, depth + 1, ours, problems)
+        elif not entry.is_dir():
+            yield entry.path
+
+
+def _inside(path: str, folders: list[str]) -> bool:
+    return any(path == folder or path.startswith(folder + os.sep) for folder in folders)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    last = name.rpartition("/")[2]
+    if patterns:
+        return any(fnmatch(last, pattern) or fnmatch(name, pattern) for pattern in patterns)
+    return last.lower().endswith(_ENDINGS) and not _NO_MODELS.match(last)
+
+
+def network_file_system(path: Path) -> str | None:
+    """The type of the network file system that a path is on, or None if it is a local one (by /proc/self/mountinfo)."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return None
+    best, kind = -1, ""
+    real = os.path.realpath(path)
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mount = before.split()[4].replace("\\040", " ")
+        if (real == mount or real.startswith(mount.rstrip("/") + "/")) and len(mount) >= best:
+            best, kind = len(mount), after.split()[0]
+    return kind if kind.startswith(_NETWORK) else None

@@ -1,0 +1,366 @@
+import dataclasses
+import io
+import math
+import time
+import xml.etree.ElementTree as ET
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from rna_watch.dashboard.picture import svg
+from rna_watch.dashboard.view import render
+from rna_watch.journal import events as e
+from rna_watch.journal.heartbeat import STALE_AFTER_S, Work
+from rna_watch.journal.replay import RunState
+
+from .run_builder import RunBuilder, evaluating, realistic_run
+
+
+def frame(run, width, height=None, *, heartbeat=None, later=2.0, **more):
+    """The frame's lines as a console without colour prints them."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, height=height or 100, force_terminal=False, color_system=None)
+    console.print(render(run.state, heartbeat, now=run.now + later, width=width, height=height, **more))
+    return file.getvalue().split("\n")[:-1]
+
+
+def working(width, height=None, **more):
+    """The frame of the realistic run while it evaluates."""
+    run = realistic_run()
+    return frame(run, width, height, heartbeat=run.heartbeat(work=evaluating(run)), **more)
+
+
+def test_eighty_columns():
+    """On the smallest usual terminal every line is whole: no column is cut, the least telling ones are left out."""
+    assert [line.rstrip() for line in working(80, 24, hint="q leaves")] == EIGHTY.strip("\n").split("\n")
+
+
+EIGHTY = """
+rna-watch  ● working                                 gpu-07:41233  up 1 h 10 min
+/scratch/runs/cifar10-resnet18
+error, lower is better, by eval.py:evaluate · ray engine
+watches by events and scans
+newest epoch_025.pt  epoch 25, 44.7 MB, 7 s ago
+best ★ rna/epoch_022.pt  error 0.0333
+── now ─────────────────────────────────────────────────────────────────────────
+evaluating rna-5-1e-06  epoch_025.pt  ━━━━━━╸─────────────  33%  4 of 12 models
+epoch_025.pt  ✓ complete ✓ measured ▸ evaluating 4 · chosen · published
+── error ────────────────────────────────────────── 23 checkpoints, log scale ──
+original  ██▇▆▆▅▅▅▄▄▄▃▃▃▂▃▃▂▂▂▁▂▂  min  0.0381  max  0.3420  last 0.0478
+chosen    ▇▇▆▆▅▅▄▄▃▃▃▃▂▂▂▂▂▂▁▁▁▁   min  0.0333  max  0.2685  last 0.0366
+chosen better than the original at 22 of 22 · 2 of them within noise
+── checkpoints ────────── 26 seen · 22 published · 1 in work · 1 not complete ──
+step    checkpoint    original  average     RNA  chosen      gain  weights
+  20  ✓ epoch_020.pt    0.0427   0.0436  0.0399  0.0399 ~   +6.6%   ·▇▇▇▇▇
+  21  ✓ epoch_021.pt    0.0492   0.0424  0.0353  0.0353 ▲  +28.3%   ·▃▼▂▆▇
+  22  ✓ epoch_022.pt    0.0531   0.0398  0.0333  0.0333 ▲★ +37.3%   ·▾▁▾▄▇
+  23  ✓ epoch_023.pt    0.0381   0.0373  0.0357  0.0357 ~   +6.3%   ·▇▇▇▇▇
+  24  ✓ epoch_024.pt    0.0456   0.0366  0.0379  0.0366 ▲  +19.7%   ·▃▼▂▆▇
+  25  ◑ epoch_025.pt    0.0478   0.0402  0.0377       –
+      … epoch_026.pt  the archive has no end yet, 31.2 MB so far
+5 workers, 2 busy · memory 1.12 GB · 412 MB/s · read 6.17 GB · wrote 983 MB
+▲ better  ~ within noise  = not better  ★ best  ▼ negative weight       q leaves
+"""
+
+
+def test_a_hundred_and_twenty_columns():
+    """A wider terminal adds the stage, the model and the workers, and the strips are higher."""
+    lines = working(120, 40)
+    text = "\n".join(lines)
+    assert lines[0].startswith("rna-watch  ● working  /scratch/runs/cifar10-resnet18   ")
+    assert lines[0].endswith("gpu-07:41233  up 1 h 10 min")
+    assert "● busy  reader 1       41241   157 MB  ━━╸───" in text
+    assert "  23  ✓ epoch_023.pt  published     0.0381   0.0373  0.0357  0.0357 ~   +6.3%  rna-5-1e-08   ·▇▇▇▇▇" in text
+    assert "  25  ◑ epoch_025.pt  evaluating    0.0478   0.0402  0.0377       –" in text
+    assert "      … epoch_026.pt  waiting     the archive has no end yet, 31.2 MB so far" in text
+    assert "published rna/epoch_024.pt: average-5 error 0.0366 (original 0.0456, best average 0.0366)" in text
+
+
+def test_two_hundred_columns():
+    """A wide terminal shows the table and the strips side by side."""
+    lines = working(200, 50)
+    shared = next(line for line in lines if "── now" in line)
+    assert "── error" in shared
+    assert any("epoch_003.pt" in line and "max  0.2685" in line for line in lines)
+    assert any("── workers" in line for line in lines)
+
+
+SIZES = [(20, 5), (40, 12), (79, 24), (80, 24), (100, 30), (120, 40), (159, 50), (160, 20), (200, 50), (250, 70)]
+
+
+def awkward_runs():
+    """Runs that could break a layout."""
+    realistic = realistic_run()
+    yield realistic, realistic.heartbeat(work=evaluating(realistic))
+    yield RunBuilder(), None
+    troubled = realistic_run()
+    for key in "abcdef":
+        troubled.add(e.Problem(key=key, what=f"{key} is full " * 30, remedy="make room " * 40))
+    yield troubled, troubled.heartbeat(workers=40)
+    foreign = RunBuilder(run="/データ/" + "長い名前" * 40, evaluator="python eval.py " * 20, metric="誤差\x1b[31m")
+    for step in range(1, 40):
+        foreign.admit(step, name=f"重み/第{step}世代\x1b[31m\n" + "x" * step)
+        foreign.choose(
+            step,
+            name=foreign.events[-1].checkpoint,
+            original=10.0**step,
+            average=1.0,
+            rna=-1e-300,
+            weights=[0.1] * step,
+        )
+    yield (
+        foreign,
+        foreign.heartbeat(
+            work=Work(checkpoint="重" * 60, stage="読" * 30, done=5, total=3, unit="bytes", since=foreign.now - 1e6)
+        ),
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_frame_never_exceeds_its_place(width, height):
+    """Whatever a run holds, no line is wider than the terminal, none is added below, and nothing commands the terminal."""
+    for run, heartbeat in awkward_runs():
+        lines = frame(run, width, height, heartbeat=heartbeat, hint="q leaves")
+        assert len(lines) <= height
+        assert max(cell_len(line) for line in lines) <= width
+        assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("height", [16, 24, 40, 60])
+def test_the_newest_rows_are_kept(height):
+    """However low the terminal is, the newest checkpoint is visible."""
+    for width in (80, 120, 200):
+        assert any(" 25  ◑ epoch_025.pt" in line for line in working(width, height))
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_keys_stand_on_the_last_line(width):
+    """A live frame fills the screen, so that its last line does not jump."""
+    lines = working(width, 60, hint="q leaves")
+    assert len(lines) == 60
+    assert lines[-1].endswith("q leaves")
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_an_empty_run_says_what_it_waits_for(width):
+    """Before the first checkpoint the frame says what would be taken up."""
+    run = RunBuilder()
+    text = " ".join("\n".join(frame(run, width, 24, heartbeat=run.heartbeat())).split())
+    assert "● watching" in text
+    assert "waiting for the first checkpoint" in text
+    assert "No checkpoint yet. Whatever a training writes below /scratch/runs/cifar10-resnet18 is taken up" in text
+
+
+def test_a_run_that_nobody_watches_says_how_to_start():
+    """Without a journal the frame names the file it waits for and the command that would make it."""
+    lines = frame(_Nothing(), 80, 24, waiting_for="/runs/a/.rna-watch/journal.jsonl")
+    assert lines[0] == "rna-watch  ○ not started"
+    assert "Waiting for /runs/a/.rna-watch/journal.jsonl" in lines
+    assert "Start one with: rna-watch start RUN_DIR" in lines
+
+
+class _Nothing:
+    state = RunState()
+    now = 0.0
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_problem_stands_on_top_with_its_remedy(width):
+    """What a person has to mend comes first, whole, and is not told again among the events; it goes once it is solved."""
+    run = realistic_run()
+    run.add(
+        e.Problem(key="disk", what="only 1.2 GB is free on /scratch", remedy="make room there, or use --output DIR")
+    )
+    lines = frame(run, width, 40, heartbeat=run.heartbeat())
+    assert lines[:2] == [" ! only 1.2 GB is free on /scratch", "   → make room there, or use --output DIR"]
+    assert "\n".join(lines).count("only 1.2 GB") == 1
+    run.add(e.Solved(key="disk"))
+    assert frame(run, width, 40, heartbeat=run.heartbeat())[0].startswith("rna-watch")
+
+
+def test_many_problems_leave_room_for_the_run():
+    """Of many problems as many are shown as fit a third of the screen, and the rest are counted."""
+    run = realistic_run()
+    for key in range(9):
+        run.add(e.Problem(key=str(key), what=f"what {key}", remedy=f"remedy {key}"))
+    lines = frame(run, 80, 24)
+    assert lines[7] == "   and 6 more: rna-watch status"
+    assert any("epoch_025.pt" in line for line in lines)
+
+
+def test_a_stale_heartbeat_means_not_running():
+    """A daemon that was killed is told from one that works, and what it left unfinished is counted."""
+    run = realistic_run()
+    heartbeat = run.heartbeat(work=evaluating(run))
+    alive = frame(run, 120, 40, heartbeat=heartbeat, later=STALE_AFTER_S - 1)
+    dead = frame(run, 120, 40, heartbeat=heartbeat, later=STALE_AFTER_S + 300)
+    assert "● working" in alive[0]
+    assert "✗ not running  last sign of life 5 min ago" in dead[0]
+    text = "\n".join(dead)
+    assert "1 checkpoint is not finished; rna-watch start continues there" in text
+    assert "4 of 12 models" not in text
+    assert "reader 1" not in text
+
+
+def test_a_run_without_a_heartbeat_is_starting_then_not_running():
+    """The file may come a moment after the start; later its absence means that nobody works."""
+    run = RunBuilder()
+    assert "◌ starting" in frame(run, 80, later=5)[0]
+    assert "✗ not running" in frame(run, 80, later=60)[0]
+
+
+def test_the_heartbeat_of_an_earlier_daemon_is_not_believed():
+    """After a crash and a new start the old file says nothing about the new daemon."""
+    run = RunBuilder()
+    old = dataclasses.replace(run.heartbeat(state="stopping"), time=run.now - 500)
+    assert "◌ starting" in frame(run, 80, heartbeat=old)[0]
+
+
+def test_a_stopped_run_says_why():
+    """An orderly end is told with its reason and how long the run was watched."""
+    run = realistic_run()
+    run.add(e.Stopped(reason="rna-watch stop"))
+    line = frame(run, 120, 40, heartbeat=run.heartbeat(), later=9000)[0]
+    assert "■ stopped  rna-watch stop" in line
+    assert "ran 1 h 10 min" in line
+
+
+def test_without_an_evaluator_the_frame_says_so():
+    """Nothing pretends to be measured: the columns of metrics are gone and the option is named."""
+    run = RunBuilder(evaluator=None, metric=None)
+    for step in (1, 2, 3):
+        run.admit(step)
+    run.choose(3, original=None, average=None, rna=None, weights=[0, -0.5, 1.5], candidate="rna-2-1e-08").publish(3)
+    lines = frame(run, 80, 24, heartbeat=run.heartbeat())
+    assert "nothing is evaluated: add --evaluator · ray engine" in "\n".join(lines)
+    assert any(line.split() == ["step", "checkpoint", "stage", "model", "weights"] for line in lines)
+    row = next(line for line in lines if "  3  ✓" in line)
+    assert row.split() == ["3", "✓", "epoch_003.pt", "published", "rna-2-1e-08", "·▾▇", "-0.50", "1.50"]
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_numbers_that_are_none_do_not_break(width):
+    """NaN, infinity, zero and absent metrics are shown as what they are."""
+    run = RunBuilder()
+    for step, (original, average, rna) in enumerate(
+        [(math.nan, 0.5, 0.4), (math.inf, -math.inf, math.nan), (0.5, None, None), (None, 0.3, 0.2), (0.0, 0.0, 0.0)], 1
+    ):
+        run.admit(step).choose(step, original=original, average=average, rna=rna, weights=[0, math.nan, math.inf])
+    text = "\n".join(frame(run, width, 40, heartbeat=run.heartbeat()))
+    assert " nan " in text
+    assert " inf " in text
+    assert "-inf" not in next(line for line in text.split("\n") if "epoch_001.pt" in line)
+    assert "××" in text
+
+
+def test_the_verdict_reads_without_colour():
+    """Better, within noise and not better have their own marks."""
+    run = RunBuilder()
+    for step, (original, significant) in enumerate([(0.5, True), (0.5, False), (0.3, True), (0.5, None)], 1):
+        run.admit(step).choose(step, original=original, average=0.45, rna=0.4, weights=[0, 1], significant=significant)
+    rows = [line for line in frame(run, 100, 40) if "✓" in line or "◕" in line]
+    marks = [next(mark for mark in "▲~=" if mark in row) for row in rows if "0.4000" in row]
+    assert marks == ["▲", "~", "=", "▲"]
+    assert "-33.3%" in rows[2]
+
+
+def test_higher_is_better_where_the_metric_says_so():
+    """With mode max the header says so and a higher number is a gain."""
+    run = RunBuilder(metric="accuracy", mode="max")
+    run.admit(1).choose(1, original=0.8, average=0.85, rna=0.9, weights=[0, 1], candidate="average-1")
+    text = "\n".join(frame(run, 100, 40))
+    assert "accuracy, higher is better, by eval.py:evaluate" in text
+    assert "+6.2%" in text
+
+
+@pytest.mark.parametrize(
+    ("work", "facts"),
+    [
+        (("measuring", 3_100_000_000, 5_000_000_000, "bytes", 10.0), " 62%  3.10 GB of 5.00 GB  258 MB/s  7.0 s left"),
+        (("evaluating", 4, 12, "models", 10.0), " 33%  4 of 12 models  24 s left"),
+        (("publishing", 0, 0, "bytes", 70.0), "publishing  epoch_025.pt  for 1 min 12 s"),
+    ],
+)
+def test_long_work_shows_how_far_it_is(work, facts):
+    """Work in hand shows its share, its amount, its rate and what is left; without a total, its time."""
+    stage, done, total, unit, elapsed = work
+    run = realistic_run()
+    doing = Work(checkpoint="epoch_025.pt", stage=stage, done=done, total=total, unit=unit, since=run.now - elapsed)
+    assert facts in "\n".join(frame(run, 120, 40, heartbeat=run.heartbeat(work=doing)))
+
+
+def test_a_checkpoint_on_its_way_shows_each_step():
+    """The steps behind, at hand and ahead differ by their marks."""
+    run = RunBuilder().admit(1)
+    stages = []
+    stages.append(_pipeline(run))
+    run.measure(1)
+    stages.append(_pipeline(run))
+    run.evaluate(1, "last", 0.5)
+    stages.append(_pipeline(run))
+    run.choose(1, original=0.5, average=0.45, rna=0.4, weights=[1.0])
+    stages.append(_pipeline(run))
+    assert stages == [
+        "epoch_001.pt  ✓ complete ▸ measuring · evaluated · chosen · published",
+        "epoch_001.pt  ✓ complete ✓ measured ▸ evaluating · chosen · published",
+        "epoch_001.pt  ✓ complete ✓ measured ▸ evaluating 1 · chosen · published",
+        "epoch_001.pt  ✓ complete ✓ measured ✓ evaluated ✓ chosen ▸ publishing",
+    ]
+
+
+def _pipeline(run):
+    lines = frame(run, 100, 40, heartbeat=run.heartbeat())
+    return lines[lines.index(next(line for line in lines if "── now" in line)) + 1]
+
+
+def test_a_backlog_is_counted():
+    """When training is faster than we are, the first checkpoints of the queue are shown and the rest counted."""
+    run = RunBuilder()
+    for step in range(1, 10):
+        run.admit(step)
+    text = "\n".join(frame(run, 100, 24, heartbeat=run.heartbeat()))
+    assert "and 8 more" in text
+    assert "9 in work" in text
+
+
+def test_files_that_are_no_checkpoints_do_not_fill_the_table():
+    """A folder of refused files leaves the rows to the checkpoints; aliases have none."""
+    run = RunBuilder().admit(1)
+    run.add(e.Aliased(checkpoint="last.pt", of="epoch_001.pt"))
+    for number in range(50):
+        run.add(e.Refused(checkpoint=f"optimizer_{number}.pt", reason="it holds no model"))
+    lines = frame(run, 80, 24)
+    assert sum("✗ optimizer" in line for line in lines) == 3
+    assert any("epoch_001.pt" in line for line in lines)
+    assert not any("last.pt" in line for line in lines)
+    assert any("51 seen · 1 in work · 50 not usable" in line for line in lines)
+
+
+def test_a_frame_of_a_long_run_is_quick():
+    """Ten thousand checkpoints do not make a frame slow: only what is shown is rendered."""
+    run = realistic_run(10_000)
+    state, heartbeat = run.state, run.heartbeat(work=evaluating(run, 10_000))
+    console = Console(file=io.StringIO(), width=200, height=50, force_terminal=True)
+    times = []
+    for _ in range(8):
+        begun = time.perf_counter()
+        console.print(render(state, heartbeat, now=run.now, width=200, height=50))
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.05
+
+
+def test_the_picture_stands_alone():
+    """The SVG is well-formed, loads nothing from anywhere, and holds the frame's words, whatever the names contain."""
+    run = realistic_run()
+    run.admit(26, name="a<b>&\x1b[31m\"'.pt")
+    picture = svg(run.state, run.heartbeat(work=evaluating(run)), now=run.now, width=120)
+    words = " ".join(
+        "".join(node.itertext()) for node in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")
+    )
+    assert "rna-watch\u00a0dashboard\u00a0/scratch/runs/cifar10-resnet18" in words
+    assert "a<b>&\ufffd[31m\"'.pt" in words
+    assert "epoch_024.pt" in words
+    assert "url(" not in picture
+    assert picture.count("http") == 1
+    assert picture == svg(run.state, run.heartbeat(work=evaluating(run)), now=run.now, width=120)
