@@ -19,6 +19,7 @@ from rna_watch.errors import NothingToDo, RnaWatchError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rna_watch.daemon.paths import RunPaths
     from rna_watch.journal.replay import RunState
 
 _FOLLOW_S = 0.5
@@ -97,20 +98,22 @@ def once(run_dir: Path, config_file: Path | None, **options: Any) -> None:
     config = _config(config_file, options)
     where = paths.resolve(run_dir, config.output)
     state = background.serve(config, where, until_done=True).state
-    _summarize(state)
+    _summarize(state, where)
 
 
-def _summarize(state: RunState) -> None:
+def _summarize(state: RunState, where: RunPaths) -> None:
     from rna_watch.journal.replay import DONE, Stage
 
     counts: dict[str, int] = {}
     for checkpoint in state.checkpoints.values():
         counts[str(checkpoint.stage)] = counts.get(str(checkpoint.stage), 0) + 1
     if not counts:
-        raise NothingToDo("there are no checkpoints (files ending in .pt, .pth, .ckpt, .bin, .safetensors; or --patterns)")
+        raise NothingToDo(
+            "there are no checkpoints (files ending in .pt, .pth, .ckpt, .bin, .safetensors; or --patterns)"
+        )
     click.echo("; ".join(f"{count} {stage}" for stage, count in counts.items()))
     if state.best is not None:
-        click.echo(f"best: {state.best.output}")
+        click.echo(f"best: {where.models / state.best.output}")
     if not any(checkpoint.stage in DONE for checkpoint in state.checkpoints.values()):
         usable = any(c.stage in {Stage.FAILED, Stage.SKIPPED} for c in state.checkpoints.values())
         raise (RnaWatchError if usable else NothingToDo)("no checkpoint could be used; the reasons are above")
@@ -143,7 +146,7 @@ def dashboard(run_dir: Path, output: str | None, *, once: bool) -> None:
     _dashboard(paths.resolve(run_dir, output), once=once)
 
 
-def _dashboard(where: Any, *, once: bool) -> None:
+def _dashboard(where: RunPaths, *, once: bool) -> None:
     from rich.console import Console
 
     from rna_watch.dashboard.live import watch
@@ -207,7 +210,9 @@ def extrapolate(checkpoints: tuple[Path, ...], *, as_json: bool, **options: Any)
     if as_json:
         click.echo(json.dumps(manifest, indent=2))
         return
-    click.echo(f"{options['out']}: {manifest['candidate']} of {len(manifest['inputs'])} checkpoints; {manifest['reason']}")
+    click.echo(
+        f"{options['out']}: {manifest['candidate']} of {len(manifest['inputs'])} checkpoints; {manifest['reason']}"
+    )
     for item, weight in zip(manifest["inputs"], manifest["weights"], strict=True):
         click.echo(f"  {weight:+.4f}  {item['path']}")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rna_watch.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -30,7 +32,9 @@ class RunConfig(BaseModel):
     max_candidates: Positive = Field(8, description="Most models evaluated at a checkpoint, besides the original.")
 
     # how models are judged
-    evaluator: str | None = Field(None, description="FILE.py:function called with (state_dict, device); returns metrics.")
+    evaluator: str | None = Field(
+        None, description="FILE.py:function called with (state_dict, device); returns metrics."
+    )
     evaluate_command: str | None = Field(
         None, description="Shell command with {checkpoint} in it that prints a JSON object of metrics."
     )
@@ -70,7 +74,8 @@ class RunConfig(BaseModel):
         10.0, description="Seconds of rest after which an incomplete file is reported."
     )
     pin: Literal["auto", "link", "copy", "none"] = Field(
-        "auto", description="How checkpoints are kept from the trainer's retention; auto: link numbered names, copy others."
+        "auto",
+        description="How checkpoints are kept from the trainer's retention; auto: link numbered names, copy others.",
     )
     store_budget: Annotated[float, Field(gt=0)] = Field(
         200.0, description="GiB that pinned checkpoints may hold; the oldest are let go first, visibly."

@@ -2,7 +2,8 @@
 
 Source: Scieur, Oyallon, d'Aspremont, Bach 2018 (arXiv 1805.09639), Algorithm 1:
     solve (R'R / ||R'R||_2 + lambda I) z = 1,  c = z / sum(z).
-Names: `gram` is R'R (N x N), `regularization` is lambda, relative to the spectral norm; c_i belongs to residual i, oldest first.
+Names: `gram` is R'R (N x N), `regularization` is lambda, relative to the spectral norm; c_i belongs to residual i,
+oldest first.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def spectrum(gram_nn: Float64) -> Spectrum:
         return _with_status(nothing, "The residuals hold infinite or NaN values, so there is nothing to solve.")
     largest = float(np.abs(gram_nn).max(initial=0.0))
     if largest == 0.0:
-        return _with_status(nothing, "All checkpoints of the window are equal, so there is no direction to extrapolate.")
+        return _with_status(
+            nothing, "All checkpoints of the window are equal, so there is no direction to extrapolate."
+        )
     values, vectors = np.linalg.eigh(gram_nn / largest)
     top = float(values[-1])
     return Spectrum(values=values / top, vectors=vectors, scale=top * largest)
@@ -117,7 +120,8 @@ def solve_path(spectrum_: Spectrum, regularizations: Sequence[float]) -> list[So
 
 
 def smallest_stable(spectrum_: Spectrum, floor: float = 1e-8, norm_limit: float = 3.0) -> Solution:
-    """The solution of the smallest lambda >= `floor` whose ||c||_2 is at most `norm_limit` (lambda on a grid of 1/8 decades).
+    """The solution of the smallest lambda >= `floor` whose ||c||_2 is at most `norm_limit` (lambda on a grid of 1/8
+    decades).
 
     ||c||_2 falls with lambda, towards 1 / sqrt(N), so the search ends.
     """

@@ -22,9 +22,11 @@ class Diagnostics:
     """Numbers a person can judge an extrapolation by.
 
     `condition` of R'R; `norm1`, `norm2` of c, and `norm2_bound` for its lambda; `gain`: predicted residual
-    sqrt(c'Gc / G_NN), below 1 where the combination's residual is smaller than the newest one's; `cosine`: mean cosine of
+    sqrt(c'Gc / G_NN), below 1 where the combination's residual is smaller than the newest one's; `cosine`: mean cosine
+    of
     consecutive residuals (+1: straight on, -1: zigzag); `decay_profile`: w_i = sum_{j >= i} c_j, the equivalent
-    weights of the steps; `effective_count`: 1 / sum(c^2), how many iterates the average is worth; `sentence`: all this in words.
+    weights of the steps; `effective_count`: 1 / sum(c^2), how many iterates the average is worth; `sentence`: all
+    this in words.
     """
 
     condition: float
@@ -64,6 +66,6 @@ def diagnose(gram_nn: Float64, c: Float64, regularization: float, spectrum_: Spe
 def _sentence(c: Float64, norm1: float, effective: float) -> str:
     if norm1 > _EXTRAPOLATES_FROM:
         return f"extrapolates: {(norm1 - 1) / 2:.2g} of the weight lies outside the window's hull"
-    if float(c[-1]) > 0.999:  # noqa: PLR2004 - all but the whole
+    if float(c[-1]) > 0.999:
         return "is the newest checkpoint"
     return f"acts as an average of about {effective:.2g} checkpoints"

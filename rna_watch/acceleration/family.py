@@ -32,8 +32,10 @@ _SAME_MODEL = 1e-3
 class Candidate:
     """A member of the family.
 
-    `coefficients` are c_1..c_N over the largest window's residuals, oldest first (0 for those before its own `window`); the
-    weights of the inputs y_0..y_N are `(0, c)`: each checkpoint stands at its interval's newer end (Algorithm 1, step 4).
+    `coefficients` are c_1..c_N over the largest window's residuals, oldest first (0 for those before its own
+    `window`); the
+    weights of the inputs y_0..y_N are `(0, c)`: each checkpoint stands at its interval's newer end (Algorithm 1, step
+    4).
     """
 
     name: str
@@ -78,8 +80,7 @@ def family(
     lengths = sorted({min(max(window, 1), n) for window in windows}, reverse=True)
     notes: list[str] = []
     found = [_last(gram_nn)]
-    for window in lengths:
-        found.append(_average(gram_nn, window))
+    found += [_average(gram_nn, window) for window in lengths]
     for regularization in regularizations:
         for window in lengths:
             candidate, note = _rna(gram_nn, window, regularization, rounding_energy)
@@ -107,12 +108,8 @@ def unevaluated(gram_nn: Float64, *, rounding_energy: float) -> Family:
 def rounding_note(gram_nn: Float64, rounding_energy: float) -> str:
     """A sentence if rounding of the stored values outweighs the residuals (then RNA would fit noise), else ""."""
     scale = float(np.linalg.eigvalsh(gram_nn)[-1])
-    noise = rounding_variance(rounding_energy)
-    if noise >= scale > 0.0:
-        return (
-            f"The steps between checkpoints drown in the rounding of the stored dtype (noise/signal {noise / scale:.2g}), "
-            "so RNA would fit noise."
-        )
+    if rounding_variance(rounding_energy) >= scale > 0.0:
+        return "The steps between checkpoints drown in the rounding of the stored dtype, so RNA would fit noise."
     return ""
 
 
@@ -151,9 +148,7 @@ def _average(gram_nn: Float64, window: int) -> Candidate:
     return _candidate(gram_nn, f"{AVERAGE}-{window}", AVERAGE, window, None, np.full(window, 1.0 / window))
 
 
-def _rna(
-    gram_nn: Float64, window: int, regularization: float, rounding_energy: float
-) -> tuple[Candidate | None, str]:
+def _rna(gram_nn: Float64, window: int, regularization: float, rounding_energy: float) -> tuple[Candidate | None, str]:
     block = gram_nn[-window:, -window:]
     solution = solve(spectrum(block), regularization)
     note = solution.status or rounding_note(block, rounding_energy)
@@ -165,14 +160,20 @@ def _rna(
 def _from_solution(gram_nn: Float64, window: int, solution: Solution) -> Candidate:
     if solution.status:
         return _average(gram_nn, window)
-    name = f"{RNA}-{window}-{solution.regularization:.0e}"
+    name = f"{RNA}-{window}-{_digits(solution.regularization)}"
     return _candidate(gram_nn, name, RNA, window, solution.regularization, solution.coefficients)
 
 
-def _distinct(candidates: Sequence[Candidate], gram_nn: Float64) -> list[Candidate]:
-    """The candidates without those that are, as models, an earlier one.
+def _digits(regularization: float) -> str:
+    short = f"{regularization:.0e}"
+    return short if float(short) == regularization else f"{regularization:.2e}"
 
-    The model is y_N - sum_j (1 - w_j) r_j with w_j = sum_{i >= j} c_i, so that two models differ by the differences of their profiles,
+
+def _distinct(candidates: Sequence[Candidate], gram_nn: Float64) -> list[Candidate]:
+    """The candidates without those that are, by name or as models, an earlier one.
+
+    The model is y_N - sum_j (1 - w_j) r_j with w_j = sum_{i >= j} c_i, so that two models differ by the differences
+    of their profiles,
     measured in the residuals' metric.
     """
     kept: list[tuple[Candidate, Float64]] = []
@@ -180,6 +181,8 @@ def _distinct(candidates: Sequence[Candidate], gram_nn: Float64) -> list[Candida
     for candidate in candidates:
         profile = np.cumsum(np.asarray(candidate.coefficients)[::-1])[::-1]
         distances = [float((profile - other) @ gram_nn @ (profile - other)) for _, other in kept]
+        if any(candidate.name == other.name for other, _ in kept):
+            continue
         if not any(distance <= _SAME_MODEL**2 * scale for distance in distances) or not np.isfinite(scale):
             kept.append((candidate, profile))
     return [candidate for candidate, _ in kept]

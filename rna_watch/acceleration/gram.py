@@ -1,7 +1,9 @@
 """The Gram matrix of the residuals, accumulated in float64 from blocks of iterates.
 
-Letters: K iterates y_0..y_N (K = N + 1), N residuals r_i = y_i - y_{i-1}, n elements of a block. The residuals are differences of
-neighbouring iterates, taken in float64 *before* any product: the product of the raw iterates loses every digit that matters
+Letters: K iterates y_0..y_N (K = N + 1), N residuals r_i = y_i - y_{i-1}, n elements of a block. The residuals are
+differences of
+neighbouring iterates, taken in float64 *before* any product: the product of the raw iterates loses every digit that
+matters
 (measured, 4 million parameters: smallest eigenvalue negative, coefficients wrong by 43 %).
 """
 
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
 Float64 = npt.NDArray[np.float64]
 
-# E[ulp(x)^2] = eps^2 x^2 / 2.164 for a mantissa that is uniform in its logarithm; the error of one rounding has variance ulp^2 / 12,
+# E[ulp(x)^2] = eps^2 x^2 / 2.164 for a mantissa that is uniform in its logarithm; the error of one rounding has
+# variance ulp^2 / 12,
 # and a difference holds two of them.
 _ROUNDING_PER_ENERGY = 2.0 / (12.0 * 2.164)
 
@@ -27,7 +30,8 @@ _ROUNDING_PER_ENERGY = 2.0 / (12.0 * 2.164)
 class GramRows:
     """The last M rows of the Gram matrix `(M, N)`, or a part of that sum over some elements.
 
-    `rounding_energy` is sum(eps^2 x^2) over the newest iterate; `non_finite` the numbers of iterates with NaN or infinite elements.
+    `rounding_energy` is sum(eps^2 x^2) over the newest iterate; `non_finite` the numbers of iterates with NaN or
+    infinite elements.
     """
 
     rows: Float64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,20 +13,42 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Mode = Literal["min", "max"]
-_MAXIMIZED = ("acc", "auc", "f1", "precision", "recall", "bleu", "rouge", "map", "iou", "dice", "score", "reward", "top1", "top5", "r2")
+_MAXIMIZED = (
+    "acc",
+    "auc",
+    "f1",
+    "precision",
+    "recall",
+    "bleu",
+    "rouge",
+    "map",
+    "iou",
+    "dice",
+    "score",
+    "reward",
+    "top1",
+    "top5",
+    "r2",
+    "roc",
+    "psnr",
+    "ssim",
+)
+# these win: `top1_err`, `brier_score`, `heatmap_mse`
+_MINIMIZED = re.compile(r"(?<![a-z])err|loss|mse|mae|mape|brier|nll|fid")
 
 
 def infer_mode(metric: str) -> Mode:
     """Whether larger is better, by the metric's name: accuracies and scores are maximized, everything else minimized."""
     name = metric.lower()
-    return "max" if any(word in name for word in _MAXIMIZED) and "error" not in name and "loss" not in name else "min"
+    return "max" if any(word in name for word in _MAXIMIZED) and not _MINIMIZED.search(name) else "min"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """Which candidate stands for the window.
 
-    `better_than_original` is strict, on the choosing metric; None without an evaluation. `significant` says whether the gain exceeds
+    `better_than_original` is strict, on the choosing metric; None without an evaluation. `significant` says whether
+    the gain exceeds
     `minimum_gain`; None where no such threshold was stated. `best_average` and `best_rna` name the best of either kind.
     """
 

@@ -57,8 +57,9 @@ def begin(original: Layout, segments: Sequence[Segment], temporary: str, gap_lim
 
     Args:
         original: the newest checkpoint.
-        segments: what will be patched; the rest becomes gaps of at most `gap_limit` bytes.
+        segments: what will be patched; the rest becomes gaps.
         temporary: path of the file to make.
+        gap_limit: most bytes of one gap, so that gaps can be copied in parallel.
 
     Raises:
         StoreError: there is no room, or the folder cannot be written.

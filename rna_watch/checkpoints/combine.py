@@ -23,7 +23,8 @@ COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 class Combination:
     """A model as a recipe: these checkpoints (oldest first, the newest last) with these weights, which sum to one.
 
-    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise equal.
+    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise
+    equal.
     Integers and flags are the newest checkpoint's.
     """
 
@@ -34,9 +35,7 @@ class Combination:
         """The same model, naming only checkpoints that matter (and the newest, which lends everything else)."""
         last = len(self.weights) - 1
         kept = [k for k, weight in enumerate(self.weights) if weight != 0.0 or k == last]
-        return Combination(
-            layouts=tuple(self.layouts[k] for k in kept), weights=tuple(self.weights[k] for k in kept)
-        )
+        return Combination(layouts=tuple(self.layouts[k] for k in kept), weights=tuple(self.weights[k] for k in kept))
 
     def segments(self, limit: int = 2**22) -> list[Segment]:
         """The segments that are combined."""
@@ -68,12 +67,11 @@ def combined_blocks(
         first = segments[block.pieces[0].segment]
         size = block.values.shape[1]
         newest = block.values[-1]
+        total[:size] = newest
         if len(w):
             block.values[:-1] -= newest
-            np.dot(w, block.values[:-1], out=total[:size])
-            total[:size] += newest
-        else:
-            total[:size] = newest
+            shift = np.dot(w, block.values[:-1])
+            np.add(newest, shift, out=total[:size], where=shift != 0.0)  # adding zero would turn -0.0 into 0.0
         if first.role is Role.VARIANCE:
             np.maximum(total[:size], 0.0, out=total[:size])
         bits = np.empty(size, dtype=DTYPES[first.dtype].bits)
@@ -108,8 +106,8 @@ def write_combination(
         with WindowReader(files) as reader:
             for number, start, bits in combined_blocks(reader, segments, weights, block_elements):
                 ((file, offset, _),) = segments[number].places[-1]
-                write_all(descriptors[file], memoryview(bits).cast("B"), offset + start * bits.itemsize)
-                crcs[number] = zlib.crc32(bits, crcs[number])
+                write_all(descriptors[file], bits.data.cast("B"), offset + start * bits.itemsize)
+                crcs[number] = zlib.crc32(bits.data, crcs[number])
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

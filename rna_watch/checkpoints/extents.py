@@ -1,7 +1,9 @@
 """Extents: where the tensors of a checkpoint lie in its files, the one value that all formats share.
 
-A *tensor* is a view (shape, stride, start) of a storage. An *extent* is the part of one storage that the model's tensors use,
-each element once however many tensors share it; its *chunks* say where those elements lie in files. Elements are numbered
+A *tensor* is a view (shape, stride, start) of a storage. An *extent* is the part of one storage that the model's
+tensors use,
+each element once however many tensors share it; its *chunks* say where those elements lie in files. Elements are
+numbered
 as in the storage, so that tensors, tied or overlapping, keep their views.
 """
 
@@ -11,6 +13,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from enum import StrEnum
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -148,7 +151,7 @@ class Layout:
     def architecture(self) -> str:
         """A digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage."""
         lines = sorted(f"{t.name}|{t.dtype}|{t.shape}|{t.stride}|{t.start}|{self._owner(t)}" for t in self.tensors)
-        return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b("\n".join(lines).encode(errors="backslashreplace"), digest_size=8).hexdigest()
 
     def _owner(self, tensor: TensorView) -> str:
         return self.extents[tensor.extent].name
@@ -161,7 +164,11 @@ def difference(old: Layout, new: Layout) -> str:
     a, b = ({t.name: t for t in layout.tensors} for layout in (old, new))
     gone, added = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
     if gone or added:
-        parts = [f"{len(names)} tensors {word} (such as {names[0]})" for names, word in ((gone, "removed"), (added, "added")) if names]
+        parts = [
+            f"{len(names)} tensors {word} (such as {names[0]})"
+            for names, word in ((gone, "removed"), (added, "added"))
+            if names
+        ]
         return "the model changed: " + ", ".join(parts)
     for name, tensor in a.items():
         for what in ("dtype", "shape", "stride"):
@@ -171,16 +178,22 @@ def difference(old: Layout, new: Layout) -> str:
     return "the model changed: other tensors share storage than before"
 
 
+# a piece costs about a kilobyte on its way through a window
+_MOST_RUNS = 2**18
+
+
 def runs(shape: Sequence[int], stride: Sequence[int], start: int) -> list[tuple[int, int]]:
     """The runs (first element, count) of a storage that a strided view covers, ascending and merged.
 
     Raises:
-        ValueError: a negative stride or start.
+        ValueError: a negative stride or start, an end beyond any storage, or too many runs.
     """
     if start < 0 or any(step < 0 for step in stride) or any(size < 0 for size in shape):
         raise ValueError("negative shape, stride or start")
     if any(size == 0 for size in shape):
         return []
+    if start + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) >= 2**62:
+        raise ValueError("it ends beyond any storage")
     length = 1
     outer = []
     for size, step in sorted(zip(shape, stride, strict=True), key=lambda pair: pair[1]):
@@ -190,6 +203,8 @@ def runs(shape: Sequence[int], stride: Sequence[int], start: int) -> list[tuple[
             length += step * (size - 1)
         else:
             outer.append((size, step))
+    if prod(size for size, _ in outer) > _MOST_RUNS:
+        raise ValueError("its elements lie scattered in too many pieces; save a contiguous copy")
     firsts = np.array([start], dtype=np.int64)
     for size, step in outer:
         firsts = (firsts[:, None] + np.arange(size, dtype=np.int64) * step).reshape(-1)

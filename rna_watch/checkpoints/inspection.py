@@ -12,6 +12,7 @@ from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+_SHOWN = 3
 _WORDS = {
     Role.PARAMETER: "parameters, extrapolated",
     Role.STATISTIC: "normalization statistics, combined with the same weights",
@@ -56,11 +57,11 @@ class Inspection:
         """For a person."""
         layout = self.layout
         counters = ", ".join(f"{kind} {value}" for kind, value in layout.counters.items())
+        where = f"under {layout.source!r}" if layout.source else "at the top"
         lines = [
             f"{layout.path}: complete",
             f"format      {layout.format}, {layout.size_bytes / 1e6:,.1f} MB",
-            f"model       {'under ' + repr(layout.source) if layout.source else 'at the top'}, "
-            f"{len(layout.tensors)} tensors, {layout.parameters:,} parameters (tied ones once)",
+            f"model       {where}, {len(layout.tensors)} tensors, {layout.parameters:,} parameters (tied ones once)",
             f"inside      {counters or 'no step or epoch'}",
         ]
         for role, words in _WORDS.items():
@@ -71,8 +72,9 @@ class Inspection:
                 lines.append(f"{role:<11} {len(extents)} tensors, {count:,} values ({dtypes}): {words}")
         tied = [view for view in layout.tensors if layout.extents[view.extent].name != view.name]
         if tied:
-            shown = ", ".join(f"{view.name} = {layout.extents[view.extent].name}" for view in tied[:3])
-            lines.append(f"{'tied':<11} {len(tied)} tensors share storage ({shown}{', ...' if len(tied) > 3 else ''})")  # noqa: PLR2004
+            shown = ", ".join(f"{view.name} = {layout.extents[view.extent].name}" for view in tied[:_SHOWN])
+            more = ", ..." if len(tied) > _SHOWN else ""
+            lines.append(f"{'tied':<11} {len(tied)} tensors share storage ({shown}{more})")
         return lines
 
 

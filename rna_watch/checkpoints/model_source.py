@@ -23,7 +23,9 @@ MODEL_KEYS = (
     "net_state_dict",
     "model_state_dicts",
 )
-NOT_MODELS = re.compile(r"optim|sched|scaler|ema|rng|averag|grad|loss|metric|hist|callback|loops|args|config|hyper", re.I)
+NOT_MODELS = re.compile(
+    r"optim|sched|scaler|ema|rng|averag|grad|loss|metric|hist|callback|loops|args|config|hyper", re.IGNORECASE
+)
 STEP_KEYS = ("global_step", "step", "iteration", "iter", "iter_num", "it", "steps", "global_iter", "num_updates")
 EPOCH_KEYS = ("epoch", "epochs", "current_epoch")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
@@ -58,14 +60,20 @@ def find_model(tree: object, source: str | None = None) -> tuple[str, dict[str, 
     """
     groups = _tensor_groups(tree)
     if not groups:
-        raise RefusedCheckpoint("it holds no named tensors; a state dict, bare or under a key such as 'state_dict', is needed")
+        raise RefusedCheckpoint(
+            "it holds no named tensors; a state dict, bare or under a key such as 'state_dict', is needed"
+        )
     path = _choose(groups, source)
     tensors: dict[str, PickledTensor] = {}
     for name, tensor in groups[path].items():
         if isinstance(tensor, OpaqueTensor):
-            raise RefusedCheckpoint(f"{name} is {tensor.what}, which cannot be averaged; save the model with plain tensors")
+            raise RefusedCheckpoint(
+                f"{name} is {tensor.what}, which cannot be averaged; save the model with plain tensors"
+            )
         if tensor.dtype not in DTYPES:
-            raise RefusedCheckpoint(f"{name} has dtype {tensor.dtype}, which cannot be averaged; save it as float32 or bfloat16")
+            raise RefusedCheckpoint(
+                f"{name} has dtype {tensor.dtype}, which cannot be averaged; save it as float32 or bfloat16"
+            )
         tensors[name] = tensor
     if not any(DTYPES[tensor.dtype].linear for tensor in tensors.values()):
         raise RefusedCheckpoint(f"'{path or 'the file'}' holds no floating-point tensors: nothing to extrapolate")
@@ -80,7 +88,7 @@ def counters(tree: object) -> dict[str, int]:
     for kind, keys in (("step", STEP_KEYS), ("epoch", EPOCH_KEYS)):
         for key in keys:
             value = dict.get(tree, key)
-            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
                 found[kind] = value
                 break
     return found
@@ -143,7 +151,9 @@ def _flatten(
 def _choose(groups: dict[str, Any], source: str | None) -> str:
     if source is not None:
         if source not in groups:
-            raise RefusedCheckpoint(f"there are no tensors under '{source}'; there are some under: {', '.join(map(repr, groups))}")
+            raise RefusedCheckpoint(
+                f"there are no tensors under '{source}'; there are some under: {', '.join(map(repr, groups))}"
+            )
         return source
     if len(groups) == 1:
         return next(iter(groups))

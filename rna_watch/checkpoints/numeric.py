@@ -62,7 +62,8 @@ def widen(bits: Array, dtype: str, out: Float64) -> None:
 def narrow(values: Float64, dtype: str, out: Array) -> None:
     """Write float64 values to the stored dtype's bits, rounding to nearest, ties to even."""
     if dtype == "bfloat16":
-        single = values.astype(np.float32)
+        with np.errstate(over="ignore"):
+            single = values.astype(np.float32)
         bits = single.view(np.uint32)
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
         out[...] = np.where(np.isnan(single), np.uint32(0x7FC0), rounded).astype(np.uint16)

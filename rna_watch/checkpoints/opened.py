@@ -52,5 +52,5 @@ class OpenFile:
         return data
 
     def check_unchanged(self) -> None:
-        """Raises: InputChanged: the file is not what it was when it was opened."""  # noqa: D402 - it does nothing else
+        """Raises: InputChanged: the file is not what it was when it was opened."""
         check_unchanged(self.identity, self.descriptor)

@@ -1,6 +1,7 @@
 """Keeping a checkpoint's bytes while it is in a window, whatever the trainer does to its name.
 
-A hard link costs nothing and survives an unlink or a rename, but not a rewrite in place; a reflink or a copy survives all three.
+A hard link costs nothing and survives an unlink or a rename, but not a rewrite in place; a reflink or a copy survives
+all three.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def share_blocks(reader: int, writer: int) -> None:
 
 def _link(source: str, destination: str) -> bool:
     try:
-        os.link(os.path.realpath(source), destination)  # noqa: PTH200
+        os.link(os.path.realpath(source), destination)
     except FileNotFoundError:
         raise
     except OSError:

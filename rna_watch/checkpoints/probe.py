@@ -31,9 +31,7 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    torch_zip.NAME: Format(
-        recognises=torch_zip.recognises, read_layout=torch_zip.read_layout, repair=torch_zip.repair
-    ),
+    torch_zip.NAME: Format(recognises=torch_zip.recognises, read_layout=torch_zip.read_layout, repair=torch_zip.repair),
     safetensors_file.NAME: Format(
         recognises=safetensors_file.recognises, read_layout=safetensors_file.read_layout, repair=None
     ),

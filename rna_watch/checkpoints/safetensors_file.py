@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "safetensors"
 _HEADER_LIMIT = 100_000_000
+_COUNT = re.compile(r"[0-9]{1,18}")
 _SAMPLES = 256
 _SAMPLE_BYTES = 4096
 _NAMES = {
@@ -63,7 +65,7 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
         header = json.loads(raw)
         metadata = header.pop("__metadata__", {})
         entries = {name: _entry(name, value) for name, value in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise RefusedCheckpoint(f"its header is damaged ({type(error).__name__}: {error})") from error
     base = 8 + length
     position = 0
@@ -115,7 +117,7 @@ def _place(
 def _counters(metadata: object) -> dict[str, int]:
     if not isinstance(metadata, dict):
         return {}
-    numbers = {key: int(value) for key, value in metadata.items() if isinstance(value, str) and value.isdigit()}
+    numbers = {key: int(value) for key, value in metadata.items() if isinstance(value, str) and _COUNT.fullmatch(value)}
     return model_source.counters(numbers)
 
 

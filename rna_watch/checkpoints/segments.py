@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-# 16,384 float32 are 64 KiB a read; the float64 block of ten iterates, 1.3 MB, stays in cache (larger blocks were slower).
+# 16,384 float32 are 64 KiB a read; the float64 block of ten iterates, 1.3 MB, stays in cache (larger blocks were
+# slower).
 BLOCK_ELEMENTS = 16_384
 
 Place = tuple[int, int, int]  # file number, byte offset, count of elements
@@ -30,7 +31,8 @@ Place = tuple[int, int, int]  # file number, byte offset, count of elements
 class Segment:
     """A run of one extent's elements: `places[k]` says where checkpoint k keeps them.
 
-    `extent` and `start` (in elements of its storage) say which they are in the newest, last checkpoint, where they lie in one piece.
+    `extent` and `start` (in elements of its storage) say which they are in the newest, last checkpoint, where they
+    lie in one piece.
     """
 
     extent: int
@@ -134,7 +136,7 @@ def cut_blocks(segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> I
 
 
 class WindowReader:
-    """Reads blocks of K checkpoints into private, reused buffers; a context that checks the files' identity on both ends.
+    """Reads blocks of K checkpoints into private, reused buffers; a context that checks the files before and after.
 
     Raises:
         InputChanged: a file is gone, or is not the one that was planned, before or after the reading.
@@ -195,7 +197,7 @@ class WindowReader:
     ) -> Array:
         """Read the pieces of checkpoint k side by side; neighbours in the file are read together."""
         kind = DTYPES[dtype]
-        target = memoryview(raw)[: size * kind.itemsize]
+        target = raw.data[: size * kind.itemsize]
         pending: tuple[int, int, int] | None = None  # file, offset, bytes
         done = 0
         for piece in pieces:

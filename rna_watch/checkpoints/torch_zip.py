@@ -1,6 +1,7 @@
 """The zip format of `torch.save`: its central directory, its pickle and its storages, read with a few bounded reads.
 
-Layout as written by torch 1.6 to 2.13: records stored uncompressed, payloads aligned to 64 bytes, a data descriptor behind
+Layout as written by torch 1.6 to 2.13: records stored uncompressed, payloads aligned to 64 bytes, a data descriptor
+behind
 each, then the central directory. A file is complete when that directory can be read, as it is written last.
 """
 
@@ -10,11 +11,13 @@ import hashlib
 import os
 import struct
 import zlib
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rna_watch.checkpoints import model_source, safe_pickle
-from rna_watch.checkpoints.extents import Chunk, Extent, Layout, TensorView, merge_runs, runs
+from rna_watch.checkpoints.extents import Chunk, Extent, Layout, Role, TensorView, merge_runs, runs
 from rna_watch.checkpoints.numeric import DTYPES
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 
@@ -98,7 +101,9 @@ def read_directory(file: OpenFile) -> list[Record]:
     tail_size = min(size, _END_SIZE + _COMMENT_LIMIT)
     tail = file.read(size - tail_size, tail_size)
     end = tail.rfind(_END)
-    while end >= 0 and (end + _END_SIZE > tail_size or end + _END_SIZE + struct.unpack_from("<H", tail, end + 20)[0] != tail_size):
+    while end >= 0 and (
+        end + _END_SIZE > tail_size or end + _END_SIZE + struct.unpack_from("<H", tail, end + 20)[0] != tail_size
+    ):
         end = tail.rfind(_END, 0, end)
     if end < 0:
         raise IncompleteCheckpoint(f"its zip directory, written last, is not there ({size} bytes so far)")
@@ -180,8 +185,13 @@ def payload_offset(file: OpenFile, record: Record) -> int:
         raise RefusedCheckpoint(f"the header of record {record.name} is damaged")
     name_size, extra_size = struct.unpack_from("<HH", header, 26)
     offset = record.header_offset + 30 + int(name_size) + int(extra_size)
-    if offset + record.size_bytes > file.size_bytes:
+    end = offset + record.size_bytes
+    if end > file.size_bytes:
         raise IncompleteCheckpoint(f"record {record.name} lies beyond the end of the file")
+    # a flipped bit in the header's lengths would shift the record: what stands before and behind it must fit too
+    name = file.read(record.header_offset + 30, name_size).decode("utf-8", "replace")
+    if name != record.name or (record.flags & _HAS_DESCRIPTOR and file.read(end, 4) != _DESCRIPTOR):
+        raise RefusedCheckpoint(f"the header of record {record.name} is damaged")
     return offset
 
 
@@ -223,14 +233,17 @@ def _place(
             Extent(
                 name=names[0],
                 dtype=dtype,
-                role=min(roles, key=list(model_source.Role).index),
+                role=min(roles, key=list(Role).index),
                 chunks=tuple(
-                    Chunk(file=0, offset_bytes=offset + start * itemsize, start=start, count=count) for start, count in used
+                    Chunk(file=0, offset_bytes=offset + start * itemsize, start=start, count=count)
+                    for start, count in used
                 ),
             )
         )
     views = tuple(
-        TensorView(name=name, dtype=t.dtype, shape=t.shape, stride=t.stride, extent=number[t.storage.key], start=t.start)
+        TensorView(
+            name=name, dtype=t.dtype, shape=t.shape, stride=t.stride, extent=number[t.storage.key], start=t.start
+        )
         for name, t in tensors.items()
     )
     return tuple(extents), views
@@ -282,17 +295,14 @@ def repair(file: OpenFile, written: dict[int, tuple[int, int]], writer: int) -> 
         if record.crc == 0:
             continue
         offset = payload_offset(file, record)
-        inside = [start for start in starts if offset <= start < offset + record.size_bytes]
+        inside = starts[bisect_left(starts, offset) : bisect_left(starts, offset + record.size_bytes)]
         if not inside:
             continue
         crc = _record_crc(file, offset, record.size_bytes, {start: written[start] for start in inside})
         field = struct.pack("<I", crc)
         os.pwrite(writer, field, record.entry_offset + 16)
         end = offset + record.size_bytes
-        if record.flags & _HAS_DESCRIPTOR and file.read(end, 4) == _DESCRIPTOR:
-            os.pwrite(writer, field, end + 4)
-        elif not record.flags & _HAS_DESCRIPTOR:
-            os.pwrite(writer, field, record.header_offset + 14)
+        os.pwrite(writer, field, end + 4 if record.flags & _HAS_DESCRIPTOR else record.header_offset + 14)
 
 
 def _record_crc(file: OpenFile, offset: int, size: int, written: dict[int, tuple[int, int]]) -> int:
@@ -322,16 +332,22 @@ def combine_crc(first: int, second: int, second_bytes: int) -> int:
         return first
     if first == 0:
         return second
-    matrix = [0xEDB88320] + [1 << bit for bit in range(31)]
+    return _apply(_appended_zeros(second_bytes), first) ^ second
+
+
+@lru_cache(maxsize=64)  # the runs of a strided tensor are all of one length
+def _appended_zeros(count: int) -> list[int]:
+    """What `count` zero bytes do to a CRC: the images of its 32 bits."""
+    power = [0xEDB88320] + [1 << bit for bit in range(31)]
     for _ in range(3):
-        matrix = _square(matrix)
-    remaining = second_bytes
-    while remaining:
-        if remaining & 1:
-            first = _apply(matrix, first)
-        matrix = _square(matrix)
-        remaining >>= 1
-    return first ^ second
+        power = _square(power)
+    images = [1 << bit for bit in range(32)]
+    while count:
+        if count & 1:
+            images = [_apply(power, image) for image in images]
+        power = _square(power)
+        count >>= 1
+    return images
 
 
 def _apply(matrix: list[int], vector: int) -> int:

@@ -35,9 +35,7 @@ class Admission:
     `layouts` keeps the layout of every admitted checkpoint still pinned, by name, as the pinned file has it.
     """
 
-    def __init__(
-        self, config: RunConfig, paths: RunPaths, recorder: Recorder, proceed: Callable[[], None]
-    ) -> None:
+    def __init__(self, config: RunConfig, paths: RunPaths, recorder: Recorder, proceed: Callable[[], None]) -> None:
         self._config = config
         self._paths = paths
         self._recorder = recorder
@@ -243,6 +241,11 @@ class Admission:
                 break
             assert checkpoint.admitted is not None
             total -= checkpoint.admitted.size_bytes
+            self._recorder.problem(
+                "store-budget",
+                f"pinned checkpoints exceed the budget of {self._config.store_budget:g} GiB; windows become shorter",
+                "raise --store-budget, or lower --window",
+            )
             self._unpin(checkpoint, f"the window store holds more than its budget of {self._config.store_budget:g} GiB")
 
     def _unpin(self, checkpoint: Checkpoint, reason: str) -> None:
@@ -259,7 +262,9 @@ class Admission:
         assert checkpoint.admitted is not None
         series = steps.series(checkpoint.admitted.path)
         members = [
-            (c, c.admitted) for c in self._recorder.checkpoints() if c.admitted and steps.series(c.admitted.path) == series
+            (c, c.admitted)
+            for c in self._recorder.checkpoints()
+            if c.admitted and steps.series(c.admitted.path) == series
         ]
         members.sort(key=lambda pair: pair[1].seq)
         generation = 0

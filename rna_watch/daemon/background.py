@@ -50,9 +50,7 @@ def serve(config: RunConfig, paths: RunPaths, *, until_done: bool = False, to_te
             remember(paths)
             recorder = Recorder(paths.journal)
             try:
-                Daemon(
-                    config, paths, recorder, until_done=until_done, on_ready=lambda: _tell(ready, _READY)
-                ).run()
+                Daemon(config, paths, recorder, until_done=until_done, on_ready=lambda: _tell(ready, _READY)).run()
             finally:
                 recorder.close()
         return recorder
@@ -72,6 +70,7 @@ def _log_to(paths: RunPaths, *, to_terminal: bool) -> None:
     logger = logging.getLogger("rna_watch")
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    logging.raiseExceptions = False  # a full disk must not fill the terminal with the log's own troubles
     handlers: list[logging.Handler] = [
         logging.handlers.RotatingFileHandler(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from rna_watch.watching import steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rna_watch.checkpoints.extents import Layout
 
@@ -67,7 +68,7 @@ def extrapolate(
         layouts = layouts[-(window + 1) :]
     if len(layouts) < _SMALLEST_WINDOW:
         raise UsageError(f"{len(layouts)} checkpoints are too few: extrapolation needs {_SMALLEST_WINDOW} or more")
-    for older, newer in zip(layouts[:-1], layouts[1:], strict=True):
+    for older, newer in pairwise(layouts):
         if why := difference(older, newer):
             raise RefusedCheckpoint(f"{older.path} and {newer.path} cannot be combined: {why}")
     engine = InlineEngine(workers)

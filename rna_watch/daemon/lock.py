@@ -34,7 +34,11 @@ class Owner:
 
     def lives_here(self) -> bool:
         """Whether the owner is a live process of this host."""
-        return self.host == socket.gethostname() and self.boot_id == _boot_id() and _start_ticks(self.pid) == self.start_ticks
+        return (
+            self.host == socket.gethostname()
+            and self.boot_id == _boot_id()
+            and _start_ticks(self.pid) == self.start_ticks
+        )
 
     def is_here(self) -> bool:
         """Whether the owner ran on this host."""
@@ -80,7 +84,8 @@ def living_owner(paths: RunPaths) -> Owner | None:
 class RunLock:
     """Holds a run for this process; a context.
 
-    flock guards against two starters at once where the file system has it; the record and the heartbeat decide everywhere.
+    flock guards against two starters at once where the file system has it; the record and the heartbeat decide
+    everywhere.
 
     Raises:
         RunIsWatched: another process has it, and which.
@@ -95,7 +100,9 @@ class RunLock:
         try:
             self._fd = os.open(self._paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreError(f"cannot write {self._paths.lock}: {error.strerror}; check the folder's permissions") from error
+            raise StoreError(
+                f"cannot write {self._paths.lock}: {error.strerror}; check the folder's permissions"
+            ) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

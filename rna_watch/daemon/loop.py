@@ -20,8 +20,9 @@ import rna_watch
 from rna_watch.daemon import outputs
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.pipeline import Pipeline, Progress
-from rna_watch.errors import Cancelled, IncompleteCheckpoint, RnaWatchError
-from rna_watch.evaluation.evaluator import EvaluatorSpec
+from rna_watch.engine.contract import Process
+from rna_watch.errors import Cancelled, IncompleteCheckpoint, RnaWatchError, UsageError
+from rna_watch.evaluation.evaluator import EvaluatorSpec, split_function
 from rna_watch.journal import events as e
 from rna_watch.journal import heartbeat
 from rna_watch.journal.replay import PENDING, Stage
@@ -77,6 +78,9 @@ class Daemon:
         recorder: journal and state.
         until_done: process what is there, then end (`once`).
         on_ready: called once the engine is up and the folder is watched.
+
+    Raises:
+        UsageError: the evaluator's file does not exist.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Daemon:
         self._until_done = until_done
         self._on_ready = on_ready
         self._timing = Timing.of(config, paths.run)
+        self._evaluator_spec = evaluator_spec(config, paths)
         self._stop_reason = ""
         self._wake = threading.Event()
         self._work_ready = threading.Event()
@@ -242,7 +247,7 @@ class Daemon:
 
     def _probe(self, readiness: Readiness) -> None:
         due = readiness.due(time.monotonic())
-        due.sort(key=lambda item: (steps.natural_key(item[0])))
+        due.sort(key=lambda item: steps.natural_key(item[0]))
         admitted = False
         for name, identity in due:
             try:
@@ -268,7 +273,9 @@ class Daemon:
     def _beat(self, state: str) -> None:
         self._last_beat = time.monotonic()
         progress = self._progress()
-        pids = self._engine.pids() if self._engine and state != "stopped" else {"daemon": os.getpid()}
+        engine = self._engine if state != "stopped" else None
+        own = Process(name="daemon", pids=(os.getpid(),), busy=False)
+        processes = engine.processes() if engine else [own]
         with contextlib.suppress(OSError):
             heartbeat.write(
                 self._paths.heartbeat,
@@ -281,8 +288,13 @@ class Daemon:
                     queue=sum(c.stage in PENDING for c in self._recorder.checkpoints()),
                     work=progress.work,
                     workers=tuple(
-                        heartbeat.Worker(name=name, pid=pid, memory_bytes=_private_bytes(pid), busy=progress.work is not None)
-                        for name, pid in pids.items()
+                        heartbeat.Worker(
+                            name=process.name,
+                            pid=process.pids[0],
+                            memory_bytes=sum(_private_bytes(pid) for pid in process.pids),
+                            busy=process.busy,
+                        )
+                        for process in processes
                     ),
                     read_bytes_per_s=progress.read_bytes_per_s,
                 ),
@@ -293,8 +305,7 @@ class Daemon:
     def _work(self) -> None:
         try:
             self._engine = start_engine(self._config)
-            spec = evaluator_spec(self._config, self._paths)
-            evaluator = self._engine.evaluator(spec) if spec else None
+            evaluator = self._engine.evaluator(self._evaluator_spec) if self._evaluator_spec else None
             self._pipeline = Pipeline(
                 self._config, self._paths, self._recorder, self._admission, self._engine, evaluator
             )
@@ -313,7 +324,7 @@ class Daemon:
             pass
         except RnaWatchError as error:
             self._engine_error = error
-        except Exception as error:  # the thread must not die in silence: the daemon ends with the reason
+        except Exception as error:  # noqa: BLE001 - it must not die in silence: the daemon ends with the reason
             _LOG.exception("a defect in rna-watch ended the pipeline")
             self._engine_error = RnaWatchError(f"a defect in rna-watch ended it: {error!r}; see the log")
         finally:
@@ -347,20 +358,24 @@ def start_engine(config: RunConfig) -> Engine:
     """
     workers = config.workers or min(_WORKER_LIMIT, len(os.sched_getaffinity(0)))
     if config.engine == "inline":
-        from rna_watch.engine.inline import InlineEngine  # noqa: PLC0415
+        from rna_watch.engine.inline import InlineEngine
 
         return InlineEngine(workers)
-    from rna_watch.engine.ray_engine import RayEngine  # noqa: PLC0415 - Ray takes seconds and memory
+    from rna_watch.engine.ray_engine import RayEngine
 
-    return RayEngine(
-        workers, address=config.ray_address, gpus=config.gpus, evaluator_cpus=config.evaluation_threads
-    )
+    return RayEngine(workers, address=config.ray_address, gpus=config.gpus, evaluator_cpus=config.evaluation_threads)
 
 
 def evaluator_spec(config: RunConfig, paths: RunPaths) -> EvaluatorSpec | None:
-    """The evaluator that the settings name, to run as if from this process; None if there is none."""
+    """The evaluator that the settings name, to run as if from this process; None if there is none.
+
+    Raises:
+        UsageError: the evaluator's file does not exist, or is not named as FILE.py:function.
+    """
     if config.evaluator is None and config.evaluate_command is None:
         return None
+    if config.evaluator is not None and not Path(file := split_function(config.evaluator)[0]).is_file():
+        raise UsageError(f"the evaluator's file {Path(file).absolute()} does not exist; correct --evaluator")
     # our own processes inherit the environment; those of a cluster elsewhere must be given it
     elsewhere = config.engine == "ray" and config.ray_address != "local"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CUDA_"))} if elsewhere else {}

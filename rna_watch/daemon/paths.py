@@ -66,9 +66,9 @@ class RunPaths:
         """Files that exist only while something is evaluated."""
         return self.state / "scratch"
 
-    def below_output(self, path: Path) -> str:
-        """A path of ours, relative to the output folder, as events and `status` give it."""
-        return str(path.relative_to(self.output))
+    def in_tree(self, path: Path) -> str:
+        """A path below the output tree, relative to it, as events give it."""
+        return str(path.relative_to(self.models))
 
     def create(self) -> None:
         """Make the folders.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.acceleration.gram import GramRows, merge
 from rna_watch.acceleration.family import AVERAGE, LAST, RNA, Candidate, Family, family, unevaluated
+from rna_watch.acceleration.gram import GramRows, merge
 from rna_watch.acceleration.selection import Choice, Mode, choose, gain, infer_mode
 from rna_watch.checkpoints import clone
 from rna_watch.checkpoints.combine import Combination
@@ -287,7 +287,9 @@ class Pipeline:
                 self._recorder.record(
                     e.EvaluationFailed(checkpoint=checkpoint.name, candidate=candidate.name, reason=str(error))
                 )
-                self._recorder.problem("evaluator", f"the evaluator failed: {error}", "models are written unevaluated until it works")
+                self._recorder.problem(
+                    "evaluator", f"the evaluator failed: {error}", "models are written unevaluated until it works"
+                )
                 if candidate.method == LAST:
                     return  # what fails on the original fails on the rest
                 continue
@@ -302,7 +304,11 @@ class Pipeline:
     def _settle_metric(self, metrics: dict[str, float]) -> None:
         """Say, once, by which metric and in which direction is chosen."""
         settled = self._recorder.state.metric
-        if settled is None or self._config.metric not in {None, settled.metric} or self._config.mode not in {None, settled.mode}:
+        if (
+            settled is None
+            or self._config.metric not in {None, settled.metric}
+            or self._config.mode not in {None, settled.mode}
+        ):
             name = choosing_metric(metrics, self._config.metric)
             self._recorder.record(e.MetricChosen(metric=name, mode=self._config.mode or infer_mode(name)))
 
@@ -359,8 +365,8 @@ class Pipeline:
         self._recorder.record(
             e.Publishing(
                 checkpoint=checkpoint.name,
-                output=self._paths.below_output(model),
-                temporary=self._paths.below_output(temporary),
+                output=self._paths.in_tree(model),
+                temporary=self._paths.in_tree(temporary),
                 manifest_digest=outputs.digest(content),
             )
         )
@@ -375,7 +381,7 @@ class Pipeline:
         self._recorder.record(
             e.Published(
                 checkpoint=checkpoint.name,
-                output=self._paths.below_output(model),
+                output=self._paths.in_tree(model),
                 written_bytes=written,
                 seconds=time.perf_counter() - begun,
             )
@@ -387,8 +393,8 @@ class Pipeline:
         intent = checkpoint.publishing
         if checkpoint.stage is not Stage.PUBLISHING or intent is None:
             return False
-        model = self._paths.output / intent.output
-        temporary = self._paths.output / intent.temporary
+        model = self._paths.models / intent.output
+        temporary = self._paths.models / intent.temporary
         try:
             same = outputs.digest(outputs.manifest_path(model).read_bytes()) == intent.manifest_digest
         except OSError:
@@ -417,13 +423,15 @@ class Pipeline:
                 for checkpoint in self._recorder.checkpoints()
                 for other in (
                     self._value(checkpoint, "original"),
-                    self._value(checkpoint, "chosen") if checkpoint.name != name and checkpoint.stage is Stage.PUBLISHED else None,
+                    self._value(checkpoint, "chosen")
+                    if checkpoint.name != name and checkpoint.stage is Stage.PUBLISHED
+                    else None,
                 )
                 if other is not None
             ]
             if all(gain(value, other, mode) > 0 for other in others):
                 outputs.point(self._paths.models / "best", model)
-                self._recorder.record(e.BestMoved(checkpoint=name, output=self._paths.below_output(model), value=value))
+                self._recorder.record(e.BestMoved(checkpoint=name, output=self._paths.in_tree(model), value=value))
         self._prune()
 
     def _value(self, checkpoint: Checkpoint, which: str) -> float | None:
@@ -446,7 +454,7 @@ class Pipeline:
             if best is not None and checkpoint.output == best.output:
                 continue
             assert checkpoint.output is not None
-            outputs.remove(self._paths.output / checkpoint.output)
+            outputs.remove(self._paths.models / checkpoint.output)
             self._recorder.record(e.Pruned(checkpoint=checkpoint.name, output=checkpoint.output))
 
 

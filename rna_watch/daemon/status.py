@@ -11,12 +11,22 @@ from rna_watch.journal import heartbeat, log
 from rna_watch.journal.replay import RunState, replay
 
 if TYPE_CHECKING:
+    from rna_watch.daemon.lock import Owner
     from rna_watch.daemon.paths import RunPaths
 
 
 def load(paths: RunPaths) -> tuple[RunState, heartbeat.Heartbeat | None]:
     """The replayed journal and the last heartbeat."""
     return replay(log.read(paths.journal)), heartbeat.read(paths.heartbeat)
+
+
+def _word(owner: Owner | None, beat: heartbeat.Heartbeat | None) -> str:
+    """What the daemon does; `silent` if it lives but gives no sign (a full disk, a stuck file system)."""
+    if owner is None:
+        return "not running"
+    if beat is not None:
+        return beat.state
+    return "starting" if time.time() - owner.since < heartbeat.STALE_AFTER_S else "silent"
 
 
 def status(paths: RunPaths) -> dict[str, Any]:
@@ -27,10 +37,10 @@ def status(paths: RunPaths) -> dict[str, Any]:
     return {
         "run": str(paths.run),
         "output": str(paths.output),
-        "state": beat.state if fresh and beat else ("starting" if owner else "not running"),
+        "state": _word(owner, beat if fresh else None),
         "owner": {"host": owner.host, "pid": owner.pid} if owner else None,
         "metric": {"name": state.metric.metric, "mode": state.metric.mode} if state.metric else None,
-        "best": {"output": state.best.output, "value": state.best.value} if state.best else None,
+        "best": {"output": str(paths.models / state.best.output), "value": state.best.value} if state.best else None,
         "checkpoints": [
             {
                 "name": checkpoint.name,
@@ -41,7 +51,7 @@ def status(paths: RunPaths) -> dict[str, Any]:
                 if checkpoint.chosen
                 else {"original": checkpoint.evaluations.get("last")},
                 "better_than_original": checkpoint.chosen.better_than_original if checkpoint.chosen else None,
-                "output": checkpoint.output,
+                "output": str(paths.models / checkpoint.output) if checkpoint.output else None,
             }
             for checkpoint in state.checkpoints.values()
         ],

@@ -53,9 +53,7 @@ def known_products(measurements: Iterable[Measured]) -> dict[tuple[Pair, Pair], 
 def missing_rows(residuals: Sequence[Pair], products: dict[tuple[Pair, Pair], float]) -> int:
     """How many of the newest rows must be measured; the others, all of them, are known."""
     kept = 0
-    while kept < len(residuals) and all(
-        (residuals[kept], other) in products for other in residuals[: kept + 1]
-    ):
+    while kept < len(residuals) and all((residuals[kept], other) in products for other in residuals[: kept + 1]):
         kept += 1
     return len(residuals) - kept
 

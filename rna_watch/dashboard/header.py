@@ -37,8 +37,9 @@ def problems(state: RunState, *, width: int, most: int) -> Lines:
         block = [Text(" ! " if not row else "   ", "bold red").append_text(line) for row, line in enumerate(what)] + [
             Text("   → " if not row else "     ", "yellow").append_text(line) for row, line in enumerate(remedy)
         ]
-        if lines and len(lines) + len(block) > most:
-            return [*lines[: most - 1], Text(f"   and {len(todo) - index} more: rna-watch status", "yellow")]
+        more = index < len(todo) - 1
+        if lines and len(lines) + len(block) + more > most:
+            return [*lines, Text(f"   and {len(todo) - index} more: rna-watch status", "yellow")]
         lines += block
     return lines[:most]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -87,11 +87,16 @@ def beside(left: Lines, right: Lines, *, left_width: int) -> Lines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of a grid: its title, cells, the gap before it, when it goes (`drop`: the highest first, 0 never)."""
+    """A column of a grid: its title, its cells and the gap before it.
+
+    Where room is short, first the column with a `least` width is cut, down to that, at the left of its cells; then columns
+    with a `drop` go, the highest first.
+    """
 
     title: str
     cells: Sequence[Text]
     drop: int = 0
+    least: int = 0
     right: bool = False
     gap: int = 2
 
@@ -100,6 +105,10 @@ class Column:
         """The room it needs without its gap; none if all its cells are empty."""
         widest = max((cell.cell_len for cell in self.cells), default=0)
         return max(widest, cell_len(self.title)) if widest else 0
+
+    def cut(self, width: int) -> Column:
+        """The same column with the ends of its cells."""
+        return replace(self, cells=[Text(tail_of(cell.plain, width)) for cell in self.cells])
 
 
 def grid(columns: Sequence[Column], width: int, *, spans: Sequence[tuple[int, Text] | None]) -> Lines:
@@ -112,7 +121,14 @@ def grid(columns: Sequence[Column], width: int, *, spans: Sequence[tuple[int, Te
     """
     kept = [(index, column, column.width) for index, column in enumerate(columns)]
     kept = [item for item in kept if item[2]]
-    while sum(room + column.gap for _, column, room in kept) - kept[0][1].gap > width:
+    excess = _total(kept) - width
+    kept = [
+        (index, column.cut(max(column.least, room - excess)), max(column.least, room - excess))
+        if excess > 0 and 0 < column.least < room
+        else (index, column, room)
+        for index, column, room in kept
+    ]
+    while _total(kept) > width:
         droppable = [item for item in kept if item[1].drop]
         if not droppable:
             break
@@ -125,6 +141,10 @@ def grid(columns: Sequence[Column], width: int, *, spans: Sequence[tuple[int, Te
             line.append("  ").append_text(span[1])
         lines.append(line)
     return [fit(line, width) for line in lines]
+
+
+def _total(kept: Sequence[tuple[int, Column, int]]) -> int:
+    return sum(room + column.gap for _, column, room in kept) - kept[0][1].gap
 
 
 def _row(cells: Sequence[tuple[Text, Column, int]]) -> Text:

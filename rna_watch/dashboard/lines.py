@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from rna_watch.journal.replay import RunState
 
+OUTPUT_TREE = "rna"
 DIRECTIONS = {"min": "lower is better", "max": "higher is better"}
 
 
@@ -39,7 +40,7 @@ def output_of(state: RunState | None, output: str) -> str:
     """An output's path as seen from the run folder, or in full if it lies elsewhere."""
     if state is None or state.started is None:
         return output
-    path = PurePath(state.started.output) / "rna" / output
+    path = PurePath(state.started.output) / OUTPUT_TREE / output
     return str(path.relative_to(state.started.run) if path.is_relative_to(state.started.run) else path)
 
 
@@ -72,12 +73,9 @@ def verdict(chosen: e.Chosen) -> str:
 
 
 def _started(event: e.Started) -> str:
-    if event.evaluator is None:
-        evaluation = "nothing is evaluated: add --evaluator"
-    else:
-        evaluation = f"evaluated by {event.evaluator}"
+    evaluation = f"evaluated by {event.evaluator}" if event.evaluator else "nothing is evaluated: add --evaluator"
     return (
-        f"watching {event.run}, writing to {event.output}; {event.engine} engine; {evaluation} "
+        f"watching {event.run}, writing to {PurePath(event.output) / OUTPUT_TREE}; {event.engine} engine; {evaluation} "
         f"(rna-watch {event.version}, {event.host}:{event.pid})"
     )
 

@@ -72,6 +72,7 @@ class _Run:
         self.journal_path = journal_path
         self.heartbeat_path = heartbeat_path
         self.heartbeat: Heartbeat | None = None
+        self.caught_up = False
         self._begin(None)
 
     def _begin(self, identity: tuple[int, int] | None) -> None:
@@ -82,6 +83,7 @@ class _Run:
 
     def new(self) -> Iterator[Event]:
         """The events since the last call, each already part of the state; the heartbeat is read as well."""
+        self.caught_up = False
         self.heartbeat = heartbeats.read(self.heartbeat_path)
         try:
             stat = self.journal_path.stat()
@@ -95,6 +97,7 @@ class _Run:
         for event in self._tail.new():
             self.state.apply(event)
             yield event
+        self.caught_up = True
 
     def catch_up(self) -> None:
         """Read everything there is."""
@@ -170,7 +173,9 @@ def _print(console: Console, seconds: float, text: str) -> None:
 
 
 def _over(run: _Run, *, until_stopped: bool, stop: threading.Event | None) -> bool:
-    return (stop is not None and stop.is_set()) or (until_stopped and run.state.stopped is not None)
+    # In the middle of a long history the end of an earlier daemon is not yet followed by the next one's start.
+    ended = run.caught_up and run.state.stopped is not None
+    return (stop is not None and stop.is_set()) or (until_stopped and ended)
 
 
 def _owns_screen(console: Console) -> bool:

@@ -37,7 +37,7 @@ STAGES: dict[Stage, tuple[str, str]] = {
 _HIDDEN = frozenset({Stage.ALIAS, Stage.VANISHED})
 _MOST_REFUSED = 3
 _LONGEST_NAME = 28
-_SHORT_NAME = 14
+_SHORTEST_NAME = 14
 
 
 def newest(state: RunState, count: int) -> list[Checkpoint]:
@@ -61,11 +61,15 @@ def table(state: RunState, metric: Metric | None, *, width: int, most: int) -> L
     pairs = list(zip(rows, values, strict=True))
     decimals = places(value for v in values for value in (v.original, v.average, v.rna, v.chosen))
     best = state.best.checkpoint if state.best else None
-    longest = _LONGEST_NAME if width >= 100 else _SHORT_NAME
     columns = [
         Column(title="step", cells=[_step(row) for row in rows], right=True),
         Column(title="", cells=[Text(*STAGES[row.stage]) for row in rows]),
-        Column(title="checkpoint", cells=[Text(tail_of(plain(row.name), longest)) for row in rows], gap=1),
+        Column(
+            title="checkpoint",
+            cells=[Text(tail_of(plain(row.name), _LONGEST_NAME)) for row in rows],
+            least=_SHORTEST_NAME,
+            gap=1,
+        ),
         Column(title="stage", cells=[_stage(row) for row in rows], drop=6),
     ]
     leading = len(columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
+import torch  # noqa: TC002 - a user's file imports plainly
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import subprocess
 import sys
@@ -49,10 +50,8 @@ def run(folder: Path | None, *, epochs: int, engine: str) -> None:
     try:
         seconds_watched = _watched(where, run_dir, epochs, console)
     finally:
-        try:
+        with contextlib.suppress(NothingToDo):
             background.stop(where)
-        except NothingToDo:
-            pass
     state, _ = load(where)
     found = report.rows(state)
     console.print("[3/3] what it gained")
@@ -69,7 +68,7 @@ def run(folder: Path | None, *, epochs: int, engine: str) -> None:
 
 def _need_scikit_learn() -> None:
     try:
-        import sklearn.datasets  # noqa: F401, PLC0415 - only its presence matters here
+        import sklearn.datasets  # noqa: F401 - only its presence matters here
     except ImportError as error:
         raise UsageError("the demo needs scikit-learn for its images: pip install 'rna-watch[demo]'") from error
 
@@ -78,7 +77,10 @@ def _arguments(run_dir: Path, engine: str) -> list[str]:
     evaluator = f"{_HERE / 'evaluate_digits.py'}:evaluate"
     settings = config.load(None, {"evaluator": evaluator, "metric": "error", "engine": engine, "workers": 1, "keep": 3})
     values = settings.model_dump(exclude_defaults=True)
-    return [str(run_dir), *(part for key, value in values.items() for part in (f"--{key.replace('_', '-')}", str(value)))]
+    return [
+        str(run_dir),
+        *(part for key, value in values.items() for part in (f"--{key.replace('_', '-')}", str(value))),
+    ]
 
 
 def _train(folder: Path, epochs: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -10,6 +11,15 @@ if TYPE_CHECKING:
     from rna_watch.engine.plan import Task
     from rna_watch.engine.tasks import Result
     from rna_watch.evaluation.evaluator import Evaluator, EvaluatorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process of ours, or several that belong together: what it is for, its numbers, whether it is busy."""
+
+    name: str
+    pids: tuple[int, ...]
+    busy: bool
 
 
 class Engine(Protocol):
@@ -24,8 +34,8 @@ class Engine(Protocol):
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived process that runs the user's evaluator."""
 
-    def pids(self) -> dict[str, int]:
-        """Our processes on this host by name."""
+    def processes(self) -> list[Process]:
+        """Our processes on this host."""
 
     def cancel(self) -> None:
         """Make a running `map` raise Cancelled; for good."""

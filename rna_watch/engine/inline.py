@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from rna_watch.engine import tasks
+from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled
 from rna_watch.evaluation.local import LocalEvaluator
 
@@ -30,6 +31,8 @@ class InlineEngine:
         self.workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rna-watch-task")
         self._cancelled = threading.Event()
+        self._evaluators: list[LocalEvaluator] = []
+        self._busy = False
 
     def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[tasks.Result]:
         """The result of each task, in the order of the tasks; `on_done` hears of each as it ends.
@@ -42,6 +45,7 @@ class InlineEngine:
             raise Cancelled("the engine is stopping")
         futures: dict[Future[tasks.Result], Task] = {self._pool.submit(tasks.run, task): task for task in work}
         open_ones = set(futures)
+        self._busy = True
         try:
             while open_ones:
                 done, open_ones = wait(open_ones, timeout=_POLL_S, return_when=FIRST_COMPLETED)
@@ -56,15 +60,24 @@ class InlineEngine:
                 future.cancel()
             wait(open_ones)
             raise
+        finally:
+            self._busy = False
         return [future.result() for future in futures]
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived evaluating process."""
-        return LocalEvaluator(spec)
+        evaluator = LocalEvaluator(spec)
+        self._evaluators.append(evaluator)
+        return evaluator
 
-    def pids(self) -> dict[str, int]:
-        """Our processes by name."""
-        return {"tasks": os.getpid()}
+    def processes(self) -> list[Process]:
+        """This process, and its evaluators'."""
+        found = [Process(name="daemon and tasks", pids=(os.getpid(),), busy=self._busy)]
+        for evaluator in self._evaluators:
+            pid = evaluator.pid()
+            if pid is not None:
+                found.append(Process(name="evaluator", pids=(pid,), busy=evaluator.busy()))
+        return found
 
     def cancel(self) -> None:
         """Make `map` give up; for good."""

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rna_watch.checkpoints.combine import Combination
     from rna_watch.checkpoints.extents import Layout
 
-# 4 Mi elements of 11 float32 iterates are 184 MB of reading, about 0.1 s: long against the cost of a task, short against a stop.
+# 4 Mi elements of 11 float32 iterates are 184 MB of reading, about 0.1 s: long against the cost of a task, short
+# against a stop.
 TASK_ELEMENTS = 2**22
 _MOST_TASKS = 512
 _STATISTICS = frozenset({Role.STATISTIC, Role.VARIANCE})
@@ -88,9 +89,7 @@ def gram_tasks(layouts: Sequence[Layout], new: int, budget_mib: float) -> list[G
     segments = window_segments(layouts, frozenset({Role.PARAMETER}) | _STATISTICS, limit)
     files = tuple(layout.files for layout in layouts)
     block = block_elements(len(layouts), budget_mib)
-    return [
-        GramTask(files=files, segments=group, new=new, block_elements=block) for group in _groups(segments, limit)
-    ]
+    return [GramTask(files=files, segments=group, new=new, block_elements=block) for group in _groups(segments, limit)]
 
 
 def combine_tasks(
@@ -114,11 +113,13 @@ def copy_tasks(clone: Clone, limit_bytes: int = 2**26) -> list[CopyTask]:
     """Tasks that copy a clone's gaps."""
     tasks: list[CopyTask] = []
     group: list[Gap] = []
+    total = 0
     for gap in clone.gaps:
         group.append(gap)
-        if sum(each.size_bytes for each in group) >= limit_bytes:
+        total += gap.size_bytes
+        if total >= limit_bytes:
             tasks.append(CopyTask(files=clone.original.files, gaps=tuple(group), outputs=clone.temporaries))
-            group = []
+            group, total = [], 0
     if group:
         tasks.append(CopyTask(files=clone.original.files, gaps=tuple(group), outputs=clone.temporaries))
     return tasks

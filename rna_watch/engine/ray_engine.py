@@ -1,7 +1,9 @@
 """The Ray engine: tasks and evaluators on a Ray cluster of our own (the default), or on one that is named.
 
-Precautions, each for a trap that was measured (runtime notes): never join a cluster that happens to be there; leave no authentication file
-behind; never stop a Ray that is not ours; no GPU and no CUDA context unless asked; only paths and coefficients travel, never tensors.
+Precautions, each for a trap that was measured (runtime notes): never join a cluster that happens to be there; leave
+no authentication file
+behind; never stop a Ray that is not ours; no GPU and no CUDA context unless asked; only paths and coefficients
+travel, never tensors.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.engine import tasks
+from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled, EngineError, EvaluationFailed, RnaWatchError
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ LOCAL = "local"
 _SESSION_PREFIX = "rw-"
 _OBJECT_STORE_BYTES = 80 * 2**20
 _POLL_S = 0.2
+_IDLE = "ray::IDLE"
 _START_LIMIT_S = 120.0
 _QUIET = {
     "OMP_NUM_THREADS": "1",
@@ -66,10 +70,11 @@ class RayEngine:
         self._session: Path | None = None
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         if address == LOCAL:
-            # with a token in our own environment Ray writes none to the home folder, where it would change the user's other clusters
+            # with a token in our own environment Ray writes none to the home folder, where it would change the user's
+            # other clusters
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        import ray  # noqa: PLC0415 - its settings are read at import
+        import ray
 
         self._ray = ray
         try:
@@ -87,9 +92,7 @@ class RayEngine:
             raise EngineError(
                 f"Ray cannot be used {where} ({type(error).__name__}: {said}); try --engine inline"
             ) from error
-        self._run = ray.remote(tasks.run).options(
-            num_cpus=1, num_gpus=0, max_retries=3, runtime_env=_runtime_env(0.0)
-        )
+        self._run = ray.remote(tasks.run).options(num_cpus=1, num_gpus=0, max_retries=3, runtime_env=_runtime_env(0.0))
         self._warm_up()
 
     def _start_own(self, cpus: int) -> None:
@@ -110,7 +113,7 @@ class RayEngine:
 
     def _warm_up(self) -> None:
         """Start the workers and load the kernels now, so that the first checkpoint does not wait for them."""
-        from rna_watch.engine.plan import CopyTask  # noqa: PLC0415
+        from rna_watch.engine.plan import CopyTask
 
         empty = CopyTask(files=(), gaps=(), outputs=())
         pending = [self._run.remote(empty) for _ in range(self.workers)]
@@ -160,7 +163,7 @@ class RayEngine:
                 self._ray.wait(references, num_returns=len(references), timeout=5.0)
 
     def _get(self, reference: Any) -> Any:
-        from ray.exceptions import RayError, RayTaskError  # noqa: PLC0415
+        from ray.exceptions import RayError, RayTaskError
 
         try:
             return self._ray.get(reference)
@@ -185,11 +188,21 @@ class RayEngine:
         self._actors.append(evaluator)
         return evaluator
 
-    def pids(self) -> dict[str, int]:
-        """Our workers on this host; Ray's own processes are its children too and are counted with it."""
-        found = {"daemon": os.getpid()}
-        for child in _children(os.getpid()):
-            found[f"ray {_process_name(child)}"] = child
+    def processes(self) -> list[Process]:
+        """This process, Ray's workers below it, and the rest of Ray; of a cluster elsewhere, only this process."""
+        found = [Process(name="daemon", pids=(os.getpid(),), busy=False)]
+        evaluators = {actor.pid() for actor in self._actors}
+        system: list[int] = []
+        for pid in _descendants(os.getpid()):
+            title = _title(pid)
+            if pid in evaluators:
+                found.append(Process(name="evaluator", pids=(pid,), busy="." in title))
+            elif title.startswith("ray::"):
+                found.append(Process(name="worker", pids=(pid,), busy=not title.startswith(_IDLE)))
+            else:
+                system.append(pid)
+        if system:
+            found.append(Process(name=f"ray system ({len(system)})", pids=tuple(system), busy=False))
         return found
 
     def cancel(self) -> None:
@@ -214,7 +227,7 @@ class _Actor:
     """Hosts an `EvaluationWorker`; its errors are answers, so that Ray does not wrap them."""
 
     def __init__(self, spec: EvaluatorSpec) -> None:
-        from rna_watch.evaluation.worker import EvaluationWorker  # noqa: PLC0415 - it loads torch, only here
+        from rna_watch.evaluation.worker import EvaluationWorker
 
         self._worker: EvaluationWorker | None = None
         self._error: RnaWatchError | None = None
@@ -249,7 +262,7 @@ class RayEvaluator:
 
     def evaluate(self, combination: Combination) -> Evaluation:
         """See `Evaluator.evaluate`."""
-        from ray.exceptions import RayError  # noqa: PLC0415
+        from ray.exceptions import RayError
 
         limit = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
         try:
@@ -302,7 +315,8 @@ class RayEvaluator:
 
 
 def _runtime_env(gpus: float) -> dict[str, Any]:
-    # since Ray stopped hiding GPUs from workers that asked for none, we do, or they would open contexts beside the training's
+    # since Ray stopped hiding GPUs from workers that asked for none, we do, or they would open contexts beside the
+    # training's
     return {"env_vars": _QUIET if gpus else _QUIET | {"CUDA_VISIBLE_DEVICES": ""}}
 
 
@@ -328,13 +342,12 @@ def remove_stale_sessions() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _children(pid: int) -> list[int]:
+def _descendants(pid: int) -> list[int]:
     """All descendants of a process."""
     found: list[int] = []
     todo = [pid]
     while todo:
-        current = todo.pop()
-        for task in Path(f"/proc/{current}/task").glob("*/children"):
+        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
             with contextlib.suppress(OSError):
                 children = [int(child) for child in task.read_text().split()]
                 found += children
@@ -342,8 +355,9 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _process_name(pid: int) -> str:
+def _title(pid: int) -> str:
+    """What a process calls itself (Ray's workers say what they run), at most 15 characters."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
-        return str(pid)
+        return ""

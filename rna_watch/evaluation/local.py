@@ -1,10 +1,12 @@
 """An evaluator in a child process of ours, started without fork and ended with everything it started.
 
-Parent and child talk over a socket; a second pipe is the child's lifeline: when the parent is gone, it reads end-of-file and ends.
+Parent and child talk over a socket; a second pipe is the child's lifeline: when the parent is gone, it reads
+end-of-file and ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -54,6 +56,10 @@ class LocalEvaluator:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
+    def busy(self) -> bool:
+        """Whether a model is being evaluated."""
+        return self._lock.locked()
+
     def close(self) -> None:
         """End the child and everything in its process group."""
         self._closed = True
@@ -100,10 +106,8 @@ class LocalEvaluator:
     def _kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
         if self._lifeline is not None:
             os.close(self._lifeline)
@@ -119,7 +123,7 @@ def _status(status: int | None) -> str:
 
 def serve(connection: Connection, lifeline: int) -> None:
     """The child: take the specification, then models, and answer each with an `Evaluation` or an error."""
-    from rna_watch.evaluation.worker import EvaluationWorker  # noqa: PLC0415 - after the lifeline is watched
+    from rna_watch.evaluation.worker import EvaluationWorker
 
     def follow_parent() -> None:
         os.read(lifeline, 1)

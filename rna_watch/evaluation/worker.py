@@ -63,9 +63,9 @@ class EvaluationWorker:
         return Evaluation(metrics=metrics, seconds=time.perf_counter() - begun)
 
     def _python(self, function: str) -> Callable[[Combination], object]:
-        import torch  # noqa: PLC0415 - a command evaluator needs no torch here
+        import torch
 
-        from rna_watch.evaluation.materialize import state_dict  # noqa: PLC0415
+        from rna_watch.evaluation.materialize import state_dict
 
         torch.set_num_threads(self._spec.threads)
         evaluate = _load(function)
@@ -140,9 +140,9 @@ def _write(combination: Combination, path: Path) -> None:
 
 def _run(command: str, timeout_s: float) -> str:
     """The standard output of a shell command, which gets a process group of its own so that all of it can be ended."""
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S602 - it is the user's own command line
         command,
-        shell=True,  # noqa: S602 - it is the user's own command line
+        shell=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,

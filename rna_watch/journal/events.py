@@ -1,7 +1,9 @@
 """The events of a run, a public format: one JSON object a line, `kind` naming a class of this module.
 
-Every line also has `v` (the format's version), `seq`, `time` (seconds since 1970) and `crc` (CRC-32 of the line without it).
-Readers skip kinds they do not know, so that kinds may be added; a field is never renamed or given another meaning under one version.
+Every line also has `v` (the format's version), `seq`, `time` (seconds since 1970) and `crc` (CRC-32 of the line
+without it).
+Readers skip kinds they do not know, so that kinds may be added; a field is never renamed or given another meaning
+under one version.
 A `checkpoint` is the name of an iterate, unique in its run: the path below the run directory, with the step
 added where the trainer rewrites one file (`last.step500.pt`).
 """
@@ -116,7 +118,8 @@ class WindowStarted(Event):
 class Measured(Event):
     """Inner products of residuals: the last rows of the window's Gram matrix (one row, where the others were known).
 
-    `residuals` names them, oldest first, as pairs [older, newer] of checkpoints; `rows[-1][j]` is <r_N, r_j>, `rows[-2]` that of r_{N-1}, ...;
+    `residuals` names them, oldest first, as pairs [older, newer] of checkpoints; `rows[-1][j]` is <r_N, r_j>,
+    `rows[-2]` that of r_{N-1}, ...;
     `rounding_energy` is sum(eps^2 x^2) over the newest parameters.
     """
 
@@ -177,7 +180,7 @@ class Chosen(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publishing(Event):
-    """About to write an output: its path below the output folder, the temporary path there, the manifest's digest."""
+    """About to write an output: its path below the output tree (`rna`), the temporary path there, the manifest's digest."""
 
     kind: ClassVar[str] = "publishing"
     checkpoint: str

@@ -17,9 +17,27 @@ if TYPE_CHECKING:
 
 _ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pth.tar", ".pt.tar")
 # files that trainers write beside the model
-_NO_MODELS = re.compile(r"^(optimizer|scheduler|lr_scheduler|rng_state|random_states|scaler|training_args|optim)\b|^(optimizer|scheduler|rng_state|random_states)_", re.I)
+_NO_MODELS = re.compile(
+    r"^(optimizer|scheduler|lr_scheduler|rng_state|random_states|scaler|training_args|optim)(\b|_)",
+    re.IGNORECASE,
+)
 _MAX_DEPTH = 4
-_NETWORK = ("nfs", "lustre", "gpfs", "cifs", "smb", "fuse", "beegfs", "ceph", "glusterfs", "9p", "afs", "pvfs", "wekafs", "virtiofs")
+_NETWORK = (
+    "nfs",
+    "lustre",
+    "gpfs",
+    "cifs",
+    "smb",
+    "fuse",
+    "beegfs",
+    "ceph",
+    "glusterfs",
+    "9p",
+    "afs",
+    "pvfs",
+    "wekafs",
+    "virtiofs",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

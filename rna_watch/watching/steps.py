@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-_STEP = re.compile(r"(?:global[_-]?step|steps?|iter(?:ation)?s?|it|ba|batch|updates?)[=_\-.]?(\d+)", re.I)
-_EPOCH = re.compile(r"(?:epochs?|ep|e)[=_\-.]?(\d+)", re.I)
-_COUNTED = re.compile(r"(?:checkpoint|ckpt|chkpt|model|net|weights|snapshot|save|state)s?[=_\-.]?(\d+)", re.I)
+_STEP = re.compile(r"(?:global[_-]?step|steps?|iter(?:ation)?s?|it|ba|batch|updates?)[=_\-.]?(\d+)", re.IGNORECASE)
+_EPOCH = re.compile(r"(?:epochs?|ep|e)[=_\-.]?(\d+)", re.IGNORECASE)
+_COUNTED = re.compile(r"(?:checkpoint|ckpt|chkpt|model|net|weights|snapshot|save|state)s?[=_\-.]?(\d+)", re.IGNORECASE)
 _BARE = re.compile(r"(?<![A-Za-z0-9])\d+")
 _NUMBER = re.compile(r"\d+")
 _VERSION = re.compile(r"-v\d+$")
@@ -59,9 +59,7 @@ def _is_word_start(text: str, position: int) -> bool:
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sorts `epoch_9` before `epoch_10`."""
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part
-    ]
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def series(path: str) -> str:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from rna_watch.dashboard.lines import describe
@@ -29,13 +31,9 @@ def test_an_output_is_told_with_its_numbers():
 def test_an_output_elsewhere_is_told_in_full():
     """With --output, a person sees the whole path, because it does not lie in the run folder."""
     run = RunBuilder()
-    run.events[0] = e.Started(**{**_fields(run.events[0]), "output": "/elsewhere"})
+    run.events[0] = dataclasses.replace(run.events[0], output="/elsewhere")
     run.admit(10).publish(10)
     assert last_line(run) == "epoch_010.pt  published /elsewhere/rna/epoch_010.pt (44.7 MB in 0.2 s)"
-
-
-def _fields(event):
-    return {name: getattr(event, name) for name in type(event).__dataclass_fields__}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +105,7 @@ def test_measuring_tells_how_fast_it_read():
     """The line of a measurement has the bytes, the time and the rate, and none of them divides by zero."""
     run = RunBuilder().admit(1).measure(1)
     assert last_line(run) == "epoch_001.pt  measured: read 268 MB in 1.5 s (179 MB/s)"
-    at_once = e.Measured(**{**_fields(run.events[-1]), "seconds": 0.0})
+    at_once = dataclasses.replace(run.events[-1], seconds=0.0)
     assert describe(at_once) == "epoch_001.pt  measured: read 268 MB in 0.0 s"
 
 

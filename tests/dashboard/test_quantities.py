@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rna_watch.dashboard.quantities import age, duration, gain, number, places, plain, size
+from rna_watch.dashboard.quantities import NOTHING, age, duration, gain, number, places, plain, size
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,16 @@ def test_bytes_have_three_digits_and_a_unit(count, words):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(-3, "0.0 s"), (0.31, "0.3 s"), (9.96, "10 s"), (59.6, "1 min"), (200, "3 min 20 s"), (8040, "2 h 14 min")]
-    + [(273_600, "3 d 4 h"), (math.inf, "?")],
+    [
+        (-3, "0.0 s"),
+        (0.31, "0.3 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min"),
+        (200, "3 min 20 s"),
+        (8040, "2 h 14 min"),
+        (273_600, "3 d 4 h"),
+        (math.inf, "?"),
+    ],
 )
 def test_durations_have_two_units(seconds, words):
     """A duration is told in its two largest units."""
@@ -50,7 +58,7 @@ def test_ages_have_one_unit(seconds, words):
         ([1e-7, 2e-7], ["1.00e-07", "2.00e-07"]),
         ([0.05, 0.06, 1e30], ["0.0500", "0.0600", "1.00e+30"]),
         ([0.05, 1e-9], ["0.0500", "1.00e-09"]),
-        ([0.05, math.nan, math.inf, -math.inf, None, 0.0], ["0.0500", "nan", "inf", "-inf", "–", "0.0000"]),
+        ([0.05, math.nan, math.inf, -math.inf, None, 0.0], ["0.0500", "nan", "inf", "-inf", NOTHING, "0.0000"]),
         ([], []),
     ],
 )
@@ -77,7 +85,7 @@ def test_metrics_of_one_column_share_their_decimals(values, texts):
     ],
 )
 def test_gain_points_to_the_better_side(original, ours, mode, text):
-    """A gain is positive where ours is better, in whichever direction better lies, and absent where it means nothing."""
+    """A gain is positive where ours is better, in whichever direction that lies, and absent where it means nothing."""
     assert gain(original, ours, mode) == text
 
 

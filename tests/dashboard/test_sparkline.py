@@ -4,14 +4,14 @@ import pytest
 from rich.text import Text
 
 from rna_watch.dashboard.coefficients import bars, numbers
-from rna_watch.dashboard.sparkline import common_scale, resample, sparkline
+from rna_watch.dashboard.sparkline import BROKEN, common_scale, resample, sparkline
 
 
 def test_strips_on_a_common_scale_are_comparable():
     """The same number has the same height in two strips that share their scale."""
-    scale = common_scale([1, 2, 3], [3, 5, 8])
+    scale = common_scale([1, 2, 3], [3, 5, 7.9])
     assert sparkline([1, 2, 3], scale=scale, width=3) == ["▁▂▃"]
-    assert sparkline([3, 5, 8], scale=scale, width=3) == ["▃▅█"]
+    assert sparkline([3, 5, 7.9], scale=scale, width=3) == ["▃▅█"]
 
 
 def test_higher_strips_have_finer_steps():
@@ -31,7 +31,7 @@ def test_a_wide_range_is_logarithmic():
 def test_gaps_and_broken_numbers_are_told_apart():
     """What is not known leaves a gap; what is no number is a cross; neither changes the scale."""
     scale = common_scale([1.0, None, math.nan, math.inf, 2.0])
-    assert sparkline([1.0, None, math.nan, math.inf, 2.0], scale=scale, width=5) == ["▁ ××█"]
+    assert sparkline([1.0, None, math.nan, math.inf, 2.0], scale=scale, width=5) == [f"▁ {BROKEN}{BROKEN}█"]
     assert common_scale([None, math.nan]) is None
 
 
@@ -70,7 +70,7 @@ def test_negative_weights_have_another_form():
 def test_long_and_broken_weights_stay_small():
     """Of many weights the newest are shown, and a weight that is no number is a cross."""
     assert bars([0.1] * 30).plain == "…" + "▇" * 12
-    assert bars([math.nan, 1.0]).plain == "×▇"
+    assert bars([math.nan, 1.0]).plain == f"{BROKEN}▇"
     assert bars([]) == Text()
     assert bars([0.0, 0.0]).plain == "··"
 

@@ -1,0 +1,58 @@
+"""From a checkpoint's appearance to its published model: demo sizes, Ray up, with an evaluator."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from rna_watch.demo import train_digits
+
+_COUNT = 12
+_LIMIT_S = 60.0
+
+
+def measure(folder: Path) -> list[float]:
+    """Seconds from the end of `torch.save` to the output's appearance, for each checkpoint from the third on."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    evaluator = Path(train_digits.__file__).with_name("evaluate_digits.py")
+    command = [sys.executable, "-m", "rna_watch"]
+    subprocess.run(
+        [*command, "start", str(folder), "--evaluator", f"{evaluator}:evaluate", "--workers", "1", "--keep", str(_COUNT)],
+        check=True,
+        capture_output=True,
+    )
+    try:
+        torch.manual_seed(0)
+        model = train_digits.network()
+        found = []
+        for number in range(1, _COUNT + 1):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(0.01 * torch.randn_like(parameter))
+            name = f"epoch_{number:03d}.pt"
+            torch.save({"model": model.state_dict()}, folder / name)
+            begun = time.perf_counter()
+            expected = folder / "rna" / name
+            if number < 3:
+                expected = None
+            while expected is not None and not expected.exists() and time.perf_counter() - begun < _LIMIT_S:
+                time.sleep(0.01)
+            if expected is not None:
+                found.append(time.perf_counter() - begun)
+        return found
+    finally:
+        subprocess.run([*command, "stop", str(folder)], check=True, capture_output=True)
+
+
+def show(folder: Path, _rounds: int) -> None:
+    """Print the median and the spread."""
+    seconds = measure(folder / "latency")
+    print(f"\nfrom the end of torch.save to the published model, small network, Ray, 9 evaluations each, {len(seconds)} checkpoints")
+    print(f"median {statistics.median(seconds):.2f} s (min {min(seconds):.2f}, max {max(seconds):.2f})")

@@ -1,0 +1,106 @@
+"""kill -9 at many points, then again: nothing torn, nothing lost, nothing that was published computed twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
+from rna_watch.journal import log
+from tests.daemon.runs import (
+    EVALUATOR,
+    check_output,
+    events,
+    fingerprints,
+    published,
+    rna_watch,
+    start_foreground,
+    train,
+    wait_until,
+)
+
+COUNT = 6
+
+
+def _lines(run: Path) -> int:
+    journal = run / ".rna-watch" / "journal.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def test_killed_at_many_points_and_started_again_it_ends_as_if_never_killed(tmp_path: Path) -> None:
+    """Killed after every few lines of its journal, the daemon finishes in the end what an undisturbed one would."""
+    run, calm = tmp_path / "run", tmp_path / "calm"
+    train(run, count=COUNT)
+    train(calm, count=COUNT)
+    before = fingerprints(run)
+    arguments = ("--engine", "inline", "--evaluator", EVALUATOR, "--keep", 20)
+    for step in (3, 4, 5, 7, 6, 8, 9, 11):
+        target = _lines(run) + step
+        daemon = start_foreground(run, *arguments)
+        try:
+            wait_until(lambda target=target: _lines(run) >= target or len(published(run)) == COUNT - 2)
+        finally:
+            daemon.kill()
+            daemon.communicate()
+        for model in (run / "rna").rglob("*.pt"):
+            if not model.name.startswith(".") and not model.is_symlink():
+                check_output(model, run)
+    assert rna_watch("once", run, *arguments).returncode == 0
+    assert rna_watch("once", calm, *arguments).returncode == 0
+    assert Counter(published(run)) == Counter(published(calm))
+    assert fingerprints(run) == before
+    assert [path.name for path in (run / "rna").rglob("*") if path.name.startswith(TEMPORARY_PREFIX)] == []
+    evaluations = Counter((event.checkpoint, event.candidate) for event in events(run, "evaluated"))
+    assert max(evaluations.values()) == 1
+    for name in published(calm):
+        mine, theirs = ((folder / "rna" / name).read_bytes() for folder in (run, calm))
+        assert mine == theirs
+    assert [event.value for event in events(run, "best_moved")] == [event.value for event in events(calm, "best_moved")]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_crash_between_the_rename_and_its_record(tmp_path: Path, whole: bool) -> None:
+    """A model that got its name but not its record is recorded, not made again; a half-made one is removed and made again."""
+    train(tmp_path, count=4)
+    assert rna_watch("once", tmp_path, "--engine", "inline").returncode == 0
+    journal = tmp_path / ".rna-watch" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    intent = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "publishing")
+    journal.write_bytes(b"".join(lines[: intent + 1]))
+    model = tmp_path / "rna" / "step_4.pt"
+    inode = model.stat().st_ino
+    if not whole:
+        model.rename(tmp_path / "rna" / json.loads(lines[intent])["temporary"])
+    assert rna_watch("once", tmp_path, "--engine", "inline").returncode == 0
+    assert published(tmp_path) == ["step_3.pt", "step_4.pt"]
+    assert (model.stat().st_ino == inode) == whole
+    check_output(model, tmp_path)
+    assert not list((tmp_path / "rna").glob(f"{TEMPORARY_PREFIX}*"))
+
+
+def test_a_torn_line_is_closed_off_and_skipped(tmp_path: Path) -> None:
+    """A journal that ends in half a line is read up to it, and goes on behind it."""
+    train(tmp_path, count=3)
+    assert rna_watch("once", tmp_path, "--engine", "inline").returncode == 0
+    journal = tmp_path / ".rna-watch" / "journal.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole.splitlines()[-1][:40])
+    train(tmp_path, count=1, first=4)
+    assert rna_watch("once", tmp_path, "--engine", "inline").returncode == 0
+    assert published(tmp_path) == ["step_3.pt", "step_4.pt"]
+    numbers = [event.seq for event in log.read(journal)]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_second_once_does_nothing_again(tmp_path: Path) -> None:
+    """What was published, finished or refused stays so: the second run adds only that it began and ended."""
+    train(tmp_path, count=5)
+    (tmp_path / "notes.pt").write_text("not a checkpoint at all, but long enough to be told from one that has only begun")
+    assert rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", EVALUATOR).returncode == 0
+    first = _lines(tmp_path)
+    assert rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", EVALUATOR).returncode == 0
+    kinds = [event.kind for event in log.read(tmp_path / ".rna-watch" / "journal.jsonl")][first:]
+    assert kinds == ["started", "stopped"]

@@ -1,0 +1,217 @@
+"""A living run is watched: real trainers in child processes, the daemon beside them, what they leave on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.runs import (
+    EVALUATOR,
+    alive,
+    check_output,
+    events,
+    fingerprints,
+    published,
+    rna_watch,
+    start_foreground,
+    status,
+    train,
+    trainer_command,
+    wait_until,
+)
+
+
+@pytest.mark.parametrize("form", ["nested", "zip", "safetensors"])
+def test_every_checkpoint_of_a_living_run_is_published_once(tmp_path: Path, form: str) -> None:
+    """Watched from before its first checkpoint, each one is processed once, published right, and left untouched."""
+    run = tmp_path / "run"
+    run.mkdir()
+    started = rna_watch("start", run, "--engine", "inline", "--evaluator", EVALUATOR, "--keep", 20)
+    assert started.returncode == 0, started.stderr
+    assert str(run) in started.stdout
+    try:
+        train(run, count=7, pause=0.2, form=form)
+        before = fingerprints(run)
+        wait_until(lambda: len(published(run)) == 5)
+    finally:
+        stopped = rna_watch("stop", run)
+    assert stopped.returncode == 0, stopped.stderr
+    ending = "safetensors" if form == "safetensors" else "pt"
+    assert published(run) == [f"step_{step}.{ending}" for step in range(3, 8)]
+    assert fingerprints(run) == before
+    for name in published(run):
+        check_output(run / "rna" / name, run)
+        assert (run / "rna" / name).stat().st_mtime_ns == (run / name).stat().st_mtime_ns
+    assert (run / "rna" / "latest").resolve() == (run / "rna" / published(run)[-1]).resolve()
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == [".rna-watch", "rna"]
+
+
+def test_best_beats_every_original_and_output_before_it(tmp_path: Path) -> None:
+    """`best` moves only to a model that is strictly better than every original and output that was there then."""
+    train(tmp_path, count=9)
+    result = rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", EVALUATOR, "--keep", 20)
+    assert result.returncode == 0, result.stderr
+    journal = [json.loads(line) for line in (tmp_path / ".rna-watch" / "journal.jsonl").read_text().splitlines()]
+    seen: list[float] = []
+    chosen: dict[str, float] = {}
+    moved = 0
+    for record in journal:
+        if record["kind"] == "evaluated" and record["candidate"] == "last":
+            seen.append(record["metrics"]["loss"])
+        elif record["kind"] == "chosen":
+            chosen[record["checkpoint"]] = record["metrics"]["chosen"]["loss"]
+            assert record["better_than_original"] == (
+                record["metrics"]["chosen"]["loss"] < record["metrics"]["original"]["loss"]
+            )
+        elif record["kind"] == "best_moved":
+            moved += 1
+            assert record["value"] < min(seen)
+        elif record["kind"] == "published":
+            pass
+    assert moved == len(events(tmp_path, "best_moved"))
+    if moved:
+        best = events(tmp_path, "best_moved")[-1]
+        assert (tmp_path / "rna" / "best").resolve().name == best.output
+        assert best.value == min(best.value, *chosen.values(), *seen)
+
+
+def test_the_trainers_retention_takes_no_input_away(tmp_path: Path) -> None:
+    """A trainer that keeps only two checkpoints still gets a model for every window of five residuals."""
+    run = tmp_path / "run"
+    run.mkdir()
+    assert rna_watch("start", run, "--engine", "inline", "--scan-interval", 0.2).returncode == 0
+    try:
+        train(run, count=10, pause=0.8, keep=2)
+        wait_until(lambda: len(published(run)) == 8)
+    finally:
+        rna_watch("stop", run)
+    chosen = events(run, "chosen")
+    assert [len(event.inputs) for event in chosen] == [3, 4, 5, 6, 6, 6, 6, 6]
+    assert not (run / "step_6.pt").exists()
+    assert len(list((run / ".rna-watch" / "window").iterdir())) <= 6
+
+
+def test_a_file_rewritten_in_place_gives_an_output_for_each_step(tmp_path: Path) -> None:
+    """`last.pt`, written over and over, becomes `last.step1.pt`, `last.step2.pt`, ... with copies of its old bytes."""
+    run = tmp_path / "run"
+    run.mkdir()
+    assert rna_watch("start", run, "--engine", "inline", "--quiet", 0.2, "--scan-interval", 0.2).returncode == 0
+    try:
+        train(run, count=5, pause=1.2, in_place=True)
+        wait_until(lambda: len(published(run)) == 3)
+    finally:
+        rna_watch("stop", run)
+    assert published(run) == ["last.step3.pt", "last.step4.pt", "last.step5.pt"]
+    assert {event.pin for event in events(run, "admitted")} <= {"copy", "reflink"}
+
+
+def test_ray_takes_the_signals_of_a_container(tmp_path: Path) -> None:
+    """In the foreground with Ray, SIGTERM ends the daemon in an orderly way, with all its processes and no trace in the home."""
+    train(tmp_path, count=4)
+    daemon = start_foreground(tmp_path, "--evaluator", EVALUATOR, "--workers", 1)
+    try:
+        wait_until(lambda: len(published(tmp_path)) == 2)
+        wait_until(lambda: {"daemon", "evaluator"} <= {worker["name"] for worker in status(tmp_path)["workers"]})
+        workers = status(tmp_path)["workers"]
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=20) == 0
+    finally:
+        daemon.kill()
+        daemon.communicate()
+    assert events(tmp_path, "stopped")[-1].reason == "signal SIGTERM"
+    wait_until(lambda: not any(alive(worker["pid"]) for worker in workers))
+    assert status(tmp_path)["state"] == "not running"
+
+
+def test_a_second_start_says_who_runs(tmp_path: Path) -> None:
+    """One daemon a run: another start names the first one's process; stop ends it within seconds; then nobody is there."""
+    first = rna_watch("start", tmp_path, "--engine", "inline")
+    assert first.returncode == 0, first.stderr
+    pid = status(tmp_path)["owner"]["pid"]
+    second = rna_watch("start", tmp_path, "--engine", "inline")
+    in_foreground = rna_watch("start", tmp_path, "--engine", "inline", "--foreground")
+    assert second.returncode == in_foreground.returncode == 1
+    assert f"process {pid}" in second.stderr
+    assert f"process {pid}" in in_foreground.stderr
+    assert rna_watch("stop", tmp_path).returncode == 0
+    assert not alive(pid)
+    assert rna_watch("stop", tmp_path).returncode == 3
+
+
+def test_a_stop_asked_from_another_machine_is_a_file(tmp_path: Path) -> None:
+    """Where no signal reaches, a file named `stop` in the state folder ends the daemon."""
+    daemon = start_foreground(tmp_path, "--engine", "inline")
+    try:
+        wait_until(lambda: bool(events(tmp_path, "started")))
+        (tmp_path / ".rna-watch" / "stop").touch()
+        assert daemon.wait(timeout=20) == 0
+    finally:
+        daemon.kill()
+        daemon.communicate()
+    assert events(tmp_path, "stopped")[-1].reason == "rna-watch stop"
+
+
+def test_the_training_is_the_same_with_and_without_us(tmp_path: Path) -> None:
+    """Beside a daemon a trainer writes bitwise the checkpoints that it writes alone, and resumes from them alike."""
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    train(alone, count=5)
+    run.mkdir()
+    assert rna_watch("start", run, "--engine", "inline").returncode == 0
+    try:
+        train(run, count=5, pause=0.1)
+        wait_until(lambda: len(published(run)) == 3)
+    finally:
+        rna_watch("stop", run)
+    assert {name: content for name, (content, _) in fingerprints(alone).items()} == {
+        name: content for name, (content, _) in fingerprints(run).items()
+    }
+
+
+def test_output_elsewhere_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --output nothing is written into the run directory, and `status` finds the place by itself."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    run, output = tmp_path / "run", tmp_path / "elsewhere"
+    train(run, count=4)
+    before = sorted(os.listdir(run))
+    result = rna_watch("once", run, "--engine", "inline", "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert sorted(os.listdir(run)) == before
+    assert (output / "rna" / "step_4.pt").is_file()
+    assert [c["state"] for c in status(run)["checkpoints"]] == ["finished", "finished", "published", "published"]
+
+
+def test_processes_of_a_killed_daemon_do_not_stay(tmp_path: Path) -> None:
+    """After SIGKILL of the daemon its evaluator ends by itself."""
+    train(tmp_path, count=4)
+    daemon = start_foreground(tmp_path, "--engine", "inline", "--evaluator", EVALUATOR)
+    try:
+        wait_until(lambda: len(published(tmp_path)) == 2)
+        wait_until(lambda: any(w["name"] == "evaluator" for w in status(tmp_path)["workers"]))
+        workers = status(tmp_path)["workers"]
+    finally:
+        daemon.kill()
+        daemon.communicate()
+    wait_until(lambda: not any(alive(worker["pid"]) for worker in workers))
+
+
+def test_a_trainer_started_later_is_noticed(tmp_path: Path) -> None:
+    """A run directory that is deleted and made anew while we watch is watched again."""
+    run = tmp_path / "run"
+    run.mkdir()
+    output = tmp_path / "out"
+    daemon = start_foreground(run, "--engine", "inline", "--output", output, "--scan-interval", 0.3)
+    try:
+        wait_until(lambda: bool(events(run, "started", output)))
+        run.rmdir()
+        wait_until(lambda: any(event.key == "run" for event in events(run, "problem", output)))
+        trainer = subprocess.Popen(trainer_command(run, count=4, pause=0.2), stdout=subprocess.DEVNULL)
+        wait_until(lambda: len(published(run, output)) == 2)
+        assert trainer.wait(timeout=30) == 0
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=20)
