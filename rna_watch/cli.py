@@ -139,11 +139,22 @@ def status(run_dir: Path, output: str | None, *, as_json: bool) -> None:
 @_RUN
 @_OUTPUT
 @click.option("--once", is_flag=True, help="Print one frame and exit.")
-def dashboard(run_dir: Path, output: str | None, *, once: bool) -> None:
+@click.option("--svg", type=click.Path(path_type=Path), help="Write one frame as a picture and exit.")
+@click.option("--width", default=120, show_default=True, help="Columns of the picture.")
+def dashboard(run_dir: Path, output: str | None, svg: Path | None, width: int, *, once: bool) -> None:
     """Show RUN_DIR live, from any machine that sees its files; q or Ctrl-C leaves, the daemon goes on."""
     from rna_watch.daemon import paths
+    from rna_watch.daemon.status import load as load_state
 
-    _dashboard(paths.resolve(run_dir, output), once=once)
+    where = paths.resolve(run_dir, output)
+    if svg is None:
+        _dashboard(where, once=once)
+        return
+    from rna_watch.dashboard import picture
+
+    state, beat = load_state(where)
+    svg.write_text(picture.svg(state, beat, now=time.time(), width=width))
+    click.echo(str(svg))
 
 
 def _dashboard(where: RunPaths, *, once: bool) -> None:

@@ -120,10 +120,9 @@ def solve_path(spectrum_: Spectrum, regularizations: Sequence[float]) -> list[So
 
 
 def smallest_stable(spectrum_: Spectrum, floor: float = 1e-8, norm_limit: float = 3.0) -> Solution:
-    """The solution of the smallest lambda >= `floor` whose ||c||_2 is at most `norm_limit` (lambda on a grid of 1/8
-    decades).
+    """The solution of the smallest lambda >= `floor` whose ||c||_2 is at most `norm_limit`.
 
-    ||c||_2 falls with lambda, towards 1 / sqrt(N), so the search ends.
+    Lambdas are tried on a grid of 1/8 decades; ||c||_2 falls with lambda, towards 1 / sqrt(N), so the search ends.
     """
     grid = floor * 10.0 ** (np.arange(8 * 16 + 1) / 8.0)
     for value in grid:

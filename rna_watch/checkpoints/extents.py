@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
 from typing import TYPE_CHECKING
@@ -121,7 +121,8 @@ class Layout:
     """A complete checkpoint: its files, the model's tensors and where their elements lie.
 
     `source` is the key path of the model inside the file ("" for a bare state dict); `counters` are the step
-    and epoch numbers found inside; `fingerprint` identifies the content, whatever the name.
+    and epoch numbers found inside; `fingerprint` identifies the content, whatever the name; `architecture` is a digest
+    of what must agree within a window: names, dtypes, shapes, strides and sharing of storage.
     """
 
     format: str
@@ -131,6 +132,13 @@ class Layout:
     extents: tuple[Extent, ...]
     counters: dict[str, int]
     fingerprint: str
+    architecture: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        owners = [extent.name for extent in self.extents]
+        lines = sorted(f"{t.name}|{t.dtype}|{t.shape}|{t.stride}|{t.start}|{owners[t.extent]}" for t in self.tensors)
+        digest = hashlib.blake2b("\n".join(lines).encode(errors="backslashreplace"), digest_size=8).hexdigest()
+        object.__setattr__(self, "architecture", digest)
 
     @property
     def path(self) -> str:
@@ -146,15 +154,6 @@ class Layout:
     def parameters(self) -> int:
         """Number of parameters, tied ones once."""
         return sum(extent.count for extent in self.extents if extent.role is Role.PARAMETER)
-
-    @property
-    def architecture(self) -> str:
-        """A digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage."""
-        lines = sorted(f"{t.name}|{t.dtype}|{t.shape}|{t.stride}|{t.start}|{self._owner(t)}" for t in self.tensors)
-        return hashlib.blake2b("\n".join(lines).encode(errors="backslashreplace"), digest_size=8).hexdigest()
-
-    def _owner(self, tensor: TensorView) -> str:
-        return self.extents[tensor.extent].name
 
 
 def difference(old: Layout, new: Layout) -> str:
@@ -205,6 +204,8 @@ def runs(shape: Sequence[int], stride: Sequence[int], start: int) -> list[tuple[
             outer.append((size, step))
     if prod(size for size, _ in outer) > _MOST_RUNS:
         raise ValueError("its elements lie scattered in too many pieces; save a contiguous copy")
+    if not outer:
+        return [(start, length)]
     firsts = np.array([start], dtype=np.int64)
     for size, step in outer:
         firsts = (firsts[:, None] + np.arange(size, dtype=np.int64) * step).reshape(-1)

@@ -53,20 +53,17 @@ DTYPES: dict[str, DType] = {
 
 def widen(bits: Array, dtype: str, out: Float64) -> None:
     """Write stored values (their `bits`) to float64, exactly."""
-    if dtype == "bfloat16":
-        out[...] = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    else:
-        out[...] = bits
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        out[...] = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32) if dtype == "bfloat16" else bits
 
 
 def narrow(values: Float64, dtype: str, out: Array) -> None:
     """Write float64 values to the stored dtype's bits, rounding to nearest, ties to even."""
-    if dtype == "bfloat16":
-        with np.errstate(over="ignore"):
-            single = values.astype(np.float32)
-        bits = single.view(np.uint32)
-        rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        out[...] = np.where(np.isnan(single), np.uint32(0x7FC0), rounded).astype(np.uint16)
-    else:
-        with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):
+        if dtype != "bfloat16":
             out[...] = values
+            return
+        single = values.astype(np.float32)
+    bits = single.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    out[...] = np.where(np.isnan(single), np.uint32(0x7FC0), rounded).astype(np.uint16)

@@ -9,9 +9,11 @@ from rna_watch.checkpoints.extents import check_unchanged, identify
 from rna_watch.errors import IncompleteCheckpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 HEADER_LIMIT_BYTES = 256 * 2**20
+_SAMPLE_BYTES = 4096
 
 
 class OpenFile:
@@ -50,6 +52,14 @@ class OpenFile:
         if len(data) != count:
             raise IncompleteCheckpoint(f"it ends at byte {offset + len(data)}, {count - len(data)} bytes are missing")
         return data
+
+    def samples(self, offset: int, count: int, number: int) -> Iterator[bytes]:
+        """All of a range, or `number` samples (at least 2) spread over it, its first and its last bytes among them."""
+        if count <= number * _SAMPLE_BYTES:
+            yield self.read(offset, count)
+            return
+        for place in range(number):
+            yield self.read(offset + place * (count - _SAMPLE_BYTES) // (number - 1), _SAMPLE_BYTES)
 
     def check_unchanged(self) -> None:
         """Raises: InputChanged: the file is not what it was when it was opened."""

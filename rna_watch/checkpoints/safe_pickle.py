@@ -49,8 +49,8 @@ class Inert:
 class InertDict(dict[Any, Any]):
     """A mapping of a class that is not ours to run (a defaultdict, a Counter): its items without its behaviour."""
 
-    def __init__(self, *_args: object) -> None:
-        super().__init__()
+    def __init__(self, *args: object) -> None:
+        super().__init__(next((arg for arg in args if isinstance(arg, dict)), {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,12 @@ def _tensor_v3(
     )
 
 
+def _tensor_of_type(build: Any, kind: Any, arguments: Any, *_state: object) -> object:
+    """A tensor with attributes of its own; a true subclass may mean something else by its data."""
+    plain = getattr(kind, "qualified_name", "") in {"torch.Tensor", "torch.nn.parameter.Buffer"}
+    return build(*arguments) if plain else OpaqueTensor(what="a tensor subclass")
+
+
 def _first(value: object, *_rest: object) -> object:
     return value
 
@@ -151,7 +157,7 @@ _REBUILD: dict[tuple[str, str], Callable[..., object]] = {
     ("torch._utils", "_rebuild_nested_tensor"): _opaque("a nested tensor"),
     ("torch._utils", "_rebuild_meta_tensor_no_storage"): _opaque("a tensor without data (meta)"),
     ("torch._utils", "_rebuild_wrapper_subclass"): _opaque("a tensor subclass"),
-    ("torch._tensor", "_rebuild_from_type_v2"): _opaque("a tensor subclass"),
+    ("torch._tensor", "_rebuild_from_type_v2"): _tensor_of_type,
 }
 
 

@@ -19,13 +19,14 @@ from rna_watch.checkpoints.numeric import DTYPES
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rna_watch.checkpoints.opened import OpenFile
 
 NAME = "safetensors"
 _HEADER_LIMIT = 100_000_000
 _COUNT = re.compile(r"[0-9]{1,18}")
-_SAMPLES = 256
-_SAMPLE_BYTES = 4096
+_SAMPLES = 1024
 _NAMES = {
     "F64": "float64",
     "F32": "float32",
@@ -83,7 +84,7 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
         tensors=views,
         extents=extents,
         counters=_counters(metadata),
-        fingerprint=_fingerprint(file, raw, base),
+        fingerprint=_fingerprint(file, raw, extents),
     )
 
 
@@ -121,11 +122,12 @@ def _counters(metadata: object) -> dict[str, int]:
     return model_source.counters(numbers)
 
 
-def _fingerprint(file: OpenFile, header: bytes, base: int) -> str:
-    """A digest of the header and of samples spread over the bytes: the format keeps no checksum of its own."""
+def _fingerprint(file: OpenFile, header: bytes, extents: Sequence[Extent]) -> str:
+    """A digest of the header and of samples of every tensor (often few of them train): the format keeps no checksum."""
     digest = hashlib.blake2b(header, digest_size=16)
-    size = file.size_bytes - base
-    stride = max(size // _SAMPLES, _SAMPLE_BYTES)
-    for at in range(0, size, stride):
-        digest.update(file.read(base + at, min(_SAMPLE_BYTES, size - at)))
+    number = max(2, _SAMPLES // len(extents))
+    for extent in extents:
+        for chunk in extent.chunks:
+            for sample in file.samples(chunk.offset_bytes, chunk.count * DTYPES[extent.dtype].itemsize, number):
+                digest.update(sample)
     return digest.hexdigest()

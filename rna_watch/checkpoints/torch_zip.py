@@ -36,7 +36,6 @@ _END_SIZE = 22
 _COMMENT_LIMIT = 65535
 _HAS_DESCRIPTOR = 0x08
 _SAMPLES = 64
-_SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,10 +274,8 @@ def _fingerprint(file: OpenFile, records: dict[str, Record]) -> str:
             continue
         digest.update(f"{name}|{record.size_bytes}|{record.crc}\n".encode())
         if not checked:
-            offset = payload_offset(file, record)
-            stride = max(record.size_bytes // _SAMPLES, _SAMPLE_BYTES)
-            for at in range(0, record.size_bytes, stride):
-                digest.update(file.read(offset + at, min(_SAMPLE_BYTES, record.size_bytes - at)))
+            for sample in file.samples(payload_offset(file, record), record.size_bytes, _SAMPLES):
+                digest.update(sample)
     return digest.hexdigest()
 
 

@@ -48,6 +48,7 @@ _JOIN_S = 15.0
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 60.0
 _NICENESS = 10
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,8 @@ class Daemon:
         self._wake = threading.Event()
         self._work_ready = threading.Event()
         self._engine: Engine | None = None
-        self._engine_error: RnaWatchError | None = None
+        self._handled_for: Engine | None = None
+        self._error: RnaWatchError | None = None
         self._pipeline: Pipeline | None = None
         self._admission = Admission(config, paths, recorder, self._proceed)
         self._tried: set[str] = set()
@@ -121,7 +123,8 @@ class Daemon:
         Raises:
             RnaWatchError: the engine cannot start, or our own store cannot be written.
         """
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._take_signals()
         worker = threading.Thread(target=self._work, name="rna-watch-pipeline", daemon=True)
         hints = Hints(self._paths.run, self._wake.set, [self._paths.models, self._paths.state])
         try:
@@ -141,8 +144,12 @@ class Daemon:
                 self._recorder.record(e.Stopped(reason=self._stop_reason or "failed"))
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        if self._engine_error is not None:
-            raise self._engine_error
+        if self._error is not None:
+            raise self._error
+
+    def _take_signals(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         # no lock may be taken here: the main thread may hold it
@@ -197,6 +204,9 @@ class Daemon:
                     self._start_hints(hints)
             self._probe(readiness)
             self._beat_if_due()
+            if self._handled_for is not self._engine:
+                self._handled_for = self._engine
+                self._take_signals()  # Ray puts its own in their place whenever it starts
             if self._ready and not self._announced:
                 self._announced = True
                 self._on_ready()
@@ -211,7 +221,7 @@ class Daemon:
     def _stopping(self) -> bool:
         if not self._stop_reason and self._paths.stop_request.exists():
             self._stop_reason = "rna-watch stop"
-        return bool(self._stop_reason) or self._engine_error is not None
+        return bool(self._stop_reason) or self._error is not None
 
     def _proceed(self) -> None:
         """Called now and then during long copies: shows a sign of life, and makes them give up when we stop.
@@ -304,13 +314,13 @@ class Daemon:
 
     def _work(self) -> None:
         try:
-            self._engine = start_engine(self._config)
-            evaluator = self._engine.evaluator(self._evaluator_spec) if self._evaluator_spec else None
-            self._pipeline = Pipeline(
-                self._config, self._paths, self._recorder, self._admission, self._engine, evaluator
-            )
+            pipeline = self._set_up()
             self._ready = True
             while not self._stopping():
+                if pipeline.engine_lost:
+                    assert self._engine is not None
+                    self._engine.close()
+                    pipeline = self._set_up()
                 name = self._next()
                 self._idle = name is None
                 if name is None:
@@ -318,18 +328,25 @@ class Daemon:
                     self._work_ready.clear()
                     continue
                 self._tried.add(name)
-                self._pipeline.process(name)
+                pipeline.process(name)
                 self._admission.release(self._config.window)
         except Cancelled:
             pass
         except RnaWatchError as error:
-            self._engine_error = error
-        except Exception as error:  # noqa: BLE001 - it must not die in silence: the daemon ends with the reason
+            self._error = error
+        except Exception as error:  # noqa: BLE001 - it must not end in silence: the daemon ends with the reason
             _LOG.exception("a defect in rna-watch ended the pipeline")
-            self._engine_error = RnaWatchError(f"a defect in rna-watch ended it: {error!r}; see the log")
+            self._error = RnaWatchError(f"a defect in rna-watch ended it: {error!r}; see the log")
         finally:
             if self._engine is not None:
                 self._engine.close()
+
+    def _set_up(self) -> Pipeline:
+        """Start the engine, and a pipeline on it; again, should the engine be lost (a node, or Ray itself, died)."""
+        self._engine = start_engine(self._config)
+        evaluator = self._engine.evaluator(self._evaluator_spec) if self._evaluator_spec else None
+        self._pipeline = Pipeline(self._config, self._paths, self._recorder, self._admission, self._engine, evaluator)
+        return self._pipeline
 
     def _next(self) -> str | None:
         """The next checkpoint to work on: oldest first; one that failed waits a while, longer each time."""

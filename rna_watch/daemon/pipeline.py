@@ -73,6 +73,7 @@ class Pipeline:
         self._evaluator = evaluator
         self._cancelled = False
         self.progress = Progress()
+        self.engine_lost = False
 
     def cancel(self) -> None:
         """Give up as soon as possible, from another thread; for good."""
@@ -102,7 +103,8 @@ class Pipeline:
             self._recorder.problem("store", str(error), "outputs go on as soon as they can be written")
             self._failed(checkpoint, str(error), attempts=_STORE_ATTEMPTS)
         except EngineError as error:
-            self._recorder.problem("engine", str(error), "the checkpoint is tried again")
+            self.engine_lost = True
+            self._recorder.problem("engine", str(error), "the engine is started anew, and the checkpoint tried again")
             self._failed(checkpoint, str(error))
         except MemoryError:
             self._failed(checkpoint, "there is not enough memory; lower --memory-budget or --workers")

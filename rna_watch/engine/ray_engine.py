@@ -172,7 +172,8 @@ class RayEngine:
                 raise error.cause from None
             raise EngineError(f"a task failed: {error.cause!r}") from error
         except RayError as error:
-            raise EngineError(f"Ray lost a task: {error}; it is tried again with the next checkpoint") from error
+            said = str(error).partition("\n")[0]
+            raise EngineError(f"Ray lost a task ({type(error).__name__}: {said})") from error
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived actor that runs the user's evaluator."""

@@ -26,8 +26,7 @@ class _Entry:
 
 
 class Readiness:
-    """Tracks every candidate: it is due once its identity has rested for `quiet_s`, and again, later and later, while
-    incomplete.
+    """Tracks every candidate: due once it has rested for `quiet_s`, and again, later and later, while incomplete.
 
     All times are seconds of one monotonic clock, passed in. `rested_s` tells how long a file that is new to us has
     rested already.

@@ -32,9 +32,13 @@ def main() -> None:
 def show_window(results: dict[str, list[dict[str, float]]]) -> None:
     """The table of the window benchmark."""
     rounds = len(results["floor"])
-    print(f"\none window, N = 10, ResNet-152 (60,192,808 parameters, 932 tensors), page cache warm, {rounds} rounds in turn")
+    print(
+        f"\none window, N = 10, ResNet-152 (60,192,808 parameters, 932 tensors), page cache warm, {rounds} rounds in turn"
+    )
     print("median seconds (min-max), ratio to the average loop and to the floor (medians of the pairs in a round)")
-    heading = f"{'':<20}{'seconds':>22}{'/ average':>11}{'/ floor':>9}{'read GB':>9}{'memory MiB':>12}{'worker MiB':>12}"
+    heading = (
+        f"{'':<20}{'seconds':>22}{'/ average':>11}{'/ floor':>9}{'read GB':>9}{'memory MiB':>12}{'worker MiB':>12}"
+    )
     print(heading)
     for name, runs in results.items():
         seconds = [run["seconds"] for run in runs]

@@ -24,7 +24,17 @@ def measure(folder: Path) -> list[float]:
     evaluator = Path(train_digits.__file__).with_name("evaluate_digits.py")
     command = [sys.executable, "-m", "rna_watch"]
     subprocess.run(
-        [*command, "start", str(folder), "--evaluator", f"{evaluator}:evaluate", "--workers", "1", "--keep", str(_COUNT)],
+        [
+            *command,
+            "start",
+            str(folder),
+            "--evaluator",
+            f"{evaluator}:evaluate",
+            "--workers",
+            "1",
+            "--keep",
+            str(_COUNT),
+        ],
         check=True,
         capture_output=True,
     )
@@ -54,5 +64,7 @@ def measure(folder: Path) -> list[float]:
 def show(folder: Path, _rounds: int) -> None:
     """Print the median and the spread."""
     seconds = measure(folder / "latency")
-    print(f"\nfrom the end of torch.save to the published model, small network, Ray, 9 evaluations each, {len(seconds)} checkpoints")
+    print(
+        f"\nfrom torch.save's end to the published model: small network, Ray, up to 9 evaluations, {len(seconds)} checkpoints"
+    )
     print(f"median {statistics.median(seconds):.2f} s (min {min(seconds):.2f}, max {max(seconds):.2f})")

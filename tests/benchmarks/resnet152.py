@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _BLOCKS = (3, 8, 36, 3)
 PARAMETERS = 60_192_808

@@ -125,8 +125,12 @@ def rna(paths: list[str], out: str, *, engine_name: str, new: int | None) -> dic
     if new is not None:  # the steady state: older layouts and products are known from the checkpoints before
         layouts = [probe(path) for path in paths[:-1]]
         all_layouts = [*layouts, probe(paths[-1])]
-        known = merge(p for p in engine.map(plan.gram_tasks(all_layouts, len(paths) - 1, 64.0)) if isinstance(p, GramRows))
-    worker_memory = _Workers([pid for process in engine.processes() if process.name == "worker" for pid in process.pids])
+        known = merge(
+            p for p in engine.map(plan.gram_tasks(all_layouts, len(paths) - 1, 64.0)) if isinstance(p, GramRows)
+        )
+    worker_memory = _Workers(
+        [pid for process in engine.processes() if process.name == "worker" for pid in process.pids]
+    )
     with Meter() as meter, worker_memory:
         layouts = [*layouts, probe(paths[-1])] if new is not None else [probe(path) for path in paths]
         n = len(layouts) - 1

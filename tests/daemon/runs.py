@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.journal.events import Event
+    from rna_watch.journal.replay import RunState
 
 HERE = Path(__file__).parent
 EVALUATOR = f"{HERE / 'evaluator.py'}:evaluate"
@@ -123,6 +124,20 @@ def check_output(model: Path, originals: Path) -> None:
     network.load_state_dict(result, strict=True)
     first, second = result["first.weight"], result["second.weight"]
     assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+
+
+def check_journal_tells(state: RunState) -> None:
+    """What is claimed to be better than the original is, on the choosing metric, strictly; and nothing else is."""
+    assert state.metric is not None
+    sign = 1.0 if state.metric.mode == "min" else -1.0
+    for checkpoint in state.checkpoints.values():
+        if checkpoint.chosen is None or checkpoint.chosen.better_than_original is None:
+            continue
+        original, chosen = (checkpoint.chosen.metrics[key] for key in ("original", "chosen"))
+        assert original is not None
+        assert chosen is not None
+        gain = sign * (original[state.metric.metric] - chosen[state.metric.metric])
+        assert checkpoint.chosen.better_than_original == (gain > 0)
 
 
 def alive(pid: int) -> bool:

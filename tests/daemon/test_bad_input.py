@@ -35,8 +35,12 @@ def test_each_bad_file_is_named_with_its_reason_and_the_others_are_used(tmp_path
     train(tmp_path, count=5)
     (tmp_path / "step_6.pt").touch()
     (tmp_path / "step_7.pt").write_bytes((tmp_path / "step_5.pt").read_bytes()[:-100])
-    (tmp_path / "step_8.pt").write_text("this is a text file that somebody gave the ending of a checkpoint, by mistake or so")
-    (tmp_path / "step_9.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345678\n" + " " * 40)
+    (tmp_path / "step_8.pt").write_text(
+        "this is a text file that somebody gave the ending of a checkpoint, by mistake or so"
+    )
+    (tmp_path / "step_9.pt").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345678\n" + " " * 40
+    )
     torch.save([1, 2, 3], tmp_path / "step_10.pt")
     result = rna_watch("once", tmp_path, "--engine", "inline")
     assert result.returncode == 0, result.stderr
@@ -115,7 +119,9 @@ def test_a_failing_evaluator_is_an_event_and_models_are_written_unevaluated(tmp_
     result = rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", f"{HERE / 'evaluator.py'}:{evaluator}")
     assert result.returncode == 0, result.stderr
     problem = events(tmp_path, "problem")[0]
-    assert ("KeyError" in problem.what and "evaluator.py, line" in problem.what) or "no function 'missing'" in problem.what
+    assert (
+        "KeyError" in problem.what and "evaluator.py, line" in problem.what
+    ) or "no function 'missing'" in problem.what
     assert published(tmp_path) == ["step_3.pt", "step_4.pt"]
     manifest = json.loads((tmp_path / "rna" / "step_4.pt.json").read_text())
     assert manifest["better_than_original"] is None
@@ -126,9 +132,7 @@ def test_an_evaluator_that_hangs_is_ended(tmp_path: Path) -> None:
     """An evaluation past its time limit is ended and recorded; the daemon goes on."""
     train(tmp_path, count=3)
     command = "sleep 1000 # {checkpoint}"
-    result = rna_watch(
-        "once", tmp_path, "--engine", "inline", "--evaluate-command", command, "--evaluation-timeout", 1
-    )
+    result = rna_watch("once", tmp_path, "--engine", "inline", "--evaluate-command", command, "--evaluation-timeout", 1)
     assert result.returncode == 0, result.stderr
     assert "ran longer than 1 s" in events(tmp_path, "evaluation_failed")[0].reason
     assert published(tmp_path) == ["step_3.pt"]
@@ -146,7 +150,19 @@ def test_a_command_evaluates_what_it_is_given(tmp_path: Path) -> None:
     command = f"python {script} {{checkpoint}}"
     environment = os.environ | {"PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"}
     result = subprocess.run(
-        [os.sys.executable, "-m", "rna_watch", "once", str(tmp_path), "--engine", "inline", "--evaluate-command", command, "--max-candidates", "1"],
+        [
+            os.sys.executable,
+            "-m",
+            "rna_watch",
+            "once",
+            str(tmp_path),
+            "--engine",
+            "inline",
+            "--evaluate-command",
+            command,
+            "--max-candidates",
+            "1",
+        ],
         capture_output=True,
         text=True,
         env=environment,
@@ -164,7 +180,9 @@ def small_disk(tmp_path: Path) -> Path:
     """A file system of 500 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", disk], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here (that needs root)")
     yield disk
@@ -179,7 +197,9 @@ def test_a_full_disk_is_a_problem_until_there_is_room(tmp_path: Path, small_disk
     said = tmp_path / "said"
     command = [os.sys.executable, "-m", "rna_watch", "start", str(run), "--foreground", "--engine", "inline"]
     with said.open("w") as terminal:
-        daemon = subprocess.Popen([*command, "--output", str(small_disk), "--pin", "none"], stdout=terminal, stderr=terminal)
+        daemon = subprocess.Popen(
+            [*command, "--output", str(small_disk), "--pin", "none"], stdout=terminal, stderr=terminal
+        )
     try:
         wait_until(lambda: len(published(run, small_disk)) == 2)
         with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -207,7 +227,9 @@ def test_a_limit_of_file_size_leaves_nothing_torn(tmp_path: Path) -> None:
     train(tmp_path, count=3)
     size = (tmp_path / "step_3.pt").stat().st_size
     limit_kib = size // 1024 - 1
-    command = f"ulimit -f {limit_kib}; exec {os.sys.executable} -m rna_watch start {tmp_path} --engine inline --foreground"
+    command = (
+        f"ulimit -f {limit_kib}; exec {os.sys.executable} -m rna_watch start {tmp_path} --engine inline --foreground"
+    )
     daemon = subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         wait_until(lambda: bool(events(tmp_path, "failed")))
@@ -249,13 +271,17 @@ def test_an_unreadable_file_or_folder_is_named(tmp_path: Path) -> None:
         (("frobnicate",), 2, "No such command"),
     ],
 )
-def test_wrong_usage_is_one_line_and_an_exit_code(tmp_path: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+def test_wrong_usage_is_one_line_and_an_exit_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
     """Each wrong call ends with its code and one line that says what and where, without a traceback."""
     empty = tmp_path / "empty"
     empty.mkdir()
     config = tmp_path / "config.yaml"
     config.write_text("windw: 5\nengine: inline\n# a comment, so that the file is long enough to be a foreign file\n")
-    result = rna_watch(*(part.format(empty=empty, config=config) if "{checkpoint}" not in part else part for part in arguments))
+    result = rna_watch(
+        *(part.format(empty=empty, config=config) if "{checkpoint}" not in part else part for part in arguments)
+    )
     assert result.returncode == code
     assert words in result.stderr
     assert "Traceback" not in result.stderr + result.stdout
@@ -268,7 +294,7 @@ def test_a_folder_whose_every_entry_is_parsed_is_refused(tmp_path: Path) -> None
     result = rna_watch("start", folder, "--engine", "inline")
     assert result.returncode == 2
     assert "--output" in result.stderr
-    assert os.listdir(folder) == ["checkpoint_0"]
+    assert [path.name for path in folder.iterdir()] == ["checkpoint_0"]
 
 
 def test_example_evaluator_is_the_one_of_the_tests() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +21,9 @@ from tests.daemon.runs import (
     train,
     wait_until,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COUNT = 6
 
@@ -98,7 +101,9 @@ def test_a_torn_line_is_closed_off_and_skipped(tmp_path: Path) -> None:
 def test_a_second_once_does_nothing_again(tmp_path: Path) -> None:
     """What was published, finished or refused stays so: the second run adds only that it began and ended."""
     train(tmp_path, count=5)
-    (tmp_path / "notes.pt").write_text("not a checkpoint at all, but long enough to be told from one that has only begun")
+    (tmp_path / "notes.pt").write_text(
+        "not a checkpoint at all, but long enough to be told from one that has only begun"
+    )
     assert rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", EVALUATOR).returncode == 0
     first = _lines(tmp_path)
     assert rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", EVALUATOR).returncode == 0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.daemon.runs import (
     EVALUATOR,
+    LIMIT_S,
     alive,
     check_output,
     events,
@@ -24,6 +24,9 @@ from tests.daemon.runs import (
     trainer_command,
     wait_until,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("form", ["nested", "zip", "safetensors"])
@@ -110,13 +113,17 @@ def test_a_file_rewritten_in_place_gives_an_output_for_each_step(tmp_path: Path)
     assert {event.pin for event in events(run, "admitted")} <= {"copy", "reflink"}
 
 
-def test_ray_takes_the_signals_of_a_container(tmp_path: Path) -> None:
-    """In the foreground with Ray, SIGTERM ends the daemon in an orderly way, with all its processes and no trace in the home."""
+def test_with_ray_a_lost_raylet_is_replaced_and_signals_end_everything(tmp_path: Path) -> None:
+    """With Ray in the foreground: Ray itself may be killed, work goes on; SIGTERM ends the daemon and all its processes."""
     train(tmp_path, count=4)
     daemon = start_foreground(tmp_path, "--evaluator", EVALUATOR, "--workers", 1)
     try:
         wait_until(lambda: len(published(tmp_path)) == 2)
         wait_until(lambda: {"daemon", "evaluator"} <= {worker["name"] for worker in status(tmp_path)["workers"]})
+        subprocess.run(["pkill", "-KILL", "-P", str(daemon.pid), "raylet"], check=True)
+        train(tmp_path, count=1, first=5)
+        wait_until(lambda: "step_5.pt" in published(tmp_path), 2 * LIMIT_S)
+        assert any(event.key == "engine" for event in events(tmp_path, "solved"))
         workers = status(tmp_path)["workers"]
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(timeout=20) == 0
@@ -177,10 +184,10 @@ def test_output_elsewhere_is_found_again(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     run, output = tmp_path / "run", tmp_path / "elsewhere"
     train(run, count=4)
-    before = sorted(os.listdir(run))
+    before = sorted(path.name for path in run.iterdir())
     result = rna_watch("once", run, "--engine", "inline", "--output", output)
     assert result.returncode == 0, result.stderr
-    assert sorted(os.listdir(run)) == before
+    assert sorted(path.name for path in run.iterdir()) == before
     assert (output / "rna" / "step_4.pt").is_file()
     assert [c["state"] for c in status(run)["checkpoints"]] == ["finished", "finished", "published", "published"]
 

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from rna_watch.acceleration.gram import GramRows, block_rows, differences, merge, rounding_variance
+
+from . import twins
+
+
+def in_blocks(iterates_kn, *, new, size, eps=0.0):
+    """The rows as an engine gets them: a block at a time, merged in order."""
+    starts = range(0, iterates_kn.shape[1], size)
+    return merge(block_rows(iterates_kn[:, at : at + size].copy(), new, eps) for at in starts)
+
+
+def test_blocks_add_up_to_the_gram_matrix():
+    """Blocks of any size, merged, give R'R of the whole iterates to rounding."""
+    iterates = twins.linear_iterates(6, 1000, seed=1)
+    expected = twins.gram(iterates)
+    for size in (1, 7, 333, 1000):
+        rows = in_blocks(iterates, new=5, size=size).rows
+        np.testing.assert_allclose(rows, expected, rtol=1e-12, atol=1e-12 * expected.max())
+
+
+def test_a_new_checkpoint_needs_only_its_own_row():
+    """The last M rows alone are the last M rows of the whole matrix, to the last bit."""
+    iterates = twins.linear_iterates(6, 500, seed=2)
+    whole = block_rows(iterates.copy(), 5, 0.0).rows
+    for new in (1, 2, 5):
+        np.testing.assert_allclose(block_rows(iterates.copy(), new, 0.0).rows, whole[-new:], rtol=1e-14)
+
+
+def test_differences_are_taken_before_products():
+    """With steps a hundred-millionth of the iterates' size, the products keep digits that raw products have lost."""
+    rng = np.random.default_rng(3)
+    steps = rng.integers(-8, 9, (5, 400)).astype(np.float64)
+    iterates = 2.0**30 + np.vstack([np.zeros(400), np.cumsum(steps, axis=0)])
+    np.testing.assert_array_equal(block_rows(iterates, 5, 0.0).rows, steps @ steps.T)
+
+
+def test_the_differences_overwrite_the_block():
+    """Residuals are made in place, so that a block needs no second one."""
+    block = np.array([[1.0, 2.0], [4.0, 8.0], [5.0, 5.0]])
+    result = differences(block)
+    assert np.shares_memory(result, block)
+    np.testing.assert_array_equal(result, [[3.0, 6.0], [1.0, -3.0]])
+
+
+def test_merging_names_every_iterate_that_is_not_finite():
+    """The union of the parts' findings survives the sum."""
+    parts = [GramRows(rows=np.ones((1, 2)), rounding_energy=0.5, non_finite=frozenset({k})) for k in (0, 2, 2)]
+    total = merge(parts)
+    assert total.non_finite == {0, 2}
+    assert total.rounding_energy == 1.5
+    np.testing.assert_array_equal(total.rows, [[3.0, 3.0]])
+
+
+@pytest.mark.parametrize(("dtype", "eps"), [(np.float32, 2.0**-23), (np.float16, 2.0**-10)])
+@pytest.mark.parametrize(("spread", "tolerance"), [("logarithmic", 0.02), ("normal", 0.2)])
+def test_the_rounding_variance_predicts_what_rounding_does(dtype, eps, spread, tolerance):
+    """The expected squared norm of a residual's rounding error agrees with rounding done for real."""
+    rng = np.random.default_rng(4)
+    older = 2.0 ** rng.uniform(0, 4, 100_000) if spread == "logarithmic" else rng.standard_normal(100_000)
+    exact = np.stack([older, older * (1 + 0.01 * rng.standard_normal(100_000))])
+    stored = exact.astype(dtype).astype(np.float64)
+    done = float(np.sum((twins.residuals(stored) - twins.residuals(exact)) ** 2))
+    energy = block_rows(stored, 1, eps).rounding_energy
+    assert rounding_variance(energy) == pytest.approx(done, rel=tolerance)

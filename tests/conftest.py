@@ -1,0 +1,21 @@
+"""What all tests share: seeded property tests, and the folder of real runs."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# derandomized: the same examples on every machine; no deadline: the cores are shared with other work
+settings.register_profile("seeded", derandomize=True, deadline=None, database=None)
+settings.load_profile("seeded")
+
+
+@pytest.fixture(scope="session")
+def real_runs():
+    """The folder of checkpoints that nobody here wrote: below $RNA_WATCH_DATA, else ../shared/data beside the checkout."""
+    data = Path(os.environ.get("RNA_WATCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = data / "real_runs"
+    if not folder.is_dir():
+        pytest.skip(f"no real runs at {folder}: set RNA_WATCH_DATA to the data folder")
+    return folder

@@ -1,0 +1,219 @@
+"""From files to checkpoints: aliases, names, order, pins; with real files and the real journal, without a daemon."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from rna_watch.checkpoints.extents import identify
+from rna_watch.config import RunConfig
+from rna_watch.daemon.admission import Admission
+from rna_watch.daemon.paths import RunPaths
+from rna_watch.daemon.recorder import Recorder
+from rna_watch.errors import IncompleteCheckpoint
+from rna_watch.journal import events as e
+from rna_watch.journal.replay import Stage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Folder:
+    """A run directory with an `Admission` on it."""
+
+    def __init__(self, path: Path, **settings: object) -> None:
+        self.path = path
+        self.paths = RunPaths(run=path, output=path)
+        self.paths.create()
+        self.recorder = Recorder(self.paths.journal)
+        self.admission = Admission(RunConfig(**settings), self.paths, self.recorder, lambda: None)
+
+    def save(self, name: str, value: float, **beside: object) -> None:
+        """Write a checkpoint."""
+        content = {"model": {"weight": torch.full((3,), value)}, **beside}
+        torch.save(content, self.path / name)
+
+    def consider(self, name: str) -> None:
+        """Look at a file."""
+        self.admission.consider(name, identify(str(self.path / name)))
+
+    def stages(self) -> dict[str, Stage]:
+        """Every known name and its stage."""
+        return {checkpoint.name: checkpoint.stage for checkpoint in self.recorder.checkpoints()}
+
+    def finish(self, name: str) -> None:
+        """Pretend that the pipeline is done with a checkpoint."""
+        self.recorder.record(e.Finished(checkpoint=name, reason="done"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """An empty run."""
+    return Folder(tmp_path)
+
+
+def test_other_names_of_a_checkpoint_are_one(folder: Folder) -> None:
+    """A hard link (timm), a symbolic link (Lightning), a second save of the same content (torchvision): all aliases."""
+    folder.save("model_4.pth", 1.0, epoch=4)
+    os.link(folder.path / "model_4.pth", folder.path / "model_best.pth")
+    (folder.path / "last.pth").symlink_to("model_4.pth")
+    folder.save("checkpoint.pth", 1.0, epoch=4)
+    for name in ("model_4.pth", "model_best.pth", "last.pth", "checkpoint.pth"):
+        folder.consider(name)
+    assert folder.stages() == {
+        "model_4.pth": Stage.READY,
+        "model_best.pth": Stage.ALIAS,
+        "last.pth": Stage.ALIAS,
+        "checkpoint.pth": Stage.ALIAS,
+    }
+
+
+def test_equal_content_under_two_steps_is_two_checkpoints(folder: Folder) -> None:
+    """A training that stands still writes equal files; each step is its own."""
+    for step in (1, 2):
+        folder.save(f"step_{step}.pt", 1.0)
+        folder.consider(f"step_{step}.pt")
+    assert list(folder.stages().values()) == [Stage.READY, Stage.READY]
+
+
+def test_a_rewritten_name_gets_the_step_from_inside_else_a_count(folder: Folder) -> None:
+    """`last.pt` becomes `last.step500.pt`, `last.epoch3.pt`, or, where nothing is inside, `last.save1.pt`."""
+    folder.save("last.pt", 1.0, global_step=500, epoch=3)
+    folder.consider("last.pt")
+    folder.save("net.pt", 2.0, epoch=3)
+    folder.consider("net.pt")
+    for value in (3.0, 4.0):
+        folder.save("bare.pt", value)
+        folder.consider("bare.pt")
+    assert list(folder.stages()) == ["last.step500.pt", "net.epoch3.pt", "bare.save1.pt", "bare.save2.pt"]
+
+
+def test_windows_follow_steps_not_arrival_and_not_the_alphabet(folder: Folder) -> None:
+    """step_9 stands before step_10, and a late older file finds its place."""
+    for step in (9, 10, 12):
+        folder.save(f"step_{step}.pt", float(step))
+        os.utime(folder.path / f"step_{step}.pt", (step, step))
+        folder.consider(f"step_{step}.pt")
+    folder.save("step_11.pt", 11.0)
+    os.utime(folder.path / "step_11.pt", (11, 11))
+    folder.consider("step_11.pt")
+    newest = folder.recorder.checkpoint("step_12.pt")
+    assert newest is not None
+    assert [c.name for c in folder.admission.history(newest, 5)] == ["step_9.pt", "step_10.pt", "step_11.pt"]
+    assert [c.name for c in folder.admission.history(newest, 2)] == ["step_10.pt", "step_11.pt"]
+
+
+def test_two_sequences_in_one_folder_do_not_mix(folder: Folder) -> None:
+    """Generator and discriminator, saved side by side, have windows of their own."""
+    for step in (1, 2, 3):
+        for name in (f"G_{step}.pt", f"D_{step}.pt"):
+            folder.save(name, float(step), network=name)
+            folder.consider(name)
+    newest = folder.recorder.checkpoint("D_3.pt")
+    assert newest is not None
+    assert [c.name for c in folder.admission.history(newest, 5)] == ["D_1.pt", "D_2.pt"]
+
+
+def test_numbered_files_are_linked_and_rewritten_ones_copied(folder: Folder) -> None:
+    """A pinned numbered file shares its inode with the original, a pinned `last.pt` does not; both outlive it."""
+    folder.save("step_1.pt", 1.0)
+    folder.save("last.pt", 2.0, step=2)
+    for name in ("step_1.pt", "last.pt"):
+        inode = (folder.path / name).stat().st_ino
+        folder.consider(name)
+        admitted = folder.recorder.checkpoints()[-1].admitted
+        assert admitted is not None
+        pinned = folder.path / admitted.pin_path
+        assert (pinned.stat().st_ino == inode) == (admitted.pin == "link")
+        (folder.path / name).unlink()
+        layout = folder.admission.layout(folder.recorder.checkpoints()[-1])
+        assert layout is not None
+        assert layout.path == str(pinned)
+    assert [c.admitted.pin for c in folder.recorder.checkpoints() if c.admitted] in (
+        ["link", "copy"],
+        ["link", "reflink"],
+    )
+
+
+def test_pins_are_let_go_once_no_window_can_need_them(folder: Folder) -> None:
+    """After eight finished checkpoints only the newest five stay pinned for windows of five residuals."""
+    for step in range(1, 9):
+        folder.save(f"step_{step}.pt", float(step))
+        folder.consider(f"step_{step}.pt")
+    folder.admission.release(5)
+    assert len(list(folder.paths.window.iterdir())) == 8
+    for step in range(1, 9):
+        folder.finish(f"step_{step}.pt")
+    folder.admission.release(5)
+    assert [c.name for c in folder.recorder.checkpoints() if c.pinned] == [f"step_{step}.pt" for step in range(4, 9)]
+    assert len(list(folder.paths.window.iterdir())) == 5
+
+
+def test_the_store_keeps_its_byte_budget_and_says_so(tmp_path: Path) -> None:
+    """Beyond the budget the oldest pins go first, and a problem tells that windows become shorter."""
+    folder = Folder(tmp_path, store_budget=3000 / 2**30)
+    for step in range(1, 5):
+        folder.save(f"step_{step}.pt", float(step))
+        folder.consider(f"step_{step}.pt")
+    folder.admission.release(5)
+    pinned = [c for c in folder.recorder.checkpoints() if c.pinned]
+    assert pinned[-1].name == "step_4.pt"
+    assert sum(c.admitted.size_bytes for c in pinned if c.admitted) <= 3000
+    assert "store-budget" in folder.recorder.state.problems
+
+
+def test_a_rewrite_under_a_link_is_noticed(folder: Folder) -> None:
+    """A numbered file that is rewritten in place after all changes its linked bytes: they are not used."""
+    folder.save("step_1.pt", 1.0)
+    folder.consider("step_1.pt")
+    checkpoint = folder.recorder.checkpoint("step_1.pt")
+    assert checkpoint is not None
+    folder.admission.forget("step_1.pt")
+    folder.save("step_1.pt", 7.0)
+    assert folder.admission.layout(checkpoint) is None
+    folder.consider("step_1.pt")
+    again = folder.recorder.checkpoint("step_1.pt")
+    assert again is not None
+    assert again.admitted != checkpoint.admitted
+    assert folder.admission.layout(again) is not None
+
+
+def test_a_file_that_changes_under_the_probe_waits(folder: Folder) -> None:
+    """If the file is not the one that rested, it is not admitted."""
+    folder.save("step_1.pt", 1.0)
+    rested = identify(str(folder.path / "step_1.pt"))
+    shutil.copy(folder.path / "step_1.pt", folder.path / "other")
+    (folder.path / "other").replace(folder.path / "step_1.pt")
+    with pytest.raises(IncompleteCheckpoint, match="being written"):
+        folder.admission.consider("step_1.pt", rested)
+    assert folder.stages() == {}
+
+
+def test_what_the_journal_knows_is_not_told_again(folder: Folder) -> None:
+    """After a restart the same files add no line: not the admitted, not the alias, not the refused."""
+    folder.save("step_1.pt", 1.0)
+    os.link(folder.path / "step_1.pt", folder.path / "best.pt")
+    (folder.path / "notes.pt").write_text(
+        "a text of more than sixty-four bytes, so that it can be told from a beginning"
+    )
+    names = ("step_1.pt", "best.pt", "notes.pt")
+    for name in names:
+        folder.consider(name)
+    count = len(folder.paths.journal.read_bytes().splitlines())
+    again = Folder(folder.path)
+    for name in names:
+        again.consider(name)
+    assert len(folder.paths.journal.read_bytes().splitlines()) == count
+
+
+def test_the_store_is_swept_of_what_no_record_explains(folder: Folder) -> None:
+    """A pinned file whose record was lost in a crash is removed; explained ones stay."""
+    folder.save("step_1.pt", 1.0)
+    folder.consider("step_1.pt")
+    (folder.paths.window / "step__9.pt.00000000.pinned").touch()
+    folder.admission.sweep()
+    assert [path.name.startswith("step__1.pt") for path in folder.paths.window.iterdir()] == [True]

@@ -1,0 +1,127 @@
+"""`rna-watch extrapolate` and `inspect`: one window, no daemon, on real files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.daemon.runs import check_output, fingerprints, model_of, rna_watch, train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve checkpoints of a real training."""
+    folder = tmp_path_factory.mktemp("run")
+    train(folder, count=12)
+    return folder
+
+
+def _twin(run: Path, steps: range, regularization: float) -> np.ndarray:
+    """Algorithm 1 with whole matrices in float64."""
+    models = [model_of(run / f"step_{step}.pt") for step in steps]
+    buffers = ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked", "positions", "second.weight")
+    names = [name for name in models[0] if name not in buffers]
+    x = np.stack([np.concatenate([m[n].double().numpy().ravel() for n in names]) for m in models])
+    residuals = np.diff(x, axis=0)
+    gram = residuals @ residuals.T
+    z = np.linalg.solve(gram / np.linalg.norm(gram, 2) + regularization * np.eye(len(gram)), np.ones(len(gram)))
+    return z / z.sum()
+
+
+def test_the_result_is_the_papers_algorithm_with_inputs_in_the_order_of_their_steps(run: Path, tmp_path: Path) -> None:
+    """Given in any order, step_10 after step_9: coefficients equal the float64 twin, the model is their combination."""
+    before = fingerprints(run)
+    given = [run / f"step_{step}.pt" for step in (10, 7, 12, 9, 8, 11)]
+    out = tmp_path / "out.pt"
+    result = rna_watch("extrapolate", *given, "-o", out, "--regularization", 1e-8, "--json")
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads(result.stdout)
+    assert [Path(each["path"]).name for each in manifest["inputs"]] == [f"step_{step}.pt" for step in range(7, 13)]
+    np.testing.assert_allclose(manifest["coefficients"], _twin(run, range(7, 13), 1e-8), rtol=1e-6)
+    assert manifest["weights"] == [0.0, *manifest["coefficients"]]
+    assert json.loads((tmp_path / "out.pt.json").read_text()) == manifest
+    check_output(out, run)
+    assert fingerprints(run) == before
+
+
+def test_without_lambda_the_norm_stays_small(run: Path, tmp_path: Path) -> None:
+    """The smallest lambda is taken that keeps the norm of the coefficients at most 3."""
+    given = [run / f"step_{step}.pt" for step in range(1, 13)]
+    result = rna_watch("extrapolate", *given, "-o", tmp_path / "out.pt", "--json")
+    manifest = json.loads(result.stdout)
+    assert manifest["diagnostics"]["norm2"] <= 3
+    assert manifest["regularization"] >= 1e-8
+
+
+def test_average_and_last_and_window(run: Path, tmp_path: Path) -> None:
+    """--method average of --window 4 is the mean of the newest four; last is the newest bitwise."""
+    given = [run / f"step_{step}.pt" for step in range(1, 13)]
+    rna_watch("extrapolate", *given, "-o", tmp_path / "average.pt", "--method", "average", "--window", 4)
+    mean = sum(model_of(run / f"step_{step}.pt")["conv.weight"].double() for step in range(9, 13)) / 4
+    assert torch.allclose(model_of(tmp_path / "average.pt")["conv.weight"].double(), mean, rtol=0, atol=1e-7)
+    rna_watch("extrapolate", *given, "-o", tmp_path / "last.pt", "--method", "last")
+    newest, last = model_of(run / "step_12.pt"), model_of(tmp_path / "last.pt")
+    assert all(torch.equal(newest[name], last[name]) for name in newest)
+
+
+def test_an_existing_output_is_kept_without_force(run: Path, tmp_path: Path) -> None:
+    """An output that exists, or is an input, is refused; --force replaces the first but never the second."""
+    given = [run / f"step_{step}.pt" for step in range(1, 5)]
+    out = tmp_path / "out.pt"
+    out.write_text("something dear")
+    refused = rna_watch("extrapolate", *given, "-o", out)
+    assert refused.returncode == 2
+    assert "--force" in refused.stderr
+    assert out.read_text() == "something dear"
+    assert rna_watch("extrapolate", *given, "-o", out, "--force").returncode == 0
+    check_output(out, run)
+    itself = rna_watch("extrapolate", *given, "-o", given[-1], "--force")
+    assert itself.returncode == 2
+    assert "originals are never written" in itself.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("{run}/step_1.pt", "{run}/step_2.pt"), 2, "needs 3 or more"),
+        (("{run}/step_1.pt", "{run}/step_2.pt", "{run}/none.pt"), 2, "none.pt does not exist"),
+        (("{run}/step_1.pt", "{run}/step_2.pt", "{other}"), 1, "the model changed"),
+        (("{run}/step_1.pt", "{run}/step_2.pt", "{run}/step_3.pt", "--method", "magic"), 2, "rna, average, last"),
+        (("{run}/step_1.pt", "{run}/step_1.pt", "{run}/step_1.pt", "--regularization", "1e-8"), 1, "equal"),
+    ],
+)
+def test_what_cannot_be_combined_is_said(
+    run: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    """Too few, missing, different or equal checkpoints: one line and an exit code, and nothing is written."""
+    other = tmp_path / "other.pt"
+    torch.save({"weight": torch.zeros(3)}, other)
+    filled = [part.format(run=run, other=other) for part in arguments]
+    result = rna_watch("extrapolate", *filled, "-o", tmp_path / "out.pt")
+    assert result.returncode == code
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_inspect_says_what_a_file_is(run: Path) -> None:
+    """Format, place of the model, counters, tensors by role and ties, for a person and as JSON."""
+    words = rna_watch("inspect", run / "step_3.pt").stdout
+    for fact in (
+        "complete",
+        "torch zip",
+        "under 'model'",
+        "step 3",
+        "running variances",
+        "second.weight = first.weight",
+    ):
+        assert fact in words
+    report = json.loads(rna_watch("inspect", run / "step_3.pt", "--json").stdout)
+    roles = {tensor["name"]: tensor["role"] for tensor in report["tensors"]}
+    assert roles["conv.weight"] == "parameter"
+    assert roles["norm.running_var"] == "variance"
+    assert roles["positions"] == "copied"

@@ -1,0 +1,157 @@
+import os
+import re
+import signal
+import time
+
+import pytest
+import yaml
+
+from rna_watch.config import load
+
+from .conftest import DEPLOY, models, wait_for
+
+EPOCHS = 5
+
+
+def documents(name):
+    """The objects of a file, by kind."""
+    return {each["kind"]: each for each in yaml.safe_load_all((DEPLOY / name).read_text())}
+
+
+def here(value, **folders):
+    """A command, or any text, with folders of the container replaced by folders of this machine."""
+    if isinstance(value, list):
+        return [here(each, **folders) for each in value]
+    for name, folder in folders.items():
+        value = re.sub(rf"/{name}\b", str(folder), value)
+    return value
+
+
+def command_of(container, **folders):
+    """What a container executes."""
+    return here([*container["command"], *container.get("args", [])], **folders)
+
+
+def probe_of(container, **folders):
+    """What the kubelet executes to see whether a container lives."""
+    return here(container["livenessProbe"]["exec"]["command"], **folders)
+
+
+def containers(pod):
+    """All containers of a pod, by name."""
+    return {each["name"]: each for each in [*pod.get("initContainers", []), *pod["containers"]]}
+
+
+@pytest.fixture
+def job():
+    """The pod of the Job with the side-car."""
+    return documents("kubernetes-sidecar.yaml")["Job"]["spec"]["template"]["spec"]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """The folder that the ConfigMap becomes, with Ray replaced by the inline engine."""
+    folder = tmp_path / "settings"
+    folder.mkdir()
+    for name, text in documents("kubernetes-sidecar.yaml")["ConfigMap"]["data"].items():
+        (folder / name).write_text(here(text.replace("engine: ray", "engine: inline"), **{"etc/rna-watch": folder}))
+    return folder
+
+
+def test_the_side_car_is_one_and_asks_for_no_gpu(job):
+    """It is an init container that is always restarted, shares the run's volume, and has bounds but no GPU."""
+    side_car, train = job["initContainers"][0], job["containers"][0]
+    assert side_car["restartPolicy"] == "Always"
+    assert "startupProbe" not in side_car, "one would hold up the training"
+    shared = {mount["name"]: mount["mountPath"] for mount in side_car["volumeMounts"]}
+    assert {mount["name"]: mount["mountPath"] for mount in train["volumeMounts"]} == {"runs": shared["runs"]}
+    assert shared["shared-memory"] == "/dev/shm"
+    assert {volume["name"] for volume in job["volumes"]} == set(shared)
+    assert set(side_car["resources"]["limits"]) == {"cpu", "memory"}
+    grace = job["terminationGracePeriodSeconds"]
+    assert int(re.search(r"timeout (\d+)", side_car["args"][0])[1]) < grace
+
+
+def test_the_settings_of_the_side_car_load(settings):
+    """The ConfigMap holds a configuration that loads, with the evaluator beside it."""
+    config = load(settings / "rna-watch.yaml", {})
+    assert config.evaluator == f"{settings / 'evaluator.py'}:evaluate"
+    text = documents("kubernetes-sidecar.yaml")["ConfigMap"]["data"]["rna-watch.yaml"]
+    assert "engine: ray" in text
+
+
+def test_the_side_car_watches_the_training_and_finishes_its_last_checkpoint(
+    job, settings, begin, finish, stages, tmp_path
+):
+    """The containers' own commands: models appear, the probe passes, and SIGTERM leaves no checkpoint undone."""
+    folders = {"runs": tmp_path / "runs", "etc/rna-watch": settings}
+    run = tmp_path / "runs" / "demo"
+    side_car, train = job["initContainers"][0], job["containers"][0]
+    probe = probe_of(side_car, **folders)
+    assert finish(probe)[0] != 0, "the probe must fail before the side-car lives"
+    watcher = begin(command_of(side_car, **folders))
+    training = begin([str(EPOCHS) if part == "40" else part for part in command_of(train, **folders)])
+    wait_for(lambda: finish(probe)[0] == 0, "sign of life", watcher)
+    said, _ = training.communicate(timeout=60)
+    assert training.returncode == 0, said
+    assert f"epoch {EPOCHS}\n" in said
+    watcher.send_signal(signal.SIGTERM)  # at once: the last checkpoint has not rested long enough to be read
+    said, _ = watcher.communicate(timeout=60)
+    assert watcher.returncode == 0, said
+    assert said.index("stopped: signal SIGTERM") < said.index("stopped: done")
+    assert stages(run)[f"epoch_{EPOCHS:03d}.pt"] == "published"
+    assert f"epoch_{EPOCHS:03d}.pt" in models(run)
+
+
+def test_the_probe_fails_when_signs_of_life_stop(job, finish, tmp_path):
+    """A heartbeat that is three minutes old fails the probe; one that is new passes it."""
+    folders = {"runs": tmp_path / "runs"}
+    heartbeat = tmp_path / "runs" / "demo" / ".rna-watch" / "heartbeat.json"
+    heartbeat.parent.mkdir(parents=True)
+    heartbeat.touch()
+    probe = probe_of(job["initContainers"][0], **folders)
+    assert finish(probe)[0] == 0
+    os.utime(heartbeat, (time.time() - 180, time.time() - 180))
+    assert finish(probe)[0] != 0
+
+
+def test_a_side_car_that_cannot_run_ends_with_its_own_status(job, settings, begin, tmp_path):
+    """A wrong configuration shows as status 2, so that the kubelet restarts it and tells."""
+    (settings / "rna-watch.yaml").write_text("windw: 3\n")
+    watcher = begin(command_of(job["initContainers"][0], runs=tmp_path / "runs", **{"etc/rna-watch": settings}))
+    said, _ = watcher.communicate(timeout=60)
+    assert watcher.returncode == 2
+    assert "did you mean 'window'" in said
+
+
+def test_the_ray_cluster_fits_rna_watch():
+    """Token, service name, volume, image and cores of the two objects agree."""
+    found = documents("kuberay.yaml")
+    cluster, pod = found["RayCluster"], found["Job"]["spec"]["template"]["spec"]
+    assert cluster["apiVersion"] == "ray.io/v1"
+    assert cluster["spec"]["authOptions"] == {"mode": "token"}
+    assert cluster["spec"]["rayVersion"] in (DEPLOY.parent / "constraints.txt").read_text()
+    [driver] = pod["containers"]
+    token = {each["name"]: each for each in driver["env"]}["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]
+    assert token == {"name": cluster["metadata"]["name"], "key": "auth_token"}
+    group = cluster["spec"]["workerGroupSpecs"][0]
+    pods = [cluster["spec"]["headGroupSpec"]["template"]["spec"], group["template"]["spec"], pod]
+    everywhere = [container for each in pods for container in each["containers"]]
+    assert len({container["image"] for container in everywhere}) == 1
+    assert all(container["volumeMounts"] == [{"name": "runs", "mountPath": "/runs"}] for container in everywhere)
+    assert all(each["volumes"] == pod["volumes"] for each in pods)
+    arguments = driver["args"]
+    assert f"ray://{cluster['metadata']['name']}-head-svc:10001" in arguments
+    used = sum(int(arguments[arguments.index(option) + 1]) for option in ("--workers", "--evaluation-threads"))
+    assert used == group["replicas"] * int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+
+
+def test_the_command_beside_the_ray_cluster_watches(run, begin, finish):
+    """Its command with the inline engine instead of the cluster writes models; its probe passes; `stop` ends it with 0."""
+    [container] = documents("kuberay.yaml")["Job"]["spec"]["template"]["spec"]["containers"]
+    folders = {"runs/demo": run}
+    watcher = begin([*command_of(container, **folders), "--engine", "inline"])
+    wait_for(lambda: len(models(run)) == 2, "models", watcher)
+    assert finish(probe_of(container, **folders))[0] == 0
+    assert finish(["rna-watch", "stop", run])[0] == 0
+    assert watcher.wait(timeout=60) == 0

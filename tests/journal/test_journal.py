@@ -1,0 +1,210 @@
+"""The journal file and what it adds up to."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rna_watch.errors import StoreError
+from rna_watch.journal import events as e
+from rna_watch.journal import heartbeat, log
+from rna_watch.journal.replay import Stage, replay
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _example(kind: type[e.Event]) -> e.Event:
+    """An event of any kind, with a value of the right type in each field."""
+    values = {
+        "str": "text",
+        "int": 3,
+        "float": 0.1,
+        "bool": True,
+        "str | None": None,
+        "bool | None": None,
+        "list[str]": ["a"],
+        "list[float]": [0.1, -1e-300],
+        "list[list[str]]": [["a", "b"]],
+        "list[list[float]]": [[0.1]],
+        "Metrics": {"error": 0.1},
+        "dict[str, Metrics | None]": {"original": {"error": 0.1}, "chosen": None},
+        "dict[str, Any]": {"window": 5},
+    }
+    fields = [field for field in dataclasses.fields(kind) if field.name not in {"time", "seq"}]
+    return kind(**{field.name: values[str(field.type)] for field in fields})
+
+
+@pytest.mark.parametrize("kind", e.KINDS.values(), ids=e.KINDS)
+def test_every_kind_comes_back_as_it_was_written(tmp_path: Path, kind: type[e.Event]) -> None:
+    """What is appended is read again, equal to the last bit, in an object with its kind and version."""
+    journal = log.Journal(tmp_path / "journal.jsonl")
+    written = journal.append(_example(kind), durable=True)
+    journal.close()
+    assert list(log.read(tmp_path / "journal.jsonl")) == [written]
+    record = json.loads((tmp_path / "journal.jsonl").read_text())
+    assert (record["v"], record["kind"], record["seq"]) == (1, kind.kind, 1)
+
+
+def test_a_damaged_line_is_skipped_and_the_others_stand(tmp_path: Path) -> None:
+    """A flipped byte, a line of another version and a line of no kind are passed over."""
+    path = tmp_path / "journal.jsonl"
+    journal = log.Journal(path)
+    for number in range(4):
+        journal.append(e.Noted(text=f"number {number}"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"number", b"nunber")
+    lines.insert(3, b'{"v":2,"kind":"noted","crc":1}\n')
+    lines.insert(0, b"not json at all\n")
+    path.write_bytes(b"".join(lines))
+    assert [event.text for event in log.read(path) if isinstance(event, e.Noted)] == [
+        "number 0",
+        "number 2",
+        "number 3",
+    ]
+
+
+def test_a_tail_gives_what_is_new_and_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
+    """A reader beside the writer gets each event once, and never half of one."""
+    path = tmp_path / "journal.jsonl"
+    tail = log.Tail(path)
+    assert list(tail.new()) == []
+    journal = log.Journal(path)
+    journal.append(e.Noted(text="one"))
+    assert [event.seq for event in tail.new()] == [1]
+    line = log.encode(e.Noted(text="two", seq=2))
+    with path.open("ab") as file:
+        file.write(line[:10])
+        file.flush()
+        assert list(tail.new()) == []
+        file.write(line[10:])
+    assert [event.seq for event in tail.new()] == [2]
+    assert list(tail.new()) == []
+
+
+def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
+    """Sequence numbers never repeat, also behind a line torn by a crash."""
+    path = tmp_path / "journal.jsonl"
+    log.Journal(path).append(e.Noted(text="one"))
+    with path.open("ab") as file:
+        file.write(b'{"v":1,"kind":"no')
+    again = log.Journal(path)
+    assert again.append(e.Noted(text="two")).seq == 2
+    assert [event.seq for event in log.read(path)] == [1, 2]
+
+
+def test_while_the_disk_is_full_lines_wait_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that finds no room leaves no torn line; what waited is written first when there is room again."""
+    path = tmp_path / "journal.jsonl"
+    journal = log.Journal(path)
+    journal.append(e.Noted(text="before"))
+    write, full = os.write, True
+
+    def write_half(descriptor: int, data: bytes) -> int:
+        """The real `write` on a disk with a few bytes left: it takes what fits."""
+        return write(descriptor, data[:7]) if full else write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write_half)
+    journal.append(e.Noted(text="during"))
+    assert journal.waiting == 1
+    assert [event.seq for event in log.read(path)] == [1]
+    full = False
+    journal.append(e.Noted(text="after"))
+    assert journal.waiting == 0
+    assert [event.seq for event in log.read(path)] == [1, 2, 3]
+
+
+def test_a_journal_that_cannot_be_written_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input-output error is ours to report, with the path."""
+    journal = log.Journal(tmp_path / "journal.jsonl")
+
+    def fail(*_: object) -> int:
+        """The real `write` on a broken disk."""
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(StoreError, match=r"journal\.jsonl: Input/output error"):
+        journal.append(e.Noted(text="lost"))
+    with pytest.raises(StoreError, match="cannot open the journal"):
+        log.Journal(tmp_path / "nowhere" / "journal.jsonl")
+
+
+def _admitted(name: str, step: int) -> e.Admitted:
+    return e.Admitted(
+        checkpoint=name,
+        path=name,
+        step=step,
+        step_kind="step",
+        format="torch zip",
+        source="",
+        size_bytes=1,
+        parameters=1,
+        fingerprint=name,
+        inode=step,
+        mtime_ns=step,
+        pin="link",
+        pin_path=name,
+    )
+
+
+def test_a_checkpoint_goes_through_its_stages() -> None:
+    """Each event moves the checkpoint on; a checkpoint written again begins anew."""
+    published = e.Published(checkpoint="a", output="a", written_bytes=5, seconds=1.0)
+    steps = [
+        (e.Waiting(checkpoint="a", reason="it is empty"), Stage.WAITING),
+        (_admitted("a", 1), Stage.READY),
+        (e.Evaluated(checkpoint="a", candidate="last", metrics={"error": 1.0}, seconds=1.0), Stage.EVALUATING),
+        (e.Failed(checkpoint="a", reason="no room", will_retry=True), Stage.READY),
+        (e.Publishing(checkpoint="a", output="a", temporary="t", manifest_digest="d"), Stage.PUBLISHING),
+        (published, Stage.PUBLISHED),
+        (e.Pruned(checkpoint="a", output="a"), Stage.PUBLISHED),
+        (_admitted("a", 2), Stage.READY),
+        (e.Skipped(checkpoint="a", reason="NaN"), Stage.SKIPPED),
+    ]
+    for count, (_, stage) in enumerate(steps, 1):
+        assert replay(event for event, _ in steps[:count]).checkpoints["a"].stage is stage
+    state = replay(event for event, _ in steps)
+    assert state.written_bytes == 5
+    assert not state.checkpoints["a"].usable
+    assert state.checkpoints["a"].evaluations == {}
+
+
+def test_problems_stand_until_they_are_solved_or_the_daemon_starts_anew() -> None:
+    """A problem is shown until its key is solved; a new start forgets those of the one before."""
+    problem = e.Problem(key="store", what="the disk is full", remedy="make room")
+    assert replay([problem]).problems == {"store": problem}
+    assert replay([problem, e.Solved(key="store")]).problems == {}
+    started = _example(e.Started)
+    assert replay([problem, started]).problems == {}
+
+
+def test_a_heartbeat_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    """What is written is read; damage and absence give None; age decides whether it is believed."""
+    work = heartbeat.Work(checkpoint="a", stage="measuring", done=1, total=2, unit="bytes", since=1.0)
+    worker = heartbeat.Worker(name="daemon", pid=1, memory_bytes=2, busy=True)
+    beat = heartbeat.Heartbeat(
+        host="h",
+        pid=1,
+        time=100.0,
+        state="working",
+        watching="events",
+        queue=1,
+        work=work,
+        workers=(worker,),
+        read_bytes_per_s=math.pi,
+    )
+    path = tmp_path / "heartbeat.json"
+    assert heartbeat.read(path) is None
+    heartbeat.write(path, beat)
+    assert heartbeat.read(path) == beat
+    assert [file.name for file in tmp_path.iterdir()] == ["heartbeat.json"]
+    assert beat.fresh(101.0)
+    assert not beat.fresh(200.0)
+    path.write_text('{"host": "h"')
+    assert heartbeat.read(path) is None
