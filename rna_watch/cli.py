@@ -74,6 +74,7 @@ def app() -> None:
 def start(run_dir: Path, config_file: Path | None, *, foreground: bool, no_terminal: bool, **options: Any) -> None:
     """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`."""
     from rna_watch.daemon import background, paths
+    from rna_watch.daemon.status import load as load_state
 
     config = _config(config_file, options)
     where = paths.resolve(run_dir, config.output)
@@ -83,6 +84,8 @@ def start(run_dir: Path, config_file: Path | None, *, foreground: bool, no_termi
     pid = background.start(where, sys.argv[sys.argv.index("start") + 1 :])
     click.echo(f"watching {where.run} (process {pid})")
     click.echo(f"models   {where.models}")
+    for problem in load_state(where)[0].problems.values():
+        click.echo(f"problem  {problem.what}; {problem.remedy}")
     if not config.evaluator and not config.evaluate_command:
         click.echo("note     nothing is evaluated: add --evaluator FILE.py:function to know which models are better")
     click.echo(f"look     rna-watch dashboard {run_dir}   (or: status, logs; end with: rna-watch stop {run_dir})")
@@ -123,16 +126,23 @@ def _summarize(state: RunState, where: RunPaths) -> None:
 @_RUN
 @_OUTPUT
 @click.option("--json", "as_json", is_flag=True, help="Print the state as one JSON object.")
-def status(run_dir: Path, output: str | None, *, as_json: bool) -> None:
+@click.option(
+    "--check", is_flag=True, help="Print nothing; exit with 0 if a daemon watches and gives signs of life, else 1."
+)
+def status(run_dir: Path, output: str | None, *, as_json: bool, check: bool) -> None:
     """Say what is known of RUN_DIR; needs no daemon."""
     from rna_watch.daemon import paths
     from rna_watch.daemon import status as run_status
 
     where = paths.resolve(run_dir, output)
-    if as_json:
+    if check:
+        state = run_status.status(where)["state"]
+        if state in {"not running", "silent"}:
+            raise RnaWatchError(f"{where.run} is not watched ({state})")
+    elif as_json:
         click.echo(json.dumps(run_status.status(where), indent=2))
-        return
-    _dashboard(where, once=True)
+    else:
+        _dashboard(where, once=True)
 
 
 @app.command()

@@ -67,11 +67,14 @@ def combined_blocks(
         first = segments[block.pieces[0].segment]
         size = block.values.shape[1]
         newest = block.values[-1]
-        total[:size] = newest
         if len(w):
             block.values[:-1] -= newest
-            shift = np.dot(w, block.values[:-1])
-            np.add(newest, shift, out=total[:size], where=shift != 0.0)  # adding zero would turn -0.0 into 0.0
+            np.dot(w, block.values[:-1], out=total[:size])
+            still = total[:size] == 0.0
+            total[:size] += newest
+            np.copyto(total[:size], newest, where=still)  # 0.0 + -0.0 is 0.0, other bits than the newest's
+        else:
+            total[:size] = newest
         if first.role is Role.VARIANCE:
             np.maximum(total[:size], 0.0, out=total[:size])
         bits = np.empty(size, dtype=DTYPES[first.dtype].bits)

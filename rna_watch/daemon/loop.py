@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING
 import rna_watch
 from rna_watch.daemon import outputs
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.pipeline import Pipeline, Progress
+from rna_watch.daemon.pipeline import UNEVALUATED, Pipeline, Progress
 from rna_watch.engine.contract import Process
-from rna_watch.errors import Cancelled, IncompleteCheckpoint, RnaWatchError, UsageError
+from rna_watch.errors import Cancelled, EvaluationFailed, IncompleteCheckpoint, RnaWatchError, UsageError
 from rna_watch.evaluation.evaluator import EvaluatorSpec, split_function
 from rna_watch.journal import events as e
 from rna_watch.journal import heartbeat
 from rna_watch.journal.replay import PENDING, Stage
-from rna_watch.watching import steps
 from rna_watch.watching.hints import Hints
 from rna_watch.watching.readiness import Readiness
 from rna_watch.watching.scan import network_file_system, scan
@@ -48,6 +47,7 @@ _JOIN_S = 15.0
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 60.0
 _NICENESS = 10
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -256,10 +256,8 @@ class Daemon:
                 self._recorder.record(e.Vanished(checkpoint=name))
 
     def _probe(self, readiness: Readiness) -> None:
-        due = readiness.due(time.monotonic())
-        due.sort(key=lambda item: steps.natural_key(item[0]))
         admitted = False
-        for name, identity in due:
+        for name, identity in readiness.due(time.monotonic()):
             try:
                 with contextlib.suppress(Cancelled):
                     self._admission.consider(name, identity)
@@ -345,6 +343,11 @@ class Daemon:
         """Start the engine, and a pipeline on it; again, should the engine be lost (a node, or Ray itself, died)."""
         self._engine = start_engine(self._config)
         evaluator = self._engine.evaluator(self._evaluator_spec) if self._evaluator_spec else None
+        if evaluator is not None:
+            try:
+                evaluator.warm_up()
+            except EvaluationFailed as error:
+                self._recorder.problem("evaluator", f"the evaluator cannot be loaded: {error}", UNEVALUATED)
         self._pipeline = Pipeline(self._config, self._paths, self._recorder, self._admission, self._engine, evaluator)
         return self._pipeline
 
@@ -373,7 +376,7 @@ def start_engine(config: RunConfig) -> Engine:
     Raises:
         EngineError: it cannot start.
     """
-    workers = config.workers or min(_WORKER_LIMIT, len(os.sched_getaffinity(0)))
+    workers = config.workers or min(_WORKER_LIMIT, usable_cores())
     if config.engine == "inline":
         from rna_watch.engine.inline import InlineEngine
 
@@ -381,6 +384,16 @@ def start_engine(config: RunConfig) -> Engine:
     from rna_watch.engine.ray_engine import RayEngine
 
     return RayEngine(workers, address=config.ray_address, gpus=config.gpus, evaluator_cpus=config.evaluation_threads)
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, or its control group's quota where that is less (a container's limit)."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CPU_MAX.read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
 
 
 def evaluator_spec(config: RunConfig, paths: RunPaths) -> EvaluatorSpec | None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rna_watch.evaluation.evaluator import Evaluator
     from rna_watch.journal.replay import Checkpoint
 
+UNEVALUATED = "models are written unevaluated until it works"
 _ATTEMPTS = 3
 _STORE_ATTEMPTS = 30  # a full disk is often mended, by the trainer's own retention to begin with
 _SMALLEST_WINDOW = 3
@@ -289,9 +290,7 @@ class Pipeline:
                 self._recorder.record(
                     e.EvaluationFailed(checkpoint=checkpoint.name, candidate=candidate.name, reason=str(error))
                 )
-                self._recorder.problem(
-                    "evaluator", f"the evaluator failed: {error}", "models are written unevaluated until it works"
-                )
+                self._recorder.problem("evaluator", f"the evaluator failed: {error}", UNEVALUATED)
                 if candidate.method == LAST:
                     return  # what fails on the original fails on the rest
                 continue

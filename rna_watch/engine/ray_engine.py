@@ -237,13 +237,11 @@ class _Actor:
         except RnaWatchError as error:
             self._error = error
 
-    def pid(self) -> int:
-        return os.getpid()
+    def start(self) -> int | RnaWatchError:
+        return self._error or os.getpid()
 
     def evaluate(self, combination: Combination) -> Evaluation | RnaWatchError:
-        if self._worker is None:
-            assert self._error is not None
-            return self._error
+        assert self._worker is not None
         try:
             return self._worker.evaluate(combination)
         except RnaWatchError as error:
@@ -261,29 +259,45 @@ class RayEvaluator:
         self._pid: int | None = None
         self._closed = False
 
+    def warm_up(self) -> None:
+        """See `Evaluator.warm_up`."""
+        with self._deaths():
+            if self._actor is None:
+                self._start()
+
     def evaluate(self, combination: Combination) -> Evaluation:
         """See `Evaluator.evaluate`."""
-        from ray.exceptions import RayError
-
         limit = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
-        try:
+        with self._deaths():
             if self._actor is None:
                 self._start()
             answer = self._wait(self._actor.evaluate.remote(combination), limit)
+        if isinstance(answer, RnaWatchError):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _deaths(self) -> Iterator[None]:
+        """Say what it means when the actor, or Ray below it, dies."""
+        from ray.exceptions import RayError
+
+        try:
+            yield
         except RayError as error:
             self._kill()
             if self._closed:
                 raise Cancelled("the evaluator was ended") from error
             raise EvaluationFailed(f"the evaluator's process died ({type(error).__name__}); see the log") from error
-        if isinstance(answer, RnaWatchError):
-            raise answer
-        return answer  # type: ignore[no-any-return]
 
     def _start(self) -> None:
         if self._closed:
             raise Cancelled("the evaluator is closed")
         self._actor = self._ray.remote(_Actor).options(max_restarts=0, **self._options).remote(self._spec)
-        self._pid = self._wait(self._actor.pid.remote(), _START_LIMIT_S)
+        answer = self._wait(self._actor.start.remote(), _START_LIMIT_S)
+        if isinstance(answer, RnaWatchError):
+            self._kill()
+            raise answer
+        self._pid = answer
 
     def _wait(self, reference: Any, limit_s: float) -> Any:
         until = time.monotonic() + limit_s

@@ -48,6 +48,14 @@ class Evaluation:
 class Evaluator(Protocol):
     """A long-lived place where models are evaluated, one at a time."""
 
+    def warm_up(self) -> None:
+        """Start the process and load the user's code and data, so that the first model does not wait for them.
+
+        Raises:
+            EvaluationFailed: they cannot be loaded.
+            Cancelled: `close` was called.
+        """
+
     def evaluate(self, combination: Combination) -> Evaluation:
         """The metrics of a model.
 

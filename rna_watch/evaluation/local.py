@@ -36,16 +36,25 @@ class LocalEvaluator:
         self._lifeline: int | None = None
         self._closed = False
 
+    def warm_up(self) -> None:
+        """See `Evaluator.warm_up`."""
+        with self._lock:
+            self._connected()
+
+    def _connected(self) -> Connection:
+        if self._closed:
+            raise Cancelled("the evaluator is closed")
+        if self._process is None or self._connection is None or self._process.poll() is not None:
+            self._connection = self._start()
+        return self._connection
+
     def evaluate(self, combination: Combination) -> Evaluation:
         """See `Evaluator.evaluate`."""
         with self._lock:
-            if self._closed:
-                raise Cancelled("the evaluator is closed")
-            if self._process is None or self._connection is None or self._process.poll() is not None:
-                self._connection = self._start()
+            connection = self._connected()
             # a command has its own time limit in the child; this one catches a child that hangs
             limit = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
-            answer = self._ask(self._connection, combination, limit)
+            answer = self._ask(connection, combination, limit)
         if isinstance(answer, RnaWatchError):
             raise answer
         assert isinstance(answer, Evaluation)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rna_watch.watching import steps
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -22,6 +24,7 @@ class _Entry:
     due: float
     retry_s: float = _FIRST_RETRY_S
     settled: bool = False
+    probed: bool = False
     reported: str = ""
 
 
@@ -62,8 +65,23 @@ class Readiness:
         return gone
 
     def due(self, now: float) -> list[tuple[str, FileIdentity]]:
-        """Candidates that may be probed now."""
-        return [(name, e.identity) for name, e in self._entries.items() if not e.settled and e.due <= now]
+        """Candidates that may be probed now, in natural order.
+
+        A candidate waits for an older one of its sequence that still rests for the first time, or two files saved at nearly the
+        same moment could be taken in the wrong order.
+        """
+        open_ones = sorted(
+            ((steps.natural_key(name), name) for name, entry in self._entries.items() if not entry.settled)
+        )
+        found = []
+        held: set[str] = set()
+        for _, name in open_ones:
+            entry = self._entries[name]
+            if entry.due <= now and steps.series(name) not in held:
+                found.append((name, entry.identity))
+            elif not entry.probed:
+                held.add(steps.series(name))
+        return found
 
     def next_due(self) -> float | None:
         """When the next candidate is due."""
@@ -79,6 +97,7 @@ class Readiness:
         entry = self._entries.get(name)
         if entry is None:
             return False
+        entry.probed = True
         entry.due = now + entry.retry_s
         entry.retry_s = min(entry.retry_s * 2, _LAST_RETRY_S)
         if now - entry.since < self._report_after_s or entry.reported == reason:

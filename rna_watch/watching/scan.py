@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Found:
 def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = ()) -> tuple[list[Found], list[str]]:
     """All candidates below a folder, and a sentence for each folder that could not be read.
 
+    What stands beside one of our manifests is an output of ours, never an input.
+
     Args:
         run: the run directory.
         patterns: glob patterns of names (or of paths below `run`); empty: the usual endings.
@@ -87,14 +90,24 @@ def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iter
             raise UsageError(f"the run directory {folder} cannot be read: {error.strerror}") from error
         problems.append(f"the folder {folder} cannot be read: {error.strerror}")
         return
+    names = {entry.name for entry in entries}
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or (f"{entry.name}.json" in names and _is_manifest(f"{entry.path}.json")):
             continue
         if entry.is_dir(follow_symlinks=False):
             if depth < _MAX_DEPTH and os.path.realpath(entry.path) not in ours:
                 yield from _walk(entry.path, depth + 1, ours, problems)
         elif not entry.is_dir():
             yield entry.path
+
+
+def _is_manifest(path: str) -> bool:
+    """Whether a file is one of our manifests: then what it stands beside is an output, wherever it lies."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() >= {"schema", "inputs", "weights", "coefficients"}
 
 
 def _inside(path: str, folders: list[str]) -> bool:

@@ -28,8 +28,11 @@ def run(tmp_path_factory):
     for number in range(2):
         part = slice(number * BATCH, (number + 1) * BATCH)
         torch.save((images[part].clone(), labels[part].clone()), folder / "batches" / f"{number:04d}.pt")
-    command = [sys.executable, train_digits.__file__, str(folder / "run"), "--epochs", "3"]
-    subprocess.run(command, check=True, capture_output=True)
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train_digits.py", str(folder / "run"), "--epochs", "3"])
+        train_digits.main()
+    torch.set_num_threads(threads)
     return folder
 
 

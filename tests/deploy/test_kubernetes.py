@@ -10,7 +10,7 @@ from rna_watch.config import load
 
 from .conftest import DEPLOY, models, wait_for
 
-EPOCHS = 5
+EPOCHS = 4
 
 
 def documents(name):
