@@ -2,4 +2,5 @@
 
 from rna_watch.cli import main
 
-main()
+if __name__ == "__main__":  # children of the inline engine import this module too
+    main()

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# contracts are modules that several test modules run
+pytest.register_assert_rewrite("tests.engine.contract", "tests.evaluation.contract")
+
 # derandomized: the same examples on every machine; no deadline: the cores are shared with other work
 settings.register_profile("seeded", derandomize=True, deadline=None, database=None)
 settings.load_profile("seeded")

@@ -193,6 +193,8 @@ def runs(shape: Sequence[int], stride: Sequence[int], start: int) -> list[tuple[
         return []
     if start + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) >= 2**62:
         raise ValueError("it ends beyond any storage")
+    if tuple(stride) == contiguous(shape):
+        return [(start, prod(shape))]
     length = 1
     outer = []
     for size, step in sorted(zip(shape, stride, strict=True), key=lambda pair: pair[1]):
@@ -210,6 +212,16 @@ def runs(shape: Sequence[int], stride: Sequence[int], start: int) -> list[tuple[
     for size, step in outer:
         firsts = (firsts[:, None] + np.arange(size, dtype=np.int64) * step).reshape(-1)
     return merge_runs((int(first), length) for first in np.sort(firsts))
+
+
+def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a contiguous tensor (of at least one element)."""
+    strides = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
 
 
 def merge_runs(parts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -53,8 +53,11 @@ DTYPES: dict[str, DType] = {
 
 def widen(bits: Array, dtype: str, out: Float64) -> None:
     """Write stored values (their `bits`) to float64, exactly."""
+    if dtype != "bfloat16":
+        out[...] = bits
+        return
     with np.errstate(invalid="ignore"):  # signalling NaNs
-        out[...] = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32) if dtype == "bfloat16" else bits
+        out[...] = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def narrow(values: Float64, dtype: str, out: Array) -> None:

@@ -14,7 +14,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.checkpoints import model_source
-from rna_watch.checkpoints.extents import Chunk, Extent, Layout, Role, TensorView
+from rna_watch.checkpoints.extents import Chunk, Extent, Layout, Role, TensorView, contiguous
 from rna_watch.checkpoints.numeric import DTYPES
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 
@@ -106,9 +106,10 @@ def _place(
     views: list[TensorView] = []
     for name, (start, _end, dtype, shape) in entries.items():
         count = prod(shape)
-        stride = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
         chunks = (Chunk(file=0, offset_bytes=base + start, start=0, count=count),) if count else ()
-        views.append(TensorView(name=name, dtype=dtype, shape=shape, stride=stride, extent=len(extents), start=0))
+        views.append(
+            TensorView(name=name, dtype=dtype, shape=shape, stride=contiguous(shape), extent=len(extents), start=0)
+        )
         extents.append(Extent(name=name, dtype=dtype, role=model_source.role(name, dtype), chunks=chunks))
     if not any(extent.role is not Role.COPIED for extent in extents):
         raise RefusedCheckpoint("it holds no floating-point tensors: nothing to extrapolate")

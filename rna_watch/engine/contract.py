@@ -38,7 +38,7 @@ class Engine(Protocol):
         """Our processes on this host."""
 
     def cancel(self) -> None:
-        """Make a running `map` raise Cancelled; for good."""
+        """Make a running `map`, and running evaluations, raise Cancelled; for good."""
 
     def close(self) -> None:
         """End all processes and remove what they left."""

@@ -1,9 +1,8 @@
 """The Ray engine: tasks and evaluators on a Ray cluster of our own (the default), or on one that is named.
 
 Precautions, each for a trap that was measured (runtime notes): never join a cluster that happens to be there; leave
-no authentication file
-behind; never stop a Ray that is not ours; no GPU and no CUDA context unless asked; only paths and coefficients
-travel, never tensors.
+no authentication file behind; never stop a Ray that is not ours; no GPU and no CUDA context unless asked; only paths
+and coefficients travel, never tensors.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ _SESSION_PREFIX = "rw-"
 _OBJECT_STORE_BYTES = 80 * 2**20
 _POLL_S = 0.2
 _IDLE = "ray::IDLE"
+_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 _START_LIMIT_S = 120.0
 _QUIET = {
     "OMP_NUM_THREADS": "1",
@@ -198,7 +198,7 @@ class RayEngine:
             title = _title(pid)
             if pid in evaluators:
                 found.append(Process(name="evaluator", pids=(pid,), busy="." in title))
-            elif title.startswith("ray::"):
+            elif title.startswith("ray::") and not title.startswith(_AGENTS):
                 found.append(Process(name="worker", pids=(pid,), busy=not title.startswith(_IDLE)))
             else:
                 system.append(pid)
@@ -269,9 +269,8 @@ class RayEvaluator:
         """See `Evaluator.evaluate`."""
         limit = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
         with self._deaths():
-            if self._actor is None:
-                self._start()
-            answer = self._wait(self._actor.evaluate.remote(combination), limit)
+            actor = self._actor or self._start()
+            answer = self._wait(actor.evaluate.remote(combination), limit)
         if isinstance(answer, RnaWatchError):
             raise answer
         return answer  # type: ignore[no-any-return]
@@ -289,21 +288,23 @@ class RayEvaluator:
                 raise Cancelled("the evaluator was ended") from error
             raise EvaluationFailed(f"the evaluator's process died ({type(error).__name__}); see the log") from error
 
-    def _start(self) -> None:
+    def _start(self) -> Any:
         if self._closed:
             raise Cancelled("the evaluator is closed")
-        self._actor = self._ray.remote(_Actor).options(max_restarts=0, **self._options).remote(self._spec)
-        answer = self._wait(self._actor.start.remote(), _START_LIMIT_S)
+        actor = self._actor = self._ray.remote(_Actor).options(max_restarts=0, **self._options).remote(self._spec)
+        answer = self._wait(actor.start.remote(), _START_LIMIT_S)
         if isinstance(answer, RnaWatchError):
             self._kill()
             raise answer
         self._pid = answer
+        return actor
 
     def _wait(self, reference: Any, limit_s: float) -> Any:
         until = time.monotonic() + limit_s
         while True:
             done, _ = self._ray.wait([reference], timeout=_POLL_S)
             if self._closed:
+                self._kill()  # it may have been started while `close` ran
                 raise Cancelled("the evaluator was ended")
             if done:
                 return self._ray.get(reference)

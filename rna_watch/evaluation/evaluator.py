@@ -83,7 +83,7 @@ def check_metrics(value: object) -> dict[str, float]:
     for name, number in value.items():
         try:
             metrics[str(name)] = float(number)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise EvaluationFailed(f"metric {name!r} is {number!r:.100}, not a number") from error
     return metrics
 

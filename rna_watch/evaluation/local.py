@@ -89,6 +89,9 @@ class LocalEvaluator:
         finally:
             theirs.close()
             os.close(lifeline_read)
+        if self._closed:  # while it was being started
+            self._kill()
+            raise Cancelled("the evaluator is closed")
         connection = Connection(ours.detach())
         answer = self._ask(connection, self._spec, _START_LIMIT_S)
         if isinstance(answer, RnaWatchError):
@@ -108,7 +111,8 @@ class LocalEvaluator:
         except (EOFError, OSError) as error:
             if self._closed:
                 raise Cancelled("the evaluator was ended") from error
-            status = self._process.wait() if self._process else None
+            process = self._process
+            status = process.wait() if process else None
             self._kill()
             raise EvaluationFailed(f"the evaluator's process died ({_status(status)}); see the log") from error
 

@@ -5,6 +5,7 @@ The same worker lives in a child process (local.py) and in a Ray actor (engine/r
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -41,6 +42,7 @@ class EvaluationWorker:
         self._spec = spec
         os.environ.update(spec.environment)
         os.chdir(spec.cwd)
+        self._file = ""
         self._call: Callable[[Combination], object]
         if spec.function is not None:
             self._call = self._python(spec.function)
@@ -58,8 +60,8 @@ class EvaluationWorker:
             metrics = check_metrics(self._call(combination))
         except RnaWatchError:
             raise
-        except Exception as error:
-            raise EvaluationFailed(_where(error)) from error
+        except (Exception, SystemExit) as error:
+            raise EvaluationFailed(_where(error, self._file)) from error
         return Evaluation(metrics=metrics, seconds=time.perf_counter() - begun)
 
     def _python(self, function: str) -> Callable[[Combination], object]:
@@ -68,7 +70,7 @@ class EvaluationWorker:
         from rna_watch.evaluation.materialize import state_dict
 
         torch.set_num_threads(self._spec.threads)
-        evaluate = _load(function)
+        self._file, evaluate = _load(function)
         try:
             device = torch.device(self._spec.device)
         except RuntimeError as error:
@@ -95,12 +97,13 @@ class EvaluationWorker:
             path.unlink(missing_ok=True)
 
 
-def _load(function: str) -> Callable[..., object]:
+def _load(function: str) -> tuple[str, Callable[..., object]]:
+    """The absolute path of the user's file, and the function in it."""
     file, name = split_function(function)
     path = Path(file).absolute()
     if not path.is_file():
         raise EvaluationFailed(f"the evaluator's file {path} does not exist")
-    sys.path.insert(0, str(path.parent))
+    sys.path[:0] = [str(path.parent), str(Path.cwd())]
     spec = importlib.util.spec_from_file_location(f"rna_watch_evaluator_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -108,19 +111,18 @@ def _load(function: str) -> Callable[..., object]:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise EvaluationFailed(f"{path} cannot be imported: {_where(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise EvaluationFailed(f"{path} cannot be imported: {_where(error, str(path))}") from error
     evaluate = getattr(module, name, None)
     if not callable(evaluate):
         raise EvaluationFailed(f"{path} has no function '{name}'")
-    return evaluate  # type: ignore[no-any-return]
+    return str(path), evaluate
 
 
-def _where(error: BaseException) -> str:
-    """The error and the user's line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "rna_watch" not in Path(frame.filename).parts] or frames
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+def _where(error: BaseException, file: str) -> str:
+    """The error and the line of the user's file that it passed through, if it did."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    place = f" ({Path(file).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{place}"
 
 
@@ -138,28 +140,37 @@ def _write(combination: Combination, path: Path) -> None:
         clone.discard(copy)
 
 
+# The command's process group ends with us, however we end: a guard in it waits on a pipe that we hold. It is started
+# outside the command's own shell, whose `wait` would wait for it.
+_GUARDED = 'exec 3<&0 </dev/null; { read _ <&3; kill -9 0; } >/dev/null 2>&1 & exec 3<&-; exec /bin/sh -c "$1"'
+
+
 def _run(command: str, timeout_s: float) -> str:
     """The standard output of a shell command, which gets a process group of its own so that all of it can be ended."""
-    process = subprocess.Popen(  # noqa: S602 - it is the user's own command line
-        command,
-        shell=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        errors="replace",
-        process_group=0,
-    )
+    lifeline_read, lifeline = os.pipe()
     try:
-        output, errors = process.communicate(timeout=timeout_s)
+        with subprocess.Popen(
+            ["/bin/sh", "-c", _GUARDED, "sh", command],
+            stdin=lifeline_read,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,
+        ) as process:
+            try:
+                output, errors = process.communicate(timeout=timeout_s)
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
     except subprocess.TimeoutExpired as error:
         raise EvaluationFailed(
             f"the command ran longer than {timeout_s:g} s and was ended; raise --evaluation-timeout"
         ) from error
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+        os.close(lifeline_read)
+        os.close(lifeline)
     if process.returncode != 0:
         said = (errors.strip() or output.strip())[-_SHOWN_OUTPUT:]
         raise EvaluationFailed(f"the command ended with status {process.returncode}: {said}")

@@ -1,0 +1,89 @@
+"""What every engine must give: one contract for the inline and the Ray engine."""
+
+import threading
+
+import pytest
+
+from rna_watch.checkpoints.clone import Gap
+from rna_watch.engine import plan
+from rna_watch.engine.plan import CopyTask
+from rna_watch.errors import Cancelled, InputChanged
+
+from . import windows
+
+
+class EngineContract:
+    """The contract; a subclass has a fixture `engine`."""
+
+    def test_the_gram_matrix_has_the_same_bits(self, engine, layouts):
+        """In parallel, rows and rounding energy are what the tasks give one after another, to the last bit."""
+        assert len(plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)) > 10
+        expected, found = windows.gram(layouts), windows.gram(layouts, engine.map)
+        assert found.rows.tobytes() == expected.rows.tobytes()
+        assert found.rounding_energy == expected.rounding_energy
+        assert found.non_finite == frozenset()
+
+    def test_a_published_file_has_the_same_bytes(self, engine, layouts, tmp_path):
+        """Written by many workers at once, a file is what one writes alone."""
+        expected = windows.published(layouts, tmp_path / "serial.pt")
+        assert windows.published(layouts, tmp_path / "parallel.pt", engine.map) == expected
+
+    def test_results_come_in_the_order_of_the_tasks(self, engine, layouts):
+        """Whichever ends first, results stand where their tasks stood, and each task is reported done once."""
+        work = plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)
+        done = []
+        results = engine.map(work, done.append)
+        assert [result.rows.tobytes() for result in results] == [each.rows.tobytes() for each in windows.serial(work)]
+        assert sorted(map(id, done)) == sorted(map(id, work))
+
+    def test_no_work_is_no_trouble(self, engine):
+        """A map over nothing gives nothing."""
+        assert engine.map([]) == []
+
+    def test_a_task_s_error_arrives_as_its_own(self, engine, layouts, tmp_path):
+        """What a task raises keeps its class and words, and the engine goes on afterwards."""
+        work = plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)
+        (tmp_path / "epoch_1.pt").unlink()
+        with pytest.raises(InputChanged, match=r"epoch_1\.pt cannot be opened any more"):
+            engine.map(work)
+        gap = Gap(file=0, offset_bytes=0, size_bytes=10)
+        copy = CopyTask(files=layouts[0].files, gaps=(gap,), outputs=(str(tmp_path / "none" / "clone"),))
+        with pytest.raises(FileNotFoundError, match="none/clone"):
+            engine.map([copy])
+        assert engine.map([CopyTask(files=(), gaps=(), outputs=())]) == [0]
+
+    def test_an_error_in_the_listener_ends_the_map(self, engine, layouts):
+        """What `on_done` raises comes out, with no task left running behind it."""
+
+        def on_done(_task):
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            engine.map(plan.gram_tasks(layouts, 3, windows.BUDGET_MIB), on_done)
+        assert engine.map([CopyTask(files=(), gaps=(), outputs=())]) == [0]
+
+    def test_its_processes_are_named(self, engine):
+        """Every process of ours is alive and told by what it is for."""
+        found = engine.processes()
+        assert all(process.name and process.pids for process in found)
+        with open(f"/proc/{found[0].pids[0]}/stat") as stat:
+            assert stat.read()
+
+
+def check_cancel(engine, layouts):
+    """`cancel` from another thread makes a map give up before its end, for good."""
+    work = plan.gram_tasks(layouts, 3, windows.BUDGET_MIB) * 50
+    done = []
+
+    def on_done(task):
+        if not done:
+            thread = threading.Thread(target=engine.cancel)
+            thread.start()
+            thread.join()
+        done.append(task)
+
+    with pytest.raises(Cancelled):
+        engine.map(work, on_done)
+    assert len(done) < len(work)
+    with pytest.raises(Cancelled):
+        engine.map(work[:1])

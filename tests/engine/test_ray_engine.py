@@ -1,0 +1,154 @@
+"""The Ray engine, started once for all tests of this module (each start takes seconds); the last ones close it."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rna_watch.engine import plan, ray_engine
+from rna_watch.engine.ray_engine import RayEngine
+from rna_watch.errors import Cancelled, EngineError
+
+from tests.evaluation.contract import EvaluatorContract, is_gone
+from tests.evaluation.models import combination
+
+from . import windows
+from .contract import EngineContract, check_cancel
+
+
+def on_terminate(_number, _frame):
+    """The calling program's own handler."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """An empty home folder."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def engine(home):
+    """Ray, started by us in a program with its own home, its own handler of SIGTERM and a GPU that is none of our business."""
+    environment, handler = dict(os.environ), signal.signal(signal.SIGTERM, on_terminate)
+    os.environ["HOME"] = str(home)
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+    engine = RayEngine(2)
+    yield engine
+    engine.close()
+    signal.signal(signal.SIGTERM, handler)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def sessions():
+    """The session folders of this process."""
+    return list(Path(tempfile.gettempdir()).glob(f"rw-{os.getpid()}-*"))
+
+
+def workers(engine):
+    """The numbers of Ray's worker processes."""
+    return [pid for process in engine.processes() if process.name == "worker" for pid in process.pids]
+
+
+class TestRayEngine(EngineContract):
+    """The contract on Ray."""
+
+    def test_the_handlers_of_signals_are_the_caller_s(self, engine):
+        """Ray's start leaves SIGTERM to the program that called us."""
+        assert signal.getsignal(signal.SIGTERM) is on_terminate
+
+    def test_no_key_is_left_in_the_home_folder(self, engine, home):
+        """Ray writes no authentication file, which would change the user's other clusters."""
+        assert list(home.rglob("*")) == []
+
+    def test_workers_see_no_gpu(self, engine):
+        """Workers that asked for no GPU see none, whatever the caller sees."""
+        seen = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in workers(engine)]
+        assert len([1 for environment in seen if b"CUDA_VISIBLE_DEVICES=" in environment]) >= engine.workers
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+    def test_a_worker_that_is_killed_costs_nothing(self, engine, layouts):
+        """Workers killed in the midst of a map (out of memory, say) are replaced, and the result has the same bits."""
+        work = plan.gram_tasks(layouts, 3, windows.BUDGET_MIB) * 5
+        killed = []
+
+        def on_done(_task):
+            if not killed:
+                for pid in workers(engine):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+        results = engine.map(work, on_done)
+        assert killed
+        expected = windows.serial(work[: len(work) // 5]) * 5
+        assert [result.rows.tobytes() for result in results] == [result.rows.tobytes() for result in expected]
+
+
+class TestRayEvaluator(EvaluatorContract):
+    """The evaluator's contract in a Ray actor."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls, engine):
+        """Makes evaluators, and closes them in the end."""
+        made = []
+
+        def make(specification):
+            made.append(engine.evaluator(specification))
+            return made[-1]
+
+        yield make
+        for evaluator in made:
+            evaluator.close()
+
+    def test_the_actor_sees_no_gpu(self, evaluator, folder):
+        """User's code that asked for no GPU sees none."""
+        assert self.check_good(evaluator, folder)["cuda"] == ""
+
+
+class TestItsEnd:
+    """What is left when it ends."""
+
+    def test_an_address_where_nothing_answers_is_an_engine_error(self):
+        """A cluster that cannot be reached is told with its address, and our own goes on."""
+        code = (
+            "from rna_watch.engine.ray_engine import RayEngine\n"
+            "from rna_watch.errors import EngineError\n"
+            "try:\n    RayEngine(1, address='127.0.0.1:1')\n"
+            "except EngineError as error:\n    print(error)\n"
+        )
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert child.stdout.startswith("Ray cannot be used at 127.0.0.1:1 (")
+        assert child.stdout.endswith("try --engine inline\n")
+
+    def test_cancel_is_heard_soon(self, engine, layouts):
+        """Another thread can make it give up, and its evaluators with it."""
+        check_cancel(engine, layouts)
+
+    def test_close_leaves_nothing(self, engine, layouts):
+        """After `close` there is no process of Ray, no session folder, no key, and the caller's handlers stand."""
+        assert len(sessions()) == 1
+        processes = [psutil.Process(pid) for process in engine.processes()[1:] for pid in process.pids]
+        assert len(processes) > 4
+        engine.close()
+        assert all(is_gone(process.pid) for process in processes)
+        assert sessions() == []
+        assert signal.getsignal(signal.SIGTERM) is on_terminate
+        engine.close()
+
+
+def test_session_folders_of_the_dead_are_removed(tmp_path, monkeypatch):
+    """A folder whose daemon was killed is removed at the next start; those of the living, and others' folders, stay."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = {f"rw-{os.getpid()}-abc", "rw-notes-x", "ray"}
+    for name in {*kept, f"rw-{child.pid}-abc"}:
+        (tmp_path / name / "logs").mkdir(parents=True)
+    ray_engine.remove_stale_sessions()
+    assert {path.name for path in tmp_path.iterdir()} == kept

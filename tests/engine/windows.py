@@ -1,0 +1,49 @@
+"""A window on disk that is cut into many tasks, and what they come to when they are done one after another."""
+
+import torch
+
+from rna_watch.acceleration.gram import merge
+from rna_watch.checkpoints.combine import Combination
+from rna_watch.checkpoints.probe import probe
+from rna_watch.engine import plan, tasks
+from rna_watch.engine.publish import publish
+
+BUDGET_MIB = 1.0
+WEIGHTS = (0.0, -0.5, 0.25, 1.25)
+
+
+def write(folder, count=4, rows=40, columns=500):
+    """Checkpoints of a run with parameters of two dtypes, statistics and integers; returns their layouts."""
+    layouts = []
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {f"w{row}": torch.randn(columns, generator=generator) for row in range(rows)}
+        tensors["half"] = torch.randn(columns, generator=generator).half()
+        tensors["bn.running_mean"] = torch.randn(columns, generator=generator)
+        tensors["bn.running_var"] = torch.rand(columns, generator=generator)
+        tensors["bn.num_batches_tracked"] = torch.tensor(seed)
+        torch.save({"model": tensors, "epoch": seed}, folder / f"epoch_{seed}.pt")
+        layouts.append(probe(str(folder / f"epoch_{seed}.pt")))
+    return tuple(layouts)
+
+
+def serial(work):
+    """The results of tasks, done one after another in this process."""
+    return [tasks.run(task) for task in work]
+
+
+def gram(layouts, run=serial):
+    """The Gram matrix of a window, by an engine's `map` or serially."""
+    return merge(run(plan.gram_tasks(layouts, len(layouts) - 1, BUDGET_MIB)))
+
+
+def published(layouts, destination, run=serial):
+    """The bytes of the published combination."""
+    publish(
+        Combination(layouts=layouts, weights=WEIGHTS),
+        str(destination),
+        temporary=f"{destination}.tmp",
+        budget_mib=BUDGET_MIB,
+        run=run,
+    )
+    return destination.read_bytes()

@@ -1,0 +1,164 @@
+"""What every evaluating process must give: one contract for the child process and the Ray actor."""
+
+import json
+import os
+import threading
+
+import psutil
+import pytest
+
+from rna_watch.errors import Cancelled, EvaluationFailed
+
+from . import users_evaluator as user
+from .models import FILE, combination, spec
+
+LIMIT_S = 3.0
+
+
+def is_gone(pid, within_s=20.0):
+    """Whether a process ends soon (a zombie that nobody waits for has ended)."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        process.wait(within_s)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def line_of(text):
+    """The number of the line of the user's file that has this text."""
+    return next(number for number, line in enumerate(FILE.read_text().splitlines(), 1) if text in line)
+
+
+class EvaluatorContract:
+    """The contract; a subclass has a class-scoped fixture `make`, which gives an evaluator for a specification."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory):
+        """The working directory of the command that started us."""
+        return tmp_path_factory.mktemp("run")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def evaluator(cls, make, folder):
+        """One evaluator for many tests, as in a run."""
+        settings = {"OF_THE_CALLER": "yes"}
+        return make(spec(folder, function=f"{FILE}:evaluate", timeout_s=LIMIT_S, environment=settings))
+
+    def check_good(self, evaluator, folder):
+        """A good evaluation; returns what the user's code saw."""
+        found = evaluator.evaluate(combination(folder))
+        assert found.metrics == {"total": 8.0, "one": 1.0}
+        assert list(found.metrics) == ["total", "one"]
+        assert found.seconds > 0
+        return json.loads((folder / "seen.json").read_text())
+
+    def test_the_user_s_code_gets_a_plain_model_at_home(self, evaluator, folder):
+        """Plain keys, the device, no gradients, the caller's directory and environment; its data is loaded once."""
+        first = self.check_good(evaluator, folder)
+        assert first == {
+            "keys": ["w", "mode"],
+            "device": "cpu",
+            "gradients": False,
+            "threads": 1,
+            "cwd": str(folder),
+            "cuda": first["cuda"],
+            "variable": "yes",
+            "loaded": 1,
+            "calls": first["calls"],
+        }
+        second = self.check_good(evaluator, folder)
+        assert second["loaded"] == 1
+        assert second["calls"] == first["calls"] + 1
+        assert psutil.pid_exists(evaluator.pid())
+
+    @pytest.mark.parametrize(
+        ("mode", "message"),
+        [
+            (user.RAISE, rf"^LookupError: the validation set is gone \(users_evaluator.py, line {line_of('raise Look')}\)$"),
+            (user.WRONG, r"^the evaluator must return a dict of metric names to numbers, not \[0\.5\]$"),
+            (user.NUMBER, r"^metric 'loss' is 'low', not a number$"),
+            (user.EXIT, rf"^SystemExit: 3 \(users_evaluator.py, line {line_of('sys.exit')}\)$"),
+        ],
+        ids=["raise", "wrong type", "no number", "sys.exit"],
+    )
+    def test_what_the_user_s_code_does_wrong_is_told(self, evaluator, folder, mode, message):
+        """The error names the class, the words and the user's line; the process lives on and evaluates the next model."""
+        self.check_good(evaluator, folder)
+        before = evaluator.pid()
+        with pytest.raises(EvaluationFailed, match=message):
+            evaluator.evaluate(combination(folder, mode))
+        self.check_good(evaluator, folder)
+        assert evaluator.pid() == before
+
+    def test_a_process_that_dies_is_replaced(self, evaluator, folder):
+        """A crash of the user's code costs one evaluation; the next has a new process."""
+        self.check_good(evaluator, folder)
+        before = evaluator.pid()
+        with pytest.raises(EvaluationFailed, match="the evaluator's process died"):
+            evaluator.evaluate(combination(folder, user.DIE))
+        assert self.check_good(evaluator, folder)["calls"] == 1
+        assert evaluator.pid() != before
+        assert is_gone(before)
+
+    def test_a_process_that_hangs_is_ended_with_its_children(self, evaluator, folder):
+        """Past its time limit an evaluation ends, and what it had started with it; the next one works."""
+        with pytest.raises(EvaluationFailed, match=rf"longer than {LIMIT_S:g} s and was ended; raise --evaluation-timeout"):
+            evaluator.evaluate(combination(folder, user.HANG))
+        assert is_gone(int((folder / "grandchild").read_text()))
+        self.check_good(evaluator, folder)
+
+    def test_close_ends_a_running_evaluation(self, make, folder):
+        """Called from another thread, `close` makes the evaluation raise Cancelled soon, and ends its process; for good."""
+        os.mkfifo(folder / "begun")
+        evaluator = make(spec(folder, function=f"{FILE}:evaluate"))
+        pids = []
+
+        def close():
+            with open(folder / "begun"):
+                pids.append(evaluator.pid())
+            evaluator.close()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        with pytest.raises(Cancelled):
+            evaluator.evaluate(combination(folder, user.WAIT))
+        thread.join()
+        assert is_gone(pids[0])
+        assert evaluator.pid() is None
+        with pytest.raises(Cancelled):
+            evaluator.evaluate(combination(folder))
+        evaluator.close()
+
+    def test_a_file_that_cannot_be_imported_is_told_with_its_line(self, make, folder):
+        """A syntax error names file and line; once it is mended, the same evaluator works."""
+        file = folder / "mended.py"
+        file.write_text("import torch\n\ndef evaluate(state_dict, device)\n    return {}\n")
+        evaluator = make(spec(folder, function="mended.py:evaluate"))
+        with pytest.raises(EvaluationFailed, match=r"mended.py cannot be imported: SyntaxError: .*\(mended.py, line 3\)$"):
+            evaluator.evaluate(combination(folder))
+        file.write_text("def evaluate(state_dict, device):\n    return {'n': len(state_dict)}\n")
+        assert evaluator.evaluate(combination(folder)).metrics == {"n": 2.0}
+
+    def test_a_command_is_ended_with_all_that_it_started(self, make, folder):
+        """`close` during a shell command ends the shell, its children, and theirs."""
+        os.mkfifo(folder / "pids")
+        command = "(sleep 1000 & echo $! > deep; wait) & until [ -s deep ]; do :; done; cat deep > pids; wait"
+        evaluator = make(spec(folder, command=command))
+        pids = []
+
+        def close():
+            pids.append(int((folder / "pids").read_text()))
+            evaluator.close()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        with pytest.raises(Cancelled):
+            evaluator.evaluate(combination(folder))
+        thread.join()
+        assert is_gone(pids[0])
