@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -35,8 +36,9 @@ _SESSION_PREFIX = "rw-"
 _OBJECT_STORE_BYTES = 80 * 2**20
 _POLL_S = 0.2
 _IDLE = "ray::IDLE"
-_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+_AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")  # parts of Ray; the system cuts names off here
 _START_LIMIT_S = 120.0
+_CONNECT_LIMIT_S = 5.0
 _QUIET = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -68,6 +70,7 @@ class RayEngine:
         self._cancelled = threading.Event()
         self._actors: list[RayEvaluator] = []
         self._session: Path | None = None
+        _check_address(address)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         if address == LOCAL:
             # with a token in our own environment Ray writes none to the home folder, where it would change the user's
@@ -334,6 +337,23 @@ def _runtime_env(gpus: float) -> dict[str, Any]:
     # since Ray stopped hiding GPUs from workers that asked for none, we do, or they would open contexts beside the
     # training's
     return {"env_vars": _QUIET if gpus else _QUIET | {"CUDA_VISIBLE_DEVICES": ""}}
+
+
+def _check_address(address: str) -> None:
+    """Ask whether anybody answers there: Ray itself would wait for more than a minute, and may end the process.
+
+    Raises:
+        EngineError: nobody does.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_LIMIT_S).close()
+    except OSError as error:
+        raise EngineError(
+            f"nothing answers at {address} ({error.strerror or error}); correct --ray-address, or leave it out"
+        ) from error
 
 
 @contextlib.contextmanager

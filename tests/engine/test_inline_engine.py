@@ -1,48 +1,98 @@
 import os
-import threading
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import torch
 
-from rna_watch.engine import plan
+from rna_watch.engine import inline, plan
 from rna_watch.engine.inline import InlineEngine
+from rna_watch.errors import EngineError
 
 from . import windows
 from .contract import EngineContract, check_cancel
 
 
-@pytest.fixture(params=[1, 3], ids=["1 worker", "3 workers"])
-def engine(request):
-    """An inline engine, closed at the end."""
+@pytest.fixture(params=[1, 2], ids=["in this process", "in two children"])
+def engine(request, monkeypatch):
+    """An inline engine, closed at the end; with two workers even small work goes to its children."""
+    monkeypatch.setattr(inline, "_SMALL_BYTES", 0)
     engine = InlineEngine(request.param)
     yield engine
     engine.close()
 
 
 class TestInlineEngine(EngineContract):
-    """The contract on threads of this process."""
+    """The contract in this process and in children of it."""
 
     def test_cancel_is_heard_soon(self, engine, layouts):
         """Another thread can make it give up."""
         check_cancel(engine, layouts)
 
-    def test_close_ends_its_threads(self, engine, layouts):
-        """After `close` no thread of the engine is left."""
+    def test_close_ends_its_children(self, engine, layouts):
+        """Its processes are told: this one, and as many children as there are workers; after `close` none is left."""
         windows.gram(layouts, engine.map)
-        assert any(thread.name.startswith("rna-watch-task") for thread in threading.enumerate())
+        names = [process.name for process in engine.processes()]
+        assert engine.processes()[0].pids == (os.getpid(),)
+        assert names == ["daemon", *["worker"] * (engine.workers if engine.workers > 1 else 0)]
         engine.close()
-        assert not any(thread.name.startswith("rna-watch-task") for thread in threading.enumerate())
+        assert [process.name for process in engine.processes()] == ["daemon"]
 
-    def test_it_works_in_this_process(self, engine):
-        """Its tasks run in the calling process, which is told."""
-        assert (engine.name, engine.processes()[0].pids) == ("inline", (os.getpid(),))
+
+def test_small_work_starts_no_process(layouts):
+    """A window of a few kilobytes is done here, whatever the number of workers."""
+    engine = InlineEngine(2)
+    windows.gram(layouts, engine.map)
+    assert [process.name for process in engine.processes()] == ["daemon"]
+    engine.close()
+
+
+def test_a_child_that_dies_is_an_error_of_the_engine(layouts, monkeypatch):
+    """A killed child is not waited for: the map ends with an error that says so."""
+    monkeypatch.setattr(inline, "_SMALL_BYTES", 0)
+    engine = InlineEngine(2)
+    windows.gram(layouts, engine.map)
+    for process in engine.processes()[1:]:
+        os.kill(process.pids[0], signal.SIGKILL)
+    with pytest.raises(EngineError, match="child process"):
+        windows.gram(layouts, engine.map)
+    engine.close()
+
+
+def test_children_of_a_killed_parent_end(tmp_path):
+    """After SIGKILL of the process that owns the engine, its children end by themselves."""
+    code = (
+        "import multiprocessing, sys, time\n"
+        "from rna_watch.engine import inline, plan\n"
+        "if __name__ == '__main__':\n"
+        "    inline._SMALL_BYTES = 0\n"
+        "    engine = inline.InlineEngine(2)\n"
+        "    engine.map([plan.CopyTask(files=(), gaps=(), outputs=())] * 4)\n"
+        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    script = tmp_path / "owner.py"
+    script.write_text(code)
+    owner = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    children = [int(pid) for pid in owner.stdout.readline().split()]
+    owner.kill()
+    owner.communicate()
+    assert len(children) == 2
+    until = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in children):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_the_result_does_not_depend_on_the_order_of_completion(tmp_path, monkeypatch):
     """Tasks that end in any order are merged in the plan's: the last bits agree over many runs."""
     monkeypatch.setattr(plan, "TASK_ELEMENTS", 700)
     found = windows.write(tmp_path, rows=60)
-    engine = InlineEngine(4)
+    monkeypatch.setattr(inline, "_SMALL_BYTES", 0)
+    engine = InlineEngine(2)
     try:
         assert len({windows.gram(found, engine.map).rows.tobytes() for _ in range(10)}) == 1
     finally:
@@ -51,9 +101,6 @@ def test_the_result_does_not_depend_on_the_order_of_completion(tmp_path, monkeyp
 
 def test_torch_is_not_needed(tmp_path):
     """The engine's work is done by numpy alone: torch is for evaluators."""
-    import subprocess
-    import sys
-
     torch.save({"w": torch.ones(3)}, tmp_path / "a.pt")
     code = (
         "import sys\n"
@@ -66,5 +113,7 @@ def test_torch_is_not_needed(tmp_path):
         "engine.close()\n"
         "assert not {'torch', 'ray'} & set(sys.modules)\n"
     )
-    child = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.pt")], capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.pt")], capture_output=True, text=True, check=False
+    )
     assert child.returncode == 0, child.stderr

@@ -97,7 +97,9 @@ def test_the_number_of_tasks_is_bounded(count):
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 50), st.sampled_from(["float32", "bfloat16"]), st.sampled_from(sorted(FLOATING)))),
+    st.lists(
+        st.tuples(st.integers(1, 50), st.sampled_from(["float32", "bfloat16"]), st.sampled_from(sorted(FLOATING)))
+    ),
     st.integers(1, 30),
 )
 def test_blocks_hold_every_element_once_and_one_kind(kinds, capacity):
@@ -136,7 +138,9 @@ def _layout():
 def test_tensors_lie_elsewhere_in_each_checkpoint(tmp_path):
     """Checkpoints that hold the same tensors in another order, or among others, are read at their own places."""
     torch.save({"model": {"a": torch.arange(5.0), "b": torch.ones(3)}}, tmp_path / "1.pt")
-    torch.save({"extra": torch.zeros(70), "model": {"b": torch.ones(3) * 2, "a": torch.arange(5.0) * 3}}, tmp_path / "2.pt")
+    torch.save(
+        {"extra": torch.zeros(70), "model": {"b": torch.ones(3) * 2, "a": torch.arange(5.0) * 3}}, tmp_path / "2.pt"
+    )
     layouts = [probe(str(tmp_path / name), "model") for name in ("1.pt", "2.pt")]
     rows = windows.gram(layouts).rows
     np.testing.assert_array_equal(rows, [[float(((2 * np.arange(5.0)) ** 2).sum() + 3)]])
