@@ -13,9 +13,10 @@ import time
 from typing import TYPE_CHECKING
 
 from rna_watch.daemon.lock import RunLock, living_owner
-from rna_watch.daemon.loop import Daemon, be_nice
+from rna_watch.daemon.loop import Daemon
 from rna_watch.daemon.paths import check_output, remember
 from rna_watch.daemon.recorder import Recorder
+from rna_watch.daemon.setup import be_nice
 from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, RunIsWatched
 
 if TYPE_CHECKING:

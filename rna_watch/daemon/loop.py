@@ -12,28 +12,25 @@ import signal
 import socket
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rna_watch
 from rna_watch.daemon import outputs
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.pipeline import UNEVALUATED, Pipeline, Progress
+from rna_watch.daemon.setup import Timing, evaluator_spec, private_bytes, rested_s, start_engine
 from rna_watch.engine.contract import Process
-from rna_watch.errors import Cancelled, EvaluationFailed, IncompleteCheckpoint, RnaWatchError, UsageError
-from rna_watch.evaluation.evaluator import EvaluatorSpec, split_function
+from rna_watch.errors import Cancelled, EvaluationFailed, IncompleteCheckpoint, RnaWatchError
 from rna_watch.journal import events as e
 from rna_watch.journal import heartbeat
 from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.watching.hints import Hints
 from rna_watch.watching.readiness import Readiness
-from rna_watch.watching.scan import network_file_system, scan
+from rna_watch.watching.scan import scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rna_watch.checkpoints.extents import FileIdentity
     from rna_watch.config import RunConfig
     from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
@@ -42,32 +39,10 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("rna_watch")
 _TICK_S = 0.25
 _BEAT_S = 1.0
-_WORKER_LIMIT = 4
 _JOIN_S = 15.0
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 60.0
-_NICENESS = 10
-_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """How long files must rest, and how often the folder is scanned, in seconds."""
-
-    quiet_s: float
-    scan_s: float
-    network: str | None
-
-    @classmethod
-    def of(cls, config: RunConfig, run: Path) -> Timing:
-        """The settings', or what suits the file system: attribute caches of network file systems lag by up to a minute."""
-        network = network_file_system(run)
-        return cls(
-            quiet_s=config.quiet if config.quiet is not None else (30.0 if network else 0.5),
-            scan_s=config.scan_interval if config.scan_interval is not None else (10.0 if network else 1.0),
-            network=network,
-        )
 
 
 class Daemon:
@@ -189,7 +164,7 @@ class Daemon:
         readiness = Readiness(
             self._timing.quiet_s,
             0.0 if self._until_done else self._config.incomplete_after,
-            (lambda _: 0.0) if self._timing.network else _rested_s,
+            (lambda _: 0.0) if self._timing.network else rested_s,
         )
         next_scan = 0.0
         begun = time.monotonic()
@@ -299,7 +274,7 @@ class Daemon:
                         heartbeat.Worker(
                             name=process.name,
                             pid=process.pids[0],
-                            memory_bytes=sum(_private_bytes(pid) for pid in process.pids),
+                            memory_bytes=sum(private_bytes(pid) for pid in process.pids),
                             busy=process.busy,
                         )
                         for process in processes
@@ -368,78 +343,3 @@ class Daemon:
 
     def _done(self) -> bool:
         return self._stop_reason == "done"
-
-
-def start_engine(config: RunConfig) -> Engine:
-    """The engine that the settings name.
-
-    Raises:
-        EngineError: it cannot start.
-    """
-    workers = config.workers or min(_WORKER_LIMIT, usable_cores())
-    if config.engine == "inline":
-        from rna_watch.engine.inline import InlineEngine
-
-        return InlineEngine(workers)
-    from rna_watch.engine.ray_engine import RayEngine
-
-    return RayEngine(workers, address=config.ray_address, gpus=config.gpus, evaluator_cpus=config.evaluation_threads)
-
-
-def usable_cores() -> int:
-    """Cores this process may use: its affinity, or its control group's quota where that is less (a container's limit)."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = _CPU_MAX.read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return cores
-
-
-def evaluator_spec(config: RunConfig, paths: RunPaths) -> EvaluatorSpec | None:
-    """The evaluator that the settings name, to run as if from this process; None if there is none.
-
-    Raises:
-        UsageError: the evaluator's file does not exist, or is not named as FILE.py:function.
-    """
-    if config.evaluator is None and config.evaluate_command is None:
-        return None
-    if config.evaluator is not None and not Path(file := split_function(config.evaluator)[0]).is_file():
-        raise UsageError(f"the evaluator's file {Path(file).absolute()} does not exist; correct --evaluator")
-    # our own processes inherit the environment; those of a cluster elsewhere must be given it
-    elsewhere = config.engine == "ray" and config.ray_address != "local"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CUDA_"))} if elsewhere else {}
-    if not config.gpus and not config.device.startswith("cuda"):
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    return EvaluatorSpec(
-        function=config.evaluator,
-        command=config.evaluate_command,
-        device=config.device,
-        timeout_s=config.evaluation_timeout,
-        threads=config.evaluation_threads,
-        cwd=str(Path.cwd()),
-        scratch=str(paths.scratch),
-        environment=environment,
-    )
-
-
-def be_nice() -> None:
-    """Give way to the training: lower our priority (it can only be lowered, never raised again)."""
-    with contextlib.suppress(OSError):
-        os.nice(max(0, _NICENESS - os.nice(0)))
-
-
-def _rested_s(identity: FileIdentity) -> float:
-    """How long ago a file last changed, by the clock of this machine (0 if that lies ahead)."""
-    return max(0.0, time.time() - max(identity.mtime_ns, identity.ctime_ns) / 1e9)
-
-
-def _private_bytes(pid: int) -> int:
-    """Memory that a process shares with no other (RssAnon)."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return 0
-    return 0

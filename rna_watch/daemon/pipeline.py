@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.acceleration.family import AVERAGE, LAST, RNA, Candidate, Family, family, unevaluated
+from rna_watch.acceleration.family import AVERAGE, LAST, RNA, Family, family, unevaluated
 from rna_watch.acceleration.gram import GramRows, merge
-from rna_watch.acceleration.selection import Choice, Mode, choose, gain, infer_mode
-from rna_watch.checkpoints import clone
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.daemon import outputs
+from rna_watch.acceleration.selection import Choice, Mode, choose, infer_mode
+from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.window import Window, assemble, known_products, missing_rows
 from rna_watch.engine import plan
-from rna_watch.engine.publish import publish
 from rna_watch.errors import Cancelled, EngineError, EvaluationFailed, InputChanged, StoreError
 from rna_watch.evaluation.evaluator import choosing_metric
 from rna_watch.journal import events as e
@@ -28,7 +25,6 @@ from rna_watch.journal.replay import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.admission import Admission
@@ -67,11 +63,11 @@ class Pipeline:
         evaluator: Evaluator | None,
     ) -> None:
         self._config = config
-        self._paths = paths
         self._recorder = recorder
         self._admission = admission
         self._engine = engine
         self._evaluator = evaluator
+        self._publication = Publication(config, paths, recorder)
         self._cancelled = False
         self.progress = Progress()
         self.engine_lost = False
@@ -131,7 +127,7 @@ class Pipeline:
             self._failed(current, reason)
 
     def _process(self, checkpoint: Checkpoint) -> None:
-        if self._finish_publication(checkpoint):
+        if self._publication.finish(checkpoint):
             return
         while True:
             window = self._window(checkpoint)
@@ -158,7 +154,7 @@ class Pipeline:
         elif self._config.publish == "when-better" and choice.better_than_original is False:
             self._finish(checkpoint, f"{choice.reason}, so nothing was written")
         else:
-            self._publish(checkpoint, window, choice)
+            self._publication.publish(checkpoint, window, choice, lambda tasks: self._run(checkpoint, "writing", tasks))
 
     def _stage(self, name: str) -> Stage | None:
         current = self._recorder.checkpoint(name)
@@ -284,7 +280,7 @@ class Pipeline:
                 since=since,
             )
             try:
-                result = self._evaluator.evaluate(_combination(window, candidate))
+                result = self._evaluator.evaluate(window.combination(candidate))
                 choosing_metric(result.metrics, self._config.metric)
             except EvaluationFailed as error:
                 self._recorder.record(
@@ -341,141 +337,6 @@ class Pipeline:
             )
         )
         return choice
-
-    # -- publication
-
-    def _publish(self, checkpoint: Checkpoint, window: Window, choice: Choice) -> None:
-        begun = time.perf_counter()
-        chosen = self._recorder.checkpoint(checkpoint.name)
-        assert chosen is not None
-        assert chosen.chosen is not None
-        model = self._paths.models / checkpoint.name
-        content = outputs.encode(
-            outputs.manifest(
-                checkpoint=checkpoint.name,
-                step=checkpoint.step,
-                inputs=[_input(member) for member in window.members],
-                candidate=choice.candidate,
-                metrics=chosen.chosen.metrics,
-                better_than_original=choice.better_than_original,
-                significant=choice.significant,
-                reason=chosen.chosen.reason,
-            )
-        )
-        temporary = model.with_name(clone.temporary_name(model.name, "publish"))
-        self._recorder.record(
-            e.Publishing(
-                checkpoint=checkpoint.name,
-                output=self._paths.in_tree(model),
-                temporary=self._paths.in_tree(temporary),
-                manifest_digest=outputs.digest(content),
-            )
-        )
-        outputs.write_manifest(model, content)
-        written = publish(
-            _combination(window, choice.candidate),
-            str(model),
-            temporary=str(temporary),
-            budget_mib=self._config.memory_budget,
-            run=lambda tasks: self._run(checkpoint, "writing", tasks),
-        )
-        self._recorder.record(
-            e.Published(
-                checkpoint=checkpoint.name,
-                output=self._paths.in_tree(model),
-                written_bytes=written,
-                seconds=time.perf_counter() - begun,
-            )
-        )
-        self._point(checkpoint.name, model)
-
-    def _finish_publication(self, checkpoint: Checkpoint) -> bool:
-        """After a crash: whether the model that was being published is whole, so that only its record is missing."""
-        intent = checkpoint.publishing
-        if checkpoint.stage is not Stage.PUBLISHING or intent is None:
-            return False
-        model = self._paths.models / intent.output
-        temporary = self._paths.models / intent.temporary
-        try:
-            same = outputs.digest(outputs.manifest_path(model).read_bytes()) == intent.manifest_digest
-        except OSError:
-            same = False
-        if temporary.exists() or not same or not model.exists() or not _as_old_as_input(checkpoint, model):
-            temporary.unlink(missing_ok=True)
-            return False
-        self._recorder.record(
-            e.Published(
-                checkpoint=checkpoint.name, output=intent.output, written_bytes=model.stat().st_size, seconds=0.0
-            )
-        )
-        self._point(checkpoint.name, model)
-        return True
-
-    def _point(self, name: str, model: Path) -> None:
-        """Move `latest`, and `best` if this beats every original and every output before; then keep the number bounded."""
-        outputs.point(self._paths.models / "latest", model)
-        state = self._recorder.state
-        current = state.checkpoints[name]
-        value = self._value(current, "chosen")
-        if value is not None and current.chosen is not None and current.chosen.better_than_original:
-            mode: Mode = "max" if state.metric and state.metric.mode == "max" else "min"
-            others = [
-                other
-                for checkpoint in self._recorder.checkpoints()
-                for other in (
-                    self._value(checkpoint, "original"),
-                    self._value(checkpoint, "chosen")
-                    if checkpoint.name != name and checkpoint.stage is Stage.PUBLISHED
-                    else None,
-                )
-                if other is not None
-            ]
-            if all(gain(value, other, mode) > 0 for other in others):
-                outputs.point(self._paths.models / "best", model)
-                self._recorder.record(e.BestMoved(checkpoint=name, output=self._paths.in_tree(model), value=value))
-        self._prune()
-
-    def _value(self, checkpoint: Checkpoint, which: str) -> float | None:
-        """The choosing metric of a checkpoint's original or chosen model."""
-        settled = self._recorder.state.metric
-        if settled is None:
-            return None
-        if which == "original":
-            metrics = checkpoint.evaluations.get(LAST)
-        else:
-            metrics = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen else None
-        value = metrics.get(settled.metric) if metrics else None
-        return value if value is not None and np.isfinite(value) else None
-
-    def _prune(self) -> None:
-        published = [c for c in self._recorder.checkpoints() if c.output is not None]
-        published.sort(key=lambda c: c.done_time)
-        best = self._recorder.state.best
-        for checkpoint in published[: -self._config.keep]:
-            if best is not None and checkpoint.output == best.output:
-                continue
-            assert checkpoint.output is not None
-            outputs.remove(self._paths.models / checkpoint.output)
-            self._recorder.record(e.Pruned(checkpoint=checkpoint.name, output=checkpoint.output))
-
-
-def _as_old_as_input(checkpoint: Checkpoint, model: Path) -> bool:
-    """An output carries the modification time of its newest input."""
-    return checkpoint.admitted is not None and model.stat().st_mtime_ns == checkpoint.admitted.mtime_ns
-
-
-def _combination(window: Window, candidate: Candidate) -> Combination:
-    weights = candidate.weights if len(window.layouts) > 1 else (1.0,)
-    return Combination(layouts=window.layouts, weights=weights)
-
-
-def _input(checkpoint: Checkpoint) -> dict[str, object]:
-    assert checkpoint.admitted is not None
-    return {
-        "path": checkpoint.admitted.path,
-        "step": checkpoint.admitted.step,
-        "fingerprint": checkpoint.admitted.fingerprint,
-    }
 
 
 def _only_last(gram_nn: np.ndarray) -> Family:

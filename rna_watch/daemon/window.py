@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from rna_watch.checkpoints.combine import Combination
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
+    from rna_watch.acceleration.family import Candidate
     from rna_watch.checkpoints.extents import Layout
     from rna_watch.journal.events import Measured
     from rna_watch.journal.replay import Checkpoint
@@ -36,7 +40,12 @@ class Window:
     @property
     def residuals(self) -> list[Pair]:
         """The N residuals, as (older, newer)."""
-        return list(zip(self.names[:-1], self.names[1:], strict=True))
+        return list(pairwise(self.names))
+
+    def combination(self, candidate: Candidate) -> Combination:
+        """A candidate as a recipe; of a window of one, that one itself."""
+        weights = candidate.weights if len(self.layouts) > 1 else (1.0,)
+        return Combination(layouts=self.layouts, weights=weights)
 
 
 def known_products(measurements: Iterable[Measured]) -> dict[tuple[Pair, Pair], float]:

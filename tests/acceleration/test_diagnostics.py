@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def test_every_number_is_what_its_name_says():
     assert found.norm2 == pytest.approx(np.sqrt(2.5))
     assert found.norm2_bound == norm_bound(4, 1e-2)
     assert found.gain == pytest.approx(np.linalg.norm(c @ r) / np.linalg.norm(r[-1]))
-    cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(r, r[1:], strict=False)]
+    cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in itertools.pairwise(r)]
     assert found.cosine == pytest.approx(np.mean(cosines))
     assert found.decay_profile == pytest.approx((1.0, 0.5, 1.5, 1.0))
     assert found.effective_count == pytest.approx(1 / 2.5)

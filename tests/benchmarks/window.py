@@ -134,7 +134,8 @@ def rna(paths: list[str], out: str, *, engine_name: str, new: int | None) -> dic
     with Meter() as meter, worker_memory:
         layouts = [*layouts, probe(paths[-1])] if new is not None else [probe(path) for path in paths]
         n = len(layouts) - 1
-        parts = engine.map(plan.gram_tasks(layouts, new or n, 64.0))
+        tasks = plan.gram_tasks(layouts, new or n, 64.0)
+        parts = engine.map(tasks)
         total = merge(part for part in parts if isinstance(part, GramRows))
         gram = total.rows
         if known is not None:
@@ -144,14 +145,17 @@ def rna(paths: list[str], out: str, *, engine_name: str, new: int | None) -> dic
         if candidate is None:
             candidate = unevaluated(gram, rounding_energy=total.rounding_energy).candidates[-1]
             print(note, file=sys.stderr)
+        combination = Combination(layouts=tuple(layouts), weights=candidate.weights).without_zeros()
         publish(
-            Combination(layouts=tuple(layouts), weights=candidate.weights),
+            combination,
             out,
             temporary=f"{out}.part",
             budget_mib=64.0,
             run=engine.map,
         )
-    result = meter.result | {"worker_memory_mib": worker_memory.growth_mib}
+    planned = sum(task.work_bytes for task in tasks)
+    planned += len(combination.layouts) * sum(segment.size_bytes for segment in combination.segments())
+    result = meter.result | {"worker_memory_mib": worker_memory.growth_mib, "read_gb": planned / 1e9}
     engine.close()
     return result
 

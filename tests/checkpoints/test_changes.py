@@ -178,7 +178,11 @@ def test_a_change_before_it_is_cloned(paths, change, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(InputChanged, match=paths[-1].name):
         publish(
-            Combination(layouts=layouts, weights=(0.0, 0.0, 1.0)), str(out), temporary=f"{out}.tmp", budget_mib=1.0, run=list
+            Combination(layouts=layouts, weights=(0.0, 0.0, 1.0)),
+            str(out),
+            temporary=f"{out}.tmp",
+            budget_mib=1.0,
+            run=list,
         )
     assert not out.exists()
     assert not Path(f"{out}.tmp").exists()

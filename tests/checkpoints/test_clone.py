@@ -36,7 +36,7 @@ def paths(tmp_path):
 def test_gaps_are_the_rest_of_the_file(runs, limit):
     """Patched runs and gaps together are every byte once, and no gap is longer than the limit."""
     size = max((start + count for start, count in runs), default=0) + 5
-    gaps = clone._complement(runs, size, limit)  # noqa: SLF001 - its twin is a set of bytes
+    gaps = clone._complement(runs, size, limit)
     patched = {place for start, count in runs for place in range(start, start + count)}
     copied = [place for start, count in gaps for place in range(start, start + count)]
     assert copied == sorted(set(range(size)) - patched)

@@ -170,7 +170,9 @@ def test_damage_that_no_checksum_covers_stays_within_bounds(name, tmp_path):
     path = tmp_path / "model.pt"
     places = structure(content)
     if name == "zip without checksums":
-        places = [place for each, _, start, end in records(content) if "data.pkl" in each for place in range(start, end)]
+        places = [
+            place for each, _, start, end in records(content) if "data.pkl" in each for place in range(start, end)
+        ]
     refused = 0
     for damaged in damages(content, places, 1500, seed=2):
         put(path, damaged)

@@ -1,5 +1,6 @@
 """The runs of strided views, the identity of files, and what may stand in one window."""
 
+import itertools
 import os
 
 import numpy as np
@@ -26,7 +27,7 @@ def test_runs_cover_exactly_what_a_view_shows(axes, start):
     found = runs(shape, stride, start)
     covered = [place for first, count in found for place in range(first, first + count)]
     assert covered == sorted(set(places.tolist()))
-    assert all(a + n < b for (a, n), (b, _) in zip(found, found[1:], strict=False))
+    assert all(a + n < b for (a, n), (b, _) in itertools.pairwise(found))
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9))))
@@ -35,12 +36,19 @@ def test_merged_runs_are_the_union(parts):
     found = merge_runs(parts)
     covered = [place for first, count in found for place in range(first, first + count)]
     assert covered == sorted({place for first, count in parts for place in range(first, first + count)})
-    assert all(a + n < b for (a, n), (b, _) in zip(found, found[1:], strict=False))
+    assert all(a + n < b for (a, n), (b, _) in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize(
     ("shape", "stride", "start"),
-    [((2,), (1,), -1), ((2,), (-1,), 4), ((-2,), (1,), 0), ((2,), (2**62,), 0), ((2**40,), (2**40,), 0), ((1,), (1,), 2**70)],
+    [
+        ((2,), (1,), -1),
+        ((2,), (-1,), 4),
+        ((-2,), (1,), 0),
+        ((2,), (2**62,), 0),
+        ((2**40,), (2**40,), 0),
+        ((1,), (1,), 2**70),
+    ],
 )
 def test_views_that_no_storage_can_hold_raise(shape, stride, start):
     """Negative or overflowing views raise, before any memory is taken for them."""

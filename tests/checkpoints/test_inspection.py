@@ -47,7 +47,9 @@ def test_the_same_as_plain_data(tmp_path):
     assert found["path"] == str(path)
     assert (found["format"], found["source"], found["counters"]) == ("safetensors", "", {"epoch": 7})
     assert (found["parameters"], found["size_bytes"]) == (146, path.stat().st_size)
-    assert {"name": "conv.bias", "dtype": "float32", "shape": [4], "role": "parameter", "tied_to": None} in found["tensors"]
+    assert {"name": "conv.bias", "dtype": "float32", "shape": [4], "role": "parameter", "tied_to": None} in found[
+        "tensors"
+    ]
 
 
 def test_a_file_that_cannot_be_used_says_why_with_its_name(tmp_path):

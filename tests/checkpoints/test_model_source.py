@@ -48,7 +48,9 @@ def test_the_model_is_found(tree, source, tensors, tmp_path):
 def test_several_groups_need_a_name(tmp_path):
     """Two networks in one file are not guessed between: the message lists them, and `--source` chooses."""
     tree = {"generator": W, "discriminator": V, "optimizer": {"state": {}}}
-    with pytest.raises(RefusedCheckpoint, match="several groups of tensors .*'generator', 'discriminator'.* --source KEY"):
+    with pytest.raises(
+        RefusedCheckpoint, match="several groups of tensors .*'generator', 'discriminator'.* --source KEY"
+    ):
         probed(tree, tmp_path)
     assert names(probed(tree, tmp_path, "generator")) == ["w"]
     assert names(probed(tree, tmp_path, "discriminator")) == ["v"]

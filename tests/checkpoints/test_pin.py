@@ -176,7 +176,7 @@ def test_shared_blocks_are_used_where_the_file_system_has_them(source, store, mo
 
 
 def test_a_file_system_without_shared_blocks_raises(tmp_path):
-    """Two files that cannot share blocks, as on a pipe's ends or ext4, raise the system's error for the caller to copy instead."""
+    """Two files that cannot share blocks, as on ext4, raise the system's error, for the caller to copy instead."""
     reader, writer = os.pipe()
     try:
         with pytest.raises(OSError, match="."):

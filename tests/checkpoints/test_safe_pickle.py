@@ -18,9 +18,8 @@ from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 
 from .writers import NESTINGS, company, model
 
-STORAGE = (
-    b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
-)  # a persistent id: storage "0", four float32
+# a persistent id: storage "0", four float32
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
 
 
 def saved(tree, folder):
@@ -75,7 +74,11 @@ def test_tensors_that_are_no_plain_arrays_are_named(tmp_path):
     }
     data, _ = saved(tree, tmp_path)
     found = {name: tensor.what for name, tensor in safe_pickle.load(data).items()}
-    assert found == {"quantized": "a quantized tensor", "coo": "a sparse tensor", "meta": "a tensor without data (meta)"}
+    assert found == {
+        "quantized": "a quantized tensor",
+        "coo": "a sparse tensor",
+        "meta": "a tensor without data (meta)",
+    }
 
 
 def test_a_tensor_with_attributes_of_its_own_is_a_tensor(tmp_path):
@@ -212,9 +215,7 @@ REFUSED = {
     "a negative stride": _model(_tensor(stride=b"J\xff\xff\xff\xff\x85")),
     "a negative shape": _model(_tensor(shape=b"J\xff\xff\xff\xff\x85")),
     "more axes than strides": _model(_tensor(shape=b"K\x02K\x02\x86")),
-    "a scattered tensor beyond memory": _model(
-        _tensor(shape=b"\x8a\x05\x00\x00\x00\x00\x10\x85", stride=b"K\x02\x85")
-    ),
+    "a scattered tensor beyond memory": _model(_tensor(shape=b"\x8a\x05\x00\x00\x00\x00\x10\x85", stride=b"K\x02\x85")),
     "more elements than the storage": _model(_tensor(shape=b"K\x05\x85")),
     "a storage that is not there": _model(_tensor(storage=STORAGE.replace(b"\x000X", b"\x009X"))),
     "a storage of no known kind": _model(_tensor(storage=STORAGE.replace(b"FloatStorage", b"OtherStorage"))),
@@ -263,7 +264,9 @@ def test_behaviour_cannot_be_smuggled_into_mappings(forge):
 def test_a_deep_tree_is_no_problem(forge):
     """A hundred thousand nested lists neither overflow the stack nor hide the model beside them."""
     deep = b"]" * 100_000 + b"a" * 99_999
-    tree = b"}X\x05\x00\x00\x00model" + b"}X\x01\x00\x00\x00w" + _tensor() + b"s" + b"sX\x04\x00\x00\x00deep" + deep + b"s"
+    tree = (
+        b"}X\x05\x00\x00\x00model" + b"}X\x01\x00\x00\x00w" + _tensor() + b"s" + b"sX\x04\x00\x00\x00deep" + deep + b"s"
+    )
     assert probe(forge(_pickled(tree))).source == "model"
 
 

@@ -8,8 +8,8 @@ import torch
 
 from rna_watch.checkpoints.extents import Role
 from rna_watch.checkpoints.probe import probe
-from rna_watch.errors import RefusedCheckpoint
 from rna_watch.engine import plan, tasks
+from rna_watch.errors import RefusedCheckpoint
 
 from . import twins
 

@@ -48,7 +48,11 @@ def model(seed, dtype=torch.float32):
 def optimizer_state(seed):
     """What Adam keeps for two parameters."""
     moments = {
-        number: {"step": torch.tensor(float(seed)), "exp_avg": torch.full((3,), float(seed)), "exp_avg_sq": torch.ones(3)}
+        number: {
+            "step": torch.tensor(float(seed)),
+            "exp_avg": torch.full((3,), float(seed)),
+            "exp_avg_sq": torch.ones(3),
+        }
         for number in range(2)
     }
     return {"state": moments, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0, 1]}]}
@@ -126,7 +130,7 @@ NESTINGS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Form:
-    """One way to write a model: `write` gives the tensors under their names in the file, `load` those of any file of this form."""
+    """One way to write a model: `write` gives the tensors under their names, `load` those of any file of this form."""
 
     name: str
     format: str

@@ -228,7 +228,8 @@ def test_a_trainer_started_later_is_noticed(tmp_path: Path) -> None:
 _CLUSTER = """
 import subprocess, sys
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False})
+head = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 arguments = ["once", sys.argv[1], "--ray-address", cluster.address, "--workers", "1", "--evaluator", sys.argv[2]]
 print(subprocess.run([sys.executable, "-m", "rna_watch", *arguments], check=False).returncode)
 import ray
@@ -244,7 +245,11 @@ def test_a_cluster_that_is_named_is_joined_and_left_running(tmp_path: Path) -> N
     """With --ray-address work and evaluation run on that cluster, and it is there afterwards."""
     train(tmp_path, count=4)
     result = subprocess.run(
-        [sys.executable, "-c", _CLUSTER, str(tmp_path), EVALUATOR], capture_output=True, text=True, timeout=180, check=False
+        [sys.executable, "-c", _CLUSTER, str(tmp_path), EVALUATOR],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
     )
     assert result.stdout.splitlines()[-2:] == ["0", "the cluster still runs 7"], result.stdout + result.stderr
     assert published(tmp_path) == ["step_3.pt", "step_4.pt"]

@@ -12,7 +12,7 @@ from rna_watch.errors import Cancelled, EvaluationFailed
 from . import users_evaluator as user
 from .models import FILE, combination, spec
 
-LIMIT_S = 3.0
+LIMIT_S = 2.0
 
 
 def is_gone(pid, within_s=20.0):
@@ -80,7 +80,10 @@ class EvaluatorContract:
     @pytest.mark.parametrize(
         ("mode", "message"),
         [
-            (user.RAISE, rf"^LookupError: the validation set is gone \(users_evaluator.py, line {line_of('raise Look')}\)$"),
+            (
+                user.RAISE,
+                rf"^LookupError: the validation set is gone \(users_evaluator.py, line {line_of('raise Look')}\)$",
+            ),
             (user.WRONG, r"^the evaluator must return a dict of metric names to numbers, not \[0\.5\]$"),
             (user.NUMBER, r"^metric 'loss' is 'low', not a number$"),
             (user.EXIT, rf"^SystemExit: 3 \(users_evaluator.py, line {line_of('sys.exit')}\)$"),
@@ -108,7 +111,9 @@ class EvaluatorContract:
 
     def test_a_process_that_hangs_is_ended_with_its_children(self, evaluator, folder):
         """Past its time limit an evaluation ends, and what it had started with it; the next one works."""
-        with pytest.raises(EvaluationFailed, match=rf"longer than {LIMIT_S:g} s and was ended; raise --evaluation-timeout"):
+        with pytest.raises(
+            EvaluationFailed, match=rf"longer than {LIMIT_S:g} s and was ended; raise --evaluation-timeout"
+        ):
             evaluator.evaluate(combination(folder, user.HANG))
         assert is_gone(int((folder / "grandchild").read_text()))
         self.check_good(evaluator, folder)
@@ -124,7 +129,7 @@ class EvaluatorContract:
                 pids.append(evaluator.pid())
             evaluator.close()
 
-        thread = threading.Thread(target=close)
+        thread = threading.Thread(target=close, daemon=True)
         thread.start()
         with pytest.raises(Cancelled):
             evaluator.evaluate(combination(folder, user.WAIT))
@@ -140,7 +145,9 @@ class EvaluatorContract:
         file = folder / "mended.py"
         file.write_text("import torch\n\ndef evaluate(state_dict, device)\n    return {}\n")
         evaluator = make(spec(folder, function="mended.py:evaluate"))
-        with pytest.raises(EvaluationFailed, match=r"mended.py cannot be imported: SyntaxError: .*\(mended.py, line 3\)$"):
+        with pytest.raises(
+            EvaluationFailed, match=r"mended.py cannot be imported: SyntaxError: .*\(mended.py, line 3\)$"
+        ):
             evaluator.evaluate(combination(folder))
         file.write_text("def evaluate(state_dict, device):\n    return {'n': len(state_dict)}\n")
         assert evaluator.evaluate(combination(folder)).metrics == {"n": 2.0}
@@ -156,7 +163,7 @@ class EvaluatorContract:
             pids.append(int((folder / "pids").read_text()))
             evaluator.close()
 
-        thread = threading.Thread(target=close)
+        thread = threading.Thread(target=close, daemon=True)
         thread.start()
         with pytest.raises(Cancelled):
             evaluator.evaluate(combination(folder))

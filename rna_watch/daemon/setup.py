@@ -1,0 +1,118 @@
+"""What a daemon is made of, by the settings and the machine: timing, engine, evaluator, manners."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import UsageError
+from rna_watch.evaluation.evaluator import EvaluatorSpec, split_function
+from rna_watch.watching.scan import network_file_system
+
+if TYPE_CHECKING:
+    from rna_watch.checkpoints.extents import FileIdentity
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.paths import RunPaths
+    from rna_watch.engine.contract import Engine
+
+_WORKER_LIMIT = 4
+_NICENESS = 10
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long files must rest, and how often the folder is scanned, in seconds."""
+
+    quiet_s: float
+    scan_s: float
+    network: str | None
+
+    @classmethod
+    def of(cls, config: RunConfig, run: Path) -> Timing:
+        """The settings', or what suits the file system: attribute caches of network file systems lag by up to a minute."""
+        network = network_file_system(run)
+        return cls(
+            quiet_s=config.quiet if config.quiet is not None else (30.0 if network else 0.5),
+            scan_s=config.scan_interval if config.scan_interval is not None else (10.0 if network else 1.0),
+            network=network,
+        )
+
+
+def start_engine(config: RunConfig) -> Engine:
+    """The engine that the settings name.
+
+    Raises:
+        EngineError: it cannot start.
+    """
+    workers = config.workers or min(_WORKER_LIMIT, usable_cores())
+    if config.engine == "inline":
+        from rna_watch.engine.inline import InlineEngine
+
+        return InlineEngine(workers)
+    from rna_watch.engine.ray_engine import RayEngine
+
+    return RayEngine(workers, address=config.ray_address, gpus=config.gpus, evaluator_cpus=config.evaluation_threads)
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, or its control group's quota where that is less (a container's limit)."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CPU_MAX.read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
+def evaluator_spec(config: RunConfig, paths: RunPaths) -> EvaluatorSpec | None:
+    """The evaluator that the settings name, to run as if from this process; None if there is none.
+
+    Raises:
+        UsageError: the evaluator's file does not exist, or is not named as FILE.py:function.
+    """
+    if config.evaluator is None and config.evaluate_command is None:
+        return None
+    if config.evaluator is not None and not Path(file := split_function(config.evaluator)[0]).is_file():
+        raise UsageError(f"the evaluator's file {Path(file).absolute()} does not exist; correct --evaluator")
+    # our own processes inherit the environment; those of a cluster elsewhere must be given it
+    elsewhere = config.engine == "ray" and config.ray_address != "local"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CUDA_"))} if elsewhere else {}
+    if not config.gpus and not config.device.startswith("cuda"):
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return EvaluatorSpec(
+        function=config.evaluator,
+        command=config.evaluate_command,
+        device=config.device,
+        timeout_s=config.evaluation_timeout,
+        threads=config.evaluation_threads,
+        cwd=str(Path.cwd()),
+        scratch=str(paths.scratch),
+        environment=environment,
+    )
+
+
+def be_nice() -> None:
+    """Give way to the training: lower our priority (it can only be lowered, never raised again)."""
+    with contextlib.suppress(OSError):
+        os.nice(max(0, _NICENESS - os.nice(0)))
+
+
+def rested_s(identity: FileIdentity) -> float:
+    """How long ago a file last changed, by the clock of this machine (0 if that lies ahead)."""
+    return max(0.0, time.time() - max(identity.mtime_ns, identity.ctime_ns) / 1e9)
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that a process shares with no other (RssAnon)."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return 0
+    return 0

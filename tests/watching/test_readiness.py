@@ -1,0 +1,81 @@
+"""When a file may be read, by a clock turned by hand."""
+
+from __future__ import annotations
+
+from rna_watch.checkpoints.extents import FileIdentity
+from rna_watch.watching.readiness import Readiness
+from rna_watch.watching.scan import Found
+
+
+def _found(name: str, mtime: int = 1, ctime: int = 1) -> Found:
+    identity = FileIdentity(path=name, inode=1, size_bytes=10, mtime_ns=mtime, ctime_ns=ctime)
+    return Found(name=name, identity=identity)
+
+
+def _names(readiness: Readiness, now: float) -> list[str]:
+    return [name for name, _ in readiness.due(now)]
+
+
+def test_a_file_must_rest() -> None:
+    """A new file is due once it has rested; any change of its identity begins the rest anew."""
+    readiness = Readiness(2.0, 10.0)
+    readiness.update([_found("a_1")], 0.0)
+    assert _names(readiness, 1.9) == []
+    readiness.update([_found("a_1", mtime=2)], 1.9)
+    assert _names(readiness, 3.0) == []
+    assert readiness.next_due() == 3.9
+    assert _names(readiness, 3.9) == ["a_1"]
+
+
+def test_a_file_that_rested_before_we_came_is_due_at_once() -> None:
+    """Old files need no further rest."""
+    readiness = Readiness(2.0, 10.0, lambda _: 100.0)
+    readiness.update([_found("a_1")], 0.0)
+    assert _names(readiness, 0.0) == ["a_1"]
+
+
+def test_a_settled_file_is_left_alone_until_its_content_changes() -> None:
+    """A link or a permission (ctime) is no change of content; a rewrite is."""
+    readiness = Readiness(1.0, 10.0)
+    readiness.update([_found("a_1")], 0.0)
+    readiness.settle("a_1")
+    readiness.update([_found("a_1", ctime=2)], 5.0)
+    assert (_names(readiness, 9.0), readiness.unsettled()) == ([], 0)
+    readiness.update([_found("a_1", mtime=2, ctime=3)], 10.0)
+    assert _names(readiness, 11.0) == ["a_1"]
+
+
+def test_an_incomplete_file_is_probed_later_and_later_and_reported_once_a_reason() -> None:
+    """The pauses double up to half a minute; a report comes after the limit, again only for another reason."""
+    readiness = Readiness(0.0, 10.0)
+    readiness.update([_found("a_1")], 0.0)
+    now, pauses, reports = 0.0, [], []
+    for number in range(10):
+        reports.append(readiness.postpone("a_1", "short" if number < 8 else "other", now))
+        due = readiness.next_due()
+        assert due is not None
+        pauses.append(due - now)
+        now = due
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30]
+    assert reports.count(True) == 2
+    assert reports.index(True) == 5
+
+
+def test_an_older_file_of_the_sequence_goes_first() -> None:
+    """Two files saved at nearly the same moment are taken in their order; another sequence does not wait for them."""
+    readiness = Readiness(2.0, 10.0)
+    readiness.update([_found("a_10"), _found("b_1")], 0.0)
+    readiness.update([_found("a_10"), _found("b_1"), _found("a_9")], 1.0)
+    assert _names(readiness, 2.0) == ["b_1"]
+    assert _names(readiness, 3.0) == ["a_9", "a_10", "b_1"]
+    readiness.postpone("a_9", "it is cut off", 3.0)
+    assert _names(readiness, 3.1) == ["a_10", "b_1"]
+
+
+def test_files_that_are_gone_are_told_and_forgotten() -> None:
+    """A name that disappears is returned once."""
+    readiness = Readiness(1.0, 10.0)
+    readiness.update([_found("a_1")], 0.0)
+    assert readiness.update([], 1.0) == ["a_1"]
+    assert readiness.update([], 2.0) == []
+    assert readiness.next_due() is None

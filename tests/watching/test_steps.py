@@ -1,0 +1,51 @@
+"""Steps in names, natural order, sequences."""
+
+from __future__ import annotations
+
+import pytest
+
+from rna_watch.watching import steps
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("epoch_9.pt", ("epoch", 9)),
+        ("epoch=3-step=1200.ckpt", ("step", 1200)),
+        ("epoch=3-val_loss=0.25.ckpt", ("epoch", 3)),
+        ("epoch=1-v1.ckpt", ("epoch", 1)),
+        ("checkpoint-500/model.safetensors", ("number", 500)),
+        ("iter_0000100/x.pt", ("step", 100)),
+        ("ep3-ba20-rank0.pt", ("step", 20)),
+        ("checkpoint_12.pth.tar", ("number", 12)),
+        ("resnet18_e5.pt", ("epoch", 5)),
+        ("mobilenetv2-epoch4.pt", ("epoch", 4)),
+        ("net_0010.pth", ("number", 10)),
+        ("model7.pt", ("number", 7)),
+        ("0007.pt", ("number", 7)),
+        ("resnet18.pt", None),
+        ("last.pt", None),
+        ("model_best.pth.tar", None),
+        ("run1/last.pt", None),
+    ],
+)
+def test_the_step_is_read_from_the_name(name: str, expected: tuple[str, int] | None) -> None:
+    """Steps before epochs before numbers; decimals, versions and the numbers of words are none."""
+    assert steps.from_name(name) == expected
+
+
+def test_natural_order_counts() -> None:
+    """epoch_9 stands before epoch_10, and names without numbers in the order of the alphabet."""
+    names = ["epoch_10.pt", "b.pt", "epoch_9.pt", "a.pt", "epoch_9b.pt"]
+    assert sorted(names, key=steps.natural_key) == ["a.pt", "b.pt", "epoch_9.pt", "epoch_9b.pt", "epoch_10.pt"]
+
+
+def test_a_sequence_is_a_name_without_its_numbers() -> None:
+    """G_1 and G_2 belong together, D_1 does not."""
+    assert steps.series("a/G_1.pt") == steps.series("a/G_22.pt") != steps.series("a/D_1.pt")
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".pth.tar", ".ckpt", ".safetensors", ".bin"])
+def test_endings_are_taken_off_whole(ending: str) -> None:
+    """The stem and the ending of a path make its last part."""
+    assert (steps.stem(f"a/model.x{ending}"), steps.ending(f"a/model.x{ending}")) == ("model.x", ending)
