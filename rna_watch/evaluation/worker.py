@@ -178,15 +178,11 @@ def _run(command: str, timeout_s: float) -> str:
 
 
 def _last_json(output: str) -> Any:
-    for line in reversed(output.splitlines()):
-        if line.strip().startswith("{"):
-            try:
-                return json.loads(line)
-            except ValueError:
-                continue
-    try:
-        return json.loads(output)
-    except ValueError as error:
-        raise EvaluationFailed(
-            f"the command printed no JSON object of metrics, but: {output.strip()[-_SHOWN_OUTPUT:]!r}"
-        ) from error
+    """The last object that was printed: on a line of its own, or over several lines to the end."""
+    lines = output.splitlines()
+    for number in reversed(range(len(lines))):
+        if lines[number].lstrip().startswith("{"):
+            for text in (lines[number], "\n".join(lines[number:])):
+                with contextlib.suppress(ValueError):
+                    return json.loads(text)
+    raise EvaluationFailed(f"the command printed no JSON object of metrics, but: {output.strip()[-_SHOWN_OUTPUT:]!r}")

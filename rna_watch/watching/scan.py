@@ -23,6 +23,8 @@ _NO_MODELS = re.compile(
     re.IGNORECASE,
 )
 _MAX_DEPTH = 4
+_MOUNTS = Path("/proc/self/mountinfo")
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and backslashes in mount points
 _NETWORK = (
     "nfs",
     "lustre",
@@ -97,15 +99,22 @@ def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iter
         if entry.is_dir(follow_symlinks=False):
             if depth < _MAX_DEPTH and os.path.realpath(entry.path) not in ours:
                 yield from _walk(entry.path, depth + 1, ours, problems)
-        elif not entry.is_dir():
+        elif not _leads_to_folder(entry):
             yield entry.path
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself, or through a folder that may not be entered
 
 
 def _is_manifest(path: str) -> bool:
     """Whether a file is one of our manifests: then what it stands beside is an output, wherever it lies."""
     try:
         content = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= {"schema", "inputs", "weights", "coefficients"}
 
@@ -124,14 +133,14 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def network_file_system(path: Path) -> str | None:
     """The type of the network file system that a path is on, or None if it is a local one (by /proc/self/mountinfo)."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = _MOUNTS.read_text().splitlines()
     except OSError:
         return None
     best, kind = -1, ""
     real = os.path.realpath(path)
     for line in lines:
         before, _, after = line.partition(" - ")
-        mount = before.split()[4].replace("\\040", " ")
+        mount = _ESCAPED.sub(lambda code: chr(int(code[1], 8)), before.split()[4])
         if (real == mount or real.startswith(mount.rstrip("/") + "/")) and len(mount) >= best:
             best, kind = len(mount), after.split()[0]
     return kind if kind.startswith(_NETWORK) else None

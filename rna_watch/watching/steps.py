@@ -59,7 +59,7 @@ def _is_word_start(text: str, position: int) -> bool:
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sorts `epoch_9` before `epoch_10`."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def series(path: str) -> str:

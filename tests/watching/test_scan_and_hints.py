@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
+from watchdog.events import (
+    DirModifiedEvent,
+    FileClosedEvent,
+    FileClosedNoWriteEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileOpenedEvent,
+    FileSystemEvent,
+)
+from watchdog.observers.api import BaseObserver
 
 from rna_watch.errors import UsageError
-from rna_watch.watching.hints import Hints
+from rna_watch.watching import scan as scanning
+from rna_watch.watching.hints import Hints, _Handler
 from rna_watch.watching.scan import network_file_system, scan
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def _write(path: Path) -> Path:
@@ -66,6 +77,7 @@ def test_links_that_lead_nowhere_and_loops_are_passed_over(tmp_path: Path) -> No
     _write(tmp_path / "a.pt")
     (tmp_path / "gone.pt").symlink_to("nowhere.pt")
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "itself.pt").symlink_to("itself.pt")
     assert _scan(tmp_path) == ["a.pt"]
 
 
@@ -75,6 +87,21 @@ def test_a_run_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
         scan(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no folder"):
         scan(_write(tmp_path / "file"))
+
+
+def test_a_table_of_damaged_manifests_hides_nothing(tmp_path: Path) -> None:
+    """A JSON file beside a checkpoint that is cut off, of another kind or nested without end makes no output of it."""
+    for number, text in enumerate(("{", "[]", '"schema"', "[" * 100_000, "")):
+        _write(tmp_path / f"{number}.pt")
+        (tmp_path / f"{number}.pt.json").write_text(text)
+    assert len(_scan(tmp_path)) == 5
+
+
+def test_folders_are_entered_to_a_depth(tmp_path: Path) -> None:
+    """Four folders deep is looked at, five is not: a data set beside the run is not searched to its end."""
+    for depth in range(7):
+        _write(tmp_path.joinpath(*"abcdef"[:depth], "x.pt"))
+    assert _scan(tmp_path) == ["a/b/c/d/x.pt", "a/b/c/x.pt", "a/b/x.pt", "a/x.pt", "x.pt"]
 
 
 def test_events_wake_and_our_own_files_do_not(tmp_path: Path) -> None:
@@ -109,10 +136,78 @@ def test_a_folder_that_cannot_be_watched_is_a_reason_not_an_error(tmp_path: Path
     hints.stop()
 
 
-def test_a_local_folder_is_on_no_network(tmp_path: Path) -> None:
-    """The file system of a path is that of the innermost mount above it."""
+def test_a_system_without_watches_left_is_a_reason_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the limit of inotify is reached, as with many runs on a host, the reason is told."""
+
+    def schedule(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+    monkeypatch.setattr(BaseObserver, "schedule", schedule)
+    hints = Hints(tmp_path, lambda: None, [])
+    assert hints.start() == "no file system events (inotify watch limit reached); scans find checkpoints all the same"
+    assert not hints.alive()
+
+
+@pytest.mark.parametrize(
+    ("event", "wakes"),
+    [
+        (FileCreatedEvent("/run/a.pt"), True),
+        (FileCreatedEvent(b"/run/a\xff.pt"), True),
+        (FileMovedEvent("/elsewhere/a.pt", "/run/a.pt"), True),
+        (FileMovedEvent("/run/a.pt", "/run/rna/a.pt"), False),
+        (DirModifiedEvent("/run/rna"), False),
+        (FileModifiedEvent("/run/rna/a.pt"), False),
+        (FileModifiedEvent("/run/rnaway.pt"), True),
+        (FileOpenedEvent("/run/a.pt"), False),
+        (FileClosedNoWriteEvent("/run/a.pt"), False),
+        (FileClosedEvent("/run/a.pt"), True),
+        (FileDeletedEvent("/run/a.pt"), True),
+    ],
+    ids=lambda event: f"{event.event_type} {event.src_path!r}" if hasattr(event, "src_path") else str(event),
+)
+def test_which_events_wake(event: FileSystemEvent, wakes: bool) -> None:
+    """All but reads and what happens in our own folders, in names of any bytes."""
+    woken = []
+    _Handler(lambda: woken.append(None), ["/run/rna"]).dispatch(event)
+    assert bool(woken) is wakes
+
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+30 22 0:25 / /scratch rw shared:1 - lustre 10.0.0.1@o2ib:/scratch rw
+31 30 0:26 / /scratch/local rw - xfs /dev/nvme0n1 rw
+32 22 0:27 / /mnt/my\\040data\\134x rw - nfs4 server:/export rw
+33 22 0:28 / /home rw - autofs systemd-1 rw
+34 33 0:29 / /home rw - fuse.sshfs host: rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/data/run", None),
+        ("/scratch", "lustre"),
+        ("/scratch/run", "lustre"),
+        ("/scratchy/run", None),
+        ("/scratch/local/run", None),
+        ("/mnt/my data\\x/run", "nfs4"),
+        ("/home/me/run", "fuse.sshfs"),
+    ],
+)
+def test_network_file_systems_are_known_by_the_innermost_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str | None
+) -> None:
+    """Of nested and of stacked mounts the one that holds the path counts, with blanks in names or without."""
+    (tmp_path / "mountinfo").write_text(MOUNTS)
+    monkeypatch.setattr(scanning, "_MOUNTS", tmp_path / "mountinfo")
+    assert network_file_system(Path(path)) == kind
+
+
+def test_a_system_that_tells_no_mounts_is_taken_as_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without /proc nothing is claimed; and the folder of this test is on no network."""
     assert network_file_system(tmp_path) is None
-    assert network_file_system(tmp_path / "not" / "there") is None
+    monkeypatch.setattr(scanning, "_MOUNTS", tmp_path / "mountinfo")
+    assert network_file_system(tmp_path) is None
 
 
 def test_an_unreadable_sub_folder_is_told_and_the_rest_is_found(tmp_path: Path) -> None:

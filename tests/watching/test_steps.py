@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rna_watch.watching import steps
 
@@ -27,6 +29,14 @@ from rna_watch.watching import steps
         ("last.pt", None),
         ("model_best.pth.tar", None),
         ("run1/last.pt", None),
+        ("run1/epoch_3/last.pt", ("epoch", 3)),
+        ("global_step500/model.pt", ("step", 500)),
+        ("model-epoch=03-val_loss=0.25-v2.ckpt", ("epoch", 3)),
+        ("model_epoch3_acc0.91.pth", ("epoch", 3)),
+        ("step-1e.pt", None),
+        ("unit5.pt", None),
+        ("Epoch_007.PTH", ("epoch", 7)),
+        ("2024-05-01.pt", ("number", 1)),
     ],
 )
 def test_the_step_is_read_from_the_name(name: str, expected: tuple[str, int] | None) -> None:
@@ -38,6 +48,14 @@ def test_natural_order_counts() -> None:
     """epoch_9 stands before epoch_10, and names without numbers in the order of the alphabet."""
     names = ["epoch_10.pt", "b.pt", "epoch_9.pt", "a.pt", "epoch_9b.pt"]
     assert sorted(names, key=steps.natural_key) == ["a.pt", "b.pt", "epoch_9.pt", "epoch_9b.pt", "epoch_10.pt"]
+
+
+@given(st.lists(st.text(max_size=12), max_size=5))
+def test_any_names_can_be_ordered(names):
+    """Names of any characters have a place in the order, and telling a step from them never fails."""
+    assert sorted(sorted(names, key=steps.natural_key), key=steps.natural_key) == sorted(names, key=steps.natural_key)
+    for name in names:
+        steps.from_name(f"{name}.pt")
 
 
 def test_a_sequence_is_a_name_without_its_numbers() -> None:

@@ -1,0 +1,81 @@
+"""A combination as a state dict in memory: the same bits as on disk, under a plain model's keys."""
+
+import pytest
+import torch
+
+from rna_watch.checkpoints.combine import Combination
+from rna_watch.checkpoints.probe import probe
+from rna_watch.evaluation.materialize import state_dict
+
+from tests.checkpoints import twins
+from tests.checkpoints.test_views import SHAPES
+from tests.checkpoints.writers import DTYPES, FORMS, Network, model
+
+WEIGHTS = (0.0, -0.9, 1.9)
+
+
+def window(form, folder, dtype=torch.float32):
+    """Three checkpoints."""
+    paths = [folder / f"epoch_{seed}{form.ending}" for seed in (1, 2, 3)]
+    for seed, path in enumerate(paths, 1):
+        form.write(path, model(seed, dtype), seed)
+    return paths
+
+
+def in_memory(paths, weights=WEIGHTS):
+    """The combination as an evaluator gets it."""
+    layouts = tuple(probe(str(path)) for path in paths)
+    return state_dict(Combination(layouts=layouts, weights=weights), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", FORMS)
+def test_the_evaluated_model_is_the_published_one(name, dtype, tmp_path):
+    """What is evaluated and what is written are the same model, bit for bit, under plain keys; a network takes it strictly."""
+    form = FORMS[name]
+    paths = window(form, tmp_path, dtype)
+    found = in_memory(paths)
+    published = form.load(twins.publish_here(paths, WEIGHTS, tmp_path / f"out{form.ending}"))
+    assert set(found) == set(model(1))
+    for key, tensor in published.items():
+        assert twins.same_bits(found[key.removeprefix("module.")], tensor.detach()), key
+    Network().to(dtype).load_state_dict(found, strict=True)
+
+
+@pytest.mark.parametrize("make", SHAPES, ids=lambda make: make.__name__)
+def test_views_stay_views(make, tmp_path):
+    """Strides and sharing of storage are those of the checkpoint: tied tensors are tied."""
+    paths = [tmp_path / f"epoch_{seed}.pt" for seed in (1, 2, 3)]
+    for seed, path in enumerate(paths):
+        torch.save(make(seed), path)
+    found = in_memory(paths)
+    published = torch.load(twins.publish_here(paths, WEIGHTS, tmp_path / "out.pt"), weights_only=True)
+    pointers = []
+    for tensors in (found, published):
+        storages = [tensor.untyped_storage().data_ptr() for tensor in tensors.values()]
+        pointers.append([storages.index(each) for each in storages])
+    assert pointers[0] == pointers[1]
+    for name, tensor in published.items():
+        assert found[name].stride() == tensor.stride()
+        assert twins.same_bits(found[name], tensor)
+
+
+def test_the_last_iterate_alone_is_the_checkpoint(tmp_path):
+    """With all weight on the newest, the model is the newest, integers and flags included."""
+    paths = window(FORMS["torch zip, bare"], tmp_path)
+    found = in_memory(paths, (0.0, 0.0, 1.0))
+    assert all(twins.same_bits(found[name], tensor) for name, tensor in model(3).items())
+
+
+def test_integers_of_every_width_are_the_newest_s(tmp_path):
+    """Counters, masks and indices are copied, whatever their width."""
+    kinds = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+    kinds += [torch.uint16, torch.uint32, torch.uint64]
+    for seed in (0, 1):
+        integers = {str(kind): torch.tensor([seed, 1, 0]).to(kind) for kind in kinds}
+        torch.save({"w": torch.full((2,), float(seed)), **integers}, tmp_path / f"{seed}.pt")
+    found = in_memory([tmp_path / "0.pt", tmp_path / "1.pt"], (-1.0, 2.0))
+    assert found["w"].tolist() == [2.0, 2.0]
+    for kind in kinds:
+        assert found[str(kind)].dtype == kind
+        assert found[str(kind)].tolist() == [1, 1, 0]
