@@ -29,7 +29,9 @@ def test_anything_but_a_filled_mapping_is_refused(value):
 
 
 @pytest.mark.parametrize(
-    "value", [None, "low", [0.5], 1j, torch.ones(2), np.ones(2), 10**400, object()], ids=lambda value: type(value).__name__
+    "value",
+    [None, "low", [0.5], 1j, torch.ones(2), np.ones(2), 10**400, object()],
+    ids=lambda value: type(value).__name__,
 )
 def test_a_metric_that_is_no_number_is_named(value):
     """The message names the metric and shows the value."""
@@ -61,7 +63,9 @@ def test_a_function_is_named_by_file_and_name(text, parts):
     assert split_function(text) == parts
 
 
-@pytest.mark.parametrize("text", ["", "eval.py", "eval:evaluate", "eval.py:", "eval.py:a.b", "eval.py:1st", ":evaluate"])
+@pytest.mark.parametrize(
+    "text", ["", "eval.py", "eval:evaluate", "eval.py:", "eval.py:a.b", "eval.py:1st", ":evaluate"]
+)
 def test_another_form_is_wrong_usage(text):
     """What is no FILE.py:function is answered with the form."""
     with pytest.raises(UsageError, match=r"must be FILE\.py:function, not"):

@@ -6,7 +6,6 @@ import torch
 from rna_watch.checkpoints.combine import Combination
 from rna_watch.checkpoints.probe import probe
 from rna_watch.evaluation.materialize import state_dict
-
 from tests.checkpoints import twins
 from tests.checkpoints.test_views import SHAPES
 from tests.checkpoints.writers import DTYPES, FORMS, Network, model

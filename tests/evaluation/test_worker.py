@@ -76,7 +76,9 @@ def test_an_error_in_a_library_is_told_with_the_user_s_line(tmp_path):
     text = "import torch\n\n\ndef evaluate(state_dict, device):\n    return torch.ones(2) @ torch.ones(3)\n"
     with pytest.raises(EvaluationFailed, match=r"\(user.py, line 5\)$"):
         python(tmp_path, text).evaluate(combination(tmp_path))
-    text = "import torch\n\n\ndef evaluate(state_dict, device):\n    torch.nn.Linear(2, 2).load_state_dict(state_dict)\n"
+    text = (
+        "import torch\n\n\ndef evaluate(state_dict, device):\n    torch.nn.Linear(2, 2).load_state_dict(state_dict)\n"
+    )
     with pytest.raises(EvaluationFailed, match=r"(?s)Missing key.*\(user.py, line 5\)$"):
         python(tmp_path, text).evaluate(combination(tmp_path))
 

@@ -136,7 +136,9 @@ def test_a_folder_that_cannot_be_watched_is_a_reason_not_an_error(tmp_path: Path
     hints.stop()
 
 
-def test_a_system_without_watches_left_is_a_reason_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_watches_left_is_a_reason_not_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the limit of inotify is reached, as with many runs on a host, the reason is told."""
 
     def schedule(*_arguments: object, **_options: object) -> None:
