@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # 65,536 float32 are 256 KiB a read; the float64 block of eleven iterates, 5.8 MB, stays in the last cache. Smaller blocks cost
 # calls, larger ones memory traffic (measured on ResNet-152, one core: 16 Ki 2.0 s, 64 Ki 1.25 s, 256 Ki 1.85 s a combination).
-# slower).
 BLOCK_ELEMENTS = 65_536
 
 Place = tuple[int, int, int]  # file number, byte offset, count of elements

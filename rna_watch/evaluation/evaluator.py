@@ -18,8 +18,8 @@ class EvaluatorSpec:
     """Which evaluator, and where and how it runs.
 
     Exactly one of `function` (FILE.py:function) and `command` (a shell command with {checkpoint} in it) is given.
-    `cwd` and `environment` are
-    those of the command that started us; `scratch` is a folder for the files that a command evaluates.
+    `cwd` and `environment` are those of the command that started us; `scratch` is a folder for the files that a command
+    evaluates.
     """
 
     function: str | None
