@@ -22,7 +22,7 @@ def test_blocks_add_up_to_the_gram_matrix():
 
 
 def test_a_new_checkpoint_needs_only_its_own_row():
-    """The last M rows alone are the last M rows of the whole matrix, to the last bit."""
+    """The last M rows alone are the last M rows of the whole matrix, to rounding."""
     iterates = twins.linear_iterates(6, 500, seed=2)
     whole = block_rows(iterates.copy(), 5, 0.0).rows
     for new in (1, 2, 5):

@@ -14,10 +14,10 @@ SMALL = 10_000
 CHILD = """
 import sys
 from pathlib import Path
-import torch  # as in a worker: its libraries are not the growth to be measured
-from tests.checkpoints import twins
+from rna_watch.checkpoints.combine import Combination
 from rna_watch.checkpoints.probe import probe
 from rna_watch.engine import plan, tasks
+from rna_watch.engine.publish import publish
 
 def value(name):
     return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) * 1024
@@ -26,13 +26,15 @@ paths = sys.argv[1:]
 tasks.single_thread()
 Path("/proc/self/clear_refs").write_text("5")  # begin a new peak
 before = value("VmRSS")
-layouts = [probe(path) for path in paths]
+layouts = tuple(probe(path) for path in paths)
 assert len(layouts[0].tensors) == int(sys.stdin.read())
 work = plan.gram_tasks(layouts, 1, 16.0)
 assert sum(task.work_bytes for task in work) > 400_000_000
 for task in work:
     tasks.run(task)
-twins.publish_here(paths, (-1.0, 2.0), paths[0] + ".out", budget_mib=16.0)
+run = lambda work: [tasks.run(task) for task in work]
+out = paths[0] + ".out"
+publish(Combination(layouts=layouts, weights=(-1.0, 2.0)), out, temporary=out + ".tmp", budget_mib=16.0, run=run)
 print(value("VmHWM") - before)
 """
 

@@ -184,13 +184,13 @@ def _model(tensor):
 
 
 HUGE = b"\x8a\x09" + (2**70).to_bytes(9, "little")  # LONG1
-ALMOST = b"\x8a\x08" + (2**63 - 4).to_bytes(8, "little")
+ALMOST = b"\x8a\x08" + (2**63 - 1).to_bytes(8, "little")
 REFUSED = {
     "a state for a class": _model(b"ctorch\nFloatStorage\nX\x01\x00\x00\x00x\x85b"),
     "a state for a storage type": _model(
         _tensor(storage=STORAGE.replace(b"\nX\x01\x00\x00\x000", b"\n]\x85bX\x01\x00\x00\x000"))
     ),
-    "a state for a tensor": _model(_tensor() + b"(NNNNNtb"),
+    "a state for a tensor": _model(_tensor() + b"(N]NNNtb"),
     "a state for a function of torch": _model(b"ctorch._utils\n_rebuild_tensor_v2\n}b"),
     "a state for a list": _model(b"]}X\x01\x00\x00\x00a]sb"),
     "a memo number of two billion": _pickled(b"}r" + struct.pack("<I", 2**31 - 1)) + b"q",
@@ -210,7 +210,7 @@ REFUSED = {
     "a huge start": _model(_tensor(start=HUGE)),
     "a huge shape": _model(_tensor(shape=HUGE + b"\x85")),
     "a huge stride": _model(_tensor(shape=b"K\x02\x85", stride=HUGE + b"\x85")),
-    "a stride that wraps around": _model(_tensor(start=b"K\x08", shape=b"K\x02\x85", stride=ALMOST + b"\x85")),
+    "a stride that wraps around": _model(_tensor(start=b"K\x02", shape=b"K\x02\x85", stride=ALMOST + b"\x85")),
     "a negative start": _model(_tensor(start=b"J\xff\xff\xff\xff")),
     "a negative stride": _model(_tensor(stride=b"J\xff\xff\xff\xff\x85")),
     "a negative shape": _model(_tensor(shape=b"J\xff\xff\xff\xff\x85")),

@@ -15,10 +15,17 @@ from . import windows
 from .contract import EngineContract, check_cancel
 
 
-@pytest.fixture(params=[1, 2], ids=["in this process", "in two children"])
-def engine(request, monkeypatch):
-    """An inline engine, closed at the end; with two workers even small work goes to its children."""
-    monkeypatch.setattr(inline, "_SMALL_BYTES", 0)
+@pytest.fixture(scope="class")
+def large_work():
+    """Even small work counts as large, and goes to child processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inline, "_SMALL_BYTES", 0)
+        yield
+
+
+@pytest.fixture(scope="class", params=[1, 2], ids=["in this process", "in two children"])
+def engine(request, large_work):
+    """An inline engine for many tests, closed at the end."""
     engine = InlineEngine(request.param)
     yield engine
     engine.close()
@@ -27,18 +34,23 @@ def engine(request, monkeypatch):
 class TestInlineEngine(EngineContract):
     """The contract in this process and in children of it."""
 
-    def test_cancel_is_heard_soon(self, engine, layouts):
-        """Another thread can make it give up."""
-        check_cancel(engine, layouts)
 
-    def test_close_ends_its_children(self, engine, layouts):
-        """Its processes are told: this one, and as many children as there are workers; after `close` none is left."""
-        windows.gram(layouts, engine.map)
-        names = [process.name for process in engine.processes()]
-        assert engine.processes()[0].pids == (os.getpid(),)
-        assert names == ["daemon", *["worker"] * (engine.workers if engine.workers > 1 else 0)]
-        engine.close()
-        assert [process.name for process in engine.processes()] == ["daemon"]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cancel_is_heard_soon(workers, large_work, layouts):
+    """Another thread can make it give up."""
+    engine = InlineEngine(workers)
+    check_cancel(engine, layouts)
+    engine.close()
+
+
+def test_close_ends_its_children(large_work, layouts):
+    """Its processes are told: this one, and as many children as there are workers; after `close` none is left."""
+    engine = InlineEngine(2)
+    windows.gram(layouts, engine.map)
+    assert [process.name for process in engine.processes()] == ["daemon", "worker", "worker"]
+    assert engine.processes()[0].pids == (os.getpid(),)
+    engine.close()
+    assert [process.name for process in engine.processes()] == ["daemon"]
 
 
 def test_small_work_starts_no_process(layouts):
@@ -49,9 +61,8 @@ def test_small_work_starts_no_process(layouts):
     engine.close()
 
 
-def test_a_child_that_dies_is_an_error_of_the_engine(layouts, monkeypatch):
+def test_a_child_that_dies_is_an_error_of_the_engine(large_work, layouts):
     """A killed child is not waited for: the map ends with an error that says so."""
-    monkeypatch.setattr(inline, "_SMALL_BYTES", 0)
     engine = InlineEngine(2)
     windows.gram(layouts, engine.map)
     for process in engine.processes()[1:]:
@@ -83,11 +94,10 @@ def test_children_of_a_killed_parent_end(tmp_path):
     assert all(is_gone(pid) for pid in children)
 
 
-def test_the_result_does_not_depend_on_the_order_of_completion(tmp_path, monkeypatch):
+def test_the_result_does_not_depend_on_the_order_of_completion(large_work, tmp_path, monkeypatch):
     """Tasks that end in any order are merged in the plan's: the last bits agree over many runs."""
     monkeypatch.setattr(plan, "TASK_ELEMENTS", 700)
     found = windows.write(tmp_path, rows=60)
-    monkeypatch.setattr(inline, "_SMALL_BYTES", 0)
     engine = InlineEngine(2)
     try:
         assert len({windows.gram(found, engine.map).rows.tobytes() for _ in range(10)}) == 1

@@ -10,7 +10,7 @@ from rna_watch.evaluation.local import LocalEvaluator
 
 from . import users_evaluator as user
 from .contract import EvaluatorContract, is_gone
-from .models import combination
+from .models import combination, spec
 
 
 class TestLocalEvaluator(EvaluatorContract):
@@ -34,6 +34,15 @@ class TestLocalEvaluator(EvaluatorContract):
         """The exit status is in the message."""
         with pytest.raises(EvaluationFailed, match=r"died \(status 3\)"):
             evaluator.evaluate(combination(folder, user.DIE))
+
+    def test_a_file_that_is_mended_works(self, make, folder):
+        """An evaluator that could not be loaded is loaded anew at the next model."""
+        file = folder / "mended.py"
+        evaluator = make(spec(folder, function="mended.py:evaluate"))
+        with pytest.raises(EvaluationFailed, match="mended.py does not exist"):
+            evaluator.evaluate(combination(folder))
+        file.write_text("def evaluate(state_dict, device):\n    return {'n': len(state_dict)}\n")
+        assert evaluator.evaluate(combination(folder)).metrics == {"n": 2.0}
 
 
 PARENT = """
