@@ -23,8 +23,7 @@ class Diagnostics:
 
     `condition` of R'R; `norm1`, `norm2` of c, and `norm2_bound` for its lambda; `gain`: predicted residual
     sqrt(c'Gc / G_NN), below 1 where the combination's residual is smaller than the newest one's; `cosine`: mean cosine
-    of
-    consecutive residuals (+1: straight on, -1: zigzag); `decay_profile`: w_i = sum_{j >= i} c_j, the equivalent
+    of consecutive residuals (+1: straight on, -1: zigzag); `decay_profile`: w_i = sum_{j >= i} c_j, the equivalent
     weights of the steps; `effective_count`: 1 / sum(c^2), how many iterates the average is worth; `sentence`: all
     this in words.
     """
