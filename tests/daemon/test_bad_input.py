@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from tests.daemon.runs import (
-    EVALUATOR,
     HERE,
     check_output,
     events,
@@ -295,8 +294,3 @@ def test_a_folder_whose_every_entry_is_parsed_is_refused(tmp_path: Path) -> None
     assert result.returncode == 2
     assert "--output" in result.stderr
     assert [path.name for path in folder.iterdir()] == ["checkpoint_0"]
-
-
-def test_example_evaluator_is_the_one_of_the_tests() -> None:
-    """The evaluator these tests use is a file that exists, as the command line asks."""
-    assert Path(EVALUATOR.rpartition(":")[0]).is_file()
