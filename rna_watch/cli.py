@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -23,28 +24,39 @@ if TYPE_CHECKING:
     from rna_watch.journal.replay import RunState
 
 _FOLLOW_S = 0.5
-_LIST_FIELDS = {"windows", "regularizations", "patterns"}
+_LIST_FIELDS = {name for name, field in RunConfig.model_fields.items() if str(field.annotation).startswith("tuple")}
+
+
+def _some_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option for each of these settings, under its own name."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            field = RunConfig.model_fields[name]
+            shown = field.default if field.default not in {None, ()} else None
+            command = click.option(
+                f"--{name.replace('_', '-')}",
+                name,
+                default=None,
+                metavar="LIST" if name in _LIST_FIELDS else "VALUE",
+                help=(field.description or "") + (f" [{_plain(shown)}]" if shown is not None else ""),
+            )(command)
+        return command
+
+    return decorate
 
 
 def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """One option for each setting, under its own name."""
-    for name, field in reversed(RunConfig.model_fields.items()):
-        meaning = field.description or ""
-        shown = field.default if field.default not in {None, ()} else None
-        command = click.option(
-            f"--{name.replace('_', '-')}",
-            name,
-            default=None,
-            metavar="LIST" if name in _LIST_FIELDS else "VALUE",
-            help=meaning + (f" [{_plain(shown)}]" if shown is not None else ""),
-        )(command)
+    """An option for each setting, and one for a file of them."""
     return click.option(
         "--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings; options win."
-    )(command)
+    )(_some_settings(*RunConfig.model_fields)(command))
 
 
 def _plain(value: object) -> str:
-    return ", ".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(item if isinstance(item, str) else f"{item:g}" for item in value)
+    return str(value)
 
 
 def _config(config_file: Path | None, options: dict[str, Any]) -> RunConfig:
@@ -70,25 +82,40 @@ def app() -> None:
 @_RUN
 @_settings
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, for containers and services.")
+@click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait until the training makes it.")
 @click.option("--no-terminal", is_flag=True, hidden=True)
-def start(run_dir: Path, config_file: Path | None, *, foreground: bool, no_terminal: bool, **options: Any) -> None:
+@click.option("--chosen", type=click.Path(path_type=Path), hidden=True)
+def start(
+    run_dir: Path,
+    config_file: Path | None,
+    *,
+    foreground: bool,
+    wait: bool,
+    no_terminal: bool,
+    chosen: Path | None,
+    **options: Any,
+) -> None:
     """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`."""
     from rna_watch.daemon import background, paths
     from rna_watch.daemon.status import load as load_state
 
     config = _config(config_file, options)
-    where = paths.resolve(run_dir, config.output)
+    if chosen is None:
+        paths.await_run(run_dir, wait=wait, say=click.echo)
+        run_dir = _settled("start", run_dir, config)
+    where = paths.resolve(chosen or run_dir, config.output)
     if foreground:
         background.serve(config, where, to_terminal=not no_terminal)
         return
-    pid = background.start(where, sys.argv[sys.argv.index("start") + 1 :])
+    pid = background.start(where, [*sys.argv[sys.argv.index("start") + 1 :], "--chosen", str(where.run)])
     click.echo(f"watching {where.run} (process {pid})")
     click.echo(f"models   {where.models}")
     for problem in load_state(where)[0].problems.values():
         click.echo(f"problem  {problem.what}; {problem.remedy}")
     if not config.evaluator and not config.evaluate_command:
         click.echo("note     nothing is evaluated: add --evaluator FILE.py:function to know which models are better")
-    click.echo(f"look     rna-watch dashboard {run_dir}   (or: status, logs; end with: rna-watch stop {run_dir})")
+    typed = shlex.quote(str(run_dir))
+    click.echo(f"look     rna-watch dashboard {typed}   (or: status, logs; end with: rna-watch stop {typed})")
 
 
 @app.command()
@@ -99,9 +126,26 @@ def once(run_dir: Path, config_file: Path | None, **options: Any) -> None:
     from rna_watch.daemon import background, paths
 
     config = _config(config_file, options)
-    where = paths.resolve(run_dir, config.output)
+    where = paths.resolve(_settled("once", run_dir, config), config.output)
     state = background.serve(config, where, until_done=True).state
     _summarize(state, where)
+
+
+def _settled(command: str, run_dir: Path, config: RunConfig) -> Path:
+    """The run to watch: RUN_DIR, or the one of several in it that is chosen on the terminal; says what lies there."""
+    from rna_watch.daemon import discovery
+
+    typed = sys.argv[sys.argv.index(command) + 1 :] if command in sys.argv else [str(run_dir)]
+    ask = _ask if sys.stdin.isatty() and sys.stdout.isatty() else None
+    run_dir, said = discovery.settle(run_dir, config, ["rna-watch", command, *typed], ask, goes_on=command == "start")
+    for line in said:
+        click.echo(line)
+    return run_dir
+
+
+def _ask(lines: list[str], choices: int, default: int) -> int:
+    click.echo("\n".join(lines))
+    return int(click.prompt("Which one", type=click.IntRange(1, choices), default=default))
 
 
 def _summarize(state: RunState, where: RunPaths) -> None:
@@ -211,29 +255,56 @@ def stop(run_dir: Path, output: str | None) -> None:
 @app.command()
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The model to write.")
-@click.option("--method", default="rna", show_default=True, help="rna, average or last.")
+@click.option(
+    "--method",
+    default="rna",
+    show_default=True,
+    help="rna, simplex (no negative weights), capped (bounded extrapolation), average, ema, decay, cumulative, last.",
+)
 @click.option("--window", type=click.IntRange(min=1), help="N: use the newest N + 1 checkpoints; all if not given.")
 @click.option(
     "--regularization",
     type=click.FloatRange(min=0),
     help="Lambda; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
 )
-@click.option("--source", help="Key path of the model inside the files; found if not given.")
-@click.option("--workers", type=click.IntRange(min=1), default=min(4, os.cpu_count() or 1), help="Threads.")
-@click.option("--memory-budget", type=click.FloatRange(min=1), default=64.0, help="MiB of buffers a thread.")
+@_some_settings(
+    "residuals",
+    "lr_saved",
+    "optimizer_order",
+    "priors",
+    "mixings",
+    "ema_decay",
+    "l1_cap",
+    "normalization",
+    "source",
+    "workers",
+    "memory_budget",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, and nothing else.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-def extrapolate(checkpoints: tuple[Path, ...], *, as_json: bool, **options: Any) -> None:
+def extrapolate(
+    checkpoints: tuple[Path, ...],
+    out: Path,
+    *,
+    method: str,
+    window: int | None,
+    regularization: float | None,
+    as_json: bool,
+    force: bool,
+    **options: Any,
+) -> None:
     """Combine CHECKPOINTS into one model: one window, no daemon."""
+    from rna_watch.daemon.extrapolate import Request
     from rna_watch.daemon.extrapolate import extrapolate as run
 
-    manifest = run(checkpoints, **options)
+    request = Request(
+        method=method, window=window, regularization=regularization, settings=_config(None, options), force=force
+    )
+    manifest = run(checkpoints, out, request)
     if as_json:
         click.echo(json.dumps(manifest, indent=2))
         return
-    click.echo(
-        f"{options['out']}: {manifest['candidate']} of {len(manifest['inputs'])} checkpoints; {manifest['reason']}"
-    )
+    click.echo(f"{out}: {manifest['candidate']} of {len(manifest['inputs'])} checkpoints; {manifest['reason']}")
     for item, weight in zip(manifest["inputs"], manifest["weights"], strict=True):
         click.echo(f"  {weight:+.4f}  {item['path']}")
 
@@ -252,6 +323,44 @@ def inspect(checkpoint: Path, source: str | None, *, as_json: bool) -> None:
     else:
         for line in report.lines():
             click.echo(line)
+
+
+@app.command()
+@_RUN
+@_OUTPUT
+@click.option("--metric", help="The evaluator's metric to show; by default the one that models were chosen by.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="Its direction, if its name does not tell.")
+@click.option("--levels", help="Values of it to be reached, with commas; by default around the original's best.")
+@click.option("--members", is_flag=True, help="Also every fixed recipe that was evaluated at most checkpoints.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw it too: a file ending in .svg, .png or .pdf.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def compare(run_dir: Path, output: str | None, **options: Any) -> None:
+    """Compare every method at every checkpoint of RUN_DIR: what was best, what it saved, and where it lost."""
+    from rna_watch.comparison import command
+    from rna_watch.daemon import paths
+    from rna_watch.daemon.status import load as load_state
+
+    command.show(load_state(paths.resolve(run_dir, output))[0], **options)
+
+
+@app.command()
+@click.argument("outputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array, and nothing else.")
+def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
+    """Recompute published models from their manifests, and say whether they are what they claim.
+
+    OUTPUTS are models, their manifests, links such as best, or folders: RUN_DIR stands for all that was published.
+    """
+    from rna_watch.daemon import verify as verification
+
+    done = []
+    for each in verification.verify_all(outputs):
+        done.append(each)
+        if not as_json:
+            click.echo("\n".join(each.lines()))
+    if as_json:
+        click.echo(json.dumps([each.as_dict() for each in done], indent=2))
+    verification.conclude(done)
 
 
 @app.command()

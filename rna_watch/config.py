@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Positive = Annotated[int, Field(ge=1)]
+Method = Literal["average", "ema", "decay", "cumulative", "soup", "rna", "simplex", "capped", "line", "trained"]
 
 
 class RunConfig(BaseModel):
@@ -29,7 +30,45 @@ class RunConfig(BaseModel):
     regularizations: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (1e-8, 1e-4, 1e-2), description="Lambdas to try, relative to the norm of the Gram matrix."
     )
+    averages: tuple[Positive, ...] = Field(
+        (3, 5, 10, 15), description="Lengths of uniform averages to try besides `windows`, each at most `window`."
+    )
+    methods: tuple[Method, ...] = Field(
+        ("average", "ema", "decay", "cumulative", "rna", "simplex", "capped", "trained"),
+        description="Kinds of combinations to try; also: soup, line. `trained` needs training_loss in the evaluator's file.",
+    )
+    priors: tuple[Literal["uniform", "ema", "last"], ...] = Field(
+        ("uniform",), description="What RNA tends to as lambda grows: uniform, ema, last."
+    )
+    mixings: tuple[float, ...] = Field(
+        (1.0,), description="Mixing: 1 combines the newer ends of the intervals, 0 the older ones."
+    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.7, description="A checkpoint's weight in the exponential average, relative to the next newer one's."
+    )
+    l1_cap: Annotated[float, Field(ge=1)] = Field(2.0, description="The most that the sum of |c| may be in capped RNA.")
     max_candidates: Positive = Field(8, description="Most models evaluated at a checkpoint, besides the original.")
+    trained_steps: Annotated[int, Field(ge=0)] = Field(30, description="Gradient steps that fit trained weights.")
+    trained_memory: Annotated[float, Field(gt=0)] = Field(
+        4.0, description="GiB that the models of a window may take in the evaluator for trained weights."
+    )
+    normalization: Literal["clamp", "combine", "re-estimate", "both"] = Field(
+        "clamp",
+        description="Batch-norm statistics: combined and kept from going below zero, combined as in the paper, re-estimated "
+        "by forward passes (needs normalization in the evaluator's file), or clamp and re-estimate both tried.",
+    )
+    residuals: Literal["auto", "gradient", "recorded", "learning-rate", "difference"] = Field(
+        "auto", description="Form of the residuals; auto: the first of these that holds."
+    )
+    lr_saved: Literal["auto", "before", "after"] = Field(
+        "auto", description="Whether checkpoints hold the learning rate from before or after the scheduler's step."
+    )
+    optimizer_order: Literal["auto", "state-dict", "matrices-first", "vectors-first"] = Field(
+        "auto", description="How the optimizer's parameter groups list parameters, where neither names nor shapes tell."
+    )
+    learning_rate_jump: Annotated[float, Field(gt=1)] = Field(
+        2.0, description="Ratio of successive learning rates from which on a new window begins (inf: never)."
+    )
 
     # how models are judged
     evaluator: str | None = Field(
@@ -42,6 +81,11 @@ class RunConfig(BaseModel):
     mode: Literal["min", "max"] | None = Field(
         None, description="Whether the metric is to be small or large; told from its name if not given."
     )
+    first_round: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Part of the data for a cheap first round over three times as many candidates; none if not given.",
+    )
+    evaluators: Positive = Field(1, description="Models evaluated at a time, each in a process of its own.")
     minimum_gain: Annotated[float, Field(ge=0)] | None = Field(
         None, description="Smallest gain over the original that counts as beyond noise, in the metric's units."
     )

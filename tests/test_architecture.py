@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "rna_watch"
 LEVELS = [
     {"errors", "__init__"},
     {"acceleration", "config"},
-    {"checkpoints"},
+    {"checkpoints", "training"},
     {"watching", "journal", "evaluation", "engine"},
-    {"dashboard"},
+    {"dashboard", "comparison"},
     {"daemon"},
     {"demo"},
     {"cli"},
@@ -25,8 +25,9 @@ LEVELS = [
 GATES = {
     "ray": ("engine/ray_engine.py",),
     "watchdog": ("watching/hints.py",),
-    "rich": ("dashboard/", "demo/", "cli.py"),
-    "torch": ("evaluation/", "demo/"),
+    "rich": ("dashboard/", "comparison/", "demo/", "cli.py"),
+    "matplotlib": ("comparison/",),
+    "torch": ("evaluation/", "demo/", "training/"),
     "click": ("cli.py",),
     "yaml": ("config.py",),
     "pydantic": ("config.py",),
@@ -79,7 +80,36 @@ def test_third_party_libraries_pass_their_gates(path: Path) -> None:
 def test_the_mathematics_needs_numpy_alone(path: Path) -> None:
     """Nothing in `acceleration/` touches files, clocks, logs or other libraries."""
     outside = {imported.split(".")[0] for imported in _imports(path)} - {"rna_watch"}
-    assert outside <= {"__future__", "collections", "dataclasses", "math", "numpy", "re", "typing"}
+    assert outside <= {
+        "__future__",
+        "collections",
+        "dataclasses",
+        "itertools",
+        "math",
+        "numpy",
+        "re",
+        "statistics",
+        "typing",
+    }
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name == "training"], ids=_name)
+def test_the_form_in_the_loop_needs_torch_and_numpy_alone(path: Path) -> None:
+    """Nothing in `training/` reaches further than the mathematics and the errors, torch and numpy."""
+    for imported in _imports(path):
+        top, *rest = imported.split(".")
+        if top == "rna_watch":
+            assert rest[0] in {"acceleration", "errors", "training"}, f"{_name(path)} imports {imported}"
+        else:
+            assert top in {"torch", "numpy"} | sys.stdlib_module_names, f"{_name(path)} imports {imported}"
+
+
+def test_importing_the_form_in_the_loop_brings_torch_and_nothing_of_ours() -> None:
+    """In a training environment no Ray, watchdog, rich, click, pydantic, yaml or safetensors comes along."""
+    others = {"ray", "watchdog", "rich", "click", "pydantic", "yaml", "safetensors"}
+    code = f"import sys, rna_watch.training; print(*({others} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rna_watch.cli import app
+from rna_watch.cli import _plain, app
 from rna_watch.config import RunConfig
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 def _shown(value: object) -> str:
-    if value is None or value == ():
-        return "-"
-    return ", ".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
+    return "-" if value is None or value == () else _plain(value)
 
 
 @pytest.mark.parametrize("name", RunConfig.model_fields)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rna_watch.acceleration.coefficients import Spectrum, norm_bound
+from rna_watch.acceleration.profiles import as_decay
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -15,32 +16,43 @@ if TYPE_CHECKING:
     Float64 = npt.NDArray[np.float64]
 
 _EXTRAPOLATES_FROM = 1.05
+_IS_THE_NEWEST = 0.999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnostics:
-    """Numbers a person can judge an extrapolation by.
+    """Numbers a person can judge a combination by.
 
-    `condition` of R'R; `norm1`, `norm2` of c, and `norm2_bound` for its lambda; `gain`: predicted residual
-    sqrt(c'Gc / G_NN), below 1 where the combination's residual is smaller than the newest one's; `cosine`: mean cosine
-    of consecutive residuals (+1: straight on, -1: zigzag); `decay_profile`: w_i = sum_{j >= i} c_j, the equivalent
-    weights of the steps; `effective_count`: 1 / sum(c^2), how many iterates the average is worth; `sentence`: all
-    this in words.
+    `condition` and `smallest_eigenvalue` (relative to the largest) of R'R; `norm1`, `norm2` of c, and `norm2_bound` for its
+    lambda, if it has one; `gain`: predicted residual sqrt(c'Gc / G_NN), below 1 where the combination's residual is smaller
+    than the newest one's; `cosine`: mean cosine of consecutive residuals (+1: straight on, -1: zigzag); `decay_profile`:
+    w_i = sum_{j >= i} c_j, the weights of the steps as a learning-rate decay would give them; `effective_count`:
+    1 / sum(c^2), how many iterates the average is worth; `reach`: sum(c_i i) - N, how many intervals past the newest
+    checkpoint (negative: before it) the combination stands; `sentence`: all this in words.
     """
 
     condition: float
+    smallest_eigenvalue: float
     norm1: float
     norm2: float
-    norm2_bound: float
+    norm2_bound: float | None
     gain: float
     cosine: float
     decay_profile: tuple[float, ...]
     effective_count: float
+    reach: float
     sentence: str
 
 
-def diagnose(gram_nn: Float64, c: Float64, regularization: float, spectrum_: Spectrum) -> Diagnostics:
-    """Diagnostics of coefficients c `(N,)` over residuals with Gram matrix `gram_nn`."""
+def diagnose(gram_nn: Float64, c: Float64, regularization: float | None, spectrum_: Spectrum) -> Diagnostics:
+    """Diagnostics of coefficients c `(N,)` over residuals with Gram matrix `gram_nn`.
+
+    Args:
+        gram_nn: R'R, (N, N).
+        c: coefficients, oldest first.
+        regularization: lambda, if c solves a system with one.
+        spectrum_: of R'R.
+    """
     n = len(c)
     norm1, norm2 = float(np.abs(c).sum()), float(np.linalg.norm(c))
     newest = float(gram_nn[-1, -1])
@@ -48,23 +60,33 @@ def diagnose(gram_nn: Float64, c: Float64, regularization: float, spectrum_: Spe
     lengths = np.sqrt(np.diag(gram_nn))
     products = lengths[1:] * lengths[:-1]
     cosines = np.diag(gram_nn, 1)[products > 0] / products[products > 0]
-    effective = 1.0 / float(c @ c)
+    effective = 1.0 / float(c @ c) if norm2 else float("nan")
+    reach = float(c @ np.arange(1, n + 1)) - n
     return Diagnostics(
         condition=spectrum_.condition,
+        smallest_eigenvalue=float(spectrum_.values[0]),
         norm1=norm1,
         norm2=norm2,
-        norm2_bound=norm_bound(n, regularization),
+        norm2_bound=None if regularization is None else norm_bound(n, regularization),
         gain=float(np.sqrt(combined / newest)) if newest > 0 else float("nan"),
         cosine=float(cosines.mean()) if len(cosines) else float("nan"),
-        decay_profile=tuple(float(value) for value in np.cumsum(c[::-1])[::-1]),
+        decay_profile=tuple(float(value) for value in as_decay(c)),
         effective_count=effective,
-        sentence=_sentence(c, norm1, effective),
+        reach=reach,
+        sentence=_sentence(c, norm1, effective, reach),
     )
 
 
-def _sentence(c: Float64, norm1: float, effective: float) -> str:
+def _sentence(c: Float64, norm1: float, effective: float, reach: float) -> str:
     if norm1 > _EXTRAPOLATES_FROM:
-        return f"extrapolates: {(norm1 - 1) / 2:.2g} of the weight lies outside the window's hull"
-    if float(c[-1]) > 0.999:
+        outside = f"{(norm1 - 1) / 2:.2g} of the weight lies outside the window"
+        if reach > 0:
+            return f"extrapolates {_intervals(reach)} past the newest checkpoint; {outside}"
+        return f"corrects the newest checkpoint with negative weights; {outside}"
+    if float(c[-1]) > _IS_THE_NEWEST:
         return "is the newest checkpoint"
     return f"acts as an average of about {effective:.2g} checkpoints"
+
+
+def _intervals(reach: float) -> str:
+    return f"{reach:.2g} interval{'' if f'{reach:.2g}' == '1' else 's'}"

@@ -1,10 +1,8 @@
 """The Gram matrix of the residuals, accumulated in float64 from blocks of iterates.
 
-Letters: K iterates y_0..y_N (K = N + 1), N residuals r_i = y_i - y_{i-1}, n elements of a block. The residuals are
-differences of
-neighbouring iterates, taken in float64 *before* any product: the product of the raw iterates loses every digit that
-matters
-(measured, 4 million parameters: smallest eigenvalue negative, coefficients wrong by 43 %).
+Letters: K iterates y_0..y_N (K = N + 1), N residuals, d_i = y_i - y_{i-1}, n elements of a block. Differences of
+neighbouring iterates are taken in float64 *before* any product: the product of the raw iterates loses every digit that
+matters (measured, 4 million parameters: smallest eigenvalue negative, coefficients wrong by 43 %).
 """
 
 from __future__ import annotations
@@ -16,46 +14,97 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 Float64 = npt.NDArray[np.float64]
 
 # E[ulp(x)^2] = eps^2 x^2 / 2.164 for a mantissa that is uniform in its logarithm; the error of one rounding has
-# variance ulp^2 / 12,
-# and a difference holds two of them.
+# variance ulp^2 / 12, and a difference holds two of them.
 _ROUNDING_PER_ENERGY = 2.0 / (12.0 * 2.164)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GramRows:
-    """The last M rows of the Gram matrix `(M, N)`, or a part of that sum over some elements.
+    """The last M rows of the Gram matrix of the differences `(M, N)`, or a part of that sum over some elements.
 
     `rounding_energy` is sum(eps^2 x^2) over the newest iterate; `non_finite` the numbers of iterates with NaN or
-    infinite elements.
+    infinite elements. `form_rows` `(M, N)` and `form_energy` are the same for another form of the residuals, where one
+    was asked for; `outside` is the squared length of the differences of parameters which that form leaves out.
     """
 
     rows: Float64
     rounding_energy: float
     non_finite: frozenset[int]
+    form_rows: Float64 | None = None
+    form_energy: float = 0.0
+    outside: float = 0.0
 
 
-def block_rows(iterates_kn: Float64, new: int, eps: float) -> GramRows:
-    """The last `new` rows of R'R over one block; the block is overwritten by the residuals.
+def block_rows(
+    values_mn: Float64,
+    new: int,
+    eps: float,
+    *,
+    checkpoints: int | None = None,
+    factors: Sequence[tuple[float, float]] = (),
+    other_eps: float = 0.0,
+) -> GramRows:
+    """The last `new` rows of R'R over one block; the block is overwritten.
 
     Args:
-        iterates_kn: (K, n) float64, oldest first.
-        new: M, how many of the newest residuals need their row, 1 to N.
-        eps: spacing at 1 of the dtype in which the iterates were stored.
+        values_mn: K iterates, oldest first; behind them, where a form needs them, K momentum buffers or the N recorded
+            gradients; (M, n) float64.
+        new: how many of the newest residuals need their row, 1 to N.
+        eps: spacing at 1 of the dtype in which the values were stored.
+        checkpoints: K; None: all values are iterates.
+        factors: (p_i, q_i) for each of the N residuals: the other form is r_i = p_i d_i + q_i e_i; e_i is a difference of
+            buffers, or the recorded gradient; none: only differences.
+        other_eps: spacing at 1 of the dtype of what stands behind the iterates.
     """
-    newest = iterates_kn[-1]
-    energy = eps * eps * float(np.dot(newest, newest))
+    k = len(values_mn) if checkpoints is None else checkpoints
+    iterates_kn, others = values_mn[:k], values_mn[k:]
+    energy = _energy(iterates_kn[-1], eps)
+    other_energy = _energy(others[-1], other_eps) if len(others) else 0.0
     residuals = differences(iterates_kn)
     rows = residuals[-new:] @ residuals.T
-    return GramRows(rows=rows, rounding_energy=energy, non_finite=frozenset())
+    if not factors:
+        return GramRows(rows=rows, rounding_energy=energy, non_finite=frozenset())
+    p, q = factors[-1]
+    in_no_group = not any(value for pair in factors for value in pair)
+    residuals = _formed(residuals, others, factors)
+    return GramRows(
+        rows=rows,
+        rounding_energy=energy,
+        non_finite=frozenset(),
+        form_rows=residuals[-new:] @ residuals.T,
+        form_energy=p * p * energy + q * q * other_energy,
+        outside=float(np.trace(rows[:, -new:])) if in_no_group else 0.0,
+    )
+
+
+def block_residuals(values_mn: Float64, *, checkpoints: int, factors: Sequence[tuple[float, float]] = ()) -> Float64:
+    """The residuals (N, n) of one block, in the form that `factors` give; arguments as for `block_rows`."""
+    residuals = differences(values_mn[:checkpoints])
+    return _formed(residuals, values_mn[checkpoints:], factors) if factors else residuals
+
+
+def _formed(steps: Float64, others: Float64, factors: Sequence[tuple[float, float]]) -> Float64:
+    """p_i d_i + q_i e_i, in place of the differences."""
+    p, q = (np.array(column)[:, None] for column in zip(*factors, strict=True))
+    steps *= p
+    if len(others):
+        beside = differences(others) if len(others) > len(factors) else others
+        beside *= q
+        steps += beside
+    return steps
+
+
+def _energy(values_n: Float64, eps: float) -> float:
+    return eps * eps * float(np.dot(values_n, values_n))
 
 
 def differences(iterates_kn: Float64) -> Float64:
-    """r_i = y_i - y_{i-1}, in place: a view `(N, n)` of the block, whose first iterates are overwritten."""
+    """d_i = y_i - y_{i-1}, in place: a view `(N, n)` of the block, whose first iterates are overwritten."""
     for i in range(len(iterates_kn) - 1):
         np.subtract(iterates_kn[i + 1], iterates_kn[i], out=iterates_kn[i])
     return iterates_kn[:-1]
@@ -65,11 +114,23 @@ def merge(parts: Iterable[GramRows]) -> GramRows:
     """The sum of parts in the order given, which must be that of the plan: other orders give other last bits."""
     parts = list(parts)
     rows = np.zeros_like(parts[0].rows)
-    energy = 0.0
+    form_rows = np.zeros_like(rows)
+    energy = form_energy = outside = 0.0
     for part in parts:
         rows += part.rows
         energy += part.rounding_energy
-    return GramRows(rows=rows, rounding_energy=energy, non_finite=frozenset().union(*(p.non_finite for p in parts)))
+        form_energy += part.form_energy
+        outside += part.outside
+        if part.form_rows is not None:
+            form_rows += part.form_rows
+    return GramRows(
+        rows=rows,
+        rounding_energy=energy,
+        non_finite=frozenset().union(*(part.non_finite for part in parts)),
+        form_rows=form_rows if any(part.form_rows is not None for part in parts) else None,
+        form_energy=form_energy,
+        outside=outside,
+    )
 
 
 def rounding_variance(energy: float) -> float:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.family import AVERAGE, LAST, RNA, Candidate
+from rna_watch.acceleration.candidate import AVERAGES, LAST, SOLUTIONS, Candidate
+from rna_watch.acceleration.significance import Comparison, Mode, compare, gain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Mode = Literal["min", "max"]
+    import numpy as np
+    import numpy.typing as npt
+
 _MAXIMIZED = (
     "acc",
     "auc",
@@ -47,9 +50,9 @@ def infer_mode(metric: str) -> Mode:
 class Choice:
     """Which candidate stands for the window.
 
-    `better_than_original` is strict, on the choosing metric; None without an evaluation. `significant` says whether
-    the gain exceeds
-    `minimum_gain`; None where no such threshold was stated. `best_average` and `best_rna` name the best of either kind.
+    `better_than_original` is strict, on the choosing metric; None without an evaluation. `significant` says whether the
+    gain over the original is beyond noise (paired examples, or `minimum_gain`); None where neither is known.
+    `best_average` and `best_rna` name the best of either kind. `comparisons` are the steps of the choice.
     """
 
     candidate: Candidate
@@ -58,23 +61,31 @@ class Choice:
     best_average: str | None
     best_rna: str | None
     reason: str
+    comparisons: tuple[Comparison, ...] = field(default=())
 
 
-def gain(value: float, reference: float, mode: Mode) -> float:
-    """By how much `value` is better than `reference` (positive: better)."""
-    return reference - value if mode == "min" else value - reference
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What the evaluations say: the choosing metric of each candidate by name, and its per-example values where there are any.
+
+    `minimum_gain`: the smallest gain that counts as beyond noise, in the metric's units; None: not stated.
+    """
+
+    values: Mapping[str, float]
+    mode: Mode
+    examples: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    minimum_gain: float | None = None
 
 
-def choose(
-    candidates: Sequence[Candidate], values: Mapping[str, float], mode: Mode, minimum_gain: float | None = None
-) -> Choice:
-    """Choose among the evaluated candidates besides the last iterate; an average wins a tie against an extrapolation.
+def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
+    """The sequence original -> best average -> best extrapolation, each step only for a gain beyond noise.
+
+    Where nothing is beyond noise, the best candidate by the metric stands all the same, the simpler one in a tie, and
+    `better_than_original` and `significant` say what it is worth. NaN counts as not evaluated.
 
     Args:
         candidates: the family, the last iterate among them.
-        values: the choosing metric of each candidate that was evaluated, by name; NaN counts as not evaluated.
-        mode: whether the metric is minimized or maximized.
-        minimum_gain: the smallest gain that counts as beyond noise, in the metric's units; None: not stated.
+        evidence: of the evaluations.
 
     Raises:
         ValueError: there is no candidate besides the last iterate.
@@ -82,10 +93,10 @@ def choose(
     others = [candidate for candidate in candidates if candidate.method != LAST]
     if not others:
         raise ValueError("a choice needs a candidate besides the last iterate")
-    known = {name: value for name, value in values.items() if not math.isnan(value)}
+    known = {name: value for name, value in evidence.values.items() if not math.isnan(value)}
     evaluated = [candidate for candidate in others if candidate.name in known]
     if not evaluated:
-        preferred = next((c for c in others if c.method == RNA), others[0])
+        preferred = next((c for c in others if c.method in SOLUTIONS), others[0])
         return Choice(
             candidate=preferred,
             better_than_original=None,
@@ -95,36 +106,63 @@ def choose(
             reason="nothing was evaluated, so it is not known whether it is better",
         )
 
-    def best_of(group: list[Candidate]) -> Candidate | None:
-        simplest_first = sorted(group, key=lambda c: c.method != AVERAGE)
-        return max(simplest_first, key=lambda c: gain(known[c.name], 0.0, mode), default=None)
+    def best_of(group: Sequence[Candidate]) -> Candidate | None:
+        return max(group, key=lambda c: gain(known[c.name], 0.0, evidence.mode), default=None)
 
-    best = best_of(evaluated)
-    average = best_of([c for c in evaluated if c.method == AVERAGE])
-    rna = best_of([c for c in evaluated if c.method == RNA])
-    assert best is not None
-    original = known.get(LAST)
-    better = significant = None
-    if original is not None:
-        advantage = gain(known[best.name], original, mode)
-        better = advantage > 0.0
-        significant = None if minimum_gain is None else advantage > minimum_gain
+    averages = [c for c in evaluated if c.method in AVERAGES]
+    extrapolations = [c for c in evaluated if c.method not in AVERAGES]
+    rna = best_of([c for c in evaluated if c.method in SOLUTIONS])
+    average = best_of(averages)
+    extrapolation = best_of(extrapolations)
+    current: Candidate | None = None
+    steps: list[Comparison] = []
+    if LAST in known and average is not None:
+        steps.append(_step(average, None, known, evidence, tried=len(averages)))
+        current = average if steps[-1].accepted else None
+    if LAST in known and extrapolation is not None:
+        # against the original it is the best of all that was tried, also of the averages that did not make it
+        tried = len(extrapolations) if current else len(evaluated)
+        steps.append(_step(extrapolation, current, known, evidence, tried=tried))
+        simpler_does = (
+            average is not None and gain(known[extrapolation.name], known[average.name], evidence.mode) <= 0.0
+        )
+        current = extrapolation if steps[-1].accepted and not simpler_does else current
+    chosen = current or best_of([*averages, *extrapolations])
+    assert chosen is not None
+    better = gain(known[chosen.name], known[LAST], evidence.mode) > 0.0 if LAST in known else None
+    tested = evidence.minimum_gain is not None or any(step.standard_error is not None for step in steps)
+    significant = current is not None if tested and better is not None else None
     return Choice(
-        candidate=best,
+        candidate=chosen,
         better_than_original=better,
         significant=significant,
         best_average=average.name if average else None,
         best_rna=rna.name if rna else None,
-        reason=_reason(best, better=better, significant=significant),
+        reason=_reason(chosen, better=better, significant=significant),
+        comparisons=tuple(steps),
+    )
+
+
+def _step(
+    best: Candidate, current: Candidate | None, known: Mapping[str, float], evidence: Evidence, *, tried: int
+) -> Comparison:
+    return compare(
+        best.name,
+        current.name if current else LAST,
+        known,
+        evidence.examples,
+        mode=evidence.mode,
+        tried=tried,
+        minimum_gain=evidence.minimum_gain,
     )
 
 
 def _reason(best: Candidate, *, better: bool | None, significant: bool | None) -> str:
     if better is None:
         return "the original could not be evaluated, so it is not known whether it is better"
-    kind = "the plain average" if best.method == AVERAGE else "extrapolation"
+    kind = "the plain average" if best.method in AVERAGES else "extrapolation"
     if not better:
         return f"{kind} is the best of the family, but not better than the original"
     if significant is False:
-        return f"{kind} is better than the original, but not beyond the stated noise"
-    return f"{kind} is better than the original"
+        return f"{kind} is better than the original, but not beyond noise"
+    return f"{kind} is better than the original" + (", beyond noise" if significant else "")

@@ -6,7 +6,8 @@ The clone stands under a temporary name in the destination's folder until it is 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,20 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clone:
-    """A clone in the making: its temporary files, numbered as the original's, and the gaps that still must be copied."""
+    """A clone in the making: its temporary files, numbered as `sources`, and the gaps that still must be copied.
+
+    `sources` are the original's files, then those that it carries. `temporary` is the file itself, or a folder of them.
+    """
 
     original: Layout
+    temporary: str
     temporaries: tuple[str, ...]
     gaps: tuple[Gap, ...]
+
+    @property
+    def sources(self) -> tuple[FileIdentity, ...]:
+        """What each of `temporaries` is a clone of."""
+        return self.original.files + self.original.carried
 
 
 def temporary_name(name: str, owner: str) -> str:
@@ -53,42 +63,52 @@ def temporary_name(name: str, owner: str) -> str:
 
 
 def begin(original: Layout, segments: Sequence[Segment], temporary: str, gap_limit: int = 2**26) -> Clone:
-    """Make the temporary file, as a reflink of the original where the file system can, else of its size and empty.
+    """Make the temporary files, each a reflink of the original's where the file system can, else of its size and empty.
 
     Args:
         original: the newest checkpoint.
         segments: what will be patched; the rest becomes gaps.
-        temporary: path of the file to make.
+        temporary: path of the file or folder to make.
         gap_limit: most bytes of one gap, so that gaps can be copied in parallel.
 
     Raises:
         StoreError: there is no room, or the folder cannot be written.
         InputChanged: the original is gone.
     """
-    source = original.files[0]
+    sources = original.files + original.carried
+    patched: list[list[tuple[int, int]]] = [[] for _ in sources]
+    for segment in segments:
+        for file, offset, count in segment.places[-1]:
+            patched[file].append((offset, count * segment.size_bytes // segment.count))
+    places = [os.path.join(temporary, original.inside(each)) if original.root else temporary for each in sources]  # noqa: PTH118
+    clone = Clone(original=original, temporary=temporary, temporaries=tuple(places), gaps=())
+    gaps: list[Gap] = []
     try:
-        writer = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise StoreError(_cannot_write(temporary, error)) from error
-    try:
-        if _clone_start(source, writer):
-            return Clone(original=original, temporaries=(temporary,), gaps=())
+        if original.root:
+            remove(temporary)
+        for number, (source, place) in enumerate(zip(sources, places, strict=True)):
+            if original.root:
+                Path(place).parent.mkdir(parents=True, exist_ok=True)
+            if not _begin_file(source, place):
+                gaps += [
+                    Gap(file=number, offset_bytes=offset, size_bytes=size)
+                    for offset, size in _complement(patched[number], source.size_bytes, gap_limit)
+                ]
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        discard(clone)
         if isinstance(error, OSError):
             raise StoreError(_cannot_write(temporary, error)) from error
         raise
+    return replace(clone, gaps=tuple(gaps))
+
+
+def _begin_file(source: FileIdentity, temporary: str) -> bool:
+    """Make one file; whether it shares the original's bytes already."""
+    writer = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        return _clone_start(source, writer)
     finally:
         os.close(writer)
-    patched = [(place[1], segment.size_bytes) for segment in segments for place in segment.places[-1]]
-    return Clone(
-        original=original,
-        temporaries=(temporary,),
-        gaps=tuple(
-            Gap(file=0, offset_bytes=offset, size_bytes=size)
-            for offset, size in _complement(patched, source.size_bytes, gap_limit)
-        ),
-    )
 
 
 def _complement(runs: Iterable[tuple[int, int]], size: int, limit: int) -> list[tuple[int, int]]:
@@ -159,35 +179,71 @@ def _copy(reader: int, writer: int, offset: int, count: int) -> None:
 def finish(clone: Clone, patches: Iterable[Patch], destination: str) -> None:
     """Repair checksums, put the clone on the disk and give it its name, at once and for good.
 
-    The clone takes the original's permissions and modification time, so that plots against time stay true.
+    The clone takes the original's permissions and modification times, so that plots against time stay true.
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    written = {patch.offset_bytes: (patch.size_bytes, patch.crc) for patch in patches if patch.size_bytes}
-    repair = FORMATS[clone.original.format].repair
-    (temporary,) = clone.temporaries
-    original = clone.original.files[0]
+    written: list[dict[int, tuple[int, int]]] = [{} for _ in clone.temporaries]
+    for patch in patches:
+        if patch.size_bytes:
+            written[patch.file][patch.offset_bytes] = (patch.size_bytes, patch.crc)
     try:
-        with OpenFile(temporary) as file:
-            writer = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                if repair is not None:
-                    repair(file, written, writer)
-                os.utime(writer, ns=(original.mtime_ns, original.mtime_ns))
-                os.fsync(writer)
-            finally:
-                os.close(writer)
-        os.replace(temporary, destination)  # noqa: PTH105 - atomic by specification
+        for number, (source, temporary) in enumerate(zip(clone.sources, clone.temporaries, strict=True)):
+            kind = clone.original.kind(number) if number < len(clone.original.files) else ""
+            _finish_file(source, temporary, kind, written[number])
+        if clone.original.root:
+            _finish_folder(clone, destination)
+        else:
+            os.replace(clone.temporary, destination)  # noqa: PTH105 - atomic by specification
         sync_folder(os.path.dirname(destination) or ".")  # noqa: PTH120
     except OSError as error:
         raise StoreError(_cannot_write(destination, error)) from error
 
 
+def _finish_file(source: FileIdentity, temporary: str, kind: str, written: dict[int, tuple[int, int]]) -> None:
+    repair = FORMATS[kind].repair if kind in FORMATS else None
+    with OpenFile(temporary) as file:
+        writer = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if repair is not None:
+                repair(file, written, writer)
+            os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
+            os.fsync(writer)
+        finally:
+            os.close(writer)
+
+
+def _finish_folder(clone: Clone, destination: str) -> None:
+    """Give a folder its name; a full one that has it is swapped out and removed, as it cannot be replaced."""
+    for folder, _, _ in os.walk(clone.temporary):
+        sync_folder(folder)
+    latest = max(source.mtime_ns for source in clone.sources)
+    os.utime(clone.temporary, ns=(latest, latest))
+    old = f"{clone.temporary}.old{TEMPORARY_SUFFIX}"
+    replaced = os.path.lexists(destination)
+    if replaced:
+        os.rename(destination, old)  # noqa: PTH104
+    try:
+        os.rename(clone.temporary, destination)  # noqa: PTH104
+    except OSError:
+        if replaced:
+            os.rename(old, destination)  # noqa: PTH104
+        raise
+    remove(old)
+
+
 def discard(clone: Clone) -> None:
-    """Remove the temporary files of a clone that was given up."""
-    for temporary in clone.temporaries:
-        Path(temporary).unlink(missing_ok=True)
+    """Remove what is left of a clone that was given up."""
+    remove(clone.temporary)
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder of ours, if it is there."""
+    if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        Path(path).unlink(missing_ok=True)
 
 
 def sync_folder(folder: str) -> None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.checkpoints.extents import FileIdentity, Layout, Role
+from rna_watch.checkpoints.extents import FileIdentity, Layout, Role, covers
 from rna_watch.checkpoints.numeric import DTYPES, Array, narrow
-from rna_watch.checkpoints.segments import BLOCK_ELEMENTS, Segment, WindowReader, window_segments
+from rna_watch.checkpoints.segments import (
+    BLOCK_ELEMENTS,
+    Segment,
+    WindowReader,
+    still_infinities,
+    window_segments,
+)
+from rna_watch.errors import RefusedCheckpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 
@@ -25,21 +32,44 @@ class Combination:
 
     Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise
     equal.
-    Integers and flags are the newest checkpoint's.
+    Integers and flags are the newest checkpoint's. Running variances are kept from going below zero if `clamp`.
+    `values` are those extents, by number, that are not combined but given, as bytes.
     """
 
     layouts: tuple[Layout, ...]
     weights: tuple[float, ...]
+    clamp: bool = True
+    values: tuple[tuple[int, bytes], ...] = ()
 
     def without_zeros(self) -> Combination:
         """The same model, naming only checkpoints that matter (and the newest, which lends everything else)."""
         last = len(self.weights) - 1
         kept = [k for k, weight in enumerate(self.weights) if weight != 0.0 or k == last]
-        return Combination(layouts=tuple(self.layouts[k] for k in kept), weights=tuple(self.weights[k] for k in kept))
+        return replace(self, layouts=tuple(self.layouts[k] for k in kept), weights=tuple(self.weights[k] for k in kept))
 
     def segments(self, limit: int = 2**22) -> list[Segment]:
-        """The segments that are combined."""
-        return window_segments(self.layouts, COMBINED, limit)
+        """The segments that are combined; a variance that is not clamped is a statistic like any other."""
+        segments = window_segments(self.layouts, COMBINED, limit)
+        if self.clamp:
+            return segments
+        return [replace(s, role=Role.STATISTIC) if s.role is Role.VARIANCE else s for s in segments]
+
+    def with_values(self, values: Mapping[str, Array]) -> Combination:
+        """The same model with some tensors given, by name, in the bits of their stored dtype.
+
+        Raises:
+            RefusedCheckpoint: such a tensor shares its storage with others.
+        """
+        newest = self.layouts[-1]
+        given = []
+        for view in newest.tensors:
+            if view.name in values:
+                if not covers(view, newest.extents[view.extent]):
+                    raise RefusedCheckpoint(
+                        f"{view.name} shares its storage with other tensors, so it cannot be replaced"
+                    )
+                given.append((view.extent, values[view.name].tobytes()))
+        return replace(self, values=tuple(given))
 
     @property
     def files(self) -> tuple[tuple[FileIdentity, ...], ...]:
@@ -68,11 +98,17 @@ def combined_blocks(
         size = block.values.shape[1]
         newest = block.values[-1]
         if len(w):
+            still = still_infinities(block.values)
+            if still is not None:
+                block.values[:-1, still] = 0.0
+                kept, newest[still] = newest[still], 0.0
             block.values[:-1] -= newest
             np.dot(w, block.values[:-1], out=total[:size])
-            still = total[:size] == 0.0
+            unmoved = total[:size] == 0.0
             total[:size] += newest
-            np.copyto(total[:size], newest, where=still)  # 0.0 + -0.0 is 0.0, other bits than the newest's
+            np.copyto(total[:size], newest, where=unmoved)  # 0.0 + -0.0 is 0.0, other bits than the newest's
+            if still is not None:
+                total[:size][still] = kept
         else:
             total[:size] = newest
         if first.role is Role.VARIANCE:
@@ -123,6 +159,22 @@ def write_combination(
         )
         for segment, crc in zip(segments, crcs, strict=True)
     ]
+
+
+def write_values(combination: Combination, outputs: Sequence[str]) -> list[Patch]:
+    """Write the values that are given instead of combined into the clone's files."""
+    patches = []
+    for number, data in combination.values:
+        chunk = combination.layouts[-1].extents[number].chunks[0]
+        descriptor = os.open(outputs[chunk.file], os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            write_all(descriptor, memoryview(data), chunk.offset_bytes)
+        finally:
+            os.close(descriptor)
+        patches.append(
+            Patch(file=chunk.file, offset_bytes=chunk.offset_bytes, size_bytes=len(data), crc=zlib.crc32(data))
+        )
+    return patches
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rna_watch.checkpoints.names import canonical_names, plain_names
+from rna_watch.checkpoints.numeric import PAIRS
 from rna_watch.errors import InputChanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from rna_watch.checkpoints.optimizer_state import OptimizerState
 
 
 class Role(StrEnum):
@@ -64,6 +68,37 @@ def identify(path: str, descriptor: int | None = None) -> FileIdentity:
     )
 
 
+def identify_folder(path: str) -> FileIdentity:
+    """The identity of a folder as a whole: its inode, the sum of its files' sizes, the latest of their times.
+
+    Raises:
+        OSError: there is no such folder, or a file went while it was looked at.
+    """
+    size, times, changes = 0, [0], [0]
+    for folder, _, names in os.walk(path):
+        for name in names:
+            stat = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - a string crosses process boundaries
+            size += stat.st_size
+            times.append(stat.st_mtime_ns)
+            changes.append(stat.st_ctime_ns)
+    return FileIdentity(
+        path=path,
+        inode=os.stat(path).st_ino,
+        size_bytes=size,
+        mtime_ns=max(times),
+        ctime_ns=max(changes),
+    )
+
+
+def identify_any(path: str) -> FileIdentity:
+    """The identity of a file or of a folder as a whole.
+
+    Raises:
+        OSError: there is none.
+    """
+    return identify_folder(path) if os.path.isdir(path) else identify(path)  # noqa: PTH112
+
+
 def check_unchanged(identity: FileIdentity, descriptor: int) -> None:
     """Compare an open file with what it was when it was planned.
 
@@ -86,7 +121,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """The used part of one storage: chunks in ascending order, without overlap."""
+    """The used part of one storage: chunks in ascending order, without overlap.
+
+    In a layout, the name is that of its first tensor, as it is known across a window (without wrappers' prefixes).
+    """
 
     name: str
     dtype: str
@@ -105,8 +143,26 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Companion:
+    """Values that belong to a parameter extent, element by element (momentum, gradient): dtype and chunks, parallel to its own.
+
+    `group` is the optimizer's parameter group, -1 where the parameter is in none. No chunks: all values are zero.
+    """
+
+    group: int
+    dtype: str = ""
+    chunks: tuple[Chunk, ...] = ()
+
+
+OUTSIDE = Companion(group=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorView:
-    """A named tensor of the model: shape, stride and start (in elements) within extent number `extent`."""
+    """A named tensor of the model: shape, stride and start (in elements) within extent number `extent`.
+
+    The name is the stored one. `pairs`: it holds complex numbers, described as real ones with a last axis of two.
+    """
 
     name: str
     dtype: str
@@ -114,6 +170,29 @@ class TensorView:
     stride: tuple[int, ...]
     extent: int
     start: int
+    pairs: bool = False
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype that torch gives it."""
+        return next(name for name, real in PAIRS.items() if real == self.dtype) if self.pairs else self.dtype
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape that torch gives it."""
+        return self.shape[:-1] if self.pairs else self.shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A group of tensors in a checkpoint that may be taken as the model: its key path, and how many tensors it has.
+
+    `averaged`: it is a moving average of the weights, kept beside them.
+    """
+
+    path: str
+    tensors: int
+    averaged: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +201,12 @@ class Layout:
 
     `source` is the key path of the model inside the file ("" for a bare state dict); `counters` are the step
     and epoch numbers found inside; `fingerprint` identifies the content, whatever the name; `architecture` is a digest
-    of what must agree within a window: names, dtypes, shapes, strides and sharing of storage.
+    of what must agree within a window: names, dtypes, shapes, strides and sharing of storage. `optimizer` is the state of
+    the one optimizer in the file, `gradient` the layout of the mean gradient that the training saved beside it.
+    `sources` are all that could have been taken as the model.
+    A checkpoint that is a folder has that folder as its `root`; `files` are those that hold the model, `carried` those that
+    a copy for use takes over as they are (configuration, tokenizer, metadata). `kinds` names the file format of each of
+    `files` where that is not `format`.
     """
 
     format: str
@@ -132,23 +216,57 @@ class Layout:
     extents: tuple[Extent, ...]
     counters: dict[str, int]
     fingerprint: str
+    optimizer: OptimizerState | None = None
+    gradient: Layout | None = None
+    root: str = ""
+    carried: tuple[FileIdentity, ...] = ()
+    kinds: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
     architecture: str = field(init=False)
 
     def __post_init__(self) -> None:
-        owners = [extent.name for extent in self.extents]
-        lines = sorted(f"{t.name}|{t.dtype}|{t.shape}|{t.stride}|{t.start}|{owners[t.extent]}" for t in self.tensors)
+        names = canonical_names(view.name for view in self.tensors)
+        owners = {view.extent: names[view.name] for view in reversed(self.tensors)}
+        extents = tuple(
+            extent if owners.get(number, extent.name) == extent.name else replace(extent, name=owners[number])
+            for number, extent in enumerate(self.extents)
+        )
+        object.__setattr__(self, "extents", extents)
+        lines = sorted(
+            f"{names[t.name]}|{t.stored_dtype}|{t.shape}|{t.stride}|{t.start}|{owners[t.extent]}" for t in self.tensors
+        )
+        if self.averaged:
+            lines.append("an average")
         digest = hashlib.blake2b("\n".join(lines).encode(errors="backslashreplace"), digest_size=8).hexdigest()
         object.__setattr__(self, "architecture", digest)
 
     @property
+    def averaged(self) -> bool:
+        """Whether the model is a moving average of weights that are in the checkpoint too, or were."""
+        return any(source.averaged for source in self.sources if source.path == self.source)
+
+    @property
+    def plain_names(self) -> dict[str, str]:
+        """The key that the bare model uses for each tensor, by stored name."""
+        return plain_names(view.name for view in self.tensors)
+
+    @property
     def path(self) -> str:
-        """The (first) file."""
-        return self.files[0].path
+        """The file, or the folder."""
+        return self.root or self.files[0].path
+
+    def inside(self, file: FileIdentity) -> str:
+        """The path of one of a folder's files within it."""
+        return os.path.relpath(file.path, self.root)
+
+    def kind(self, file: int) -> str:
+        """The file format of one of `files`."""
+        return self.kinds[file] if self.kinds else self.format
 
     @property
     def size_bytes(self) -> int:
-        """Size of all files."""
-        return sum(file.size_bytes for file in self.files)
+        """Size of all files that a copy of it has."""
+        return sum(file.size_bytes for file in self.files + self.carried)
 
     @property
     def parameters(self) -> int:
@@ -156,25 +274,47 @@ class Layout:
         return sum(extent.count for extent in self.extents if extent.role is Role.PARAMETER)
 
 
+def covers(view: TensorView, extent: Extent) -> bool:
+    """Whether a tensor is all of its extent, in one piece."""
+    return (
+        len(extent.chunks) == 1 and extent.chunks[0].start == view.start and extent.chunks[0].count == prod(view.shape)
+    )
+
+
 def difference(old: Layout, new: Layout) -> str:
     """In words, why two checkpoints cannot stand in one window ("" if they can)."""
     if old.architecture == new.architecture:
         return ""
-    a, b = ({t.name: t for t in layout.tensors} for layout in (old, new))
+    if old.averaged != new.averaged:
+        kinds = ["an average of the weights" if each.averaged else "the weights" for each in (old, new)]
+        return f"the model changed: it was {kinds[0]} ({old.source!r}), is {kinds[1]} ({new.source!r})"
+    a, b = (_by_name(layout) for layout in (old, new))
     gone, added = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
+    if len(gone) == len(a):
+        return (
+            f"the model changed: it is another, none of its {len(b)} tensors (such as {added[0]}) has the name of one of the "
+            f"{len(a)} before (such as {gone[0]})"
+        )
     if gone or added:
         parts = [
             f"{len(names)} tensors {word} (such as {names[0]})"
             for names, word in ((gone, "removed"), (added, "added"))
             if names
         ]
-        return "the model changed: " + ", ".join(parts)
-    for name, tensor in a.items():
-        for what in ("dtype", "shape", "stride"):
-            before, after = getattr(tensor, what), getattr(b[name], what)
-            if before != after:
-                return f"the model changed: {what} of {name} was {before}, is {after}"
+        return f"the model changed: {', '.join(parts)}; {len(a.keys() & b.keys())} have the names of before"
+    for what in ("stored_dtype", "stored_shape", "stride"):
+        changed = [name for name in a if getattr(a[name], what) != getattr(b[name], what)]
+        if changed:
+            before, after = (getattr(each[changed[0]], what) for each in (a, b))
+            others = f" ({len(changed)} of {len(a)} tensors changed so)" if len(changed) > 1 else ""
+            return f"the model changed: {what.removeprefix('stored_')} of {changed[0]} was {before}, is {after}{others}"
     return "the model changed: other tensors share storage than before"
+
+
+def _by_name(layout: Layout) -> dict[str, TensorView]:
+    """The tensors by the names under which a window knows them."""
+    names = canonical_names(view.name for view in layout.tensors)
+    return {names[view.name]: view for view in layout.tensors}
 
 
 # a piece costs about a kilobyte on its way through a window

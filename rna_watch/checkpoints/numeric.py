@@ -14,7 +14,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DType:
-    """A stored dtype: the numpy dtype that holds its bits, and the spacing of numbers at 1 (0 for integers)."""
+    """A stored dtype: the numpy dtype that holds its bits, and the spacing of numbers at 1 (0 where values are not added)."""
 
     bits: np.dtype[Any]
     eps: float
@@ -48,7 +48,15 @@ DTYPES: dict[str, DType] = {
     "uint16": _integer("<u2"),
     "uint8": _integer("u1"),
     "bool": _integer("u1"),
+    # eight bits are too few to average: a few of them, beside a model, are copied like integers
+    "float8_e4m3fn": _integer("u1"),
+    "float8_e4m3fnuz": _integer("u1"),
+    "float8_e5m2": _integer("u1"),
+    "float8_e5m2fnuz": _integer("u1"),
+    "float8_e8m0fnu": _integer("u1"),
 }
+# complex numbers are pairs of real ones, to storage and to linear combinations alike
+PAIRS = {"complex64": "float32", "complex128": "float64"}
 
 
 def widen(bits: Array, dtype: str, out: Float64) -> None:

@@ -64,3 +64,48 @@ class OpenFile:
     def check_unchanged(self) -> None:
         """Raises: InputChanged: the file is not what it was when it was opened."""
         check_unchanged(self.identity, self.descriptor)
+
+
+class Window(OpenFile):
+    """A part of an open file, read as a file of its own; its first and last bytes, where headers are, are read once.
+
+    It is of use as long as the file is open.
+
+    Raises:
+        IncompleteCheckpoint: the file ends before it does.
+    """
+
+    def __init__(self, file: OpenFile, start_bytes: int, size_bytes: int) -> None:
+        self.descriptor = file.descriptor
+        self.identity = file.identity
+        self.start_bytes = start_bytes
+        self._size_bytes = size_bytes
+        self._ends: dict[int, bytes] = {}
+        edge = _SAMPLE_BYTES // 2
+        for offset in (0,) if size_bytes <= 2 * edge else (0, size_bytes - edge):
+            self._ends[offset] = super().read(start_bytes + offset, min(size_bytes, 2 * edge if not offset else edge))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """The file is closed by who opened it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the part."""
+        return self._size_bytes
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly `count` bytes.
+
+        Raises:
+            IncompleteCheckpoint: the part ends before, or the count is beyond any header.
+        """
+        if offset + count > self._size_bytes:
+            raise IncompleteCheckpoint(
+                f"it ends at byte {self._size_bytes}, {offset + count - self._size_bytes} bytes are missing"
+            )
+        for start, data in self._ends.items():
+            if start <= offset and offset + count <= start + len(data):
+                return data[offset - start : offset - start + count]
+        return super().read(self.start_bytes + offset, count)

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.checkpoints.extents import FileIdentity, check_unchanged, identify
+from rna_watch.checkpoints.recorded_gradient import SUFFIX
 from rna_watch.errors import InputChanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rna_watch.checkpoints.extents import Layout
 
 LINK, REFLINK, COPY, NONE = "link", "reflink", "copy", "none"
 _FICLONE = 0x40049409
@@ -48,6 +53,63 @@ def pin(source: FileIdentity, destination: str, *, link: bool, proceed: Callable
     finally:
         Path(temporary).unlink(missing_ok=True)
     return kind, identify(destination)
+
+
+def pin_checkpoint(layout: Layout, destination: str, *, link: bool, proceed: Callable[[], None]) -> tuple[str, Layout]:
+    """Pin all that a checkpoint needs in a window and for a copy of it; returns how, and the layout as pinned.
+
+    Args:
+        layout: the checkpoint, a file or a folder.
+        destination: its name in the window store; a recorded gradient goes beside it.
+        link: whether hard links will do.
+        proceed: called now and then while copying; it raises to give up.
+
+    Raises:
+        InputChanged: a file is gone or changed since it was probed.
+        OSError: there is no room, or the store cannot be written.
+    """
+    kinds: set[str] = set()
+
+    def one(file: FileIdentity) -> FileIdentity:
+        place = os.path.join(destination, layout.inside(file)) if layout.root else destination  # noqa: PTH118
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        kind, identity = pin(file, place, link=link, proceed=proceed)
+        kinds.add(kind)
+        return identity
+
+    unpin(destination)
+    try:
+        pinned = replace(
+            layout,
+            files=tuple(one(file) for file in layout.files),
+            carried=tuple(one(file) for file in layout.carried),
+            root=destination if layout.root else "",
+            gradient=_pin_gradient(layout, destination, proceed),
+        )
+    except BaseException:
+        unpin(destination)
+        raise
+    return next(kind for kind in (COPY, REFLINK, LINK) if kind in kinds), pinned
+
+
+def _pin_gradient(layout: Layout, destination: str, proceed: Callable[[], None]) -> Layout | None:
+    """The recorded gradient of a checkpoint, pinned beside it; None if there is none any more."""
+    if layout.gradient is None:
+        return None
+    try:
+        _, identity = pin(layout.gradient.files[0], destination + SUFFIX, link=True, proceed=proceed)
+    except (OSError, InputChanged):
+        return None
+    return replace(layout.gradient, files=(identity,))
+
+
+def unpin(destination: str) -> None:
+    """Let go of a pinned checkpoint and its gradient, if it is there."""
+    for path in (destination, destination + SUFFIX):
+        if os.path.isdir(path):  # noqa: PTH112 - a string crosses process boundaries
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            Path(path).unlink(missing_ok=True)
 
 
 def share_blocks(reader: int, writer: int) -> None:

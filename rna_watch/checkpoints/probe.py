@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rna_watch.checkpoints import safetensors_file, torch_zip
+from rna_watch.checkpoints import dcp, folder, recorded_gradient, safetensors_file, torch_legacy, torch_zip
+from rna_watch.checkpoints.extents import identify_folder
 from rna_watch.checkpoints.opened import OpenFile
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from rna_watch.checkpoints.extents import Layout
 
 _HEAD_BYTES = 64
-_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _LFS = b"version https://git-lfs"
 
 
@@ -35,14 +35,36 @@ FORMATS: dict[str, Format] = {
     safetensors_file.NAME: Format(
         recognises=safetensors_file.recognises, read_layout=safetensors_file.read_layout, repair=None
     ),
+    torch_legacy.NAME: Format(recognises=torch_legacy.recognises, read_layout=torch_legacy.read_layout, repair=None),
+    # a shard begins like a torch zip: only its name tells
+    dcp.SHARD: Format(recognises=lambda _: False, read_layout=dcp.read_shard, repair=dcp.repair),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderFormat:
+    """What a format of whole folders offers: recognition by the names in it, and the layout."""
+
+    recognises: Callable[[str, set[str]], bool]
+    read_layout: Callable[[str, str | None, Callable[[str, str | None], Layout]], Layout]
+
+
+FOLDERS: dict[str, FolderFormat] = {
+    dcp.NAME: FolderFormat(recognises=dcp.recognises, read_layout=dcp.read_layout),
+    folder.NAME: FolderFormat(recognises=folder.recognises, read_layout=folder.read_layout),
+}
+
+
+def folder_format(path: str, names: set[str]) -> FolderFormat | None:
+    """The format that takes a folder with these entries for a checkpoint as a whole, if one does."""
+    return next((each for each in FOLDERS.values() if each.recognises(path, names)), None)
 
 
 def probe(path: str, source: str | None = None) -> Layout:
     """The layout of a checkpoint that is complete.
 
     Args:
-        path: the file.
+        path: the file or folder.
         source: key path of the model inside it; found by itself if None.
 
     Raises:
@@ -50,10 +72,35 @@ def probe(path: str, source: str | None = None) -> Layout:
         RefusedCheckpoint: it is something else, and what.
         FileNotFoundError: it is gone.
     """
-    if not os.path.isfile(path):  # noqa: PTH113 - a string crosses process boundaries here
+    if os.path.isdir(path):  # noqa: PTH112 - a string crosses process boundaries here
+        return _probe_folder(path, source)
+    if not os.path.isfile(path):  # noqa: PTH113
         if os.path.exists(path):  # noqa: PTH110
             raise RefusedCheckpoint("it is not a regular file; name the checkpoint file itself")
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return replace(_probe_file(path, source), gradient=recorded_gradient.find(path))
+
+
+def _probe_folder(path: str, source: str | None) -> Layout:
+    try:
+        before = identify_folder(path)
+        found = folder_format(path, set(os.listdir(path)))  # noqa: PTH208
+        if found is None:
+            raise RefusedCheckpoint(
+                "it is not a regular file, nor a folder of a kind that is known; name a checkpoint in it"
+            )
+        layout = found.read_layout(path, source, _probe_file)
+        if identify_folder(path) != before:
+            raise IncompleteCheckpoint("it is being written")
+    except FileNotFoundError as error:
+        if not os.path.isdir(path):  # noqa: PTH112
+            raise
+        inside = os.path.relpath(error.filename or path, path)
+        raise IncompleteCheckpoint(f"{inside} is gone or not there yet") from error
+    return layout
+
+
+def _probe_file(path: str, source: str | None) -> Layout:
     try:
         file = OpenFile(path)
     except PermissionError as error:
@@ -61,20 +108,20 @@ def probe(path: str, source: str | None = None) -> Layout:
     with file:
         layout = _format_of(file).read_layout(file, source)
         file.check_unchanged()
-        return layout
+    return layout
 
 
 def _format_of(file: OpenFile) -> Format:
     head = os.pread(file.descriptor, _HEAD_BYTES, 0)
     if not head.strip(b"\0"):
         raise IncompleteCheckpoint("it is empty" if not head else "it begins with zeros: not written yet")
+    if file.identity.path.endswith(dcp.ENDING):
+        return FORMATS[dcp.SHARD]
     for candidate in FORMATS.values():
         if candidate.recognises(head):
             return candidate
     if len(head) < _HEAD_BYTES and (torch_zip.MAGIC.startswith(head[:4]) or len(head) < 9):
         raise IncompleteCheckpoint(f"it has only {len(head)} bytes so far")
-    if head.startswith(_LEGACY):
-        raise RefusedCheckpoint("it is in torch's old format; save it with torch >= 1.6 and its default (zip) format")
     if head.startswith(_LFS):
         raise RefusedCheckpoint("it is a Git LFS pointer, not the file itself; run `git lfs pull`")
     raise RefusedCheckpoint("it is neither a torch.save zip file nor a safetensors file")

@@ -11,7 +11,9 @@ import io
 import pickle
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from rna_watch.errors import RnaWatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +31,12 @@ class Inert:
         self.state: object = None
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Inert:
-        """Any arguments are taken."""
-        return super().__new__(cls)
+        """Any arguments are taken; a class that was looked up within another (`getattr`) is no type here."""
+        return super().__new__(cls if isinstance(cls, type) else Inert)
+
+    def __call__(self, *args: object, **kwargs: object) -> Inert:
+        """What a function or class that was looked up within another would have made."""
+        return Inert(*args, **kwargs)
 
     def __setitem__(self, key: object, value: object) -> None:
         self.__dict__.setdefault("items", []).append((key, value))
@@ -62,22 +68,27 @@ class StorageType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """A reference to a storage: the record that holds it, its dtype ("" for bytes), and its length in elements of that."""
+    """A reference to a storage: the record that holds it, its dtype ("" for bytes), and its length in elements of that.
+
+    `start` is the element at which a view of it begins, and `count` that at which the view ends (torch < 0.4 had views).
+    """
 
     key: str
     dtype: str
     count: int
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickledTensor:
-    """A tensor as the pickle describes it."""
+    """A tensor as the pickle describes it; `pairs`: of complex numbers, described as real ones with a last axis of two."""
 
     storage: Storage
     dtype: str
     start: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    pairs: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,21 +111,35 @@ _STORAGES = {
     "BoolStorage": "bool",
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
     "UntypedStorage": "",
 }
 _MAPPINGS = {("collections", "defaultdict"), ("collections", "Counter")}
+_MOST_AXES = 64  # torch's own limit; without one, a shape given a million times fills memory
 
 
-def _tensor_v2(storage: Storage, start: int, shape: Any, stride: Any, *_rest: object) -> PickledTensor | OpaqueTensor:
-    if not isinstance(storage, Storage):
-        return OpaqueTensor(what="a tensor without a storage of its own")
+def _tensor(storage: Storage, dtype: str, start: int, shape: Any, stride: Any) -> PickledTensor:
+    if start < 0 or max(len(shape), len(stride)) > _MOST_AXES:
+        raise ValueError("a tensor with a negative start or more axes than torch has")
     return PickledTensor(
         storage=storage,
-        dtype=storage.dtype,
-        start=int(start),
+        dtype=dtype,
+        start=storage.start + int(start),
         shape=tuple(map(int, shape)),
         stride=tuple(map(int, stride)),
     )
+
+
+def _tensor_v2(storage: Storage, start: int, shape: Any, stride: Any, *rest: object) -> PickledTensor | OpaqueTensor:
+    if not isinstance(storage, Storage):
+        return OpaqueTensor(what="a tensor without a storage of its own")
+    if rest[2:] and rest[2]:  # conjugation or negation that is put off until the values are used
+        return OpaqueTensor(what="a view that conjugates or negates (resolve_conj() makes it plain)")
+    return _tensor(storage, storage.dtype, start, shape, stride)
 
 
 def _tensor_v3(
@@ -123,9 +148,7 @@ def _tensor_v3(
     if not isinstance(storage, Storage):
         return OpaqueTensor(what="a tensor without a storage of its own")
     name = str(getattr(dtype, "qualified_name", "")).removeprefix("torch.")
-    return PickledTensor(
-        storage=storage, dtype=name, start=int(start), shape=tuple(map(int, shape)), stride=tuple(map(int, stride))
-    )
+    return _tensor(storage, name, start, shape, stride)
 
 
 def _tensor_of_type(build: Any, kind: Any, arguments: Any, *_state: object) -> object:
@@ -161,6 +184,16 @@ _REBUILD: dict[tuple[str, str], Callable[..., object]] = {
 }
 
 
+class Stream(Protocol):
+    """What is read from: as many bytes as are asked for, and lines."""
+
+    def read(self, count: int, /) -> bytes:
+        """So many bytes."""
+
+    def readline(self) -> bytes:
+        """The bytes up to the end of the line, and that."""
+
+
 # opcodes that torch.save never writes, and that reserve memory or reach objects beyond the file
 _FOREIGN = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
 
@@ -173,9 +206,21 @@ class _Reader(pickle._Unpickler):
     """
 
     stack: list[Any]
+    read: Callable[[int], bytes]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code: read for code, read in pickle._Unpickler.dispatch.items() if bytes([code]) not in _FOREIGN
     }
+
+    def __init__(self, stream: Stream, refer: Callable[[Any], object]) -> None:
+        # Python 2 wrote byte strings, whatever was in them
+        super().__init__(stream, encoding="utf-8", errors="backslashreplace")
+        self._refer = refer
+
+    def load_frame(self) -> None:
+        """Frames only say what to read ahead: one that a damaged file makes up must not."""
+        self.read(8)
+
+    dispatch[pickle.FRAME[0]] = load_frame
 
     def load_build(self) -> None:
         """Give a state to an inert object; for a mapping it means nothing here, and to anything else it is an attack."""
@@ -202,11 +247,16 @@ class _Reader(pickle._Unpickler):
         return type(name, (Inert,), {"qualified_name": f"{module}.{name}"})
 
     def persistent_load(self, pid: Any) -> Any:
-        match pid:
-            case ("storage", StorageType(dtype=dtype), key, _location, count) if isinstance(count, int):
-                return Storage(key=str(key), dtype=dtype, count=count)
-            case _:
-                return OpaqueTensor(what="a reference of an unknown kind")
+        return self._refer(pid)
+
+
+def _record(pid: Any) -> Storage | OpaqueTensor:
+    """What a persistent id in a zip file refers to."""
+    match pid:
+        case ("storage", StorageType(dtype=dtype), key, _location, count) if isinstance(count, int):
+            return Storage(key=str(key), dtype=dtype, count=count)
+        case _:
+            return OpaqueTensor(what="a reference of an unknown kind")
 
 
 def load(data: bytes) -> object:
@@ -215,8 +265,23 @@ def load(data: bytes) -> object:
     Raises:
         ValueError: the bytes are not a pickle that can be read.
     """
+    return read(io.BytesIO(data), _record)
+
+
+def read(stream: Stream, refer: Callable[[Any], object]) -> object:
+    """The tree of values in the next pickle of a stream, which is read no further than the pickle goes.
+
+    Args:
+        stream: may raise our own errors, which pass.
+        refer: gives what a persistent id stands for.
+
+    Raises:
+        ValueError: what is there is not a pickle that can be read.
+    """
     try:
-        return _Reader(io.BytesIO(data)).load()
+        return _Reader(stream, refer).load()
+    except RnaWatchError:
+        raise
     except MemoryError as error:
         raise ValueError("the pickle asks for more memory than there is") from error
     except Exception as error:

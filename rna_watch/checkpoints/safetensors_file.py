@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.checkpoints import model_source
 from rna_watch.checkpoints.extents import Chunk, Extent, Layout, Role, TensorView, contiguous
-from rna_watch.checkpoints.numeric import DTYPES
+from rna_watch.checkpoints.numeric import DTYPES, PAIRS
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ _NAMES = {
     "U16": "uint16",
     "U8": "uint8",
     "BOOL": "bool",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
 }
 
 
@@ -94,7 +100,8 @@ def _entry(name: str, value: Any) -> tuple[int, int, str, tuple[int, ...]]:
     dtype = _NAMES.get(value["dtype"])
     if dtype is None:
         raise RefusedCheckpoint(f"{name} has dtype {value['dtype']}, which cannot be averaged; save it as F32 or BF16")
-    if start < 0 or any(size < 0 for size in shape) or end - start != prod(shape) * DTYPES[dtype].itemsize:
+    itemsize = 2 * DTYPES[PAIRS[dtype]].itemsize if dtype in PAIRS else DTYPES[dtype].itemsize
+    if start < 0 or any(size < 0 for size in shape) or end - start != prod(shape) * itemsize:
         raise ValueError(f"byte range and shape of {name} disagree")
     return start, end, dtype, shape
 
@@ -102,13 +109,26 @@ def _entry(name: str, value: Any) -> tuple[int, int, str, tuple[int, ...]]:
 def _place(
     entries: dict[str, tuple[int, int, str, tuple[int, ...]]], base: int
 ) -> tuple[tuple[Extent, ...], tuple[TensorView, ...]]:
+    model_source.check_dtypes(
+        (name, PAIRS.get(dtype, dtype), shape) for name, (_start, _end, dtype, shape) in entries.items()
+    )
     extents: list[Extent] = []
     views: list[TensorView] = []
-    for name, (start, _end, dtype, shape) in entries.items():
+    for name, (start, _end, stored, size) in entries.items():
+        pairs = stored in PAIRS  # as `torch.view_as_real` shows them
+        dtype, shape = (PAIRS[stored], (*size, 2)) if pairs else (stored, size)
         count = prod(shape)
         chunks = (Chunk(file=0, offset_bytes=base + start, start=0, count=count),) if count else ()
         views.append(
-            TensorView(name=name, dtype=dtype, shape=shape, stride=contiguous(shape), extent=len(extents), start=0)
+            TensorView(
+                name=name,
+                dtype=dtype,
+                shape=shape,
+                stride=contiguous(shape),
+                extent=len(extents),
+                start=0,
+                pairs=pairs,
+            )
         )
         extents.append(Extent(name=name, dtype=dtype, role=model_source.role(name, dtype), chunks=chunks))
     if not any(extent.role is not Role.COPIED for extent in extents):

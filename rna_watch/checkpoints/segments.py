@@ -1,18 +1,22 @@
 """Segments: runs of logical elements and where each of the window's K checkpoints keeps them, read block by block.
 
-Letters: K checkpoints, n elements of a block. A block's values are `(K, n)` float64.
+Letters: K checkpoints, C sources beside them (momentum buffers, gradients), n elements of a block. A block's values are
+`(K + C, n)` float64, or `(K, n)` where nothing stands beside these elements.
 """
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_left, bisect_right
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from rna_watch.checkpoints.extents import Extent, FileIdentity, Layout, Role, check_unchanged
+from rna_watch.checkpoints.extents import FileIdentity, Layout, Role, check_unchanged
 from rna_watch.checkpoints.numeric import DTYPES, Float64, widen
 from rna_watch.errors import InputChanged
 
@@ -20,11 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    from rna_watch.checkpoints.companions import Companions
+    from rna_watch.checkpoints.extents import Chunk
+
 # 65,536 float32 are 256 KiB a read; the float64 block of eleven iterates, 5.8 MB, stays in the last cache. Smaller blocks cost
 # calls, larger ones memory traffic (measured on ResNet-152, one core: 16 Ki 2.0 s, 64 Ki 1.25 s, 256 Ki 1.85 s a combination).
 BLOCK_ELEMENTS = 65_536
 
+Bools = npt.NDArray[np.bool_]
 Place = tuple[int, int, int]  # file number, byte offset, count of elements
+NOWHERE = -1  # the number of no file: elements that are zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +41,8 @@ class Segment:
     """A run of one extent's elements: `places[k]` says where checkpoint k keeps them.
 
     `extent` and `start` (in elements of its storage) say which they are in the newest, last checkpoint, where they
-    lie in one piece.
+    lie in one piece. Behind the K checkpoints, `places` may name the `companions` sources beside them, of
+    `companion_dtype`; `group` is then the optimizer's parameter group.
     """
 
     extent: int
@@ -41,11 +51,23 @@ class Segment:
     dtype: str
     role: Role
     places: tuple[tuple[Place, ...], ...]
+    companions: int = 0
+    companion_dtype: str = ""
+    group: int = 0
+
+    def dtype_of(self, source: int) -> str:
+        """The dtype in which a source keeps these elements."""
+        return self.dtype if source < len(self.places) - self.companions else self.companion_dtype
 
     @property
     def size_bytes(self) -> int:
         """Bytes in one checkpoint."""
         return self.count * DTYPES[self.dtype].itemsize
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes in all sources."""
+        return sum(self.count * DTYPES[self.dtype_of(k)].itemsize for k in range(len(self.places)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +88,28 @@ class Block:
     values: Float64
 
 
-def window_segments(layouts: Sequence[Layout], roles: frozenset[Role], limit: int) -> list[Segment]:
+def still_infinities(values_kn: Float64) -> Bools | None:
+    """Which elements are infinite and the same in all checkpoints (the -inf of a mask), or None where there are none.
+
+    They are constants: no residual has a part of them, and every combination keeps them. NaN never is one.
+    """
+    newest = values_kn[-1]
+    if np.isfinite(newest).all():
+        return None
+    found: Bools = (values_kn == newest).all(axis=0) & np.isinf(newest)
+    return found if found.any() else None
+
+
+def window_segments(
+    layouts: Sequence[Layout], roles: frozenset[Role], limit: int, beside: Companions | None = None
+) -> list[Segment]:
     """The segments of all extents of these roles, of at most `limit` elements, ordered by role, dtype and place.
 
     Args:
         layouts: K compatible checkpoints (equal architecture), oldest first.
         roles: which extents to take.
         limit: largest number of elements of a segment.
+        beside: what is read along with parameters.
     """
     newest = layouts[-1]
     by_name = [{extent.name: extent for extent in layout.extents} for layout in layouts]
@@ -80,7 +117,14 @@ def window_segments(layouts: Sequence[Layout], roles: frozenset[Role], limit: in
     for number, extent in enumerate(newest.extents):
         if extent.role not in roles:
             continue
-        peers = [names[extent.name] for names in by_name]
+        peers = [names[extent.name].chunks for names in by_name]
+        parts = beside.parts[extent.name] if beside and extent.role is Role.PARAMETER else ()
+        companion_dtype = next((part.dtype for part in parts if part.chunks), "")
+        itemsizes = [DTYPES[extent.dtype].itemsize] * len(peers)
+        if companion_dtype:
+            peers += [part.chunks for part in parts]
+            itemsizes += [DTYPES[companion_dtype].itemsize] * len(parts)
+        starts = [list(accumulate((chunk.count for chunk in chunks), initial=0)) for chunks in peers]
         position = 0
         for chunk in extent.chunks:
             for first in range(0, chunk.count, limit):
@@ -92,37 +136,52 @@ def window_segments(layouts: Sequence[Layout], roles: frozenset[Role], limit: in
                         count=count,
                         dtype=extent.dtype,
                         role=extent.role,
-                        places=tuple(_places(peer, position + first, count) for peer in peers),
+                        places=tuple(
+                            _places(chunks, positions, itemsize, position + first, count)
+                            for chunks, positions, itemsize in zip(peers, starts, itemsizes, strict=True)
+                        ),
+                        companions=len(parts) if companion_dtype else 0,
+                        companion_dtype=companion_dtype,
+                        group=parts[0].group if parts else 0,
                     )
                 )
             position += chunk.count
     order = list(Role)
-    return sorted(segments, key=lambda s: (order.index(s.role), s.dtype, s.places[-1][0]))
+    k = len(layouts)
+    return sorted(
+        segments, key=lambda s: (order.index(s.role), s.dtype, s.group, s.companion_dtype, s.places[k - 1][0])
+    )
 
 
-def _places(extent: Extent, first: int, count: int) -> tuple[Place, ...]:
-    """Where elements [first, first + count), counted over the chunks, lie."""
-    itemsize = DTYPES[extent.dtype].itemsize
+def _places(
+    chunks: Sequence[Chunk], positions: Sequence[int], itemsize: int, first: int, count: int
+) -> tuple[Place, ...]:
+    """Where elements [first, first + count), counted over the chunks, lie; without chunks they are zeros.
+
+    `positions` are the counts at which the chunks begin and, last, at which they end.
+    """
+    if not chunks:
+        return ((NOWHERE, 0, count),)
     places = []
-    position = 0
-    for chunk in extent.chunks:
+    for number in range(bisect_right(positions, first) - 1, bisect_left(positions, first + count)):
+        chunk, position = chunks[number], positions[number]
         low, high = max(first, position), min(first + count, position + chunk.count)
         if low < high:
             places.append((chunk.file, chunk.offset_bytes + (low - position) * itemsize, high - low))
-        position += chunk.count
     return tuple(places)
 
 
 def cut_blocks(segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> Iterator[tuple[Piece, ...]]:
-    """Pack segments into blocks of at most `capacity` elements of one dtype and role."""
+    """Pack segments into blocks of at most `capacity` elements of one kind: dtype, role, group, what stands beside."""
     pieces: list[Piece] = []
     column = 0
-    kind: tuple[str, Role] | None = None
+    kind: tuple[str, Role, int, str] | None = None
     for number, segment in enumerate(segments):
-        if pieces and kind != (segment.dtype, segment.role):
+        own = (segment.dtype, segment.role, segment.group, segment.companion_dtype)
+        if pieces and kind != own:
             yield tuple(pieces)
             pieces, column = [], 0
-        kind = (segment.dtype, segment.role)
+        kind = own
         start = 0
         while start < segment.count:
             count = min(segment.count - start, capacity - column)
@@ -187,18 +246,21 @@ class WindowReader:
         raw = np.empty(capacity * 8, dtype=np.uint8)
         for pieces in cut_blocks(segments, capacity):
             size = pieces[-1].column + pieces[-1].count
-            dtype = segments[pieces[0].segment].dtype
-            bits = raw[: size * DTYPES[dtype].itemsize].view(DTYPES[dtype].bits)
+            first = segments[pieces[0].segment]
             target = raw.data
-            for k in range(len(self._descriptors)):
+            for k in range(len(first.places)):
+                dtype = first.dtype_of(k)
                 done = 0
                 for file, offset, length in _runs(k, segments, pieces, DTYPES[dtype].itemsize):
                     self._read(k, file, offset, target[done : done + length])
                     done += length
-                widen(bits, dtype, values[k, :size])
-            yield Block(pieces, values[:, :size])
+                widen(raw[:done].view(DTYPES[dtype].bits), dtype, values[k, :size])
+            yield Block(pieces, values[: len(first.places), :size])
 
     def _read(self, k: int, file: int, offset: int, into: memoryview) -> None:
+        if file == NOWHERE:
+            into[:] = bytes(len(into))
+            return
         self.read_bytes += len(into)
         while into:
             try:

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from rna_watch.checkpoints import model_source, safe_pickle
-from rna_watch.checkpoints.extents import Chunk, Extent, Layout, Role, TensorView, merge_runs, runs
+from rna_watch.checkpoints import model_source, optimizer_state, safe_pickle, storages
+from rna_watch.checkpoints.extents import Layout
 from rna_watch.checkpoints.numeric import DTYPES
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 
 if TYPE_CHECKING:
     from rna_watch.checkpoints.opened import OpenFile
-    from rna_watch.checkpoints.safe_pickle import PickledTensor
+    from rna_watch.checkpoints.safe_pickle import PickledTensor, Storage
 
 NAME = "torch zip"
 MAGIC = b"PK\x03\x04"
@@ -78,15 +78,26 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
     except ValueError as error:
         raise RefusedCheckpoint(str(error)) from error
     path, tensors = model_source.find_model(tree, source)
-    extents, views = _place(file, by_name, tensors)
+
+    def locate(storage: Storage) -> tuple[int, int] | None:
+        record = by_name.get(f"data/{storage.key}")
+        return None if record is None else (payload_offset(file, record), record.size_bytes)
+
+    def one_element(tensor: PickledTensor) -> bytes | None:
+        offset = storages.first_byte(tensor, locate)
+        return None if offset is None else file.read(offset, DTYPES[tensor.dtype].itemsize)
+
+    extents, views = storages.place(tensors, locate)
     return Layout(
         format=NAME,
         files=(file.identity,),
         source=path,
         tensors=views,
         extents=extents,
-        counters=model_source.counters(tree),
+        counters=model_source.counters(tree, one_element),
         fingerprint=_fingerprint(file, by_name),
+        optimizer=optimizer_state.find_optimizer(tree, lambda tensor: storages.first_byte(tensor, locate)),
+        sources=model_source.sources(tree),
     )
 
 
@@ -97,8 +108,11 @@ def read_directory(file: OpenFile) -> list[Record]:
         IncompleteCheckpoint: the directory is not there, or does not fit the file.
     """
     size = file.size_bytes
-    tail_size = min(size, _END_SIZE + _COMMENT_LIMIT)
+    tail_size = min(size, _END_SIZE)
     tail = file.read(size - tail_size, tail_size)
+    if not (tail.startswith(_END) and tail.endswith(b"\0\0")):  # torch leaves no comment behind it
+        tail_size = min(size, _END_SIZE + _COMMENT_LIMIT)
+        tail = file.read(size - tail_size, tail_size)
     end = tail.rfind(_END)
     while end >= 0 and (
         end + _END_SIZE > tail_size or end + _END_SIZE + struct.unpack_from("<H", tail, end + 20)[0] != tail_size
@@ -203,65 +217,6 @@ def _check_record(file: OpenFile, record: Record | None) -> None:
         raise RefusedCheckpoint(f"record {record.name} is damaged: its checksum does not match")
 
 
-def _place(
-    file: OpenFile, records: dict[str, Record], tensors: dict[str, PickledTensor]
-) -> tuple[tuple[Extent, ...], tuple[TensorView, ...]]:
-    """Extents and views: one extent a storage, covering what the tensors use of it, in the order of first use."""
-    users: dict[str, list[str]] = {}
-    for name, tensor in tensors.items():
-        users.setdefault(tensor.storage.key, []).append(name)
-    extents: list[Extent] = []
-    number: dict[str, int] = {}
-    for key, names in users.items():
-        first = tensors[names[0]]
-        dtype = first.dtype
-        if any(tensors[name].dtype != dtype for name in names):
-            raise RefusedCheckpoint(f"{names[0]} and {names[1]} share storage under different dtypes")
-        used = merge_runs(run for name in names for run in _runs(name, tensors[name]))
-        end = used[-1][0] + used[-1][1] if used else 0
-        itemsize = DTYPES[dtype].itemsize
-        record = records.get(f"data/{key}")
-        if record is None:
-            raise RefusedCheckpoint(f"the storage of {names[0]} is missing from the file")
-        if record.size_bytes < end * itemsize:
-            raise RefusedCheckpoint(f"the storage of {names[0]} is shorter than the tensor: the file is damaged")
-        offset = payload_offset(file, record)
-        roles = [model_source.role(name, dtype) for name in names]
-        number[key] = len(extents)
-        extents.append(
-            Extent(
-                name=names[0],
-                dtype=dtype,
-                role=min(roles, key=list(Role).index),
-                chunks=tuple(
-                    Chunk(file=0, offset_bytes=offset + start * itemsize, start=start, count=count)
-                    for start, count in used
-                ),
-            )
-        )
-    views = tuple(
-        TensorView(
-            name=name, dtype=t.dtype, shape=t.shape, stride=t.stride, extent=number[t.storage.key], start=t.start
-        )
-        for name, t in tensors.items()
-    )
-    return tuple(extents), views
-
-
-def _runs(name: str, tensor: PickledTensor) -> list[tuple[int, int]]:
-    if len(tensor.shape) != len(tensor.stride):
-        raise RefusedCheckpoint(f"{name} has a shape and a stride of different lengths")
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    if count > 2**48:
-        raise RefusedCheckpoint(f"{name} claims {count} elements: the file is damaged")
-    try:
-        return runs(tensor.shape, tensor.stride, tensor.start)
-    except (ValueError, MemoryError) as error:
-        raise RefusedCheckpoint(f"{name} is not a plain strided tensor ({error})") from error
-
-
 def _fingerprint(file: OpenFile, records: dict[str, Record]) -> str:
     """A digest of names, sizes and checksums, without the root name, which follows the file's.
 
@@ -279,13 +234,14 @@ def _fingerprint(file: OpenFile, records: dict[str, Record]) -> str:
     return digest.hexdigest()
 
 
-def repair(file: OpenFile, written: dict[int, tuple[int, int]], writer: int) -> None:
+def repair(file: OpenFile, written: dict[int, tuple[int, int]], writer: int, base: int = 0) -> None:
     """Bring the checksums of a patched clone up to date, in data descriptor, local header and central directory.
 
     Args:
         file: the clone, open for reading.
         written: byte offset of each patched run -> (length in bytes, its CRC-32).
         writer: a descriptor of the clone that can be written.
+        base: where the clone begins in the writer's file.
     """
     starts = sorted(written)
     for record in read_directory(file):
@@ -297,9 +253,9 @@ def repair(file: OpenFile, written: dict[int, tuple[int, int]], writer: int) -> 
             continue
         crc = _record_crc(file, offset, record.size_bytes, {start: written[start] for start in inside})
         field = struct.pack("<I", crc)
-        os.pwrite(writer, field, record.entry_offset + 16)
+        os.pwrite(writer, field, base + record.entry_offset + 16)
         end = offset + record.size_bytes
-        os.pwrite(writer, field, end + 4 if record.flags & _HAS_DESCRIPTOR else record.header_offset + 14)
+        os.pwrite(writer, field, base + (end + 4 if record.flags & _HAS_DESCRIPTOR else record.header_offset + 14))
 
 
 def _record_crc(file: OpenFile, offset: int, size: int, written: dict[int, tuple[int, int]]) -> int:

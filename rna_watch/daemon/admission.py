@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from rna_watch.checkpoints.extents import difference
-from rna_watch.checkpoints.pin import NONE, pin
+from rna_watch.acceleration.residuals import window_break
+from rna_watch.checkpoints.companions import training_state
+from rna_watch.checkpoints.extents import difference, identify_any
+from rna_watch.checkpoints.numeric import DTYPES
+from rna_watch.checkpoints.opened import OpenFile
+from rna_watch.checkpoints.pin import NONE, pin_checkpoint, unpin
 from rna_watch.checkpoints.probe import probe
+from rna_watch.checkpoints.recorded_gradient import SUFFIX
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.journal import events as e
-from rna_watch.journal.replay import PENDING, RunState
+from rna_watch.journal.log import read
+from rna_watch.journal.replay import PENDING, RunState, Stage
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rna_watch.acceleration.residuals import TrainingState
     from rna_watch.checkpoints.extents import FileIdentity, Layout
     from rna_watch.config import RunConfig
     from rna_watch.daemon.paths import RunPaths
@@ -26,7 +33,17 @@ if TYPE_CHECKING:
     from rna_watch.journal.replay import Checkpoint
 
 _RESERVE_CHECKPOINTS = 2  # room always left on the file system, in checkpoints, so that training never suffers
+_PIECE_BYTES = 2**22
+_LATER = 2**63
 _KNOWN_IN_NAME = ("step", "epoch")
+
+
+class _Proof(NamedTuple):
+    """From event `seq` on a rewritten name is known to show the run that the checkpoints of `path` show, counted by `kind`."""
+
+    seq: int
+    path: str
+    kind: str
 
 
 class Admission:
@@ -41,6 +58,11 @@ class Admission:
         self._recorder = recorder
         self._proceed = proceed
         self.layouts: dict[str, Layout] = {}
+        self._proofs: dict[str, list[_Proof]] = {}
+        self._sequences: dict[tuple[str, int, str], str] = {}
+        for event in read(paths.journal):
+            if isinstance(event, e.Aliased):
+                self._prove(event.checkpoint, event.of, event.seq)
 
     def consider(self, name: str, identity: FileIdentity) -> None:
         """Admit a file, or record that it is an alias, refused or gone.
@@ -56,9 +78,11 @@ class Admission:
             return
         try:
             layout = probe(identity.path, self._config.source)
-            if not layout.files[0].same_content(identity):
+            if not identify_any(identity.path).same_content(identity):
                 raise IncompleteCheckpoint("it is being written")
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if os.path.isdir(identity.path):  # noqa: PTH112 - a string crosses process boundaries
+                raise IncompleteCheckpoint("it is being written, or removed") from error
             self._note(e.Vanished(checkpoint=name))
             return
         except InputChanged as error:
@@ -69,7 +93,7 @@ class Admission:
         except OSError as error:
             reason = f"it cannot be read: {error.strerror or error}; check the disk or mount"
             raise IncompleteCheckpoint(reason) from error
-        self._admit(name, layout)
+        self._admit(name, layout, identity)
 
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
         """Record what a file is, unless that is what was said of it last."""
@@ -79,6 +103,38 @@ class Admission:
         after = probe_state.checkpoints[event.checkpoint]
         if before is None or (before.stage, before.reason) != (after.stage, after.reason):
             self._recorder.record(event)
+            if isinstance(event, e.Aliased):
+                self._prove(event.checkpoint, event.of, self._recorder.state.recent[-1].seq)
+
+    def _prove(self, path: str, of: str, seq: int) -> None:
+        """Remember that a file was another name of a checkpoint: a rewritten name (`last`) shows the same run from then on."""
+        checkpoint = self._recorder.checkpoint(of)
+        admitted = checkpoint.admitted if checkpoint is not None else None
+        if admitted is None or admitted.path == path:
+            return
+        numbered, other = (admitted.path, path) if steps.from_name(path) is None else (path, admitted.path)
+        self._proofs.setdefault(other, []).append(_Proof(seq, numbered, admitted.step_kind))
+
+    def _sequence(self, path: str, kind: str, seq: int = _LATER) -> str:
+        """What the checkpoints of one sequence have in common: the pattern of their names.
+
+        A rewritten name continues the sequence of what it was another name of last, so that `last.pt` fills the gaps that
+        retention by metric leaves among numbered files. Only what was proved before `seq` counts, so that the past stays.
+        """
+        if kind == "save" or steps.from_name(path) is not None:
+            return steps.series(path)
+        known = self._sequences.get((path, seq, kind))
+        if known is not None:
+            return known
+        proofs = (proof for proof in reversed(self._proofs.get(path, [])) if proof.seq < seq and proof.kind == kind)
+        proof = next(proofs, None)
+        found = steps.series(path) if proof is None else self._sequence(proof.path, kind, proof.seq)
+        if seq != _LATER:
+            self._sequences[path, seq, kind] = found
+        return found
+
+    def _sequence_of(self, admitted: e.Admitted) -> str:
+        return self._sequence(admitted.path, admitted.step_kind, admitted.seq)
 
     def _known(self, name: str, identity: FileIdentity) -> bool:
         """Whether the file is what the journal already has under this path or (a hard link) another."""
@@ -97,20 +153,24 @@ class Admission:
                 return True
         return False
 
-    def _admit(self, path: str, layout: Layout) -> None:
+    def _admit(self, path: str, layout: Layout, identity: FileIdentity) -> None:
         kind, step, numbered = self._order(path, layout)
+        again = False
         for checkpoint in self._recorder.checkpoints():
             admitted = checkpoint.admitted
-            if admitted is None or admitted.fingerprint != layout.fingerprint:
+            if admitted is None:
+                continue
+            if admitted.fingerprint != layout.fingerprint and (numbered or not self._same_model(checkpoint, layout)):
                 continue
             other_numbered = admitted.checkpoint == admitted.path
             if (path == admitted.path and numbered) or not numbered or not other_numbered or admitted.step == step:
-                if path != admitted.path:
-                    self._note(e.Aliased(checkpoint=path, of=checkpoint.name))
+                if path == checkpoint.name and checkpoint.stage is Stage.WAITING:
+                    again = True  # it was seen half-written a second time, and is what it was before
+                    break
+                self._resolve(path, checkpoint.name, known=path == admitted.path)
                 return
         name = path if numbered else _with_step(path, kind, step)
-        file = layout.files[0]
-        previous = self._newest(path)
+        previous = self._newest(path, kind)
         replaced = self._recorder.checkpoint(name)
         if replaced is not None and replaced.pinned:
             self._unpin(replaced, "the file was written again")
@@ -126,34 +186,64 @@ class Admission:
                 step_kind=kind,
                 format=layout.format,
                 source=layout.source,
-                size_bytes=file.size_bytes,
+                size_bytes=identity.size_bytes,
                 parameters=layout.parameters,
                 fingerprint=layout.fingerprint,
-                inode=file.inode,
-                mtime_ns=file.mtime_ns,
+                inode=identity.inode,
+                mtime_ns=identity.mtime_ns,
                 pin=pinned_kind,
                 pin_path=pinned_path,
             )
         )
-        reason = self._break(previous, name, step, file.mtime_ns)
+        reason = "" if again else self._break(previous, name, step, identity.mtime_ns)
         if reason:
             self._recorder.record(e.WindowStarted(checkpoint=name, reason=reason))
+        self._resolve(path, name, known=True)
+
+    def _resolve(self, path: str, name: str, *, known: bool) -> None:
+        """Record that a file is a checkpoint of another name; one admitted from it only where something else was said."""
+        if path != name and (not known or self._recorder.checkpoint(path) is not None):
+            self._note(e.Aliased(checkpoint=path, of=name))
+
+    def _same_model(self, checkpoint: Checkpoint, layout: Layout) -> bool:
+        """Whether two files tell the same step and hold the same model, whatever else differs.
+
+        Lightning saves `last.ckpt` right after the numbered file, and notes in it that it did (measured, 2.6.6).
+        """
+        known = self.layouts.get(checkpoint.name)
+        return (
+            known is not None
+            and bool(layout.counters)
+            and (known.counters, known.source) == (layout.counters, layout.source)
+            and _same_values(known, layout, self._proceed)
+        )
 
     def _order(self, path: str, layout: Layout) -> tuple[str, int, bool]:
         """Kind and value of the step, and whether the name itself tells it (else the trainer rewrites that name)."""
         from_name = steps.from_name(path)
         if from_name is not None:
-            return (*from_name, True)
-        for kind in _KNOWN_IN_NAME:
-            if kind in layout.counters:
-                return kind, layout.counters[kind], False
-        previous = self._newest(path)
+            kind, value = from_name
+            return self._kind_of_number(path, value, layout) if kind == "number" else kind, value, True
+        kinds = [kind for kind in _KNOWN_IN_NAME if kind in layout.counters]
+        if kinds:
+            joined = (kind for kind in kinds if self._sequence(path, kind) != steps.series(path))
+            kind = next(joined, kinds[0])
+            return kind, layout.counters[kind], False
+        previous = self._newest(path, "save")
         return "save", (previous.admitted.step + 1 if previous and previous.admitted else 1), False
 
-    def _newest(self, path: str) -> Checkpoint | None:
-        """The checkpoint admitted last in the same sequence of names."""
-        series = steps.series(path)
-        same = [c for c in self._recorder.checkpoints() if c.admitted and steps.series(c.admitted.path) == series]
+    def _kind_of_number(self, path: str, value: int, layout: Layout) -> str:
+        """What a bare number in a name counts: what the counter inside of that value does, as long as it goes on so."""
+        inside = [kind for kind in _KNOWN_IN_NAME if layout.counters.get(kind) == value]
+        previous = self._newest(path, "number")
+        if previous is None or previous.admitted is None:
+            return inside[0] if len(inside) == 1 else "number"
+        return previous.admitted.step_kind if previous.admitted.step_kind in inside else "number"
+
+    def _newest(self, path: str, kind: str) -> Checkpoint | None:
+        """The checkpoint admitted last in the same sequence."""
+        sequence = self._sequence(path, kind)
+        same = [c for c in self._recorder.checkpoints() if c.admitted and self._sequence_of(c.admitted) == sequence]
         return max(same, key=lambda c: c.admitted.seq if c.admitted else 0, default=None)
 
     def _break(self, previous: Checkpoint | None, name: str, step: int, mtime_ns: int) -> str:
@@ -161,26 +251,32 @@ class Admission:
         if previous is None or previous.admitted is None:
             return ""
         if step <= previous.admitted.step and mtime_ns > previous.admitted.mtime_ns:
-            return (
-                f"the run went back from {previous.admitted.step_kind} {previous.admitted.step} to {step}: "
-                "a restart, so a new window begins"
-            )
+            return f"the run went back from {previous.admitted.step_kind} {previous.admitted.step} to {step}: a restart"
         before, after = self.layout(previous), self.layouts.get(name)
-        if before is not None and after is not None and (why := difference(before, after)):
-            return f"{why}; a new window begins"
-        return ""
+        current = self._recorder.checkpoint(name)
+        if before is None or after is None or current is None:
+            return ""
+        return difference(before, after) or window_break(
+            self.state(previous, before), self.state(current, after), self._config.learning_rate_jump
+        )
+
+    def state(self, checkpoint: Checkpoint, layout: Layout) -> TrainingState:
+        """What a checkpoint tells of its training."""
+        admitted = checkpoint.admitted
+        assert admitted is not None
+        return training_state(layout, admitted.step, admitted.step_kind, self._config.optimizer_order)
 
     def _pin(self, name: str, layout: Layout, *, link: bool) -> tuple[str, str]:
         mode = self._config.pin
-        original = layout.files[0]
         if mode != NONE:
             destination = str(self._paths.window / f"{_flat(name)}.{layout.fingerprint[:8]}.pinned")
             linked = mode == "link" or (mode == "auto" and link)
             try:
-                if not linked and not self._has_room(original.size_bytes):
+                if not linked and not self._has_room(layout.size_bytes):
                     raise OSError(28, "too little room left")
-                kind, identity = pin(original, destination, link=linked, proceed=self._proceed)
+                kind, pinned = pin_checkpoint(layout, destination, link=linked, proceed=self._proceed)
             except OSError as error:
+                unpin(destination)
                 self._recorder.problem(
                     "pin",
                     f"{name} could not be pinned ({error.strerror or error}); it is used only while the trainer keeps it",
@@ -188,10 +284,10 @@ class Admission:
                 )
             else:
                 self._recorder.solved("pin")
-                self.layouts[name] = _at(layout, identity)
+                self.layouts[name] = pinned
                 return kind, os.path.relpath(destination, self._paths.output)
         self.layouts[name] = layout
-        return NONE, original.path
+        return NONE, layout.path
 
     def _has_room(self, size_bytes: int) -> bool:
         return shutil.disk_usage(self._paths.window).free >= (1 + _RESERVE_CHECKPOINTS) * size_bytes
@@ -226,7 +322,7 @@ class Admission:
         pinned = [c for c in self._recorder.checkpoints() if c.pinned and c.admitted]
         for checkpoint in self._recorder.checkpoints():
             if checkpoint.admitted and checkpoint.usable:
-                by_series.setdefault(steps.series(checkpoint.admitted.path), []).append(checkpoint)
+                by_series.setdefault(self._sequence_of(checkpoint.admitted), []).append(checkpoint)
         for members in by_series.values():
             first_pending = next((i for i, c in enumerate(members) if c.stage in PENDING), len(members))
             needed |= {c.name for c in members[max(0, min(first_pending, len(members)) - window) :]}
@@ -250,7 +346,8 @@ class Admission:
 
     def _unpin(self, checkpoint: Checkpoint, reason: str) -> None:
         assert checkpoint.admitted is not None
-        (self._paths.output / checkpoint.admitted.pin_path).unlink(missing_ok=True)
+        if checkpoint.admitted.pin != NONE:
+            unpin(str(self._paths.output / checkpoint.admitted.pin_path))
         self.forget(checkpoint.name)
         self._recorder.record(e.Unpinned(checkpoint=checkpoint.name, reason=reason))
 
@@ -260,11 +357,11 @@ class Admission:
         They are of the same sequence of names, after its last break (restart, other model), and of smaller steps.
         """
         assert checkpoint.admitted is not None
-        series = steps.series(checkpoint.admitted.path)
+        sequence = self._sequence_of(checkpoint.admitted)
         members = [
             (c, c.admitted)
             for c in self._recorder.checkpoints()
-            if c.admitted and steps.series(c.admitted.path) == series
+            if c.admitted and self._sequence_of(c.admitted) == sequence
         ]
         members.sort(key=lambda pair: pair[1].seq)
         generation = 0
@@ -291,8 +388,37 @@ class Admission:
             if c.pinned and c.admitted
         }
         for file in self._paths.window.iterdir():
-            if str(file) not in explained:
-                file.unlink(missing_ok=True)
+            if str(file).removesuffix(SUFFIX) not in explained:
+                unpin(str(file))
+
+
+def _same_values(first: Layout, second: Layout, proceed: Callable[[], None]) -> bool:
+    """Whether the model's bytes are the same in both; read only up to the first that differ."""
+    if first.architecture != second.architecture:
+        return False
+    try:
+        with ExitStack() as opened:
+            files = [[opened.enter_context(OpenFile(file.path)) for file in each.files] for each in (first, second)]
+            for own, each in zip(files, (first, second), strict=True):
+                if not all(a.identity.same_content(b) for a, b in zip(own, each.files, strict=True)):
+                    return False
+            for pair in zip(first.extents, second.extents, strict=True):
+                if [chunk.count for chunk in pair[0].chunks] != [chunk.count for chunk in pair[1].chunks]:
+                    return False
+                itemsize = DTYPES[pair[0].dtype].itemsize
+                for one, other in zip(pair[0].chunks, pair[1].chunks, strict=True):
+                    for start in range(0, one.count * itemsize, _PIECE_BYTES):
+                        proceed()
+                        size = min(_PIECE_BYTES, one.count * itemsize - start)
+                        a, b = (
+                            own[chunk.file].read(chunk.offset_bytes + start, size)
+                            for own, chunk in zip(files, (one, other), strict=True)
+                        )
+                        if a != b:
+                            return False
+    except (OSError, IncompleteCheckpoint):
+        return False
+    return True
 
 
 def _flat(name: str) -> str:
@@ -302,7 +428,3 @@ def _flat(name: str) -> str:
 def _with_step(path: str, kind: str, step: int) -> str:
     pure = PurePosixPath(path)
     return str(pure.with_name(f"{steps.stem(path)}.{kind}{step}{steps.ending(path)}"))
-
-
-def _at(layout: Layout, identity: FileIdentity) -> Layout:
-    return replace(layout, files=(identity,))

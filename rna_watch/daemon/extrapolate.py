@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from rna_watch.acceleration.family import AVERAGE, LAST, RNA, Candidate, average_of, family, rna_of, unevaluated
+from rna_watch.acceleration.candidate import (
+    AVERAGE,
+    CAPPED,
+    CLAMPED,
+    COMBINED,
+    CUMULATIVE,
+    DECAY,
+    EMA,
+    LAST,
+    RNA,
+    SIMPLEX,
+    Candidate,
+)
+from rna_watch.acceleration.family import Search, single, unevaluated
 from rna_watch.acceleration.gram import GramRows, merge
 from rna_watch.checkpoints import clone
 from rna_watch.checkpoints.combine import Combination
+from rna_watch.checkpoints.companions import training_state
 from rna_watch.checkpoints.extents import difference
 from rna_watch.checkpoints.probe import probe
 from rna_watch.daemon import outputs
+from rna_watch.daemon.measuring import problem_with, residuals_of, with_factor
+from rna_watch.daemon.setup import usable_cores
+from rna_watch.daemon.window import window_form, without
 from rna_watch.engine import plan
 from rna_watch.engine.inline import InlineEngine
 from rna_watch.engine.publish import publish
@@ -25,81 +41,104 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from rna_watch.acceleration.residuals import Residuals
     from rna_watch.checkpoints.extents import Layout
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.measuring import Run
 
-METHODS = (RNA, AVERAGE, LAST)
+CHOICES = (RNA, SIMPLEX, CAPPED, AVERAGE, EMA, DECAY, CUMULATIVE, LAST)
 _SMALLEST_WINDOW = 3
 
 
-def extrapolate(
-    checkpoints: Sequence[Path],
-    out: Path,
-    *,
-    method: str,
-    window: int | None,
-    regularization: float | None,
-    source: str | None,
-    workers: int,
-    memory_budget: float,
-    force: bool,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One window by hand.
+
+    `window` is N: the newest N + 1 checkpoints are used (all, if None); `regularization` is lambda for rna, simplex and
+    capped (None: for rna the smallest >= 1e-8 that keeps ||c||_2 <= 3, else 1e-8). The other fields are settings of
+    `RunConfig`, or options of their own.
+    """
+
+    method: str
+    window: int | None
+    regularization: float | None
+    settings: RunConfig
+    force: bool
+
+
+def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dict[str, Any]:
     """Combine checkpoints, write the model to `out` and its manifest to `out`.json; returns the manifest.
 
     Args:
         checkpoints: at least three; put in order by their steps, not as given.
         out: the model's path.
-        method: rna, average or last.
-        window: N; the newest N + 1 checkpoints are used (all, if None).
-        regularization: lambda for rna; None: the smallest >= 1e-8 that keeps ||c||_2 <= 3.
-        source: key path of the model inside the files.
-        workers: threads.
-        memory_budget: MiB a thread.
-        force: replace an existing `out`.
+        request: what to compute.
 
     Raises:
         UsageError: too few checkpoints, `out` exists, or it is one of the inputs.
         RefusedCheckpoint: a file cannot be used, or the window cannot be extrapolated by this method.
     """
-    if method not in METHODS:
-        raise UsageError(f"--method must be one of {', '.join(METHODS)}, not '{method}'")
-    _check_out(out, checkpoints, force=force)
-    layouts = _ordered(checkpoints, source)
-    if window is not None:
-        layouts = layouts[-(window + 1) :]
+    if request.method not in CHOICES:
+        raise UsageError(f"--method must be one of {', '.join(CHOICES)}, not '{request.method}'")
+    _check_out(out, checkpoints, force=request.force)
+    settings = request.settings
+    statistics = {"clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
+    if statistics is None:
+        raise UsageError(f"--normalization {settings.normalization} needs an evaluator; here it is clamp or combine")
+    layouts = _ordered(checkpoints, settings.source)
+    if request.window is not None:
+        layouts = layouts[-(request.window + 1) :]
     if len(layouts) < _SMALLEST_WINDOW:
         raise UsageError(f"{len(layouts)} checkpoints are too few: extrapolation needs {_SMALLEST_WINDOW} or more")
     for older, newer in pairwise(layouts):
         if why := difference(older, newer):
             raise RefusedCheckpoint(f"{older.path} and {newer.path} cannot be combined: {why}")
-    engine = InlineEngine(workers)
+    engine = InlineEngine(settings.workers or min(4, usable_cores()))
     try:
-        parts = engine.map(plan.gram_tasks(layouts, len(layouts) - 1, memory_budget))
-        total = merge(part for part in parts if isinstance(part, GramRows))
-        if total.non_finite:
-            bad = ", ".join(layouts[number].path for number in sorted(total.non_finite))
-            raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out")
-        candidate, notes = _solve(total, method, regularization)
+        residuals = _residuals(layouts, request, engine.map)
+        candidate, notes = _solve(residuals, request)
+        candidate = replace(candidate, statistics=statistics)
         content = outputs.manifest(
             checkpoint=layouts[-1].path,
-            step=_step(layouts[-1]),
-            inputs=[{"path": each.path, "step": _step(each), "fingerprint": each.fingerprint} for each in layouts],
+            step=_step(layouts[-1])[1],
+            inputs=[{"path": each.path, "step": _step(each)[1], "fingerprint": each.fingerprint} for each in layouts],
+            source=layouts[-1].source,
             candidate=candidate,
             metrics={"original": None, AVERAGE: None, "chosen": None},
             better_than_original=None,
             significant=None,
             reason=notes or candidate.diagnostics.sentence,
+            residuals=residuals,
         )
         outputs.write_manifest(out, outputs.encode(content))
         publish(
-            Combination(layouts=tuple(layouts), weights=candidate.weights),
+            Combination(layouts=tuple(layouts), weights=candidate.weights, clamp=statistics != COMBINED),
             str(out),
             temporary=str(out.with_name(clone.temporary_name(out.name, str(os.getpid())))),
-            budget_mib=memory_budget,
+            budget_mib=settings.memory_budget,
             run=engine.map,
         )
     finally:
         engine.close()
     return content
+
+
+def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
+    """The residuals of these checkpoints, measured whole."""
+    settings = request.settings
+    states = [
+        training_state(layout, _step(layout)[1] or 0, _step(layout)[0], settings.optimizer_order) for layout in layouts
+    ]
+    form, beside = window_form(layouts, states, settings.residuals, settings.lr_saved, settings.optimizer_order)
+    tasks = plan.gram_tasks(layouts, len(layouts) - 1, settings.memory_budget, form if form.key else None, beside)
+    total = merge(part for part in run(tasks) if isinstance(part, GramRows))
+    if total.non_finite:
+        bad = ", ".join(layouts[number].path for number in sorted(total.non_finite))
+        raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out")
+    if problem := problem_with(total, form):
+        form, beside = without(states, settings.residuals, settings.lr_saved, problem), None
+    smallest = 1e-8 if request.regularization is None else request.regularization
+    return with_factor(residuals_of(total, form), layouts, form, beside, smallest, settings.memory_budget, run)
 
 
 def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:
@@ -120,27 +159,34 @@ def _ordered(checkpoints: Sequence[Path], source: str | None) -> list[Layout]:
             raise UsageError(f"{path} does not exist") from error
         except (RefusedCheckpoint, IncompleteCheckpoint) as error:
             raise RefusedCheckpoint(f"{path} cannot be used: {error}") from error
-    return sorted(layouts, key=lambda each: (_step(each) or 0, each.files[0].mtime_ns, steps.natural_key(each.path)))
+    return sorted(layouts, key=lambda each: (_step(each)[1] or 0, each.files[0].mtime_ns, steps.natural_key(each.path)))
 
 
-def _step(layout: Layout) -> int | None:
+def _step(layout: Layout) -> tuple[str, int | None]:
+    """Kind and value of a checkpoint's step, by its name or what is inside."""
     from_name = steps.from_name(layout.path)
     if from_name is not None:
-        return from_name[1]
-    return layout.counters.get("step", layout.counters.get("epoch"))
+        return from_name
+    for kind in ("step", "epoch"):
+        if kind in layout.counters:
+            return kind, layout.counters[kind]
+    return "save", None
 
 
-def _solve(total: GramRows, method: str, regularization: float | None) -> tuple[Candidate, str]:
-    n = len(total.rows)
-    gram_nn = np.asarray(total.rows)
-    if method == AVERAGE:
-        return average_of(gram_nn, n), ""
-    if method == LAST:
-        return family(gram_nn, rounding_energy=0.0, windows=(), regularizations=(), limit=0).candidates[0], ""
-    if regularization is None:
-        members = unevaluated(gram_nn, rounding_energy=total.rounding_energy)
+def _solve(residuals: Residuals, request: Request) -> tuple[Candidate, str]:
+    if request.method == RNA and request.regularization is None:
+        members = unevaluated(residuals)
         return members.candidates[-1], " ".join(members.notes)
-    candidate, note = rna_of(gram_nn, n, regularization, total.rounding_energy)
+    settings = request.settings
+    search = Search(
+        windows=(),
+        priors=settings.priors,
+        mixings=settings.mixings,
+        ema_decay=settings.ema_decay,
+        l1_cap=settings.l1_cap,
+    )
+    lam = 1e-8 if request.regularization is None else request.regularization
+    candidate, note = single(residuals, request.method, lam, search)
     if candidate is None:
-        raise RefusedCheckpoint(f"{note} Use --method average.")
-    return candidate, ""
+        raise RefusedCheckpoint(f"{note} Or use --method average.")
+    return candidate, " ".join(residuals.notes)

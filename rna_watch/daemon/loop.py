@@ -6,6 +6,7 @@ Watching never waits for work: retention may delete a checkpoint as soon as the 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING
 import rna_watch
 from rna_watch.daemon import outputs
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.pipeline import UNEVALUATED, Pipeline, Progress
+from rna_watch.daemon.discovery import several_runs
+from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.setup import Timing, evaluator_spec, private_bytes, rested_s, start_engine
+from rna_watch.daemon.trials import UNEVALUATED
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled, EvaluationFailed, IncompleteCheckpoint, RnaWatchError
 from rna_watch.journal import events as e
@@ -145,7 +148,7 @@ class Daemon:
                 output=str(self._paths.output),
                 engine=self._config.engine,
                 evaluator=self._config.evaluator or self._config.evaluate_command,
-                settings=self._config.model_dump(mode="json"),
+                settings=json.loads(self._config.model_dump_json()),  # an infinity becomes null
             )
         )
 
@@ -225,6 +228,11 @@ class Daemon:
             self._recorder.problem("folders", "; ".join(problems), "give this user read access")
         else:
             self._recorder.solved("folders")
+        several = None if self._config.patterns else several_runs(tuple(each.name for each in found), self._paths.run)
+        if several is not None:
+            self._recorder.problem("runs", *several)
+        else:
+            self._recorder.solved("runs")
         for name in readiness.update(found, now):
             known = self._recorder.checkpoint(name)
             if known is not None and known.stage is Stage.WAITING:
@@ -317,13 +325,15 @@ class Daemon:
     def _set_up(self) -> Pipeline:
         """Start the engine, and a pipeline on it; again, should the engine be lost (a node, or Ray itself, died)."""
         self._engine = start_engine(self._config)
-        evaluator = self._engine.evaluator(self._evaluator_spec) if self._evaluator_spec else None
-        if evaluator is not None:
+        spec = self._evaluator_spec
+        count = self._config.evaluators if spec else 0
+        evaluators = [self._engine.evaluator(spec) for _ in range(count) if spec is not None]
+        for evaluator in evaluators[:1]:  # the others start when there is more than one model to evaluate
             try:
                 evaluator.warm_up()
             except EvaluationFailed as error:
                 self._recorder.problem("evaluator", f"the evaluator cannot be loaded: {error}", UNEVALUATED)
-        self._pipeline = Pipeline(self._config, self._paths, self._recorder, self._admission, self._engine, evaluator)
+        self._pipeline = Pipeline(self._config, self._paths, self._recorder, self._admission, self._engine, evaluators)
         return self._pipeline
 
     def _next(self) -> str | None:

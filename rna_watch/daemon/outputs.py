@@ -15,11 +15,13 @@ import numpy
 import rna_watch
 from rna_watch.checkpoints import clone
 from rna_watch.errors import StoreError
+from rna_watch.watching.scan import is_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rna_watch.acceleration.family import Candidate
+    from rna_watch.acceleration.candidate import Candidate
+    from rna_watch.acceleration.residuals import Residuals
 
 SCHEMA = 1
 
@@ -29,11 +31,14 @@ def manifest(
     checkpoint: str,
     step: int | None,
     inputs: Sequence[Mapping[str, Any]],
+    source: str,
     candidate: Candidate,
     metrics: Mapping[str, Mapping[str, float] | None],
     better_than_original: bool | None,
     significant: bool | None,
     reason: str,
+    residuals: Residuals,
+    comparisons: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
 
@@ -41,35 +46,44 @@ def manifest(
         checkpoint: name of the newest input.
         step: its step or epoch.
         inputs: path, step and fingerprint of each, oldest first.
+        source: key path of the model inside the files.
         candidate: the weights, with method and diagnostics.
         metrics: `original`, `average`, `chosen` (and `rna`), each a name -> number map or None.
         better_than_original: strict, on the choosing metric.
         significant: whether the gain is beyond noise.
         reason: the choice in one sentence.
+        residuals: what the weights were found from.
+        comparisons: the steps of the choice.
     """
     return {
         "schema": SCHEMA,
         "checkpoint": checkpoint,
         "step": step,
         "inputs": [dict(each) for each in inputs],
+        "source": source,
         "weights": list(candidate.weights),
         "coefficients": list(candidate.coefficients),
         "method": candidate.method,
         "candidate": candidate.name,
         "window": candidate.window,
         "regularization": candidate.regularization,
-        "residuals": "difference",
+        "prior": candidate.prior,
+        "mixing": candidate.mixing,
+        "residuals": residuals.form,
+        "notes": list(residuals.notes),
+        "statistics": candidate.statistics,
         "metrics": {key: None if value is None else dict(value) for key, value in metrics.items()},
         "better_than_original": better_than_original,
         "significant": significant,
         "reason": reason,
-        "diagnostics": _finite(asdict(candidate.diagnostics)),
+        "comparisons": [finite(step) for step in comparisons],
+        "diagnostics": finite(asdict(candidate.diagnostics)),
         "versions": {"rna_watch": rna_watch.__version__, "numpy": numpy.__version__},
         "warning": "Optimizer state, if any, is the newest checkpoint's: do not resume training from this model with it.",
     }
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN and no infinity: null stands for them."""
     return {
         key: None if isinstance(value, float) and not numpy.isfinite(value) else value for key, value in values.items()
@@ -95,9 +109,11 @@ def write_manifest(model: Path, content: bytes) -> None:
     """Write a manifest, whole and on the disk, under its final name.
 
     Raises:
-        StoreError: there is no room, or the folder cannot be written.
+        StoreError: there is no room, the folder cannot be written, or a folder of somebody else's has the model's name.
     """
     target = manifest_path(model)
+    if model.is_dir() and not is_manifest(str(target)):
+        raise StoreError(f"{model} is a folder that rna-watch did not write, so it is not replaced; name another place")
     temporary = target.with_name(clone.temporary_name(target.name, str(os.getpid())))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -134,14 +150,14 @@ def point(link: Path, target: Path) -> None:
 
 def remove(model: Path) -> None:
     """Remove a model and its manifest (the model first: a manifest alone is harmless)."""
-    model.unlink(missing_ok=True)
+    clone.remove(str(model))
     manifest_path(model).unlink(missing_ok=True)
 
 
 def sweep(models: Path) -> None:
-    """Remove temporary files that a crash left in the output tree."""
-    for folder, _, files in os.walk(models):
-        for name in files:
+    """Remove temporary files and folders that a crash left in the output tree."""
+    for folder, folders, files in os.walk(models):
+        for name in [*files, *folders]:
             if name.startswith(clone.TEMPORARY_PREFIX) and name.endswith(clone.TEMPORARY_SUFFIX):
                 with contextlib.suppress(OSError):
-                    Path(folder, name).unlink()
+                    clone.remove(str(Path(folder, name)))

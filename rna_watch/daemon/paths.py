@@ -6,11 +6,17 @@ import hashlib
 import json
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rna_watch.errors import StoreError, UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_WAIT_S = 1.0
 _PARSED_ENTRY = re.compile(r"^checkpoint_\d+$")
 
 
@@ -109,6 +115,25 @@ def resolve(run: Path, output: str | None) -> RunPaths:
         except (OSError, ValueError, KeyError, TypeError):
             pass
     return RunPaths(run=run, output=run)
+
+
+def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
+    """See that the run directory is there, or wait until the trainer has made it.
+
+    It is never made here: some trainers refuse a folder that exists, or go on to `exp2` beside it.
+
+    Raises:
+        UsageError: it is not there and is not to be waited for, or cannot come.
+    """
+    if run.exists() or not run.parent.is_dir():
+        return  # `resolve` says what is wrong with it
+    if not wait:
+        raise UsageError(
+            f"the run directory {run} does not exist; if the training is yet to make it, wait for it with --wait"
+        )
+    say(f"waiting  for {run}, which the training is to make (Ctrl-C ends)")
+    while not run.exists():
+        time.sleep(_WAIT_S)
 
 
 def check_output(paths: RunPaths) -> None:

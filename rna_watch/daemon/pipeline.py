@@ -6,19 +6,19 @@ Every step is recorded before the next begins, so that a restart goes on where t
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from rna_watch.acceleration.family import AVERAGE, LAST, RNA, Family, family, unevaluated
-from rna_watch.acceleration.gram import GramRows, merge
-from rna_watch.acceleration.selection import Choice, Mode, choose, infer_mode
+from rna_watch.acceleration.candidate import AVERAGE, LAST, RNA
+from rna_watch.acceleration.family import METHODS, Family, Search, family
+from rna_watch.acceleration.selection import Choice, Evidence, choose
+from rna_watch.daemon import outputs
+from rna_watch.daemon.measuring import Measuring
 from rna_watch.daemon.publication import Publication
-from rna_watch.daemon.window import Window, assemble, known_products, missing_rows
-from rna_watch.engine import plan
-from rna_watch.errors import Cancelled, EngineError, EvaluationFailed, InputChanged, StoreError
-from rna_watch.evaluation.evaluator import choosing_metric
+from rna_watch.daemon.trials import SCREENED, Trials, Tried
+from rna_watch.daemon.window import Window
+from rna_watch.errors import Cancelled, EngineError, InputChanged, StoreError
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.replay import Stage
@@ -26,16 +26,17 @@ from rna_watch.journal.replay import Stage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
     from rna_watch.daemon.admission import Admission
     from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
+    from rna_watch.engine import plan
     from rna_watch.engine.contract import Engine
     from rna_watch.engine.tasks import Result
     from rna_watch.evaluation.evaluator import Evaluator
     from rna_watch.journal.replay import Checkpoint
 
-UNEVALUATED = "models are written unevaluated until it works"
 _ATTEMPTS = 3
 _STORE_ATTEMPTS = 30  # a full disk is often mended, by the trainer's own retention to begin with
 _SMALLEST_WINDOW = 3
@@ -60,13 +61,15 @@ class Pipeline:
         recorder: Recorder,
         admission: Admission,
         engine: Engine,
-        evaluator: Evaluator | None,
+        evaluators: Sequence[Evaluator],
     ) -> None:
         self._config = config
         self._recorder = recorder
         self._admission = admission
         self._engine = engine
-        self._evaluator = evaluator
+        self._evaluators = evaluators
+        self._measuring = Measuring(config, recorder)
+        self._trials = Trials(config, recorder, evaluators, self._show)
         self._publication = Publication(config, paths, recorder)
         self._cancelled = False
         self.progress = Progress()
@@ -76,8 +79,11 @@ class Pipeline:
         """Give up as soon as possible, from another thread; for good."""
         self._cancelled = True
         self._engine.cancel()
-        if self._evaluator is not None:
-            self._evaluator.close()
+        for evaluator in self._evaluators:
+            evaluator.close()
+
+    def _show(self, work: Work) -> None:
+        self.progress.work = work
 
     def process(self, name: str) -> None:
         """Take one checkpoint as far as it goes; what goes wrong is recorded, and the daemon goes on.
@@ -133,28 +139,36 @@ class Pipeline:
             window = self._window(checkpoint)
             if window is None:
                 return
-            measured = self._measure(checkpoint, window)
-            if measured is not None:
+            stage = "measuring" if len(window.members) > 1 else "checking"
+            residuals = self._measuring.residuals(checkpoint, window, partial(self._run, checkpoint, stage))
+            if residuals is not None:
                 break
             if self._stage(checkpoint.name) is Stage.SKIPPED:
                 return
-        gram_nn, energy = measured
+        self.progress.read_bytes_per_s = self._measuring.read_bytes_per_s
         if len(window.members) < _SMALLEST_WINDOW:
-            self._evaluate(checkpoint, window, _only_last(gram_nn))
+            self._trials.run(window, residuals, _only_last(residuals), search=False)
             count = len(window.members)
             self._finish(checkpoint, f"number {count} of a new window; extrapolation begins with {_SMALLEST_WINDOW}")
             return
-        members = self._family(gram_nn, energy)
-        self._evaluate(checkpoint, window, members)
-        if not self._any_evaluated(checkpoint.name):
-            members = unevaluated(gram_nn, rounding_energy=energy)
-        choice = self._choose(checkpoint, window, members)
+        tried = self._trials.run(window, residuals, self._family(residuals))
+        if not tried.evaluated - {LAST}:
+            tried.family = self._trials.unevaluated(window, residuals)
+        self._record_search(checkpoint, residuals, tried.family)
+        choice = self._choose(checkpoint, window, residuals, tried)
         if choice is None:
-            self._finish(checkpoint, " ".join(members.notes) or "the family holds nothing besides the original")
+            self._finish(checkpoint, " ".join(tried.family.notes) or "the family holds nothing besides the original")
         elif self._config.publish == "when-better" and choice.better_than_original is False:
             self._finish(checkpoint, f"{choice.reason}, so nothing was written")
         else:
-            self._publication.publish(checkpoint, window, choice, lambda tasks: self._run(checkpoint, "writing", tasks))
+            self._publication.publish(
+                checkpoint,
+                window,
+                choice,
+                residuals,
+                tried.statistics.get(choice.candidate.name),
+                partial(self._run, checkpoint, "writing"),
+            )
 
     def _stage(self, name: str) -> Stage | None:
         current = self._recorder.checkpoint(name)
@@ -178,55 +192,8 @@ class Pipeline:
                 break
             members.insert(0, member)
             layouts.insert(0, layout)
-        return Window(members=tuple(members), layouts=tuple(layouts))
-
-    def _measure(self, checkpoint: Checkpoint, window: Window) -> tuple[np.ndarray, float] | None:
-        """The Gram matrix and the rounding energy; None if a member turned out to hold NaN or infinities."""
-        if len(window.members) == 1:
-            return self._check_alone(checkpoint, window)
-        products = known_products(m.measured for m in window.members if m.measured is not None)
-        new = missing_rows(window.residuals, products)
-        own = checkpoint.measured
-        if new == 0 and own is not None:
-            return assemble(window.residuals, products), own.rounding_energy
-        new = max(new, 1)
-        begun = time.perf_counter()
-        tasks = plan.gram_tasks(window.layouts, new, self._config.memory_budget)
-        parts = self._run(checkpoint, "measuring", tasks)
-        total = merge(part for part in parts if isinstance(part, GramRows))
-        seconds = time.perf_counter() - begun
-        if total.non_finite:
-            for number in sorted(total.non_finite):
-                reason = "it holds NaN or infinite weights: training diverged, or the file is damaged"
-                self._recorder.record(e.Skipped(checkpoint=window.names[number], reason=reason))
-            return None
-        read_bytes = sum(task.work_bytes for task in tasks)
-        self.progress.read_bytes_per_s = read_bytes / max(seconds, 1e-9)
-        self._recorder.record(
-            e.Measured(
-                checkpoint=checkpoint.name,
-                residuals=[list(pair) for pair in window.residuals],
-                rows=total.rows.tolist(),
-                rounding_energy=total.rounding_energy,
-                read_bytes=read_bytes,
-                seconds=seconds,
-            )
-        )
-        current = self._recorder.checkpoint(checkpoint.name)
-        assert current is not None
-        products |= known_products([current.measured] if current.measured else [])
-        return assemble(window.residuals, products), total.rounding_energy
-
-    def _check_alone(self, checkpoint: Checkpoint, window: Window) -> tuple[np.ndarray, float] | None:
-        """The first of a window has no residual, but its weights must be finite all the same."""
-        tasks = plan.gram_tasks(window.layouts * 2, 1, self._config.memory_budget)
-        parts = self._run(checkpoint, "checking", tasks)
-        total = merge(part for part in parts if isinstance(part, GramRows))
-        if total.non_finite:
-            reason = "it holds NaN or infinite weights: training diverged, or the file is damaged"
-            self._recorder.record(e.Skipped(checkpoint=checkpoint.name, reason=reason))
-            return None
-        return np.zeros((0, 0)), 0.0
+        states = [self._admission.state(m, layout) for m, layout in zip(members, layouts, strict=True)]
+        return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states))
 
     def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[plan.Task]) -> list[Result]:
         total = sum(task.work_bytes for task in tasks)
@@ -248,76 +215,61 @@ class Pipeline:
 
     # -- candidates
 
-    def _family(self, gram_nn: np.ndarray, energy: float) -> Family:
-        return family(
-            gram_nn,
-            rounding_energy=energy,
+    def _family(self, residuals: Residuals) -> Family:
+        limit = self._config.max_candidates
+        search = Search(
             windows=self._config.window_lengths,
+            averages=self._config.averages,
             regularizations=self._config.regularizations,
-            limit=self._config.max_candidates,
+            methods=tuple(method for method in self._config.methods if method in METHODS),
+            priors=self._config.priors,
+            mixings=self._config.mixings,
+            ema_decay=self._config.ema_decay,
+            l1_cap=self._config.l1_cap,
+            limit=limit if self._config.first_round is None else SCREENED * limit,
+        )
+        return family(residuals, search)
+
+    def _record_search(self, checkpoint: Checkpoint, residuals: Residuals, tried: Family) -> None:
+        self._recorder.record(
+            e.Searched(
+                checkpoint=checkpoint.name,
+                residuals=residuals.form,
+                candidates=[
+                    {
+                        "name": each.name,
+                        "method": each.method,
+                        "window": each.window,
+                        "regularization": each.regularization,
+                        "weights": list(each.weights),
+                        "sentence": each.diagnostics.sentence,
+                    }
+                    for each in tried.candidates
+                ],
+                duplicates=tried.duplicates,
+                left_out=list(tried.left_out),
+                notes=list(tried.notes),
+            )
         )
 
-    def _any_evaluated(self, name: str) -> bool:
-        current = self._recorder.checkpoint(name)
-        return current is not None and bool(current.evaluations.keys() - {LAST})
-
-    def _evaluate(self, checkpoint: Checkpoint, window: Window, members: Family) -> None:
-        """Evaluate every candidate that has no metrics yet; a failure is recorded and leaves the others."""
-        if self._evaluator is None:
-            return
-        before = self._recorder.checkpoint(checkpoint.name)
-        known = set(before.evaluations) if before else set()
-        since = time.time()
-        for number, candidate in enumerate(members.candidates):
-            if candidate.name in known:
-                continue
-            self.progress.work = Work(
-                checkpoint=checkpoint.name,
-                stage=f"evaluating {candidate.name}",
-                done=number,
-                total=len(members.candidates),
-                unit="models",
-                since=since,
-            )
-            try:
-                result = self._evaluator.evaluate(window.combination(candidate))
-                choosing_metric(result.metrics, self._config.metric)
-            except EvaluationFailed as error:
-                self._recorder.record(
-                    e.EvaluationFailed(checkpoint=checkpoint.name, candidate=candidate.name, reason=str(error))
-                )
-                self._recorder.problem("evaluator", f"the evaluator failed: {error}", UNEVALUATED)
-                if candidate.method == LAST:
-                    return  # what fails on the original fails on the rest
-                continue
-            self._recorder.solved("evaluator")
-            self._recorder.record(
-                e.Evaluated(
-                    checkpoint=checkpoint.name, candidate=candidate.name, metrics=result.metrics, seconds=result.seconds
-                )
-            )
-            self._settle_metric(result.metrics)
-
-    def _settle_metric(self, metrics: dict[str, float]) -> None:
-        """Say, once, by which metric and in which direction is chosen."""
-        settled = self._recorder.state.metric
-        if (
-            settled is None
-            or self._config.metric not in {None, settled.metric}
-            or self._config.mode not in {None, settled.mode}
-        ):
-            name = choosing_metric(metrics, self._config.metric)
-            self._recorder.record(e.MetricChosen(metric=name, mode=self._config.mode or infer_mode(name)))
-
-    def _choose(self, checkpoint: Checkpoint, window: Window, members: Family) -> Choice | None:
-        if all(candidate.method == LAST for candidate in members.candidates):
+    def _choose(self, checkpoint: Checkpoint, window: Window, residuals: Residuals, tried: Tried) -> Choice | None:
+        candidates = tried.family.candidates
+        if all(candidate.method == LAST for candidate in candidates):
             return None
         current = self._recorder.checkpoint(checkpoint.name)
-        evaluations = current.evaluations if current else {}
+        evaluations = {
+            name: m for name, m in (current.evaluations if current else {}).items() if name in tried.evaluated
+        }
         settled = self._recorder.state.metric
-        values = {name: m[settled.metric] for name, m in evaluations.items() if settled and settled.metric in m}
-        mode: Mode = "max" if settled and settled.mode == "max" else "min"
-        choice = choose(members.candidates, values, mode, self._config.minimum_gain)
+        choice = choose(
+            candidates,
+            Evidence(
+                values={name: m[settled.metric] for name, m in evaluations.items() if settled and settled.metric in m},
+                mode="max" if settled and settled.mode == "max" else "min",
+                examples=tried.examples,
+                minimum_gain=self._config.minimum_gain,
+            ),
+        )
         self._recorder.record(
             e.Chosen(
                 checkpoint=checkpoint.name,
@@ -333,12 +285,14 @@ class Pipeline:
                 },
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
-                reason=" ".join([*members.notes, choice.reason]),
+                reason=" ".join([*tried.family.notes, choice.reason]),
+                residuals=residuals.form,
+                diagnostics=outputs.finite(asdict(choice.candidate.diagnostics)),
+                comparisons=[outputs.finite(asdict(step)) for step in choice.comparisons],
             )
         )
         return choice
 
 
-def _only_last(gram_nn: np.ndarray) -> Family:
-    matrix = gram_nn if len(gram_nn) else np.zeros((1, 1))
-    return family(matrix, rounding_energy=0.0, windows=(), regularizations=(), limit=0)
+def _only_last(residuals: Residuals) -> Family:
+    return family(residuals, Search(windows=(), methods=(), limit=0))

@@ -6,18 +6,22 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.family import LAST
-from rna_watch.acceleration.selection import Choice, Mode, gain
+from rna_watch.acceleration.candidate import LAST
+from rna_watch.acceleration.significance import Mode, gain
 from rna_watch.checkpoints import clone
+from rna_watch.checkpoints.extents import identify_any
 from rna_watch.daemon import outputs
 from rna_watch.engine.publish import publish as write
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from rna_watch.acceleration.residuals import Residuals
+    from rna_watch.acceleration.selection import Choice
+    from rna_watch.checkpoints.numeric import Array
     from rna_watch.config import RunConfig
     from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
@@ -37,8 +41,24 @@ class Publication:
         self._paths = paths
         self._recorder = recorder
 
-    def publish(self, checkpoint: Checkpoint, window: Window, choice: Choice, run: Run) -> None:
-        """Write a choice's model and its manifest, then move the links; `run` is an engine's `map`.
+    def publish(
+        self,
+        checkpoint: Checkpoint,
+        window: Window,
+        choice: Choice,
+        residuals: Residuals,
+        statistics: Mapping[str, Array] | None,
+        run: Run,
+    ) -> None:
+        """Write a choice's model and its manifest, then move the links.
+
+        Args:
+            checkpoint: the newest of the window.
+            window: the inputs.
+            choice: the candidate, and what it is worth.
+            residuals: what it was found from.
+            statistics: re-estimated normalization statistics of the candidate, if it has any, by tensor name.
+            run: an engine's `map`.
 
         Raises:
             StoreError: there is no room, or the folder cannot be written.
@@ -49,16 +69,20 @@ class Publication:
         assert chosen is not None
         assert chosen.chosen is not None
         model = self._paths.models / checkpoint.name
+        recipe = window.combination(choice.candidate, statistics)
         content = outputs.encode(
             outputs.manifest(
                 checkpoint=checkpoint.name,
                 step=checkpoint.step,
                 inputs=[_input(member) for member in window.members],
+                source=window.layouts[-1].source,
                 candidate=choice.candidate,
                 metrics=chosen.chosen.metrics,
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
                 reason=chosen.chosen.reason,
+                residuals=residuals,
+                comparisons=chosen.chosen.comparisons,
             )
         )
         temporary = model.with_name(clone.temporary_name(model.name, "publish"))
@@ -72,7 +96,7 @@ class Publication:
         )
         outputs.write_manifest(model, content)
         written = write(
-            window.combination(choice.candidate),
+            recipe,
             str(model),
             temporary=str(temporary),
             budget_mib=self._config.memory_budget,
@@ -99,12 +123,15 @@ class Publication:
             same = outputs.digest(outputs.manifest_path(model).read_bytes()) == intent.manifest_digest
         except OSError:
             same = False
-        if temporary.exists() or not same or not model.exists() or not _as_old_as_input(checkpoint, model):
-            temporary.unlink(missing_ok=True)
+        if temporary.exists() or not same or not model.exists() or not _is_of_intent(checkpoint, intent, model):
+            clone.remove(str(temporary))
             return False
         self._recorder.record(
             e.Published(
-                checkpoint=checkpoint.name, output=intent.output, written_bytes=model.stat().st_size, seconds=0.0
+                checkpoint=checkpoint.name,
+                output=intent.output,
+                written_bytes=identify_any(str(model)).size_bytes,
+                seconds=0.0,
             )
         )
         self._point(checkpoint.name, model)
@@ -150,17 +177,27 @@ class Publication:
         published = [c for c in self._recorder.checkpoints() if c.output is not None]
         published.sort(key=lambda c: c.done_time)
         best = self._recorder.state.best
+        linked = (self._paths.models / "best").resolve()
         for checkpoint in published[: -self._config.keep]:
-            if best is not None and checkpoint.output == best.output:
-                continue
             assert checkpoint.output is not None
+            # the link moves before its record: a crash in between leaves them apart, and neither may lose its model
+            if (best is not None and checkpoint.output == best.output) or (
+                linked == (self._paths.models / checkpoint.output).resolve()
+            ):
+                continue
             outputs.remove(self._paths.models / checkpoint.output)
             self._recorder.record(e.Pruned(checkpoint=checkpoint.name, output=checkpoint.output))
 
 
-def _as_old_as_input(checkpoint: Checkpoint, model: Path) -> bool:
-    """An output carries the modification time of its newest input."""
-    return checkpoint.admitted is not None and model.stat().st_mtime_ns == checkpoint.admitted.mtime_ns
+def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:
+    """Whether an output is the one that was intended, not an older one of that name.
+
+    A file carries the modification time of its newest input; a folder got its name after the intent.
+    """
+    stat = model.stat()
+    if model.is_dir():
+        return stat.st_ctime >= intent.time
+    return checkpoint.admitted is not None and stat.st_mtime_ns == checkpoint.admitted.mtime_ns
 
 
 def _input(checkpoint: Checkpoint) -> dict[str, object]:

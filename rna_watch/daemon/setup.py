@@ -56,7 +56,13 @@ def start_engine(config: RunConfig) -> Engine:
         return InlineEngine(workers)
     from rna_watch.engine.ray_engine import RayEngine
 
-    return RayEngine(workers, address=config.ray_address, gpus=config.gpus, evaluator_cpus=config.evaluation_threads)
+    return RayEngine(
+        workers,
+        address=config.ray_address,
+        gpus=config.gpus,
+        evaluators=config.evaluators,
+        evaluator_cpus=config.evaluation_threads,
+    )
 
 
 def usable_cores() -> int:

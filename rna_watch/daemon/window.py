@@ -1,36 +1,44 @@
-"""The window of one checkpoint, and its Gram matrix put together from what the journal knows and what must be read."""
+"""The window of one checkpoint: its members, the form of its residuals, and what the journal knows of their products."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rna_watch.acceleration.candidate import COMBINED
+from rna_watch.acceleration.residuals import Form, NotExactError, TrainingState, choose_form, not_of_form
 from rna_watch.checkpoints.combine import Combination
+from rna_watch.checkpoints.companions import Companions, companions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
-    from rna_watch.acceleration.family import Candidate
+    from rna_watch.acceleration.candidate import Candidate
+    from rna_watch.acceleration.residuals import Saved
     from rna_watch.checkpoints.extents import Layout
+    from rna_watch.checkpoints.numeric import Array
+    from rna_watch.checkpoints.optimizer_state import Order
     from rna_watch.journal.events import Measured
     from rna_watch.journal.replay import Checkpoint
 
     Float64 = npt.NDArray[np.float64]
 
 Pair = tuple[str, str]
+Products = dict[tuple[Pair, Pair], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """K = N + 1 checkpoints, oldest first, with their layouts."""
+    """K = N + 1 checkpoints, oldest first, with their layouts and what each tells of the training."""
 
     members: tuple[Checkpoint, ...]
     layouts: tuple[Layout, ...]
+    states: tuple[TrainingState, ...] = field(default=())
 
     @property
     def names(self) -> list[str]:
@@ -42,24 +50,53 @@ class Window:
         """The N residuals, as (older, newer)."""
         return list(pairwise(self.names))
 
-    def combination(self, candidate: Candidate) -> Combination:
-        """A candidate as a recipe; of a window of one, that one itself."""
+    def combination(self, candidate: Candidate, statistics: Mapping[str, Array] | None = None) -> Combination:
+        """A candidate as a recipe; of a window of one, that one itself.
+
+        Args:
+            candidate: the weights.
+            statistics: re-estimated normalization statistics by tensor name, in the stored dtype's bits.
+        """
         weights = candidate.weights if len(self.layouts) > 1 else (1.0,)
-        return Combination(layouts=self.layouts, weights=weights)
+        recipe = Combination(layouts=self.layouts, weights=weights, clamp=candidate.statistics != COMBINED)
+        return recipe.with_values(statistics) if statistics else recipe
 
 
-def known_products(measurements: Iterable[Measured]) -> dict[tuple[Pair, Pair], float]:
-    """All inner products of residuals that were measured, under both orders."""
-    products: dict[tuple[Pair, Pair], float] = {}
+def window_form(
+    layouts: Sequence[Layout], states: Sequence[TrainingState], wanted: str, saved: Saved, order: Order
+) -> tuple[Form, Companions | None]:
+    """The form of a window's residuals, and what must be read beside the checkpoints for it."""
+    form = choose_form(states, wanted, saved)
+    try:
+        return form, companions(layouts, form.name, order)
+    except NotExactError as error:
+        return without(states, wanted, saved, str(error)), None
+
+
+def without(states: Sequence[TrainingState], wanted: str, saved: Saved, problem: str) -> Form:
+    """The best form that reads nothing beside the checkpoints, because of a problem with what lies there."""
+    lost = choose_form(states, wanted, saved)
+    if not lost.key:
+        return lost
+    bare = [replace(state, problem=problem, recorded=False, recording_problem=problem) for state in states]
+    return replace(choose_form(bare, wanted, saved), notes=(not_of_form(lost.name, problem),))
+
+
+def known_products(measurements: Iterable[Measured], form: str = "") -> Products:
+    """All inner products of residuals that were measured in a form ("": plain differences), under both orders."""
+    products: Products = {}
     for measured in measurements:
+        if form and measured.form != form:
+            continue
+        rows = measured.form_rows if form else measured.rows
         pairs = [(older, newer) for older, newer in measured.residuals]
-        for row, pair in zip(measured.rows, pairs[len(pairs) - len(measured.rows) :], strict=True):
+        for row, pair in zip(rows, pairs[len(pairs) - len(rows) :], strict=True):
             for other, value in zip(pairs, row, strict=True):
                 products[pair, other] = products[other, pair] = value
     return products
 
 
-def missing_rows(residuals: Sequence[Pair], products: dict[tuple[Pair, Pair], float]) -> int:
+def missing_rows(residuals: Sequence[Pair], products: Products) -> int:
     """How many of the newest rows must be measured; the others, all of them, are known."""
     kept = 0
     while kept < len(residuals) and all((residuals[kept], other) in products for other in residuals[: kept + 1]):
@@ -67,6 +104,6 @@ def missing_rows(residuals: Sequence[Pair], products: dict[tuple[Pair, Pair], fl
     return len(residuals) - kept
 
 
-def assemble(residuals: Sequence[Pair], products: dict[tuple[Pair, Pair], float]) -> Float64:
+def assemble(residuals: Sequence[Pair], products: Products) -> Float64:
     """The Gram matrix (N, N) of these residuals."""
     return np.array([[products[a, b] for b in residuals] for a in residuals], dtype=np.float64)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
+from rna_watch.dashboard.choice import choice
 from rna_watch.dashboard.coefficients import NEGATIVE_STYLE
 from rna_watch.dashboard.header import header, problems
 from rna_watch.dashboard.history import history
@@ -33,6 +34,7 @@ _TALLEST_STRIP = 6
 _TALLEST = 60
 _AIRY_FROM = 33
 _MOST_EVENTS = 8
+_TALLEST_CHOICE = 6
 _LEGEND = (
     ("▲", "green", "better"),
     ("~", "dim", "within noise"),
@@ -111,9 +113,11 @@ def _body(sight: _Sight, width: int, room: int, waiting_for: str) -> Lines:
     left = _joined(now, _checkpoints(sight, left_width, room - len(events) - len(now) - 2 * airy), airy=airy)
     team = _workers(sight, right_width, 8 if room >= 34 else 4)
     # Title and tally take two lines, and there are two strips.
-    rows = (len(left) - len(team) - 2 - airy) // 2
+    explained = choice(sight.state, width=right_width, most=_TALLEST_CHOICE + 1)
+    rows = (len(left) - len(team) - len(explained) - 2 - 2 * airy) // 2
+    explained = explained if rows >= 1 else []
     chart = _history(sight, right_width, rows=min(max(rows, 1), _TALLEST_STRIP))
-    return _joined(beside(left, _joined(chart, team, airy=airy), left_width=left_width), events, airy=airy)
+    return _joined(beside(left, _joined(chart, explained, team, airy=airy), left_width=left_width), events, airy=airy)
 
 
 def _stacked(sight: _Sight, width: int, room: int) -> Lines:
@@ -126,7 +130,7 @@ def _stacked(sight: _Sight, width: int, room: int) -> Lines:
         chart = beside(chart, _workers(sight, width - chart_width - GAP, 7), left_width=chart_width)
     elif has_team:
         chart = _workers(sight, width, 4)
-    above = _joined(now, chart, airy=airy)
+    above = _joined(now, chart, choice(sight.state, width=width, most=_TALLEST_CHOICE if roomy else 0), airy=airy)
     rest = room - len(above) - 2 * airy
     events = _events(sight, width, rest, most=_MOST_EVENTS)
     rows = _checkpoints(sight, width, rest)

@@ -32,7 +32,7 @@ class Engine(Protocol):
         """The result of each task, in the order of the tasks."""
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
-        """A long-lived process that runs the user's evaluator."""
+        """A long-lived process that runs the user's evaluator: it evaluates models and fits weights, as the file offers."""
 
     def processes(self) -> list[Process]:
         """Our processes on this host."""

@@ -11,8 +11,10 @@ from rna_watch.checkpoints.segments import BLOCK_ELEMENTS, Segment, window_segme
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rna_watch.acceleration.residuals import Form
     from rna_watch.checkpoints.clone import Clone, Gap
     from rna_watch.checkpoints.combine import Combination
+    from rna_watch.checkpoints.companions import Companions
     from rna_watch.checkpoints.extents import Layout
 
 # 4 Mi elements of 11 float32 iterates are 184 MB of reading, about 0.1 s: long against the cost of a task, short
@@ -26,17 +28,40 @@ Files = tuple[tuple[FileIdentity, ...], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GramTask:
-    """Part of the last `new` rows of the Gram matrix over these segments; statistics are only checked for being finite."""
+    """Part of the last `new` rows of the Gram matrix over these segments; statistics are only checked for being finite.
+
+    The first `checkpoints` of `files` are the window's; what stands beside them follows. `factors[group][i]` is (p, q) of
+    residual i, where the residuals have another form besides the difference.
+    """
 
     files: Files
     segments: tuple[Segment, ...]
+    checkpoints: int
     new: int
     block_elements: int
+    factors: tuple[tuple[tuple[float, float], ...], ...] = ()
 
     @property
     def work_bytes(self) -> int:
         """Bytes to read."""
-        return len(self.files) * sum(segment.size_bytes for segment in self.segments)
+        return sum(segment.read_bytes for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactorTask:
+    """Part of the triangular factor of the residuals (QR route); fields as `GramTask`."""
+
+    files: Files
+    segments: tuple[Segment, ...]
+    checkpoints: int
+    block_elements: int
+    scales: tuple[float, ...]
+    factors: tuple[tuple[tuple[float, float], ...], ...] = ()
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes to read."""
+        return sum(segment.read_bytes for segment in self.segments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +94,7 @@ class CopyTask:
         return sum(gap.size_bytes for gap in self.gaps)
 
 
-Task = GramTask | CombineTask | CopyTask
+Task = GramTask | FactorTask | CombineTask | CopyTask
 
 
 def task_elements(count: int) -> int:
@@ -83,13 +108,54 @@ def block_elements(checkpoints: int, budget_mib: float) -> int:
     return max(256, min(BLOCK_ELEMENTS, within))
 
 
-def gram_tasks(layouts: Sequence[Layout], new: int, budget_mib: float) -> list[GramTask]:
-    """Tasks for the last `new` rows of the Gram matrix of these checkpoints' differences, in merge order."""
+def gram_tasks(
+    layouts: Sequence[Layout], new: int, budget_mib: float, form: Form | None = None, beside: Companions | None = None
+) -> list[GramTask]:
+    """Tasks for the last `new` rows of the Gram matrix of these checkpoints' residuals, in merge order."""
     limit = task_elements(layouts[-1].parameters)
-    segments = window_segments(layouts, frozenset({Role.PARAMETER}) | _STATISTICS, limit)
-    files = tuple(layout.files for layout in layouts)
-    block = block_elements(len(layouts), budget_mib)
-    return [GramTask(files=files, segments=group, new=new, block_elements=block) for group in _groups(segments, limit)]
+    segments = window_segments(layouts, frozenset({Role.PARAMETER}) | _STATISTICS, limit, beside)
+    files = _files(layouts, beside)
+    block = block_elements(len(files), budget_mib)
+    return [
+        GramTask(
+            files=files,
+            segments=group,
+            checkpoints=len(layouts),
+            new=new,
+            block_elements=block,
+            factors=_by_group(form),
+        )
+        for group in _groups(segments, limit)
+    ]
+
+
+def factor_tasks(
+    layouts: Sequence[Layout], budget_mib: float, form: Form, beside: Companions | None = None
+) -> list[FactorTask]:
+    """Tasks for the triangular factor of these checkpoints' residuals, in merge order."""
+    limit = task_elements(layouts[-1].parameters)
+    segments = window_segments(layouts, frozenset({Role.PARAMETER}), limit, beside)
+    files = _files(layouts, beside)
+    return [
+        FactorTask(
+            files=files,
+            segments=group,
+            checkpoints=len(layouts),
+            block_elements=block_elements(len(files), budget_mib),
+            scales=form.scales,
+            factors=_by_group(form),
+        )
+        for group in _groups(segments, limit)
+    ]
+
+
+def _files(layouts: Sequence[Layout], beside: Companions | None) -> Files:
+    return tuple(layout.files for layout in layouts) + (beside.files if beside else ())
+
+
+def _by_group(form: Form | None) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """The form's factors, for each parameter group those of every residual."""
+    return tuple(zip(*form.factors, strict=True)) if form else ()
 
 
 def combine_tasks(
@@ -118,10 +184,10 @@ def copy_tasks(clone: Clone, limit_bytes: int = 2**26) -> list[CopyTask]:
         group.append(gap)
         total += gap.size_bytes
         if total >= limit_bytes:
-            tasks.append(CopyTask(files=clone.original.files, gaps=tuple(group), outputs=clone.temporaries))
+            tasks.append(CopyTask(files=clone.sources, gaps=tuple(group), outputs=clone.temporaries))
             group, total = [], 0
     if group:
-        tasks.append(CopyTask(files=clone.original.files, gaps=tuple(group), outputs=clone.temporaries))
+        tasks.append(CopyTask(files=clone.sources, gaps=tuple(group), outputs=clone.temporaries))
     return tasks
 
 

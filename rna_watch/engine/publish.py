@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rna_watch.checkpoints import clone
+from rna_watch.checkpoints.combine import write_values
 from rna_watch.engine import plan
 
 if TYPE_CHECKING:
@@ -41,10 +42,13 @@ def publish(
     segments = combination.segments(plan.task_elements(newest.parameters))
     copy = clone.begin(newest, segments, temporary)
     try:
+        given = {number for number, _ in combination.values}
+        combined = [segment for segment in segments if segment.extent not in given]
         results = run(
-            [*plan.combine_tasks(combination, segments, copy.temporaries, budget_mib), *plan.copy_tasks(copy)]
+            [*plan.combine_tasks(combination, combined, copy.temporaries, budget_mib), *plan.copy_tasks(copy)]
         )
         patches = [patch for result in results if isinstance(result, list) for patch in result]
+        patches += write_values(combination, copy.temporaries)
         clone.finish(copy, patches, destination)
     finally:
         clone.discard(copy)

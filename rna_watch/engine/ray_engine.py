@@ -16,20 +16,19 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.engine import tasks
 from rna_watch.engine.contract import Process
-from rna_watch.errors import Cancelled, EngineError, EvaluationFailed, RnaWatchError
+from rna_watch.engine.ray_evaluator import RayEvaluator
+from rna_watch.errors import Cancelled, EngineError, RnaWatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rna_watch.checkpoints.combine import Combination
     from rna_watch.engine.plan import Task
-    from rna_watch.evaluation.evaluator import Evaluation, Evaluator, EvaluatorSpec
+    from rna_watch.evaluation.evaluator import Evaluator, EvaluatorSpec
 
 LOCAL = "local"
 _SESSION_PREFIX = "rw-"
@@ -225,112 +224,6 @@ class RayEngine:
     def _remove_session(self) -> None:
         if self._session is not None:
             shutil.rmtree(self._session, ignore_errors=True)
-
-
-class _Actor:
-    """Hosts an `EvaluationWorker`; its errors are answers, so that Ray does not wrap them."""
-
-    def __init__(self, spec: EvaluatorSpec) -> None:
-        from rna_watch.evaluation.worker import EvaluationWorker
-
-        self._worker: EvaluationWorker | None = None
-        self._error: RnaWatchError | None = None
-        try:
-            self._worker = EvaluationWorker(spec)
-        except RnaWatchError as error:
-            self._error = error
-
-    def start(self) -> int | RnaWatchError:
-        return self._error or os.getpid()
-
-    def evaluate(self, combination: Combination) -> Evaluation | RnaWatchError:
-        assert self._worker is not None
-        try:
-            return self._worker.evaluate(combination)
-        except RnaWatchError as error:
-            return error
-
-
-class RayEvaluator:
-    """Runs an `EvaluationWorker` in an actor; one that hangs or dies is replaced at the next model."""
-
-    def __init__(self, spec: EvaluatorSpec, ray: Any, options: dict[str, Any]) -> None:
-        self._spec = spec
-        self._ray = ray
-        self._options = options
-        self._actor: Any = None
-        self._pid: int | None = None
-        self._closed = False
-
-    def warm_up(self) -> None:
-        """See `Evaluator.warm_up`."""
-        with self._deaths():
-            if self._actor is None:
-                self._start()
-
-    def evaluate(self, combination: Combination) -> Evaluation:
-        """See `Evaluator.evaluate`."""
-        limit = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
-        with self._deaths():
-            actor = self._actor or self._start()
-            answer = self._wait(actor.evaluate.remote(combination), limit)
-        if isinstance(answer, RnaWatchError):
-            raise answer
-        return answer  # type: ignore[no-any-return]
-
-    @contextlib.contextmanager
-    def _deaths(self) -> Iterator[None]:
-        """Say what it means when the actor, or Ray below it, dies."""
-        from ray.exceptions import RayError
-
-        try:
-            yield
-        except RayError as error:
-            self._kill()
-            if self._closed:
-                raise Cancelled("the evaluator was ended") from error
-            raise EvaluationFailed(f"the evaluator's process died ({type(error).__name__}); see the log") from error
-
-    def _start(self) -> Any:
-        if self._closed:
-            raise Cancelled("the evaluator is closed")
-        actor = self._actor = self._ray.remote(_Actor).options(max_restarts=0, **self._options).remote(self._spec)
-        answer = self._wait(actor.start.remote(), _START_LIMIT_S)
-        if isinstance(answer, RnaWatchError):
-            self._kill()
-            raise answer
-        self._pid = answer
-        return actor
-
-    def _wait(self, reference: Any, limit_s: float) -> Any:
-        until = time.monotonic() + limit_s
-        while True:
-            done, _ = self._ray.wait([reference], timeout=_POLL_S)
-            if self._closed:
-                self._kill()  # it may have been started while `close` ran
-                raise Cancelled("the evaluator was ended")
-            if done:
-                return self._ray.get(reference)
-            if time.monotonic() > until:
-                self._kill()
-                raise EvaluationFailed(
-                    f"the evaluator ran longer than {limit_s:g} s and was ended; raise --evaluation-timeout"
-                )
-
-    def pid(self) -> int | None:
-        """See `Evaluator.pid`."""
-        return self._pid
-
-    def _kill(self) -> None:
-        actor, self._actor, self._pid = self._actor, None, None
-        if actor is not None:
-            with contextlib.suppress(Exception):
-                self._ray.kill(actor)
-
-    def close(self) -> None:
-        """End the actor."""
-        self._closed = True
-        self._kill()
 
 
 def _runtime_env(gpus: float) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,13 +10,20 @@ from rna_watch.errors import EvaluationFailed, UsageError
 
 if TYPE_CHECKING:
     from rna_watch.checkpoints.combine import Combination
+    from rna_watch.checkpoints.numeric import Array, Float64
+
+# what an evaluator may offer beyond plain evaluation
+FRACTION = "fraction"
+NORMALIZATION = "normalization"
+TRAINING_LOSS = "training_loss"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatorSpec:
     """Which evaluator, and where and how it runs.
 
-    Exactly one of `function` (FILE.py:function) and `command` (a shell command with {checkpoint} in it) is given.
+    Exactly one of `function` (FILE.py:function) and `command` (a shell command with {checkpoint} in it, and perhaps
+    {fraction}) is given.
     `cwd` and `environment` are those of the command that started us; `scratch` is a folder for the files that a command
     evaluates.
     """
@@ -39,9 +45,47 @@ class EvaluatorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Metrics by name, in the evaluator's order, and how long it took."""
+    """What an evaluation found.
+
+    Args:
+        metrics: metrics by name, in the evaluator's order.
+        seconds: how long it took.
+        examples: for metrics that were given by example, the values `(M,)`: the same examples in the same order for
+            every model.
+        statistics: re-estimated normalization statistics by the stored tensor's name (wrapper prefixes included), in
+            the tensor's shape, as the bits of the stored dtype (`numeric.DTYPES[dtype].bits`): the model that was
+            evaluated has exactly these bytes.
+    """
 
     metrics: dict[str, float]
+    seconds: float
+    examples: dict[str, Float64] = field(default_factory=dict, compare=False)
+    statistics: dict[str, Array] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitRequest:
+    """Weights to be fitted by the user's training loss.
+
+    Args:
+        combination: the K inputs, oldest first, with the K weights to start from.
+        steps: how many steps, each with one random batch.
+        seed: of the batches, and of whatever the user's code draws from torch.
+        memory_limit_bytes: how much the K models, the one being trained and its gradient may take together.
+    """
+
+    combination: Combination
+    seed: int
+    memory_limit_bytes: int
+    steps: int = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Fitted weights (K, sum 1), the training loss at each step, before it is taken, and how long it took."""
+
+    weights: tuple[float, ...]
+    losses: tuple[float, ...]
     seconds: float
 
 
@@ -56,11 +100,36 @@ class Evaluator(Protocol):
             Cancelled: `close` was called.
         """
 
-    def evaluate(self, combination: Combination) -> Evaluation:
-        """The metrics of a model.
+    def offers(self) -> frozenset[str]:
+        """What the user's evaluator can do beyond plain evaluation: of `FRACTION`, `NORMALIZATION`, `TRAINING_LOSS`.
 
         Raises:
-            EvaluationFailed: the user's code raised, ran past its time limit, or returned something unusable.
+            EvaluationFailed: the user's code cannot be loaded.
+            Cancelled: `close` was called.
+        """
+
+    def evaluate(
+        self, combination: Combination, *, fraction: float | None = None, re_estimate: bool = False
+    ) -> Evaluation:
+        """The metrics of a model.
+
+        Args:
+            combination: the model.
+            fraction: how much of the data to evaluate on, 0 to 1; None for all of it.
+            re_estimate: whether to re-estimate its batch-norm statistics first.
+
+        Raises:
+            EvaluationFailed: the user's code raised, ran past its time limit, returned something unusable, or does not
+                offer what is asked.
+            Cancelled: `close` was called meanwhile.
+        """
+
+    def fit(self, request: FitRequest) -> Fit:
+        """Weights of a window that lower the user's training loss (Li et al. 2022, "Trainable Weight Averaging").
+
+        Raises:
+            EvaluationFailed: the user's code raised, ran past its time limit, returned no loss to descend on, or offers
+                none; or the window does not fit into memory.
             Cancelled: `close` was called meanwhile.
         """
 
@@ -69,23 +138,6 @@ class Evaluator(Protocol):
 
     def close(self) -> None:
         """End the process."""
-
-
-def check_metrics(value: object) -> dict[str, float]:
-    """The metrics that an evaluator returned, as floats.
-
-    Raises:
-        EvaluationFailed: it is no mapping of names to numbers, or empty.
-    """
-    if not isinstance(value, Mapping) or not value:
-        raise EvaluationFailed(f"the evaluator must return a dict of metric names to numbers, not {value!r:.100}")
-    metrics: dict[str, float] = {}
-    for name, number in value.items():
-        try:
-            metrics[str(name)] = float(number)
-        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            raise EvaluationFailed(f"metric {name!r} is {number!r:.100}, not a number") from error
-    return metrics
 
 
 def choosing_metric(metrics: dict[str, float], wanted: str | None) -> str:

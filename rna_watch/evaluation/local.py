@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import Cancelled, EvaluationFailed, RnaWatchError
-from rna_watch.evaluation.evaluator import Evaluation, EvaluatorSpec
+from rna_watch.evaluation.evaluator import Evaluation, EvaluatorSpec, Fit, FitRequest
 
 if TYPE_CHECKING:
     from rna_watch.checkpoints.combine import Combination
@@ -48,16 +48,33 @@ class LocalEvaluator:
             self._connection = self._start()
         return self._connection
 
-    def evaluate(self, combination: Combination) -> Evaluation:
+    def offers(self) -> frozenset[str]:
+        """See `Evaluator.offers`."""
+        answer = self._answer(_START_LIMIT_S, "offers")
+        assert isinstance(answer, frozenset)
+        return answer
+
+    def evaluate(
+        self, combination: Combination, *, fraction: float | None = None, re_estimate: bool = False
+    ) -> Evaluation:
         """See `Evaluator.evaluate`."""
+        # a command has its own time limit in the child; this one catches a child that hangs
+        limit = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
+        answer = self._answer(limit, "evaluate", combination, fraction=fraction, re_estimate=re_estimate)
+        assert isinstance(answer, Evaluation)
+        return answer
+
+    def fit(self, request: FitRequest) -> Fit:
+        """See `Evaluator.fit`."""
+        answer = self._answer(self._spec.timeout_s, "fit", request)
+        assert isinstance(answer, Fit)
+        return answer
+
+    def _answer(self, limit_s: float, method: str, *arguments: object, **options: object) -> object:
         with self._lock:
-            connection = self._connected()
-            # a command has its own time limit in the child; this one catches a child that hangs
-            limit = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
-            answer = self._ask(connection, combination, limit)
+            answer = self._ask(self._connected(), (method, arguments, options), limit_s)
         if isinstance(answer, RnaWatchError):
             raise answer
-        assert isinstance(answer, Evaluation)
         return answer
 
     def pid(self) -> int | None:
@@ -135,7 +152,7 @@ def _status(status: int | None) -> str:
 
 
 def serve(connection: Connection, lifeline: int) -> None:
-    """The child: take the specification, then models, and answer each with an `Evaluation` or an error."""
+    """The child: take the specification, then calls of the worker's methods, and answer each with its result or error."""
     from rna_watch.evaluation.worker import EvaluationWorker
 
     def follow_parent() -> None:
@@ -151,11 +168,11 @@ def serve(connection: Connection, lifeline: int) -> None:
     connection.send(None)
     while True:
         try:
-            combination = connection.recv()
+            method, arguments, options = connection.recv()
         except EOFError:
             return
         try:
-            connection.send(worker.evaluate(combination))
+            connection.send(getattr(worker, method)(*arguments, **options))
         except RnaWatchError as error:
             connection.send(error)
 

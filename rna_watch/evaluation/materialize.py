@@ -1,21 +1,26 @@
-"""A combination as a state dict in memory: the only place where a model is ever whole."""
+"""A combination, or a whole window, as tensors in memory: the only place where a model is ever whole.
+
+Letters: K checkpoints, N = K - 1 residuals, n elements of an extent's storage.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 from rna_watch.checkpoints.combine import combined_blocks
 from rna_watch.checkpoints.extents import Role
-from rna_watch.checkpoints.model_source import plain_name
 from rna_watch.checkpoints.numeric import DTYPES
 from rna_watch.checkpoints.opened import OpenFile
 from rna_watch.checkpoints.segments import WindowReader
 from rna_watch.errors import InputChanged
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rna_watch.checkpoints.combine import Combination
     from rna_watch.checkpoints.extents import Extent, Layout
 
@@ -30,8 +35,8 @@ def state_dict(combination: Combination, device: torch.device) -> dict[str, torc
     """
     combination = combination.without_zeros()
     newest = combination.layouts[-1]
-    storages = [torch.zeros(extent.storage_count, dtype=getattr(torch, extent.dtype)) for extent in newest.extents]
-    arrays: list[Any] = [storage.view(_BITS[storage.element_size()]).numpy() for storage in storages]
+    storages = [_storage(extent) for extent in newest.extents]
+    arrays = [_bits(storage) for storage in storages]
     segments = combination.segments()
     with threadpool_limits(limits=1, user_api="blas"), WindowReader(combination.files) as reader:
         for number, start, bits in combined_blocks(reader, segments, combination.weights):
@@ -39,11 +44,79 @@ def state_dict(combination: Combination, device: torch.device) -> dict[str, torc
             array = arrays[segments[number].extent]
             array[first : first + len(bits)] = bits.view(array.dtype)
     _copy_integers(newest, arrays)
-    moved = [storage.to(device) for storage in storages]
-    return {
-        plain_name(view.name): torch.as_strided(moved[view.extent], view.shape, view.stride, view.start)
-        for view in newest.tensors
-    }
+    return views(newest, [storage.to(device) for storage in storages])
+
+
+def views(layout: Layout, storages: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a model under plain names, in its extents' storages `(n,)`; equal views are one tensor.
+
+    `torch.func.functional_call` takes tied parameters only if they are one and the same tensor.
+    """
+    same: dict[tuple[object, ...], torch.Tensor] = {}
+    tensors = {}
+    plain = layout.plain_names
+    for view in layout.tensors:
+        key = (view.extent, view.shape, view.stride, view.start)
+        if key not in same:
+            tensor = torch.as_strided(storages[view.extent], view.shape, view.stride, view.start)
+            same[key] = torch.view_as_complex(tensor) if view.pairs else tensor
+        if view.name in plain:
+            tensors[plain[view.name]] = same[key]
+    return tensors
+
+
+def span(combination: Combination) -> list[torch.Tensor]:
+    """The combination and the window's residuals, by extent: row 0 and rows 1 to N of `(K, n)`, float32 (or float64).
+
+    Float64 is for extents that are stored so. Integers are the newest checkpoint's, `(n,)`. A variance is not clamped
+    here: it is still to be moved.
+
+    Raises:
+        InputChanged: a checkpoint changed meanwhile.
+    """
+    newest = combination.layouts[-1]
+    count = len(combination.layouts)
+    storages = [
+        _storage(extent)
+        if extent.role is Role.COPIED
+        else torch.zeros((count, extent.storage_count), dtype=compute_dtype(extent))
+        for extent in newest.extents
+    ]
+    arrays = [
+        _bits(storage) if extent.role is Role.COPIED else storage.numpy()
+        for extent, storage in zip(newest.extents, storages, strict=True)
+    ]
+    weights = np.array(combination.weights[:-1])
+    segments = combination.segments()
+    with (
+        threadpool_limits(limits=1, user_api="blas"),
+        np.errstate(over="ignore"),
+        WindowReader(combination.files) as reader,
+    ):
+        for block in reader.blocks(segments):
+            values = block.values
+            start = values[-1] + weights @ (values[:-1] - values[-1])
+            values[1:] -= values[:-1].copy()
+            values[0] = start
+            for piece in block.pieces:
+                first = segments[piece.segment].start + piece.start
+                array = arrays[segments[piece.segment].extent]
+                array[:, first : first + piece.count] = values[:, piece.column : piece.column + piece.count]
+    _copy_integers(newest, arrays)
+    return storages
+
+
+def compute_dtype(extent: Extent) -> torch.dtype:
+    """The dtype in which a stored one is trained."""
+    return torch.float64 if extent.dtype == "float64" else torch.float32
+
+
+def _storage(extent: Extent) -> torch.Tensor:
+    return torch.zeros(extent.storage_count, dtype=getattr(torch, extent.dtype))
+
+
+def _bits(storage: torch.Tensor) -> Any:
+    return storage.view(_BITS[storage.element_size()]).numpy()
 
 
 def _copy_integers(layout: Layout, arrays: list[Any]) -> None:

@@ -1,34 +1,25 @@
 """The evaluating side: loads the user's evaluator once, then evaluates one model after another.
 
-The same worker lives in a child process (local.py) and in a Ray actor (engine/ray_engine.py).
+The same worker lives in a child process (local.py) and in a Ray actor (engine/ray_evaluator.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import json
 import os
-import shlex
-import signal
-import subprocess
-import sys
 import time
-import traceback
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rna_watch.checkpoints import clone
-from rna_watch.checkpoints.combine import write_combination
-from rna_watch.errors import EvaluationFailed, RnaWatchError
-from rna_watch.evaluation.evaluator import Evaluation, EvaluatorSpec, check_metrics, split_function
+from rna_watch.errors import EvaluationFailed
+from rna_watch.evaluation import command, users_file
+from rna_watch.evaluation.evaluator import TRAINING_LOSS, Evaluation, EvaluatorSpec, Fit, FitRequest
+from rna_watch.evaluation.metrics import check_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import torch
 
     from rna_watch.checkpoints.combine import Combination
-
-_SHOWN_OUTPUT = 500
+    from rna_watch.checkpoints.numeric import Array
+    from rna_watch.evaluation.normalization import Normalization
 
 
 class EvaluationWorker:
@@ -42,147 +33,94 @@ class EvaluationWorker:
         self._spec = spec
         os.environ.update(spec.environment)
         os.chdir(spec.cwd)
-        self._file = ""
-        self._call: Callable[[Combination], object]
+        self._user: users_file.UsersFile | None = None
+        self._normalization: Normalization | None = None
         if spec.function is not None:
-            self._call = self._python(spec.function)
-        else:
-            self._call = self._command
+            self._user = _load(spec.function, spec.threads)
+            self._device = _device(spec.device)
 
-    def evaluate(self, combination: Combination) -> Evaluation:
-        """The metrics of a model.
+    def offers(self) -> frozenset[str]:
+        """See `Evaluator.offers`."""
+        if self._user is not None:
+            return self._user.offers
+        return command.offers(self._spec.command or "")
+
+    def evaluate(
+        self, combination: Combination, *, fraction: float | None = None, re_estimate: bool = False
+    ) -> Evaluation:
+        """See `Evaluator.evaluate`.
 
         Raises:
-            EvaluationFailed: the user's code raised or returned something unusable.
+            EvaluationFailed: the user's code raised, returned something unusable, or does not offer what is asked.
         """
         begun = time.perf_counter()
-        try:
-            metrics = check_metrics(self._call(combination))
-        except RnaWatchError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise EvaluationFailed(_where(error, self._file)) from error
-        return Evaluation(metrics=metrics, seconds=time.perf_counter() - begun)
+        statistics: dict[str, Array] = {}
+        with users_file.blamed(self._user.path if self._user is not None else ""):
+            if self._user is not None:
+                returned, statistics = self._call(self._user, combination, fraction, re_estimate)
+            elif re_estimate:
+                raise EvaluationFailed(
+                    "a command cannot re-estimate normalization statistics: that takes an evaluator FILE.py:function "
+                    "whose file defines normalization(device)"
+                )
+            else:
+                returned = command.evaluate(self._spec, combination, fraction)
+            metrics, examples = check_metrics(returned)
+        return Evaluation(
+            metrics=metrics, seconds=time.perf_counter() - begun, examples=examples, statistics=statistics
+        )
 
-    def _python(self, function: str) -> Callable[[Combination], object]:
+    def _call(
+        self, user: users_file.UsersFile, combination: Combination, fraction: float | None, re_estimate: bool
+    ) -> tuple[object, dict[str, Array]]:
+        """What the user's function returned, and the statistics that were re-estimated."""
         import torch
 
         from rna_watch.evaluation.materialize import state_dict
 
-        torch.set_num_threads(self._spec.threads)
-        self._file, evaluate = _load(function)
-        try:
-            device = torch.device(self._spec.device)
-        except RuntimeError as error:
-            raise EvaluationFailed(f"device '{self._spec.device}' is not one of torch's") from error
+        arguments = user.arguments(fraction)
+        with torch.no_grad():
+            normalization = self._normalized(user) if re_estimate else None  # first: it may not be offered
+            tensors = state_dict(combination, self._device)
+            statistics = normalization.re_estimate(tensors, combination.layouts[-1]) if normalization else {}
+            return user.evaluate(tensors, self._device, **arguments), statistics
 
-        def call(combination: Combination) -> object:
-            with torch.no_grad():
-                return evaluate(state_dict(combination, device), device)
+    def _normalized(self, user: users_file.UsersFile) -> Normalization:
+        from rna_watch.evaluation.normalization import Normalization
 
-        return call
+        if self._normalization is None:
+            self._normalization = Normalization(user, self._device)
+        return self._normalization
 
-    def _command(self, combination: Combination) -> object:
-        assert self._spec.command is not None
-        scratch = Path(self._spec.scratch)
-        scratch.mkdir(parents=True, exist_ok=True)
-        suffix = "".join(Path(combination.layouts[-1].path).suffixes[-2:])
-        named = {"torch zip": ".pt", "safetensors": ".safetensors"}
-        path = scratch / f"candidate-{os.getpid()}{named.get(combination.layouts[-1].format, suffix)}"
-        try:
-            _write(combination, path)
-            command = self._spec.command.replace("{checkpoint}", shlex.quote(str(path)))
-            return _last_json(_run(command, self._spec.timeout_s))
-        finally:
-            path.unlink(missing_ok=True)
+    def fit(self, request: FitRequest) -> Fit:
+        """See `Evaluator.fit`.
+
+        Raises:
+            EvaluationFailed: the user's code raised, returned no loss to descend on, or offers none; or the window does
+                not fit into memory.
+        """
+        if self._user is None:
+            raise EvaluationFailed(
+                "a command cannot train weights: that takes an evaluator FILE.py:function whose file defines "
+                "training_loss(state_dict, device, generator)"
+            )
+        from rna_watch.evaluation.fitting import fit
+
+        with users_file.blamed(self._user.path):
+            return fit(request, self._user.function(TRAINING_LOSS), self._device)
 
 
-def _load(function: str) -> tuple[str, Callable[..., object]]:
-    """The absolute path of the user's file, and the function in it."""
-    file, name = split_function(function)
-    path = Path(file).absolute()
-    if not path.is_file():
-        raise EvaluationFailed(f"the evaluator's file {path} does not exist")
-    sys.path[:0] = [str(path.parent), str(Path.cwd())]
-    spec = importlib.util.spec_from_file_location(f"rna_watch_evaluator_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+def _load(function: str, threads: int) -> users_file.UsersFile:
+    import torch
+
+    torch.set_num_threads(threads)
+    return users_file.load(function)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise EvaluationFailed(f"{path} cannot be imported: {_where(error, str(path))}") from error
-    evaluate = getattr(module, name, None)
-    if not callable(evaluate):
-        raise EvaluationFailed(f"{path} has no function '{name}'")
-    return str(path), evaluate
-
-
-def _where(error: BaseException, file: str) -> str:
-    """The error and the line of the user's file that it passed through, if it did."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    place = f" ({Path(file).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"
-
-
-def _write(combination: Combination, path: Path) -> None:
-    """Write a model as a file for a command to load."""
-    combination = combination.without_zeros()
-    segments = combination.segments()
-    temporary = path.with_name(clone.temporary_name(path.name, str(os.getpid())))
-    copy = clone.begin(combination.layouts[-1], segments, str(temporary))
-    try:
-        patches = write_combination(combination.files, segments, combination.weights, copy.temporaries)
-        clone.copy_gaps(combination.layouts[-1].files, copy.gaps, copy.temporaries)
-        clone.finish(copy, patches, str(path))
-    finally:
-        clone.discard(copy)
-
-
-# The command's process group ends with us, however we end: a guard in it waits on a pipe that we hold. It is started
-# outside the command's own shell, whose `wait` would wait for it.
-_GUARDED = 'exec 3<&0 </dev/null; { read _ <&3; kill -9 0; } >/dev/null 2>&1 & exec 3<&-; exec /bin/sh -c "$1"'
-
-
-def _run(command: str, timeout_s: float) -> str:
-    """The standard output of a shell command, which gets a process group of its own so that all of it can be ended."""
-    lifeline_read, lifeline = os.pipe()
-    try:
-        with subprocess.Popen(
-            ["/bin/sh", "-c", _GUARDED, "sh", command],
-            stdin=lifeline_read,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            process_group=0,
-        ) as process:
-            try:
-                output, errors = process.communicate(timeout=timeout_s)
-            except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                raise
-    except subprocess.TimeoutExpired as error:
-        raise EvaluationFailed(
-            f"the command ran longer than {timeout_s:g} s and was ended; raise --evaluation-timeout"
-        ) from error
-    finally:
-        os.close(lifeline_read)
-        os.close(lifeline)
-    if process.returncode != 0:
-        said = (errors.strip() or output.strip())[-_SHOWN_OUTPUT:]
-        raise EvaluationFailed(f"the command ended with status {process.returncode}: {said}")
-    return output
-
-
-def _last_json(output: str) -> Any:
-    """The last object that was printed: on a line of its own, or over several lines to the end."""
-    lines = output.splitlines()
-    for number in reversed(range(len(lines))):
-        if lines[number].lstrip().startswith("{"):
-            for text in (lines[number], "\n".join(lines[number:])):
-                with contextlib.suppress(ValueError):
-                    return json.loads(text)
-    raise EvaluationFailed(f"the command printed no JSON object of metrics, but: {output.strip()[-_SHOWN_OUTPUT:]!r}")
+        return torch.device(name)
+    except RuntimeError as error:
+        raise EvaluationFailed(f"device '{name}' is not one of torch's") from error

@@ -120,7 +120,8 @@ class Measured(Event):
 
     `residuals` names them, oldest first, as pairs [older, newer] of checkpoints; `rows[-1][j]` is <r_N, r_j>,
     `rows[-2]` that of r_{N-1}, ...;
-    `rounding_energy` is sum(eps^2 x^2) over the newest parameters.
+    `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain differences of checkpoints;
+    `form` names another kind that was measured in the same pass, if any, with `form_rows` and `form_energy` likewise.
     """
 
     kind: ClassVar[str] = "measured"
@@ -130,17 +131,53 @@ class Measured(Event):
     rounding_energy: float
     read_bytes: int
     seconds: float
+    form: str = ""
+    form_rows: list[list[float]] = field(default_factory=list)
+    form_energy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched(Event):
+    """The family of this window: what is evaluated (`candidates`: name, method, window, regularization, weights, sentence).
+
+    `duplicates` names members that are, as models, another one; `left_out` those beyond the number that may be evaluated;
+    `residuals` is the form of the residuals, and `notes` says what was not done and why.
+    """
+
+    kind: ClassVar[str] = "searched"
+    checkpoint: str
+    residuals: str
+    candidates: list[dict[str, Any]]
+    duplicates: dict[str, str]
+    left_out: list[str]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screened(Event):
+    """A cheap first round on a part of the data gave these metrics for one candidate; they never choose the model."""
+
+    kind: ClassVar[str] = "screened"
+    checkpoint: str
+    candidate: str
+    fraction: float
+    metrics: Metrics
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated(Event):
-    """The user's evaluator gave these metrics for one candidate (`last` is the original)."""
+    """The user's evaluator gave these metrics for one candidate (`last` is the original).
+
+    `examples` is the number of per-example values that came with the choosing metric, for paired comparisons.
+    """
 
     kind: ClassVar[str] = "evaluated"
     checkpoint: str
     candidate: str
     metrics: Metrics
     seconds: float
+    examples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +201,11 @@ class EvaluationFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen(Event):
-    """Which candidate stands for this window, against what, and why in one sentence."""
+    """Which candidate stands for this window, against what, and why in one sentence.
+
+    `residuals` is their form, `diagnostics` those of the manifest.
+    `comparisons`: each step of the choice (candidate, reference, gain, standard_error or null, threshold, accepted).
+    """
 
     kind: ClassVar[str] = "chosen"
     checkpoint: str
@@ -176,6 +217,9 @@ class Chosen(Event):
     better_than_original: bool | None
     significant: bool | None
     reason: str
+    residuals: str = ""
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +339,8 @@ KINDS: dict[str, type[Event]] = {
         Admitted,
         WindowStarted,
         Measured,
+        Searched,
+        Screened,
         Evaluated,
         MetricChosen,
         EvaluationFailed,

@@ -49,7 +49,10 @@ class Checkpoint:
     admitted: e.Admitted | None = None
     starts_window: bool = False
     measured: e.Measured | None = None
+    searched: e.Searched | None = None
+    screened: dict[str, e.Metrics] = field(default_factory=dict)
     evaluations: dict[str, e.Metrics] = field(default_factory=dict)
+    examples: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     chosen: e.Chosen | None = None
     publishing: e.Publishing | None = None
@@ -87,6 +90,10 @@ class RunState:
         self.recent.append(event)
         match event:
             case e.Started():
+                if self.started is not None and _judge(self.started) != _judge(event):
+                    for name, checkpoint in self.checkpoints.items():
+                        if checkpoint.stage in PENDING:
+                            self.checkpoints[name] = replace(checkpoint, evaluations={}, examples={}, screened={})
                 self.started, self.stopped, self.problems = event, None, {}
             case e.Stopped():
                 self.stopped = event
@@ -129,9 +136,18 @@ class RunState:
             case e.Measured():
                 self.read_bytes += event.read_bytes
                 new = replace(old, stage=Stage.MEASURED, measured=event)
+                if old.measured is not None and old.measured.residuals != event.residuals:
+                    new = _without_candidates(new)  # another window: the same names are other models
+            case e.Searched():
+                new = replace(old, searched=event)
+            case e.Screened():
+                new = replace(old, stage=Stage.EVALUATING, screened=old.screened | {event.candidate: event.metrics})
             case e.Evaluated():
                 new = replace(
-                    old, stage=Stage.EVALUATING, evaluations=old.evaluations | {event.candidate: event.metrics}
+                    old,
+                    stage=Stage.EVALUATING,
+                    evaluations=old.evaluations | {event.candidate: event.metrics},
+                    examples=old.examples | {event.candidate: event.examples},
                 )
             case e.EvaluationFailed():
                 new = replace(old, stage=Stage.EVALUATING, failures=old.failures | {event.candidate: event.reason})
@@ -156,6 +172,21 @@ class RunState:
             case _:
                 return
         self.checkpoints[name] = new
+
+
+def _without_candidates(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint of which only the original's evaluation is known."""
+    return replace(
+        checkpoint,
+        evaluations={name: metrics for name, metrics in checkpoint.evaluations.items() if name == "last"},
+        screened={},
+        failures={},
+    )
+
+
+def _judge(started: e.Started) -> tuple[object, ...]:
+    """What must be the same for evaluations to be comparable."""
+    return started.evaluator, started.settings.get("metric")
 
 
 def replay(events: Iterable[e.Event]) -> RunState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,14 @@ class _Entry:
     settled: bool = False
     probed: bool = False
     reported: str = ""
+    restless: FileIdentity | None = None
 
 
 class Readiness:
     """Tracks every candidate: due once it has rested for `quiet_s`, and again, later and later, while incomplete.
+
+    One that keeps changing for `report_after_s` is due, once, as it was when it was first seen: it is then found to be
+    written still, and reported.
 
     All times are seconds of one monotonic clock, passed in. `rested_s` tells how long a file that is new to us has
     rested already.
@@ -61,26 +66,43 @@ class Readiness:
                     entry.identity = each.identity  # links and permissions change ctime, not content
                     continue
                 rested = 0.0 if entry is not None else min(self._rested_s(each.identity), self._quiet_s)
-                self._entries[name] = _Entry(each.identity, now, now + self._quiet_s - rested)
+                new = _Entry(each.identity, now, now + self._quiet_s - rested)
+                if entry is not None and not entry.settled:
+                    new.since, new.reported, new.restless = (
+                        entry.since,
+                        entry.reported,
+                        entry.restless or entry.identity,
+                    )
+                self._entries[name] = new
         return gone
 
     def due(self, now: float) -> list[tuple[str, FileIdentity]]:
-        """Candidates that may be probed now, in natural order.
+        """Candidates that may be probed now, numbered names first, in natural order.
 
         A candidate waits for an older one of its sequence that still rests for the first time, or two files saved at nearly the
-        same moment could be taken in the wrong order.
+        same moment could be taken in the wrong order; and a rewritten name (`last`) for a numbered one that was seen no later,
+        of which it may be a second name.
         """
         open_ones = sorted(
-            ((steps.natural_key(name), name) for name, entry in self._entries.items() if not entry.settled)
+            (steps.from_name(name) is None, steps.natural_key(name), name)
+            for name, entry in self._entries.items()
+            if not entry.settled
         )
         found = []
         held: set[str] = set()
-        for _, name in open_ones:
+        numbered: dict[str, float] = {}  # since when a numbered file of a folder has been resting
+        for rewritten, _, name in open_ones:
             entry = self._entries[name]
-            if entry.due <= now and steps.series(name) not in held:
+            folder = name.rpartition("/")[0]
+            waits = steps.series(name) in held or (rewritten and numbered.get(folder, math.inf) <= entry.since)
+            if entry.due <= now and not waits:
                 found.append((name, entry.identity))
+            elif entry.restless is not None and not entry.reported and now - entry.since >= self._report_after_s:
+                found.append((name, entry.restless))
             elif not entry.probed:
                 held.add(steps.series(name))
+                if not rewritten:
+                    numbered[folder] = min(numbered.get(folder, math.inf), entry.since)
         return found
 
     def next_due(self) -> float | None:

@@ -10,7 +10,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.checkpoints.extents import FileIdentity, identify
+from rna_watch.checkpoints.extents import FileIdentity, identify, identify_folder
+from rna_watch.checkpoints.probe import folder_format
+from rna_watch.checkpoints.recorded_gradient import SUFFIX
 from rna_watch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
 _ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pth.tar", ".pt.tar")
 # files that trainers write beside the model
 _NO_MODELS = re.compile(
-    r"^(optimizer|scheduler|lr_scheduler|rng_state|random_states|scaler|training_args|optim)(\b|_)",
+    r"^(optimizer|scheduler|lr_scheduler|rng_state|random_states|scaler|sampler|dl_state_dict|training_args|optim)(\b|_)"
+    r"|^(model|pytorch_model)-\d{5}-of-\d{5}\.",
     re.IGNORECASE,
 )
+_CHECKPOINT_FOLDER = re.compile(r"^checkpoint[-_]\d+$")
 _MAX_DEPTH = 4
 _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and backslashes in mount points
@@ -69,20 +73,21 @@ def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (
     ours = [os.path.realpath(folder) for folder in exclude]
     found: list[Found] = []
     problems: list[str] = []
-    for path in _walk(str(run), 0, ours, problems):
+    for path, whole in _walk(str(run), 0, ours, problems):
         name = os.path.relpath(path, run)
-        if not _matches(name, patterns):
+        if not _matches(name, patterns, whole=whole):
             continue
         try:
             if os.path.islink(path) and _inside(os.path.realpath(path), ours):  # noqa: PTH114
                 continue
-            found.append(Found(name=name, identity=identify(path)))
+            found.append(Found(name=name, identity=identify_folder(path) if whole else identify(path)))
         except OSError:
             continue  # gone between listing and stat: retention, or a dangling link
     return found, problems
 
 
-def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iterator[str]:
+def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iterator[tuple[str, bool]]:
+    """Files that may be checkpoints, and folders that are one as a whole (True)."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except FileNotFoundError:
@@ -93,14 +98,19 @@ def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iter
         problems.append(f"the folder {folder} cannot be read: {error.strerror}")
         return
     names = {entry.name for entry in entries}
+    whole = depth > 0 and folder_format(folder, names) is not None
+    if whole:
+        yield folder, True
     for entry in entries:
-        if entry.name.startswith(".") or (f"{entry.name}.json" in names and _is_manifest(f"{entry.path}.json")):
+        if entry.name.startswith(".") or (f"{entry.name}.json" in names and is_manifest(f"{entry.path}.json")):
             continue
+        if whole and not _CHECKPOINT_FOLDER.match(entry.name):
+            continue  # a trainer's last model lies beside its checkpoints
         if entry.is_dir(follow_symlinks=False):
             if depth < _MAX_DEPTH and os.path.realpath(entry.path) not in ours:
                 yield from _walk(entry.path, depth + 1, ours, problems)
         elif not _leads_to_folder(entry):
-            yield entry.path
+            yield entry.path, False
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
@@ -110,7 +120,7 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return False  # a link to itself, or through a folder that may not be entered
 
 
-def _is_manifest(path: str) -> bool:
+def is_manifest(path: str) -> bool:
     """Whether a file is one of our manifests: then what it stands beside is an output, wherever it lies."""
     try:
         content = json.loads(Path(path).read_bytes())
@@ -123,11 +133,13 @@ def _inside(path: str, folders: list[str]) -> bool:
     return any(path == folder or path.startswith(folder + os.sep) for folder in folders)
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
+def _matches(name: str, patterns: Sequence[str], *, whole: bool) -> bool:
     last = name.rpartition("/")[2]
+    if last.endswith(SUFFIX):
+        return False  # a recorded gradient is no checkpoint, whatever the patterns say
     if patterns:
         return any(fnmatch(last, pattern) or fnmatch(name, pattern) for pattern in patterns)
-    return last.lower().endswith(_ENDINGS) and not _NO_MODELS.match(last)
+    return whole or (last.lower().endswith(_ENDINGS) and not _NO_MODELS.match(last))
 
 
 def network_file_system(path: Path) -> str | None:

@@ -4,11 +4,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rna_watch.acceleration.coefficients import norm_bound, smallest_stable, solve, solve_path, spectrum
+from rna_watch.acceleration import profiles
+from rna_watch.acceleration.coefficients import (
+    input_weights,
+    norm_bound,
+    smallest_stable,
+    solve,
+    solve_path,
+    spectrum,
+    spectrum_of_factor,
+)
+from rna_watch.acceleration.factor import block_factor, stacked_factor
 from rna_watch.acceleration.gram import block_rows, merge
 
 from . import twins
 
+PRIORS = [profiles.uniform(5), profiles.exponential(5, 0.6), profiles.last(5), profiles.decay_profile(5, "sqrt")]
 PATH = [10.0**exponent for exponent in range(-10, 3)]
 
 
@@ -212,3 +223,193 @@ def test_the_smallest_stable_lambda_heeds_its_limits():
     impossible = smallest_stable(found, norm_limit=0.1)
     assert impossible.regularization == float("inf")
     np.testing.assert_array_equal(impossible.coefficients, np.full(5, 0.2))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("regularization", [1e-8, 1e-4, 1.0, 1e4])
+def test_a_prior_centres_the_regularization(prior, regularization):
+    """The c minimizes the residual plus lambda times the distance to the prior, as the bordered linear system has it."""
+    gram_nn = twins.gram(twins.linear_iterates(6, 50, seed=51, noise=1e-2))
+    c = solve(spectrum(gram_nn), regularization, prior).coefficients
+    np.testing.assert_allclose(c, twins.prior_coefficients(gram_nn, regularization, prior), rtol=1e-7, atol=1e-9)
+
+
+@given(grams(), st.floats(-16, 16), st.integers(0, 2))
+def test_a_centred_solution_sums_to_one_and_is_optimal(gram_nn, exponent, kind):
+    """From lambda = 1e-16 to 1e16 the sum is one, and c beats the prior and Algorithm 1 on the centred objective."""
+    n, regularization = len(gram_nn), 10.0**exponent
+    prior = (profiles.uniform(n), profiles.exponential(n, 0.5), profiles.last(n))[kind]
+    found = spectrum(gram_nn)
+    c = solve(found, regularization, prior).coefficients
+    assert c.sum() == pytest.approx(1.0, abs=1e-12)
+    if not found.status:
+        scaled = gram_nn / found.scale
+
+        def objective(x):
+            return (x @ scaled @ x + regularization * (x - prior) @ (x - prior)) / (1 + regularization)
+
+        for other in (prior, solve(found, regularization).coefficients):
+            assert objective(c) <= objective(other) + 1e-12
+
+
+@given(grams(), st.floats(-16, 16))
+def test_the_uniform_prior_is_algorithm_1(gram_nn, exponent):
+    """Said or unsaid, the uniform prior gives the paper's c, up to the rounding that the condition allows."""
+    found, n = spectrum(gram_nn), len(gram_nn)
+    unsaid = solve(found, 10.0**exponent).coefficients
+    said = solve(found, 10.0**exponent, profiles.uniform(n)).coefficients
+    np.testing.assert_allclose(said, unsaid, atol=1e-12 * max(1.0, np.abs(unsaid).max() ** 2))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_a_huge_lambda_is_the_prior(prior):
+    """The path ends at the prior: at infinity exactly, before it as closely as lambda says."""
+    found = spectrum(twins.gram(twins.linear_iterates(6, 50, seed=52)))
+    np.testing.assert_array_equal(solve(found, float("inf"), prior).coefficients, prior)
+    for regularization in (1e4, 1e8, 1e16, 1e300):
+        c = solve(found, regularization, prior).coefficients
+        np.testing.assert_allclose(c, prior, atol=4 / regularization + 1e-15)
+
+
+def test_a_small_lambda_forgets_the_prior():
+    """Where the residuals say everything, the prior says nothing: lambda = 0 is the same c for all."""
+    gram_nn = twins.gram(twins.linear_iterates(5, 50, seed=53, noise=0.3))
+    expected = solve(spectrum(gram_nn), 0.0).coefficients
+    np.testing.assert_allclose(solve(spectrum(gram_nn), 0.0, profiles.last(4)).coefficients, expected, rtol=1e-12)
+
+
+def test_the_prior_decides_where_the_residuals_are_equal():
+    """Equal residuals leave c free: a small lambda, above R'R's rounding, then gives the prior, not the uniform average."""
+    prior = profiles.exponential(4, 0.5)
+    for regularization in (1e-12, 1e-8, 1e-4, 1.0):
+        c = solve(spectrum(np.ones((4, 4))), regularization, prior).coefficients
+        np.testing.assert_allclose(c, prior, atol=1e-15 / regularization + 1e-14)
+
+
+def test_without_a_solution_the_prior_stands_in():
+    """A window that cannot be solved says so, and its coefficients are the prior's."""
+    prior = profiles.last(3)
+    solution = solve(spectrum(np.zeros((3, 3))), 1e-8, prior)
+    assert solution.status.startswith("All checkpoints of the window are equal")
+    np.testing.assert_array_equal(solution.coefficients, prior)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (np.full(3, 1 / 3), "each of the 2 residuals"),
+        (np.eye(2), "each of the 2 residuals"),
+        (np.array([0.5, 0.6]), "sum to 1"),
+        (np.array([np.nan, 1.0]), "sum to 1"),
+    ],
+)
+def test_a_prior_that_is_none_is_misuse(prior, message):
+    """A prior of another length or sum raises, whatever lambda is."""
+    for regularization in (0.0, 1e-8, float("inf")):
+        with pytest.raises(ValueError, match=message):
+            solve(spectrum(np.eye(2)), regularization, prior)
+
+
+def test_the_path_takes_a_prior():
+    """Every lambda of a path is solved with the prior."""
+    found, prior = spectrum(twins.gram(twins.linear_iterates(6, 50, seed=54))), profiles.last(5)
+    for solution, regularization in zip(solve_path(found, PATH, prior), PATH, strict=True):
+        np.testing.assert_array_equal(solution.coefficients, solve(found, regularization, prior).coefficients)
+
+
+def conditioned(exponent, *, seed, dimension=60):
+    """Five residuals (5, dimension) with cond(R) = 10^exponent."""
+    rng = np.random.default_rng(seed)
+    left = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    right = np.linalg.qr(rng.standard_normal((dimension, 5)))[0]
+    return (left * 10.0 ** np.linspace(0, -exponent, 5)) @ right.T
+
+
+def factor_in_blocks(residuals_nd, size=16):
+    """The factor as an engine gets it: a block at a time, stacked in order."""
+    starts = range(0, residuals_nd.shape[1], size)
+    return stacked_factor(block_factor(residuals_nd[:, at : at + size]) for at in starts)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_factor_keeps_what_the_gram_matrix_loses(seed):
+    """At cond(R) = 1e11 the factor's c agrees with rational arithmetic; R'R's is wrong in its second digit or worse."""
+    residuals_nd = conditioned(11, seed=seed)
+    expected = twins.exact_coefficients(residuals_nd)
+    solution = solve(spectrum_of_factor(factor_in_blocks(residuals_nd)), 0.0)
+    assert solution.status == ""
+    np.testing.assert_allclose(solution.coefficients, expected, atol=1e-6 * np.abs(expected).max())
+    gram_nn = residuals_nd @ residuals_nd.T
+    assert solve(spectrum(gram_nn), 0.0).status != ""
+    assert np.abs(solve(spectrum(gram_nn), 1e-30).coefficients - expected).max() > 0.03 * np.abs(expected).max()
+
+
+def test_both_routes_agree_where_both_can():
+    """On a window of moderate condition, factor and Gram matrix give one spectrum and one path."""
+    residuals_nd = conditioned(3, seed=9)
+    by_factor, by_gram = spectrum_of_factor(factor_in_blocks(residuals_nd)), spectrum(residuals_nd @ residuals_nd.T)
+    np.testing.assert_allclose(by_factor.values, by_gram.values, rtol=1e-8)
+    assert by_factor.scale == pytest.approx(by_gram.scale)
+    assert by_factor.resolution < by_gram.resolution
+    for regularization in (0.0, 1e-8, 1e-2, float("inf")):
+        expected = solve(by_gram, regularization).coefficients
+        np.testing.assert_allclose(solve(by_factor, regularization).coefficients, expected, rtol=1e-7)
+
+
+def test_dependent_residuals_are_seen_in_the_factor_too():
+    """A repeated residual is refused at lambda = 0 by either route, also where there are fewer elements than residuals."""
+    residuals_nd = conditioned(2, seed=10)
+    residuals_nd[3] = residuals_nd[1]
+    for dependent in (residuals_nd, conditioned(2, seed=10)[:, :3]):
+        found = spectrum_of_factor(factor_in_blocks(dependent, size=2))
+        assert solve(found, 0.0).status.startswith("The residuals are linearly dependent")
+        expected = twins.coefficients(dependent @ dependent.T, 1e-4)
+        np.testing.assert_allclose(solve(found, 1e-4).coefficients, expected, rtol=1e-9)
+
+
+def test_a_factor_without_a_spectrum_says_so():
+    """NaN and equal checkpoints give the same sentences by either route."""
+    for value in (np.nan, np.inf, 0.0):
+        matrix = np.full((3, 3), value)
+        assert spectrum_of_factor(matrix).status == spectrum(matrix).status != ""
+
+
+def test_the_factor_does_not_depend_on_the_blocks():
+    """Blocks of any size, even shorter than the window, give the triangular factor of the whole, T'T = R'R."""
+    residuals_nd = conditioned(2, seed=11)
+    whole = block_factor(residuals_nd)
+    np.testing.assert_allclose(whole.T @ whole, residuals_nd @ residuals_nd.T, atol=1e-14)
+    np.testing.assert_array_equal(whole, np.triu(whole))
+    assert (np.diagonal(whole) >= 0).all()
+    for size in (1, 3, 16, 60):
+        factor_nn = factor_in_blocks(residuals_nd, size)
+        assert factor_nn.shape == (5, 5)
+        np.testing.assert_allclose(factor_nn, whole, atol=1e-13)
+
+
+def test_factors_that_do_not_fit_are_misuse():
+    """No part at all, or parts of windows of different lengths, raise."""
+    with pytest.raises(ValueError, match="at least one part"):
+        stacked_factor([])
+    with pytest.raises(ValueError, match="2 residuals cannot join one of 3"):
+        stacked_factor([np.eye(3), np.eye(2)])
+
+
+@given(grams(), st.floats(-1, 2))
+def test_input_weights_mix_both_ends_of_each_interval(gram_nn, mixing):
+    """Over y_0..y_N the weights combine newer and older ends, and sum to one."""
+    c = solve(spectrum(gram_nn), 1e-2).coefficients
+    weights = input_weights(c, mixing)
+    assert weights.sum() == pytest.approx(1.0, abs=1e-12)
+    points = np.random.default_rng(0).standard_normal((len(c) + 1, 3))
+    expected = mixing * (c @ points[1:]) + (1 - mixing) * (c @ points[:-1])
+    np.testing.assert_allclose(weights @ points, expected, atol=1e-12)
+
+
+def test_input_weights_at_both_ends():
+    """Mixing 1 leaves y_0 out, mixing 0 leaves y_N out; a mixing that is no number is misuse."""
+    c = np.array([-0.5, 1.5])
+    np.testing.assert_array_equal(input_weights(c), [0.0, -0.5, 1.5])
+    np.testing.assert_array_equal(input_weights(c, 0.0), [-0.5, 1.5, 0.0])
+    with pytest.raises(ValueError, match="not nan"):
+        input_weights(c, float("nan"))

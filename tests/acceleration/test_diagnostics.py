@@ -30,6 +30,8 @@ def test_every_number_is_what_its_name_says():
     assert found.cosine == pytest.approx(np.mean(cosines))
     assert found.decay_profile == pytest.approx((1.0, 0.5, 1.5, 1.0))
     assert found.effective_count == pytest.approx(1 / 2.5)
+    assert found.smallest_eigenvalue == pytest.approx(1 / np.linalg.cond(gram_nn))
+    assert found.reach == pytest.approx(0.5 - 2.0 + 1.5 + 4.0 - 4.0)
 
 
 def test_the_model_is_the_newest_iterate_less_its_profile_of_steps():
@@ -46,7 +48,18 @@ def test_the_model_is_the_newest_iterate_less_its_profile_of_steps():
         ([0.0, 0.0, 1.0], "is the newest checkpoint"),
         ([1 / 3, 1 / 3, 1 / 3], "acts as an average of about 3 checkpoints"),
         ([0.0, 0.5, 0.5], "acts as an average of about 2 checkpoints"),
-        ([-0.5, 0.0, 1.5], "extrapolates: 0.5 of the weight lies outside the window's hull"),
+        (
+            [-0.5, 0.0, 1.5],
+            "extrapolates 1 interval past the newest checkpoint; 0.5 of the weight lies outside the window",
+        ),
+        (
+            [-1.5, 0.0, 2.5],
+            "extrapolates 3 intervals past the newest checkpoint; 1.5 of the weight lies outside the window",
+        ),
+        (
+            [0.5, -0.5, 1.0],
+            "corrects the newest checkpoint with negative weights; 0.5 of the weight lies outside the window",
+        ),
     ],
 )
 def test_one_sentence_says_what_it_does(c, sentence):
@@ -58,6 +71,11 @@ def test_a_straight_walk_and_a_zigzag():
     """The cosine is +1 for steps straight on and -1 for steps back and forth."""
     assert diagnosed(np.ones((3, 3)), [0, 0, 1]).cosine == pytest.approx(1.0)
     assert diagnosed([[1, -1], [-1, 1]], [0.5, 0.5]).cosine == pytest.approx(-1.0)
+
+
+def test_what_solves_no_system_has_no_bound():
+    """Averages and trained weights have no lambda, so no bound on their norm is claimed."""
+    assert diagnosed(np.eye(2), [0.5, 0.5], regularization=None).norm2_bound is None
 
 
 def test_nothing_is_divided_by_zero():

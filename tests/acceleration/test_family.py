@@ -1,33 +1,52 @@
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rna_watch.acceleration.coefficients import solve, spectrum
-from rna_watch.acceleration.family import (
+from rna_watch.acceleration import profiles
+from rna_watch.acceleration.candidate import (
     AVERAGE,
+    CAPPED,
+    CUMULATIVE,
+    DECAY,
+    EMA,
     LAST,
     RNA,
-    average_of,
-    family,
-    rna_of,
-    rounding_note,
-    unevaluated,
+    SIMPLEX,
+    distance,
+    of_weights,
 )
-from rna_watch.acceleration.gram import block_rows
+from rna_watch.acceleration.coefficients import solve, spectrum
+from rna_watch.acceleration.family import METHODS, Search, family, rounding_floor, single, unevaluated
+from rna_watch.acceleration.gram import block_rows, rounding_variance
+from rna_watch.acceleration.residuals import Residuals
 
 from . import twins
 
 SINGULAR_AT_ZERO = "The residuals are linearly dependent and lambda is 0: take lambda > 0 or a shorter window."
 EQUAL = "All checkpoints of the window are equal, so there is no direction to extrapolate."
+DROWNED = "The steps between checkpoints drown in the rounding of the stored dtype, so RNA would fit noise."
 
 
-def family_of(gram_nn, *, rounding_energy=0.0, windows=(2, 3, 5), regularizations=(1e-8, 1e-2), limit=50):
-    """A family with small defaults."""
-    return family(
-        gram_nn, rounding_energy=rounding_energy, windows=windows, regularizations=regularizations, limit=limit
-    )
+def differences(gram_nn, rounding=0.0):
+    """Residuals that are plain differences."""
+    return Residuals.of_differences(gram_nn, rounding)
+
+
+def family_of(gram_nn, *, rounding=0.0, windows=(2, 3, 5), regularizations=(1e-8, 1e-2), limit=50, **options):
+    """A family with small defaults: uniform averages and RNA."""
+    options = {"methods": (AVERAGE, RNA)} | options
+    search = Search(windows=tuple(windows), regularizations=tuple(regularizations), limit=limit, **options)
+    return family(differences(gram_nn, rounding), search)
+
+
+def by_name(found):
+    """Candidates by their names."""
+    return {candidate.name: candidate for candidate in found.candidates}
 
 
 @pytest.fixture
@@ -36,28 +55,109 @@ def gram_nn():
     return twins.gram(twins.linear_iterates(6, 40, seed=31, noise=0.05))
 
 
-def test_the_family_holds_every_kind(gram_nn):
-    """The last iterate first, then averages, then RNA for each lambda, the longest window first."""
+def test_the_family_takes_turns_between_its_kinds(gram_nn):
+    """The last iterate first, then one of each kind in turn, led by the largest window's average and its least lambda."""
     found = family_of(gram_nn)
-    assert [c.name for c in found.candidates] == [
+    assert [c.name for c in found.candidates[:3]] == ["last", "average-5", "rna-5-1e-08"]
+    assert [c.method for c in found.candidates] == [LAST] + [AVERAGE, RNA] * 3 + [RNA] * 3
+    assert set(by_name(found)) == {
         "last",
-        "average-5",
-        "average-3",
-        "average-2",
-        "rna-5-1e-08",
-        "rna-3-1e-08",
-        "rna-2-1e-08",
-        "rna-5-1e-02",
-        "rna-3-1e-02",
-        "rna-2-1e-02",
-    ]
-    assert [c.method for c in found.candidates] == [LAST] + [AVERAGE] * 3 + [RNA] * 6
-    assert found.notes == ()
+        *(f"average-{w}" for w in (2, 3, 5)),
+        *(f"rna-{w}-{lam}" for w in (2, 3, 5) for lam in ("1e-08", "1e-02")),
+    }
+    assert (found.notes, found.duplicates, found.left_out) == ((), {}, ())
+
+
+def test_prospects_order_each_kind(gram_nn):
+    """Behind its first member, each kind is ordered by its predicted residual with noise, as a twin computes it."""
+    found = family_of(gram_nn, windows=(2, 3, 4, 5), rounding=1e-4)
+    noise = 1e-4 + np.linalg.eigvalsh(gram_nn)[0]
+    for method in (AVERAGE, RNA):
+        members = [np.array(c.coefficients) for c in found.candidates if c.method == method][1:]
+        prospects = [c @ gram_nn @ c + noise * c @ c for c in members]
+        assert len(prospects) > 2
+        assert prospects == sorted(prospects)
+
+
+def test_every_kind_of_combination_joins(gram_nn):
+    """Exponential averages, decay profiles and constrained RNA are members with the weights that their twins have."""
+    found = by_name(family_of(gram_nn, windows=(5,), regularizations=(1e-8,), methods=METHODS, averages=(3, 4, 99)))
+    np.testing.assert_allclose(found["average-3"].coefficients, (0, 0, 1 / 3, 1 / 3, 1 / 3))
+    np.testing.assert_allclose(found["ema-5"].coefficients, profiles.exponential(5, 0.7))
+    np.testing.assert_allclose(found["decay-sqrt-5"].coefficients, profiles.decay_profile(5, "sqrt"))
+    np.testing.assert_allclose(found["decay-cosine-5"].coefficients, profiles.decay_profile(5, "cosine"))
+    assert found["cumulative-6"].weights == (1 / 6,) * 6, "all checkpoints of the window, the oldest too"
+    assert {c.method for c in found.values()} >= {AVERAGE, EMA, DECAY, CUMULATIVE, RNA}
+    free = twins.coefficients(gram_nn, 1e-8)
+    assert (free.min() < 0) == (SIMPLEX in {c.method for c in found.values()})
+    assert (np.abs(free).sum() > 2) == (CAPPED in {c.method for c in found.values()})
+
+
+def test_constrained_members_that_are_plain_rna_are_named_as_duplicates():
+    """Where RNA is an average already, simplex and capped RNA are that model, and the family says so."""
+    found = family_of(np.eye(4), windows=(4,), regularizations=(1e-2,), methods=(RNA, SIMPLEX, CAPPED))
+    assert [c.name for c in found.candidates] == ["last", "rna-4-1e-02"]
+    assert found.duplicates == {"simplex-4-1e-02": "rna-4-1e-02", "capped-4-1e-02": "rna-4-1e-02"}
+
+
+def test_what_is_beyond_the_limit_is_named(gram_nn):
+    """No more than the limit is evaluated, and the rest is listed in the order of its prospects."""
+    everything = [c.name for c in family_of(gram_nn).candidates]
+    few = family_of(gram_nn, limit=3)
+    assert [c.name for c in few.candidates] == everything[:4]
+    assert list(few.left_out) == everything[4:]
+
+
+def test_priors_and_mixings_multiply_the_members(gram_nn):
+    """RNA is tried around every prior and with every mixing; a lambda without end is the prior itself."""
+    found = by_name(
+        family_of(
+            gram_nn,
+            windows=(5,),
+            regularizations=(1e-2, 1e12),
+            methods=(RNA,),
+            priors=("uniform", "ema", "last"),
+            mixings=(1.0, 0.5),
+        )
+    )
+    np.testing.assert_allclose(found["rna-5-1e+12-ema"].coefficients, profiles.exponential(5, 0.7), atol=1e-9)
+    assert found["rna-5-1e-02-last"].prior == "last"
+    half = found["rna-5-1e-02-m0.5"]
+    c = twins.coefficients(gram_nn, 1e-2)
+    np.testing.assert_allclose(half.coefficients, c, rtol=1e-9)
+    np.testing.assert_allclose(half.weights, 0.5 * np.append(0.0, c) + 0.5 * np.append(c, 0.0), rtol=1e-9)
+
+
+def test_the_distance_of_two_candidates_is_that_of_their_models():
+    """Distances from the Gram matrix of differences equal those between the combined iterates, whatever the weights."""
+    iterates = twins.linear_iterates(5, 30, seed=34, noise=0.1)
+    residuals = differences(twins.gram(iterates))
+    rng = np.random.default_rng(35)
+    weights = [w / w.sum() for w in rng.uniform(-1, 2, (4, 5))]
+    made = [of_weights(residuals, str(k), "line", w) for k, w in enumerate(weights)]
+    for one, w in zip(made, weights, strict=True):
+        for other, v in zip(made, weights, strict=True):
+            expected = np.linalg.norm((w - v) @ iterates)
+            assert distance(residuals, one, other) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_triangular_factor_is_used_where_there_is_one():
+    """With the factor of a window the coefficients are those of the factor, not of the rounded Gram matrix."""
+    rng = np.random.default_rng(36)
+    residuals_nd = rng.standard_normal((1, 50)) + 1e-10 * rng.standard_normal((4, 50))
+    factor = np.linalg.qr(residuals_nd.T, mode="r")
+    gram_nn = residuals_nd @ residuals_nd.T
+    with_factor = replace(differences(gram_nn), factor_nn=factor)
+    candidate, note = single(with_factor, RNA, 0.0, Search(windows=(4,)))
+    assert note == ""
+    c, *_ = np.linalg.lstsq((residuals_nd[1:] - residuals_nd[:1]).T, -residuals_nd[0], rcond=None)
+    np.testing.assert_allclose(candidate.coefficients[1:], c, rtol=1e-4)
+    assert single(differences(gram_nn), RNA, 0.0, Search(windows=(4,)))[0] is None
 
 
 def test_a_shorter_window_is_the_trailing_block(gram_nn):
     """RNA of the last three residuals inside a window of five is RNA of a window that holds only those."""
-    inside = {c.name: c for c in family_of(gram_nn).candidates}["rna-3-1e-02"]
+    inside = by_name(family_of(gram_nn))["rna-3-1e-02"]
     alone = solve(spectrum(gram_nn[-3:, -3:]), 1e-2)
     assert inside.coefficients == (0.0, 0.0, *alone.coefficients)
     np.testing.assert_allclose(alone.coefficients, twins.coefficients(gram_nn[-3:, -3:], 1e-2), rtol=1e-9)
@@ -109,7 +209,7 @@ def test_neighbouring_lambdas_have_names_of_their_own(gram_nn):
     """A name tells one model from every other, also where lambdas agree in their first digit; equal to three, one stays."""
     found = family_of(gram_nn, windows=(5,), regularizations=(0.06, 0.055, 0.0649, 0.0645, 0.06451))
     names = [c.name for c in found.candidates]
-    assert names == ["last", "average-5", "rna-5-6e-02", "rna-5-5.50e-02", "rna-5-6.49e-02", "rna-5-6.45e-02"]
+    assert set(names) == {"last", "average-5", "rna-5-6e-02", "rna-5-5.50e-02", "rna-5-6.49e-02", "rna-5-6.45e-02"}
 
 
 def test_equal_checkpoints_leave_only_the_last():
@@ -148,26 +248,45 @@ def bfloat16_window():
 def test_rounding_noise_refuses_rna_and_offers_averages():
     """Where the stored dtype's rounding outweighs the steps, RNA is refused with a note and averages stand."""
     gram_nn, energy = bfloat16_window()
-    found = family_of(gram_nn, rounding_energy=energy)
+    rounding = rounding_variance(energy)
+    found = family_of(gram_nn, rounding=rounding)
     assert {c.method for c in found.candidates} == {LAST, AVERAGE}
-    assert len(found.notes) == 1
-    assert found.notes[0].startswith("The steps between checkpoints drown in the rounding of the stored dtype")
-    candidate, note = rna_of(gram_nn, 5, 1e-8, energy)
+    assert found.notes == (DROWNED,)
+    assert single(differences(gram_nn, rounding), RNA, 1e-8, Search(windows=(5,))) == (None, DROWNED)
+
+
+def test_lambdas_below_the_rounding_are_raised_and_that_is_said(gram_nn):
+    """A lambda that would fit rounding is replaced by the next power of ten above the floor, once, with a note."""
+    scale = spectrum(gram_nn).scale
+    found = family_of(gram_nn, rounding=3e-6 * scale, windows=(5,), regularizations=(1e-8, 1e-7, 1e-2))
+    assert {c.name for c in found.candidates if c.method == RNA} == {"rna-5-1e-05", "rna-5-1e-02"}
+    assert found.notes == ("Lambdas below 1e-05 would fit the rounding of the stored dtype; 1e-05 is used instead.",)
+
+
+def test_one_lambda_below_the_rounding_is_refused_with_the_least(gram_nn):
+    """Who asks for one lambda gets that or a refusal that names the floor, never another in silence."""
+    residuals = differences(gram_nn, 3e-6 * spectrum(gram_nn).scale)
+    assert rounding_floor(residuals, spectrum(gram_nn)) == pytest.approx(3e-6)
+    candidate, note = single(residuals, RNA, 1e-8, Search(windows=(5,)))
     assert candidate is None
-    assert note == found.notes[0]
+    least = float(re.search(r"1e-08 lies below (\S+),", note)[1])
+    assert 3e-6 <= least < 4e-6
+    assert single(residuals, RNA, least, Search(windows=(5,)))[0] is not None
+    assert single(residuals, RNA, 1e-2, Search(windows=(5,)))[0].name == "rna-5-1e-02"
 
 
 def test_a_signal_above_the_rounding_is_not_refused(gram_nn):
-    """The same energy against steps that are large leaves RNA in."""
-    assert rounding_note(gram_nn, 1e-6) == ""
-    assert RNA in {c.method for c in family_of(gram_nn, rounding_energy=1e-6).candidates}
+    """The same rounding against steps that are large leaves every lambda as it is."""
+    found = family_of(gram_nn, rounding=1e-12)
+    assert found.notes == ()
+    assert RNA in {c.method for c in found.candidates}
 
 
 def test_unevaluated_takes_the_smallest_stable_lambda():
     """Without an evaluator the paper's method is chosen, with as much lambda as keeps ||c||_2 at 3 or below."""
     gram_nn = twins.gram(twins.linear_iterates(6, 40, seed=33, noise=1e-4))
     assert np.linalg.norm(twins.coefficients(gram_nn, 1e-8)) > 3
-    last, chosen = unevaluated(gram_nn, rounding_energy=0.0).candidates
+    last, chosen = unevaluated(differences(gram_nn)).candidates
     assert last.method == LAST
     assert chosen.method == RNA
     assert chosen.window == 5
@@ -178,19 +297,27 @@ def test_unevaluated_takes_the_smallest_stable_lambda():
 
 def test_unevaluated_falls_back_to_the_average_and_says_why():
     """Equal checkpoints and windows of rounding noise give the plain average, never a silent one."""
-    equal = unevaluated(np.zeros((3, 3)), rounding_energy=0.0)
+    equal = unevaluated(differences(np.zeros((3, 3))))
     assert [c.method for c in equal.candidates] == [LAST, AVERAGE]
     assert equal.notes == (f"{EQUAL} The plain average is used.",)
     gram_nn, energy = bfloat16_window()
-    noisy = unevaluated(gram_nn, rounding_energy=energy)
+    noisy = unevaluated(differences(gram_nn, rounding_variance(energy)))
     assert noisy.candidates[-1].name == "average-5"
-    assert noisy.notes[0].endswith("so RNA would fit noise. The plain average is used.")
+    assert noisy.notes[0] == f"{DROWNED} The plain average is used."
 
 
-def test_single_members_are_cut_to_the_window(gram_nn):
-    """One average or one RNA can be asked for by itself, of at most the whole window."""
-    assert average_of(gram_nn, 99).coefficients == (0.2,) * 5
-    assert average_of(gram_nn, 2).coefficients == (0.0, 0.0, 0.0, 0.5, 0.5)
-    candidate, note = rna_of(gram_nn, 99, 1e-2, 0.0)
+@pytest.mark.parametrize("method", [LAST, AVERAGE, EMA, DECAY, CUMULATIVE, RNA, SIMPLEX, CAPPED])
+def test_single_members_can_be_asked_for(gram_nn, method):
+    """Each method gives one candidate over the whole window by itself, the one that the family holds."""
+    candidate, note = single(differences(gram_nn), method, 1e-2, Search(windows=()))
     assert note == ""
-    np.testing.assert_allclose(candidate.coefficients, twins.coefficients(gram_nn, 1e-2), rtol=1e-9)
+    assert candidate.method == method
+    assert sum(candidate.weights) == pytest.approx(1.0, abs=1e-12)
+    assert candidate.window == (1 if method == LAST else 5)
+
+
+def test_notes_on_the_residuals_come_first():
+    """Why a better form of the residuals does not hold is said with the family, and where nothing is evaluated."""
+    residuals = replace(differences(np.eye(3)), notes=("said",))
+    assert family(residuals, Search(windows=(3,))).notes == ("said",)
+    assert unevaluated(residuals).notes == ("said",)

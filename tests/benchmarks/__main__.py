@@ -1,6 +1,6 @@
 """`make bench`: prints medians and ratios of everything measured side by side, and the machine it was measured on.
 
-Usage: python -m tests.benchmarks [window] [latency] [--rounds N] [--dir FOLDER]
+Usage: python -m tests.benchmarks [window] [latency] [search] [digits] [--rounds N] [--seeds N] [--dir FOLDER] [--record FOLDER]
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import latency, window
+from tests.benchmarks import digits, latency, search, window
 
 
 def main() -> None:
     """Run the benchmarks that are named (all by default)."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", default=["window", "latency"])
+    parser.add_argument("names", nargs="*", default=["window", "latency", "search", "digits"])
     parser.add_argument("--rounds", type=int, default=window.ROUNDS)
+    parser.add_argument("--seeds", type=int, default=digits.SEEDS)
+    parser.add_argument("--record", type=Path, help="folder for results as JSON")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "rna-watch-bench")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}")
@@ -27,6 +29,11 @@ def main() -> None:
         show_window(window.compare(arguments.dir, arguments.rounds))
     if "latency" in arguments.names:
         latency.show(arguments.dir, arguments.rounds)
+    if "search" in arguments.names:
+        search.show()
+    if "digits" in arguments.names:
+        record = arguments.record / "digits.json" if arguments.record else None
+        digits.show(arguments.dir, arguments.seeds, record)
 
 
 def show_window(results: dict[str, list[dict[str, float]]]) -> None:

@@ -1,4 +1,4 @@
-"""What every form of checkpoint must give: one contract, over torch zips in all their nestings and safetensors."""
+"""What every form of checkpoint must give: one contract, over torch's formats in their nestings and safetensors."""
 
 import os
 import zipfile
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from rna_watch.checkpoints.extents import Role
-from rna_watch.checkpoints.model_source import plain_name
+from rna_watch.checkpoints.names import plain_names
 from rna_watch.checkpoints.probe import probe
 from rna_watch.errors import RefusedCheckpoint
 
 from . import twins
-from .writers import DTYPES, FORMS, Network, model
+from .writers import DTYPES, FORMS, Network, as_state_dict, model
 
 WEIGHTS = (0.0, -0.9, 0.3, 1.6)
 SEEDS = (1, 2, 3, 4)
@@ -65,7 +65,8 @@ class TestEveryForm:
         path = tmp_path / f"model{form.ending}"
         form.write(path, model(7), 7)
         layout = probe(str(path))
-        roles = {plain_name(view.name): layout.extents[view.extent].role for view in layout.tensors}
+        plain = layout.plain_names
+        roles = {plain[view.name]: layout.extents[view.extent].role for view in layout.tensors}
         assert roles == {
             "conv.weight": Role.PARAMETER,
             "conv.bias": Role.PARAMETER,
@@ -110,7 +111,8 @@ class TestEveryForm:
         paths, models = write_window(form, tmp_path)
         published = form.load(twins.publish_here(paths, WEIGHTS, tmp_path / f"out{form.ending}"))
         network = Network()
-        network.load_state_dict({plain_name(name): tensor for name, tensor in published.items()}, strict=True)
+        plain = plain_names(published)
+        network.load_state_dict({plain[name]: tensor for name, tensor in published.items()}, strict=True)
         bias = next(tensor for name, tensor in twins.combine(models, WEIGHTS).items() if name.endswith("head.bias"))
         assert twins.is_rounded(network.head.bias.detach(), bias)
 
@@ -125,7 +127,7 @@ class TestEveryForm:
         trees = []
         for path in (paths[-1], out):
             tree = torch.load(path, weights_only=False)
-            model_tree = tree if form.source == "" else tree.pop(form.source)
+            model_tree = as_state_dict(tree if form.source == "" else tree.pop(form.source))
             trees.append((leaves(tree) if form.source else [], list(model_tree), type(model_tree)))
         assert trees[0] == trees[1]
         if form.source:

@@ -1,6 +1,7 @@
 """Files that are cut off or damaged: a word about it, or the right layout, and nothing else."""
 
 import io
+import pickletools
 import random
 import struct
 import zipfile
@@ -32,6 +33,13 @@ def zip_bytes(tree, *, crc=True):
     return buffer.getvalue()
 
 
+def legacy_bytes(tree):
+    """A file of torch's old format in memory."""
+    buffer = io.BytesIO()
+    torch.save(tree, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
 def safetensors_bytes(tensors):
     """A safetensors file in memory."""
     return safetensors.torch.save(dict(tensors), metadata={"step": "7"})
@@ -41,6 +49,8 @@ CONTENTS = {
     "bare zip": zip_bytes(bare(model(7), 7)),
     "zip with company": zip_bytes(with_company(model(7), 7)),
     "zip without checksums": zip_bytes(with_company(model(7), 7), crc=False),
+    "bare legacy": legacy_bytes(bare(model(7), 7)),
+    "legacy with company": legacy_bytes(with_company(model(7), 7)),
     "safetensors": safetensors_bytes(model(7)),
 }
 
@@ -61,8 +71,21 @@ def records(content):
     return found
 
 
+def pickles(content):
+    """Where each of the five pickles of torch's old format ends."""
+    stream = io.BytesIO(content)
+    ends = []
+    for _ in range(5):
+        for _ in pickletools.genops(stream):
+            pass
+        ends.append(stream.tell())
+    return ends
+
+
 def boundaries(content):
     """Every place where a writer may stop between two parts of a file."""
+    if content.startswith(b"\x80"):
+        return {*range(min(300, len(content))), *pickles(content), *range(pickles(content)[-1], len(content), 29)}
     if not content.startswith(b"PK"):
         header = 8 + struct.unpack_from("<Q", content)[0]
         entries = safetensors.deserialize(content)
@@ -100,11 +123,15 @@ def test_a_file_of_full_size_with_its_end_unwritten_is_incomplete(name, tmp_path
             probe(str(path))
 
 
-def test_a_safetensors_file_longer_than_announced_is_incomplete(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("safetensors", "announced"), ("bare legacy", r"its storages end at byte \d+, and it has \d+")],
+)
+def test_a_file_longer_than_announced_is_incomplete(name, message, tmp_path):
     """Bytes behind the last tensor mean that header and content belong to different moments."""
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(CONTENTS["safetensors"] + b"\0")
-    with pytest.raises(IncompleteCheckpoint, match="announced"):
+    path = tmp_path / "model"
+    path.write_bytes(CONTENTS[name] + b"\0")
+    with pytest.raises(IncompleteCheckpoint, match=message):
         probe(str(path))
 
 
@@ -136,6 +163,8 @@ def structure(content):
             if "/data/" in name:
                 places -= set(range(start, end))
         return sorted(places)
+    if content.startswith(b"\x80"):
+        return list(range(pickles(content)[-1]))
     return list(range(8 + struct.unpack_from("<Q", content)[0]))
 
 
@@ -163,7 +192,7 @@ def test_a_damaged_zip_is_unusable_or_read_right(name, tmp_path):
     assert refused > 100
 
 
-@pytest.mark.parametrize("name", ["zip without checksums", "safetensors"])
+@pytest.mark.parametrize("name", ["zip without checksums", "bare legacy", "legacy with company", "safetensors"])
 def test_damage_that_no_checksum_covers_stays_within_bounds(name, tmp_path):
     """Where the writer left checksums out, damage may rename a tensor, but never leads beyond the file or to another error."""
     content = CONTENTS[name]

@@ -111,8 +111,30 @@ W, TWO = torch.zeros(2, 3), torch.zeros(2)
     [
         ({"w": W}, {"w": W + 1}, ""),
         ({"w": W, "v": TWO}, {"v": TWO, "w": W}, ""),
-        ({"w": W}, {"w": W, "v": TWO}, "the model changed: 1 tensors added (such as v)"),
-        ({"w": W, "a": TWO, "b": TWO.clone()}, {"w": W}, "the model changed: 2 tensors removed (such as a)"),
+        ({"w": W}, {"w": W, "v": TWO}, "the model changed: 1 tensors added (such as v); 1 have the names of before"),
+        (
+            {"w": W, "a": TWO, "b": TWO.clone()},
+            {"w": W},
+            "the model changed: 2 tensors removed (such as a); 1 have the names of before",
+        ),
+        (
+            {"w": W, "a": TWO},
+            {"w": W, "b": TWO},
+            "the model changed: 1 tensors removed (such as a), 1 tensors added (such as b); 1 have the names of before",
+        ),
+        (
+            {"w": W, "a": TWO},
+            {"x": W, "b": TWO, "c": TWO.clone()},
+            (
+                "the model changed: it is another, none of its 3 tensors (such as b) has the name of one of the 2 before "
+                "(such as a)"
+            ),
+        ),
+        (
+            {"w": W, "a": TWO, "b": TWO.clone()},
+            {"w": W, "a": W + 1, "b": W.clone()},
+            "the model changed: shape of a was (2,), is (2, 3) (2 of 3 tensors changed so)",
+        ),
         ({"w": W}, {"w": W.double()}, "the model changed: dtype of w was float32, is float64"),
         ({"w": W}, {"w": torch.zeros(3, 2)}, "the model changed: shape of w was (2, 3), is (3, 2)"),
         ({"w": W}, {"w": torch.zeros(3, 2).t()}, "the model changed: stride of w was (3, 1), is (1, 2)"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rna_watch.checkpoints.numeric import DTYPES, narrow, widen
+from rna_watch.checkpoints.numeric import DTYPES, PAIRS, narrow, widen
 
 FLOATING = [name for name, dtype in DTYPES.items() if dtype.linear]
 
@@ -60,3 +60,17 @@ def test_values_beyond_the_range_become_infinite_without_a_warning(dtype):
 def test_eps_is_torch_s(dtype):
     """The spacing at one, from which rounding noise is judged, is that of the dtype."""
     assert DTYPES[dtype].eps == torch.finfo(getattr(torch, dtype)).eps
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sizes_are_torch_s(dtype):
+    """Every stored dtype has torch's name and size; those of eight bits and integers are not averaged."""
+    known = getattr(torch, dtype)
+    assert DTYPES[dtype].itemsize == known.itemsize
+    assert DTYPES[dtype].linear is (known.is_floating_point and known.itemsize > 1)
+
+
+@pytest.mark.parametrize("dtype", PAIRS)
+def test_complex_numbers_are_pairs(dtype):
+    """Complex numbers are two of the real ones that torch shows them as."""
+    assert torch.view_as_real(torch.zeros(1, dtype=getattr(torch, dtype))).dtype is getattr(torch, PAIRS[dtype])

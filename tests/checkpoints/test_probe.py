@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import tarfile
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from .writers import BARE, FORMS, SAFETENSORS, model
 
 
-def legacy():
-    """What torch wrote before 1.6."""
+def tar():
+    """What torch wrote before 0.1.10: an archive of four files, of which the first describes the machine."""
     buffer = io.BytesIO()
-    torch.save(model(1), buffer, _use_new_zipfile_serialization=False)
+    with tarfile.open(fileobj=buffer, mode="w:", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("sys_info", "pickle", "tensors", "storages"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
     return buffer.getvalue()
 
 
@@ -34,6 +37,7 @@ def torchscript():
         (b"\0" * 4096, "begins with zeros: not written yet"),
         (b"PK", "it has only 2 bytes so far"),
         (b"\x10\0\0\0", "it has only 4 bytes so far"),
+        (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9", "it ends at byte 9, within its pickles"),
     ],
     ids=repr,
 )
@@ -49,7 +53,7 @@ def test_files_of_which_little_is_there_are_incomplete(content, message, tmp_pat
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (legacy, r"torch's old format; save it with torch >= 1.6"),
+        (tar, r"tar archive, as torch before 0.1.10 wrote them; .* save it again with today's torch"),
         (torchscript, "TorchScript archive; save the model's state_dict instead"),
         (
             lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
@@ -94,7 +98,9 @@ def test_a_file_without_permission_is_refused(tmp_path):
         probe(str(path))
 
 
-@pytest.mark.parametrize("form", [BARE, SAFETENSORS, FORMS["torch zip, model"]], ids=lambda form: form.name)
+@pytest.mark.parametrize(
+    "form", [BARE, SAFETENSORS, FORMS["torch zip, model"], FORMS["torch legacy, bare"]], ids=lambda form: form.name
+)
 def test_the_ending_does_not_matter(form, tmp_path):
     """A checkpoint is known by its bytes, whatever its name, and through a link."""
     path = tmp_path / "checkpoint"

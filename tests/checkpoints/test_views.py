@@ -54,6 +54,29 @@ def sliced(seed):
     return {"columns": base[:, ::2], "rows": values(seed + 50, 100, 3)[97:]}
 
 
+def flat(seed):
+    """Parameters that are slices of one flat storage, with padding (FSDP, an RNN's flattened weights)."""
+    storage = values(seed, 64)
+    return {
+        "weight": storage[0:12].view(3, 4),
+        "bias": storage[12:15],
+        "gain": storage[16:19].abs_(),
+        "last": storage[32:64].view(4, 8).t(),
+    }
+
+
+def whole_base(seed):
+    """A few rows that are saved with all of the large base they belong to, and rows of another base that overlap."""
+    base = values(seed + 50, 50, 4)
+    return {"rows": values(seed, 1000, 10)[500:502], "upper": base[0:30], "lower": base[20:50], "row": base[25]}
+
+
+def interleaved(seed):
+    """Even and odd columns of one base: neighbours that share nothing."""
+    base = values(seed, 6, 10)
+    return {"even": base[:, ::2], "odd": base[:, 1::2]}
+
+
 def strided(seed):
     """Windows that overlap each other (as_strided)."""
     return {"windows": values(seed, 12).unfold(0, 4, 2)}
@@ -76,6 +99,9 @@ SHAPES = [
     transposed,
     expanded,
     sliced,
+    flat,
+    whole_base,
+    interleaved,
     strided,
     without_elements,
     wide_strides_of_one,
@@ -157,6 +183,24 @@ def test_what_no_tensor_uses_stays_the_newest_s(tmp_path):
     ]
     assert twins.same_bits(*storages)
     assert storages[0][0, 2] == 2
+
+
+def test_slices_of_a_flat_storage_are_extents_of_their_own(tmp_path):
+    """Neighbours in one storage keep their own roles and places, and match tensors that have storages of their own."""
+
+    def make(seed):
+        return {name.replace("gain", "running_var"): each for name, each in flat(seed).items()}
+
+    torch.save(make(1), tmp_path / "flat.pt")
+    torch.save({name: each.clone() for name, each in make(2).items()}, tmp_path / "apart.pt")
+    layouts = [probe(str(tmp_path / name)) for name in ("flat.pt", "apart.pt")]
+    assert [str(extent.role) for extent in layouts[0].extents] == ["parameter", "parameter", "variance", "parameter"]
+    assert [extent.storage_count for extent in layouts[0].extents] == [12, 3, 3, 32]
+    assert layouts[0].architecture == layouts[1].architecture
+    found = twins.publish_here([tmp_path / "flat.pt", tmp_path / "apart.pt"], (6.0, -5.0), tmp_path / "out.pt")
+    variances = torch.load(found, weights_only=True)["running_var"]
+    assert (variances == 0).any(), "the weights must drive a variance below zero for this to be a test"
+    assert (variances >= 0).all()
 
 
 def test_tied_tensors_of_several_roles_take_the_strongest(tmp_path):

@@ -108,6 +108,29 @@ def parameters(tensors, seed):
     return under("model")(tensors, seed)
 
 
+def whole(tensors, _seed=0):
+    """The network itself, as an object, with these tensors."""
+    network = Network()
+    for name, tensor in tensors.items():
+        place, _, last = name.rpartition(".")
+        module = network.get_submodule(place)
+        if last in module._parameters:
+            module._parameters[last] = torch.nn.Parameter(tensor)
+        else:
+            module.register_buffer(last, tensor)
+    network.register_buffer("cache", torch.full((3,), 7.0), persistent=False)
+    return network
+
+
+def whole_under(key):
+    """The network itself under a key."""
+
+    def build(tensors, seed):
+        return under(key)(whole(tensors), seed)
+
+    return build
+
+
 def with_company(tensors, seed):
     """The model among objects of foreign classes."""
     return {"state_dict": tensors, **company(seed)}
@@ -126,6 +149,8 @@ NESTINGS = {
     "parameters": (parameters, "model", ""),
     "with company": (with_company, "state_dict", ""),
 }
+OBJECTS = {"module object": (whole, "", ""), "module object under model": (whole_under("model"), "model", "")}
+UNSAFE = {"with company", *OBJECTS}  # torch's safe reader refuses them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,18 +165,23 @@ class Form:
     load: Callable[[Path], dict]
 
 
-def _torch_form(name):
-    build, source, prefix = NESTINGS[name]
+def _torch_form(name, kind="torch zip"):
+    build, source, prefix = (NESTINGS | OBJECTS)[name]
 
     def write(path, tensors, seed):
-        torch.save(build(tensors, seed), path)
+        torch.save(build(tensors, seed), path, _use_new_zipfile_serialization=kind == "torch zip")
         return {f"{prefix}{key}": tensor.detach() for key, tensor in tensors.items()}
 
     def load(path):
-        tree = torch.load(path, weights_only=name != "with company")
-        return tree[source] if source else tree
+        tree = torch.load(path, weights_only=name not in UNSAFE)
+        return as_state_dict(tree[source] if source else tree)
 
-    return Form(name=f"torch zip, {name}", format="torch zip", ending=".pt", source=source, write=write, load=load)
+    return Form(name=f"{kind}, {name}", format=kind, ending=".pt", source=source, write=write, load=load)
+
+
+def as_state_dict(value):
+    """The state dict of a network, or what is one already."""
+    return value.state_dict() if isinstance(value, torch.nn.Module) else value
 
 
 def _write_safetensors(path, tensors, seed):
@@ -167,5 +197,14 @@ SAFETENSORS = Form(
     write=_write_safetensors,
     load=safetensors.torch.load_file,
 )
-FORMS = {form.name: form for form in [*map(_torch_form, NESTINGS), SAFETENSORS]}
+# nestings are the model source's affair, whatever the format: the old one takes those that differ in it
+OLD = ("bare", "state_dict", "parameters", "with company", *OBJECTS)
+FORMS = {
+    form.name: form
+    for form in [
+        *map(_torch_form, NESTINGS | OBJECTS),
+        *(_torch_form(name, "torch legacy") for name in OLD),
+        SAFETENSORS,
+    ]
+}
 BARE = FORMS["torch zip, bare"]

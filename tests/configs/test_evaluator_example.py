@@ -12,6 +12,9 @@ import torch
 
 from rna_watch.demo import train_digits
 from rna_watch.evaluation.evaluator import choosing_metric
+from rna_watch.evaluation.metrics import check_metrics
+from rna_watch.journal import log
+from rna_watch.journal.replay import replay
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "configs" / "evaluator_example.py"
@@ -79,9 +82,10 @@ def test_as_a_command_it_prints_the_metrics_of_a_real_checkpoint(run, as_script,
     command = re.search(r"^#evaluate_command: python (.+)$", PYTORCH.read_text(), re.MULTILINE)[1]
     checkpoint = run / "run" / "epoch_003.pt"
     as_script(*command.replace("{checkpoint}", str(checkpoint)).split())
-    metrics = json.loads(capsys.readouterr().out)
+    metrics, examples = check_metrics(json.loads(capsys.readouterr().out))
     assert choosing_metric(metrics, None) == "error"
     assert metrics["error"] == pytest.approx(expected_error(checkpoint, run))
+    assert len(examples["error"]) == 2 * BATCH, "a value for each example"
     assert math.isfinite(metrics["loss"])
 
 
@@ -102,6 +106,31 @@ def test_rna_watch_judges_models_with_it(run, tmp_path):
     manifest = json.loads((output / "rna" / "epoch_003.pt.json").read_text())
     original = expected_error(run / "run" / "epoch_003.pt", run)
     assert manifest["metrics"]["original"]["error"] == pytest.approx(original)
+
+
+def test_with_training_data_weights_are_trained_and_statistics_re_estimated(run, tmp_path):
+    """TRAINING_DATA lets the same file train a window's weights, re-estimate batch norm, and screen on a part of the data."""
+    output = tmp_path / "out"
+    command = ["once", run / "run", "--evaluator", f"{EXAMPLE}:evaluate", "--engine", "inline", "--output", output]
+    command += ["--normalization", "re-estimate", "--methods", "average,rna,trained", "--trained-steps", "4"]
+    command += ["--first-round", "0.5", "--max-candidates", "1"]
+    result = subprocess.run(
+        [sys.executable, "-m", "rna_watch", *command],
+        cwd=ROOT,
+        env=environment(run, XDG_STATE_HOME=str(tmp_path), TRAINING_DATA=str(run / "batches")),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "problem" not in result.stdout + result.stderr
+    state = replay(log.read(output / ".rna-watch" / "journal.jsonl"))
+    newest = state.checkpoints["epoch_003.pt"]
+    assert newest.evaluations.keys() >= {"last", "average-2", "trained-2"}
+    assert newest.screened
+    manifest = json.loads((output / "rna" / "epoch_003.pt.json").read_text())
+    assert manifest["statistics"] in {"re-estimated", "clamped"}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,13 @@ def evaluate(state_dict: dict[str, torch.Tensor], device: torch.device) -> dict[
     return {"loss": nn.functional.cross_entropy(_MODEL(_X), _Y).item()}
 
 
+def examples(state_dict: dict[str, torch.Tensor], device: torch.device) -> dict[str, object]:
+    """Loss of the model on each example."""
+    _MODEL.load_state_dict(state_dict, strict=True)
+    _MODEL.to(device).eval()
+    return {"loss": nn.functional.cross_entropy(_MODEL(_X), _Y, reduction="none")}
+
+
 def broken(state_dict: dict[str, torch.Tensor], device: torch.device) -> dict[str, float]:
     """Fails, as an evaluator does that expects another model."""
     raise KeyError("fc.weight")

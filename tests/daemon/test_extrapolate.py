@@ -37,7 +37,9 @@ def test_the_result_is_the_papers_algorithm_with_inputs_in_the_order_of_their_st
     before = fingerprints(run)
     given = [run / f"step_{step}.pt" for step in (10, 7, 12, 9, 8, 11)]
     out = tmp_path / "out.pt"
-    result = rna_watch("extrapolate", *given, "-o", out, "--regularization", 1e-8, "--json")
+    result = rna_watch(
+        "extrapolate", *given, "-o", out, "--regularization", 1e-8, "--residuals", "difference", "--json"
+    )
     assert result.returncode == 0, result.stderr
     manifest = json.loads(result.stdout)
     assert [Path(each["path"]).name for each in manifest["inputs"]] == [f"step_{step}.pt" for step in range(7, 13)]
@@ -90,7 +92,11 @@ def test_an_existing_output_is_kept_without_force(run: Path, tmp_path: Path) -> 
         (("{run}/step_1.pt", "{run}/step_2.pt"), 2, "needs 3 or more"),
         (("{run}/step_1.pt", "{run}/step_2.pt", "{run}/none.pt"), 2, "none.pt does not exist"),
         (("{run}/step_1.pt", "{run}/step_2.pt", "{other}"), 1, "the model changed"),
-        (("{run}/step_1.pt", "{run}/step_2.pt", "{run}/step_3.pt", "--method", "magic"), 2, "rna, average, last"),
+        (
+            ("{run}/step_1.pt", "{run}/step_2.pt", "{run}/step_3.pt", "--method", "magic"),
+            2,
+            "rna, simplex, capped, average",
+        ),
         (("{run}/step_1.pt", "{run}/step_1.pt", "{run}/step_1.pt", "--regularization", "1e-8"), 1, "equal"),
     ],
 )

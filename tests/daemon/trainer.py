@@ -1,6 +1,7 @@
 """An ordinary training script for tests: a tiny network with batch norm and tied weights, a checkpoint a step.
 
 Usage: python trainer.py FOLDER [--count N] [--pause SECONDS] [--form zip|nested|safetensors] [--first K] [--in-place] [--keep M]
+                         [--optimizer sgd|adam] [--factor F [--at STEP]]: the learning rate is multiplied at one step, or at each
 """
 
 from __future__ import annotations
@@ -40,14 +41,21 @@ def main() -> None:
     parser.add_argument("--form", default="nested")
     parser.add_argument("--in-place", action="store_true")
     parser.add_argument("--keep", type=int, default=0)
+    parser.add_argument("--optimizer", default="sgd")
+    parser.add_argument("--factor", type=float, default=1.0)
+    parser.add_argument("--at", type=int, default=0)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = Network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    if arguments.optimizer == "adam":
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     x, y = torch.randn(64, 1, 4, 4), torch.randint(0, 16, (64,))
     for step in range(1, arguments.first + arguments.count):
+        if arguments.at in {0, step}:
+            optimizer.param_groups[0]["lr"] *= arguments.factor
         for _ in range(5):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()

@@ -3,11 +3,14 @@
 import threading
 
 import pytest
+import torch
 
+from rna_watch.acceleration.residuals import GRADIENT
 from rna_watch.checkpoints.clone import Gap
 from rna_watch.engine import plan
 from rna_watch.engine.plan import CopyTask
 from rna_watch.errors import Cancelled, InputChanged
+from tests.checkpoints.test_optimizer_state import Run, form_of
 
 from . import windows
 
@@ -22,6 +25,23 @@ class EngineContract:
         assert found.rows.tobytes() == expected.rows.tobytes()
         assert found.rounding_energy == expected.rounding_energy
         assert found.non_finite == frozenset()
+
+    def test_residuals_of_another_form_have_the_same_bits(self, engine, small_tasks, tmp_path):
+        """Gradients from momentum, their energy, and their triangular factors are what one process gives."""
+        network = torch.nn.Sequential(torch.nn.Linear(6, 90), *(torch.nn.Linear(90, 90) for _ in range(3)))
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
+        run = Run(tmp_path, network, optimizer).go([1, 2, 1])
+        form, beside = form_of(run)
+        assert form.name == GRADIENT
+        work = plan.gram_tasks(run.layouts, 3, windows.BUDGET_MIB, form, beside)
+        assert len(work) > 10
+        expected, found = windows.serial(work), engine.map(work)
+        for one, other in zip(expected, found, strict=True):
+            assert other.form_rows.tobytes() == one.form_rows.tobytes()
+            assert (other.form_energy, other.outside) == (one.form_energy, one.outside)
+        factors = plan.factor_tasks(run.layouts, windows.BUDGET_MIB, form, beside)
+        for one, other in zip(windows.serial(factors), engine.map(factors), strict=True):
+            assert other.tobytes() == one.tobytes()
 
     def test_a_published_file_has_the_same_bytes(self, engine, layouts, tmp_path):
         """Written by many workers at once, a file is what one writes alone."""

@@ -123,7 +123,7 @@ def test_copies_are_grouped_up_to_a_limit(sizes, limit):
     """Every gap is copied once, in order, in groups that end as soon as they reach the limit."""
     gaps = tuple(Gap(file=0, offset_bytes=1000 * number, size_bytes=size) for number, size in enumerate(sizes))
     layout = _layout()
-    found = plan.copy_tasks(Clone(original=layout, temporaries=("clone",), gaps=gaps), limit)
+    found = plan.copy_tasks(Clone(original=layout, temporary="clone", temporaries=("clone",), gaps=gaps), limit)
     assert tuple(gap for task in found for gap in task.gaps) == gaps
     assert all(sum(gap.size_bytes for gap in task.gaps[:-1]) < limit for task in found)
     assert sum(task.work_bytes for task in found) == sum(sizes)

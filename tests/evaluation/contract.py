@@ -10,7 +10,7 @@ import pytest
 from rna_watch.errors import Cancelled, EvaluationFailed
 
 from . import users_evaluator as user
-from .models import FILE, combination, spec
+from .models import FILE, NETWORK, combination, network_window, request, spec
 
 LIMIT_S = 2.0
 
@@ -29,9 +29,9 @@ def is_gone(pid, within_s=20.0):
     return True
 
 
-def line_of(text):
+def line_of(text, file=FILE):
     """The number of the line of the user's file that has this text."""
-    return next(number for number, line in enumerate(FILE.read_text().splitlines(), 1) if text in line)
+    return next(number for number, line in enumerate(file.read_text().splitlines(), 1) if text in line)
 
 
 class EvaluatorContract:
@@ -49,6 +49,24 @@ class EvaluatorContract:
         """One evaluator for many tests, as in a run."""
         settings = {"OF_THE_CALLER": "yes"}
         return make(spec(folder, function=f"{FILE}:evaluate", timeout_s=LIMIT_S, environment=settings))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def able(cls, make, folder):
+        """An evaluator whose file offers everything."""
+        return make(spec(folder, function=f"{NETWORK}:evaluate", timeout_s=LIMIT_S))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def window(cls, folder):
+        """Three checkpoints of its network."""
+        return network_window(folder)
+
+    @pytest.fixture
+    def mode(self, folder):
+        """Makes the optional functions of that file misbehave."""
+        yield (folder / "mode").write_text
+        (folder / "mode").unlink()
 
     def check_good(self, evaluator, folder):
         """A good evaluation; returns what the user's code saw."""
@@ -149,6 +167,59 @@ class EvaluatorContract:
         ):
             evaluator.evaluate(combination(folder))
         assert evaluator.pid() is None
+
+    def test_what_the_file_offers_is_told(self, evaluator, able):
+        """Optional functions and arguments of the user's file are known to the daemon."""
+        assert able.offers() == {"fraction", "normalization", "training_loss"}
+        assert evaluator.offers() == frozenset()
+
+    def test_values_by_example_come_along(self, able, window):
+        """Values by example arrive whole, as arrays of our own, for a part of the data or all of it."""
+        whole, part = able.evaluate(window), able.evaluate(window, fraction=0.25)
+        assert list(whole.examples) == ["error"]
+        assert len(whole.examples["error"]) == 100
+        assert len(part.examples["error"]) == 25
+        assert part.metrics["fraction"] == 0.25
+        assert whole.metrics["error"] == whole.examples["error"].mean()
+        whole.examples["error"] += 1.0
+        assert whole.statistics == {}
+
+    def test_statistics_are_re_estimated(self, able, window):
+        """The model is evaluated with statistics of its own, which come along under the stored names."""
+        before, found = able.evaluate(window), able.evaluate(window, re_estimate=True)
+        assert set(found.statistics) == {"module.bn.running_mean", "module.bn.running_var"}
+        assert found.metrics["mean"] == pytest.approx(found.statistics["module.bn.running_mean"].sum())
+        assert found.metrics["mean"] != before.metrics["mean"]
+        assert able.evaluate(window, re_estimate=True).metrics["calls"] == found.metrics["calls"] == 1
+
+    def test_weights_are_fitted(self, able, window):
+        """Weights of sum one with a lower loss come back, the same for the same seed."""
+        found = able.fit(request(window))
+        assert len(found.losses) == 30
+        assert sum(found.losses[-5:]) < sum(found.losses[:5])
+        assert abs(sum(found.weights) - 1.0) <= 1e-12
+        assert found.seconds > 0
+        again = able.fit(request(window))
+        assert (again.weights, again.losses) == (found.weights, found.losses)
+        assert able.fit(request(window, seed=2)).losses != found.losses
+
+    def test_what_optional_functions_do_wrong_is_told(self, able, window, mode):
+        """An error in them names the user's line, and the process lives on."""
+        place = rf"^LookupError: the training set is gone \(users_network.py, line {line_of('raise Look', NETWORK)}\)$"
+        before = able.evaluate(window) and able.pid()
+        mode("raise")
+        with pytest.raises(EvaluationFailed, match=place):
+            able.fit(request(window))
+        assert able.pid() == before
+
+    def test_a_fit_that_hangs_is_ended(self, able, window, mode):
+        """A fit has the time limit of an evaluation; the next model has a new process."""
+        before = able.evaluate(window) and able.pid()
+        mode("hang")
+        with pytest.raises(EvaluationFailed, match=rf"longer than {LIMIT_S:g} s and was ended"):
+            able.fit(request(window))
+        assert is_gone(before)
+        assert able.evaluate(window).metrics["fraction"] == 1.0
 
     def test_a_command_is_ended_with_all_that_it_started(self, make, folder):
         """`close` during a shell command ends the shell, its children, and theirs."""

@@ -2,36 +2,18 @@
 
 import dataclasses
 import math
-import os
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from rna_watch.errors import EvaluationFailed, InputChanged, UsageError
 from rna_watch.evaluation.worker import EvaluationWorker
 
 from .contract import is_gone
-from .models import combination, spec
+from .models import combination, python, request, spec
 
-
-@pytest.fixture(autouse=True)
-def at_home(tmp_path, monkeypatch):
-    """A worker changes directory, path and threads of its process: put them back."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    threads, environment = torch.get_num_threads(), dict(os.environ)
-    yield
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
-
-
-def python(folder, text, function="evaluate", **options):
-    """A worker for a user's file with this text."""
-    (folder / "user.py").write_text(text)
-    return EvaluationWorker(spec(folder, function=f"user.py:{function}", **options))
+pytestmark = pytest.mark.usefixtures("at_home")
 
 
 def command(folder, text, **options):
@@ -199,3 +181,70 @@ def test_a_command_runs_at_home(tmp_path):
     text = """test "$(pwd)" = "$HERE" && echo '{"a": 1}'"""
     worker = command(tmp_path, text, environment={"HERE": str(tmp_path)})
     assert worker.evaluate(combination(tmp_path)).metrics == {"a": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "found"),
+    [
+        ("state_dict, device, fraction=0.75", 0.75),
+        ("state_dict, device, fraction", 1.0),
+        ("state_dict, device, *, fraction=None", None),
+        ("state_dict, device, **options", None),
+    ],
+)
+def test_a_fraction_is_handed_on_by_name(tmp_path, parameters, found):
+    """A function that takes `fraction`, by name or among others, gets it; without one its own default stands."""
+    text = (
+        f"def evaluate({parameters}):\n    fraction = {{**locals(), **locals().get('options', {{}})}}.get('fraction')\n"
+    )
+    worker = python(tmp_path, text + "    return {'f': -1 if fraction is None else fraction}\n")
+    assert worker.offers() == {"fraction"}
+    assert worker.evaluate(combination(tmp_path), fraction=0.25).metrics == {"f": 0.25}
+    assert worker.evaluate(combination(tmp_path)).metrics == {"f": -1.0 if found is None else found}
+
+
+@pytest.mark.parametrize("parameters", ["state_dict, device", "*everything", "state_dict, device, fraction, /"])
+def test_a_function_without_a_fraction_says_what_to_write(tmp_path, parameters):
+    """One that cannot evaluate on a part of the data is no cheap first round, and is told what would be."""
+    worker = python(tmp_path, f"def evaluate({parameters}):\n    return {{'a': 1}}\n")
+    assert worker.offers() == frozenset()
+    with pytest.raises(EvaluationFailed, match=r"user.py: the evaluator takes no argument 'fraction'.*fraction=1.0"):
+        worker.evaluate(combination(tmp_path), fraction=0.25)
+
+
+def test_only_functions_of_our_form_are_offered(tmp_path):
+    """A file that uses our names for something of its own does not offer it, and says how it would."""
+    text = (
+        "import torch\n"
+        "normalization = torch.nn.Identity()\n"
+        "def training_loss(logits, labels):\n    return 0\n"
+        "def evaluate(state_dict, device):\n    return {'a': 1}\n"
+    )
+    worker = python(tmp_path, text)
+    assert worker.offers() == frozenset()
+    with pytest.raises(EvaluationFailed, match=r"user.py defines no function normalization\(device\)$"):
+        worker.evaluate(combination(tmp_path), re_estimate=True)
+    with pytest.raises(EvaluationFailed, match=r"no function training_loss\(state_dict, device, generator\)$"):
+        worker.fit(request(combination(tmp_path)))
+
+
+def test_a_command_gets_a_fraction(tmp_path):
+    """{fraction} is the part of the data, and 1 where all of it is meant; the values may come by example."""
+    worker = command(tmp_path, """echo '{"f": {fraction}, "loss": [0.5, 1, true]}'""")
+    assert worker.offers() == {"fraction"}
+    found = worker.evaluate(combination(tmp_path), fraction=0.125)
+    assert found.metrics == {"f": 0.125, "loss": 2.5 / 3}
+    assert {name: values.tolist() for name, values in found.examples.items()} == {"loss": [0.5, 1.0, 1.0]}
+    assert worker.evaluate(combination(tmp_path)).metrics["f"] == 1.0
+
+
+def test_what_a_command_cannot_do_is_told(tmp_path):
+    """Without {fraction} there is no part of the data; statistics and weights take a function."""
+    worker = command(tmp_path, "echo '{}'")
+    assert worker.offers() == frozenset()
+    with pytest.raises(EvaluationFailed, match=r"no \{fraction\} in it.*--fraction \{fraction\}'"):
+        worker.evaluate(combination(tmp_path), fraction=0.5)
+    with pytest.raises(EvaluationFailed, match=r"a command cannot re-estimate.*normalization\(device\)"):
+        worker.evaluate(combination(tmp_path), re_estimate=True)
+    with pytest.raises(EvaluationFailed, match=r"a command cannot train weights.*training_loss\("):
+        worker.fit(request(combination(tmp_path)))

@@ -36,6 +36,8 @@ def _example(kind: type[e.Event]) -> e.Event:
         "Metrics": {"error": 0.1},
         "dict[str, Metrics | None]": {"original": {"error": 0.1}, "chosen": None},
         "dict[str, Any]": {"window": 5},
+        "dict[str, str]": {"average-2": "rna-2-1e-08"},
+        "list[dict[str, Any]]": [{"candidate": "rna-2-1e-08", "gain": 0.1, "standard_error": None}],
     }
     fields = [field for field in dataclasses.fields(kind) if field.name not in {"time", "seq"}]
     return kind(**{field.name: values[str(field.type)] for field in fields})

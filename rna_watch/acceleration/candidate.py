@@ -1,0 +1,134 @@
+"""A candidate: a model as weights of the window's checkpoints, with a name and diagnostics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rna_watch.acceleration.coefficients import Spectrum, input_weights, spectrum, spectrum_of_factor
+from rna_watch.acceleration.diagnostics import Diagnostics, diagnose
+from rna_watch.acceleration.profiles import as_decay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from rna_watch.acceleration.residuals import Residuals
+
+    Float64 = npt.NDArray[np.float64]
+
+LAST = "last"
+AVERAGE = "average"
+EMA = "ema"
+DECAY = "decay"
+CUMULATIVE = "cumulative"
+SOUP = "soup"
+RNA = "rna"
+SIMPLEX = "simplex"
+CAPPED = "capped"
+LINE = "line"
+TRAINED = "trained"
+# weights that nothing was fitted to but, at most, which checkpoints are good: what people use today
+AVERAGES = (AVERAGE, EMA, DECAY, CUMULATIVE, SOUP)
+EXTRAPOLATIONS = (RNA, SIMPLEX, CAPPED, LINE, TRAINED)
+# solutions of the paper's system, under constraints or without
+SOLUTIONS = (RNA, SIMPLEX, CAPPED)
+
+CLAMPED, COMBINED, RE_ESTIMATED = "clamped", "combined", "re-estimated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A member of the family.
+
+    `weights` belong to the inputs y_0..y_N, oldest first, and sum to one. `coefficients` are c_1..c_N over the largest
+    window's residuals (0 for those before its own `window`): for a solution of Algorithm 1 `weights` are `(0, c)`, or with
+    `mixing` beta < 1 those of its step 4; for any other candidate they are the weights of y_1..y_N. `regularization` is
+    lambda, and `prior` names what a solution tends to as lambda grows. `statistics` says how normalization statistics are
+    made: combined and clamped at zero, combined as the paper does, or re-estimated by forward passes.
+    """
+
+    name: str
+    method: str
+    window: int
+    regularization: float | None
+    coefficients: tuple[float, ...]
+    weights: tuple[float, ...]
+    diagnostics: Diagnostics
+    prior: str | None = None
+    mixing: float = 1.0
+    statistics: str = CLAMPED
+
+
+def spectrum_of(residuals: Residuals, window: int) -> Spectrum:
+    """The spectrum of the newest `window` residuals, from the triangular factor where there is one."""
+    if residuals.factor_nn is not None:
+        return spectrum_of_factor(residuals.factor_nn[:, -window:])
+    return spectrum(residuals.gram_nn[-window:, -window:])
+
+
+def candidate(
+    residuals: Residuals,
+    name: str,
+    method: str,
+    c: Float64,
+    *,
+    regularization: float | None = None,
+    spectrum_: Spectrum | None = None,
+    prior: str | None = None,
+    mixing: float = 1.0,
+) -> Candidate:
+    """The candidate with coefficients c `(w,)` over the newest w residuals."""
+    n, window = len(residuals.gram_nn), len(c)
+    whole = np.concatenate([np.zeros(n - window), c])
+    return Candidate(
+        name=name,
+        method=method,
+        window=window,
+        regularization=regularization,
+        coefficients=tuple(float(value) for value in whole),
+        weights=tuple(float(value) for value in input_weights(whole, mixing)),
+        diagnostics=diagnose(
+            residuals.gram_nn[-window:, -window:],
+            c,
+            regularization,
+            spectrum_ or spectrum_of(residuals, window),
+        ),
+        prior=prior,
+        mixing=mixing,
+    )
+
+
+def of_weights(residuals: Residuals, name: str, method: str, weights: Sequence[float]) -> Candidate:
+    """The candidate with weights of y_0..y_N that were found otherwise (a soup, trained weights, a line search)."""
+    c = np.asarray(weights[1:], dtype=np.float64)
+    explained = c.copy()
+    explained[0] += weights[0]  # diagnostics know residuals only: y_0 counts with the oldest one's newer end
+    return Candidate(
+        name=name,
+        method=method,
+        window=len(c),
+        regularization=None,
+        coefficients=tuple(float(value) for value in c),
+        weights=tuple(float(value) for value in weights),
+        diagnostics=diagnose(residuals.gram_nn, explained, None, spectrum_of(residuals, len(c))),
+    )
+
+
+def distance(residuals: Residuals, first: Candidate, second: Candidate) -> float:
+    """How far two candidates lie apart as models, in the units of the parameters.
+
+    A model is y_N - sum_i (1 - W_i) d_i with W_i = sum_{k >= i} w_k, so two differ by their profiles, measured with the
+    Gram matrix of the differences d_i.
+    """
+    profile = _profile(first) - _profile(second)
+    return math.sqrt(max(float(profile @ residuals.steps_nn @ profile), 0.0))
+
+
+def _profile(of: Candidate) -> Float64:
+    weights = np.array(of.weights, dtype=np.float64)
+    return as_decay(weights[1:])

@@ -1,0 +1,73 @@
+"""What `rna-watch compare` does with a run's state: print the comparison, and draw it."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from rna_watch.comparison.comparison import compare
+from rna_watch.comparison.plot import check
+from rna_watch.comparison.plot import plot as draw
+from rna_watch.comparison.record import record
+from rna_watch.comparison.tables import render
+from rna_watch.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rna_watch.acceleration.significance import Mode
+    from rna_watch.journal.replay import RunState
+
+
+def show(
+    state: RunState,
+    *,
+    metric: str | None,
+    mode: Mode | None,
+    levels: str | None,
+    members: bool,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the comparison of a run.
+
+    Raises:
+        NothingToDo: nothing was evaluated.
+        UsageError: a level is no number, the metric is unknown, or the picture cannot be drawn.
+    """
+    if plot is not None:
+        check(plot)
+    comparison = compare(state, metric=metric, mode=mode, given=parse_levels(levels))
+    if plot is not None:
+        draw(comparison, plot)
+    console = Console(highlight=False)
+    if as_json:
+        console.file.write(json.dumps(record(comparison), indent=2) + "\n")
+        return
+    colour = console.color_system is not None and not console.no_color
+    console.print(render(comparison, width=console.width, members=members, colour=colour))
+    if plot is not None:
+        console.print(f"picture: {plot}", soft_wrap=True, markup=False)
+
+
+def parse_levels(text: str | None) -> list[float] | None:
+    """The levels of `--levels 20,10,5`.
+
+    Raises:
+        UsageError: one of them is no finite number.
+    """
+    if text is None:
+        return None
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            level = float(part)
+        except ValueError:
+            level = math.nan
+        if not math.isfinite(level):
+            raise UsageError(f"--levels takes numbers with commas between them, like 20,10,5; {part!r} is none")
+        found.append(level)
+    return found or None

@@ -1,0 +1,280 @@
+"""The comparison of all methods over one run: a pure function of what the journal adds up to."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from rna_watch.acceleration.candidate import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS
+from rna_watch.acceleration.selection import infer_mode
+from rna_watch.acceleration.significance import gain
+from rna_watch.comparison.levels import Level, best_of, known, levels, same
+from rna_watch.comparison.members import Member, length_of, members_of, recipe_at, shape_of
+from rna_watch.dashboard.metric import metric_of
+from rna_watch.errors import NothingToDo, UsageError
+from rna_watch.journal.replay import PENDING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rna_watch.acceleration.significance import Mode
+    from rna_watch.journal.replay import Checkpoint, RunState
+
+ORIGINAL = "original"
+CHOSEN = "chosen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A candidate and the shown metric's value for it; None if the evaluator did not give that metric for it."""
+
+    candidate: str
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One checkpoint: a point for each kind and each fixed recipe that was evaluated there.
+
+    `points` has what was picked by the choosing metric (`original`, `average`, `rna`, other methods by their name,
+    `chosen`) and the fixed recipes by name; `candidates` has all there is: (method, value) by name.
+    `better` and `significant` are the journal's own verdict on the chosen one; `best` names the kinds that no other
+    kind beats, and is empty where there was nothing to compare.
+    """
+
+    checkpoint: str
+    step: int
+    points: Mapping[str, Point]
+    candidates: Mapping[str, tuple[str, float | None]]
+    best: tuple[str, ...]
+    better: bool | None
+    significant: bool | None
+    decided: bool
+
+    def value(self, key: str) -> float | None:
+        """The finite value of a kind or a recipe, or None."""
+        point = self.points.get(key)
+        return point.value if point and known(point.value) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All methods at all checkpoints of a run.
+
+    `metric` is shown, `choosing` is the one by which the daemon chose (None: it did not say); `others` are the evaluator's
+    remaining metrics. `kinds` are the columns that are picked anew at each checkpoint, `members` the fixed recipes at
+    most checkpoints, of which `fixed` are the paper's RNA (largest window, smallest lambda), the uniform average of its
+    window, and the largest uniform average.
+    """
+
+    run: str
+    step_kind: str
+    metric: str
+    mode: Mode
+    choosing: str | None
+    choosing_mode: Mode
+    others: tuple[str, ...]
+    kinds: tuple[str, ...]
+    members: tuple[str, ...]
+    fixed: tuple[str, ...]
+    rows: tuple[Row, ...]
+    levels: tuple[Level, ...]
+
+    @property
+    def name(self) -> str:
+        """The end of the run's path: its folder and the one around it."""
+        return "/".join(PurePath(self.run).parts[-2:]).lstrip("/")
+
+    @property
+    def flattered(self) -> bool:
+        """Whether the numbers shown are those by which the models were picked."""
+        return self.choosing in {None, self.metric}
+
+    def curve(self, key: str) -> list[tuple[int, float | None]]:
+        """(step, value) of a kind or a recipe at every checkpoint."""
+        return [(row.step, row.value(key)) for row in self.rows]
+
+
+def compare(
+    state: RunState, *, metric: str | None = None, mode: Mode | None = None, given: Sequence[float] | None = None
+) -> Comparison:
+    """The comparison of a run, finished or living.
+
+    Args:
+        state: what its journal adds up to.
+        metric: which of the evaluator's numbers to show; the one by which models are chosen, if not given.
+        mode: whether it is minimized or maximized; the daemon's own, or inferred from the name, if not given.
+        given: levels to ask for; around the original's best, if not given.
+
+    Raises:
+        NothingToDo: nothing was evaluated.
+        UsageError: the evaluator never reported that metric.
+    """
+    remedy = "`rna-watch once RUN_DIR --evaluator FILE.py:function` evaluates everything that is there"
+    if not state.checkpoints:
+        raise NothingToDo(f"nothing is known of this run (no journal, or no checkpoint in it); {remedy}")
+    evaluated = [c for c in state.checkpoints.values() if c.evaluations and c.step is not None]
+    default = metric_of(state)
+    if not evaluated or default is None:
+        raise NothingToDo(f"no model of this run was evaluated, so there is nothing to compare; {remedy}")
+    names = list(dict.fromkeys(name for c in evaluated for metrics in c.evaluations.values() for name in metrics))
+    shown = metric or default.name
+    if shown not in names:
+        near = difflib.get_close_matches(shown, names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"the evaluator reported no metric {shown!r}, only {', '.join(names)}{hint}")
+    choosing = state.metric.metric if state.metric else None
+    declared = {choosing: _mode(state.metric.mode)} if state.metric else {}
+    shown_mode = mode or declared.get(shown) or infer_mode(shown)
+    picker = _Picker(shown=shown, choosing=choosing or shown, mode=declared.get(choosing) or shown_mode)
+
+    evaluated.sort(key=lambda c: c.step or 0)
+    families = [members_of(checkpoint) for checkpoint in evaluated]
+    lengths = [length_of(checkpoint) for checkpoint in evaluated]
+    kinds = _kinds(families)
+    members = _members(families, lengths, kinds)
+    rows = [
+        _row(checkpoint, family, length, picker, shown_mode, members)
+        for checkpoint, family, length in zip(evaluated, families, lengths, strict=True)
+    ]
+    curves = {key: [(row.step, row.value(key)) for row in rows] for key in (*kinds, CHOSEN, *members)}
+    return Comparison(
+        run=state.started.run if state.started else "",
+        step_kind=next((c.admitted.step_kind for c in evaluated if c.admitted), "") or "step",
+        metric=shown,
+        mode=shown_mode,
+        choosing=choosing,
+        choosing_mode=picker.mode,
+        others=tuple(name for name in names if name != shown),
+        kinds=kinds,
+        members=members,
+        fixed=_fixed(members),
+        rows=tuple(rows),
+        levels=tuple(levels(curves, ORIGINAL, shown, shown_mode, given)),
+    )
+
+
+def kind_of(method: str) -> str:
+    """The kind that a method is shown under: all averages together, all solutions together, others by themselves."""
+    if method == LAST:
+        return ORIGINAL
+    return AVERAGE if method in AVERAGES else RNA if method in SOLUTIONS else method
+
+
+def _mode(word: str) -> Mode:
+    return "max" if word == "max" else "min"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Picker:
+    """How one of a kind is picked: by the choosing metric, as the daemon does, whatever metric is shown."""
+
+    shown: str
+    choosing: str
+    mode: Mode
+
+    def point(self, member: Member) -> Point:
+        return Point(candidate=member.name, value=member.metrics.get(self.shown))
+
+    def pick(self, members: Sequence[Member]) -> Member | None:
+        scored = [(m.metrics.get(self.choosing, math.nan), m) for m in members]
+        finite = [(value, member) for value, member in scored if math.isfinite(value)]
+        return max(finite, key=lambda pair: gain(pair[0], 0.0, self.mode))[1] if finite else None
+
+
+def _kinds(families: Sequence[Mapping[str, Member]]) -> tuple[str, ...]:
+    seen = {kind_of(member.method) for family in families for member in family.values()}
+    usual = [ORIGINAL, *(kind for kind in (AVERAGE, RNA, "trained") if kind in seen)]
+    return (*usual, *sorted(seen - set(usual)))
+
+
+def _members(families: Sequence[Mapping[str, Member]], lengths: Sequence[int], kinds: Sequence[str]) -> tuple[str, ...]:
+    """Names at more than half of the checkpoints that have a family and a window long enough for them."""
+    found: Counter[str] = Counter()
+    methods: dict[str, int] = {}
+    for family in families:
+        found.update(family.keys())
+        for member in family.values():
+            kind = kind_of(member.method)
+            methods.setdefault(member.name, kinds.index(kind))
+    stable = []
+    for name in methods:
+        shape = shape_of(name)
+        least = shape.window if shape else 0
+        possible = sum(length >= least and len(family) > 1 for family, length in zip(families, lengths, strict=True))
+        if name != LAST and name not in kinds and 2 * found[name] > possible:
+            stable.append(name)
+    return tuple(sorted(stable, key=lambda name: (methods[name], *_order(name))))
+
+
+def _order(name: str) -> tuple[str, int, float, str]:
+    shape = shape_of(name)
+    return (shape.stem, -shape.window, shape.regularization, name) if shape else (name, 0, 0.0, name)
+
+
+def _fixed(members: Sequence[str]) -> tuple[str, ...]:
+    """The largest uniform average, RNA with the smallest lambda at its largest window, and the average of that window."""
+    shapes = {name: shape for name in members if (shape := shape_of(name))}
+    averages, solutions = (
+        sorted((name for name in shapes if shapes[name].stem == stem), key=_order) for stem in (AVERAGE, RNA)
+    )
+    rivals = [name for name in averages if solutions and shapes[name].window == shapes[solutions[0]].window]
+    return tuple(dict.fromkeys([*averages[:1], *rivals, *solutions[:1]]))
+
+
+def _row(
+    checkpoint: Checkpoint,
+    family: Mapping[str, Member],
+    length: int,
+    picker: _Picker,
+    mode: Mode,
+    members: Sequence[str],
+) -> Row:
+    points: dict[str, Point] = {}
+    groups: dict[str, list[Member]] = {}
+    for member in family.values():
+        groups.setdefault(kind_of(member.method), []).append(member)
+    for kind, group in groups.items():
+        # There is one original, and it counts whatever the choosing metric says of it.
+        picked = family.get(LAST) if kind == ORIGINAL else picker.pick(group)
+        if picked:
+            points[kind] = picker.point(picked)
+    values = {kind: p.value for kind, p in points.items() if p.value is not None and math.isfinite(p.value)}
+    best: tuple[str, ...] = ()
+    if len(values) > 1:
+        top = best_of(list(values.values()), mode)
+        best = tuple(kind for kind, value in values.items() if same(value, top))
+    for name in members:
+        if recipe := recipe_at(name, dict(family), length):
+            points[name] = picker.point(recipe)
+    decided = checkpoint.chosen is not None or checkpoint.stage not in PENDING
+    if decided and (taken := _taken(checkpoint, points, family, picker)):
+        points[CHOSEN] = taken
+    return Row(
+        checkpoint=checkpoint.name,
+        step=checkpoint.step or 0,
+        points=points,
+        candidates={name: (member.method, member.metrics.get(picker.shown)) for name, member in family.items()},
+        best=best,
+        better=checkpoint.chosen.better_than_original if checkpoint.chosen else None,
+        significant=checkpoint.chosen.significant if checkpoint.chosen else None,
+        decided=decided,
+    )
+
+
+def _taken(
+    checkpoint: Checkpoint, points: Mapping[str, Point], family: Mapping[str, Member], picker: _Picker
+) -> Point | None:
+    """What a user takes: the chosen model where the journal says that it beats the original, else the original."""
+    chosen = checkpoint.chosen
+    if chosen is None or not chosen.better_than_original:
+        original = points.get(ORIGINAL)
+        return Point(candidate=ORIGINAL, value=original.value) if original else None
+    if chosen.candidate in family:
+        return picker.point(family[chosen.candidate])
+    metrics = chosen.metrics.get("chosen") or {}
+    return Point(candidate=chosen.candidate, value=metrics.get(picker.shown))

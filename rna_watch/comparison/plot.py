@@ -1,0 +1,127 @@
+"""A comparison as a picture: the metric against the step, one line for each kind."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.acceleration.candidate import AVERAGE, RNA
+from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
+from rna_watch.dashboard.lines import DIRECTIONS
+from rna_watch.dashboard.quantities import plain
+from rna_watch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rna_watch.comparison.comparison import Comparison
+
+FORMATS = (".svg", ".png", ".pdf")
+# Okabe and Ito's colours, told apart by every kind of colour vision; line styles tell them apart in grey.
+_STYLES: dict[str, dict[str, Any]] = {
+    ORIGINAL: {"color": "#888888", "linewidth": 1.4, "label": "original"},
+    AVERAGE: {"color": "#0072B2", "linewidth": 1.8, "label": "best average"},
+    RNA: {"color": "#D55E00", "linewidth": 1.8, "linestyle": (0, (4, 1.5)), "label": "best RNA"},
+    CHOSEN: {
+        "color": "black",
+        "linestyle": "none",
+        "marker": "o",
+        "markersize": 5.5,
+        "markerfacecolor": "none",
+        "markeredgewidth": 0.9,
+        "label": "chosen",
+    },
+}
+_OTHERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# Beyond these, rings would hide the lines that they mark.
+_MOST_RINGS = 45
+_LEGEND_COLUMNS = 4
+
+
+def check(path: Path) -> None:
+    """Whether the picture can be drawn at all, before anything else is done.
+
+    Raises:
+        UsageError: an unknown ending, or matplotlib is missing.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"cannot draw {path}: the name must end in {', '.join(FORMATS)}")
+    try:
+        import matplotlib as mpl  # noqa: F401 - only its presence matters here
+    except ImportError as error:
+        raise UsageError("--plot needs matplotlib: pip install 'rna-watch[report]'") from error
+
+
+def plot(comparison: Comparison, path: Path) -> None:
+    """Draw the picture; equal comparisons give equal files.
+
+    Raises:
+        UsageError: as `check`, or the file cannot be written.
+    """
+    check(path)
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    c = comparison
+    with mpl.rc_context({"svg.hashsalt": "rna-watch", "font.size": 10, "axes.linewidth": 0.8}):
+        figure = Figure(figsize=(7.2, 4.3), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        values: list[float] = []
+        others = iter(_OTHERS * len(c.kinds))
+        for key in (*c.kinds, CHOSEN):
+            style = _STYLES.get(key) or {"color": next(others), "linewidth": 1.4, "linestyle": ":", "label": plain(key)}
+            steps, heights = zip(*((step, math.nan if v is None else v) for step, v in c.curve(key)), strict=True)
+            if key == CHOSEN and len(steps) > _MOST_RINGS:
+                style = style | {"markersize": 2.2, "markerfacecolor": "black"}
+            elif key != CHOSEN and _has_isolated(heights):
+                style = style | {"marker": ".", "markersize": 4}
+            finite = [value for value in heights if math.isfinite(value)]
+            if finite:
+                values += finite
+                axes.plot(steps, heights, **style)
+        if logarithmic(values):
+            _log_axis(axes, decades=math.log10(max(values) / min(values)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(plain(c.step_kind))
+        axes.set_ylabel(f"{plain(c.metric)} ({DIRECTIONS[c.mode]})")
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        told = ", by which models were chosen" if c.metric == c.choosing else ""
+        name = f"{plain(c.name)}: " if c.run else ""
+        rows = math.ceil(len(axes.get_lines()) / _LEGEND_COLUMNS)
+        axes.set_title(f"{name}{plain(c.metric)}{told}", loc="left", x=-0.01, fontsize=11, pad=8 + 16 * rows)
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=_LEGEND_COLUMNS, frameon=False)
+        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
+        try:
+            figure.savefig(path, metadata=metadata)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _has_isolated(values: Sequence[float]) -> bool:
+    """Whether a value stands between gaps, where a line alone would not show it."""
+    around = [math.nan, *values, math.nan]
+    return any(
+        math.isfinite(b) and not math.isfinite(a) and not math.isfinite(c)
+        for a, b, c in zip(around, around[1:], around[2:], strict=False)
+    )
+
+
+def logarithmic(values: Sequence[float]) -> bool:
+    """Whether a logarithmic axis shows these better: all positive, and over more than a decade."""
+    return bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+
+
+def _log_axis(axes: Any, *, decades: float) -> None:
+    """Plain numbers instead of powers of ten: at 1, 2 and 5 of each decade where there are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 3 else (1.0,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,261 @@
+"""A comparison as a person reads it in a terminal: two tables and the sentences under them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.text import Text
+
+from rna_watch.acceleration.candidate import AVERAGE, RNA
+from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
+from rna_watch.comparison.findings import NAMES, findings, provenance
+from rna_watch.comparison.levels import best_of, same
+from rna_watch.dashboard.layout import Column, Lines, grid, heading, tail_of, wrap
+from rna_watch.dashboard.quantities import number, places, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from rna_watch.comparison.comparison import Comparison, Row
+    from rna_watch.comparison.levels import Level
+
+NOT_EVALUATED = "-"
+MOST_ROWS = 20
+_BEST = "bold green"
+_WIDEST_TEXT = 110
+_LONGEST_NAME = 20
+_TITLES = {AVERAGE: "average", RNA: "RNA"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sheet:
+    """What all cells of one comparison share; `star` marks the best where colour cannot."""
+
+    comparison: Comparison
+    width: int
+    decimals: int | None
+    star: bool
+
+    def cell(self, text: str, *, best: bool) -> Text:
+        mark = ("*" if best else " ") if self.star else ""
+        return Text(text + mark, _BEST if best else "dim" if text == NOT_EVALUATED else "")
+
+    def column(self, title: str, cells: Sequence[Text], drop: int) -> Column:
+        # The place of the star is a gap already.
+        return Column(title=title + " " * self.star, cells=cells, drop=drop, right=True, gap=1 if self.star else 2)
+
+
+def render(comparison: Comparison, *, width: int, members: bool = False, colour: bool = True) -> RenderableType:
+    """The whole page, no line wider than `width`.
+
+    Args:
+        comparison: what to show.
+        width: terminal cells.
+        members: also every fixed recipe at most checkpoints, in tables as wide as there is room.
+        colour: whether green can mark the best; otherwise a star does.
+    """
+    c = comparison
+    decimals = decimals_of([row.value(key) for row in c.rows for key in (*c.kinds, CHOSEN, *c.members)])
+    sheet = _Sheet(comparison=c, width=width, decimals=decimals, star=not colour)
+    text_width = min(width, _WIDEST_TEXT)
+    lines: Lines = [heading(c.name or "comparison", _extent(c), width)]
+    for sentence in provenance(c):
+        lines += wrap(sentence, text_width, style="", most=9)
+    rows = thinned(c.rows)
+    lines += [
+        Text(),
+        heading(f"{plain(c.metric)} at each {plain(c.step_kind)}", _note(rows, c.rows, star=not colour), width),
+    ]
+    lines += _checkpoints(sheet, rows)
+    if members and c.members:
+        lines += [Text(), heading("fixed recipes", "each at every checkpoint", width), *_recipes(sheet, rows)]
+    lines += [Text(), *_levels(sheet, members=members), Text(), heading("findings", "", width)]
+    for sentence in findings(c):
+        lines += _bullet(sentence, text_width)
+    for line in lines:
+        line.no_wrap = True
+    return Group(*lines)
+
+
+def decimals_of(values: Sequence[float | None]) -> int | None:
+    """As few decimals as show these numbers whole, and no more than suit them: 1.75 beside 2.5 has two."""
+    most = places(values)
+    if most is None:
+        return None
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    enough = (d for d in range(most) if all(math.isclose(round(v, d), v, rel_tol=1e-9, abs_tol=1e-12) for v in finite))
+    return next(enough, most)
+
+
+def thinned(rows: Sequence[Row], most: int = MOST_ROWS) -> list[Row]:
+    """At most so many of the rows, evenly, the last one always among them."""
+    if len(rows) <= most:
+        return list(rows)
+    step = math.ceil((len(rows) - 1) / (most - 1))
+    return [*rows[:-1:step], rows[-1]]
+
+
+def _extent(c: Comparison) -> str:
+    first, last = c.rows[0].step, c.rows[-1].step
+    return f"{len(c.rows)} checkpoints evaluated, {c.step_kind} {first} to {last}"
+
+
+def _note(shown: Sequence[Row], rows: Sequence[Row], *, star: bool) -> str:
+    part = "" if len(shown) == len(rows) else f"{len(shown)} of {len(rows)}; --json has all; "
+    return f"{part}best: {'*' if star else 'green'}"
+
+
+def _bullet(sentence: str, width: int) -> Lines:
+    return [
+        Text.assemble(("  " if row else "- ", "dim"), line)
+        for row, line in enumerate(wrap(sentence, width - 2, style="", most=9))
+    ]
+
+
+def _checkpoints(sheet: _Sheet, rows: Sequence[Row]) -> Lines:
+    c = sheet.comparison
+    columns = [Column(title=c.step_kind, cells=[Text(str(row.step)) for row in rows], right=True)]
+    # A fixed recipe may beat what the choosing metric picked.
+    rivals = (*c.kinds, *c.fixed)
+    # The paper's RNA and the average of its window stay longer than a longer average does.
+    drops = {ORIGINAL: 0, AVERAGE: 0, RNA: 0, "trained": 2} | dict(zip(reversed(c.fixed), (5, 6, 8), strict=False))
+    columns += [_values(sheet, rows, key, rivals=rivals, drop=drops.get(key, 4)) for key in rivals]
+    columns.append(_values(sheet, rows, CHOSEN, rivals=rivals))
+    which = [row.points[CHOSEN].candidate if CHOSEN in row.points else NOT_EVALUATED for row in rows]
+    cells = [
+        Text(tail_of(plain(name), _LONGEST_NAME), "dim" if name in {ORIGINAL, NOT_EVALUATED} else "") for name in which
+    ]
+    columns.append(Column(title="which", cells=cells, drop=9, gap=1 if sheet.star else 2))
+    return _fitted(columns, sheet.width) + wrap(_legend(c), sheet.width, style="dim", most=4)
+
+
+def _legend(c: Comparison) -> str:
+    picked = [_TITLES[kind] for kind in (AVERAGE, RNA) if kind in c.kinds]
+    told = []
+    if picked:
+        told.append(
+            f"{' and '.join(picked)}: the best of the kind by {c.choosing or c.metric}, picked at each checkpoint."
+        )
+    if c.fixed:
+        told.append(f"{', '.join(c.fixed)}: always the same recipe, over all there is while windows are shorter.")
+    return " ".join(told)
+
+
+def _values(sheet: _Sheet, rows: Sequence[Row], key: str, *, rivals: Sequence[str], drop: int = 0) -> Column:
+    cells = []
+    for row in rows:
+        point = row.points.get(key)
+        text = number(point.value, sheet.decimals) if point and point.value is not None else NOT_EVALUATED
+        cells.append(sheet.cell(text, best=_is_best(sheet.comparison, row, key, rivals)))
+    return sheet.column(_TITLES.get(key, plain(key)), cells, drop)
+
+
+def _is_best(c: Comparison, row: Row, key: str, rivals: Sequence[str]) -> bool:
+    value = row.value(key)
+    values = [v for rival in rivals if (v := row.value(rival)) is not None]
+    return value is not None and len(values) > 1 and same(value, best_of([value, *values], c.mode))
+
+
+def _fitted(columns: Sequence[Column], width: int) -> Lines:
+    """The columns that fit, the least telling ones left out, and a line that names those."""
+    kept = [column for column in columns if column.width]
+    gone: list[str] = []
+    while sum(column.width + column.gap for column in kept) - kept[0].gap > width:
+        droppable = [column for column in kept if column.drop]
+        if not droppable:
+            break
+        kept.remove(worst := max(droppable, key=lambda column: column.drop))
+        gone.insert(0, worst.title.strip())
+    lines = grid(kept, width, spans=[None] * len(columns[0].cells))
+    if gone:
+        lines += wrap(
+            f"No room here for: {', '.join(gone)}; a wider terminal or --json has them.", width, style="dim", most=3
+        )
+    return lines
+
+
+def _blocks(lead: Sequence[Column], columns: Sequence[Column], width: int) -> Lines:
+    """The leading columns with all others, in as many grids as the width asks for."""
+    blocks: list[list[Column]] = [[]]
+    for column in columns:
+        if blocks[-1] and sum(x.width + x.gap for x in (*lead, *blocks[-1], column)) - lead[0].gap > width:
+            blocks.append([])
+        blocks[-1].append(column)
+    lines: Lines = []
+    for block in blocks:
+        lines += [Text()] if lines else []
+        lines += grid([*lead, *block], width, spans=[None] * len(lead[0].cells))
+    return lines
+
+
+def _recipes(sheet: _Sheet, rows: Sequence[Row]) -> Lines:
+    c = sheet.comparison
+    rivals = (ORIGINAL, *c.members)
+    lead = [
+        Column(title=c.step_kind, cells=[Text(str(row.step)) for row in rows], right=True),
+        _values(sheet, rows, ORIGINAL, rivals=rivals),
+    ]
+    lines = _blocks(lead, [_values(sheet, rows, name, rivals=rivals) for name in c.members], sheet.width)
+    return lines + wrap(
+        "While a window is still shorter than a recipe asks for, its column has the same recipe over the whole window.",
+        sheet.width,
+        style="dim",
+        most=3,
+    )
+
+
+def _levels(sheet: _Sheet, *, members: bool) -> Lines:
+    c = sheet.comparison
+    sign = "≤" if c.mode == "min" else "≥"
+    lines = [
+        heading(
+            f"first {plain(c.step_kind)} with {plain(c.metric)} {sign}", "(speed-up over the original)", sheet.width
+        )
+    ]
+    if not c.levels:
+        return [
+            *lines,
+            *wrap(
+                "The original never improved on its first value; name levels with --levels.",
+                sheet.width,
+                style="",
+                most=2,
+            ),
+        ]
+    keys = [*c.kinds, *(c.members if members else c.fixed), CHOSEN]
+    lead = Column(title="", cells=[Text(NAMES.get(key, plain(key))) for key in keys])
+    lines += _blocks([lead], [_level(sheet, level, keys) for level in c.levels], sheet.width)
+    tolerances = [level.tolerance for level in c.levels if level.tolerance is not None]
+    if tolerances:
+        values = [value for row in c.rows if (value := row.value(ORIGINAL)) is not None]
+        top = number(best_of(values, c.mode), sheet.decimals)
+        listed = ", ".join(f"{tolerance:.3g}" for tolerance in tolerances)
+        word = "plus" if c.mode == "min" else "minus"
+        lines += wrap(
+            f"The levels are the best that the original ever reached, {top}, {word} {listed}.",
+            sheet.width,
+            style="dim",
+            most=3,
+        )
+    return lines
+
+
+def _level(sheet: _Sheet, level: Level, keys: Sequence[str]) -> Column:
+    steps = [step for key in keys if (step := level.reached.get(key)) is not None]
+    cells = []
+    for key in keys:
+        step, speedup = level.reached.get(key), level.speedups.get(key)
+        if step is None:
+            text = "never"
+        elif speedup is None:
+            text = str(step)
+        else:
+            text = f"{step} ({'>' if speedup.at_least else ''}{speedup.factor:.2f})"
+        cells.append(sheet.cell(text, best=step is not None and step == min(steps) < max(steps)))
+    digits = number(level.value, sheet.decimals) if level.tolerance is not None else f"{level.value:g}"
+    return sheet.column(digits, cells, 0)

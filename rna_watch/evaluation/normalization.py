@@ -1,0 +1,141 @@
+"""Re-estimated batch-norm statistics: those of a combination are not the combination of the statistics.
+
+Running means and variances belong to the weights they were measured with; a combination needs its own, from forward
+passes over training inputs (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+from rna_watch.checkpoints.numeric import DTYPES, narrow
+from rna_watch.errors import EvaluationFailed
+from rna_watch.evaluation.evaluator import NORMALIZATION
+from rna_watch.evaluation.randomness import seeded
+
+if TYPE_CHECKING:
+    from rna_watch.checkpoints.extents import Layout
+    from rna_watch.checkpoints.numeric import Array
+    from rna_watch.evaluation.users_file import UsersFile
+
+_STATISTICS = ("running_mean", "running_var")
+_SEED = 0  # every model is measured with the same dropout and the same shuffling
+
+
+class Normalization:
+    """The user's network and training inputs, from `normalization(device)` of the evaluator's file.
+
+    It is called once, and called again only if the inputs can be gone through only once (a generator). A network is
+    used again for every model: its tensors are overwritten, its modes put back.
+    """
+
+    def __init__(self, user: UsersFile, device: torch.device) -> None:
+        self._function = user.function(NORMALIZATION)
+        self._device = device
+        self._kept: tuple[torch.nn.Module, Iterable[Any]] | None = None
+
+    def re_estimate(self, tensors: dict[str, torch.Tensor], layout: Layout) -> dict[str, Array]:
+        """Re-estimate the statistics of every batch-norm layer, and put them into the model.
+
+        Cumulative averages over all batches in training mode, as `torch.optim.swa_utils.update_bn` takes them, rounded
+        to the stored dtype. `num_batches_tracked` stays as it is.
+
+        Args:
+            tensors: the model under plain names; its statistics are overwritten.
+            layout: how it is stored.
+
+        Returns:
+            The statistics by the stored tensor's name, in its shape, as the bits of its dtype.
+
+        Raises:
+            EvaluationFailed: the network does not take the model, has no batch norm, or there are no inputs.
+        """
+        network, batches = self._network()
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise EvaluationFailed(
+                f"the network that normalization(device) returns is not the checkpoint's: {error}"
+            ) from error
+        found = _statistics(network)
+        if not found:
+            raise EvaluationFailed(
+                "the network that normalization(device) returns has no batch-norm layer with running statistics: there "
+                "is nothing to re-estimate"
+            )
+        with seeded(_SEED, self._device), _as_it_was(network):
+            update_bn(self._inputs(batches), network)
+        statistics = {}
+        plain = layout.plain_names
+        for view in layout.tensors:
+            measured = found.get(name := plain.get(view.name, ""))
+            if measured is None:
+                continue
+            bits = np.empty(view.shape, dtype=DTYPES[view.dtype].bits)
+            narrow(measured.detach().cpu().double().numpy(), view.dtype, bits)
+            statistics[view.name] = bits
+            stored = torch.from_numpy(bits.view(bits.dtype.str.replace("u", "i")))
+            tensors[name].copy_(stored.view(getattr(torch, view.dtype)))
+        return statistics
+
+    def _network(self) -> tuple[torch.nn.Module, Iterable[Any]]:
+        if self._kept is not None:
+            return self._kept
+        made = self._function(self._device)
+        if (
+            not isinstance(made, tuple)
+            or len(made) != 2  # a network and its inputs
+            or not isinstance(made[0], torch.nn.Module)
+            or not isinstance(made[1], Iterable)
+        ):
+            raise EvaluationFailed(
+                f"normalization(device) must return a network and batches of training inputs, not {made!r:.100}"
+            )
+        network, batches = made
+        network.to(self._device)
+        if not isinstance(batches, Iterator):
+            self._kept = (network, batches)
+        return network, batches
+
+    def _inputs(self, batches: Iterable[Any]) -> Iterator[torch.Tensor]:
+        """Each batch's inputs on the device; of pairs, as data loaders give them, the first is meant."""
+        empty = True
+        for batch in batches:
+            inputs = batch[0] if isinstance(batch, list | tuple) else batch
+            if not isinstance(inputs, torch.Tensor):
+                raise EvaluationFailed(f"a batch that normalization(device) returned is no tensor, but {inputs!r:.100}")
+            empty = False
+            yield inputs.to(self._device)
+        if empty:
+            raise EvaluationFailed("normalization(device) returned no batches of training inputs")
+
+
+def _statistics(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The running statistics by their names in the state dict; a layer that stands in two places has two."""
+    return {
+        f"{path}.{name}" if path else name: getattr(module, name)
+        for path, module in network.named_modules(remove_duplicate=False)
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+        for name in _STATISTICS
+    }
+
+
+@contextlib.contextmanager
+def _as_it_was(network: torch.nn.Module) -> Iterator[None]:
+    """Put back every module's mode and momentum, even if a forward pass raised."""
+    modes = {module: module.training for module in network.modules()}
+    momenta = {module: module.momentum for module in network.modules() if isinstance(module, _BatchNorm)}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for module, momentum in momenta.items():
+            module.momentum = momentum

@@ -1,0 +1,258 @@
+"""What lies in a run directory, told from names alone: sequences of checkpoints, whose layout that is, one run or several.
+
+Two folders are two runs where they differ in what tells runs apart (a number, a date, an id: `version_0`, `version_1`) and
+hold checkpoints of the same naming pattern. `steps.series` blots those numbers out, so the daemon would mix such runs.
+Folders with names of different words (`best`, `last`) are one run, unless their models differ and no role explains it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rna_watch.watching import steps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+_VERSION = re.compile(r"-v\d+(?=\.[A-Za-z]|$)")  # Lightning's, for a name that was taken
+# a folder for a step: `step-100`, `epoch_3`, `checkpoint-500`; not `lr1e-3`, `batch64` or `lr0.1_epochs100`
+_STEP_FOLDER = re.compile(
+    r"(?:(?:^|[^A-Za-z0-9.])(?:global[_-]?step|step|iter(?:ation)?|epoch|ep|update|checkpoint|ckpt|chkpt|snapshot)"
+    r"|^(?:steps|iters|epochs))[=_\-.]?\d",
+    re.IGNORECASE,
+)
+_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d([-_.]?)[01]\d\1[0-3]\d(?!\d)")
+_TIME = re.compile(r"^\d\d[-_:.]\d\d[-_:.]\d\d$")
+_ID = re.compile(r"^(?:(?=.*\d)(?=.*[a-z])[a-z0-9]{8}|[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
+_RUN = re.compile(
+    r"^(?:.*[^A-Za-z])?(?:version|run|exp|experiment|trial|seed|fold|train|job|attempt)(?:[=_\-.]?\d+(?![A-Za-z0-9]).*)?$",
+    re.IGNORECASE,
+)
+# folders of one run: by which of its models they hold, or by which part of a model
+_ROLE = re.compile(
+    r"^(?:best|last|latest|final|top|ema|swa|raw|avg|averaged?|main|g|d|gen|disc|generator|discriminator|actor|critic|policy"
+    r"|value|encoder|decoder|teacher|student|target|online|(?:.*_)?(?:rank|shard|node|worker|gpu|part)[=_\-.]?\d+)$",
+    re.IGNORECASE,
+)
+# who names checkpoints so, by folder and pattern; what the number counts, where the name does not say; what lies beside
+_TRAINERS = (
+    ("Lightning", r"(^|/)lightning_logs/.*\.ckpt$|(^|[/-])epoch=\*[^/]*\.ckpt$|(^|[/-])step=\*\.ckpt$", "", ()),
+    ("the Hugging Face Trainer", r"(^|/)checkpoint-\*$", "step", ()),
+    ("Accelerate", r"(^|/)checkpoint_\*(/|$)", "", ()),
+    ("timm", r"(^|/)checkpoint-\*\.pth\.tar$", "epoch", ()),
+    ("torchvision's references", r"(^|/)model_\*\.pth$", "epoch", ("checkpoint.pth",)),
+    ("Ultralytics", r"(^|/)weights/(epoch\*|last|best)\.pt$", "", ("last.pt", "best.pt")),
+    ("Composer", r"(^|/)ep\*-ba\*(-rank\*)?(\.pt)?$", "", ()),
+    ("torchtitan", r"(^|/)checkpoint/step-\*(/|$)", "", ()),
+    ("Megatron", r"(^|/)iter_\*(/|$)", "", ()),
+    ("DeepSpeed", r"(^|/)global_step\*(/|$)", "", ()),
+    ("nanoGPT", r"(^|/)ckpt\.pt$", "", ()),
+)
+_SEQUENCE = 2
+_BLOT = "\0"  # what no name holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Checkpoints whose names differ in numbers only, in one folder or in a folder for each step.
+
+    `folder` lies below the run directory ("" is that itself); `pattern` is below `folder`, with `*` for what varies; `kind`
+    is step, epoch or number, and `first` and `last` its values, unless the names tell none ("", and None: a name that is
+    written again and again); `newest` is the name last changed, at `changed_ns`. `series` is the pattern with every number
+    blotted out, those that all names share too.
+    """
+
+    folder: str
+    pattern: str
+    series: str
+    trainer: str
+    count: int
+    kind: str
+    first: int | None
+    last: int | None
+    newest: str
+    changed_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One of several runs: its folder below the run directory, and what lies in it."""
+
+    folder: str
+    groups: tuple[Group, ...]
+
+    @property
+    def changed_ns(self) -> int:
+        """When a checkpoint of it last changed."""
+        return max(group.changed_ns for group in self.groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """All groups, the longest sequence first; the runs to choose from, if there are several (else none)."""
+
+    groups: tuple[Group, ...]
+    runs: tuple[Run, ...]
+
+
+def discover(names: Mapping[str, int], architectures: Mapping[str, str] | None = None) -> Discovery:
+    """What these names are.
+
+    Args:
+        names: paths of checkpoints below the run directory, as the scan gives them, and when each last changed (ns).
+        architectures: of folders of groups, as far as known.
+    """
+    groups = _groups(names)
+    roots = _forks(groups) or _different(groups, architectures or {})
+    if roots:  # then any other sequence may be meant too
+        others = {group.folder for group in unexplained(groups)}
+        roots |= {each for each in others if not any(_inside(each, root) or _below(root, each) for root in roots)}
+    runs = tuple(
+        Run(folder=root, groups=tuple(group for group in groups if _inside(group.folder, root)))
+        for root in sorted(roots, key=steps.natural_key)
+    )
+    return Discovery(groups=groups, runs=runs)
+
+
+def unexplained(groups: Iterable[Group]) -> list[Group]:
+    """Sequences in different folders, the longest of each, that are one run only if their models are of one kind."""
+    first: dict[str, Group] = {}
+    for group in groups:
+        if group.first is not None and group.count >= _SEQUENCE:
+            first.setdefault(group.folder, group)
+    outer = [group for folder, group in first.items() if not any(_below(folder, other) for other in first)]
+    return [group for group in outer if not any(_ROLE.match(part) for part in group.folder.split("/"))]
+
+
+def _groups(names: Mapping[str, int]) -> tuple[Group, ...]:
+    members: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in sorted(names, key=lambda name: (steps.natural_key(name), name)):
+        folder, rest = _split(name)
+        members[folder, _NUMBER.sub(_BLOT, _VERSION.sub("", rest))].append(name)
+    beside: dict[str, set[str]] = defaultdict(set)
+    for folder, series in members:
+        beside[folder].add(series)
+    found = []
+    for (folder, series), same in members.items():
+        trainer, unit = _trainer(f"{folder}/{series}".lstrip("/").replace(_BLOT, "*"), beside[folder])
+        told = [steps.from_name(_below_folder(name, folder)) for name in same]
+        values = [each[1] for each in told if each is not None]
+        kind = told[0][0] if told[0] is not None else ""
+        newest = max(same, key=lambda name: (names[name], steps.natural_key(name)))
+        found.append(
+            Group(
+                folder=folder,
+                pattern=_varying([_VERSION.sub("", _below_folder(name, folder)) for name in same]),
+                series=series,
+                trainer=trainer,
+                count=len(same),
+                kind=unit if kind == "number" and unit else kind,
+                first=min(values, default=None),
+                last=max(values, default=None),
+                newest=newest,
+                changed_ns=names[newest],
+            )
+        )
+    found.sort(key=lambda each: (each.first is None, -each.count, steps.natural_key(f"{each.folder}/{each.pattern}")))
+    return tuple(found)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """A path as the folder of its sequence, and the rest: a folder for a step is part of a checkpoint's name."""
+    *folders, last = name.split("/")
+    cut = next((index for index, part in enumerate(folders) if _STEP_FOLDER.search(part)), len(folders))
+    if cut == len(folders) and steps.from_name(last) is None:
+        counted = [index for index, part in enumerate(folders) if _NUMBER.search(part) and not _distinguishes(part)]
+        cut = counted[-1] if counted else cut
+    return "/".join(folders[:cut]), "/".join([*folders[cut:], last])
+
+
+def _below_folder(name: str, folder: str) -> str:
+    return name[len(folder) + 1 :] if folder else name
+
+
+def _varying(names: list[str]) -> str:
+    """Their pattern: numbers that all of them share stand as they are (`resnet18_e*.pt`)."""
+    numbers = list(zip(*(_NUMBER.findall(name) for name in names), strict=True))
+    shown = iter("*" if len(set(column)) > 1 else column[0] for column in numbers)
+    return _NUMBER.sub(lambda _: next(shown), names[0])
+
+
+def _trainer(path: str, beside: set[str]) -> tuple[str, str]:
+    for trainer, pattern, unit, companions in _TRAINERS:
+        if re.search(pattern, path) and (not companions or beside.intersection(companions)):
+            return trainer, unit
+    return "", ""
+
+
+def _forks(groups: tuple[Group, ...]) -> set[str]:
+    """The folders of several runs: those in which siblings differ, with the same pattern below them."""
+    sequences = {group.folder for group in groups if group.first is not None and group.count >= _SEQUENCE}
+    classes: dict[tuple[str, ...], dict[tuple[str, ...], bool]] = defaultdict(dict)
+    for group in groups:
+        if any(_below(group.folder, other) for other in sequences):
+            continue  # a folder that holds a sequence is one run, with whatever lies below it
+        folders = tuple(group.folder.split("/"))
+        long = group.first is not None and group.count >= _SEQUENCE
+        classes[(*map(_kin, folders), group.series)][folders] = long
+    roots: set[str] = set()
+    for members in classes.values():
+        depth = _last_fork(list(members))
+        named = depth is not None and any(_distinguishes(folders[depth]) for folders in members)
+        kept = [folders for folders, long in members.items() if long or named]
+        depth = _last_fork(kept)
+        if depth is not None:
+            roots |= {"/".join(folders[: depth + 1]) for folders in kept}
+    return {root for root in roots if not any(_below(root, other) for other in roots)}
+
+
+def _kin(part: str) -> str:
+    """What the names of sibling folders have in common: all but numbers (`exp`, `exp2`), dates, ids; a role is its own."""
+    if _ROLE.match(part):
+        return f"={part}"
+    if _DATE.search(part):
+        return "=date"
+    if _ID.match(part):
+        return "=id"
+    return re.sub(rf"[-_.=]*{_NUMBER.pattern}", "", part)
+
+
+def _distinguishes(part: str) -> bool:
+    """Whether a folder's name says that it is one run of several, however few checkpoints it holds."""
+    return any(pattern.search(part) for pattern in (_DATE, _TIME, _ID, _RUN))
+
+
+def _last_fork(members: list[tuple[str, ...]]) -> int | None:
+    """The deepest level at which folders of one parent differ."""
+    ordered = sorted(members)
+    return max(
+        (
+            next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+            for one, other in pairwise(ordered)
+        ),
+        default=None,
+    )
+
+
+def _different(groups: tuple[Group, ...], architectures: Mapping[str, str]) -> set[str]:
+    """The folders of sequences that no role explains, if their models are known to differ."""
+    apart = [group.folder for group in unexplained(groups)]
+    return set(apart) if len({architectures[folder] for folder in apart if folder in architectures}) > 1 else set()
+
+
+def _inside(folder: str, root: str) -> bool:
+    return folder == root or _below(folder, root)
+
+
+def _below(folder: str, root: str) -> bool:
+    return folder != root and (not root or folder.startswith(f"{root}/"))
+
+
+def within(names: Mapping[str, int], folder: str) -> dict[str, int]:
+    """The names below a folder, as seen from there."""
+    return {name[len(folder) + 1 :]: changed for name, changed in names.items() if name.startswith(f"{folder}/")}
