@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -108,14 +107,12 @@ def start(
         background.serve(config, where, to_terminal=not no_terminal)
         return
     pid = background.start(where, [*sys.argv[sys.argv.index("start") + 1 :], "--chosen", str(where.run)])
-    click.echo(f"watching {where.run} (process {pid})")
-    click.echo(f"models   {where.models}")
+    click.echo(f"watching {where.run} (process {pid})\nmodels   {where.models}")
     for problem in load_state(where)[0].problems.values():
         click.echo(f"problem  {problem.what}; {problem.remedy}")
     if not config.evaluator and not config.evaluate_command:
         click.echo("note     nothing is evaluated: add --evaluator FILE.py:function to know which models are better")
-    typed = shlex.quote(str(run_dir))
-    click.echo(f"look     rna-watch dashboard {typed}   (or: status, logs; end with: rna-watch stop {typed})")
+    click.echo(f"look     rna-watch dashboard {run_dir}   (or: status, logs; end with: rna-watch stop {run_dir})")
 
 
 @app.command()
@@ -135,11 +132,9 @@ def _settled(command: str, run_dir: Path, config: RunConfig) -> Path:
     """The run to watch: RUN_DIR, or the one of several in it that is chosen on the terminal; says what lies there."""
     from rna_watch.daemon import discovery
 
-    typed = sys.argv[sys.argv.index(command) + 1 :] if command in sys.argv else [str(run_dir)]
     ask = _ask if sys.stdin.isatty() and sys.stdout.isatty() else None
-    run_dir, said = discovery.settle(run_dir, config, ["rna-watch", command, *typed], ask, goes_on=command == "start")
-    for line in said:
-        click.echo(line)
+    run_dir, said = discovery.settle(run_dir, config, ["rna-watch", *sys.argv[1:]], ask, goes_on=command == "start")
+    click.echo("".join(f"{line}\n" for line in said), nl=False)
     return run_dir
 
 
@@ -372,6 +367,20 @@ def demo(folder: Path | None, epochs: int, engine: str) -> None:
     from rna_watch.demo.run import run
 
     run(folder, epochs=epochs, engine=engine)
+
+
+@app.command()
+@click.argument("name")
+@click.option(
+    "--data", type=click.Path(path_type=Path), envvar="RNA_WATCH_DATA", help="Folder of data [$RNA_WATCH_DATA]."
+)
+@click.option("--out", type=click.Path(path_type=Path), default="reproduced", show_default=True, help="Where to write.")
+@click.option("--quick", is_flag=True, help="A small version, in seconds.")
+def reproduce(name: str, data: Path | None, out: Path, *, quick: bool) -> None:
+    """Repeat an experiment of the paper: figure1, figure5, figure6, theorem or cost. A stopped one goes on where it was."""
+    from rna_watch.reproduce import command
+
+    command.reproduce(name, data=data, out=out, quick=quick)
 
 
 def main() -> None:

@@ -173,15 +173,10 @@ def assign(layout: Layout, order: Order = "auto") -> tuple[dict[str, Companion],
             two and more dimensions first (weights that decay), or those of fewer first.
     """
     state = layout.optimizer
-    if state is None or layout.averaged:
-        average = "the model is a moving average, not the weights that the optimizer moved"
-        return {}, average if state else "the checkpoint holds no optimizer state"
     parameters = _parameters(layout)
-    coarse = next((extent.dtype for _, extent in parameters if DTYPES[extent.dtype].eps > _COARSE), None)
-    if coarse is not None:
-        return {}, f"weights stored as {coarse} have lost the digits that exact gradients are computed from"
-    if any(member.unreadable and state.groups[member.group].momentum for member in state.members):
-        return {}, "the optimizer's momentum is not stored as plain tensors, each in one piece"
+    problem = _unusable(layout, parameters)
+    if problem or state is None:
+        return {}, problem
     rules = {replace(group, weight_decay=0.0) for group in state.groups}
     if len(rules) == 1 and not state.groups[0].momentum:
         return {extent.name: Companion(group=0) for _, extent in parameters}, ""
@@ -195,6 +190,21 @@ def assign(layout: Layout, order: Order = "auto") -> tuple[dict[str, Companion],
             return {}, problem
         assigned[extent.name] = momentum
     return assigned, ""
+
+
+def _unusable(layout: Layout, parameters: Sequence[tuple[TensorView, Extent]]) -> str:
+    """Why no exact gradients can be computed from a checkpoint, whatever belongs to what ("" if they can)."""
+    state = layout.optimizer
+    if state is None:
+        return "the checkpoint holds no optimizer state"
+    if layout.averaged:
+        return "the model is a moving average, not the weights that the optimizer moved"
+    coarse = next((extent.dtype for _, extent in parameters if DTYPES[extent.dtype].eps > _COARSE), None)
+    if coarse is not None:
+        return f"weights stored as {coarse} have lost the digits that exact gradients are computed from"
+    if any(member.unreadable and state.groups[member.group].momentum for member in state.members):
+        return "the optimizer's momentum is not stored as plain tensors, each in one piece"
+    return ""
 
 
 def _parameters(layout: Layout) -> list[tuple[TensorView, Extent]]:

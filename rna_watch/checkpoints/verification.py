@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import zlib
-from bisect import bisect_left
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -17,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rna_watch.checkpoints import folder, torch_zip
+from rna_watch.checkpoints import checksums, folder, torch_zip
 from rna_watch.checkpoints.combine import combined_blocks
 from rna_watch.checkpoints.extents import Role, check_unchanged, merge_runs, runs
 from rna_watch.checkpoints.numeric import DTYPES, Array, Float64, widen
 from rna_watch.checkpoints.opened import OpenFile
 from rna_watch.checkpoints.segments import BLOCK_ELEMENTS, WindowReader, window_segments
-from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.errors import InputChanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,11 +30,9 @@ if TYPE_CHECKING:
     from rna_watch.checkpoints.combine import Combination
     from rna_watch.checkpoints.extents import Layout, TensorView
     from rna_watch.checkpoints.segments import Place, Segment
-    from rna_watch.checkpoints.torch_zip import Record
 
 _COPY_BYTES = 2**20
 _SHOWN = 5
-_HAS_DESCRIPTOR = 0x08
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -200,61 +196,25 @@ def damage(layout: Layout) -> tuple[list[str], bool]:
     kept = True
     with _Stored(layout) as stored:
         for number, file in enumerate(stored.files):
-            firsts = ((extent.chunks[0], extent.name) for extent in layout.extents if extent.chunks)
-            owners = sorted((chunk.offset_bytes, name) for chunk, name in firsts if chunk.file == number)
-            found = _damage(file, owners) if layout.kind(number) == torch_zip.NAME else None
-            problems += found or []
-            kept &= found is not None
+            pieces = ((chunk, extent.name) for extent in layout.extents for chunk in extent.chunks)
+            owners = sorted((chunk.offset_bytes, name) for chunk, name in pieces if chunk.file == number)
+            zips = checksums.zips(file, layout.kind(number))
+            kept &= bool(zips)
+            for base, part in zips:
+                found = checksums.damage(part, [(offset - base, name) for offset, name in owners if offset >= base])
+                problems += found or []
+                kept &= found is not None
     return problems, kept
-
-
-def _damage(file: OpenFile, owners: list[tuple[int, str]]) -> list[str] | None:
-    """What of a torch zip does not match its checksums, given the tensors in it; None if its writer kept none."""
-    records = torch_zip.read_directory(file)
-    if not any(record.crc for record in records):
-        return None
-    problems = []
-    for record in records:
-        try:
-            offset = torch_zip.payload_offset(file, record)
-            sound = _sound(file, record, offset)
-        except (RefusedCheckpoint, IncompleteCheckpoint) as error:
-            problems.append(str(error))
-            continue
-        if not sound:
-            at = bisect_left(owners, (offset, ""))
-            held = at < len(owners) and owners[at][0] < offset + record.size_bytes
-            what = f"{owners[at][1]} (record {record.name})" if held else f"record {record.name}"
-            problems.append(f"the checksum of {what} does not match its bytes")
-    return problems
-
-
-def _sound(file: OpenFile, record: Record, offset: int) -> bool:
-    """Whether a record's bytes have the checksum that the directory and the record's own header give."""
-    _, field = _checksum_fields(record, offset)
-    if int.from_bytes(file.read(field, 4), "little") != record.crc:
-        return False
-    crc, end = 0, offset + record.size_bytes
-    while offset < end:
-        data = file.read(offset, min(_COPY_BYTES, end - offset))
-        crc, offset = zlib.crc32(data, crc), offset + len(data)
-    return crc == record.crc
-
-
-def _checksum_fields(record: Record, offset: int) -> tuple[int, int]:
-    """Where a record's checksum stands: in the directory, and behind its bytes or in its header."""
-    behind = offset + record.size_bytes + 4
-    return record.entry_offset + 16, behind if record.flags & _HAS_DESCRIPTOR else record.header_offset + 14
 
 
 def _parts(file: OpenFile, format_name: str) -> tuple[list[str], Array, Array]:
     """The named parts of a file, ascending, with their first and end bytes; checksums have no name."""
     parts: list[tuple[int, int, str]] = []
-    if format_name == torch_zip.NAME:
-        for record in torch_zip.read_directory(file):
-            offset = torch_zip.payload_offset(file, record)
-            parts += [(field, field + 4, "") for field in _checksum_fields(record, offset)]
-            parts.append((offset, offset + record.size_bytes, f"record {record.name}"))
+    for base, part in checksums.zips(file, format_name):
+        for record in torch_zip.read_directory(part):
+            offset = torch_zip.payload_offset(part, record)
+            parts += [(base + field, base + field + 4, "") for field in checksums.checksum_fields(record, offset)]
+            parts.append((base + offset, base + offset + record.size_bytes, f"record {record.name}"))
     parts = sorted(part for part in parts if part[0] < part[1]) or [(0, 0, "")]
     return [part[2] for part in parts], np.array([part[0] for part in parts]), np.array([part[1] for part in parts])
 

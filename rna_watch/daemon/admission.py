@@ -252,6 +252,9 @@ class Admission:
             return ""
         if step <= previous.admitted.step and mtime_ns > previous.admitted.mtime_ns:
             return f"the run went back from {previous.admitted.step_kind} {previous.admitted.step} to {step}: a restart"
+        aside = self._begun_again(previous.admitted, name, mtime_ns)
+        if aside:
+            return f"{aside} was saved after {previous.name}, though it is no later step: a restart"
         before, after = self.layout(previous), self.layouts.get(name)
         current = self._recorder.checkpoint(name)
         if before is None or after is None or current is None:
@@ -259,6 +262,21 @@ class Admission:
         return difference(before, after) or window_break(
             self.state(previous, before), self.state(current, after), self._config.learning_rate_jump
         )
+
+    def _begun_again(self, previous: e.Admitted, path: str, mtime_ns: int) -> str:
+        """What shows that a training was begun again between two saves: a file of another version, of no later step, in time."""
+        for checkpoint in self._recorder.checkpoints():
+            other = checkpoint.admitted
+            if (
+                other is not None
+                and previous.mtime_ns < other.mtime_ns < mtime_ns
+                and other.step <= previous.step
+                and other.step_kind == previous.step_kind
+                and steps.series(other.path) != steps.series(path)
+                and steps.all_versions(other.path) == steps.all_versions(path)
+            ):
+                return checkpoint.name
+        return ""
 
     def state(self, checkpoint: Checkpoint, layout: Layout) -> TrainingState:
         """What a checkpoint tells of its training."""

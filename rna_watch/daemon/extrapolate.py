@@ -144,6 +144,8 @@ def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
 def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:
     if any(out.exists() and path.exists() and out.samefile(path) for path in checkpoints):
         raise UsageError(f"{out} is one of the checkpoints; originals are never written, name another file with -o")
+    if any(path.is_dir() and path.resolve() in out.resolve().parents for path in checkpoints):
+        raise UsageError(f"{out} lies in one of the checkpoints; originals are never written, name another place with -o")
     if out.exists() and not force:
         raise UsageError(f"{out} exists; name another file, or replace it with --force")
     if not out.absolute().parent.is_dir():

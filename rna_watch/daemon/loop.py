@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 import rna_watch
+from rna_watch.checkpoints import clone
 from rna_watch.daemon import outputs
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.discovery import several_runs
@@ -138,7 +139,7 @@ class Daemon:
         outputs.sweep(self._paths.models)
         self._admission.sweep()
         for leftover in self._paths.scratch.glob("*") if self._paths.scratch.is_dir() else ():
-            leftover.unlink(missing_ok=True)
+            clone.remove(str(leftover))
         self._recorder.record(
             e.Started(
                 host=socket.gethostname(),

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     Run = Callable[[Sequence[plan.Task]], list[Result]]
 
 NOT_FINITE = "it holds NaN or infinite weights: training diverged, or the file is damaged"
-# below this, relative to the largest eigenvalue, the Gram matrix has lost what the system is solved for
-_GRAM_DIGITS = 1e-11
+# below this, relative to the largest eigenvalue, the Gram matrix has lost digits of what the system is solved for (measured
+# at lambda = 1e-8: coefficients wrong by up to 5e-9)
+_GRAM_DIGITS = 1e-6
 
 
 class Measuring:

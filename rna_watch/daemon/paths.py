@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _WAIT_S = 1.0
+_PARSED_FOLDER = "checkpoints"
 _PARSED_ENTRY = re.compile(r"^checkpoint_\d+$")
 
 
@@ -142,7 +143,16 @@ def check_output(paths: RunPaths) -> None:
     Raises:
         UsageError: the output would lie in such a folder.
     """
-    if paths.output == paths.run and any(_PARSED_ENTRY.match(entry.name) for entry in os.scandir(paths.run)):
+    if paths.output != paths.run:
+        return
+    names = [entry.name for entry in os.scandir(paths.run)]
+    if not names and paths.run.name == _PARSED_FOLDER:
+        raise UsageError(
+            f"{paths.run} is still empty, and if Accelerate writes there it takes every entry for one of its own; watch the "
+            f"folder above it ({paths.run.parent}), or write elsewhere with --output "
+            f"{paths.run.parent / (paths.run.name + '-rna')}"
+        )
+    if any(_PARSED_ENTRY.match(name) for name in names):
         raise UsageError(
             f"{paths.run} holds checkpoint_<n> folders, and Accelerate takes every entry beside them for one of its own; "
             f"write elsewhere with --output {paths.run.parent / (paths.run.name + '-rna')}"

@@ -65,3 +65,8 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 def series(path: str) -> str:
     """What checkpoints of one sequence have in common: the path with every number blotted out."""
     return _NUMBER.sub("#", path)
+
+
+def all_versions(path: str) -> str:
+    """The series without Lightning's `-v1`, which a file gets where an earlier training left one of its name."""
+    return series(str(PurePosixPath(path).with_name(_VERSION.sub("", stem(path)) + ending(path))))

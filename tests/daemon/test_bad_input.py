@@ -294,3 +294,33 @@ def test_a_folder_whose_every_entry_is_parsed_is_refused(tmp_path: Path) -> None
     assert result.returncode == 2
     assert "--output" in result.stderr
     assert [path.name for path in folder.iterdir()] == ["checkpoint_0"]
+
+
+def test_an_empty_folder_whose_entries_accelerate_parses_is_refused(tmp_path: Path) -> None:
+    """A side-car started before the first checkpoint must not put its folders where every entry is parsed."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    result = rna_watch("once", folder, "--engine", "inline")
+    assert result.returncode == 2
+    assert "--output" in result.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_leftovers_of_an_evaluation_are_swept(tmp_path: Path) -> None:
+    """A folder that a killed evaluation left in the scratch folder is removed at the next start."""
+    left = tmp_path / ".rna-watch" / "scratch" / "candidate-1"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").touch()
+    result = rna_watch("once", tmp_path, "--engine", "inline")
+    assert result.returncode == 3, result.stderr
+    assert not left.exists()
+
+
+def test_extrapolate_never_writes_into_a_checkpoint(tmp_path: Path) -> None:
+    """An output inside a checkpoint that is a folder is refused."""
+    folders = [tmp_path / f"checkpoint-{step}" for step in (1, 2, 3)]
+    for folder in folders:
+        folder.mkdir()
+    result = rna_watch("extrapolate", *folders, "-o", folders[0] / "out")
+    assert result.returncode == 2
+    assert "lies in one of the checkpoints" in result.stderr

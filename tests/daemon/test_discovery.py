@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import re
+import select
 import shlex
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from rna_watch.daemon import discovery
 from rna_watch.daemon.discovery import settle, several_runs
 from rna_watch.daemon.paths import RunPaths
 from rna_watch.errors import UsageError
-from tests.daemon.runs import events, published, rna_watch, start_foreground, status, train, wait_until
+from tests.daemon.runs import LIMIT_S, events, published, rna_watch, start_foreground, status, train, wait_until
 
 CONFIG = RunConfig()
 
@@ -51,20 +52,24 @@ def _everything(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def _on_a_terminal(cwd: Path, *arguments: str, answer: str) -> tuple[int, str]:
-    """Run a command on a pseudo-terminal, answer its question, and give its exit code and what stood there."""
+def _on_a_terminal(cwd: Path, *arguments: str, answers: list[str]) -> tuple[int, str]:
+    """Run a command on a pseudo-terminal, answer each question, and give its exit code and what stood there."""
     own, its = pty.openpty()
     command = [sys.executable, "-m", "rna_watch", *arguments]
     child = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, cwd=cwd, start_new_session=True)
     os.close(its)
-    said = b""
+    said, answered = b"", 0
     with contextlib.suppress(OSError):  # the terminal is gone with its last process
-        while part := os.read(own, 4096):
+        while select.select([own], [], [], LIMIT_S)[0] and (part := os.read(own, 4096)):
             said += part
-            if answer and b"Which one" in said:
-                os.write(own, f"{answer}\n".encode())
-                answer = ""
-    code = child.wait(timeout=60)
+            if said.count(b"Which one [2]: ") > answered < len(answers):
+                os.write(own, answers[answered].encode())
+                answered += 1
+    try:
+        code = child.wait(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        raise AssertionError(said) from None
     os.close(own)
     return code, said.decode().replace("\r\n", "\n")
 
@@ -96,7 +101,7 @@ def test_two_runs_without_a_terminal_are_refused_and_the_command_for_each_works(
 
 def test_on_a_terminal_the_run_is_asked_for_and_started(two_runs: Path) -> None:
     """A numbered question, wrong answers asked again, the newest by default; only the chosen run is watched."""
-    code, said = _on_a_terminal(two_runs.parent, "start", "my run", "--engine", "inline", answer="3\n1")
+    code, said = _on_a_terminal(two_runs.parent, "start", "my run", "--engine", "inline", answers=["3\n", "1\n"])
     chosen = two_runs / "lightning_logs" / "version_0"
     try:
         assert code == 0, said
@@ -109,12 +114,12 @@ def test_on_a_terminal_the_run_is_asked_for_and_started(two_runs: Path) -> None:
         assert "found    4 checkpoints in checkpoints, as Lightning writes them" in said
         assert f"watching {chosen} (process " in said
         assert f"models   {chosen}/rna\n" in said
-        assert "look     rna-watch dashboard 'my run/lightning_logs/version_0'" in said
+        assert "look     rna-watch dashboard my run/lightning_logs/version_0 " in said
         wait_until(lambda: len(published(chosen)) == 2)
     finally:
         assert rna_watch("stop", chosen).returncode == 0
     assert not (two_runs / ".rna-watch").exists()
-    code, said = _on_a_terminal(two_runs.parent, "once", "my run", "--engine", "inline", answer=" ")
+    code, said = _on_a_terminal(two_runs.parent, "once", "my run", "--engine", "inline", answers=["\n"])
     assert code == 0, said
     assert len(published(two_runs / "lightning_logs" / "version_1")) == 2
 
@@ -122,7 +127,7 @@ def test_on_a_terminal_the_run_is_asked_for_and_started(two_runs: Path) -> None:
 def test_an_interrupted_question_starts_nothing(two_runs: Path) -> None:
     """Ctrl-C at the question ends the command, with nothing written."""
     before = _everything(two_runs)
-    code, _ = _on_a_terminal(two_runs.parent, "start", "my run", answer="\x04")
+    code, _ = _on_a_terminal(two_runs.parent, "start", "my run", answers=["\x04"])
     assert code == 130
     assert _everything(two_runs) == before
 
@@ -246,6 +251,7 @@ def test_a_run_inside_a_run_is_asked_for_again(tmp_path: Path) -> None:
         folder = tmp_path / "version_29" / "more" / f"seed_{seed}"
         folder.mkdir(parents=True)
         (folder / "last.pt").touch()
+        os.utime(folder / "last.pt", (2e9 + seed, 2e9 + seed))
     asked = []
 
     def ask(lines: list[str], choices: int, default: int) -> int:

@@ -354,9 +354,9 @@ def test_the_qr_route_takes_the_gradient_form(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.factor_nn.T @ found.factor_nn, true_gram(run), rtol=1e-10)
 
 
-@pytest.mark.parametrize(("dtype", "smallest"), [(torch.float32, 0.0), (F64, 1e-8)])
+@pytest.mark.parametrize(("dtype", "smallest"), [(torch.float32, 0.0), (F64, 1e-4)])
 def test_windows_that_lose_nothing_do_not_take_it(dtype: torch.dtype, smallest: float, tmp_path: Path) -> None:
-    """float32 holds no digits beyond the Gram matrix's, and a lambda of 1e-8 needs none."""
+    """float32 holds no digits beyond the Gram matrix's, and a lambda of 1e-4 needs none."""
     run = settled(tmp_path, dtype, 0.0)
     daemon = Daemon(tmp_path, run, residuals=DIFFERENCE, regularizations=(smallest,))
     found = daemon.measure()

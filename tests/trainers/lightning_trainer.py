@@ -1,7 +1,8 @@
 """A training with Lightning: a tiny module, checkpoints by metric with retention and `last.ckpt`; announces every save.
 
 Usage: python lightning_trainer.py fit|resume|test|load FOLDER [--steps N] [--every N] [--pause SECONDS] [--copies FOLDER]
-                                   [--last true|link|false] [--top K] [--slow-copy SECONDS] [--seed N] [--filename PATTERN] [--checkpoint PATH] [--weights FILE]
+                                   [--last true|link|false] [--top K] [--slow-copy SECONDS]
+                                   [--seed N] [--filename PATTERN] [--checkpoint PATH] [--weights FILE]
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ class Module(lightning.LightningModule):
         self.log("score", float((self.global_step * 7) % 5))
         return loss
 
-    def test_step(self, batch: Any, _index: int) -> None:
+    def test_step(self, *arguments: Any) -> None:
         """Logs the loss on the test data."""
-        x, y = batch
+        x, y = arguments[0]
         self.log("test_loss", nn.functional.cross_entropy(self.body(x), y))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -101,7 +101,7 @@ def tensors_of(path: Path, key: str) -> dict[str, torch.Tensor]:
     content = torch.load(path, weights_only=False)
     for part in key.split(".") if key else ():
         content = content[part]
-    return content
+    return content.state_dict() if isinstance(content, torch.nn.Module) else content
 
 
 def manifest_of(run: Run, name: str) -> dict[str, Any]:

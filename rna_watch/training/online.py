@@ -1,0 +1,170 @@
+"""Online RNA: at every step the extrapolation is fed back, y_N = RNA(x, y, lambda).
+
+Names: x_N = g(y_{N-1}) is the result of a step from y_{N-1}; R's columns are x_i - y_{i-1}, or any multiple of them that is
+the same for all. Source: Scieur, Oyallon, d'Aspremont, Bach 2018, arXiv 1805.09639, equations 3 and 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rna_watch.training.history import Extrapolation, History
+from rna_watch.training.rna import Rna
+from rna_watch.training.tensors import everything, once, write_sum
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor, nn, optim
+
+    from rna_watch.training.tensors import Vector
+
+
+class FlatRna:
+    """RNA for a function of one tensor: store each step, extrapolate whenever wanted: sum_i c_i (p_i - h r_i).
+
+    Online, the extrapolation is where the next step starts; offline, it is looked at only. Steps of one length h store where
+    they led, and steps of varying length (a line search) where they began, with the gradient there:
+
+        x = step(y)                             gradient = f.gradient(y)
+        rna.store(x, x - y)                     rna.store(y, gradient)
+        y, found = rna.extrapolate()            y, found = rna.extrapolate(step=h)
+
+    For one h both are the same. Where lengths vary, sum_i c_i x_i with R of gradients is not: c makes sum_i c_i r_i
+    small, but not sum_i c_i h_i r_i.
+
+    Args:
+        n: most steps to combine.
+        reg: lambda >= 0, relative to ||R'R||_2.
+
+    Raises:
+        ValueError: n is below 1, or reg negative.
+    """
+
+    def __init__(self, n: int = 10, reg: float = 1e-8) -> None:
+        if not reg >= 0.0:
+            raise ValueError(f"reg must be at least 0, not {reg}")
+        self.history, self.reg = History(n), reg
+
+    def store(self, point: Tensor, residual: Tensor) -> None:
+        """Remember a step.
+
+        Args:
+            point: p_i: x_i = g(y_{i-1}), or y_{i-1}; of any shape; copied.
+            residual: r_i: x_i - y_{i-1}, or the gradient at y_{i-1}; of the same shape; copied.
+        """
+        copied = residual.detach().clone(memory_format=torch.contiguous_format)
+        self.history.append({"": point.detach().contiguous()}, {"": copied})
+
+    @torch.no_grad()
+    def extrapolate(self, step: float = 0.0) -> tuple[Tensor, Extrapolation]:
+        """A new tensor sum_i c_i (p_i - h r_i), and c.
+
+        Args:
+            step: h; 0 where the points already hold their steps.
+
+        Raises:
+            RuntimeError: nothing is stored.
+
+        Source: arXiv 1805.09639, Algorithm 1.
+        """
+        if not len(self.history):
+            raise RuntimeError("nothing is stored: call store(point, residual) after a step first")
+        found = self.history.solve(self.reg)
+        point = _combined(self.history.iterates, found.c)
+        if step:
+            point.sub_(_combined(self.history.residuals, found.c), alpha=step)
+        return point, found
+
+
+def _combined(vectors: Sequence[Vector], c: Sequence[float]) -> Tensor:
+    tensors = [vector[""] for vector in vectors]
+    result = torch.empty_like(tensors[-1])
+    write_sum(tensors, c, "", [result])
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iteration:
+    """One step of online RNA: `x` = g(y_{N-1}), `y` = y_N, from which the next step starts, and the `extrapolation`."""
+
+    x: Tensor
+    y: Tensor
+    extrapolation: Extrapolation
+
+
+def online_rna(
+    step: Callable[[Tensor], Tensor], start: Tensor, *, n: int = 10, reg: float = 1e-8, momentum: float = 0.0
+) -> Iterator[Iteration]:
+    """Online RNA of a fixed step, without end: x_N = g(y_{N-1}), z_N = RNA(x, y, lambda), y_N = z_N + b (z_N - z_{N-1}).
+
+    With b = 0 this is equation 8; with b > 0 Nesterov's extrapolation is taken on top, from the accelerated points.
+
+    Args:
+        step: g, such as y - gradient(y) / L; one step length, for R's columns are x_i - y_{i-1}.
+        start: y_0, of any shape; float64 for precise minima.
+        n: most steps to combine.
+        reg: lambda >= 0, relative to ||R'R||_2.
+        momentum: b.
+
+    Source: arXiv 1805.09639, equation 8 (b = 0) and equation 3 (Nesterov).
+    """
+    rna = FlatRna(n, reg)
+    y = before = start.detach().clone()
+    while True:
+        x = step(y).detach()
+        rna.store(x, x - y)
+        z, found = rna.extrapolate()
+        y = z + momentum * (z - before) if momentum else z
+        before = z
+        yield Iteration(x=x, y=y.clone(), extrapolation=found)
+
+
+class OnlineRna(Rna):
+    """Online RNA around any torch optimizer of a network: after each step the parameters become sum_i c_i x_i.
+
+    R's columns are the gradients that the steps used, which for gradient descent are x_i - y_{i-1} up to the learning rate:
+    momentum and gradual schedules do no harm, a jump of the learning rate does until the window has passed it. Buffers
+    stay as forward passes left them. A window of n steps costs n copies of the parameters and n gradients. Equation 8 was
+    made for convex problems; networks with batch normalization gain little (the paper's Fig. 7). `last` is the newest
+    extrapolation.
+
+    Args:
+        network: as for `Rna`.
+        optimizer: as for `Rna`.
+        n: most steps to combine.
+        reg: lambda >= 0, relative to ||R'R||_2.
+        coupled_decay: as for `Rna`.
+
+    Raises:
+        ValueError: as for `Rna`.
+
+    Source: arXiv 1805.09639, equation 8.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: optim.Optimizer,
+        n: int = 10,
+        reg: float = 1e-8,
+        *,
+        coupled_decay: bool | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, n, reg, reset_after=0, coupled_decay=coupled_decay)
+        self.last: Extrapolation | None = None
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """A step of the optimizer, then the extrapolation in place; a step without a gradient changes and stores nothing."""
+        loss = super().step(closure)
+        if self.mean.count:
+            self.store()
+            self.last = self.accelerate(self.network)
+        return loss
+
+    def _iterate(self) -> dict[str, Tensor]:
+        named = everything(self.network)
+        return once({name: tensor for name, tensor in named.items() if isinstance(tensor, torch.nn.Parameter)})

@@ -1,0 +1,224 @@
+"""The gradient recorder: its file, and that the daemon reads from it what `Rna` computes."""
+
+import copy
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from rna_watch.checkpoints.probe import probe
+from rna_watch.training import GradientRecorder, Rna
+from tests.checkpoints.test_optimizer_state import Run
+from tests.checkpoints.test_recorded_gradient import check
+from tests.daemon.runs import rna_watch
+from tests.training.runs import F64, Loop, Tied, Twin, groups, sgd, tied
+
+
+def recorded(dtype=F64):
+    """A network, its optimizer and the recorder."""
+    network = tied(dtype)
+    optimizer = sgd(network)
+    return network, optimizer, GradientRecorder(network, optimizer), Loop(network)
+
+
+def test_the_library_reads_what_was_written(tmp_path):
+    """The mean since the last checkpoint under the state dict's names, zeros for what had no gradient, and the steps."""
+    network, optimizer, recorder, loop = recorded(torch.float32)
+    twin = Twin(network, optimizer)
+    path = tmp_path / "step_5.pt"
+    for steps in (2, 3):
+        for _ in range(steps):
+            loop.backward(optimizer)
+            twin.see()
+            optimizer.step()
+        assert recorder.save(path) == tmp_path / "step_5.pt.gradient"
+        twin.store()
+        assert os.listdir(tmp_path) == ["step_5.pt.gradient"]
+        with safe_open(path.with_name("step_5.pt.gradient"), "pt") as file:
+            assert file.metadata() == {"steps": str(steps)}
+        found = load_file(path.with_name("step_5.pt.gradient"))
+        own = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        assert found.keys() == own.keys()
+        assert all(found[name].dtype == torch.float32 and found[name].shape == p.shape for name, p in own.items())
+        assert not found["idle"].any()
+        whole = torch.cat([found.get(name, torch.zeros(p.shape)).reshape(-1) for name, p in network.named_parameters()])
+        np.testing.assert_allclose(whole.numpy(), twin.residuals[-1], rtol=1e-5, atol=1e-7)
+
+
+def test_wide_narrow_and_odd_tensors_lie_where_the_header_says(tmp_path):
+    """float64 beside bfloat16 parameters (recorded in float32), a scalar, an empty one, one that is channels_last."""
+    torch.manual_seed(0)
+    network = nn.Module()
+    network.scalar = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+    network.wide = nn.Parameter(torch.ones(3, dtype=F64))
+    network.none = nn.Parameter(torch.ones(0, 2))
+    network.image = nn.Parameter(torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    recorder = GradientRecorder(network, optimizer)
+    gradients = {name: torch.randn_like(p) for name, p in network.named_parameters()}
+    for name, p in network.named_parameters():
+        p.grad = gradients[name].clone()
+    optimizer.step()
+    path = recorder.save(tmp_path / "a.pt")
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + length])
+    assert length % 8 == header["wide"]["data_offsets"][0] % 8 == 0  # aligned, for those who map the file
+    found = load_file(path)
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        "scalar": torch.float32,
+        "wide": F64,
+        "none": torch.float32,
+        "image": torch.float32,
+    }
+    for name, tensor in found.items():
+        assert torch.equal(tensor, gradients[name].to(tensor.dtype)), name
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel])
+def test_names_have_no_wrapper_s_prefix(wrap, tmp_path):
+    """The bare network's names, whatever holds it."""
+    network = wrap(nn.Linear(6, 2).to(F64))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    recorder = GradientRecorder(network, optimizer)
+    Loop(network.module).train(optimizer, 1)
+    assert set(load_file(recorder.save(tmp_path / "a.pt"))) == {"weight", "bias"}
+
+
+def test_without_a_step_there_is_no_file(tmp_path):
+    """Before training nothing is written, and what lies there from before goes."""
+    _, optimizer, recorder, loop = recorded()
+    loop.train(optimizer, 1)
+    assert recorder.save(tmp_path / "a.pt").exists()
+    assert recorder.save(tmp_path / "a.pt") is None
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_written_whole_is_not_there(tmp_path, monkeypatch):
+    """A full disk leaves neither a part nor an older gradient, and the next mean begins at this checkpoint."""
+    _, optimizer, recorder, loop = recorded()
+    loop.train(optimizer, 1)
+    recorder.save(tmp_path / "a.pt")
+    loop.train(optimizer, 1)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        recorder.save(tmp_path / "a.pt")
+    assert os.listdir(tmp_path) == []
+    assert recorder.mean.count == 0
+
+
+def test_a_recording_resumes_in_the_middle_of_an_interval(tmp_path):
+    """The state continues to the same bytes."""
+    files = []
+    for interrupted in (False, True):
+        network, optimizer, recorder, loop = recorded()
+        loop.train(optimizer, 2)
+        if interrupted:
+            state = copy.deepcopy(recorder.state_dict())
+            recorder = GradientRecorder(network, optimizer)
+            recorder.load_state_dict(state)
+        loop.train(optimizer, 2)
+        files.append(recorder.save(tmp_path / "a.pt").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_a_recorder_may_hold_rna_itself(tmp_path):
+    """Made from `Rna` in place of the optimizer it sees the same steps."""
+    network = tied()
+    rna = Rna(network, sgd(network), reset_after=0)
+    recorder, loop = GradientRecorder(network, rna), Loop(network)
+    loop.train(rna, 3)
+    rna.store()
+    found = load_file(recorder.save(tmp_path / "a.pt"))
+    for name, tensor in rna.history.residuals[0].items():
+        assert torch.equal(found[name], tensor), name
+
+
+class Recorded(Run):
+    """The other tests' run, with the recorder in it."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        for group in self.optimizer.param_groups:
+            group.setdefault("maximize", False)
+        self.recorder = GradientRecorder(self.network, self.optimizer)
+
+    def save(self, order="auto"):
+        """The gradient first, then its checkpoint."""
+        self.recorder.save(self.folder / f"step_{self.step}.pt")
+        super().save(order)
+
+
+def test_the_daemon_s_residuals_are_the_true_mean_gradients(tmp_path):
+    """Read back, the recordings of a run of Adam with weight decay are what its optimizer truly saw, and so is their matrix."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).to(F64)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01, weight_decay=0.1)
+    check(Recorded(tmp_path, network, optimizer).go([2, 3, 1]), tolerance=1e-14, notes=1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reg", "tolerance", "steps"),
+    [(torch.float32, 1e-8, 1e-6, 20), (F64, 1e-8, 1e-9, 20), (F64, 1e-13, 1e-8, 1)],
+)
+def test_the_daemon_and_the_loop_agree(dtype, reg, tolerance, steps, tmp_path):
+    """On one run with SGD and momentum, both give the same coefficients and, to a rounding, the same tensors."""
+    network = tied(dtype)
+    network.mask.zero_()  # the daemon skips checkpoints that hold infinities
+    rna = Rna(network, torch.optim.SGD(groups(network), momentum=0.9), n=5, reg=reg)
+    recorder, loop = GradientRecorder(network, rna), Loop(network)
+    if steps == 1:  # one batch again and again, in small steps: residuals that nearly depend on each other
+        for group in rna.param_groups:
+            group["lr"] *= 0.1
+        data = torch.randn(8, 6, dtype=dtype)
+        loop.loss = lambda: network(data).square().mean()
+    for epoch in range(1, 10):
+        loop.train(rna, steps)
+        rna.store()
+        path = tmp_path / f"epoch_{epoch}.pt"
+        recorder.save(path)
+        torch.save({"model": network.state_dict(), "optimizer": rna.optimizer.state_dict(), "epoch": epoch}, path)
+    other = Tied().to(dtype)
+    found = rna.accelerate(other)
+    assert found.status == ""
+    options = ["--window", 5, "--residuals", "recorded", "--regularization", reg, "--workers", 1, "--json"]
+    checkpoints = [tmp_path / f"epoch_{epoch}.pt" for epoch in range(1, 10)]
+    result = rna_watch("extrapolate", *checkpoints, "-o", tmp_path / "out.pt", *options)
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads(result.stdout)
+    assert manifest["residuals"] == "recorded"
+    c, own = np.array(manifest["coefficients"]), np.array(found.c)
+    assert np.abs(c - own).max() <= tolerance * np.abs(own).max()
+    written, iterates = torch.load(tmp_path / "out.pt")["model"], rna.history.iterates
+    for name, tensor in other.state_dict().items():
+        x = [iterate.get(name, iterate.get("first.weight")) for iterate in iterates]
+        if not tensor.is_floating_point():
+            assert torch.equal(written[name], tensor)
+            continue
+        # one rounding of the result, and what the coefficients' own difference moves
+        allowed = torch.finfo(dtype).eps * np.abs(own).sum() * torch.stack(x).abs().amax(dim=0)
+        allowed += sum(abs(d) * (y - x[-1]).abs() for d, y in zip(c - own, x, strict=True))
+        assert ((written[name] - tensor).abs() <= allowed).all(), name
+
+
+def test_a_checkpoint_with_rna_s_own_state_is_read_like_any(tmp_path):
+    """The iterates within `rna.state_dict()` are not taken for the model, and the optimizer's state is found."""
+    network = tied()
+    rna, loop = Rna(network, sgd(network), reset_after=0), Loop(network)
+    for _ in range(3):
+        loop.train(rna, 2)
+        rna.store()
+    torch.save({"model": network.state_dict(), "optimizer": rna.state_dict(), "epoch": 3}, tmp_path / "epoch_3.pt")
+    layout = probe(str(tmp_path / "epoch_3.pt"))
+    assert layout.source == "model"
+    assert {view.name for view in layout.tensors} == set(network.state_dict())
+    assert layout.optimizer.kind == "SGD"
+    assert [group.nesterov for group in layout.optimizer.groups] == [True, True]
