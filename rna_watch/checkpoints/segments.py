@@ -7,6 +7,7 @@ Letters: K checkpoints, C sources beside them (momentum buffers, gradients), n e
 from __future__ import annotations
 
 import os
+import resource
 from bisect import bisect_left, bisect_right
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ BLOCK_ELEMENTS = 65_536
 
 Bools = npt.NDArray[np.bool_]
 Place = tuple[int, int, int]  # file number, byte offset, count of elements
+_OTHER_FILES = 512
 NOWHERE = -1  # the number of no file: elements that are zero
 
 
@@ -194,6 +196,15 @@ def cut_blocks(segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> I
         yield tuple(pieces)
 
 
+def allow_files(count: int) -> None:
+    """Let this process have so many more files open, as far as the system allows: windows of sharded checkpoints are many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 class WindowReader:
     """Reads blocks of K checkpoints into private, reused buffers; a context that checks the files before and after.
 
@@ -209,6 +220,7 @@ class WindowReader:
 
     def __enter__(self) -> WindowReader:
         self._open.enter_context(np.errstate(invalid="ignore"))  # signalling NaNs
+        allow_files(sum(len(files) for files in self._files))
         try:
             for files in self._files:
                 self._descriptors.append([self._open_one(file) for file in files])

@@ -26,7 +26,7 @@ _NO_MODELS = re.compile(
     re.IGNORECASE,
 )
 _CHECKPOINT_FOLDER = re.compile(r"^checkpoint[-_]\d+$")
-_MAX_DEPTH = 4
+_MAX_DEPTH = 6
 _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and backslashes in mount points
 _NETWORK = (

@@ -98,10 +98,10 @@ def test_a_table_of_damaged_manifests_hides_nothing(tmp_path: Path) -> None:
 
 
 def test_folders_are_entered_to_a_depth(tmp_path: Path) -> None:
-    """Four folders deep is looked at, five is not: a data set beside the run is not searched to its end."""
-    for depth in range(7):
-        _write(tmp_path.joinpath(*"abcdef"[:depth], "x.pt"))
-    assert _scan(tmp_path) == ["a/b/c/d/x.pt", "a/b/c/x.pt", "a/b/x.pt", "a/x.pt", "x.pt"]
+    """Six folders deep is looked at (outputs/DATE/TIME/lightning_logs/version_0/checkpoints), seven is not."""
+    for depth in range(9):
+        _write(tmp_path.joinpath(*"abcdefgh"[:depth], "x.pt"))
+    assert _scan(tmp_path) == ["/".join([*"abcdef"[:depth], "x.pt"]) for depth in range(6, -1, -1)]
 
 
 def test_events_wake_and_our_own_files_do_not(tmp_path: Path) -> None:
