@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import ExitStack
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.residuals import window_break
 from rna_watch.checkpoints.companions import training_state
+from rna_watch.checkpoints.equality import same_values
 from rna_watch.checkpoints.extents import difference, identify_any
-from rna_watch.checkpoints.numeric import DTYPES
-from rna_watch.checkpoints.opened import OpenFile
 from rna_watch.checkpoints.pin import NONE, pin_checkpoint, unpin
 from rna_watch.checkpoints.probe import probe
 from rna_watch.checkpoints.recorded_gradient import SUFFIX
+from rna_watch.daemon.sequences import Sequences
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.journal import events as e
-from rna_watch.journal.log import read
 from rna_watch.journal.replay import PENDING, RunState, Stage
 from rna_watch.watching import steps
 
@@ -33,17 +31,6 @@ if TYPE_CHECKING:
     from rna_watch.journal.replay import Checkpoint
 
 _RESERVE_CHECKPOINTS = 2  # room always left on the file system, in checkpoints, so that training never suffers
-_PIECE_BYTES = 2**22
-_LATER = 2**63
-_KNOWN_IN_NAME = ("step", "epoch")
-
-
-class _Proof(NamedTuple):
-    """From event `seq` on a rewritten name is known to show the run that the checkpoints of `path` show, counted by `kind`."""
-
-    seq: int
-    path: str
-    kind: str
 
 
 class Admission:
@@ -58,11 +45,7 @@ class Admission:
         self._recorder = recorder
         self._proceed = proceed
         self.layouts: dict[str, Layout] = {}
-        self._proofs: dict[str, list[_Proof]] = {}
-        self._sequences: dict[tuple[str, int, str], str] = {}
-        for event in read(paths.journal):
-            if isinstance(event, e.Aliased):
-                self._prove(event.checkpoint, event.of, event.seq)
+        self.sequences = Sequences(recorder, paths.journal)
 
     def consider(self, name: str, identity: FileIdentity) -> None:
         """Admit a file, or record that it is an alias, refused or gone.
@@ -104,37 +87,7 @@ class Admission:
         if before is None or (before.stage, before.reason) != (after.stage, after.reason):
             self._recorder.record(event)
             if isinstance(event, e.Aliased):
-                self._prove(event.checkpoint, event.of, self._recorder.state.recent[-1].seq)
-
-    def _prove(self, path: str, of: str, seq: int) -> None:
-        """Remember that a file was another name of a checkpoint: a rewritten name (`last`) shows the same run from then on."""
-        checkpoint = self._recorder.checkpoint(of)
-        admitted = checkpoint.admitted if checkpoint is not None else None
-        if admitted is None or admitted.path == path:
-            return
-        numbered, other = (admitted.path, path) if steps.from_name(path) is None else (path, admitted.path)
-        self._proofs.setdefault(other, []).append(_Proof(seq, numbered, admitted.step_kind))
-
-    def _sequence(self, path: str, kind: str, seq: int = _LATER) -> str:
-        """What the checkpoints of one sequence have in common: the pattern of their names.
-
-        A rewritten name continues the sequence of what it was another name of last, so that `last.pt` fills the gaps that
-        retention by metric leaves among numbered files. Only what was proved before `seq` counts, so that the past stays.
-        """
-        if kind == "save" or steps.from_name(path) is not None:
-            return steps.series(path)
-        known = self._sequences.get((path, seq, kind))
-        if known is not None:
-            return known
-        proofs = (proof for proof in reversed(self._proofs.get(path, [])) if proof.seq < seq and proof.kind == kind)
-        proof = next(proofs, None)
-        found = steps.series(path) if proof is None else self._sequence(proof.path, kind, proof.seq)
-        if seq != _LATER:
-            self._sequences[path, seq, kind] = found
-        return found
-
-    def _sequence_of(self, admitted: e.Admitted) -> str:
-        return self._sequence(admitted.path, admitted.step_kind, admitted.seq)
+                self.sequences.prove(event.checkpoint, event.of, self._recorder.state.recent[-1].seq)
 
     def _known(self, name: str, identity: FileIdentity) -> bool:
         """Whether the file is what the journal already has under this path or (a hard link) another."""
@@ -154,7 +107,7 @@ class Admission:
         return False
 
     def _admit(self, path: str, layout: Layout, identity: FileIdentity) -> None:
-        kind, step, numbered = self._order(path, layout)
+        kind, step, numbered = self.sequences.order(path, layout)
         again = False
         for checkpoint in self._recorder.checkpoints():
             admitted = checkpoint.admitted
@@ -170,7 +123,7 @@ class Admission:
                 self._resolve(path, checkpoint.name, known=path == admitted.path)
                 return
         name = path if numbered else _with_step(path, kind, step)
-        previous = self._newest(path, kind)
+        previous = self.sequences.newest(path, kind)
         replaced = self._recorder.checkpoint(name)
         if replaced is not None and replaced.pinned:
             self._unpin(replaced, "the file was written again")
@@ -215,36 +168,8 @@ class Admission:
             known is not None
             and bool(layout.counters)
             and (known.counters, known.source) == (layout.counters, layout.source)
-            and _same_values(known, layout, self._proceed)
+            and same_values(known, layout, self._proceed)
         )
-
-    def _order(self, path: str, layout: Layout) -> tuple[str, int, bool]:
-        """Kind and value of the step, and whether the name itself tells it (else the trainer rewrites that name)."""
-        from_name = steps.from_name(path)
-        if from_name is not None:
-            kind, value = from_name
-            return self._kind_of_number(path, value, layout) if kind == "number" else kind, value, True
-        kinds = [kind for kind in _KNOWN_IN_NAME if kind in layout.counters]
-        if kinds:
-            joined = (kind for kind in kinds if self._sequence(path, kind) != steps.series(path))
-            kind = next(joined, kinds[0])
-            return kind, layout.counters[kind], False
-        previous = self._newest(path, "save")
-        return "save", (previous.admitted.step + 1 if previous and previous.admitted else 1), False
-
-    def _kind_of_number(self, path: str, value: int, layout: Layout) -> str:
-        """What a bare number in a name counts: what the counter inside of that value does, as long as it goes on so."""
-        inside = [kind for kind in _KNOWN_IN_NAME if layout.counters.get(kind) == value]
-        previous = self._newest(path, "number")
-        if previous is None or previous.admitted is None:
-            return inside[0] if len(inside) == 1 else "number"
-        return previous.admitted.step_kind if previous.admitted.step_kind in inside else "number"
-
-    def _newest(self, path: str, kind: str) -> Checkpoint | None:
-        """The checkpoint admitted last in the same sequence."""
-        sequence = self._sequence(path, kind)
-        same = [c for c in self._recorder.checkpoints() if c.admitted and self._sequence_of(c.admitted) == sequence]
-        return max(same, key=lambda c: c.admitted.seq if c.admitted else 0, default=None)
 
     def _break(self, previous: Checkpoint | None, name: str, step: int, mtime_ns: int) -> str:
         """Why the history before a checkpoint cannot be used with it ("" if it can)."""
@@ -252,7 +177,7 @@ class Admission:
             return ""
         if step <= previous.admitted.step and mtime_ns > previous.admitted.mtime_ns:
             return f"the run went back from {previous.admitted.step_kind} {previous.admitted.step} to {step}: a restart"
-        aside = self._begun_again(previous.admitted, name, mtime_ns)
+        aside = self.sequences.begun_again(previous.admitted, name, mtime_ns)
         if aside:
             return f"{aside} was saved after {previous.name}, though it is no later step: a restart"
         before, after = self.layout(previous), self.layouts.get(name)
@@ -262,21 +187,6 @@ class Admission:
         return difference(before, after) or window_break(
             self.state(previous, before), self.state(current, after), self._config.learning_rate_jump
         )
-
-    def _begun_again(self, previous: e.Admitted, path: str, mtime_ns: int) -> str:
-        """What shows that a training was begun again between two saves: a file of another version, of no later step, in time."""
-        for checkpoint in self._recorder.checkpoints():
-            other = checkpoint.admitted
-            if (
-                other is not None
-                and previous.mtime_ns < other.mtime_ns < mtime_ns
-                and other.step <= previous.step
-                and other.step_kind == previous.step_kind
-                and steps.series(other.path) != steps.series(path)
-                and steps.all_versions(other.path) == steps.all_versions(path)
-            ):
-                return checkpoint.name
-        return ""
 
     def state(self, checkpoint: Checkpoint, layout: Layout) -> TrainingState:
         """What a checkpoint tells of its training."""
@@ -340,7 +250,7 @@ class Admission:
         pinned = [c for c in self._recorder.checkpoints() if c.pinned and c.admitted]
         for checkpoint in self._recorder.checkpoints():
             if checkpoint.admitted and checkpoint.usable:
-                by_series.setdefault(self._sequence_of(checkpoint.admitted), []).append(checkpoint)
+                by_series.setdefault(self.sequences.of_admitted(checkpoint.admitted), []).append(checkpoint)
         for members in by_series.values():
             first_pending = next((i for i, c in enumerate(members) if c.stage in PENDING), len(members))
             needed |= {c.name for c in members[max(0, min(first_pending, len(members)) - window) :]}
@@ -369,35 +279,6 @@ class Admission:
         self.forget(checkpoint.name)
         self._recorder.record(e.Unpinned(checkpoint=checkpoint.name, reason=reason))
 
-    def history(self, checkpoint: Checkpoint, length: int) -> list[Checkpoint]:
-        """The checkpoints that may stand before this one in a window, oldest first, at most `length`.
-
-        They are of the same sequence of names, after its last break (restart, other model), and of smaller steps.
-        """
-        assert checkpoint.admitted is not None
-        sequence = self._sequence_of(checkpoint.admitted)
-        members = [
-            (c, c.admitted)
-            for c in self._recorder.checkpoints()
-            if c.admitted and self._sequence_of(c.admitted) == sequence
-        ]
-        members.sort(key=lambda pair: pair[1].seq)
-        generation = 0
-        generations: dict[str, int] = {}
-        for member, _ in members:
-            generation += member.starts_window
-            generations[member.name] = generation
-        mine = (checkpoint.admitted.step, checkpoint.admitted.seq)
-        before = [
-            (admitted.step, admitted.seq, member)
-            for member, admitted in members
-            if member.usable
-            and generations[member.name] == generations[checkpoint.name]
-            and (admitted.step, admitted.seq) < mine
-        ]
-        before.sort(key=lambda item: item[:2])
-        return [member for _, _, member in before[-length:]]
-
     def sweep(self) -> None:
         """Remove files of the window store that no record explains (a crash between the act and its record)."""
         explained = {
@@ -408,35 +289,6 @@ class Admission:
         for file in self._paths.window.iterdir():
             if str(file).removesuffix(SUFFIX) not in explained:
                 unpin(str(file))
-
-
-def _same_values(first: Layout, second: Layout, proceed: Callable[[], None]) -> bool:
-    """Whether the model's bytes are the same in both; read only up to the first that differ."""
-    if first.architecture != second.architecture:
-        return False
-    try:
-        with ExitStack() as opened:
-            files = [[opened.enter_context(OpenFile(file.path)) for file in each.files] for each in (first, second)]
-            for own, each in zip(files, (first, second), strict=True):
-                if not all(a.identity.same_content(b) for a, b in zip(own, each.files, strict=True)):
-                    return False
-            for pair in zip(first.extents, second.extents, strict=True):
-                if [chunk.count for chunk in pair[0].chunks] != [chunk.count for chunk in pair[1].chunks]:
-                    return False
-                itemsize = DTYPES[pair[0].dtype].itemsize
-                for one, other in zip(pair[0].chunks, pair[1].chunks, strict=True):
-                    for start in range(0, one.count * itemsize, _PIECE_BYTES):
-                        proceed()
-                        size = min(_PIECE_BYTES, one.count * itemsize - start)
-                        a, b = (
-                            own[chunk.file].read(chunk.offset_bytes + start, size)
-                            for own, chunk in zip(files, (one, other), strict=True)
-                        )
-                        if a != b:
-                            return False
-    except (OSError, IncompleteCheckpoint):
-        return False
-    return True
 
 
 def _flat(name: str) -> str:

@@ -1,6 +1,6 @@
 """`make bench`: prints medians and ratios of everything measured side by side, and the machine it was measured on.
 
-Usage: python -m tests.benchmarks [window] [latency] [search] [digits] [--rounds N] [--seeds N] [--dir FOLDER] [--record FOLDER]
+Usage: python -m tests.benchmarks [window] [latency] [search] [digits] [beside] [--rounds N] [--seeds N] [--dir FOLDER] [--record FOLDER]
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import digits, latency, search, window
+from tests.benchmarks import beside, digits, latency, search, window
 
 
 def main() -> None:
     """Run the benchmarks that are named (all by default)."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", default=["window", "latency", "search", "digits"])
+    parser.add_argument("names", nargs="*", default=["window", "latency", "search", "digits", "beside"])
     parser.add_argument("--rounds", type=int, default=window.ROUNDS)
     parser.add_argument("--seeds", type=int, default=digits.SEEDS)
     parser.add_argument("--record", type=Path, help="folder for results as JSON")
@@ -31,6 +31,8 @@ def main() -> None:
         latency.show(arguments.dir, arguments.rounds)
     if "search" in arguments.names:
         search.show()
+    if "beside" in arguments.names:
+        beside.show(arguments.dir, arguments.rounds)
     if "digits" in arguments.names:
         record = arguments.record / "digits.json" if arguments.record else None
         digits.show(arguments.dir, arguments.seeds, record)

@@ -103,8 +103,8 @@ def test_windows_follow_steps_not_arrival_and_not_the_alphabet(folder: Folder) -
     folder.consider("step_11.pt")
     newest = folder.recorder.checkpoint("step_12.pt")
     assert newest is not None
-    assert [c.name for c in folder.admission.history(newest, 5)] == ["step_9.pt", "step_10.pt", "step_11.pt"]
-    assert [c.name for c in folder.admission.history(newest, 2)] == ["step_10.pt", "step_11.pt"]
+    assert [c.name for c in folder.admission.sequences.history(newest, 5)] == ["step_9.pt", "step_10.pt", "step_11.pt"]
+    assert [c.name for c in folder.admission.sequences.history(newest, 2)] == ["step_10.pt", "step_11.pt"]
 
 
 def test_two_sequences_in_one_folder_do_not_mix(folder: Folder) -> None:
@@ -115,7 +115,7 @@ def test_two_sequences_in_one_folder_do_not_mix(folder: Folder) -> None:
             folder.consider(name)
     newest = folder.recorder.checkpoint("D_3.pt")
     assert newest is not None
-    assert [c.name for c in folder.admission.history(newest, 5)] == ["D_1.pt", "D_2.pt"]
+    assert [c.name for c in folder.admission.sequences.history(newest, 5)] == ["D_1.pt", "D_2.pt"]
 
 
 def test_numbered_files_are_linked_and_rewritten_ones_copied(folder: Folder) -> None:

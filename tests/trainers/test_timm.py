@@ -54,7 +54,11 @@ def test_the_best_few_with_hard_links_are_each_taken_once(tmp_path: Path) -> Non
     assert aliases <= {"last.pth.tar", "model_best.pth.tar"}
     published = check_outputs(run, "state_dict")
     assert published[-1] == "checkpoint-7.pth.tar"
-    _check_weights(run, "checkpoint-7.pth.tar")
+    _check_weights(run, "checkpoint-7.pth.tar", [2, 3, 4, 5, 6, 7])
+    kept = Run(folder=tmp_path / "later", copies=run.copies)
+    result = rna_watch("once", run.folder, "--engine", "inline", "--output", kept.folder, *PLAIN)
+    assert result.returncode == 0, result.stderr
+    _check_weights(kept, "checkpoint-7.pth.tar", [1, 6, 7])
     weights = tmp_path / "weights.pt"
     script(TRAINER, "load", run.folder / "rna" / "checkpoint-7.pth.tar", weights, "--raw")
     check_is_combination(weights, run, "checkpoint-7.pth.tar", "", source="state_dict")
@@ -63,18 +67,20 @@ def test_the_best_few_with_hard_links_are_each_taken_once(tmp_path: Path) -> Non
     assert all(torch.equal(averaged[name], newest[name]) for name in newest)
 
 
-def _check_weights(run: Run, name: str) -> None:
+def _check_weights(run: Run, name: str, expected: list[int]) -> None:
     """Algorithm 1 of the paper by hand, each residual divided by the epochs that it spans."""
     manifest = manifest_of(run, name)
     steps = [each["step"] for each in manifest["inputs"]]
-    assert steps == [1, 2, 3, 5, 6, 7]
+    assert steps == expected
     copies = run.saved()
     models = [tensors_of(copies[each["fingerprint"]], "state_dict") for each in manifest["inputs"]]
     names = [key for key, tensor in models[0].items() if tensor.is_floating_point() and "running" not in key]
     y = np.array([np.concatenate([model[key].double().numpy().ravel() for key in names]) for model in models])
     residuals = np.diff(y, axis=0) / np.diff(steps)[:, None]
     gram = residuals @ residuals.T
-    z = np.linalg.solve(gram / np.linalg.norm(gram, 2) + manifest["regularization"] * np.eye(5), np.ones(5))
+    z = np.linalg.solve(
+        gram / np.linalg.norm(gram, 2) + manifest["regularization"] * np.eye(len(gram)), np.ones(len(gram))
+    )
     assert np.allclose(manifest["coefficients"], z / z.sum(), rtol=1e-6, atol=1e-9)
 
 
