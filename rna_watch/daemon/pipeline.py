@@ -123,7 +123,7 @@ class Pipeline:
 
     def _input_changed(self, checkpoint: Checkpoint, reason: str) -> None:
         """Leave out inputs whose bytes are gone; the next attempt has another window."""
-        for member in [*self._admission.history(checkpoint, self._config.window), checkpoint]:
+        for member in [*self._admission.sequences.history(checkpoint, self._config.window), checkpoint]:
             self._admission.forget(member.name)
             if self._admission.layout(member) is None:
                 gone = "its bytes are gone or were changed (the trainer's retention, or a rewrite in place)"
@@ -186,7 +186,7 @@ class Pipeline:
             self._recorder.record(e.Skipped(checkpoint=checkpoint.name, reason=reason))
             return None
         members, layouts = [checkpoint], [newest]
-        for member in reversed(self._admission.history(checkpoint, self._config.window)):
+        for member in reversed(self._admission.sequences.history(checkpoint, self._config.window)):
             layout = self._admission.layout(member)
             if layout is None or layout.architecture != newest.architecture:
                 break
