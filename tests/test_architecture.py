@@ -17,7 +17,7 @@ LEVELS = [
     {"watching", "journal", "evaluation", "engine"},
     {"dashboard", "comparison"},
     {"daemon"},
-    {"demo"},
+    {"demo", "reproduce"},
     {"cli"},
     {"__main__"},
 ]
@@ -25,13 +25,14 @@ LEVELS = [
 GATES = {
     "ray": ("engine/ray_engine.py",),
     "watchdog": ("watching/hints.py",),
-    "rich": ("dashboard/", "comparison/", "demo/", "cli.py"),
-    "matplotlib": ("comparison/",),
-    "torch": ("evaluation/", "demo/", "training/"),
+    "rich": ("dashboard/", "comparison/", "demo/", "reproduce/", "cli.py"),
+    "matplotlib": ("comparison/", "reproduce/"),
+    "torch": ("evaluation/", "demo/", "training/", "reproduce/"),
     "click": ("cli.py",),
     "yaml": ("config.py",),
     "pydantic": ("config.py",),
-    "sklearn": ("demo/",),
+    "sklearn": ("demo/", "reproduce/"),
+    "scipy": ("reproduce/",),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,6 +1,7 @@
 """`make bench`: prints medians and ratios of everything measured side by side, and the machine it was measured on.
 
-Usage: python -m tests.benchmarks [window] [latency] [search] [digits] [beside] [--rounds N] [--seeds N] [--dir FOLDER] [--record FOLDER]
+Usage: python -m tests.benchmarks [window] [latency] [search] [digits] [beside] [--rounds N] [--seeds N] [--dir FOLDER]
+[--record FOLDER]
 """
 
 from __future__ import annotations

@@ -1,0 +1,173 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from rna_watch.cli import app
+from rna_watch.errors import StoreError, UsageError
+from rna_watch.reproduce import command, experiment, figure1, store
+from rna_watch.reproduce.experiment import EXPERIMENTS, Part, Plan, Settings
+from rna_watch.reproduce.tables import Table, render
+
+ENDINGS = (".json", ".txt", ".svg", ".png")
+
+
+def run(name, out, data=None):
+    """The command's function, small version; what it printed."""
+    printed = io.StringIO()
+    command.reproduce(name, data=data, out=out, quick=True, console=Console(file=printed, width=200))
+    return printed.getvalue()
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """An experiment of three parts in place of the real ones; the names of those that were run; and a part to fail in."""
+    ran, failing, settings = [], [], {"quick": True}
+
+    def part(key):
+        def act(done):
+            if key in failing:
+                raise KeyboardInterrupt
+            ran.append(key)
+            return {"before": list(done)}
+
+        return Part(key=key, run=act)
+
+    def draw(_):
+        from rna_watch.reproduce import style
+
+        made = style.figure(2, 2)
+        made.subplots().plot([1, 2])
+        return made
+
+    def plan(name, _):
+        return Plan(
+            parts=tuple(map(part, "abc")),
+            settings=settings,
+            seeds=(0,),
+            tables=lambda results: [Table(title="T", header=("part", "n"), rows=tuple((k, "1") for k in results))],
+            draw=draw,
+        )
+
+    monkeypatch.setattr(command, "plan", plan)
+    return ran, failing, settings
+
+
+def test_a_stopped_run_goes_on_where_it_was(counted, tmp_path):
+    """Ctrl-C in the second part: the first is kept and not run again; the results are those of an undisturbed run."""
+    ran, failing, _ = counted
+    failing.append("b")
+    with pytest.raises(KeyboardInterrupt):
+        run("theorem", tmp_path / "out")
+    failing.clear()
+    printed = run("theorem", tmp_path / "out")
+    assert ran == ["a", "b", "c"]
+    assert "1 of 3 parts were there" in printed
+    record = json.loads((tmp_path / "out" / "theorem-quick.json").read_text())
+    assert record["results"] == {"a": {"before": []}, "b": {"before": ["a"]}, "c": {"before": ["a", "b"]}}
+
+
+def test_other_settings_and_damaged_parts_are_run_again(counted, tmp_path):
+    """A kept part counts only for the same settings, and only whole."""
+    ran, _, settings = counted
+    run("theorem", tmp_path)
+    (tmp_path / "theorem-quick.parts" / "b.json").write_text('{"identity"')
+    run("theorem", tmp_path)
+    assert ran == ["a", "b", "c", "b"]
+    settings["window"] = 7
+    run("theorem", tmp_path)
+    assert ran[4:] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["figure5", "figure6", "theorem", "figure1", "cost"])
+def test_every_experiment_runs_small(name, tmp_path, small_madelon):
+    """The four files are there, the record says how it was made, and the text is what was printed."""
+    printed = run(name, tmp_path, small_madelon)
+    stem = tmp_path / f"{name}-quick"
+    for ending in ENDINGS:
+        assert stem.with_suffix(ending).stat().st_size > 100
+        assert str(stem.with_suffix(ending)) in printed
+    record = json.loads(stem.with_suffix(".json").read_text())
+    assert record["command"] == f"rna-watch reproduce {name} --quick"
+    assert {"versions", "seeds", "settings", "seconds", "machine"} <= record.keys()
+    text = stem.with_suffix(".txt").read_text()
+    assert text in printed
+    assert "Paper" in text or name == "figure5"
+
+
+def test_equal_results_give_equal_files(tmp_path):
+    """Tables and figures hold no time and nothing random."""
+    for folder in ("one", "two"):
+        run("figure6", tmp_path / folder)
+    for ending in (".txt", ".svg", ".png"):
+        one, two = ((tmp_path / folder / "figure6-quick").with_suffix(ending) for folder in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_killed_process_leaves_whole_parts(tmp_path, small_madelon):
+    """Killed in the middle, the command goes on, and no part that was there is run again."""
+    arguments = [sys.executable, "-m", "rna_watch", "reproduce", "figure1", "--quick", "--out", str(tmp_path)]
+    child = subprocess.Popen([*arguments, "--data", str(small_madelon)], stdout=subprocess.DEVNULL)
+    parts = tmp_path / "figure1-quick.parts"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and child.poll() is None and len(list(parts.glob("[a-z]*.json"))) < 3:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    there = {path: path.stat().st_mtime_ns for path in parts.glob("[a-z]*.json")}
+    assert len(there) >= 3
+    run("figure1", tmp_path, small_madelon)
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+    record = json.loads((tmp_path / "figure1-quick.json").read_text())
+    assert set(record["results"]) == {path.stem for path in parts.glob("*.json")}
+
+
+def test_figure1_needs_data(tmp_path):
+    """Without a folder, or in one without Madelon, the message names the option."""
+    with pytest.raises(UsageError, match="--data"):
+        figure1.plan(Settings())
+    with pytest.raises(UsageError, match="madelon_train.data"):
+        figure1.plan(Settings(data=tmp_path))
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    """The message says what to install."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"matplotlib.*rna-watch\[reproduce\]"):
+        experiment.plan("theorem", Settings())
+
+
+def test_an_unknown_experiment_is_refused():
+    """The message lists what there is; every name that is listed has its module."""
+    with pytest.raises(UsageError, match="theorem"):
+        experiment.plan("figure9", Settings())
+    for name in set(EXPERIMENTS) - {"figure1"}:
+        assert experiment.plan(name, Settings(quick=True)).parts
+
+
+def test_the_command_takes_its_data_from_the_environment(tmp_path, small_madelon):
+    """$RNA_WATCH_DATA stands for --data; results go where --out says."""
+    arguments = ["reproduce", "figure5", "--quick", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments, env={"RNA_WATCH_DATA": str(small_madelon)})
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "figure5-quick.svg").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    """A file in the place of the folder: the message names the option."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--out"):
+        store.write(tmp_path / "file" / "x.json", "{}")
+
+
+def test_tables_are_aligned_markdown():
+    """Text to the left, numbers to the right, notes below."""
+    table = Table(title="T", header=("a", "b"), rows=(("x", "10"), ("long", "1")), notes=("one", "two"))
+    assert render(table) == "T\n\n| a    |  b |\n|------|---:|\n| x    | 10 |\n| long |  1 |\n\n- one\n- two\n"
