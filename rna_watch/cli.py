@@ -139,8 +139,7 @@ def _settled(command: str, run_dir: Path, config: RunConfig) -> Path:
 
 
 def _ask(lines: list[str], choices: int, default: int) -> int:
-    click.echo("\n".join(lines))
-    return int(click.prompt("Which one", type=click.IntRange(1, choices), default=default))
+    return int(click.prompt("\n".join([*lines, "Which one"]), type=click.IntRange(1, choices), default=default))
 
 
 def _summarize(state: RunState, where: RunPaths) -> None:
@@ -262,19 +261,8 @@ def stop(run_dir: Path, output: str | None) -> None:
     type=click.FloatRange(min=0),
     help="Lambda; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
 )
-@_some_settings(
-    "residuals",
-    "lr_saved",
-    "optimizer_order",
-    "priors",
-    "mixings",
-    "ema_decay",
-    "l1_cap",
-    "normalization",
-    "source",
-    "workers",
-    "memory_budget",
-)
+@_some_settings("residuals", "lr_saved", "optimizer_order", "priors", "mixings", "ema_decay", "l1_cap")
+@_some_settings("normalization", "source", "export", "optimizer_state", "workers", "memory_budget")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, and nothing else.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def extrapolate(

@@ -98,6 +98,12 @@ class RunConfig(BaseModel):
     output: str | None = Field(None, description="Folder for `rna` and `.rna-watch`; the run directory if not given.")
     publish: Literal["always", "when-better"] = Field("always", description="Which chosen models are written.")
     keep: Positive = Field(5, description="Outputs kept: the best, and this many of the newest.")
+    export: Literal["none", "safetensors"] = Field(
+        "none", description="A plain copy for serving beside each model: NAME.export.safetensors, with bare names."
+    )
+    optimizer_state: Literal["keep", "drop"] = Field(
+        "keep", description="Whether a model in a torch file keeps what lies beside it there, or only its counters."
+    )
 
     # how it runs
     engine: Literal["ray", "inline"] = Field("ray", description="Where the bulk work runs.")

@@ -192,13 +192,18 @@ def finish(clone: Clone, patches: Iterable[Patch], destination: str) -> None:
         for number, (source, temporary) in enumerate(zip(clone.sources, clone.temporaries, strict=True)):
             kind = clone.original.kind(number) if number < len(clone.original.files) else ""
             _finish_file(source, temporary, kind, written[number])
-        if clone.original.root:
-            _finish_folder(clone, destination)
-        else:
-            os.replace(clone.temporary, destination)  # noqa: PTH105 - atomic by specification
-        sync_folder(os.path.dirname(destination) or ".")  # noqa: PTH120
+        give_name(clone.original, clone.temporary, destination)
     except OSError as error:
         raise StoreError(_cannot_write(destination, error)) from error
+
+
+def give_name(original: Layout, temporary: str, destination: str) -> None:
+    """Give what was made of an original its name, at once; the name is on the disk then."""
+    if original.root:
+        _finish_folder(original, temporary, destination)
+    else:
+        os.replace(temporary, destination)  # noqa: PTH105 - atomic by specification
+    sync_folder(os.path.dirname(destination) or ".")  # noqa: PTH120
 
 
 def _finish_file(source: FileIdentity, temporary: str, kind: str, written: dict[int, tuple[int, int]]) -> None:
@@ -214,23 +219,33 @@ def _finish_file(source: FileIdentity, temporary: str, kind: str, written: dict[
             os.close(writer)
 
 
-def _finish_folder(clone: Clone, destination: str) -> None:
+def _finish_folder(original: Layout, temporary: str, destination: str) -> None:
     """Give a folder its name; a full one that has it is swapped out and removed, as it cannot be replaced."""
-    for folder, _, _ in os.walk(clone.temporary):
+    for folder, _, _ in os.walk(temporary):
         sync_folder(folder)
-    latest = max(source.mtime_ns for source in clone.sources)
-    os.utime(clone.temporary, ns=(latest, latest))
-    old = f"{clone.temporary}.old{TEMPORARY_SUFFIX}"
+    latest = max(source.mtime_ns for source in original.files + original.carried)
+    os.utime(temporary, ns=(latest, latest))
+    old = f"{temporary}.old{TEMPORARY_SUFFIX}"
     replaced = os.path.lexists(destination)
     if replaced:
         os.rename(destination, old)  # noqa: PTH104
     try:
-        os.rename(clone.temporary, destination)  # noqa: PTH104
+        os.rename(temporary, destination)  # noqa: PTH104
     except OSError:
         if replaced:
             os.rename(old, destination)  # noqa: PTH104
         raise
     remove(old)
+
+
+def settle(path: str, mtime_ns: int) -> None:
+    """Give a file that was written its time, and put it on the disk."""
+    writer = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.utime(writer, ns=(mtime_ns, mtime_ns))
+        os.fsync(writer)
+    finally:
+        os.close(writer)
 
 
 def discard(clone: Clone) -> None:

@@ -23,6 +23,8 @@ from rna_watch.errors import RefusedCheckpoint
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from rna_watch.checkpoints.segments import Place
+
 COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 
 
@@ -144,7 +146,7 @@ def write_combination(
     try:
         with WindowReader(files) as reader:
             for number, start, bits in combined_blocks(reader, segments, weights, block_elements):
-                ((file, offset, _),) = segments[number].places[-1]
+                file, offset, _ = _target(segments[number])
                 write_all(descriptors[file], bits.data.cast("B"), offset + start * bits.itemsize)
                 crcs[number] = zlib.crc32(bits.data, crcs[number])
     finally:
@@ -152,8 +154,8 @@ def write_combination(
             os.close(descriptor)
     return [
         Patch(
-            file=segment.places[-1][0][0],
-            offset_bytes=segment.places[-1][0][1],
+            file=_target(segment)[0],
+            offset_bytes=_target(segment)[1],
             size_bytes=segment.size_bytes,
             crc=crc,
         )
@@ -161,11 +163,16 @@ def write_combination(
     ]
 
 
-def write_values(combination: Combination, outputs: Sequence[str]) -> list[Patch]:
-    """Write the values that are given instead of combined into the clone's files."""
+def _target(segment: Segment) -> Place:
+    """Where a segment is written."""
+    return segment.target or segment.places[-1][0]
+
+
+def write_values(combination: Combination, target: Layout, outputs: Sequence[str]) -> list[Patch]:
+    """Write the values that are given instead of combined into the output's files, whose layout is the target's."""
     patches = []
     for number, data in combination.values:
-        chunk = combination.layouts[-1].extents[number].chunks[0]
+        chunk = target.extents[number].chunks[0]
         descriptor = os.open(outputs[chunk.file], os.O_WRONLY | os.O_CLOEXEC)
         try:
             write_all(descriptor, memoryview(data), chunk.offset_bytes)

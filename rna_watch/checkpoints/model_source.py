@@ -155,11 +155,12 @@ def sources(tree: object) -> tuple[Source, ...]:
         Source(path=path, tensors=len(group), averaged=_averaged(path, groups))
         for path, group in groups.items()
         if not NOT_MODELS.search(path)
-        and any(isinstance(tensor, OpaqueTensor) or _linear(tensor.dtype) for tensor in group.values())
+        and any(isinstance(tensor, OpaqueTensor) or linear(tensor.dtype) for tensor in group.values())
     )
 
 
-def _linear(dtype: str) -> bool:
+def linear(dtype: str) -> bool:
+    """Whether values of a dtype, complex ones too, may be added and scaled."""
     return dtype in PAIRS or (dtype in DTYPES and DTYPES[dtype].linear)
 
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rna_watch.checkpoints import dcp, folder, recorded_gradient, safetensors_file, torch_legacy, torch_zip
+from rna_watch.checkpoints import dcp, deepspeed, folder, recorded_gradient, safetensors_file, torch_legacy, torch_zip
 from rna_watch.checkpoints.extents import identify_folder
 from rna_watch.checkpoints.opened import OpenFile
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
@@ -51,6 +51,7 @@ class FolderFormat:
 
 FOLDERS: dict[str, FolderFormat] = {
     dcp.NAME: FolderFormat(recognises=dcp.recognises, read_layout=dcp.read_layout),
+    deepspeed.NAME: FolderFormat(recognises=deepspeed.recognises, read_layout=deepspeed.read_layout),
     folder.NAME: FolderFormat(recognises=folder.recognises, read_layout=folder.read_layout),
 }
 

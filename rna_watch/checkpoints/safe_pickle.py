@@ -98,7 +98,7 @@ class OpaqueTensor:
     what: str
 
 
-_STORAGES = {
+STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
     "HalfStorage": "float16",
@@ -223,11 +223,14 @@ class _Reader(pickle._Unpickler):
     dispatch[pickle.FRAME[0]] = load_frame
 
     def load_build(self) -> None:
-        """Give a state to an inert object; for a mapping it means nothing here, and to anything else it is an attack."""
+        """Give a state to an inert object; of a mapping's only a state dict's metadata count; for others it is an attack."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Inert):
             vars(target)["state"] = state
+        elif type(target) is OrderedDict:
+            if isinstance(state, dict) and isinstance(dict.get(state, "_metadata"), dict):
+                vars(target)["_metadata"] = dict.get(state, "_metadata")
         elif not isinstance(target, dict):
             raise TypeError(f"a {type(target).__name__} is given a state")
 
@@ -242,8 +245,8 @@ class _Reader(pickle._Unpickler):
             return type(name, (InertDict,), {})
         if (module, name) == ("torch", "Size"):
             return tuple
-        if module in {"torch", "torch.storage"} and name in _STORAGES:
-            return StorageType(_STORAGES[name])
+        if module in {"torch", "torch.storage"} and name in STORAGES:
+            return StorageType(STORAGES[name])
         return type(name, (Inert,), {"qualified_name": f"{module}.{name}"})
 
     def persistent_load(self, pid: Any) -> Any:

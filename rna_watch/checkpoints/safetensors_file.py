@@ -48,6 +48,7 @@ _NAMES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E8M0": "float8_e8m0fnu",
 }
+STORED_NAMES = {dtype: name for name, dtype in _NAMES.items()}
 
 
 def recognises(head: bytes) -> bool:

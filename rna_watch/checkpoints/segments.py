@@ -44,7 +44,8 @@ class Segment:
 
     `extent` and `start` (in elements of its storage) say which they are in the newest, last checkpoint, where they
     lie in one piece. Behind the K checkpoints, `places` may name the `companions` sources beside them, of
-    `companion_dtype`; `group` is then the optimizer's parameter group.
+    `companion_dtype`; `group` is then the optimizer's parameter group. `target` is where they are written, if not where the
+    newest checkpoint keeps them.
     """
 
     extent: int
@@ -56,6 +57,7 @@ class Segment:
     companions: int = 0
     companion_dtype: str = ""
     group: int = 0
+    target: Place | None = None
 
     def dtype_of(self, source: int) -> str:
         """The dtype in which a source keeps these elements."""

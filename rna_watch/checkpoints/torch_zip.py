@@ -63,20 +63,8 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
         IncompleteCheckpoint: it has no readable central directory (yet).
         RefusedCheckpoint: it is complete, but no checkpoint that can be combined.
     """
-    records = read_directory(file)
-    by_name = {record.name.partition("/")[2]: record for record in records}
-    if "data.pkl" not in by_name:
-        raise RefusedCheckpoint("it is a zip file, but not one that torch.save wrote (it has no data.pkl)")
-    if "constants.pkl" in by_name:
-        raise RefusedCheckpoint("it is a TorchScript archive; save the model's state_dict instead")
-    for name in ("data.pkl", "byteorder"):
-        _check_record(file, by_name.get(name))
-    if "byteorder" in by_name and _payload(file, by_name["byteorder"]) != b"little":
-        raise RefusedCheckpoint("it was written on a big-endian machine; save it again on a little-endian one")
-    try:
-        tree = safe_pickle.load(_payload(file, by_name["data.pkl"]))
-    except ValueError as error:
-        raise RefusedCheckpoint(str(error)) from error
+    by_name = _by_name(file)
+    tree = _tree(file, by_name)
     path, tensors = model_source.find_model(tree, source)
 
     def locate(storage: Storage) -> tuple[int, int] | None:
@@ -99,6 +87,66 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
         optimizer=optimizer_state.find_optimizer(tree, lambda tensor: storages.first_byte(tensor, locate)),
         sources=model_source.sources(tree),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a file holds: its tree of values, the first byte and the length of its storages by key, its fingerprint."""
+
+    tree: object
+    storages: dict[str, tuple[int, int]]
+    fingerprint: str
+
+
+def read_contents(file: OpenFile) -> Contents:
+    """What a complete file holds.
+
+    Raises:
+        IncompleteCheckpoint, RefusedCheckpoint: as for `read_layout`.
+    """
+    by_name = _by_name(file)
+    return Contents(
+        tree=_tree(file, by_name),
+        storages={
+            name.removeprefix("data/"): (payload_offset(file, record), record.size_bytes)
+            for name, record in by_name.items()
+            if name.startswith("data/")
+        },
+        fingerprint=_fingerprint(file, by_name),
+    )
+
+
+def read_tree(file: OpenFile) -> object:
+    """The tree of values in a complete file.
+
+    Raises:
+        IncompleteCheckpoint, RefusedCheckpoint: as for `read_layout`.
+    """
+    return _tree(file, _by_name(file))
+
+
+def checksum(content: bytes) -> int:
+    """CRC-32 of a record."""
+    return zlib.crc32(content)
+
+
+def _by_name(file: OpenFile) -> dict[str, Record]:
+    return {record.name.partition("/")[2]: record for record in read_directory(file)}
+
+
+def _tree(file: OpenFile, by_name: dict[str, Record]) -> object:
+    if "data.pkl" not in by_name:
+        raise RefusedCheckpoint("it is a zip file, but not one that torch.save wrote (it has no data.pkl)")
+    if "constants.pkl" in by_name:
+        raise RefusedCheckpoint("it is a TorchScript archive; save the model's state_dict instead")
+    for name in ("data.pkl", "byteorder"):
+        _check_record(file, by_name.get(name))
+    if "byteorder" in by_name and _payload(file, by_name["byteorder"]) != b"little":
+        raise RefusedCheckpoint("it was written on a big-endian machine; save it again on a little-endian one")
+    try:
+        return safe_pickle.load(_payload(file, by_name["data.pkl"]))
+    except ValueError as error:
+        raise RefusedCheckpoint(str(error)) from error
 
 
 def read_directory(file: OpenFile) -> list[Record]:

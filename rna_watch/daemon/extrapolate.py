@@ -29,6 +29,7 @@ from rna_watch.checkpoints.extents import difference
 from rna_watch.checkpoints.probe import probe
 from rna_watch.daemon import outputs
 from rna_watch.daemon.measuring import problem_with, residuals_of, with_factor
+from rna_watch.daemon.publication import planned_drop, planned_export, write_export
 from rna_watch.daemon.setup import usable_cores
 from rna_watch.daemon.window import window_form, without
 from rna_watch.engine import plan
@@ -80,7 +81,8 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
     """
     if request.method not in CHOICES:
         raise UsageError(f"--method must be one of {', '.join(CHOICES)}, not '{request.method}'")
-    _check_out(out, checkpoints, force=request.force)
+    for path in (out, outputs.export_path(out))[: 2 if request.settings.export != "none" else 1]:
+        _check_out(path, checkpoints, force=request.force)
     settings = request.settings
     statistics = {"clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
     if statistics is None:
@@ -98,6 +100,8 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
         residuals = _residuals(layouts, request, engine.map)
         candidate, notes = _solve(residuals, request)
         candidate = replace(candidate, statistics=statistics)
+        export_to, unexported = planned_export(settings.export, layouts[-1], out)
+        dropped, kept_because = planned_drop(settings.optimizer_state, layouts[-1])
         content = outputs.manifest(
             checkpoint=layouts[-1].path,
             step=_step(layouts[-1])[1],
@@ -109,7 +113,11 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
             significant=None,
             reason=notes or candidate.diagnostics.sentence,
             residuals=residuals,
+            export=export_to.name if export_to else None,
+            dropped=dropped,
+            notes=[*unexported, *kept_because],
         )
+        outputs.remove_export(out)
         outputs.write_manifest(out, outputs.encode(content))
         publish(
             Combination(layouts=tuple(layouts), weights=candidate.weights, clamp=statistics != COMBINED),
@@ -117,7 +125,10 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
             temporary=str(out.with_name(clone.temporary_name(out.name, str(os.getpid())))),
             budget_mib=settings.memory_budget,
             run=engine.map,
+            drop=dropped,
         )
+        if export_to is not None:
+            write_export(out, export_to, layouts[-1].source, str(os.getpid()), engine.map)
     finally:
         engine.close()
     return content
@@ -145,7 +156,9 @@ def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:
     if any(out.exists() and path.exists() and out.samefile(path) for path in checkpoints):
         raise UsageError(f"{out} is one of the checkpoints; originals are never written, name another file with -o")
     if any(path.is_dir() and path.resolve() in out.resolve().parents for path in checkpoints):
-        raise UsageError(f"{out} lies in one of the checkpoints; originals are never written, name another place with -o")
+        raise UsageError(
+            f"{out} lies in one of the checkpoints; originals are never written, name another place with -o"
+        )
     if out.exists() and not force:
         raise UsageError(f"{out} exists; name another file, or replace it with --force")
     if not out.absolute().parent.is_dir():

@@ -14,6 +14,7 @@ import numpy
 
 import rna_watch
 from rna_watch.checkpoints import clone
+from rna_watch.checkpoints.export import export_name
 from rna_watch.errors import StoreError
 from rna_watch.watching.scan import is_manifest
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
 
 SCHEMA = 1
+_KEPT = "Optimizer state, if any, is the newest checkpoint's: do not resume training from this model with it."
+_DROPPED = "Optimizer state was left out: training that goes on from this model begins with a new optimizer."
 
 
 def manifest(
@@ -39,6 +42,9 @@ def manifest(
     reason: str,
     residuals: Residuals,
     comparisons: Sequence[Mapping[str, Any]] = (),
+    export: str | None = None,
+    dropped: bool = False,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
 
@@ -54,6 +60,9 @@ def manifest(
         reason: the choice in one sentence.
         residuals: what the weights were found from.
         comparisons: the steps of the choice.
+        export: name of the plain copy beside the model, if there is one.
+        dropped: whether what lay beside the model in its file was left out.
+        notes: what else should be said, after what the residuals have to say.
     """
     return {
         "schema": SCHEMA,
@@ -70,7 +79,7 @@ def manifest(
         "prior": candidate.prior,
         "mixing": candidate.mixing,
         "residuals": residuals.form,
-        "notes": list(residuals.notes),
+        "notes": [*residuals.notes, *notes],
         "statistics": candidate.statistics,
         "metrics": {key: None if value is None else dict(value) for key, value in metrics.items()},
         "better_than_original": better_than_original,
@@ -79,7 +88,9 @@ def manifest(
         "comparisons": [finite(step) for step in comparisons],
         "diagnostics": finite(asdict(candidate.diagnostics)),
         "versions": {"rna_watch": rna_watch.__version__, "numpy": numpy.__version__},
-        "warning": "Optimizer state, if any, is the newest checkpoint's: do not resume training from this model with it.",
+        "export": export,
+        "optimizer_state": "dropped" if dropped else "kept",
+        "warning": _DROPPED if dropped else _KEPT,
     }
 
 
@@ -103,6 +114,23 @@ def digest(content: bytes) -> str:
 def manifest_path(model: Path) -> Path:
     """The manifest of a model: its full name plus `.json`."""
     return model.with_name(f"{model.name}.json")
+
+
+def export_path(model: Path) -> Path:
+    """The plain copy of a model, if there is one."""
+    return model.with_name(export_name(model.name))
+
+
+def has_export(model: Path) -> bool:
+    """Whether the plain copy that a model's manifest names, if any, is there."""
+    name = json.loads(manifest_path(model).read_bytes()).get("export")
+    return name is None or model.with_name(name).exists()
+
+
+def remove_export(model: Path) -> None:
+    """Remove the plain copy of a model of ours that is about to be replaced."""
+    if is_manifest(str(manifest_path(model))):
+        export_path(model).unlink(missing_ok=True)
 
 
 def write_manifest(model: Path, content: bytes) -> None:
@@ -149,8 +177,9 @@ def point(link: Path, target: Path) -> None:
 
 
 def remove(model: Path) -> None:
-    """Remove a model and its manifest (the model first: a manifest alone is harmless)."""
+    """Remove a model, its plain copy and its manifest (the manifest last: alone it is harmless)."""
     clone.remove(str(model))
+    export_path(model).unlink(missing_ok=True)
     manifest_path(model).unlink(missing_ok=True)
 
 

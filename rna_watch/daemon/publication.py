@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import LAST
 from rna_watch.acceleration.significance import Mode, gain
-from rna_watch.checkpoints import clone
+from rna_watch.checkpoints import clone, deepspeed, export, model_file
 from rna_watch.checkpoints.extents import identify_any
 from rna_watch.daemon import outputs
+from rna_watch.engine import export as engine_export
 from rna_watch.engine.publish import publish as write
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import Stage
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
+    from rna_watch.checkpoints.extents import Layout
     from rna_watch.checkpoints.numeric import Array
     from rna_watch.config import RunConfig
     from rna_watch.daemon.paths import RunPaths
@@ -70,6 +72,8 @@ class Publication:
         assert chosen.chosen is not None
         model = self._paths.models / checkpoint.name
         recipe = window.combination(choice.candidate, statistics)
+        export_to, notes = planned_export(self._config.export, window.layouts[-1], model)
+        dropped, kept_because = planned_drop(self._config.optimizer_state, window.layouts[-1])
         content = outputs.encode(
             outputs.manifest(
                 checkpoint=checkpoint.name,
@@ -83,6 +87,9 @@ class Publication:
                 reason=chosen.chosen.reason,
                 residuals=residuals,
                 comparisons=chosen.chosen.comparisons,
+                export=export_to.name if export_to else None,
+                dropped=dropped,
+                notes=[*notes, *kept_because],
             )
         )
         temporary = model.with_name(clone.temporary_name(model.name, "publish"))
@@ -95,13 +102,19 @@ class Publication:
             )
         )
         outputs.write_manifest(model, content)
+        outputs.export_path(model).unlink(
+            missing_ok=True
+        )  # of an older output: after a crash it would pass for this one's
         written = write(
             recipe,
             str(model),
             temporary=str(temporary),
             budget_mib=self._config.memory_budget,
             run=run,
+            drop=dropped,
         )
+        if export_to is not None:
+            written += write_export(model, export_to, window.layouts[-1].source, "publish", run)
         self._recorder.record(
             e.Published(
                 checkpoint=checkpoint.name,
@@ -121,6 +134,7 @@ class Publication:
         temporary = self._paths.models / intent.temporary
         try:
             same = outputs.digest(outputs.manifest_path(model).read_bytes()) == intent.manifest_digest
+            same = same and outputs.has_export(model)
         except OSError:
             same = False
         if temporary.exists() or not same or not model.exists() or not _is_of_intent(checkpoint, intent, model):
@@ -187,6 +201,34 @@ class Publication:
                 continue
             outputs.remove(self._paths.models / checkpoint.output)
             self._recorder.record(e.Pruned(checkpoint=checkpoint.name, output=checkpoint.output))
+
+
+def planned_export(setting: str, newest: Layout, model: Path) -> tuple[Path | None, list[str]]:
+    """Where a model's plain copy goes (None: there is none), and why it cannot be made although it is wanted."""
+    if setting != export.SAFETENSORS:
+        return None, []
+    why = export.obstacle(newest)
+    return (None, [f"It was not exported: {why}."]) if why else (outputs.export_path(model), [])
+
+
+def planned_drop(setting: str, newest: Layout) -> tuple[bool, list[str]]:
+    """Whether what lies beside the model is left out, and why it cannot be although that is wanted."""
+    if newest.format == deepspeed.NAME:
+        return True, []  # the weights alone are consolidated
+    if setting != model_file.DROP or newest.root:
+        return False, []
+    why = model_file.obstacle(newest)
+    return not why, [f"What lies beside the model was kept: {why}."] if why else []
+
+
+def write_export(model: Path, to: Path, source: str, owner: str, run: Run) -> int:
+    """Write a published model's plain copy; returns its size in bytes.
+
+    Raises:
+        StoreError: there is no room, or the folder cannot be written.
+    """
+    temporary = to.with_name(clone.temporary_name(to.name, owner))
+    return engine_export.write(str(model), str(to), source=source or None, temporary=str(temporary), run=run)
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

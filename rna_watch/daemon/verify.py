@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
-from rna_watch.checkpoints import verification
+from rna_watch.checkpoints import consolidated, verification
 from rna_watch.checkpoints.combine import Combination
 from rna_watch.checkpoints.extents import Role, difference
 from rna_watch.checkpoints.probe import probe
@@ -57,6 +57,7 @@ class Manifest:
     statistics: str
     candidate: str
     source: str | None
+    rewritten: bool = False
 
 
 class VerificationEnded(Exception):  # noqa: N818 - it is an outcome, not a failure
@@ -109,6 +110,7 @@ def read_manifest(path: Path) -> Manifest:
         statistics=statistics,
         candidate=str(fields.get("candidate") or fields.get("method") or ""),
         source=str(fields.get("source") or "") or None,
+        rewritten=fields.get("optimizer_state") == "dropped",
     )
 
 
@@ -233,7 +235,7 @@ def _check(
     if missing:
         raise VerificationEnded(Verdict.DIFFERS if problems else Verdict.UNVERIFIABLE, *problems, *missing)
     combination = Combination(
-        layouts=tuple(got for _, got in found if not isinstance(got, str)),
+        layouts=tuple(consolidated.published(got) for _, got in found if not isinstance(got, str)),
         weights=tuple(each.weight for each, got in found if not isinstance(got, str)),
         clamp=manifest.statistics != COMBINED,
     ).without_zeros()
@@ -243,7 +245,7 @@ def _check(
             raise VerificationEnded(Verdict.DIFFERS, *problems, f"its inputs do not fit together: {why}")
     if why := difference(newest, published):
         raise VerificationEnded(Verdict.DIFFERS, *problems, f"its tensors are not those of its newest input: {why}")
-    differing, notes, values = _compare(published, combination, manifest.statistics)
+    differing, notes, values = _compare(published, combination, manifest)
     if differing and not damaged and (culprits := _damaged_inputs(combination)):
         raise VerificationEnded(Verdict.UNVERIFIABLE, *culprits)
     if not checksums:
@@ -271,14 +273,14 @@ def _published(model: Path, source: str | None, missing: Sequence[str]) -> tuple
     raise VerificationEnded(Verdict.DIFFERS, what, *missing)
 
 
-def _compare(published: Layout, combination: Combination, statistics: str) -> tuple[list[str], list[str], int]:
+def _compare(published: Layout, combination: Combination, manifest: Manifest) -> tuple[list[str], list[str], int]:
     """Differences and notes in words, and how many values were compared."""
     newest = combination.layouts[-1]
     both = replace(combination, layouts=(published, *combination.layouts), weights=(0.0, *combination.weights))
     segments = both.segments(plan.task_elements(newest.parameters))
     notes = []
     names = [extent.name for extent in newest.extents if extent.role in _STATISTICS]
-    if statistics == RE_ESTIMATED and names:
+    if manifest.statistics == RE_ESTIMATED and names:
         segments = [segment for segment in segments if segment.role not in _STATISTICS]
         notes.append(
             f"{len(names)} normalization statistics (such as {names[0]}) were re-estimated by forward passes: "
@@ -294,7 +296,8 @@ def _compare(published: Layout, combination: Combination, statistics: str) -> tu
     )
     beside = verification.differences_beside(published, newest)
     if beside is None:
-        notes.append("the file was saved again since: what it holds beside the model was not compared")
+        why = "the model alone was written" if manifest.rewritten else "the file was saved again since"
+        notes.append(f"{why}: what it holds beside the model was not compared")
     elif beside:
         shown = [f"{name} ({count:,} byte{'s' * (count > 1)})" for name, count in beside.items()][:_SHOWN]
         more = f" and {len(beside) - _SHOWN} more" if len(beside) > _SHOWN else ""

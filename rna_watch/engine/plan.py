@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rna_watch.checkpoints.combine import Combination
     from rna_watch.checkpoints.companions import Companions
     from rna_watch.checkpoints.extents import Layout
+    from rna_watch.checkpoints.strips import Strip
 
 # 4 Mi elements of 11 float32 iterates are 184 MB of reading, about 0.1 s: long against the cost of a task, short
 # against a stop.
@@ -94,7 +95,21 @@ class CopyTask:
         return sum(gap.size_bytes for gap in self.gaps)
 
 
-Task = GramTask | FactorTask | CombineTask | CopyTask
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarryTask:
+    """Strips of a checkpoint's tensors, carried to their places in other files."""
+
+    files: tuple[FileIdentity, ...]
+    strips: tuple[Strip, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes to write."""
+        return sum(strip.size_bytes for strip in self.strips)
+
+
+Task = GramTask | FactorTask | CombineTask | CopyTask | CarryTask
 
 
 def task_elements(count: int) -> int:
@@ -188,6 +203,24 @@ def copy_tasks(clone: Clone, limit_bytes: int = 2**26) -> list[CopyTask]:
             group, total = [], 0
     if group:
         tasks.append(CopyTask(files=clone.sources, gaps=tuple(group), outputs=clone.temporaries))
+    return tasks
+
+
+def carry_tasks(
+    files: tuple[FileIdentity, ...], strips: Iterable[Strip], outputs: tuple[str, ...], limit_bytes: int = 2**26
+) -> list[CarryTask]:
+    """Tasks that carry strips to their places."""
+    tasks: list[CarryTask] = []
+    group: list[Strip] = []
+    total = 0
+    for strip in strips:
+        group.append(strip)
+        total += strip.size_bytes
+        if total >= limit_bytes:
+            tasks.append(CarryTask(files=files, strips=tuple(group), outputs=outputs))
+            group, total = [], 0
+    if group:
+        tasks.append(CarryTask(files=files, strips=tuple(group), outputs=outputs))
     return tasks
 
 

@@ -1,10 +1,10 @@
-"""Writing a combination as a checkpoint: clone and patch, in parallel on an engine."""
+"""Writing a combination as a checkpoint: clone and patch, or in a file of its own, in parallel on an engine."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rna_watch.checkpoints import clone
+from rna_watch.checkpoints import clone, consolidated, deepspeed, model_file, rewriting, torch_zip
 from rna_watch.checkpoints.combine import write_values
 from rna_watch.engine import plan
 
@@ -12,33 +12,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rna_watch.checkpoints.combine import Combination
+    from rna_watch.checkpoints.extents import Layout
+    from rna_watch.checkpoints.rewriting import Rewriting
     from rna_watch.engine.plan import Task
     from rna_watch.engine.tasks import Result
 
+    Run = Callable[[Sequence[Task]], Sequence[Result]]
+
 
 def publish(
-    combination: Combination,
-    destination: str,
-    *,
-    temporary: str,
-    budget_mib: float,
-    run: Callable[[Sequence[Task]], Sequence[Result]],
+    combination: Combination, destination: str, *, temporary: str, budget_mib: float, run: Run, drop: bool = False
 ) -> int:
     """Write a model under its final name, whole or not at all; returns the size in bytes.
 
     Args:
         combination: the model.
         destination: its path; an existing file is replaced.
-        temporary: path in the same folder, for the clone in the making.
+        temporary: path in the same folder, for the file in the making.
         budget_mib: memory budget of a worker.
         run: the engine's `map`.
+        drop: leave out what lies beside the model in its file, but for counters.
 
     Raises:
         StoreError: there is no room, or the folder cannot be written.
         InputChanged: a checkpoint changed meanwhile.
+        RefusedCheckpoint: what lies beside the model cannot be left out (`model_file.obstacle` says why).
     """
     combination = combination.without_zeros()
     newest = combination.layouts[-1]
+    other = _rewriting(newest, drop=drop)
+    if other is not None:
+        return _rewrite(other, combination, destination, temporary=temporary, budget_mib=budget_mib, run=run)
     segments = combination.segments(plan.task_elements(newest.parameters))
     copy = clone.begin(newest, segments, temporary)
     try:
@@ -48,8 +52,38 @@ def publish(
             [*plan.combine_tasks(combination, combined, copy.temporaries, budget_mib), *plan.copy_tasks(copy)]
         )
         patches = [patch for result in results if isinstance(result, list) for patch in result]
-        patches += write_values(combination, copy.temporaries)
+        patches += write_values(combination, newest, copy.temporaries)
         clone.finish(copy, patches, destination)
     finally:
         clone.discard(copy)
     return newest.size_bytes
+
+
+def _rewriting(newest: Layout, *, drop: bool) -> Rewriting | None:
+    """The file of its own that a model is written to, if it is."""
+    if newest.format == deepspeed.NAME:
+        return consolidated.plan(newest)
+    return model_file.plan(newest) if drop and newest.format == torch_zip.NAME else None
+
+
+def _rewrite(
+    other: Rewriting, combination: Combination, destination: str, *, temporary: str, budget_mib: float, run: Run
+) -> int:
+    newest = combination.layouts[-1]
+    given = {number for number, _ in combination.values}
+    segments = other.segments(combination, plan.task_elements(newest.parameters))
+    combined = [segment for segment in segments if segment.extent not in given]
+    try:
+        path = rewriting.begin(other, newest, temporary)
+        results = run(
+            [
+                *plan.combine_tasks(combination, combined, (path,), budget_mib),
+                *plan.carry_tasks(newest.files, other.strips(newest), (path,)),
+            ]
+        )
+        patches = [patch for result in results if isinstance(result, list) for patch in result]
+        patches += write_values(combination, other.target(newest), (path,))
+        rewriting.finish(other, newest, temporary, path, patches, destination)
+    finally:
+        clone.remove(temporary)
+    return other.skeleton.size_bytes + sum(file.size_bytes for file in newest.carried)

@@ -16,7 +16,8 @@ from rna_watch.checkpoints.combine import Patch, write_combination
 from rna_watch.checkpoints.extents import Role
 from rna_watch.checkpoints.numeric import DTYPES
 from rna_watch.checkpoints.segments import WindowReader, still_infinities
-from rna_watch.engine.plan import CombineTask, CopyTask, FactorTask, GramTask, Task
+from rna_watch.checkpoints.strips import carry
+from rna_watch.engine.plan import CarryTask, CombineTask, CopyTask, FactorTask, GramTask, Task
 
 if TYPE_CHECKING:
     from rna_watch.checkpoints.segments import Segment
@@ -36,6 +37,8 @@ def run(task: Task) -> Result:
             return write_combination(task.files, task.segments, task.weights, task.outputs, task.block_elements)
         case CopyTask():
             return copy_gaps(task.files, task.gaps, task.outputs)
+        case CarryTask():
+            return carry(task.files, task.strips, task.outputs)
 
 
 def single_thread() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.checkpoints import clone
-from rna_watch.checkpoints.combine import write_combination
+from rna_watch.engine import tasks
+from rna_watch.engine.publish import publish
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rna_watch.evaluation.evaluator import EvaluatorSpec
 
 _SHOWN_OUTPUT = 500
+_BUDGET_MIB = 64.0
 _FRACTION = "{fraction}"
 
 
@@ -64,16 +66,13 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
 
 def _write(combination: Combination, path: Path) -> None:
     """Write a model as a file or folder for a command to load."""
-    combination = combination.without_zeros()
-    segments = combination.segments()
-    temporary = path.with_name(clone.temporary_name(path.name, str(os.getpid())))
-    copy = clone.begin(combination.layouts[-1], segments, str(temporary))
-    try:
-        patches = write_combination(combination.files, segments, combination.weights, copy.temporaries)
-        clone.copy_gaps(copy.sources, copy.gaps, copy.temporaries)
-        clone.finish(copy, patches, str(path))
-    finally:
-        clone.discard(copy)
+    publish(
+        combination,
+        str(path),
+        temporary=str(path.with_name(clone.temporary_name(path.name, str(os.getpid())))),
+        budget_mib=_BUDGET_MIB,
+        run=lambda work: [tasks.run(task) for task in work],
+    )
 
 
 # The command's process group ends with us, however we end: a guard in it waits on a pipe that we hold. It is started

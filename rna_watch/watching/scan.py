@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rna_watch.checkpoints.export import ENDING
 from rna_watch.checkpoints.extents import FileIdentity, identify, identify_folder
 from rna_watch.checkpoints.probe import folder_format
 from rna_watch.checkpoints.recorded_gradient import SUFFIX
@@ -135,8 +136,8 @@ def _inside(path: str, folders: list[str]) -> bool:
 
 def _matches(name: str, patterns: Sequence[str], *, whole: bool) -> bool:
     last = name.rpartition("/")[2]
-    if last.endswith(SUFFIX):
-        return False  # a recorded gradient is no checkpoint, whatever the patterns say
+    if last.endswith((SUFFIX, ENDING)):
+        return False  # a recorded gradient is no checkpoint, nor is an export, whatever the patterns say
     if patterns:
         return any(fnmatch(last, pattern) or fnmatch(name, pattern) for pattern in patterns)
     return whole or (last.lower().endswith(_ENDINGS) and not _NO_MODELS.match(last))

@@ -1,0 +1,81 @@
+"""Exports: a plain safetensors copy of a checkpoint's model, for serving: bare names, contiguous tensors, nothing else.
+
+Of names for one tensor only the first is kept; the file's metadata say which name stands for each other one, as
+`safetensors.torch.save_model` does, so that `load_model` finds them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rna_watch.checkpoints import skeleton
+from rna_watch.checkpoints.strips import Strip, strips
+from rna_watch.errors import RefusedCheckpoint
+
+if TYPE_CHECKING:
+    from rna_watch.checkpoints.extents import Layout, TensorView
+    from rna_watch.checkpoints.skeleton import Skeleton
+
+SAFETENSORS = "safetensors"
+ENDING = ".export.safetensors"  # beside the model; never an input, wherever it lies
+_FORMAT = {"format": "pt"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What an export is made of: the file without its tensors, and the strips that fill it."""
+
+    skeleton: Skeleton
+    strips: tuple[Strip, ...]
+
+
+def export_name(model: str) -> str:
+    """The name of a model's export, which lies beside it."""
+    return model + ENDING
+
+
+def plain_tensors(layout: Layout) -> tuple[dict[str, TensorView], dict[str, str]]:
+    """The tensors to write by their bare names, and for each name that is left out the one that stands for it."""
+    plain = layout.plain_names
+    kept: dict[tuple[object, ...], str] = {}
+    tensors: dict[str, TensorView] = {}
+    aliases: dict[str, str] = {}
+    for view in layout.tensors:
+        name = plain.get(view.name)
+        if name is None:
+            continue
+        same = (view.extent, view.shape, view.stride, view.start, view.pairs)
+        if same in kept and 0 not in view.shape:
+            aliases[name] = kept[same]
+        else:
+            kept[same] = name
+            tensors[name] = view
+    return tensors, aliases
+
+
+def obstacle(layout: Layout) -> str:
+    """In words, why a checkpoint's model cannot be exported ("" if it can)."""
+    try:
+        skeleton.safetensors(plain_tensors(layout)[0], _FORMAT)
+    except RefusedCheckpoint as error:
+        return str(error)
+    return ""
+
+
+def plan(layout: Layout) -> Export:
+    """How a checkpoint's model is exported.
+
+    Raises:
+        RefusedCheckpoint: safetensors has no such dtype.
+    """
+    tensors, aliases = plain_tensors(layout)
+    made = skeleton.safetensors(tensors, _FORMAT | aliases)
+    return Export(
+        skeleton=made,
+        strips=tuple(
+            strip
+            for name, view in tensors.items()
+            for strip in strips(layout.extents[view.extent], view.shape, view.stride, view.start, 0, made.offsets[name])
+        ),
+    )

@@ -1,0 +1,56 @@
+"""Exporting a published model as plain safetensors, in parallel on an engine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rna_watch.checkpoints import clone, export, skeleton
+from rna_watch.checkpoints.probe import probe
+from rna_watch.engine import plan
+from rna_watch.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rna_watch.engine.plan import Task
+    from rna_watch.engine.tasks import Result
+
+
+def write(
+    model: str,
+    destination: str,
+    *,
+    source: str | None,
+    temporary: str,
+    run: Callable[[Sequence[Task]], Sequence[Result]],
+) -> int:
+    """Write a model's export under its final name, whole or not at all; returns its size in bytes.
+
+    Args:
+        model: a checkpoint that is complete.
+        destination: the export's path; an existing file is replaced.
+        source: key path of the model inside it.
+        temporary: path in the same folder, for the file in the making.
+        run: the engine's `map`.
+
+    Raises:
+        StoreError: there is no room, or the folder cannot be written.
+        RefusedCheckpoint: safetensors has no such dtype.
+        InputChanged: the model changed meanwhile.
+    """
+    layout = probe(model, source)
+    made = export.plan(layout)
+    newest = max(layout.files, key=lambda file: file.mtime_ns)
+    skeleton.make(made.skeleton, temporary, Path(newest.path).stat().st_mode)
+    try:
+        run(plan.carry_tasks(layout.files, made.strips, (temporary,)))
+        clone.settle(temporary, newest.mtime_ns)
+        os.replace(temporary, destination)  # noqa: PTH105 - atomic by specification
+        clone.sync_folder(os.path.dirname(destination) or ".")  # noqa: PTH120
+    except OSError as error:
+        raise StoreError(skeleton.cannot_write(destination, error)) from error
+    finally:
+        clone.remove(temporary)
+    return made.skeleton.size_bytes
