@@ -89,7 +89,9 @@ if os.environ.get("TRAINING_DATA"):
         number = int(torch.randint(len(_TRAINING), (1,), generator=generator))
         inputs, labels = _TRAINING[number]
         _NETWORK.to(device).eval()
-        return functional.cross_entropy(functional_call(_NETWORK, state_dict, inputs.to(device).float()), labels.to(device))
+        return functional.cross_entropy(
+            functional_call(_NETWORK, state_dict, inputs.to(device).float()), labels.to(device)
+        )
 
 
 if __name__ == "__main__":
