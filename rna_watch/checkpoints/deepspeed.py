@@ -27,7 +27,9 @@ _WHOLE = "deepspeed without ZeRO"
 _OPTIMIZER = re.compile(r"^(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt$")
 _MODEL = re.compile(r"^(?:zero_pp_rank_(\d+)_)?mp_rank_(\d+)_model_states\.pt$")
 _OTHER_PARALLELISM = re.compile(r"^layer_\d+.*_(model|optim)_states\.pt$|^expp_rank_\d+.*_optim_states\.pt$")
-_NOT_CARRIED = re.compile(r"\.pt$|^zero_to_fp32\.py$|^latest$|^\.|^model\.safetensors$")
+_NOT_CARRIED = re.compile(
+    r"\.pt$|^zero_to_fp32\.py$|^latest$|^\.|\.index\.json$|^(pytorch_|adapter_)?model[-.\w]*\.(bin|safetensors)$"
+)
 _MODULE = "module"
 _STEPS = "global_steps"
 ReadFile = Callable[[str, str | None], Layout]

@@ -48,6 +48,8 @@ _BEFORE_WEIGHTS = re.compile(
 _WRITTEN_BEFORE_STATE = re.compile(r"^(optimizer\.pt|scheduler\.pt|rng_state(_\d+)?\.pth)$")
 _WRITTEN_BEFORE_RANDOM_STATES = re.compile(r"^(optimizer|scheduler|sampler|dl_state_dict)(_\d+)?\.bin$")
 _STATE = "trainer_state.json"
+_STAGED_FILE = re.compile(r"^\.tmp\w{6}$")  # of safetensors 0.8, renamed when it is whole
+_SAME_SAVE_NS = 1_000_000_000  # clocks of network file systems differ a little
 _RANDOM_STATES = "random_states_0.pkl"
 _ADAPTER_CONFIG = "adapter_config.json"
 _CARRIED_LIMIT = 10_000
@@ -99,6 +101,7 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
         raise IncompleteCheckpoint(f"{weight_map[min(absent)]} does not hold {min(absent)}, as the index says (yet)")
     state = _trainer_state(folder, names)
     _check_ends(folder, names)
+    _check_order(folder, names, shards, index)
     counters = {key: int(state[name]) for key, name in (("step", "global_step"),) if isinstance(state.get(name), int)}
     return replace(
         joined,
@@ -141,7 +144,28 @@ def _trainer_state(folder: str, names: set[str]) -> dict[str, Any]:
         raise IncompleteCheckpoint(f"{_STATE} cannot be read yet ({error})") from error
     if not isinstance(state, dict):
         raise IncompleteCheckpoint(f"{_STATE} is not whole yet")
+    _, _, number = named.rpartition("-")
+    step = state.get("global_step")
+    if _HUGGING_FACE.match(named) and isinstance(step, int) and number.isdecimal() and int(number) != step:
+        raise IncompleteCheckpoint(f"{_STATE} is of step {step}: the folder is being written again")
     return state
+
+
+def _check_order(folder: str, names: set[str], shards: Sequence[str], index: str) -> None:
+    """What is written last must not be older than the weights: else a folder is being written again, over an old save.
+
+    Raises:
+        IncompleteCheckpoint: it is, and what shows it.
+    """
+    if any(_STAGED_FILE.match(name) for name in names):
+        raise IncompleteCheckpoint("a file in it is still being written")
+    newest = max(os.stat(os.path.join(folder, name)).st_mtime_ns for name in shards)  # noqa: PTH118
+    for last in (index, _STATE):
+        if last in names and os.stat(os.path.join(folder, last)).st_mtime_ns + _SAME_SAVE_NS < newest:  # noqa: PTH118
+            raise IncompleteCheckpoint(
+                f"its weights are newer than {last}, which is written after them: the folder is being written again (if it is a "
+                f"copy that lost its times: touch {last})"
+            )
 
 
 def _neighbour_with(folder: str, pattern: re.Pattern[str], name: str) -> str:

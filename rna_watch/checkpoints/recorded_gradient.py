@@ -7,6 +7,7 @@ another name first, then renamed. Parameters that were not trained may be missin
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from rna_watch.checkpoints import safetensors_file
@@ -24,6 +25,8 @@ SUFFIX = ".gradient"
 
 def find(checkpoint: str) -> Layout | None:
     """The layout of the gradient beside a checkpoint; None if there is none that can be read."""
+    if not os.path.isfile(checkpoint + SUFFIX):  # noqa: PTH113 - a string crosses process boundaries
+        return None
     try:
         with OpenFile(checkpoint + SUFFIX) as file:
             return safetensors_file.read_layout(file)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from rna_watch.checkpoints.strips import Strip
 
 
+_COPY_BYTES = 2**20
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewriting:
     """The file to be made, of a known kind, and the byte offset in it of the storage of each of the layout's extents.
@@ -96,7 +99,9 @@ def begin(rewriting: Rewriting, original: Layout, temporary: str) -> str:
             with OpenFile(file.path) as reader:
                 if not reader.identity.same_content(file):
                     raise InputChanged(f"{file.path} changed before it could be copied")
-                place.write_bytes(reader.read(0, file.size_bytes))
+                with place.open("wb") as copy:
+                    for offset in range(0, file.size_bytes, _COPY_BYTES):
+                        copy.write(reader.read(offset, min(_COPY_BYTES, file.size_bytes - offset)))
             clone.settle(str(place), file.mtime_ns)
     except OSError as error:
         raise StoreError(skeleton.cannot_write(temporary, error)) from error

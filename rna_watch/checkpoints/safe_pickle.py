@@ -198,6 +198,25 @@ class Stream(Protocol):
 _FOREIGN = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
 
 
+_DEEPEST_KEY = 3
+_WIDEST_KEY = 64
+
+
+def _check_key(key: object, depth: int = _DEEPEST_KEY) -> None:
+    """Raises: TypeError: a key of tuples within tuples: shared ones take time and memory without end to hash or print."""
+    if isinstance(key, tuple | frozenset):
+        if depth == 0 or len(key) > _WIDEST_KEY:
+            raise TypeError("a key is nested deeper than any that torch writes")
+        for item in key:
+            _check_key(item, depth - 1)
+
+
+def _name_of(key: object) -> str:
+    if not isinstance(key, str | int):
+        raise TypeError("the key of a storage is no name")
+    return str(key)
+
+
 class _Reader(pickle._Unpickler):
     """Python's own reader in Python, with fewer opcodes.
 
@@ -221,6 +240,56 @@ class _Reader(pickle._Unpickler):
         self.read(8)
 
     dispatch[pickle.FRAME[0]] = load_frame
+
+    def load_setitem(self) -> None:
+        """As Python's, but for keys that would be hashed for ever."""
+        _check_key(self.stack[-2])
+        super().load_setitem()  # type: ignore[misc]
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        """The same for several."""
+        for key in self.stack[::2]:
+            _check_key(key)
+        super().load_setitems()  # type: ignore[misc]
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_dict(self) -> None:
+        """The same for a whole mapping."""
+        for key in self.stack[::2]:
+            _check_key(key)
+        super().load_dict()  # type: ignore[misc]
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def load_additems(self) -> None:
+        """The same for a set."""
+        for key in self.stack:
+            _check_key(key)
+        super().load_additems()  # type: ignore[misc]
+
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+
+    def load_frozenset(self) -> None:
+        """The same for a set that stays."""
+        for key in self.stack:
+            _check_key(key)
+        super().load_frozenset()  # type: ignore[misc]
+
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
+    def load_reduce(self) -> None:
+        """As Python's, but for an ordered mapping of such keys."""
+        arguments, function = self.stack[-1], self.stack[-2]
+        if function is OrderedDict and isinstance(arguments, tuple):
+            for pairs in arguments[:1]:
+                for pair in pairs if isinstance(pairs, list | tuple) else ():
+                    _check_key(pair[0] if isinstance(pair, list | tuple) and pair else pair)
+        super().load_reduce()  # type: ignore[misc]
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
 
     def load_build(self) -> None:
         """Give a state to an inert object; of a mapping's only a state dict's metadata count; for others it is an attack."""
@@ -257,7 +326,7 @@ def _record(pid: Any) -> Storage | OpaqueTensor:
     """What a persistent id in a zip file refers to."""
     match pid:
         case ("storage", StorageType(dtype=dtype), key, _location, count) if isinstance(count, int):
-            return Storage(key=str(key), dtype=dtype, count=count)
+            return Storage(key=_name_of(key), dtype=dtype, count=count)
         case _:
             return OpaqueTensor(what="a reference of an unknown kind")
 

@@ -36,6 +36,7 @@ _END_SIZE = 22
 _COMMENT_LIMIT = 65535
 _HAS_DESCRIPTOR = 0x08
 _SAMPLES = 64
+_LONGEST_HEADER = 30 + 2 * 65535  # of a record: its name and what else it says, before its bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,7 +294,13 @@ def repair(file: OpenFile, written: dict[int, tuple[int, int]], writer: int, bas
     """
     starts = sorted(written)
     for record in read_directory(file):
-        if record.crc == 0:
+        # a record that holds nothing that was written is left alone, also if it is damaged
+        near = bisect_left(starts, record.header_offset)
+        if (
+            record.crc == 0
+            or near == len(starts)
+            or starts[near] > record.header_offset + record.size_bytes + _LONGEST_HEADER
+        ):
             continue
         offset = payload_offset(file, record)
         inside = starts[bisect_left(starts, offset) : bisect_left(starts, offset + record.size_bytes)]

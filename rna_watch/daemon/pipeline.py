@@ -18,7 +18,14 @@ from rna_watch.daemon.measuring import Measuring
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.trials import SCREENED, Trials, Tried
 from rna_watch.daemon.window import Window
-from rna_watch.errors import Cancelled, EngineError, InputChanged, StoreError
+from rna_watch.errors import (
+    Cancelled,
+    EngineError,
+    IncompleteCheckpoint,
+    InputChanged,
+    RefusedCheckpoint,
+    StoreError,
+)
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.replay import Stage
@@ -109,6 +116,9 @@ class Pipeline:
             self.engine_lost = True
             self._recorder.problem("engine", str(error), "the engine is started anew, and the checkpoint tried again")
             self._failed(checkpoint, str(error))
+        except (RefusedCheckpoint, IncompleteCheckpoint) as error:
+            # damage beside the model, found only where the whole file is given back
+            self._failed(checkpoint, f"it cannot be given back: {error}", attempts=1)
         except MemoryError:
             self._failed(checkpoint, "there is not enough memory; lower --memory-budget or --workers")
         finally:

@@ -13,6 +13,7 @@ from rna_watch.checkpoints.extents import identify_any
 from rna_watch.daemon import outputs
 from rna_watch.engine import export as engine_export
 from rna_watch.engine.publish import publish as write
+from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import Stage
 
@@ -105,14 +106,19 @@ class Publication:
         outputs.export_path(model).unlink(
             missing_ok=True
         )  # of an older output: after a crash it would pass for this one's
-        written = write(
-            recipe,
-            str(model),
-            temporary=str(temporary),
-            budget_mib=self._config.memory_budget,
-            run=run,
-            drop=dropped,
-        )
+        try:
+            written = write(
+                recipe,
+                str(model),
+                temporary=str(temporary),
+                budget_mib=self._config.memory_budget,
+                run=run,
+                drop=dropped,
+            )
+        except (RefusedCheckpoint, IncompleteCheckpoint):
+            if not model.exists():
+                outputs.manifest_path(model).unlink(missing_ok=True)
+            raise
         if export_to is not None:
             written += write_export(model, export_to, window.layouts[-1].source, "publish", run)
         self._recorder.record(

@@ -124,6 +124,8 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 def is_manifest(path: str) -> bool:
     """Whether a file is one of our manifests: then what it stands beside is an output, wherever it lies."""
     try:
+        if not Path(path).is_file():
+            return False  # a pipe would be waited for
         content = json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError):
         return False

@@ -48,6 +48,8 @@ def save(folder: Path, step: int, files: tuple[str, ...] = SHARDED, seed: int = 
     """Write a checkpoint of these files."""
     folder.mkdir(parents=True, exist_ok=True)
     model = weights(step, seed)
+    digits = folder.name.rpartition("-")[2]
+    told = int(digits) if digits.isdecimal() else step  # trainer_state.json tells the step that the folder's name does
     parts = {SHARDS[0]: ["embedding.weight"], SHARDS[1]: ["head.weight", "count"]}
     for name in files:
         path = folder / name
@@ -59,7 +61,7 @@ def save(folder: Path, step: int, files: tuple[str, ...] = SHARDED, seed: int = 
             weight_map = {key: shard for shard, keys in parts.items() for key in keys}
             path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}, indent=2))
         elif name.endswith(".json"):
-            path.write_text(json.dumps({"global_step": step, "of": name, "log_history": [{"loss": 1.0}]}, indent=2))
+            path.write_text(json.dumps({"global_step": told, "of": name, "log_history": [{"loss": 1.0}]}, indent=2))
         else:
             path.write_text(f"{name} of step {step}\n" * 20)
     return folder
