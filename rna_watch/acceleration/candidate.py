@@ -95,7 +95,7 @@ def candidate(
         diagnostics=diagnose(
             residuals.gram_nn[-window:, -window:],
             c,
-            regularization,
+            regularization if prior in {None, "uniform"} else None,  # the bound on ||c||_2 is of the uniform prior
             spectrum_ or spectrum_of(residuals, window),
         ),
         prior=prior,

@@ -35,9 +35,25 @@ _MAXIMIZED = (
     "roc",
     "psnr",
     "ssim",
+    "exact_match",
+    "ndcg",
+    "mrr",
+    "mcc",
+    "kappa",
+    "likelihood",
+    "elbo",
+    "specificity",
+    "sensitivity",
+    "pass@",
+    "win_rate",
+    "spearman",
+    "pearson",
+    "hits@",
+    "similarity",
+    "correct",
 )
 # these win: `top1_err`, `brier_score`, `heatmap_mse`
-_MINIMIZED = re.compile(r"(?<![a-z])err|loss|mse|mae|mape|brier|nll|fid")
+_MINIMIZED = re.compile(r"(?<![a-z])err|loss|mse|mae|mape|brier|nll|(?<![a-z])fid(?![a-z])|negative_log")
 
 
 def infer_mode(metric: str) -> Mode:
@@ -68,13 +84,15 @@ class Choice:
 class Evidence:
     """What the evaluations say: the choosing metric of each candidate by name, and its per-example values where there are any.
 
-    `minimum_gain`: the smallest gain that counts as beyond noise, in the metric's units; None: not stated.
+    `minimum_gain`: the smallest gain that counts as beyond noise, in the metric's units; None: not stated. `screened`: how
+    many candidates a cheap first round chose from; they were tried too.
     """
 
     values: Mapping[str, float]
     mode: Mode
     examples: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     minimum_gain: float | None = None
+    screened: int = 0
 
 
 def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
@@ -117,11 +135,11 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
     current: Candidate | None = None
     steps: list[Comparison] = []
     if LAST in known and average is not None:
-        steps.append(_step(average, None, known, evidence, tried=len(averages)))
+        steps.append(_step(average, None, known, evidence, tried=max(len(averages), evidence.screened)))
         current = average if steps[-1].accepted else None
     if LAST in known and extrapolation is not None:
         # against the original it is the best of all that was tried, also of the averages that did not make it
-        tried = len(extrapolations) if current else len(evaluated)
+        tried = max(len(extrapolations) if current else len(evaluated), evidence.screened)
         steps.append(_step(extrapolation, current, known, evidence, tried=tried))
         simpler_does = (
             average is not None and gain(known[extrapolation.name], known[average.name], evidence.mode) <= 0.0
@@ -130,7 +148,10 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
     chosen = current or best_of([*averages, *extrapolations])
     assert chosen is not None
     better = gain(known[chosen.name], known[LAST], evidence.mode) > 0.0 if LAST in known else None
-    tested = evidence.minimum_gain is not None or any(step.standard_error is not None for step in steps)
+    taken = [step for step in steps if step.accepted] or steps
+    tested = evidence.minimum_gain is not None or (
+        bool(taken) and all(step.standard_error is not None for step in taken)
+    )
     significant = current is not None if tested and better is not None else None
     return Choice(
         candidate=chosen,

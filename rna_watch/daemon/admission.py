@@ -247,8 +247,10 @@ class Admission:
         """Let go of pinned checkpoints that no later window can need, and of the oldest beyond the byte budget."""
         needed: set[str] = set()
         by_series: dict[str, list[Checkpoint]] = {}
-        pinned = [c for c in self._recorder.checkpoints() if c.pinned and c.admitted]
-        for checkpoint in self._recorder.checkpoints():
+        # a name that is written again keeps its place among the checkpoints, but is the newest all the same
+        ordered = sorted(self._recorder.checkpoints(), key=lambda c: c.admitted.seq if c.admitted else 0)
+        pinned = [c for c in ordered if c.pinned and c.admitted]
+        for checkpoint in ordered:
             if checkpoint.admitted and checkpoint.usable:
                 by_series.setdefault(self.sequences.of_admitted(checkpoint.admitted), []).append(checkpoint)
         for members in by_series.values():

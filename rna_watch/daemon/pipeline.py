@@ -278,6 +278,7 @@ class Pipeline:
                 mode="max" if settled and settled.mode == "max" else "min",
                 examples=tried.examples,
                 minimum_gain=self._config.minimum_gain,
+                screened=len(current.screened) if current else 0,
             ),
         )
         self._recorder.record(
