@@ -47,7 +47,10 @@ class RunConfig(BaseModel):
         0.7, description="A checkpoint's weight in the exponential average, relative to the next newer one's."
     )
     l1_cap: Annotated[float, Field(ge=1)] = Field(2.0, description="The most that the sum of |c| may be in capped RNA.")
-    max_candidates: Positive = Field(8, description="Most models evaluated at a checkpoint, besides the original.")
+    max_candidates: Positive = Field(
+        8,
+        description="Most models of the family evaluated at a checkpoint, besides the original; soup, line, trained come on top.",
+    )
     trained_steps: Annotated[int, Field(ge=0)] = Field(30, description="Gradient steps that fit trained weights.")
     trained_memory: Annotated[float, Field(gt=0)] = Field(
         4.0, description="GiB that the models of a window may take in the evaluator for trained weights."

@@ -34,6 +34,16 @@ class Stage(StrEnum):
 
 
 PENDING = frozenset({Stage.READY, Stage.MEASURED, Stage.EVALUATING, Stage.CHOSEN, Stage.PUBLISHING})
+_TOLD_BY_NO_NAME = (
+    "metric",
+    "residuals",
+    "lr_saved",
+    "optimizer_order",
+    "ema_decay",
+    "l1_cap",
+    "normalization",
+    "trained_steps",
+)
 DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
 
 
@@ -92,7 +102,7 @@ class RunState:
             case e.Started():
                 if self.started is not None and _judge(self.started) != _judge(event):
                     for name, checkpoint in self.checkpoints.items():
-                        if checkpoint.stage in PENDING:
+                        if checkpoint.stage in PENDING | {Stage.FAILED}:
                             self.checkpoints[name] = replace(checkpoint, evaluations={}, examples={}, screened={})
                 self.started, self.stopped, self.problems = event, None, {}
             case e.Stopped():
@@ -185,8 +195,8 @@ def _without_candidates(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _judge(started: e.Started) -> tuple[object, ...]:
-    """What must be the same for evaluations to be comparable."""
-    return started.evaluator, started.settings.get("metric")
+    """What must be the same for evaluations to be of the same models, by the same judge: what candidates' names do not tell."""
+    return started.evaluator, *(started.settings.get(key) for key in _TOLD_BY_NO_NAME)
 
 
 def replay(events: Iterable[e.Event]) -> RunState:

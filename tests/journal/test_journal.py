@@ -210,3 +210,41 @@ def test_a_heartbeat_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not beat.fresh(200.0)
     path.write_text('{"host": "h"')
     assert heartbeat.read(path) is None
+
+
+def _begun(evaluator: str = "eval.py:evaluate", **settings: object) -> e.Started:
+    return e.Started(
+        host="h",
+        pid=1,
+        version="0",
+        run="r",
+        output="r",
+        engine="inline",
+        evaluator=evaluator,
+        settings={"ema_decay": 0.7, **settings},
+    )
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["pending", "failed"])
+@pytest.mark.parametrize(
+    ("again", "kept"),
+    [
+        (_begun(), True),
+        (_begun(workers=9), True),
+        (_begun(evaluator="other.py:evaluate"), False),
+        (_begun(ema_decay=0.3), False),
+        (_begun(residuals="difference"), False),
+        (_begun(normalization="combine"), False),
+    ],
+    ids=["same", "other workers", "other evaluator", "other decay", "other residuals", "other statistics"],
+)
+def test_evaluations_are_kept_over_a_restart_only_for_the_same_models_and_judge(
+    again: e.Started, kept: bool, failed: bool
+) -> None:
+    """A candidate's name does not tell the evaluator and some settings: with others, what was evaluated is not it."""
+    evaluated = e.Evaluated(checkpoint="a.pt", candidate="ema-5", metrics={"error": 1.0}, seconds=0.1)
+    events: list[e.Event] = [_begun(), _admitted("a.pt", 1), evaluated]
+    if failed:
+        events.append(e.Failed(checkpoint="a.pt", reason="disk full", will_retry=False))
+    state = replay([*events, again])
+    assert ("ema-5" in state.checkpoints["a.pt"].evaluations) == kept
