@@ -363,12 +363,19 @@ def demo(folder: Path | None, epochs: int, engine: str) -> None:
     "--data", type=click.Path(path_type=Path), envvar="RNA_WATCH_DATA", help="Folder of data [$RNA_WATCH_DATA]."
 )
 @click.option("--out", type=click.Path(path_type=Path), default="reproduced", show_default=True, help="Where to write.")
-@click.option("--quick", is_flag=True, help="A small version, in seconds.")
-def reproduce(name: str, data: Path | None, out: Path, *, quick: bool) -> None:
-    """Repeat an experiment of the paper: figure1, figure5, figure6, theorem or cost. A stopped one goes on where it was."""
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file of the experiment's own settings.")
+@click.option("--quick", is_flag=True, help="A small version, in seconds or a minute.")
+@click.option(
+    "--so-far", is_flag=True, help="Run nothing: tables and figure of what is finished, the rest marked as not run."
+)
+def reproduce(name: str, data: Path | None, out: Path, config: Path | None, *, quick: bool, so_far: bool) -> None:
+    """Repeat an experiment of the paper; a stopped one goes on where it was.
+
+    NAME is figure1, figure5, figure6, theorem, cost, networks, prototyping or imagenet.
+    """
     from rna_watch.reproduce import command
 
-    command.reproduce(name, data=data, out=out, quick=quick)
+    command.reproduce(name, data=data, out=out, quick=quick, config=config, so_far=so_far)
 
 
 def main() -> None:

@@ -147,7 +147,7 @@ def load(path: Path | None, overrides: dict[str, Any]) -> RunConfig:
     Raises:
         UsageError: the file cannot be read, a key is unknown (the near match is named), or a value is wrong.
     """
-    values = _read(path) if path else {}
+    values = read_settings(path) if path else {}
     where = str(path) if path else "the command line"
     known = RunConfig.model_fields
     for key in values:
@@ -169,7 +169,12 @@ def load(path: Path | None, overrides: dict[str, Any]) -> RunConfig:
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """A YAML file of settings.
+
+    Raises:
+        UsageError: it cannot be read, or is no mapping.
+    """
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:

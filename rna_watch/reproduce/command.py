@@ -6,26 +6,40 @@ import contextlib
 import json
 import os
 import platform
+import signal
+import sys
 import time
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rna_watch.config import read_settings
+from rna_watch.errors import NothingToDo, UsageError
 from rna_watch.reproduce import store
 from rna_watch.reproduce.experiment import EXPERIMENTS, Plan, Settings, plan
 from rna_watch.reproduce.tables import render
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 _SCHEMA = 1
 _LIBRARIES = ("rna-watch", "torch", "numpy", "scipy", "matplotlib")
 
 
-def reproduce(name: str, *, data: Path | None, out: Path, quick: bool, console: Console | None = None) -> None:
+def reproduce(
+    name: str,
+    *,
+    data: Path | None,
+    out: Path,
+    quick: bool,
+    config: Path | None = None,
+    so_far: bool = False,
+    console: Console | None = None,
+) -> None:
     """Run an experiment of the paper and write `NAME.json`, `NAME.txt`, `NAME.svg` and `NAME.png` into a folder.
 
     Args:
@@ -33,40 +47,47 @@ def reproduce(name: str, *, data: Path | None, out: Path, quick: bool, console: 
         data: folder of data in its standard format, where the experiment needs one.
         out: where to write; parts that were finished there are not run again.
         quick: a small version, in seconds.
+        config: a YAML file of the experiment's own settings, where it has any.
+        so_far: run nothing; make tables and figure of the parts that are finished.
         console: where to print.
 
     Raises:
-        UsageError: no such experiment, or it lacks data or a library.
+        UsageError: no such experiment, or it lacks data or a library, or a setting is wrong.
+        NothingToDo: `so_far`, and no part is finished.
         StoreError: the folder cannot be written.
     """
     console = console or Console(highlight=False)
     begun = time.perf_counter()
-    chosen = plan(name, Settings(data=data, quick=quick))
     stem = out / (f"{name}-quick" if quick else name)
-    identity = {"experiment": name, "schema": _SCHEMA, "settings": dict(chosen.settings), "seeds": list(chosen.seeds)}
-    with single_threaded():
-        kept, again = _run(chosen, stem.with_name(f"{stem.name}.parts"), identity, console, name)
-    results = {key: part["result"] for key, part in kept.items()}
-    text = _text(name, chosen, results, quick=quick)
-    record = {
-        **identity,
-        "command": _command(name, quick=quick),
-        "versions": _versions(),
-        "machine": {"cores": os.cpu_count(), "threads": 1, "processor": platform.machine()},
-        "seconds": {key: part["seconds"] for key, part in kept.items()},
-        "total_seconds": round(sum(part["seconds"] for part in kept.values()), 1),
-        "results": results,
-    }
-    store.write(stem.with_suffix(".json"), json.dumps(record, separators=(",", ":")) + "\n")
-    store.write(stem.with_suffix(".txt"), text)
-    _draw(chosen, results, stem)
+    own = read_settings(config) if config else {}
+    with _unwound_by_sigterm(), _progress(console, name) as (advance, say), single_threaded():
+        chosen = plan(
+            name, Settings(data=data, quick=quick, config=own, work=stem.with_name(f"{stem.name}.runs"), say=say)
+        )
+        if so_far and not chosen.partial:
+            raise UsageError(f"the tables of {name} need all its parts: run it without --so-far")
+        report = _Report(
+            name=name, plan=chosen, stem=stem, command=_command(name, quick=quick, config=config), quick=quick
+        )
+        kept, again = report.run(advance, so_far=so_far)
+    if not kept:
+        raise NothingToDo(f"no part of {name} is finished in {out}: run it without --so-far")
+    text = report.write(kept)
     console.file.write(text)
     where = ", ".join(str(stem.with_suffix(ending)) for ending in (".json", ".txt", ".svg", ".png"))
     taken = f"; {again} of {len(kept)} parts were there from before" if again else ""
     console.print(f"\nwritten: {where}", soft_wrap=True, markup=False)
-    console.print(
-        f"time: {time.perf_counter() - begun:.1f} s now, {record['total_seconds']} s for all parts{taken}", markup=False
-    )
+    console.print(f"time: {time.perf_counter() - begun:.1f} s now, {_total(kept)} s for all parts{taken}", markup=False)
+
+
+@contextlib.contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """A batch system ends jobs with SIGTERM: trainings and daemons that were started must end with us."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -84,12 +105,9 @@ def single_threaded() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run(
-    chosen: Plan, folder: Path, identity: dict[str, Any], console: Console, name: str
-) -> tuple[dict[str, dict[str, Any]], int]:
-    """Every part, kept ones as they are; and how many of them there were."""
-    kept: dict[str, dict[str, Any]] = {}
-    again = 0
+@contextlib.contextmanager
+def _progress(console: Console, name: str) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str], None]]]:
+    """A bar of parts: `advance(done, total, key)` moves it, `say` tells what the part at work does; lines in a log."""
     columns = (
         TextColumn("{task.fields[name]}"),
         BarColumn(),
@@ -98,40 +116,91 @@ def _run(
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(chosen.parts), name=name)
-        for part in chosen.parts:
-            progress.update(task, description=part.key)
+        task = progress.add_task("", total=None, name=name)
+
+        def advance(done: int, total: int, key: str) -> None:
+            progress.update(task, completed=done, total=total, description=key)
+
+        def say(text: str) -> None:
+            progress.update(task, description=text)
+            if not console.is_terminal:
+                console.print(f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True, markup=False)
+
+        yield advance, say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Report:
+    """An experiment and where its results go."""
+
+    name: str
+    plan: Plan
+    stem: Path
+    command: str
+    quick: bool
+
+    def run(self, advance: Callable[[int, int, str], None], *, so_far: bool) -> tuple[dict[str, dict[str, Any]], int]:
+        """Every part, kept ones as they are; and how many of them there were."""
+        folder = self.stem.with_name(f"{self.stem.name}.parts")
+        kept: dict[str, dict[str, Any]] = {}
+        again = 0
+        for number, part in enumerate(self.plan.parts):
+            advance(number, len(self.plan.parts), part.key)
+            own = {"settings": dict(self.plan.settings), "seeds": list(self.plan.seeds)}
+            identity = {"experiment": self.name, "schema": _SCHEMA, **(part.identity or own)}
             found = store.read(folder, part.key, identity)
-            if found is None:
+            if found is not None:
+                again += 1
+            elif so_far:
+                continue
+            else:
                 begun = time.perf_counter()
                 result = part.run({key: done["result"] for key, done in kept.items()})
                 found = store.keep(folder, part.key, identity, result, time.perf_counter() - begun)
-            else:
-                again += 1
             kept[part.key] = found
-            progress.advance(task)
-    return kept, again
+            if self.plan.partial and not so_far:
+                self.write(kept)
+        return kept, again
+
+    def write(self, kept: Mapping[str, dict[str, Any]]) -> str:
+        """Write results, tables and figure; the tables as text."""
+        results = {key: part["result"] for key, part in kept.items()}
+        text = self._text(results)
+        record = {
+            "experiment": self.name,
+            "schema": _SCHEMA,
+            "settings": dict(self.plan.settings),
+            "seeds": list(self.plan.seeds),
+            "command": self.command,
+            "versions": _versions(),
+            "machine": {"cores": os.cpu_count(), "threads": 1, "processor": platform.machine()},
+            "seconds": {key: part["seconds"] for key, part in kept.items()},
+            "total_seconds": _total(kept),
+            "not_run": [part.key for part in self.plan.parts if part.key not in kept],
+            "results": results,
+        }
+        store.write(self.stem.with_suffix(".json"), json.dumps(record, separators=(",", ":")) + "\n")
+        store.write(self.stem.with_suffix(".txt"), text)
+        from rna_watch.reproduce import style
+
+        with style.context():
+            style.save(self.plan.draw(results), self.stem)
+        return text
+
+    def _text(self, results: Mapping[str, Any]) -> str:
+        seeds = ", ".join(map(str, self.plan.seeds)) or "none, nothing is random"
+        head = [f"{self.name}: {EXPERIMENTS[self.name]}", f"command: {self.command}; seeds: {seeds}"]
+        if self.quick:
+            head.append("This is the small version: it shows that the experiment runs, not the paper's figure.")
+        return "\n".join([*head, "", *(render(table) for table in self.plan.tables(results))])
 
 
-def _command(name: str, *, quick: bool) -> str:
-    return f"rna-watch reproduce {name}{' --quick' if quick else ''}"
+def _total(kept: Mapping[str, dict[str, Any]]) -> float:
+    return round(float(sum(part["seconds"] for part in kept.values())), 1)
 
 
-def _text(name: str, chosen: Plan, results: dict[str, Any], *, quick: bool) -> str:
-    head = [
-        f"{name}: {EXPERIMENTS[name]}",
-        f"command: {_command(name, quick=quick)}; seeds: {', '.join(map(str, chosen.seeds)) or 'none, nothing is random'}",
-    ]
-    if quick:
-        head.append("This is the small version: it shows that the experiment runs, not the paper's figure.")
-    return "\n".join([*head, "", *(render(table) for table in chosen.tables(results))])
-
-
-def _draw(chosen: Plan, results: dict[str, Any], stem: Path) -> None:
-    from rna_watch.reproduce import style
-
-    with style.context():
-        style.save(chosen.draw(results), stem)
+def _command(name: str, *, quick: bool, config: Path | None) -> str:
+    return f"rna-watch reproduce {name}{' --quick' if quick else ''}{f' --config {config}' if config else ''}"
 
 
 def _versions() -> dict[str, str]:

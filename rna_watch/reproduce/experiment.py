@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from rna_watch.reproduce.tables import Table
 
@@ -21,30 +21,48 @@ EXPERIMENTS = {
     "figure6": "condition number of R'R and norm of c, with and without regularization, along a quadratic",
     "theorem": "the measured residual against the bound of Theorem 3.1",
     "cost": "the time of one extrapolation against one mini-batch forward pass, ResNet-18 to ResNet-152",
+    "networks": "networks on images, offline RNA in the loop and from checkpoints, online RNA (Fig. 7, Tables 2-4; needs --data)",
+    "prototyping": "which of several architectures will be best, told early (Fig. 3; needs --data)",
+    "imagenet": "ResNet-50 and ResNet-152 on a folder of images (Fig. 4, Table 5; needs --data)",
 }
+
+
+def _silent(_: str) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a person chose: the folder of data, and whether a small version in seconds is enough."""
+    """What a person chose.
+
+    `data` is the folder of data; `quick`: a small version, in seconds, is enough; `config` are the experiment's own settings;
+    `work` is a folder for what long parts leave to go on from; `say` hears how they get on.
+    """
 
     data: Path | None = None
     quick: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+    work: Path = Path("reproduced")
+    say: Callable[[str], None] = _silent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One piece of work, kept under its `key`; `run` takes the results of the parts before it, and returns JSON."""
+    """One piece of work, kept under its `key`; `run` takes the results of the parts before it, and returns JSON.
+
+    A kept part is used again where its `identity` is the same; without one, where all settings of the plan are.
+    """
 
     key: str
     run: Callable[[Mapping[str, Any]], Any]
+    identity: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The parts of an experiment in order, its `settings` and `seeds` as stated in the result, and what to make of it.
 
-    Kept parts are used again only where `settings` and `seeds` are the same.
+    `partial`: tables and figure can be made of the parts that there are, and mark the others as not run.
     """
 
     parts: tuple[Part, ...]
@@ -52,6 +70,7 @@ class Plan:
     seeds: tuple[int, ...]
     tables: Callable[[Mapping[str, Any]], list[Table]]
     draw: Callable[[Mapping[str, Any]], Any]
+    partial: bool = False
 
 
 def plan(name: str, settings: Settings) -> Plan:
@@ -64,6 +83,8 @@ def plan(name: str, settings: Settings) -> Plan:
         raise UsageError(f"there is no experiment {name!r}: take one of {', '.join(EXPERIMENTS)}")
     try:
         module = importlib.import_module(f"rna_watch.reproduce.{name}")
+        if settings.config and not getattr(module, "CONFIGURABLE", False):
+            raise UsageError(f"{name} has no settings of its own: leave --config out")
         for library in ("matplotlib", *getattr(module, "LIBRARIES", ())):
             importlib.import_module(library)
     except ImportError as error:

@@ -1,28 +1,33 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
 from rna_watch.cli import app
-from rna_watch.errors import StoreError, UsageError
-from rna_watch.reproduce import command, experiment, figure1, store
+from rna_watch.config import read_settings
+from rna_watch.errors import NothingToDo, StoreError, UsageError
+from rna_watch.reproduce import command, experiment, figure1, imagenet, store
 from rna_watch.reproduce.experiment import EXPERIMENTS, Part, Plan, Settings
 from rna_watch.reproduce.tables import Table, render
+from tests.reproduce.image_files import write_cifar, write_mnist
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "reproduce"
 ENDINGS = (".json", ".txt", ".svg", ".png")
 
 
-def run(name, out, data=None):
+def run(name, out, data=None, **options):
     """The command's function, small version; what it printed."""
     printed = io.StringIO()
-    command.reproduce(name, data=data, out=out, quick=True, console=Console(file=printed, width=200))
+    command.reproduce(name, data=data, out=out, quick=True, console=Console(file=printed, width=200), **options)
     return printed.getvalue()
 
 
@@ -54,6 +59,7 @@ def counted(monkeypatch):
             seeds=(0,),
             tables=lambda results: [Table(title="T", header=("part", "n"), rows=tuple((k, "1") for k in results))],
             draw=draw,
+            partial=True,
         )
 
     monkeypatch.setattr(command, "plan", plan)
@@ -86,10 +92,21 @@ def test_other_settings_and_damaged_parts_are_run_again(counted, tmp_path):
     assert ran[4:] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("name", ["figure5", "figure6", "theorem", "figure1", "cost"])
-def test_every_experiment_runs_small(name, tmp_path, small_madelon):
+@pytest.fixture(scope="session")
+def small_data(small_madelon):
+    """Files of the formats of Madelon, MNIST and CIFAR-10 in one folder."""
+    write_mnist(small_madelon / "mnist", train=700, test=100)
+    write_cifar(small_madelon / "cifar-10-batches-bin", count=140)
+    return small_madelon
+
+
+@pytest.mark.parametrize(
+    "name", ["figure5", "figure6", "theorem", "figure1", "cost", "networks", "prototyping", "imagenet"]
+)
+def test_every_experiment_runs_small(name, tmp_path, small_data):
     """The four files are there, the record says how it was made, and the text is what was printed."""
-    printed = run(name, tmp_path, small_madelon)
+    assert name in EXPERIMENTS
+    printed = run(name, tmp_path, small_data)
     stem = tmp_path / f"{name}-quick"
     for ending in ENDINGS:
         assert stem.with_suffix(ending).stat().st_size > 100
@@ -129,6 +146,40 @@ def test_a_killed_process_leaves_whole_parts(tmp_path, small_madelon):
     assert set(record["results"]) == {path.stem for path in parts.glob("*.json")}
 
 
+def test_what_is_finished_can_be_shown(counted, tmp_path):
+    """--so-far runs nothing, writes tables of the parts that there are, and names the others; or says that there are none."""
+    ran, failing, _ = counted
+    with pytest.raises(NothingToDo, match="no part of theorem"):
+        run("theorem", tmp_path, so_far=True)
+    failing.append("c")
+    with pytest.raises(KeyboardInterrupt):
+        run("theorem", tmp_path)
+    assert "2 of 2 parts" in run("theorem", tmp_path, so_far=True)
+    assert ran == ["a", "b"]
+    record = json.loads((tmp_path / "theorem-quick.json").read_text())
+    assert record["not_run"] == ["c"]
+    assert set(record["results"]) == {"a", "b"}
+
+
+def test_whole_tables_are_not_made_of_parts(tmp_path):
+    """Where tables need every part, --so-far is refused; where there are no settings, --config is."""
+    with pytest.raises(UsageError, match="without --so-far"):
+        run("theorem", tmp_path, so_far=True)
+    (tmp_path / "settings.yaml").write_text("window: 5")
+    with pytest.raises(UsageError, match="leave --config out"):
+        run("theorem", tmp_path, config=tmp_path / "settings.yaml")
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_settings_that_are_shipped_make_a_plan(file, tmp_path, small_data):
+    """Each file of configs/reproduce is one that its experiment takes; nothing is run."""
+    name = re.search(r"rna-watch reproduce (\w+) --data", file.read_text())[1]
+    data = imagenet.generated(tmp_path / "images") if name == "imagenet" else small_data
+    made = experiment.plan(name, Settings(data=data, config=read_settings(file)))
+    assert len(made.parts) == {"networks-gpu": 12, "imagenet-resnet50": 2, "imagenet-resnet152": 1}[file.stem]
+    assert made.tables({})
+
+
 def test_figure1_needs_data(tmp_path):
     """Without a folder, or in one without Madelon, the message names the option."""
     with pytest.raises(UsageError, match="--data"):
@@ -148,7 +199,7 @@ def test_an_unknown_experiment_is_refused():
     """The message lists what there is; every name that is listed has its module."""
     with pytest.raises(UsageError, match="theorem"):
         experiment.plan("figure9", Settings())
-    for name in set(EXPERIMENTS) - {"figure1"}:
+    for name in set(EXPERIMENTS) - {"figure1", "networks", "prototyping", "imagenet"}:
         assert experiment.plan(name, Settings(quick=True)).parts
 
 

@@ -1,0 +1,139 @@
+"""Labelled images as a training takes them: three parts, batches of the first augmented, the others as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from rna_watch.reproduce.images import formats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from rna_watch.reproduce.images.formats import Labelled
+    from rna_watch.reproduce.images.spec import RunSpec
+
+# images of a batch that is only evaluated
+_EVALUATED = {"cpu": 500, "cuda": 2000}
+_PADDING = 4
+# one split for all seeds, so that models are chosen and judged on the same images
+_SPLIT_SEED = 0
+_READERS = {"cifar10": formats.cifar10, "mnist": formats.mnist}
+
+
+class Data(Protocol):
+    """What a network is trained, chosen and judged on: images (B, C, H, W), normalized, with labels (B,), on a device."""
+
+    classes: int
+    channels: int
+
+    def train(self, epoch: int, seed: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of one epoch, in an order and with augmentation that follow from epoch and seed alone."""
+
+    def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images that models are chosen on: part of the training images, trained on by none."""
+
+    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images that results are reported on."""
+
+
+def check(spec: RunSpec) -> None:
+    """See that the data of a run are there, before anything is trained.
+
+    Raises:
+        UsageError: they are not, or the dataset is unknown.
+    """
+    if spec.dataset in _READERS:
+        _READERS[spec.dataset](spec.data)
+        return
+    from rna_watch.reproduce.images import folder
+
+    folder.check(spec)
+
+
+def load(spec: RunSpec, device: torch.device) -> Data:
+    """The data of a run.
+
+    Raises:
+        UsageError: the files are not there, or are not of their format.
+    """
+    if spec.dataset in _READERS:
+        return InMemory(*_READERS[spec.dataset](spec.data), spec, device)
+    from rna_watch.reproduce.images.folder import FolderData
+
+    return FolderData(spec, device)
+
+
+class InMemory:
+    """CIFAR-10 or MNIST: all images on the device as bytes; crops and flips happen there.
+
+    Augmentation as in the paper: 4 pixels of zeros around, a random crop, and for CIFAR-10 a flip.
+
+    Args:
+        train: the training part; `spec.held_out` images of it are split off.
+        test: the test part.
+        spec: of the run.
+        device: where to hold it.
+    """
+
+    def __init__(self, train: Labelled, test: Labelled, spec: RunSpec, device: torch.device) -> None:
+        self.classes, self.channels = 10, train.images.shape[-1]
+        order = np.random.default_rng(_SPLIT_SEED).permutation(len(train.labels))
+        chosen = order[: spec.held_out]
+        trained = order[spec.held_out :][: spec.train_images or None]
+        self._flip = spec.dataset == "cifar10"
+        pixels = train.images[trained].reshape(-1, self.channels) / 255.0
+        self._mean = torch.tensor(pixels.mean(axis=0), dtype=torch.float32, device=device)
+        self._std = torch.tensor(pixels.std(axis=0), dtype=torch.float32, device=device)
+        self._parts = {
+            "train": _on(train, trained, device),
+            "held out": _on(train, chosen, device),
+            "test": _on(test, np.arange(len(test.labels))[: spec.test_images or None], device),
+        }
+
+    def train(self, epoch: int, seed: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of one epoch; the last incomplete one is used too."""
+        images, labels = self._parts["train"]
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        order = torch.randperm(len(labels), generator=generator)
+        side = images.shape[1]
+        tops, lefts = torch.randint(0, 2 * _PADDING + 1, (2, len(labels)), generator=generator)
+        flips = torch.rand(len(labels), generator=generator) < (0.5 if self._flip else 0.0)
+        across = torch.arange(side)
+        rows = tops[:, None] + across
+        columns = lefts[:, None] + torch.where(flips[:, None], across.flip(0), across)
+        for chosen in torch.split(order, batch):
+            at, row, column = (t.to(images.device) for t in (chosen, rows[chosen], columns[chosen]))
+            padded = functional.pad(images[at], (0, 0, _PADDING, _PADDING, _PADDING, _PADDING))
+            each = torch.arange(len(at), device=images.device)
+            yield self._normalized(padded[each[:, None, None], row[:, :, None], column[:, None, :]]), labels[at]
+
+    def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images that models are chosen on."""
+        return self._plain("held out")
+
+    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test images."""
+        return self._plain("test")
+
+    def _plain(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self._parts[part]
+        size = _EVALUATED.get(images.device.type, _EVALUATED["cpu"])
+        for x, y in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+            yield self._normalized(x), y
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """Bytes (B, H, W, C) as numbers (B, C, H, W), channels last in memory."""
+        return ((images / 255.0 - self._mean) / self._std).permute(0, 3, 1, 2)
+
+
+def _on(
+    part: Labelled, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    images = torch.from_numpy(part.images[chosen]).to(device)
+    return images, torch.from_numpy(part.labels[chosen].astype(np.int64)).to(device)

@@ -1,0 +1,176 @@
+"""A folder of images as ImageNet's is laid out: `train/CLASS/*` and `val/CLASS/*`, decoded by worker processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from rna_watch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from rna_watch.reproduce.images.spec import RunSpec
+
+_ENDINGS = {".jpeg", ".jpg", ".png", ".bmp", ".webp"}
+# of ImageNet's training images, in units of 255
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_EVALUATED = 250
+# the crop of an image that is only evaluated: 224 of 256
+_SHORT = 256 / 224
+_SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+_TRIES = 10
+_SPLIT_SEED = 0
+
+
+def check(spec: RunSpec) -> None:
+    """See that the folder is there and of this form.
+
+    Raises:
+        UsageError: it is not, or Pillow is missing.
+    """
+    try:
+        import PIL  # noqa: F401 - only its presence matters here
+    except ImportError as error:
+        raise UsageError("a folder of images needs Pillow: pip install 'rna-watch[reproduce]'") from error
+    train, _ = _listed(spec.data / "train")
+    test, _ = _listed(spec.data / "val")
+    if train != test:
+        odd = sorted(set(train) ^ set(test))
+        raise UsageError(f"train and val in {spec.data} have different classes: {odd[0]} is in one of them only")
+
+
+def _listed(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
+    """Classes by name, and every image with the number of its class."""
+    if not folder.is_dir():
+        raise UsageError(f"no folder {folder}: --data names one with train/CLASS/* and val/CLASS/*, as ImageNet's")
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    images = [
+        (path, number)
+        for number, name in enumerate(classes)
+        for path in sorted((folder / name).iterdir())
+        if path.suffix.lower() in _ENDINGS
+    ]
+    if not images:
+        raise UsageError(f"no images in folders below {folder}: they end in {', '.join(sorted(_ENDINGS))}")
+    return classes, images
+
+
+class FolderData:
+    """The images of a folder; `held_out` of the training images are split off.
+
+    Training images are cropped at random (8 to 100 % of the area, 3:4 to 4:3), resized and flipped; which way follows from
+    seed, epoch and image alone, whatever the number of workers. Others are resized and cropped in the middle.
+
+    Args:
+        spec: of the run.
+        device: where batches go.
+
+    Raises:
+        UsageError: the folder is not there, or not of this form.
+    """
+
+    channels = 3
+
+    def __init__(self, spec: RunSpec, device: torch.device) -> None:
+        check(spec)
+        classes, images = _listed(spec.data / "train")
+        self.classes = len(classes)
+        order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
+        held_out = min(spec.held_out, len(images) // 5)
+        self._held_out = [images[i] for i in order[:held_out]]
+        self._train = [images[i] for i in order[held_out:][: spec.train_images or None]]
+        self._test = _listed(spec.data / "val")[1][: spec.test_images or None]
+        self._spec, self._device = spec, device
+        self._mean = torch.tensor(_MEAN, device=device)
+        self._std = torch.tensor(_STD, device=device)
+
+    def train(self, epoch: int, seed: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of one epoch; the last incomplete one is left out where there is a whole one."""
+        order = np.random.default_rng((seed, epoch)).permutation(len(self._train))
+        dataset = _Images([self._train[i] for i in order], self._spec.side, [(seed, epoch, int(i)) for i in order])
+        return self._batches(dataset, batch, drop_last=len(order) >= batch)
+
+    def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images that models are chosen on."""
+        return self._batches(_Images(self._held_out, self._spec.side), _EVALUATED)
+
+    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images of `val`."""
+        return self._batches(_Images(self._test, self._spec.side), _EVALUATED)
+
+    def _batches(self, dataset: _Images, batch: int, *, drop_last: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        workers = self._spec.threads - 1
+        options: dict[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": 4} if workers else {}
+        loader = DataLoader(
+            dataset,
+            batch,
+            num_workers=workers,
+            drop_last=drop_last,
+            pin_memory=self._device.type == "cuda",
+            **options,
+        )
+        for images, labels in loader:
+            x = images.to(self._device, non_blocking=True) / 255.0
+            normalized = ((x - self._mean) / self._std).permute(0, 3, 1, 2)
+            yield normalized, labels.to(self._device, non_blocking=True)
+
+
+class _Images(Dataset[tuple["npt.NDArray[np.uint8]", int]]):
+    """Images (side, side, 3) with their labels; cropped at random where every one has a seed."""
+
+    def __init__(
+        self, images: Sequence[tuple[Path, int]], side: int, seeds: Sequence[tuple[int, ...]] | None = None
+    ) -> None:
+        self._images, self._side, self._seeds = images, side, seeds
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, i: int) -> tuple[npt.NDArray[np.uint8], int]:
+        from PIL import Image, UnidentifiedImageError
+
+        path, label = self._images[i]
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
+        except (OSError, UnidentifiedImageError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read as an image: {error}") from error
+        size = (self._side, self._side)
+        if self._seeds is None:
+            image = image.resize(size, Image.Resampling.BILINEAR, box=_middle(*image.size))
+        else:
+            random = np.random.default_rng(self._seeds[i])
+            image = image.resize(size, Image.Resampling.BILINEAR, box=_crop(*image.size, random))
+            if random.random() < 0.5:
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(image, np.uint8).copy(), label
+
+
+def _middle(width: int, height: int) -> tuple[float, float, float, float]:
+    """The middle square of 224 / 256 of the shorter side: left, top, right, bottom."""
+    side = min(width, height) / _SHORT
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _crop(width: int, height: int, random: np.random.Generator) -> tuple[float, float, float, float]:
+    """A random part of an image, or the middle where none of ten fits.
+
+    Source: Szegedy et al. 2014 (arXiv 1409.4842), section 6, as in torchvision's RandomResizedCrop.
+    """
+    for _ in range(_TRIES):
+        area = width * height * random.uniform(*_SCALE)
+        ratio = np.exp(random.uniform(*np.log(_RATIO)))
+        across, down = np.sqrt(area * ratio), np.sqrt(area / ratio)
+        if across <= width and down <= height:
+            left, top = random.uniform(0, width - across), random.uniform(0, height - down)
+            return left, top, left + across, top + down
+    return _middle(width, height)

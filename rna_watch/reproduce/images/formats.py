@@ -1,0 +1,151 @@
+"""Images in the files that their makers distribute: CIFAR-10's binary records and MNIST's IDX, plain, gzip or xz."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import struct
+import tarfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rna_watch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+UInt8 = npt.NDArray[np.uint8]
+
+_CIFAR_FOLDER, _CIFAR_ARCHIVE = "cifar-10-batches-bin", "cifar-10-binary.tar.gz"
+_CIFAR_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+_CIFAR_TEST = ("test_batch.bin",)
+_CIFAR_SHAPE = (3, 32, 32)
+_MNIST_FOLDER = "mnist"
+_MNIST_FILES = (
+    ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
+_UNSIGNED_BYTES = 0x08
+_OPENERS: dict[str, Callable[[Path], Any]] = {"": lambda path: path.open("rb"), ".gz": gzip.open, ".xz": lzma.open}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """Images (n, height, width, channels), labels (n,) from 0, and the SHA-256 of the uncompressed files."""
+
+    images: UInt8
+    labels: UInt8
+    digest: str
+
+
+def cifar10(folder: Path) -> tuple[Labelled, Labelled]:
+    """CIFAR-10, training and test part: records of one label byte and three planes of 32 x 32 bytes.
+
+    Args:
+        folder: with the `.bin` files (plain, .gz or .xz), or with a folder `cifar-10-batches-bin` of them, or with
+            `cifar-10-binary.tar.gz` as it is distributed.
+
+    Raises:
+        UsageError: the files are not there, or are not of this format.
+
+    Source: https://www.cs.toronto.edu/~kriz/cifar.html, "binary version".
+    """
+    archive = folder / _CIFAR_ARCHIVE
+    place = _place(folder, _CIFAR_FOLDER, _CIFAR_TRAIN[0])
+    if place is None and not archive.is_file():
+        raise UsageError(
+            f"no {_CIFAR_TRAIN[0]} (or .xz, .gz) in {folder} or in {folder / _CIFAR_FOLDER}: name its folder with --data"
+        )
+    found = []
+    for names in (_CIFAR_TRAIN, _CIFAR_TEST):
+        contents = [_read(place, name) if place else _member(archive, f"{_CIFAR_FOLDER}/{name}") for name in names]
+        record = 1 + int(np.prod(_CIFAR_SHAPE))
+        for name, content in zip(names, contents, strict=True):
+            if not content or len(content) % record:
+                raise UsageError(
+                    f"{name} in {folder} holds {len(content)} bytes, no whole number of records of {record}"
+                )
+        rows = np.concatenate([np.frombuffer(content, np.uint8).reshape(-1, record) for content in contents])
+        if rows[:, 0].max() > 9:
+            raise UsageError(f"{names[0]} in {folder} holds the label {rows[:, 0].max()}; CIFAR-10 has labels 0 to 9")
+        images = np.ascontiguousarray(rows[:, 1:].reshape(-1, *_CIFAR_SHAPE).transpose(0, 2, 3, 1))
+        found.append(Labelled(images=images, labels=rows[:, 0].copy(), digest=_digest(contents)))
+    return found[0], found[1]
+
+
+def mnist(folder: Path) -> tuple[Labelled, Labelled]:
+    """MNIST, training and test part, from its four IDX files.
+
+    Args:
+        folder: with the files (plain, .gz or .xz), or with a folder `mnist` of them.
+
+    Raises:
+        UsageError: the files are not there, or are not of this format.
+
+    Source: LeCun, Cortes, Burges, "The MNIST database", file formats.
+    """
+    place = _place(folder, _MNIST_FOLDER, _MNIST_FILES[0][0])
+    if place is None:
+        raise UsageError(
+            f"no {_MNIST_FILES[0][0]} (or .gz, .xz) in {folder} or in {folder / _MNIST_FOLDER}: name its folder with --data"
+        )
+    found = []
+    for names in _MNIST_FILES:
+        contents = [_read(place, name) for name in names]
+        images, labels = (_idx(content, name) for content, name in zip(contents, names, strict=True))
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+            raise UsageError(
+                f"{names[0]} has shape {images.shape}, {names[1]} has {labels.shape}: they do not belong together"
+            )
+        found.append(Labelled(images=images[..., None].copy(), labels=labels.copy(), digest=_digest(contents)))
+    return found[0], found[1]
+
+
+def _place(folder: Path, inner: str, name: str) -> Path | None:
+    return next((p for p in (folder, folder / inner) for end in _OPENERS if (p / f"{name}{end}").is_file()), None)
+
+
+def _read(place: Path, name: str) -> bytes:
+    for ending, opener in _OPENERS.items():
+        path = place / f"{name}{ending}"
+        if path.is_file():
+            try:
+                with opener(path) as file:
+                    content: bytes = file.read()
+            except (OSError, EOFError, lzma.LZMAError) as error:
+                raise UsageError(f"{path} cannot be read: {error}") from error
+            return content
+    raise UsageError(f"{place / name} (or .gz, .xz) is missing")
+
+
+def _member(archive: Path, name: str) -> bytes:
+    try:
+        with tarfile.open(archive) as tar:
+            file = tar.extractfile(name)
+            return file.read() if file else b""
+    except (OSError, EOFError, KeyError, tarfile.TarError) as error:
+        raise UsageError(f"{name} cannot be read from {archive}: {error}") from error
+
+
+def _idx(content: bytes, name: str) -> UInt8:
+    """IDX: two zero bytes, the type, the number of dimensions, their sizes (big-endian), the elements."""
+    dimensions = content[3] if len(content) > 3 else 0
+    start = 4 + 4 * dimensions
+    if content[:3] != bytes((0, 0, _UNSIGNED_BYTES)) or len(content) < start:
+        raise UsageError(f"{name} is no IDX file of bytes: it begins with {content[:4].hex(' ')}")
+    shape = struct.unpack(f">{dimensions}I", content[4:start])
+    if len(content) - start != int(np.prod(shape)):
+        raise UsageError(f"{name} announces the shape {shape}, but holds {len(content) - start} elements")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _digest(contents: Iterable[bytes]) -> str:
+    total = hashlib.sha256()
+    for content in contents:
+        total.update(content)
+    return total.hexdigest()

@@ -1,0 +1,78 @@
+"""What a network is worth on images: error and loss of each image, held out and test; the daemon's evaluator of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from rna_watch.reproduce.images import architectures, data
+from rna_watch.reproduce.images.spec import read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+HELD_OUT, TEST = "held_out_error", "test_error"
+# the evaluator of a run, written beside it: `rna-watch start RUN/epochs --evaluator RUN/evaluator.py:evaluate`
+EVALUATOR = '''"""Error in percent on held-out and on test images; written by `rna-watch reproduce`."""
+
+from pathlib import Path
+
+from rna_watch.reproduce.images.judge import evaluator_of
+
+evaluate = evaluator_of(Path(__file__).parent)
+'''
+
+
+@torch.no_grad()
+def judged(network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], *, bf16: bool) -> tuple[Tensor, Tensor]:
+    """Error in percent (0 or 100) and cross-entropy of each image, (n,) float64 on the processor, in eval mode.
+
+    Args:
+        network: its mode is put back.
+        batches: images and labels on its device.
+        bf16: under autocast.
+    """
+    training = network.training
+    network.eval()
+    wrong, losses = [], []
+    for x, y in batches:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+            logits = network(x)
+        logits = logits.float()
+        wrong.append((logits.argmax(1) != y).cpu())
+        losses.append(functional.cross_entropy(logits, y, reduction="none").cpu())
+    network.train(training)
+    return 100.0 * torch.cat(wrong).double(), torch.cat(losses).double()
+
+
+def verdict(network: nn.Module, images: data.Data, *, bf16: bool) -> dict[str, float]:
+    """Mean error in percent on held-out and test images, and mean loss on the latter."""
+    held_out, _ = judged(network, images.held_out(), bf16=bf16)
+    test, losses = judged(network, images.test(), bf16=bf16)
+    return {HELD_OUT: held_out.mean().item(), TEST: test.mean().item(), "test_loss": losses.mean().item()}
+
+
+def evaluator_of(folder: Path) -> Callable[[dict[str, Tensor], torch.device], dict[str, Any]]:
+    """The evaluator of the run in a folder: per-example errors to choose by (held out) and to report (test)."""
+    spec = read(folder)
+    held: dict[str, Any] = {}
+
+    def evaluate(state_dict: dict[str, Tensor], device: torch.device) -> dict[str, Any]:
+        if not held:
+            held["images"] = data.load(spec, device)
+            held["network"] = architectures.build(spec.network, held["images"].channels, held["images"].classes).to(
+                device
+            )
+        network, images = held["network"], held["images"]
+        network.load_state_dict(state_dict)
+        return {
+            HELD_OUT: judged(network, images.held_out(), bf16=spec.bf16)[0],
+            TEST: judged(network, images.test(), bf16=spec.bf16)[0],
+        }
+
+    return evaluate

@@ -1,0 +1,118 @@
+"""One training run in words: what is trained on what, and how; kept as JSON beside its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SPEC = "run.json"
+# learning rate at the first and the last epoch, and momentum; the paper's section 4.2 and its authors' code
+OPTIMIZERS = {"sgd": (1.0, 0.01, 0.0), "momentum": (0.1, 0.001, 0.9)}
+# the part of the epochs at the end that has the last learning rate: 10 of 100 in the authors' code
+_FLAT_END = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """A run.
+
+    `data` is the folder of the data, `dataset` is cifar10, mnist, or folder (of images, as ImageNet's). `optimizer` is a key
+    of `OPTIMIZERS`. `schedule` is `paper` (linear to the last learning rate, the last tenth flat), `steps` (divided by ten
+    every 30 epochs, as usual on ImageNet) or `flat`. `online` puts the network itself to the extrapolated point after every
+    epoch. `n` and `reg` are RNA's. `train_images` and `test_images`: so many only, 0 for all; `held_out` of the training
+    images choose models. `scale` multiplies the learning rates. `bf16`: autocast. `side` is that of a folder's images.
+    `threads` of the processor compute and, beyond the first, read a folder's images. `averaged`: judge the uniform average
+    of RNA's window too.
+    """
+
+    data: Path
+    dataset: str
+    network: str
+    optimizer: str
+    seed: int
+    epochs: int
+    schedule: str = "paper"
+    online: bool = False
+    n: int = 5
+    reg: float = 1e-8
+    batch: int = 128
+    weight_decay: float = 1e-5
+    held_out: int = 5000
+    train_images: int = 0
+    test_images: int = 0
+    scale: float = 1.0
+    bf16: bool = True
+    side: int = 224
+    threads: int = 1
+    averaged: bool = False
+
+    @property
+    def key(self) -> str:
+        """The name of the run: what tells it from the others of an experiment."""
+        online = "-online" if self.online else ""
+        return f"{self.dataset}-{self.network}-{self.optimizer}{online}-seed{self.seed}"
+
+    def learning_rate(self, epoch: int) -> float:
+        """Of an epoch, 1 to `epochs`.
+
+        Source: the authors' code (`rna_v2`): lr(e) = lr_f + (lr_0 - lr_f) (1 - e / (E - s - 1)) for e < E - s, then lr_f.
+        """
+        first, last, _ = OPTIMIZERS[self.optimizer]
+        first, last = self.scale * first, self.scale * last
+        if self.schedule == "flat":
+            return first
+        if self.schedule == "steps":
+            return float(first * 0.1 ** ((epoch - 1) // 30))
+        falling = self.epochs - max(1, round(_FLAT_END * self.epochs))
+        if epoch > falling or falling == 1:
+            return last
+        return last + (first - last) * (1.0 - (epoch - 1) / (falling - 1))
+
+    @property
+    def momentum(self) -> float:
+        """Of the optimizer."""
+        return OPTIMIZERS[self.optimizer][2]
+
+    def stated(self) -> dict[str, Any]:
+        """All that the results depend on: everything but the place of the data."""
+        return {key: value for key, value in asdict(self).items() if key != "data"}
+
+
+def write(spec: RunSpec, folder: Path) -> None:
+    """Keep a run's spec in its folder.
+
+    Raises:
+        UsageError: the folder holds another run.
+    """
+    path = folder / SPEC
+    if path.exists() and read(folder).stated() != spec.stated():
+        raise UsageError(f"{folder} holds a run with other settings: remove it, or name another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{SPEC}.new")
+    temporary.write_text(json.dumps({**spec.stated(), "data": str(spec.data.resolve())}, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def read(folder: Path) -> RunSpec:
+    """The spec of a folder."""
+    values = json.loads((folder / SPEC).read_text())
+    return RunSpec(**{**values, "data": Path(values["data"])})
+
+
+def check_names(what: str, values: Mapping[str, Any], known: type) -> None:
+    """Refuse names that a dataclass has not.
+
+    Raises:
+        UsageError: naming the first, and what there is.
+    """
+    names = [field.name for field in fields(known)]
+    for key in values:
+        if key not in names:
+            raise UsageError(f"{what}: unknown setting '{key}'; known are: {', '.join(names)}")

@@ -1,0 +1,138 @@
+"""The training of a run, a program of its own: `python -m rna_watch.reproduce.images.training RUN`.
+
+It writes RUN/epochs/epoch_001.pt, ..., as any trainer does, and knows nothing of who watches them. RUN/state.pt, which
+lies beside that folder, holds what it needs to go on: killed at any moment, it goes on with the epoch that it was in.
+RUN/curve.json has a row an epoch: learning rate, loss, and what the network and the extrapolated one are worth.
+"""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from rna_watch.errors import RnaWatchError
+from rna_watch.reproduce.images import architectures, data
+from rna_watch.reproduce.images.judge import verdict
+from rna_watch.reproduce.images.spec import read
+from rna_watch.training import Rna
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rna_watch.reproduce.images.spec import RunSpec
+
+EPOCHS, CURVE = "epochs", "curve.json"
+_STATE = "state.pt"
+
+
+def main(folder: Path) -> None:
+    """Train the run of a folder to its end, alone: a process that a killed command left behind is waited for."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        train(folder)
+
+
+def train(folder: Path) -> None:
+    """Train the run of a folder to its end, from where it is."""
+    spec = read(folder)
+    torch.set_num_threads(spec.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(spec.seed)
+    images = data.load(spec, device)
+    network = architectures.build(spec.network, images.channels, images.classes).to(device)
+    extrapolated = copy.deepcopy(network)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=spec.learning_rate(1), momentum=spec.momentum, weight_decay=spec.weight_decay
+    )
+    rna = Rna(network, optimizer, spec.n, spec.reg)
+    curve = _resume(folder, network, rna, device)
+    (folder / EPOCHS).mkdir(exist_ok=True)
+    for epoch in range(len(curve) + 1, spec.epochs + 1):
+        begun = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = spec.learning_rate(epoch)
+        loss = _epoch(network, rna, images, spec, epoch)
+        rna.store()
+        found = rna.accelerate(network if spec.online else extrapolated)
+        seconds = time.perf_counter() - begun
+        content = {"epoch": epoch, "model": network.state_dict(), "optimizer": optimizer.state_dict()}
+        _save(content, folder / EPOCHS / f"epoch_{epoch:03d}.pt")
+        row = {
+            "epoch": epoch,
+            "learning_rate": spec.learning_rate(epoch),
+            "loss": loss,
+            "seconds": round(seconds, 2),
+            "c": list(found.c),
+            "network": verdict(network, images, bf16=spec.bf16),
+            "extrapolated": None if spec.online else verdict(extrapolated, images, bf16=spec.bf16),
+            "averaged": _averaged(rna, extrapolated, images, spec),
+        }
+        curve.append(row)
+        _save({"network": network.state_dict(), "rna": rna.state_dict(), "curve": curve}, folder / _STATE)
+        print(f"epoch {epoch} of {spec.epochs}", flush=True)
+    _write(folder / CURVE, json.dumps(curve).encode())
+
+
+def _epoch(network: nn.Module, rna: Rna, images: data.Data, spec: RunSpec, epoch: int) -> float:
+    """One pass over the training images; their mean loss on the way."""
+    network.train()
+    losses: list[Tensor] = []
+    for x, y in images.train(epoch, spec.seed, spec.batch):
+        rna.zero_grad()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=spec.bf16):
+            loss = functional.cross_entropy(network(x), y)
+        torch.autograd.backward(loss)
+        rna.step()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).double().mean())
+
+
+def _averaged(rna: Rna, network: nn.Module, images: data.Data, spec: RunSpec) -> dict[str, float] | None:
+    """What the uniform average of the stored epochs is worth; it is written into the network."""
+    if not spec.averaged or not len(rna.history):
+        return None
+    count = len(rna.history)
+    rna.combine(network, [1.0 / count] * count)
+    return verdict(network, images, bf16=spec.bf16)
+
+
+def _resume(folder: Path, network: nn.Module, rna: Rna, device: torch.device) -> list[dict[str, Any]]:
+    path = folder / _STATE
+    if not path.exists():
+        return []
+    state = torch.load(path, map_location=device, weights_only=True)
+    network.load_state_dict(state["network"])
+    rna.load_state_dict(state["rna"])
+    curve: list[dict[str, Any]] = state["curve"]
+    return curve
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except RnaWatchError as error:
+        sys.exit(str(error))

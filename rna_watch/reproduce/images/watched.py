@@ -1,0 +1,179 @@
+"""One run of a network: trained in a process of its own, beside a daemon that watches its checkpoints and judges them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.comparison.comparison import CHOSEN, compare
+from rna_watch.daemon import background, paths
+from rna_watch.daemon.lock import living_owner
+from rna_watch.daemon.status import load
+from rna_watch.errors import NothingToDo, RnaWatchError
+from rna_watch.journal.replay import PENDING
+from rna_watch.reproduce.images import judge, spec
+from rna_watch.reproduce.images.training import CURVE, EPOCHS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from rna_watch.comparison.comparison import Comparison
+    from rna_watch.daemon.paths import RunPaths
+    from rna_watch.reproduce.images.spec import RunSpec
+
+_POLL_S = 2.0
+# a checkpoint's evaluations may take longer than its epoch; beyond this without any progress something is wrong
+_STUCK_S = 1800.0
+# the members that the tables show: averages of several lengths, exponential ones, RNA at two lengths and lambdas
+DAEMON: dict[str, Any] = {
+    "engine": "inline",
+    "workers": 1,
+    "window": 10,
+    "windows": [5, 10],
+    "averages": [3, 5, 10],
+    "methods": ["average", "ema", "rna"],
+    "regularizations": [1e-8, 1e-2],
+    "metric": judge.HELD_OUT,
+    "mode": "min",
+    "lr_saved": "before",
+    "learning_rate_jump": 1e9,  # the paper's schedule ends with a jump, and its RNA goes on over it
+    "max_candidates": 9,
+    "keep": 1,
+    "evaluation_timeout": 3600.0,
+    "optimizer_state": "drop",
+}
+
+
+def train(run: RunSpec, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Train a run to its end, or from where it was stopped; its curve, a row an epoch.
+
+    Args:
+        run: what to train.
+        folder: of the run.
+        say: hears of every epoch.
+
+    Raises:
+        RnaWatchError: the training failed.
+    """
+    spec.write(run, folder)
+    if not (folder / CURVE).exists():
+        with (folder / "training.log").open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "rna_watch.reproduce.images.training", str(folder)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+            try:
+                assert child.stdout is not None
+                for line in child.stdout:
+                    say(f"{run.key}: {line.strip()}")
+            finally:
+                if child.poll() is None and sys.exc_info()[0] is not None:
+                    os.killpg(child.pid, signal.SIGTERM)
+                code = child.wait()
+        if code != 0:
+            said = (folder / "training.log").read_text(errors="replace").strip()[-1000:]
+            raise RnaWatchError(f"the training {run.key} ended with status {code}: {said}")
+    curve: list[dict[str, Any]] = json.loads((folder / CURVE).read_text())
+    return curve
+
+
+def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device: str) -> dict[str, Any]:
+    """Train a run with the daemon beside it; the training's `curve`, and what the `daemon` found.
+
+    Args:
+        run: what to train.
+        folder: of the run.
+        say: hears of every epoch.
+        device: of the daemon's evaluator.
+
+    Raises:
+        RnaWatchError: the training or the daemon failed.
+    """
+    epochs = folder / EPOCHS
+    epochs.mkdir(parents=True, exist_ok=True)
+    (folder / "evaluator.py").write_text(judge.EVALUATOR)
+    where = paths.resolve(epochs, None)
+    settings, text = folder / "daemon.yaml", json.dumps({**DAEMON, "device": device}, indent=1)  # JSON is YAML
+    if settings.exists() and settings.read_text() != text:
+        for made in (where.models, where.state):
+            shutil.rmtree(made, ignore_errors=True)
+    settings.write_text(text)
+    spec.write(run, folder)
+    if living_owner(where) is None:
+        evaluator = f"{folder / 'evaluator.py'}:evaluate"
+        background.start(where, [str(epochs), "--config", str(settings), "--evaluator", evaluator])
+    try:
+        curve = train(run, folder, say)
+        _catch_up(where, run, say)
+    finally:
+        with contextlib.suppress(NothingToDo):
+            background.stop(where)
+    state, _ = load(where)
+    return {"curve": curve, "daemon": found(compare(state, metric=judge.TEST), state)}
+
+
+def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None:
+    """Wait until the daemon has been through every epoch."""
+    before, since = -1, time.monotonic()
+    while True:
+        state, _ = load(where)
+        stages = [checkpoint.stage for checkpoint in state.checkpoints.values()]
+        done = sum(stage not in PENDING for stage in stages)
+        if done >= run.epochs:
+            return
+        events = done * 1000 + sum(len(checkpoint.evaluations) for checkpoint in state.checkpoints.values())
+        if events != before:
+            before, since = events, time.monotonic()
+            say(f"{run.key}: {done} of {run.epochs} judged")
+        if living_owner(where) is None:
+            raise RnaWatchError(f"the daemon ended early; see {where.log}")
+        if time.monotonic() - since > _STUCK_S:
+            raise RnaWatchError(f"the daemon made no progress for {_STUCK_S:g} s; see {where.log}")
+        time.sleep(_POLL_S)
+
+
+def found(comparison: Comparison, state: Any) -> dict[str, Any]:
+    """What the journal of a run says, by epoch: test error of each kind and recipe, which member it was, and the verdicts.
+
+    `values[key][i]` belongs to `epochs[i]`; None where there was none. `weights` has the paper's recipe's, for comparison
+    with those of the training itself.
+    """
+    rows = comparison.rows
+    keys = [*comparison.kinds, CHOSEN, *comparison.members]
+    return {
+        "epochs": [row.step for row in rows],
+        "values": {key: [_rounded(row.value(key)) for row in rows] for key in keys},
+        "picked": {
+            key: [row.points[key].candidate if key in row.points else None for row in rows]
+            for key in (*comparison.kinds, CHOSEN)
+        },
+        "better": [row.better for row in rows],
+        "significant": [row.significant for row in rows],
+        "recipes": list(comparison.members),
+        "residuals": sorted({c.searched.residuals for c in state.checkpoints.values() if c.searched}),
+        "weights": _weights(state.checkpoints.values()),
+    }
+
+
+def _weights(checkpoints: Any) -> dict[str, dict[str, list[float]]]:
+    kept: dict[str, dict[str, list[float]]] = {}
+    for checkpoint in checkpoints:
+        for candidate in checkpoint.searched.candidates if checkpoint.searched else ():
+            if candidate["method"] == "rna" and candidate["regularization"] == min(DAEMON["regularizations"]):
+                kept.setdefault(str(checkpoint.step), {})[candidate["name"]] = list(candidate["weights"])
+    return kept
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

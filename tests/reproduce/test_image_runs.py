@@ -1,0 +1,300 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from rna_watch.errors import RnaWatchError, UsageError
+from rna_watch.reproduce import imagenet, networks, networks_tables, prototyping
+from rna_watch.reproduce.experiment import Settings
+from rna_watch.reproduce.images import judge, training, watched
+from rna_watch.reproduce.images.results import (
+    curves,
+    difference_of_coefficients,
+    first_epoch,
+    roughness,
+    written,
+)
+from rna_watch.reproduce.images.spec import RunSpec, write
+from rna_watch.reproduce.tables import render
+from tests.reproduce.image_files import write_mnist
+
+MODULE = "rna_watch.reproduce.images.training"
+
+
+@pytest.fixture(scope="module")
+def small_mnist(tmp_path_factory):
+    """300 images to train on, 100 held out, 100 to test on."""
+    folder = tmp_path_factory.mktemp("mnist")
+    write_mnist(folder)
+    return folder
+
+
+def a_run(folder, **changes):
+    """A run of a few seconds."""
+    values = {"dataset": "mnist", "network": "vgg4", "optimizer": "momentum", "seed": 0, "epochs": 8, "held_out": 100}
+    return RunSpec(data=folder, **{**values, "batch": 32, **changes})
+
+
+def trained(run, folder):
+    """The run, in this process; its curve."""
+    write(run, folder)
+    threads = torch.get_num_threads()
+    try:
+        training.main(folder)
+    finally:
+        torch.set_num_threads(threads)
+    return json.loads((folder / "curve.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def alone(small_mnist, tmp_path_factory):
+    """A run trained by itself: its folder and its curve."""
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, trained(a_run(small_mnist), folder)
+
+
+@pytest.fixture(scope="module")
+def beside(small_mnist, tmp_path_factory):
+    """The same run with the daemon beside it: its folder, its result, and what was said."""
+    folder, said = tmp_path_factory.mktemp("beside"), []
+    return folder, watched.train_watched(a_run(small_mnist), folder, said.append, "cpu"), said
+
+
+def bare(curve):
+    """A curve without its times."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in curve]
+
+
+def test_a_network_learns_and_its_epochs_are_kept(alone):
+    """A checkpoint an epoch; the error falls; RNA combines one more epoch each time, up to five, after its reset."""
+    folder, curve = alone
+    assert [path.name for path in sorted((folder / "epochs").glob("*.pt"))] == [
+        f"epoch_{i:03d}.pt" for i in range(1, 9)
+    ]
+    assert curve[-1]["network"]["test_error"] < 30 < curve[0]["network"]["test_error"]
+    assert [len(row["c"]) for row in curve] == [1, 0, 1, 2, 3, 4, 5, 5]
+    kept = torch.load(folder / "epochs" / "epoch_003.pt", weights_only=True)
+    assert kept["optimizer"]["param_groups"][0]["lr"] == curve[2]["learning_rate"]
+
+
+def test_killed_at_any_moment_it_goes_on_bitwise(alone, small_mnist, tmp_path):
+    """Killed in the middle and started again, the run has the same curve and the same checkpoints."""
+    folder, curve = alone
+    write(a_run(small_mnist), tmp_path)
+    command = [sys.executable, "-m", MODULE, str(tmp_path)]
+    child = subprocess.Popen(command)
+    until = time.monotonic() + 120
+    while time.monotonic() < until and child.poll() is None and not (tmp_path / "epochs" / "epoch_003.pt").exists():
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "curve.json").exists()
+    subprocess.run(command, check=True, capture_output=True)
+    assert bare(json.loads((tmp_path / "curve.json").read_text())) == bare(curve)
+    for path in (folder / "epochs").glob("*.pt"):
+        assert path.read_bytes() == (tmp_path / "epochs" / path.name).read_bytes()
+
+
+def test_the_daemon_beside_it_changes_nothing(alone, beside):
+    """With the daemon watching, the training has the same curve and the same checkpoints, bit for bit."""
+    folder, curve = alone
+    other, result, said = beside
+    assert bare(result["curve"]) == bare(curve)
+    for path in (folder / "epochs").glob("*.pt"):
+        assert path.read_bytes() == (other / "epochs" / path.name).read_bytes()
+    assert any("epoch 8 of 8" in line for line in said)
+
+
+def test_the_daemon_judges_what_the_training_judges(beside):
+    """The original's error is the network's; where windows are the same, so are coefficients and extrapolated errors."""
+    _, result, _ = beside
+    daemon, curve = result["daemon"], result["curve"]
+    assert daemon["epochs"] == list(range(1, 9))
+    assert daemon["values"]["original"] == pytest.approx([row["network"]["test_error"] for row in curve])
+    assert daemon["residuals"] == ["gradient"]
+    count, worst = difference_of_coefficients(result)
+    assert count == 2  # epochs 7 and 8: before, the daemon's window has the second epoch's interval too
+    assert worst < 1e-5
+    assert daemon["values"]["rna-5-1e-08"][-1] == pytest.approx(curve[-1]["extrapolated"]["test_error"], abs=1.0)
+
+
+def test_the_choice_was_made_on_held_out_images(beside):
+    """What was picked at an epoch is the member with the lowest held-out error there, not the lowest test error."""
+    folder, result, _ = beside
+    journal = [
+        json.loads(line) for line in (folder / "epochs" / ".rna-watch" / "journal.jsonl").read_text().splitlines()
+    ]
+    evaluated = [e for e in journal if e["kind"] == "evaluated" and e["checkpoint"] == "epoch_008.pt"]
+    held_out = {e["candidate"]: e["metrics"][judge.HELD_OUT] for e in evaluated}
+    picked = result["daemon"]["picked"]["average"][-1]
+    rivals = [value for name, value in held_out.items() if name.startswith(("average", "ema"))]
+    assert held_out[picked] == min(rivals)
+
+
+def test_a_finished_run_is_not_trained_again(beside, small_mnist):
+    """Called again, nothing is said of epochs, and the result is the same."""
+    folder, result, _ = beside
+    said = []
+    again = watched.train_watched(a_run(small_mnist), folder, said.append, "cpu")
+    assert again == result
+    assert not any("epoch" in line and "judged" not in line for line in said)
+
+
+def test_other_settings_of_the_daemon_are_judged_anew(beside, small_mnist, monkeypatch):
+    """The journal of other settings is not mixed with these: the models are judged from the beginning."""
+    folder, _, _ = beside
+    monkeypatch.setitem(watched.DAEMON, "averages", [3, 5])
+    again = watched.train_watched(a_run(small_mnist), folder, lambda _: None, "cpu")
+    assert "average-10" not in again["daemon"]["recipes"]
+    assert again["daemon"]["epochs"] == list(range(1, 9))
+
+
+def test_online_the_network_itself_is_extrapolated(small_mnist, tmp_path, alone):
+    """The network goes on from the extrapolated point: the same first epochs, then another path; it learns all the same."""
+    _, offline = alone
+    curve = trained(a_run(small_mnist, online=True), tmp_path)
+    assert [row["network"] for row in curve[:3]] == [row["network"] for row in offline[:3]]
+    assert curve[4]["network"] != offline[4]["network"]
+    assert all(row["extrapolated"] is None for row in curve)
+    assert curve[-1]["network"]["test_error"] < 40
+    assert set(curves({"curve": curve})) == {"online"}
+
+
+def test_the_average_is_judged_where_it_is_asked_for(small_mnist, tmp_path, alone):
+    """`averaged` adds the uniform average of RNA's window, and changes nothing else."""
+    _, plain = alone
+    curve = trained(a_run(small_mnist, averaged=True), tmp_path)
+    assert [row["averaged"] is None for row in curve] == [False, True, *[False] * 6]
+    assert [row["extrapolated"] for row in curve] == [row["extrapolated"] for row in plain]
+    assert curve[2]["averaged"] == curve[2]["network"]
+    assert curve[7]["averaged"] not in (curve[7]["network"], curve[7]["extrapolated"])
+
+
+def test_a_training_that_fails_says_why(small_mnist, tmp_path):
+    """The end of its error is in ours, with the name of the run."""
+    run = a_run(small_mnist / "nowhere")
+    with pytest.raises(RnaWatchError, match=r"mnist-vgg4-momentum-seed0 ended with status 1.*--data"):
+        watched.train(run, tmp_path, lambda _: None)
+
+
+def made(last, **others):
+    """The result of a run with these test errors: `last` of the network, others of the daemon's methods."""
+    curve = [
+        {"epoch": i, "network": {"test_error": value}, "extrapolated": {"test_error": value - 1}, "c": []}
+        for i, value in enumerate(last, start=1)
+    ]
+    daemon = {
+        "epochs": list(range(1, len(last) + 1)),
+        "values": others,
+        "recipes": [name for name in others if "-" in name],
+        "residuals": ["gradient"],
+        "weights": {},
+    }
+    return {"curve": curve, "daemon": daemon}
+
+
+def test_levels_are_counted_as_the_paper_does(small_mnist):
+    """Epochs to the best last iterate + tolerance, the speed-up over momentum, and what never got there."""
+    task = {"dataset": "mnist", "network": "vgg4", "epochs": 5, "seeds": [0, 1]}
+    choice = networks.Choice(optimizers=("momentum", "sgd"), online=())
+    runs = networks.specs(task, small_mnist, choice)
+    results = {
+        runs[0].key: made([20, 9, 6, 5.5, 5], average=[None, None, 5.2, 5.1, 4.9], rna=[None, None, 9, 9, 9]),
+        runs[2].key: made([20, 11, 9.5, 6.9, 5], average=[None, None, 6.5, 5.1, 5]),
+    }
+    levels, errors, absent = networks_tables.tables(runs, results)
+    rows = {row[0]: row[1:] for row in levels.rows}
+    assert rows["momentum: last iterate"] == ("2.5", "3.5", "4", "4.5", "5")
+    assert rows["momentum: best plain average"][1] == "3 (1.17)"
+    assert "1 of 2 never" not in rows["momentum: best plain average"]
+    assert not any(name.startswith("SGD") for name in rows)
+    assert any("mnist-vgg4-sgd-seed0" in note for note in levels.notes)
+    cells = {row[0]: row for row in errors.rows}
+    assert cells["momentum: last iterate"][3].startswith("5.00 ± 0.00 [+0.05 ± 0.05]")
+    assert all(row[-1] == "not run" for row in absent.rows)
+
+
+def test_the_papers_numbers_stand_beside_ours(small_mnist):
+    """A network of the paper on CIFAR-10 has the paper's rows; it is not listed as not run any more."""
+    runs = networks.specs(
+        {"dataset": "cifar10", "network": "resnet18", "epochs": 5}, small_mnist, networks.Choice(online=())
+    )
+    levels, _, absent = networks_tables.tables(runs, {runs[0].key: made([20, 9, 6, 5.5, 5])})
+    assert ("paper: momentum + RNA", "16", "40", "59", "63", "85") in levels.rows
+    assert not any(row[0].startswith("resnet18") for row in absent.rows)
+    assert any(row[0] == "vgg19: SGD" and row[5] == "never" for row in absent.rows)
+
+
+def test_numbers_of_curves():
+    """First epochs, jumps and means by hand."""
+    assert first_epoch([3.0, 2.0, 1.0], 2.0) == 2
+    assert first_epoch([3.0], 2.0) is None
+    assert roughness([9.0, 5.0, 4.0, 6.0, 5.0]) == pytest.approx(4 / 3)
+    assert written([1.0]) == "1.00"
+    assert written([1.0, 3.0], sign=True) == "+2.00 ± 1.00"
+
+
+def test_rank_correlation_by_hand(small_mnist):
+    """Three networks: an early ranking that is the final one, and one that is its reverse."""
+    choice = prototyping.Choice(networks=("vgg4", "vgg6", "resnet8"), dataset="mnist", epochs=2)
+    results = {}
+    for place, name in enumerate(choice.networks):
+        flat = made([10.0 + place, 10.0 - place])["curve"]
+        for row in flat:
+            row["averaged"] = row["network"]
+        results[f"{name}-flat"] = {"curve": flat}
+        results[f"{name}-paper"] = {"curve": made([50.0, 5.0 + place])["curve"]}
+    found = prototyping._found(choice, results)
+    assert found.correlation("last", 1) == pytest.approx(1.0)
+    assert found.correlation("last", 2) == pytest.approx(-1.0)
+    plan = prototyping.plan(
+        Settings(data=small_mnist, config={"networks": choice.networks, "dataset": "mnist", "epochs": 2})
+    )
+    first, second = (
+        plan.tables({key: value for key, value in results.items() if not key.startswith("vgg6")}),
+        plan.tables(results),
+    )
+    assert "not run" in render(first[0])
+    assert "Rank correlation" in render(second[1])
+    assert plan.draw(results)
+
+
+def test_table_5_marks_what_was_not_run(tmp_path):
+    """Without any result every cell of ours says so, and the paper's numbers stand."""
+    pytest.importorskip("PIL")
+    folder = imagenet.generated(tmp_path / "images")
+    plan = imagenet.plan(Settings(data=folder, config={"networks": ["imagenet-resnet50"], "optimizers": ["momentum"]}))
+    (table,) = plan.tables({})
+    ours = next(row for row in table.rows if row[0] == "resnet50, momentum")
+    assert set(ours[1:-1]) == {"not run"}
+    assert ours[-1] == "23.35 -> 22.91"
+    assert plan.draw({})
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"task": []}, "unknown setting 'task'"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4"}]}, "lacks epochs"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "rate": 1}]}, "unknown setting 'rate'"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg5", "epochs": 2}]}, "no network 'vgg5'"),
+        ({"optimizers": ["adam"]}, "no optimizer 'adam'"),
+    ],
+)
+def test_wrong_settings_are_named(small_mnist, config, said):
+    """Before anything is trained."""
+    with pytest.raises(UsageError, match=said):
+        networks.plan(Settings(data=small_mnist, config=config))
+
+
+@pytest.mark.parametrize("module", [networks, prototyping, imagenet])
+def test_data_are_asked_for(module):
+    """Without a folder the message names the option."""
+    pytest.importorskip("PIL")
+    with pytest.raises(UsageError, match="--data"):
+        module.plan(Settings())
