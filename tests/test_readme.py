@@ -9,6 +9,7 @@ import pytest
 
 from rna_watch.cli import _plain, app
 from rna_watch.config import RunConfig
+from tests.benchmarks import readme
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -35,3 +36,16 @@ def test_every_file_that_is_linked_exists() -> None:
     """Relative links lead somewhere."""
     for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
         assert (README.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", readme.NAMES)
+def test_the_tables_of_experiments_are_those_of_the_kept_results(name: str) -> None:
+    """`python -m tests.benchmarks readme` would change nothing."""
+    text = README.read_text()
+    assert readme.written(text, name) == text
+
+
+def test_a_readme_without_its_marks_is_left_alone() -> None:
+    """A missing mark is an error, and nothing is cut off."""
+    with pytest.raises(ValueError, match="not found"):
+        readme.written("text <!-- networks: begin -->\n more text", "networks")

@@ -60,14 +60,17 @@ def reproduce(
     begun = time.perf_counter()
     stem = out / (f"{name}-quick" if quick else name)
     own = read_settings(config) if config else {}
-    with _unwound_by_sigterm(), _progress(console, name) as (advance, say), single_threaded():
-        chosen = plan(
-            name, Settings(data=data, quick=quick, config=own, work=stem.with_name(f"{stem.name}.runs"), say=say)
-        )
+    work = stem.with_name(f"{stem.name}.runs")
+    with _unwound_by_signals(), _progress(console, name) as (advance, say), single_threaded():
+        chosen = plan(name, Settings(data=data, quick=quick, config=own, work=work, say=say, so_far=so_far))
         if so_far and not chosen.partial:
             raise UsageError(f"the tables of {name} need all its parts: run it without --so-far")
         report = _Report(
-            name=name, plan=chosen, stem=stem, command=_command(name, quick=quick, config=config), quick=quick
+            name=name,
+            plan=chosen,
+            stem=stem,
+            command=_command(name, quick=quick, config=config, data=data),
+            quick=quick,
         )
         kept, again = report.run(advance, so_far=so_far)
     if not kept:
@@ -81,13 +84,18 @@ def reproduce(
 
 
 @contextlib.contextmanager
-def _unwound_by_sigterm() -> Iterator[None]:
-    """A batch system ends jobs with SIGTERM: trainings and daemons that were started must end with us."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def _unwound_by_signals() -> Iterator[None]:
+    """A batch system ends jobs with SIGTERM, a lost terminal with SIGHUP: what was started must end with us."""
+    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 @contextlib.contextmanager
@@ -142,29 +150,27 @@ class _Report:
     def run(self, advance: Callable[[int, int, str], None], *, so_far: bool) -> tuple[dict[str, dict[str, Any]], int]:
         """Every part, kept ones as they are; and how many of them there were."""
         folder = self.stem.with_name(f"{self.stem.name}.parts")
-        kept: dict[str, dict[str, Any]] = {}
-        again = 0
+        own = {"settings": dict(self.plan.settings), "seeds": list(self.plan.seeds)}
+        identities = {
+            part.key: {"experiment": self.name, "schema": _SCHEMA, **(part.identity or own)} for part in self.plan.parts
+        }
+        before = {key: store.read(folder, key, identity) for key, identity in identities.items()}
+        kept = {key: found for key, found in before.items() if found is not None}
+        again = len(kept)
         for number, part in enumerate(self.plan.parts):
             advance(number, len(self.plan.parts), part.key)
-            own = {"settings": dict(self.plan.settings), "seeds": list(self.plan.seeds)}
-            identity = {"experiment": self.name, "schema": _SCHEMA, **(part.identity or own)}
-            found = store.read(folder, part.key, identity)
-            if found is not None:
-                again += 1
-            elif so_far:
+            if part.key in kept or so_far:
                 continue
-            else:
-                begun = time.perf_counter()
-                result = part.run({key: done["result"] for key, done in kept.items()})
-                found = store.keep(folder, part.key, identity, result, time.perf_counter() - begun)
-            kept[part.key] = found
-            if self.plan.partial and not so_far:
+            begun = time.perf_counter()
+            result = part.run({key: done["result"] for key, done in kept.items()})
+            kept[part.key] = store.keep(folder, part.key, identities[part.key], result, time.perf_counter() - begun)
+            if self.plan.partial:
                 self.write(kept)
-        return kept, again
+        return {part.key: kept[part.key] for part in self.plan.parts if part.key in kept}, again
 
     def write(self, kept: Mapping[str, dict[str, Any]]) -> str:
         """Write results, tables and figure; the tables as text."""
-        results = {key: part["result"] for key, part in kept.items()}
+        results = {part.key: kept[part.key]["result"] for part in self.plan.parts if part.key in kept}
         text = self._text(results)
         record = {
             "experiment": self.name,
@@ -190,6 +196,8 @@ class _Report:
     def _text(self, results: Mapping[str, Any]) -> str:
         seeds = ", ".join(map(str, self.plan.seeds)) or "none, nothing is random"
         head = [f"{self.name}: {EXPERIMENTS[self.name]}", f"command: {self.command}; seeds: {seeds}"]
+        if self.plan.partial:
+            head.append(f"finished: {len(results)} of {len(self.plan.parts)} parts")
         if self.quick:
             head.append("This is the small version: it shows that the experiment runs, not the paper's figure.")
         return "\n".join([*head, "", *(render(table) for table in self.plan.tables(results))])
@@ -199,8 +207,9 @@ def _total(kept: Mapping[str, dict[str, Any]]) -> float:
     return round(float(sum(part["seconds"] for part in kept.values())), 1)
 
 
-def _command(name: str, *, quick: bool, config: Path | None) -> str:
-    return f"rna-watch reproduce {name}{' --quick' if quick else ''}{f' --config {config}' if config else ''}"
+def _command(name: str, *, quick: bool, config: Path | None, data: Path | None) -> str:
+    options = f"{' --data DIR' if data else ''}{f' --config {config}' if config else ''}{' --quick' if quick else ''}"
+    return f"rna-watch reproduce {name}{options}"
 
 
 def _versions() -> dict[str, str]:

@@ -36,7 +36,7 @@ class Settings:
     """What a person chose.
 
     `data` is the folder of data; `quick`: a small version, in seconds, is enough; `config` are the experiment's own settings;
-    `work` is a folder for what long parts leave to go on from; `say` hears how they get on.
+    `work` is a folder for what long parts leave to go on from; `say` hears how they get on; `so_far`: nothing is to be run.
     """
 
     data: Path | None = None
@@ -44,6 +44,17 @@ class Settings:
     config: Mapping[str, Any] = field(default_factory=dict)
     work: Path = Path("reproduced")
     say: Callable[[str], None] = _silent
+    so_far: bool = False
+
+    def folder(self, message: str) -> Path:
+        """The folder of data; where nothing is run, none is needed.
+
+        Raises:
+            UsageError: with the message, if there is none.
+        """
+        if self.data is None and not self.so_far:
+            raise UsageError(message)
+        return self.data or Path()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

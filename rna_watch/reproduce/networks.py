@@ -15,12 +15,11 @@ from rna_watch.errors import UsageError
 from rna_watch.reproduce import networks_plot, networks_tables
 from rna_watch.reproduce.experiment import Part, Plan, Settings
 from rna_watch.reproduce.images import data
-from rna_watch.reproduce.images.architectures import ARCHITECTURES
-from rna_watch.reproduce.images.spec import OPTIMIZERS, RunSpec, check_names
-from rna_watch.reproduce.images.watched import DAEMON, train, train_watched
+from rna_watch.reproduce.images.spec import RunSpec, check_names, checked
+from rna_watch.reproduce.images.watched import DAEMON, named, train, train_watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 CONFIGURABLE = True
@@ -47,15 +46,12 @@ class Choice:
 
 def plan(settings: Settings) -> Plan:
     """One part a run: every seed of a task with every optimizer, then online."""
-    if settings.data is None:
-        raise UsageError(
-            "networks needs its images: name their folder with --data (MNIST, CIFAR-10, or a folder of images)"
-        )
+    folder = settings.folder("networks needs its images: name their folder with --data")
     check_names("networks", settings.config, Choice)
     choice = Choice(**settings.config)
     if settings.quick:
         choice = Choice(tasks=({**choice.tasks[0], **_QUICK},), optimizers=("momentum",), online=("momentum",))
-    runs = [run for task in choice.tasks for run in specs(task, settings.data, choice)]
+    runs = [run for task in choice.tasks for run in specs(task, folder, choice)]
     return of_runs(runs, settings, lambda results: networks_tables.tables(runs, results), networks_plot.draw)
 
 
@@ -66,8 +62,15 @@ def of_runs(
     draw: Callable[[list[RunSpec], Mapping[str, Any]], Any],
 ) -> Plan:
     """A plan of a part for each run, watched by the daemon where it is not online."""
-    for run in {(run.dataset, run.side): run for run in runs}.values():
-        data.check(run)
+    keys = [run.key for run in runs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UsageError(
+                f"two runs are called {key}: give tasks of one dataset and network other seeds, or run them apart"
+            )
+    if not settings.so_far:
+        for run in {run.dataset: run for run in runs}.values():
+            data.check(run)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return Plan(
         parts=tuple(Part(key=run.key, run=_training(run, settings), identity=_identity(run)) for run in runs),
@@ -91,25 +94,23 @@ def specs(task: Mapping[str, Any], folder: Path, choice: Choice) -> list[RunSpec
     """
     task = dict(task)
     seeds = task.pop("seeds", [0])
-    check_names("a task of networks", task, RunSpec)
+    fixed = {"data", "optimizer", "seed", "online"} & task.keys()
+    if fixed:
+        raise UsageError(
+            f"a task of networks: {fixed.pop()} is not its own: there are seeds, and optimizers, online and --data"
+        )
+    if not isinstance(seeds, list) or not seeds:
+        raise UsageError(f"a task of networks: seeds is {seeds!r}: it must be a list such as [0, 1]")
     missing = {"dataset", "network", "epochs"} - task.keys()
     if missing:
         raise UsageError(f"a task of networks lacks {', '.join(sorted(missing))}: it has {task}")
-    _one_of("network", [task["network"]], ARCHITECTURES)
-    _one_of("optimizer", [*choice.optimizers, *choice.online], OPTIMIZERS)
-    offline = [
-        RunSpec(**task, data=folder, optimizer=optimizer, seed=seed)
-        for seed in seeds
-        for optimizer in choice.optimizers
-    ]
-    online = [RunSpec(**task, data=folder, optimizer=o, seed=seeds[0], online=True) for o in choice.online]
-    return [*offline, *online]
 
+    def made(optimizer: str, seed: int, *, online: bool) -> RunSpec:
+        values = {**task, "optimizer": optimizer, "seed": seed, "online": online}
+        return RunSpec(data=folder, **checked("a task of networks", values))
 
-def _one_of(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise UsageError(f"there is no {what} {name!r}: take one of {', '.join(known)}")
+    offline = [made(optimizer, seed, online=False) for seed in seeds for optimizer in choice.optimizers]
+    return [*offline, *(made(optimizer, seeds[0], online=True) for optimizer in choice.online)]
 
 
 def _training(run: RunSpec, settings: Settings) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
@@ -118,7 +119,7 @@ def _training(run: RunSpec, settings: Settings) -> Callable[[Mapping[str, Any]],
     def act(_: Mapping[str, Any]) -> dict[str, Any]:
         folder = settings.work / run.key
         if run.online:
-            return {"curve": train(run, folder, settings.say)}
+            return {"device": named(device), "curve": train(run, folder, settings.say)}
         return train_watched(run, folder, settings.say, device)
 
     return act

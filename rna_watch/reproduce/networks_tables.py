@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.reproduce.images.results import (
     BEST_AVERAGE,
+    BEST_RNA,
+    CHOSEN,
     LAST,
-    METHODS,
+    LOOP,
     ONLINE,
-    Curve,
-    curves,
+    UNIFORM,
+    Row,
+    Task,
     difference_of_coefficients,
     first_epoch,
-    roughness,
+    optimizer_name,
+    rise,
+    tasks,
     written,
 )
 from rna_watch.reproduce.tables import Table
@@ -25,7 +30,8 @@ if TYPE_CHECKING:
     from rna_watch.reproduce.images.spec import RunSpec
 
 TOLERANCES = (5.0, 2.0, 1.0, 0.5, 0.2)
-_NAMES = {"momentum": "momentum", "sgd": "SGD"}
+_SHORT = (LAST, LOOP, BEST_RNA, UNIFORM, BEST_AVERAGE, CHOSEN, ONLINE)
+_SHORT_TOLERANCES = (2.0, 1.0, 0.5)
 _PHASES = (("early", 0.2), ("middle", 0.5), ("end", 1.0))
 # paper: network -> method -> epochs to best + 5, 2, 1, 0.5, 0.2 % (Tables 2-4)
 PAPER: dict[str, dict[str, tuple[int | None, ...]]] = {
@@ -48,144 +54,130 @@ PAPER: dict[str, dict[str, tuple[int | None, ...]]] = {
         "momentum + RNA": (13, 38, 56, 66, 75),
     },
 }
-Runs = dict[tuple[str, int], dict[str, Curve]]
 
 
 def tables(runs: Sequence[RunSpec], results: Mapping[str, Any]) -> list[Table]:
     """Two tables for every task of which something is finished, and one for the paper's networks that were not run."""
-    made, ran = [], set()
-    for name in dict.fromkeys((run.dataset, run.network) for run in runs):
-        own = [run for run in runs if (run.dataset, run.network) == name]
-        done = {
-            (run.optimizer, run.seed): curves(results[run.key]) for run in own if run.key in results and not run.online
-        }
-        online = {
-            (run.optimizer, run.seed): curves(results[run.key]) for run in own if run.key in results and run.online
-        }
-        missing = [run.key for run in own if run.key not in results]
-        if done:
-            ran.add(name)
-            made += [
-                _levels(own[0], done, online, missing),
-                _errors(own[0], done, online, [results[run.key] for run in own if run.key in results]),
-            ]
-    absent = [network for network in PAPER if ("cifar10", network) not in ran]
-    return [*made, _absent(absent)] if absent else made
+    finished = tasks(runs, results)
+    made = [table for task in finished for table in (_levels(task), _errors(task))]
+    return [*made, *_absent(finished)]
 
 
-def _rows(done: Runs, online: Runs) -> list[tuple[str, str, list[int]]]:
-    """(optimizer, method, its seeds), optimizer by optimizer."""
-    found = []
-    for optimizer in dict.fromkeys(optimizer for optimizer, _ in done):
-        seeds = [seed for name, seed in done if name == optimizer]
-        present = [method for method in METHODS if all(method in done[optimizer, seed] for seed in seeds)]
-        found += [(optimizer, method, seeds) for method in present]
-        again = [seed for name, seed in online if name == optimizer]
-        if again:
-            found.append((optimizer, ONLINE, again))
-    return found
+def summary(runs: Sequence[RunSpec], results: Mapping[str, Any]) -> list[Table]:
+    """One short table for every task of which something is finished: the methods that matter, three levels, the end."""
+    made = []
+    for task in tasks(runs, results):
+        rows = []
+        for row in task.rows():
+            if row.method in _SHORT:
+                levels = [_reached(task, row, tolerance) for tolerance in _SHORT_TOLERANCES]
+                ends, rises = written([c[-1] for c in row.own.values()]), written([rise(c) for c in row.own.values()])
+                rows.append((task.title(row), *levels, ends, rises))
+        levels = [f"epochs to best + {t:g} %" for t in _SHORT_TOLERANCES]
+        made.append(
+            Table(
+                title=f"{task.name}, {task.runs[0].epochs} epochs, seeds {_listed(task.seeds)}",
+                header=("", *levels, "test error at the end, %", "rise"),
+                rows=tuple(rows),
+                notes=tuple(f"*Not run*: {key}." for key in task.missing),
+            )
+        )
+    return made
 
 
-def _curve(done: Runs, online: Runs, optimizer: str, method: str, seed: int) -> Curve:
-    return (online if method == ONLINE else done)[optimizer, seed][method]
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
-def _levels(task: RunSpec, done: Runs, online: Runs, missing: Sequence[str]) -> Table:
-    """Epochs to the best last iterate of any optimizer + tolerance, and the speed-up over momentum's last iterate."""
-    best = {seed: min(min(c[LAST]) for (_, s), c in done.items() if s == seed) for _, seed in done}
-    reference = "momentum" if any(name == "momentum" for name, _ in done) else next(iter(done))[0]
-    rows = []
-    for optimizer, method, seeds in _rows(done, online):
-        cells = []
-        for tolerance in TOLERANCES:
-            taken = {
-                s: first_epoch(_curve(done, online, optimizer, method, s), best[s] + tolerance)
-                for s in seeds
-                if s in best
-            }
-            rival = {
-                s: first_epoch(done[reference, s][LAST], best[s] + tolerance) for s in taken if (reference, s) in done
-            }
-            cells.append(_cell(taken, rival, plain=(optimizer, method) == (reference, LAST)))
-        rows.append((f"{_NAMES.get(optimizer, optimizer)}: {METHODS[method]}", *cells))
-    for method, epochs in PAPER.get(task.network, {}).items() if task.dataset == "cifar10" else ():
-        rows.append((f"paper: {method}", *("never" if epoch is None else str(epoch) for epoch in epochs)))
+def _reached(task: Task, row: Row, tolerance: float) -> str:
+    """Epochs to a level, mean over seeds, with the speed-up over the reference."""
+    taken = [first_epoch(curve, task.best(seed) + tolerance) for seed, curve in row.own.items()]
+    reached = [epoch for epoch in taken if epoch is not None]
+    if not reached:
+        return "never"
+    mean = statistics.fmean(reached)
+    text = f"{mean:.0f}" if mean == round(mean) else f"{mean:.1f}"
+    if len(reached) < len(taken):
+        return f"{text}, {len(taken) - len(reached)} of {len(taken)} never"
+    rivals = [first_epoch(task.offline[task.reference, seed][LAST], task.best(seed) + tolerance) for seed in row.own]
+    known = [epoch for epoch in rivals if epoch is not None]
+    plain = (row.optimizer, row.method) == (task.reference, LAST)
+    return text if plain or len(known) < len(rivals) else f"{text} ({statistics.fmean(known) / mean:.2f})"
+
+
+def _levels(task: Task) -> Table:
+    """Epochs to the best last iterate of any optimizer + tolerance, and the speed-up over the reference's last iterate."""
+    run = task.runs[0]
+    rows = [(task.title(row), *(_reached(task, row, tolerance) for tolerance in TOLERANCES)) for row in task.rows()]
+    paper = PAPER.get(run.network, {}) if run.dataset == "cifar10" else {}
+    rows += [(f"paper: {method}", *_paper(epochs)) for method, epochs in paper.items()]
     notes = [
         "best: the lowest test error of a last iterate at any epoch, of all optimizers, seed by seed.",
-        f"In brackets the speed-up over the last iterate of {_NAMES.get(reference, reference)}, as in the paper.",
+        f"In brackets the speed-up over the last iterate of {optimizer_name(task.reference)}, as in the paper.",
+        f"Trained on {run.train_images or f'all but the {run.held_out} held-out'} training images.",
     ]
-    if missing:
-        notes.append(f"Not run: {', '.join(missing)}.")
+    if paper:
+        notes.append("Paper: 100 epochs on all 50,000 training images; its best is that of its own runs.")
+    if task.missing:
+        notes.append(f"Not run: {', '.join(task.missing)}.")
     return Table(
-        title=(
-            f"{task.network} on {task.dataset}, {task.epochs} epochs: epochs to best + tolerance (mean over seeds "
-            f"{', '.join(map(str, sorted(best)))})"
-        ),
+        title=f"{task.name}, {run.epochs} epochs: epochs to best + tolerance (mean over seeds {_listed(task.seeds)})",
         header=("", *(f"+ {tolerance:g} %" for tolerance in TOLERANCES)),
         rows=tuple(rows),
         notes=tuple(notes),
     )
 
 
-def _cell(taken: Mapping[int, int | None], rival: Mapping[int, int | None], *, plain: bool) -> str:
-    reached = [epoch for epoch in taken.values() if epoch is not None]
-    if not reached:
-        return "never" if taken else "not run"
-    mean = statistics.fmean(reached)
-    text = f"{mean:.0f}" if mean == round(mean) else f"{mean:.1f}"
-    if len(reached) < len(taken):
-        return f"{text}, {len(taken) - len(reached)} of {len(taken)} never"
-    others = [rival.get(seed) for seed in taken]
-    known = [epoch for epoch in others if epoch is not None]
-    if plain or len(known) < len(others):
-        return text
-    return f"{text} ({statistics.fmean(known) / mean:.2f})"
-
-
-def _errors(task: RunSpec, done: Runs, online: Runs, results: Sequence[Mapping[str, Any]]) -> Table:
-    """Test error at three moments, the difference to the best plain average, and how much the curve jumps."""
-    at = {name: min(task.epochs, max(4, round(share * task.epochs))) for name, share in _PHASES}
+def _errors(task: Task) -> Table:
+    """Test error at three moments, the difference to the best plain average, and how much the curve goes up again."""
+    last = task.runs[0].epochs
+    at = {name: min(last, max(4, round(share * last))) for name, share in _PHASES}
     rows = []
-    for optimizer, method, seeds in _rows(done, online):
-        own = {seed: _curve(done, online, optimizer, method, seed) for seed in seeds}
+    for row in task.rows():
         cells = []
         for epoch in at.values():
-            cell = written([curve[epoch - 1] for curve in own.values()])
-            rivals = {seed: done[optimizer, seed].get(BEST_AVERAGE) for seed in seeds if (optimizer, seed) in done}
-            paired = [own[seed][epoch - 1] - rival[epoch - 1] for seed, rival in rivals.items() if rival]
-            cells.append(f"{cell} [{written(paired, sign=True)}]" if paired and method != BEST_AVERAGE else cell)
-        rough = written([roughness(curve) for curve in own.values()])
-        rows.append((f"{_NAMES.get(optimizer, optimizer)}: {METHODS[method]}", *cells, rough))
+            cell = written([curve[epoch - 1] for curve in row.own.values()])
+            rivals = {seed: task.offline[row.optimizer, seed].get(BEST_AVERAGE) for seed in row.own}
+            paired = [row.own[seed][epoch - 1] - rival[epoch - 1] for seed, rival in rivals.items() if rival]
+            compared = paired and row.method not in {BEST_AVERAGE, ONLINE}
+            cells.append(f"{cell} [{written(paired, sign=True)}]" if compared else cell)
+        rows.append((task.title(row), *cells, written([rise(curve) for curve in row.own.values()])))
+    seconds = sum(line["seconds"] for result in task.finished for line in result["curve"])
+    devices = sorted({result["device"] for result in task.finished})
     return Table(
-        title=f"{task.network} on {task.dataset}: test error in percent (mean ± standard error over seeds)",
-        header=("", *(f"{name} (epoch {epoch})" for name, epoch in at.items()), "jump"),
+        title=f"{task.name}: test error in percent (mean ± standard error over seeds {_listed(task.seeds)})",
+        header=("", *(f"{name} (epoch {epoch})" for name, epoch in at.items()), "rise"),
         rows=tuple(rows),
         notes=(
             "In square brackets the paired difference to the best plain average of the same run; negative is better.",
             (
-                "`best` and `chosen` were picked on held-out images, never on test images; chosen is the original where no "
-                "gain was beyond noise."
+                "`best` was picked on held-out images at every epoch, never on test images. chosen: what the daemon published, "
+                "where it was better than the original on held-out images, else the original."
             ),
-            "jump: mean change of the error from epoch to epoch, in points, after the first fifth (paper: RNA is smoother).",
-            *_honest(done),
-            *_agreement(results),
+            (
+                "rise: how far the error goes up again from one epoch to the next, in points, from epoch 7 on; 0 for a curve "
+                "that only falls (paper: RNA is smoother)."
+            ),
+            *_honest(task),
+            *_agreement(task),
+            f"The trainings took {seconds:.0f} s in all on {', '.join(devices)}, with the daemon and more beside them.",
         ),
     )
 
 
-def _honest(done: Runs) -> list[str]:
+def _honest(task: Task) -> list[str]:
     """How often a plain average was at least as good as the best RNA, early and late."""
     counts = {"first half": [0, 0, 0], "second half": [0, 0, 0]}
-    for found in done.values():
-        if "rna" not in found or BEST_AVERAGE not in found:
+    for found in task.offline.values():
+        if BEST_RNA not in found or BEST_AVERAGE not in found:
             continue
         epochs = len(found[LAST])
-        for i, (rna, average, last) in enumerate(zip(found["rna"], found[BEST_AVERAGE], found[LAST], strict=True)):
+        triples = list(zip(found[BEST_RNA], found[BEST_AVERAGE], found[LAST], strict=True))
+        for i, (rna, average, last) in enumerate(triples[2:], start=2):  # before, all three are the same model
             part = counts["first half" if i < epochs / 2 else "second half"]
-            if i >= 2:
-                part[0] += 1
-                part[1] += average <= rna
-                part[2] += rna < last
+            part[0] += 1
+            part[1] += average <= rna
+            part[2] += rna < last
     return [
         f"{name}: of {n} epochs (all runs) the best plain average was at least as good as the best RNA at {as_good}, and the "
         f"best RNA better than the last iterate at {better}."
@@ -194,11 +186,11 @@ def _honest(done: Runs) -> list[str]:
     ]
 
 
-def _agreement(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = [pair for result in results if (pair := difference_of_coefficients(result)) is not None]
+def _agreement(task: Task) -> list[str]:
+    found = [pair for result in task.finished if (pair := difference_of_coefficients(result, task.runs[0])) is not None]
     if not found:
         return []
-    forms = sorted({form for result in results if "daemon" in result for form in result["daemon"]["residuals"]})
+    forms = sorted({form for result in task.finished if "daemon" in result for form in result["daemon"]["residuals"]})
     return [
         (
             f"Coefficients of the training and of the daemon (residuals: {', '.join(forms)}) over {sum(n for n, _ in found)} "
@@ -207,14 +199,25 @@ def _agreement(results: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _absent(networks: Sequence[str]) -> Table:
-    return Table(
-        title="The paper's networks on CIFAR-10 that were not run here; its epochs to best + tolerance",
-        header=("", *(f"+ {tolerance:g} %" for tolerance in TOLERANCES), "here"),
-        rows=tuple(
-            (f"{network}: {method}", *("never" if epoch is None else str(epoch) for epoch in epochs), "not run")
-            for network in networks
-            for method, epochs in PAPER[network].items()
-        ),
-        notes=("Paper: Tables 2-4. They need a GPU: configs/reproduce/networks-gpu.yaml.",),
-    )
+def _paper(epochs: Sequence[int | None]) -> list[str]:
+    return ["N/A" if epoch is None else str(epoch) for epoch in epochs]
+
+
+def _absent(finished: Sequence[Task]) -> list[Table]:
+    ran = {task.runs[0].network for task in finished if task.runs[0].dataset == "cifar10"}
+    rows = [
+        (f"{network}: {method}", *_paper(epochs), "not run")
+        for network, methods in PAPER.items()
+        if network not in ran
+        for method, epochs in methods.items()
+    ]
+    if not rows:
+        return []
+    return [
+        Table(
+            title="The paper's networks on CIFAR-10 that were not run here; its epochs to best + tolerance",
+            header=("", *(f"+ {tolerance:g} %" for tolerance in TOLERANCES), "here"),
+            rows=tuple(rows),
+            notes=("Paper: Tables 2-4. They need a GPU: configs/reproduce/networks-gpu.yaml.",),
+        )
+    ]

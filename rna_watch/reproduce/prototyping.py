@@ -6,18 +6,19 @@ window are judged at every epoch; and with the paper's schedule to its end, whic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.errors import UsageError
+import torch
+
 from rna_watch.reproduce import style
 from rna_watch.reproduce.experiment import Part, Plan, Settings
 from rna_watch.reproduce.images import data
-from rna_watch.reproduce.images.architectures import ARCHITECTURES, build
-from rna_watch.reproduce.images.judge import TEST
-from rna_watch.reproduce.images.results import LAST, LOOP, curves
-from rna_watch.reproduce.images.spec import OPTIMIZERS, RunSpec, check_names
-from rna_watch.reproduce.images.watched import train
+from rna_watch.reproduce.images.architectures import build
+from rna_watch.reproduce.images.judge import HELD_OUT, TEST
+from rna_watch.reproduce.images.results import AVERAGE_5, LAST, LOOP, curves
+from rna_watch.reproduce.images.spec import RunSpec, check_names, checked
+from rna_watch.reproduce.images.watched import named, train
 from rna_watch.reproduce.tables import Table
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
 CONFIGURABLE = True
 LIBRARIES = ("scipy",)
-_AVERAGE = "average-5"
-_WAYS = {LAST: "last iterate", LOOP: "RNA, N = 5", _AVERAGE: "uniform average"}
+_WAYS = {LAST: "last iterate", LOOP: "RNA, N = 5", AVERAGE_5: "uniform average"}
 _FLAT, _TO_THE_END = "flat", "paper"
 _QUICK: dict[str, Any] = {
     "networks": ("vgg4", "resnet8-narrow"),
@@ -48,25 +48,18 @@ class Choice:
     seed: int = 0
     epochs: int = 10
     train_images: int = 15000
-    test_images: int = 5000
-    held_out: int = 1000
+    test_images: int = 4000
+    held_out: int = 3000
 
 
 def plan(settings: Settings) -> Plan:
     """Two parts for each architecture."""
-    if settings.data is None:
-        raise UsageError("prototyping needs its images: name the folder of CIFAR-10 or MNIST with --data")
+    folder = settings.folder("prototyping needs its images: name the folder of CIFAR-10 or MNIST with --data")
     check_names("prototyping", settings.config, Choice)
     choice = Choice(**{**settings.config, **(_QUICK if settings.quick else {})})
-    for name in choice.networks:
-        if name not in ARCHITECTURES:
-            raise UsageError(f"there is no network {name!r}: take one of {', '.join(ARCHITECTURES)}")
-    if choice.optimizer not in OPTIMIZERS:
-        raise UsageError(f"there is no optimizer {choice.optimizer!r}: take one of {', '.join(OPTIMIZERS)}")
-    runs = [
-        _run(choice, settings.data, name, schedule) for name in choice.networks for schedule in (_FLAT, _TO_THE_END)
-    ]
-    data.check(runs[0])
+    runs = [_run(choice, folder, name, schedule) for name in choice.networks for schedule in (_FLAT, _TO_THE_END)]
+    if not settings.so_far:
+        data.check(runs[0])
     return Plan(
         parts=tuple(Part(key=_key(run), run=_training(run, settings), identity={"run": run.stated()}) for run in runs),
         settings={"quick": settings.quick, "runs": [run.stated() for run in runs]},
@@ -78,19 +71,9 @@ def plan(settings: Settings) -> Plan:
 
 
 def _run(choice: Choice, folder: Path, network: str, schedule: str) -> RunSpec:
-    return RunSpec(
-        data=folder,
-        dataset=choice.dataset,
-        network=network,
-        optimizer=choice.optimizer,
-        seed=choice.seed,
-        epochs=choice.epochs,
-        schedule=schedule,
-        train_images=choice.train_images,
-        test_images=choice.test_images,
-        held_out=choice.held_out,
-        averaged=schedule == _FLAT,
-    )
+    values = {key: value for key, value in asdict(choice).items() if key != "networks"}
+    own = {"network": network, "schedule": schedule, "averaged": schedule == _FLAT}
+    return RunSpec(data=folder, **checked("prototyping", {**values, **own}))
 
 
 def _key(run: RunSpec) -> str:
@@ -98,29 +81,36 @@ def _key(run: RunSpec) -> str:
 
 
 def _training(run: RunSpec, settings: Settings) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    return lambda _: {"curve": train(run, settings.work / _key(run), settings.say)}
+    device = named("cuda" if torch.cuda.is_available() else "cpu")
+    return lambda _: {"device": device, "curve": train(run, settings.work / _key(run), settings.say)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """What is known of the networks whose two runs are finished: final error, and the error by epoch of each way."""
+    """What is known of the networks whose two runs are finished.
+
+    `final` is the test error at the end of the paper's schedule; `flat` the test errors by epoch of each way at a flat
+    learning rate, `told` the held-out errors there, by which a person would choose.
+    """
 
     final: dict[str, float]
     flat: dict[str, dict[str, list[float]]]
+    told: dict[str, dict[str, list[float]]]
 
     def correlation(self, way: str, epoch: int) -> float:
-        """Spearman's rank correlation of the errors at an epoch (from 1) with the final ones."""
+        """Spearman's rank correlation of the held-out errors at an epoch (from 1) with the final test errors."""
         from scipy.stats import spearmanr
 
-        early = [self.flat[name][way][epoch - 1] for name in self.final]
+        early = [self.told[name][way][epoch - 1] for name in self.final]
         return float(spearmanr(early, list(self.final.values())).statistic)
 
 
-def _found(choice: Choice, results: Mapping[str, Any]) -> _Found:
-    done = [n for n in choice.networks if {f"{n}-{_FLAT}", f"{n}-{_TO_THE_END}"} <= results.keys()]
+def _found(networks: Sequence[str], results: Mapping[str, Any]) -> _Found:
+    done = [n for n in networks if {f"{n}-{_FLAT}", f"{n}-{_TO_THE_END}"} <= results.keys()]
     return _Found(
         final={name: results[f"{name}-{_TO_THE_END}"]["curve"][-1]["network"][TEST] for name in done},
         flat={name: curves(results[f"{name}-{_FLAT}"]) for name in done},
+        told={name: curves(results[f"{name}-{_FLAT}"], HELD_OUT) for name in done},
     )
 
 
@@ -129,7 +119,7 @@ def _moments(epochs: int) -> list[int]:
 
 
 def _tables(choice: Choice, results: Mapping[str, Any]) -> list[Table]:
-    found = _found(choice, results)
+    found = _found(choice.networks, results)
     moments = _moments(choice.epochs)
     rows = []
     for name in choice.networks:
@@ -137,7 +127,7 @@ def _tables(choice: Choice, results: Mapping[str, Any]) -> list[Table]:
             rows.append((name, *["not run"] * (2 + len(_WAYS) * len(moments))))
             continue
         errors = (f"{found.flat[name][way][epoch - 1]:.1f}" for way in _WAYS for epoch in moments)
-        rows.append((name, f"{_parameters(name):,}", f"{found.final[name]:.1f}", *errors))
+        rows.append((name, f"{_parameters(name, choice.dataset):,}", f"{found.final[name]:.1f}", *errors))
     tables = [
         Table(
             title=(
@@ -154,44 +144,43 @@ def _tables(choice: Choice, results: Mapping[str, Any]) -> list[Table]:
             notes=("Paper (Fig. 3): extrapolated networks tell early, at a flat learning rate, which will be best.",),
         )
     ]
-    if len(found.final) > 2:
-        tables.append(
-            Table(
-                title="Rank correlation (Spearman) of an early ranking at a flat learning rate with the final one",
-                header=("", *(f"epoch {epoch}" for epoch in moments), f"mean of epochs 3-{choice.epochs}"),
-                rows=tuple(
-                    (
-                        label,
-                        *(f"{found.correlation(way, epoch):.2f}" for epoch in moments),
-                        f"{_mean(found, way, choice.epochs):.2f}",
-                    )
-                    for way, label in _WAYS.items()
-                ),
-                notes=(
-                    f"{len(found.final)} networks, one seed: an exchange of two neighbours moves it by {_exchange(found):.2f}.",
-                ),
-            )
-        )
-    return tables
+    return [*tables, *summary(results)]
 
 
-def _mean(found: _Found, way: str, epochs: int) -> float:
-    values = [found.correlation(way, epoch) for epoch in range(min(3, epochs), epochs + 1)]
-    return sum(values) / len(values)
-
-
-def _exchange(found: _Found) -> float:
-    """By how much one exchange of neighbours lowers the correlation of rankings of n: 12 / (n (n^2 - 1))."""
+def summary(results: Mapping[str, Any]) -> list[Table]:
+    """The rank correlations, where more than two networks are finished."""
+    found = _found([key.removesuffix(f"-{_FLAT}") for key in results if key.endswith(f"-{_FLAT}")], results)
+    if len(found.final) <= 2:
+        return []
+    epochs = len(next(iter(found.flat.values()))[LAST])
+    moments = _moments(epochs)
+    early = range(min(3, epochs), max(epochs // 2, min(3, epochs)) + 1)
+    rows = []
+    for way, label in _WAYS.items():
+        values = [found.correlation(way, epoch) for epoch in early]
+        shown = [sum(values) / len(values), *(found.correlation(way, epoch) for epoch in moments)]
+        rows.append((label, *(f"{value:.2f}" for value in shown)))
     n = len(found.final)
-    return 12 / (n * (n * n - 1))
+    return [
+        Table(
+            title=f"Rank correlation of {n} networks, early held-out error with final test error",
+            header=("", f"mean of epochs {early[0]}-{early[-1]}", *(f"epoch {epoch}" for epoch in moments)),
+            rows=tuple(rows),
+            notes=(
+                "Spearman's; early at a flat learning rate, final with the paper's schedule; one seed.",
+                f"Exchanging two neighbours in a ranking moves it by {12 / (n * (n * n - 1)):.2f} at least.",
+            ),
+        )
+    ]
 
 
-def _parameters(name: str) -> int:
-    return sum(parameter.numel() for parameter in build(name, 3, 10).parameters())
+def _parameters(name: str, dataset: str) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build(name, 1 if dataset == "mnist" else 3, 10).parameters())
 
 
 def _draw(choice: Choice, results: Mapping[str, Any]) -> Any:
-    found = _found(choice, results)
+    found = _found(choice.networks, results)
     made = style.figure(9.6, 4.0)
     left, right = made.subplots(1, 2, width_ratios=(1.5, 1))
     colours = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE, style.ORANGE, style.SKY, style.BLACK)
@@ -208,7 +197,7 @@ def _draw(choice: Choice, results: Mapping[str, Any]) -> Any:
     style.grid(left)
     if len(found.final) > 2:
         epochs = range(1, choice.epochs + 1)
-        lines: Sequence[tuple[str, str]] = ((LAST, style.GREY), (_AVERAGE, style.BLUE), (LOOP, style.VERMILION))
+        lines: Sequence[tuple[str, str]] = ((LAST, style.GREY), (AVERAGE_5, style.BLUE), (LOOP, style.VERMILION))
         for way, colour in lines:
             right.plot(epochs, [found.correlation(way, e) for e in epochs], color=colour, label=_WAYS[way])
         right.legend(fontsize=8, loc="lower right")

@@ -1,7 +1,7 @@
 """`make bench`: prints medians and ratios of everything measured side by side, and the machine it was measured on.
 
-Usage: python -m tests.benchmarks [window] [latency] [search] [digits] [beside] [--rounds N] [--seeds N] [--dir FOLDER]
-[--record FOLDER]
+Usage: python -m tests.benchmarks [window] [latency] [search] [digits] [beside] [readme] [--rounds N] [--seeds N] [--dir FOLDER]
+[--record FOLDER]; `readme` puts the tables of kept results into the README.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import beside, digits, latency, search, window
+from tests.benchmarks import beside, digits, latency, readme, search, window
 
 
 def main() -> None:
@@ -34,6 +34,8 @@ def main() -> None:
         search.show()
     if "beside" in arguments.names:
         beside.show(arguments.dir, arguments.rounds)
+    if "readme" in arguments.names:
+        readme.main()
     if "digits" in arguments.names:
         record = arguments.record / "digits.json" if arguments.record else None
         digits.show(arguments.dir, arguments.seeds, record)

@@ -16,7 +16,7 @@ def digits(count, seed, side=28):
     y, x = np.mgrid[:side, :side]
     angle = np.pi * labels[:, None, None] / 10
     wave = np.sin(0.7 * (x * np.cos(angle) + y * np.sin(angle)))
-    images = 128 + 80 * wave + 30 * random.standard_normal((count, side, side))
+    images = 128 + 40 * wave + 70 * random.standard_normal((count, side, side))
     return images.clip(0, 255).astype(np.uint8), labels.astype(np.uint8)
 
 

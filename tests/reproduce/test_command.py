@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -112,7 +113,7 @@ def test_every_experiment_runs_small(name, tmp_path, small_data):
         assert stem.with_suffix(ending).stat().st_size > 100
         assert str(stem.with_suffix(ending)) in printed
     record = json.loads(stem.with_suffix(".json").read_text())
-    assert record["command"] == f"rna-watch reproduce {name} --quick"
+    assert record["command"] == f"rna-watch reproduce {name} --data DIR --quick"
     assert {"versions", "seeds", "settings", "seconds", "machine"} <= record.keys()
     text = stem.with_suffix(".txt").read_text()
     assert text in printed
@@ -159,6 +160,41 @@ def test_what_is_finished_can_be_shown(counted, tmp_path):
     record = json.loads((tmp_path / "theorem-quick.json").read_text())
     assert record["not_run"] == ["c"]
     assert set(record["results"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize("name", ["networks", "prototyping", "imagenet"])
+def test_tables_of_what_is_finished_need_no_data(name):
+    """--so-far works where the images are not, with the results alone; without any, everything is marked as not run."""
+    plan = experiment.plan(name, Settings(so_far=True))
+    assert any("not run" in render(table) for table in plan.tables({}))
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_leaves_no_process_behind(number, tmp_path, small_data):
+    """Ended while a training and a daemon run, the command takes both with it; started again, it goes on."""
+    arguments = [sys.executable, "-m", "rna_watch", "reproduce", "networks", "--quick", "--out", str(tmp_path)]
+    child = subprocess.Popen(
+        [*arguments, "--data", str(small_data)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    first = tmp_path / "networks-quick.runs" / "mnist-vgg4-momentum-seed0" / "epochs" / "epoch_001.pt"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and child.poll() is None and not first.exists():
+        time.sleep(0.02)
+    ours = [
+        p for p in psutil.process_iter(["cmdline"]) if any(str(tmp_path) in part for part in p.info["cmdline"] or ())
+    ]
+    assert len(ours) >= 3
+    child.send_signal(number)
+    assert child.wait(60) != 0
+    _, alive = psutil.wait_procs(ours, timeout=30)
+    assert not alive
 
 
 def test_whole_tables_are_not_made_of_parts(tmp_path):

@@ -24,7 +24,7 @@ def a_run(tmp_path, **changes):
 def coloured(tmp_path):
     """CIFAR-10's form in memory: 60 images, 20 held out; the labels are the numbers of the images."""
     _, images, _ = cifar_records(60, 0)
-    part = Labelled(images=images, labels=np.arange(60, dtype=np.uint8), digest="")
+    part = Labelled(images=images, labels=np.arange(60, dtype=np.uint8))
     return InMemory(part, part, a_run(tmp_path, dataset="cifar10", held_out=20), CPU), images
 
 
@@ -134,7 +134,9 @@ def test_the_schedule_is_the_authors(tmp_path):
     flat = a_run(tmp_path, schedule="flat")
     assert {flat.learning_rate(epoch) for epoch in range(1, 5)} == {0.1}
     steps = a_run(tmp_path, schedule="steps", epochs=90)
-    assert [steps.learning_rate(e) for e in (1, 30, 31, 90)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    assert [steps.learning_rate(e) for e in (1, 30, 31, 60, 61, 90)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    )
     assert a_run(tmp_path, epochs=1).learning_rate(1) == 0.001
 
 
@@ -200,13 +202,43 @@ def test_a_folder_of_another_form_is_refused(pictures, tmp_path):
     with pytest.raises(UsageError, match=r"train.*--data"):
         from_folder(tmp_path)
     (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "val" / "a").mkdir(parents=True)
     with pytest.raises(UsageError, match="no images"):
         from_folder(tmp_path)
+    (tmp_path / "val" / "a").rmdir()
     for part, name in (("train", "a"), ("val", "b")):
         (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
-        (tmp_path / part / name / "1.png").write_bytes(b"no image")
+        for number in "12":
+            (tmp_path / part / name / f"{number}.png").write_bytes(b"no image")
     with pytest.raises(UsageError, match="different classes: a"):
         from_folder(tmp_path)
     (tmp_path / "val" / "b").rename(tmp_path / "val" / "a")
-    with pytest.raises(UsageError, match=r"1\.png cannot be read as an image"):
-        list(from_folder(tmp_path).train(1, 0, 4))
+    with pytest.raises(UsageError, match=r"\d\.png cannot be read as an image"):
+        list(from_folder(tmp_path, held_out=1).test())
+
+
+def test_more_than_there_is_cannot_be_held_out(pictures, tmp_path):
+    """Neither of a folder nor of files: the message says how many there are."""
+    with pytest.raises(UsageError, match="held_out is 500.*120 images"):
+        from_folder(pictures, held_out=500)
+    write_mnist(tmp_path, train=40)
+    with pytest.raises(UsageError, match="held_out is 50.*40 images"):
+        data.load(a_run(tmp_path), CPU)
+
+
+def test_part_of_a_folder_has_all_classes(pictures):
+    """`test_images` takes some at random, not the first classes."""
+    some = [y for _, part in from_folder(pictures, test_images=12).test() for y in part.tolist()]
+    assert len(some) == 12
+    assert len(set(some)) > 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_augmentation_on_a_gpu_is_that_of_the_processor(coloured):
+    """The same crops and flips, up to rounding."""
+    loaded, images = coloured
+    part = Labelled(images=images, labels=np.arange(60, dtype=np.uint8))
+    other = InMemory(part, part, a_run("", dataset="cifar10", held_out=20), torch.device("cuda"))
+    for (x, y), (again, labels) in zip(loaded.train(1, 0, 16), other.train(1, 0, 16), strict=True):
+        torch.testing.assert_close(x, again.cpu())
+        assert torch.equal(y, labels.cpu())

@@ -22,11 +22,10 @@ def test_cifar_is_read_as_written(tmp_path, ending, pack, inner):
     np.testing.assert_array_equal(train.images, images)
     np.testing.assert_array_equal(train.labels, labels)
     assert test.images.shape == (3, 32, 32, 3)
-    assert train.digest != test.digest
 
 
 def test_cifar_is_read_from_its_archive(tmp_path):
-    """The archive as it is distributed needs no unpacking, and gives the same digest."""
+    """The archive as it is distributed needs no unpacking."""
     write_cifar(tmp_path / "cifar-10-batches-bin")
     plain, _ = formats.cifar10(tmp_path)
     other = tmp_path / "other"
@@ -36,7 +35,7 @@ def test_cifar_is_read_from_its_archive(tmp_path):
             tar.add(tmp_path / "cifar-10-batches-bin" / name, f"cifar-10-batches-bin/{name}")
     packed, _ = formats.cifar10(other)
     np.testing.assert_array_equal(packed.images, plain.images)
-    assert packed.digest == plain.digest
+    np.testing.assert_array_equal(packed.labels, plain.labels)
 
 
 @pytest.mark.parametrize(("ending", "pack"), PACKED, ids=["plain", "gzip", "xz"])

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,16 +10,10 @@ import pytest
 import torch
 
 from rna_watch.errors import RnaWatchError, UsageError
-from rna_watch.reproduce import imagenet, networks, networks_tables, prototyping
+from rna_watch.reproduce import imagenet, networks, networks_plot, networks_tables, prototyping
 from rna_watch.reproduce.experiment import Settings
 from rna_watch.reproduce.images import judge, training, watched
-from rna_watch.reproduce.images.results import (
-    curves,
-    difference_of_coefficients,
-    first_epoch,
-    roughness,
-    written,
-)
+from rna_watch.reproduce.images.results import curves, difference_of_coefficients, first_epoch, rise, tasks, written
 from rna_watch.reproduce.images.spec import RunSpec, write
 from rna_watch.reproduce.tables import render
 from tests.reproduce.image_files import write_mnist
@@ -100,6 +95,17 @@ def test_killed_at_any_moment_it_goes_on_bitwise(alone, small_mnist, tmp_path):
         assert path.read_bytes() == (tmp_path / "epochs" / path.name).read_bytes()
 
 
+def test_stopped_before_its_checkpoint_is_there_it_writes_it(alone, small_mnist, tmp_path):
+    """A stop between the state and the checkpoint: the epoch is not trained again, and the checkpoint is the same."""
+    folder, curve = alone
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "curve.json").unlink()
+    (tmp_path / "run" / "epochs" / "epoch_008.pt").unlink()
+    assert trained(a_run(small_mnist), tmp_path / "run") == curve
+    again = (tmp_path / "run" / "epochs" / "epoch_008.pt").read_bytes()
+    assert again == (folder / "epochs" / "epoch_008.pt").read_bytes()
+
+
 def test_the_daemon_beside_it_changes_nothing(alone, beside):
     """With the daemon watching, the training has the same curve and the same checkpoints, bit for bit."""
     folder, curve = alone
@@ -110,14 +116,14 @@ def test_the_daemon_beside_it_changes_nothing(alone, beside):
     assert any("epoch 8 of 8" in line for line in said)
 
 
-def test_the_daemon_judges_what_the_training_judges(beside):
+def test_the_daemon_judges_what_the_training_judges(beside, small_mnist):
     """The original's error is the network's; where windows are the same, so are coefficients and extrapolated errors."""
     _, result, _ = beside
     daemon, curve = result["daemon"], result["curve"]
     assert daemon["epochs"] == list(range(1, 9))
     assert daemon["values"]["original"] == pytest.approx([row["network"]["test_error"] for row in curve])
     assert daemon["residuals"] == ["gradient"]
-    count, worst = difference_of_coefficients(result)
+    count, worst = difference_of_coefficients(result, a_run(small_mnist))
     assert count == 2  # epochs 7 and 8: before, the daemon's window has the second epoch's interval too
     assert worst < 1e-5
     assert daemon["values"]["rna-5-1e-08"][-1] == pytest.approx(curve[-1]["extrapolated"]["test_error"], abs=1.0)
@@ -154,6 +160,20 @@ def test_other_settings_of_the_daemon_are_judged_anew(beside, small_mnist, monke
     assert again["daemon"]["epochs"] == list(range(1, 9))
 
 
+def test_large_checkpoints_of_a_finished_run_are_removed(beside, small_mnist, tmp_path, monkeypatch):
+    """They were judged; where other settings need them again, the run is trained again."""
+    folder, result, _ = beside
+    shutil.copytree(folder, tmp_path / "run", symlinks=True)
+    shutil.rmtree(tmp_path / "run" / "epochs" / ".rna-watch")
+    monkeypatch.setattr(watched, "_LARGE_BYTES", 1)
+    watched.train_watched(a_run(small_mnist), tmp_path / "run", lambda _: None, "cpu")
+    assert not list((tmp_path / "run" / "epochs").glob("*.pt"))
+    monkeypatch.setitem(watched.DAEMON, "averages", [5])
+    again = watched.train_watched(a_run(small_mnist), tmp_path / "run", lambda _: None, "cpu")
+    assert bare(again["curve"]) == bare(result["curve"])
+    assert again["daemon"]["epochs"] == list(range(1, 9))
+
+
 def test_online_the_network_itself_is_extrapolated(small_mnist, tmp_path, alone):
     """The network goes on from the extrapolated point: the same first epochs, then another path; it learns all the same."""
     _, offline = alone
@@ -163,6 +183,7 @@ def test_online_the_network_itself_is_extrapolated(small_mnist, tmp_path, alone)
     assert all(row["extrapolated"] is None for row in curve)
     assert curve[-1]["network"]["test_error"] < 40
     assert set(curves({"curve": curve})) == {"online"}
+    assert not list((tmp_path / "epochs").iterdir())
 
 
 def test_the_average_is_judged_where_it_is_asked_for(small_mnist, tmp_path, alone):
@@ -183,9 +204,15 @@ def test_a_training_that_fails_says_why(small_mnist, tmp_path):
 
 
 def made(last, **others):
-    """The result of a run with these test errors: `last` of the network, others of the daemon's methods."""
+    """The result of a run with these errors: `last` of the network, others of the daemon's methods."""
     curve = [
-        {"epoch": i, "network": {"test_error": value}, "extrapolated": {"test_error": value - 1}, "c": []}
+        {
+            "epoch": i,
+            "network": {"test_error": value, "held_out_error": value},
+            "extrapolated": {"test_error": value - 1, "held_out_error": value - 1},
+            "seconds": 1.0,
+            "c": [],
+        }
         for i, value in enumerate(last, start=1)
     ]
     daemon = {
@@ -195,7 +222,7 @@ def made(last, **others):
         "residuals": ["gradient"],
         "weights": {},
     }
-    return {"curve": curve, "daemon": daemon}
+    return {"device": "cpu", "curve": curve, "daemon": daemon}
 
 
 def test_levels_are_counted_as_the_paper_does(small_mnist):
@@ -203,20 +230,68 @@ def test_levels_are_counted_as_the_paper_does(small_mnist):
     task = {"dataset": "mnist", "network": "vgg4", "epochs": 5, "seeds": [0, 1]}
     choice = networks.Choice(optimizers=("momentum", "sgd"), online=())
     runs = networks.specs(task, small_mnist, choice)
+    average = [None, None, 5.2, 5.1, 4.9]
     results = {
-        runs[0].key: made([20, 9, 6, 5.5, 5], average=[None, None, 5.2, 5.1, 4.9], rna=[None, None, 9, 9, 9]),
-        runs[2].key: made([20, 11, 9.5, 6.9, 5], average=[None, None, 6.5, 5.1, 5]),
+        runs[0].key: made([20, 9, 6, 5.5, 5], average=average, rna=[None, None, 9, 9, 9]),
+        runs[1].key: made([30, 20, 8, 7, 6], average=[None, None, 8, 6.5, 6]),
+        runs[2].key: made([20, 11, 9.5, 6.9, 5], average=[None, None, 6.5, 5.1, 5], rna=[None, None, 9, 9, 9]),
+        runs[3].key: made([30, 20, 8, 7, 6], average=[None, None, 8, 6.5, 6]),
     }
     levels, errors, absent = networks_tables.tables(runs, results)
     rows = {row[0]: row[1:] for row in levels.rows}
     assert rows["momentum: last iterate"] == ("2.5", "3.5", "4", "4.5", "5")
     assert rows["momentum: best plain average"][1] == "3 (1.17)"
-    assert "1 of 2 never" not in rows["momentum: best plain average"]
-    assert not any(name.startswith("SGD") for name in rows)
-    assert any("mnist-vgg4-sgd-seed0" in note for note in levels.notes)
+    assert rows["SGD: last iterate"] == ("3 (0.83)", "4 (0.88)", "5 (0.80)", "never", "never")
+    assert "SGD: best RNA of N = 5, 10 and 1e-08, 1e-02" not in rows
     cells = {row[0]: row for row in errors.rows}
     assert cells["momentum: last iterate"][3].startswith("5.00 ± 0.00 [+0.05 ± 0.05]")
+    assert cells["momentum: best plain average"][3] == "4.95 ± 0.05"
     assert all(row[-1] == "not run" for row in absent.rows)
+
+
+def test_seeds_that_only_one_optimizer_has_do_not_count(small_mnist):
+    """Levels and means are over the seeds that all optimizers have; what is missing is named; online names its seed."""
+    task = {"dataset": "mnist", "network": "vgg4", "epochs": 3, "seeds": [0, 1, 2]}
+    runs = networks.specs(task, small_mnist, networks.Choice(online=("momentum",)))
+    results = {run.key: made([9, 8, 7]) for run in runs if run.seed < 2 and run.key != "mnist-vgg4-sgd-seed1"}
+    for row in results["mnist-vgg4-momentum-online-seed0"]["curve"]:
+        row["extrapolated"] = None
+    del results["mnist-vgg4-momentum-online-seed0"]["daemon"]
+    (task,) = tasks(runs, results)
+    assert task.seeds == [0]
+    levels, errors, _ = networks_tables.tables(runs, results)
+    assert "seeds 0)" in levels.title
+    assert "mnist-vgg4-sgd-seed1" in levels.notes[-1]
+    results["mnist-vgg4-sgd-seed1"] = made([9, 8, 7])
+    levels, errors, _ = networks_tables.tables(runs, results)
+    online = next(row for row in errors.rows if "online" in row[0])
+    assert online[0] == "momentum: online RNA, N = 5, 1e-08 (seed 0)"
+    assert "[" not in online[1]
+
+
+def test_what_was_not_judged_is_not_filled_in(small_mnist):
+    """Before its first model a method has the last iterate; a hole later on is a dash, in tables and in means."""
+    found = curves(made([9, 8, 7, 6], rna=[None, 5, None, 4]))
+    assert found["rna"][:2] == [9, 5]
+    assert found["rna"][2] != found["rna"][2]
+    assert first_epoch(found["rna"], 5) == 2
+    assert written([1.0, found["rna"][2]]) == "-"
+    runs = networks.specs({"dataset": "mnist", "network": "vgg4", "epochs": 4}, small_mnist, networks.Choice(online=()))
+    results = {run.key: made([9, 8, 7, 6], rna=[None, None, None, None], average=[None, 5, 5, None]) for run in runs}
+    _, errors, _ = networks_tables.tables(runs, results)
+    assert not any("best RNA" in row[0] for row in errors.rows)
+    assert next(row for row in errors.rows if row[0] == "momentum: best plain average")[3] == "-"
+
+
+def test_the_short_tables_name_what_was_not_run(small_mnist):
+    """The README's form: a task's title, three levels, the end, and every run that is missing."""
+    runs = networks.specs({"dataset": "mnist", "network": "vgg4", "epochs": 4}, small_mnist, networks.Choice())
+    results = {run.key: made([9, 8, 7, 6]) for run in runs if not run.online}
+    (table,) = networks_tables.summary(runs, results)
+    assert table.title == "vgg4 on mnist, 4 epochs, seeds 0"
+    assert any("mnist-vgg4-sgd-online-seed0" in note and "Not run" in note for note in table.notes)
+    assert networks_plot.draw(runs, results)
+    assert networks_plot.draw(runs, {})
 
 
 def test_the_papers_numbers_stand_beside_ours(small_mnist):
@@ -224,17 +299,19 @@ def test_the_papers_numbers_stand_beside_ours(small_mnist):
     runs = networks.specs(
         {"dataset": "cifar10", "network": "resnet18", "epochs": 5}, small_mnist, networks.Choice(online=())
     )
-    levels, _, absent = networks_tables.tables(runs, {runs[0].key: made([20, 9, 6, 5.5, 5])})
+    levels, _, absent = networks_tables.tables(runs, {run.key: made([20, 9, 6, 5.5, 5]) for run in runs})
     assert ("paper: momentum + RNA", "16", "40", "59", "63", "85") in levels.rows
     assert not any(row[0].startswith("resnet18") for row in absent.rows)
-    assert any(row[0] == "vgg19: SGD" and row[5] == "never" for row in absent.rows)
+    assert any(row[0] == "vgg19: SGD" and row[5] == "N/A" for row in absent.rows)
 
 
 def test_numbers_of_curves():
-    """First epochs, jumps and means by hand."""
+    """First epochs, rises and means by hand."""
     assert first_epoch([3.0, 2.0, 1.0], 2.0) == 2
     assert first_epoch([3.0], 2.0) is None
-    assert roughness([9.0, 5.0, 4.0, 6.0, 5.0]) == pytest.approx(4 / 3)
+    assert rise([9.0, 5.0, 4.0, 6.0, 5.0]) == pytest.approx(2 / 3)
+    assert rise([20.0 - i for i in range(12)]) == 0
+    assert rise([*[9.0] * 9, 5.0, 6.0, 5.0, 7.0]) == pytest.approx(3 / 7)
     assert written([1.0]) == "1.00"
     assert written([1.0, 3.0], sign=True) == "+2.00 ± 1.00"
 
@@ -249,7 +326,7 @@ def test_rank_correlation_by_hand(small_mnist):
             row["averaged"] = row["network"]
         results[f"{name}-flat"] = {"curve": flat}
         results[f"{name}-paper"] = {"curve": made([50.0, 5.0 + place])["curve"]}
-    found = prototyping._found(choice, results)
+    found = prototyping._found(choice.networks, results)
     assert found.correlation("last", 1) == pytest.approx(1.0)
     assert found.correlation("last", 2) == pytest.approx(-1.0)
     plan = prototyping.plan(
@@ -260,7 +337,7 @@ def test_rank_correlation_by_hand(small_mnist):
         plan.tables(results),
     )
     assert "not run" in render(first[0])
-    assert "Rank correlation" in render(second[1])
+    assert "Rank correlation of 3 networks" in render(second[1])
     assert plan.draw(results)
 
 
@@ -282,8 +359,20 @@ def test_table_5_marks_what_was_not_run(tmp_path):
         ({"task": []}, "unknown setting 'task'"),
         ({"tasks": [{"dataset": "mnist", "network": "vgg4"}]}, "lacks epochs"),
         ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "rate": 1}]}, "unknown setting 'rate'"),
-        ({"tasks": [{"dataset": "mnist", "network": "vgg5", "epochs": 2}]}, "no network 'vgg5'"),
-        ({"optimizers": ["adam"]}, "no optimizer 'adam'"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg5", "epochs": 2}]}, "network is 'vgg5'"),
+        ({"optimizers": ["adam"]}, "optimizer is 'adam'"),
+        ({"tasks": [{"dataset": "cifar", "network": "vgg4", "epochs": 2}]}, "dataset is 'cifar'"),
+        (
+            {"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "schedule": "cosine"}]},
+            "schedule is 'cosine'",
+        ),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 0}]}, "epochs is 0.*at least 1"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": "2"}]}, "epochs is '2'.*whole number"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "reg": "1e-8"}]}, "reg is '1e-8'.*1.0e-8"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "bf16": 1}]}, "bf16 is 1.*true or false"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "seeds": 0}]}, "seeds is 0.*a list"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "online": True}]}, "online is not its own"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": e} for e in (2, 3)]}, "two runs are called"),
     ],
 )
 def test_wrong_settings_are_named(small_mnist, config, said):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from rna_watch.errors import UsageError
 from rna_watch.reproduce.images import formats
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _EVALUATED = {"cpu": 500, "cuda": 2000}
 _PADDING = 4
 # one split for all seeds, so that models are chosen and judged on the same images
 _SPLIT_SEED = 0
-_READERS = {"cifar10": formats.cifar10, "mnist": formats.mnist}
+_READERS = {"cifar10": (formats.find_cifar10, formats.cifar10), "mnist": (formats.find_mnist, formats.mnist)}
 
 
 class Data(Protocol):
@@ -49,7 +50,8 @@ def check(spec: RunSpec) -> None:
         UsageError: they are not, or the dataset is unknown.
     """
     if spec.dataset in _READERS:
-        _READERS[spec.dataset](spec.data)
+        find, _ = _READERS[spec.dataset]
+        find(spec.data)
         return
     from rna_watch.reproduce.images import folder
 
@@ -63,7 +65,8 @@ def load(spec: RunSpec, device: torch.device) -> Data:
         UsageError: the files are not there, or are not of their format.
     """
     if spec.dataset in _READERS:
-        return InMemory(*_READERS[spec.dataset](spec.data), spec, device)
+        _, reader = _READERS[spec.dataset]
+        return InMemory(*reader(spec.data), spec, device)
     from rna_watch.reproduce.images.folder import FolderData
 
     return FolderData(spec, device)
@@ -87,9 +90,11 @@ class InMemory:
         chosen = order[: spec.held_out]
         trained = order[spec.held_out :][: spec.train_images or None]
         self._flip = spec.dataset == "cifar10"
-        pixels = train.images[trained].reshape(-1, self.channels) / 255.0
-        self._mean = torch.tensor(pixels.mean(axis=0), dtype=torch.float32, device=device)
-        self._std = torch.tensor(pixels.std(axis=0), dtype=torch.float32, device=device)
+        if not 0 < spec.held_out < len(order):
+            raise UsageError(
+                f"held_out is {spec.held_out}: {spec.dataset} has {len(order)} images to train on and to hold out"
+            )
+        self._mean, self._std = (value.to(device) for value in _moments(train.images[trained]))
         self._parts = {
             "train": _on(train, trained, device),
             "held out": _on(train, chosen, device),
@@ -100,18 +105,17 @@ class InMemory:
         """Batches of one epoch; the last incomplete one is used too."""
         images, labels = self._parts["train"]
         generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-        order = torch.randperm(len(labels), generator=generator)
+        order = torch.randperm(len(labels), generator=generator).to(images.device)
         side = images.shape[1]
         tops, lefts = torch.randint(0, 2 * _PADDING + 1, (2, len(labels)), generator=generator)
         flips = torch.rand(len(labels), generator=generator) < (0.5 if self._flip else 0.0)
         across = torch.arange(side)
-        rows = tops[:, None] + across
-        columns = lefts[:, None] + torch.where(flips[:, None], across.flip(0), across)
-        for chosen in torch.split(order, batch):
-            at, row, column = (t.to(images.device) for t in (chosen, rows[chosen], columns[chosen]))
+        rows = (tops[:, None] + across).to(images.device)
+        columns = (lefts[:, None] + torch.where(flips[:, None], across.flip(0), across)).to(images.device)
+        for at in torch.split(order, batch):
             padded = functional.pad(images[at], (0, 0, _PADDING, _PADDING, _PADDING, _PADDING))
-            each = torch.arange(len(at), device=images.device)
-            yield self._normalized(padded[each[:, None, None], row[:, :, None], column[:, None, :]]), labels[at]
+            each = torch.arange(len(at), device=images.device)[:, None, None]
+            yield self._normalized(padded[each, rows[at][:, :, None], columns[at][:, None, :]]), labels[at]
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The images that models are chosen on."""
@@ -130,6 +134,16 @@ class InMemory:
     def _normalized(self, images: Tensor) -> Tensor:
         """Bytes (B, H, W, C) as numbers (B, C, H, W), channels last in memory."""
         return ((images / 255.0 - self._mean) / self._std).permute(0, 3, 1, 2)
+
+
+def _moments(images: formats.UInt8) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, in units of 255, exactly: from counts of the 256 values."""
+    values = np.arange(256) / 255.0
+    shares = np.stack([np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)])
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    std = np.sqrt(np.maximum(shares @ values**2 - mean**2, 0.0))
+    return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
 
 
 def _on(

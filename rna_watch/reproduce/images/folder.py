@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from rna_watch.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator
 
     import numpy.typing as npt
     from torch import Tensor
@@ -31,36 +33,56 @@ _SPLIT_SEED = 0
 
 
 def check(spec: RunSpec) -> None:
-    """See that the folder is there and of this form.
+    """See that the folders are there, and that Pillow is.
 
     Raises:
-        UsageError: it is not, or Pillow is missing.
+        UsageError: they are not, or have different classes.
     """
     try:
         import PIL  # noqa: F401 - only its presence matters here
     except ImportError as error:
         raise UsageError("a folder of images needs Pillow: pip install 'rna-watch[reproduce]'") from error
-    train, _ = _listed(spec.data / "train")
-    test, _ = _listed(spec.data / "val")
+    train, test = (_classes(spec.data / part) for part in ("train", "val"))
     if train != test:
         odd = sorted(set(train) ^ set(test))
         raise UsageError(f"train and val in {spec.data} have different classes: {odd[0]} is in one of them only")
 
 
-def _listed(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
-    """Classes by name, and every image with the number of its class."""
+def _classes(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise UsageError(f"no folder {folder}: --data names one with train/CLASS/* and val/CLASS/*, as ImageNet's")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    images = [
-        (path, number)
-        for number, name in enumerate(classes)
-        for path in sorted((folder / name).iterdir())
-        if path.suffix.lower() in _ENDINGS
-    ]
-    if not images:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listed:
+    """Images of a folder: their paths below it (n,) as bytes, and the numbers of their classes (n,).
+
+    Arrays, because they go to every worker process: a million path objects would take seconds and half a gigabyte each.
+    """
+
+    folder: Path
+    paths: npt.NDArray[np.bytes_]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, chosen: npt.NDArray[np.int64]) -> _Listed:
+        """Some of them."""
+        return _Listed(folder=self.folder, paths=self.paths[chosen], labels=self.labels[chosen])
+
+
+def _listed(folder: Path) -> _Listed:
+    paths: list[bytes] = []
+    labels: list[int] = []
+    for number, name in enumerate(_classes(folder)):
+        found = sorted(entry.name for entry in os.scandir(folder / name) if Path(entry.name).suffix.lower() in _ENDINGS)
+        paths += [os.fsencode(f"{name}/{image}") for image in found]
+        labels += [number] * len(found)
+    if not labels:
         raise UsageError(f"no images in folders below {folder}: they end in {', '.join(sorted(_ENDINGS))}")
-    return classes, images
+    return _Listed(folder=folder, paths=np.array(paths), labels=np.array(labels, np.int64))
 
 
 class FolderData:
@@ -81,13 +103,14 @@ class FolderData:
 
     def __init__(self, spec: RunSpec, device: torch.device) -> None:
         check(spec)
-        classes, images = _listed(spec.data / "train")
-        self.classes = len(classes)
-        order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
-        held_out = min(spec.held_out, len(images) // 5)
-        self._held_out = [images[i] for i in order[:held_out]]
-        self._train = [images[i] for i in order[held_out:][: spec.train_images or None]]
-        self._test = _listed(spec.data / "val")[1][: spec.test_images or None]
+        images, test = _listed(spec.data / "train"), _listed(spec.data / "val")
+        if not 0 < spec.held_out < len(images):
+            raise UsageError(f"held_out is {spec.held_out}: {spec.data / 'train'} holds {len(images)} images")
+        self.classes = len(_classes(spec.data / "train"))
+        order, shuffled = (np.random.default_rng(_SPLIT_SEED).permutation(len(part)) for part in (images, test))
+        self._held_out = images.part(order[: spec.held_out])
+        self._train = images.part(order[spec.held_out :][: spec.train_images or None])
+        self._test = test.part(shuffled[: spec.test_images or None])
         self._spec, self._device = spec, device
         self._mean = torch.tensor(_MEAN, device=device)
         self._std = torch.tensor(_STD, device=device)
@@ -95,7 +118,7 @@ class FolderData:
     def train(self, epoch: int, seed: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of one epoch; the last incomplete one is left out where there is a whole one."""
         order = np.random.default_rng((seed, epoch)).permutation(len(self._train))
-        dataset = _Images([self._train[i] for i in order], self._spec.side, [(seed, epoch, int(i)) for i in order])
+        dataset = _Images(self._train.part(order), self._spec.side, _Seeds(seed=seed, epoch=epoch, order=order))
         return self._batches(dataset, batch, drop_last=len(order) >= batch)
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -123,12 +146,19 @@ class FolderData:
             yield normalized, labels.to(self._device, non_blocking=True)
 
 
-class _Images(Dataset[tuple["npt.NDArray[np.uint8]", int]]):
-    """Images (side, side, 3) with their labels; cropped at random where every one has a seed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seeds:
+    """What the augmentation of the i-th image follows from: seed, epoch, and which image it is."""
 
-    def __init__(
-        self, images: Sequence[tuple[Path, int]], side: int, seeds: Sequence[tuple[int, ...]] | None = None
-    ) -> None:
+    seed: int
+    epoch: int
+    order: npt.NDArray[np.int64]
+
+
+class _Images(Dataset[tuple["npt.NDArray[np.uint8]", int]]):
+    """Images (side, side, 3) with their labels; cropped at random where there are seeds."""
+
+    def __init__(self, images: _Listed, side: int, seeds: _Seeds | None = None) -> None:
         self._images, self._side, self._seeds = images, side, seeds
 
     def __len__(self) -> int:
@@ -137,7 +167,7 @@ class _Images(Dataset[tuple["npt.NDArray[np.uint8]", int]]):
     def __getitem__(self, i: int) -> tuple[npt.NDArray[np.uint8], int]:
         from PIL import Image, UnidentifiedImageError
 
-        path, label = self._images[i]
+        path = self._images.folder / os.fsdecode(bytes(self._images.paths[i]))
         try:
             with Image.open(path) as opened:
                 image = opened.convert("RGB")
@@ -147,11 +177,11 @@ class _Images(Dataset[tuple["npt.NDArray[np.uint8]", int]]):
         if self._seeds is None:
             image = image.resize(size, Image.Resampling.BILINEAR, box=_middle(*image.size))
         else:
-            random = np.random.default_rng(self._seeds[i])
+            random = np.random.default_rng((self._seeds.seed, self._seeds.epoch, int(self._seeds.order[i])))
             image = image.resize(size, Image.Resampling.BILINEAR, box=_crop(*image.size, random))
             if random.random() < 0.5:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(image, np.uint8).copy(), label
+        return np.asarray(image, np.uint8).copy(), int(self._images.labels[i])
 
 
 def _middle(width: int, height: int) -> tuple[float, float, float, float]:

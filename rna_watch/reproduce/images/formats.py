@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import lzma
 import struct
 import tarfile
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from rna_watch.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
 UInt8 = npt.NDArray[np.uint8]
@@ -36,11 +35,10 @@ _OPENERS: dict[str, Callable[[Path], Any]] = {"": lambda path: path.open("rb"), 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """Images (n, height, width, channels), labels (n,) from 0, and the SHA-256 of the uncompressed files."""
+    """Images (n, height, width, channels) and labels (n,) from 0."""
 
     images: UInt8
     labels: UInt8
-    digest: str
 
 
 def cifar10(folder: Path) -> tuple[Labelled, Labelled]:
@@ -55,15 +53,11 @@ def cifar10(folder: Path) -> tuple[Labelled, Labelled]:
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html, "binary version".
     """
-    archive = folder / _CIFAR_ARCHIVE
-    place = _place(folder, _CIFAR_FOLDER, _CIFAR_TRAIN[0])
-    if place is None and not archive.is_file():
-        raise UsageError(
-            f"no {_CIFAR_TRAIN[0]} (or .xz, .gz) in {folder} or in {folder / _CIFAR_FOLDER}: name its folder with --data"
-        )
+    place = find_cifar10(folder)
+    archived = place.is_file()
     found = []
     for names in (_CIFAR_TRAIN, _CIFAR_TEST):
-        contents = [_read(place, name) if place else _member(archive, f"{_CIFAR_FOLDER}/{name}") for name in names]
+        contents = [_member(place, f"{_CIFAR_FOLDER}/{name}") if archived else _read(place, name) for name in names]
         record = 1 + int(np.prod(_CIFAR_SHAPE))
         for name, content in zip(names, contents, strict=True):
             if not content or len(content) % record:
@@ -74,7 +68,7 @@ def cifar10(folder: Path) -> tuple[Labelled, Labelled]:
         if rows[:, 0].max() > 9:
             raise UsageError(f"{names[0]} in {folder} holds the label {rows[:, 0].max()}; CIFAR-10 has labels 0 to 9")
         images = np.ascontiguousarray(rows[:, 1:].reshape(-1, *_CIFAR_SHAPE).transpose(0, 2, 3, 1))
-        found.append(Labelled(images=images, labels=rows[:, 0].copy(), digest=_digest(contents)))
+        found.append(Labelled(images=images, labels=rows[:, 0].copy()))
     return found[0], found[1]
 
 
@@ -89,11 +83,7 @@ def mnist(folder: Path) -> tuple[Labelled, Labelled]:
 
     Source: LeCun, Cortes, Burges, "The MNIST database", file formats.
     """
-    place = _place(folder, _MNIST_FOLDER, _MNIST_FILES[0][0])
-    if place is None:
-        raise UsageError(
-            f"no {_MNIST_FILES[0][0]} (or .gz, .xz) in {folder} or in {folder / _MNIST_FOLDER}: name its folder with --data"
-        )
+    place = find_mnist(folder)
     found = []
     for names in _MNIST_FILES:
         contents = [_read(place, name) for name in names]
@@ -102,12 +92,34 @@ def mnist(folder: Path) -> tuple[Labelled, Labelled]:
             raise UsageError(
                 f"{names[0]} has shape {images.shape}, {names[1]} has {labels.shape}: they do not belong together"
             )
-        found.append(Labelled(images=images[..., None].copy(), labels=labels.copy(), digest=_digest(contents)))
+        found.append(Labelled(images=images[..., None].copy(), labels=labels.copy()))
     return found[0], found[1]
 
 
-def _place(folder: Path, inner: str, name: str) -> Path | None:
-    return next((p for p in (folder, folder / inner) for end in _OPENERS if (p / f"{name}{end}").is_file()), None)
+def find_cifar10(folder: Path) -> Path:
+    """The folder of CIFAR-10's files, or its archive, without reading them.
+
+    Raises:
+        UsageError: they are not there.
+    """
+    archive = folder / _CIFAR_ARCHIVE
+    return archive if archive.is_file() else _place(folder, _CIFAR_FOLDER, _CIFAR_TRAIN[0])
+
+
+def find_mnist(folder: Path) -> Path:
+    """The folder of MNIST's files, without reading them.
+
+    Raises:
+        UsageError: they are not there.
+    """
+    return _place(folder, _MNIST_FOLDER, _MNIST_FILES[0][0])
+
+
+def _place(folder: Path, inner: str, name: str) -> Path:
+    for place in (folder, folder / inner):
+        if any((place / f"{name}{ending}").is_file() for ending in _OPENERS):
+            return place
+    raise UsageError(f"no {name} (or .gz, .xz) in {folder} or in {folder / inner}: name its folder with --data")
 
 
 def _read(place: Path, name: str) -> bytes:
@@ -142,10 +154,3 @@ def _idx(content: bytes, name: str) -> UInt8:
     if len(content) - start != int(np.prod(shape)):
         raise UsageError(f"{name} announces the shape {shape}, but holds {len(content) - start} elements")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
-
-
-def _digest(contents: Iterable[bytes]) -> str:
-    total = hashlib.sha256()
-    for content in contents:
-        total.update(content)
-    return total.hexdigest()

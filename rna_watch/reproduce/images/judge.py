@@ -1,11 +1,10 @@
-"""What a network is worth on images: error and loss of each image, held out and test; the daemon's evaluator of a run."""
+"""What a network is worth on images: the error of each, held out and test; and the daemon's evaluator of a run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 
 from rna_watch.reproduce.images import architectures, data
 from rna_watch.reproduce.images.spec import read
@@ -29,8 +28,8 @@ evaluate = evaluator_of(Path(__file__).parent)
 
 
 @torch.no_grad()
-def judged(network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], *, bf16: bool) -> tuple[Tensor, Tensor]:
-    """Error in percent (0 or 100) and cross-entropy of each image, (n,) float64 on the processor, in eval mode.
+def errors(network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], *, bf16: bool) -> Tensor:
+    """Error in percent (0 or 100) of each image, (n,) float64 on the processor, in eval mode.
 
     Args:
         network: its mode is put back.
@@ -39,22 +38,20 @@ def judged(network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], *, bf16
     """
     training = network.training
     network.eval()
-    wrong, losses = [], []
+    wrong = []
     for x, y in batches:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-            logits = network(x)
-        logits = logits.float()
-        wrong.append((logits.argmax(1) != y).cpu())
-        losses.append(functional.cross_entropy(logits, y, reduction="none").cpu())
+            wrong.append(network(x).argmax(1) != y)
     network.train(training)
-    return 100.0 * torch.cat(wrong).double(), torch.cat(losses).double()
+    return 100.0 * torch.cat(wrong).cpu().double()
 
 
 def verdict(network: nn.Module, images: data.Data, *, bf16: bool) -> dict[str, float]:
-    """Mean error in percent on held-out and test images, and mean loss on the latter."""
-    held_out, _ = judged(network, images.held_out(), bf16=bf16)
-    test, losses = judged(network, images.test(), bf16=bf16)
-    return {HELD_OUT: held_out.mean().item(), TEST: test.mean().item(), "test_loss": losses.mean().item()}
+    """Mean error in percent on held-out and on test images."""
+    return {
+        HELD_OUT: errors(network, images.held_out(), bf16=bf16).mean().item(),
+        TEST: errors(network, images.test(), bf16=bf16).mean().item(),
+    }
 
 
 def evaluator_of(folder: Path) -> Callable[[dict[str, Tensor], torch.device], dict[str, Any]]:
@@ -71,8 +68,8 @@ def evaluator_of(folder: Path) -> Callable[[dict[str, Tensor], torch.device], di
         network, images = held["network"], held["images"]
         network.load_state_dict(state_dict)
         return {
-            HELD_OUT: judged(network, images.held_out(), bf16=spec.bf16)[0],
-            TEST: judged(network, images.test(), bf16=spec.bf16)[0],
+            HELD_OUT: errors(network, images.held_out(), bf16=spec.bf16),
+            TEST: errors(network, images.test(), bf16=spec.bf16),
         }
 
     return evaluate

@@ -8,13 +8,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import UsageError
+from rna_watch.reproduce.images.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 SPEC = "run.json"
 # learning rate at the first and the last epoch, and momentum; the paper's section 4.2 and its authors' code
 OPTIMIZERS = {"sgd": (1.0, 0.01, 0.0), "momentum": (0.1, 0.001, 0.9)}
+SCHEDULES = ("paper", "steps", "flat")
+DATASETS = ("cifar10", "mnist", "folder")
+_CHOICES: dict[str, Sequence[str]] = {
+    "dataset": DATASETS,
+    "network": tuple(ARCHITECTURES),
+    "optimizer": tuple(OPTIMIZERS),
+    "schedule": SCHEDULES,
+}
+_LEAST = {"epochs": 1, "n": 1, "batch": 2, "held_out": 1, "side": 8, "threads": 1}
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("dataset", "network", "optimizer", "schedule"), (str,)),
+    **dict.fromkeys(
+        ("seed", "epochs", "n", "batch", "held_out", "train_images", "test_images", "side", "threads"), (int,)
+    ),
+    **dict.fromkeys(("reg", "weight_decay", "scale"), (float, int)),
+    **dict.fromkeys(("online", "bf16", "averaged"), (bool,)),
+}
+_WORDS = {
+    str: "a word",
+    int: "a whole number",
+    float: "a number (1e-8 is written 1.0e-8 in YAML)",
+    bool: "true or false",
+}
 # the part of the epochs at the end that has the last learning rate: 10 of 100 in the authors' code
 _FLAT_END = 0.1
 
@@ -23,13 +47,13 @@ _FLAT_END = 0.1
 class RunSpec:
     """A run.
 
-    `data` is the folder of the data, `dataset` is cifar10, mnist, or folder (of images, as ImageNet's). `optimizer` is a key
-    of `OPTIMIZERS`. `schedule` is `paper` (linear to the last learning rate, the last tenth flat), `steps` (divided by ten
-    every 30 epochs, as usual on ImageNet) or `flat`. `online` puts the network itself to the extrapolated point after every
-    epoch. `n` and `reg` are RNA's. `train_images` and `test_images`: so many only, 0 for all; `held_out` of the training
-    images choose models. `scale` multiplies the learning rates. `bf16`: autocast. `side` is that of a folder's images.
-    `threads` of the processor compute and, beyond the first, read a folder's images. `averaged`: judge the uniform average
-    of RNA's window too.
+    `data` is the folder of the data, `dataset` is cifar10, mnist, or folder (of images, as ImageNet's). `network` is a key of
+    `architectures.ARCHITECTURES`, `optimizer` of `OPTIMIZERS`. `schedule` is `paper` (linear to the last learning rate, the
+    last tenth flat), `steps` (divided by ten after each third of the epochs, as usual on ImageNet) or `flat`; `scale`
+    multiplies the learning rates. `online` puts the network itself to the extrapolated point after every epoch. `n` and `reg`
+    are RNA's. `train_images` and `test_images`: so many only, 0 for all; `held_out` of the training images choose models.
+    `bf16`: autocast. `side` is that of a folder's images. `threads` of the processor compute and, beyond the first, read a
+    folder's images. `averaged`: judge the uniform average of RNA's window too.
     """
 
     data: Path
@@ -69,7 +93,7 @@ class RunSpec:
         if self.schedule == "flat":
             return first
         if self.schedule == "steps":
-            return float(first * 0.1 ** ((epoch - 1) // 30))
+            return float(first * 0.1 ** (3 * (epoch - 1) // self.epochs))
         falling = self.epochs - max(1, round(_FLAT_END * self.epochs))
         if epoch > falling or falling == 1:
             return last
@@ -104,6 +128,28 @@ def read(folder: Path) -> RunSpec:
     """The spec of a folder."""
     values = json.loads((folder / SPEC).read_text())
     return RunSpec(**{**values, "data": Path(values["data"])})
+
+
+def checked(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a run as a person gave them, of the right types and in range.
+
+    Args:
+        what: whose settings they are, for the message.
+        values: some of the fields of `RunSpec`.
+
+    Raises:
+        UsageError: one is unknown, of another type, or out of range.
+    """
+    check_names(what, values, RunSpec)
+    for name, value in values.items():
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise UsageError(f"{what}: {name} is {value!r}: take one of {', '.join(_CHOICES[name])}")
+        kind = _KINDS[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
+            raise UsageError(f"{what}: {name} is {value!r}: it must be {_WORDS[kind[0]]}")
+        if isinstance(value, int | float) and value < _LEAST.get(name, 0):
+            raise UsageError(f"{what}: {name} is {value!r}: it must be at least {_LEAST.get(name, 0)}")
+    return dict(values)
 
 
 def check_names(what: str, values: Mapping[str, Any], known: type) -> None:

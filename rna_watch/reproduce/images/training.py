@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 
     from rna_watch.reproduce.images.spec import RunSpec
 
-EPOCHS, CURVE = "epochs", "curve.json"
-_STATE = "state.pt"
+EPOCHS, CURVE, STATE = "epochs", "curve.json", "state.pt"
 
 
 def main(folder: Path) -> None:
     """Train the run of a folder to its end, alone: a process that a killed command left behind is waited for."""
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for a process that trains this run already", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         train(folder)
 
 
@@ -54,8 +57,10 @@ def train(folder: Path) -> None:
         network.parameters(), lr=spec.learning_rate(1), momentum=spec.momentum, weight_decay=spec.weight_decay
     )
     rna = Rna(network, optimizer, spec.n, spec.reg)
-    curve = _resume(folder, network, rna, device)
     (folder / EPOCHS).mkdir(exist_ok=True)
+    curve = _resume(folder, network, rna, device)
+    if curve:
+        _publish(folder, spec, len(curve), network, optimizer)
     for epoch in range(len(curve) + 1, spec.epochs + 1):
         begun = time.perf_counter()
         for group in optimizer.param_groups:
@@ -64,8 +69,6 @@ def train(folder: Path) -> None:
         rna.store()
         found = rna.accelerate(network if spec.online else extrapolated)
         seconds = time.perf_counter() - begun
-        content = {"epoch": epoch, "model": network.state_dict(), "optimizer": optimizer.state_dict()}
-        _save(content, folder / EPOCHS / f"epoch_{epoch:03d}.pt")
         row = {
             "epoch": epoch,
             "learning_rate": spec.learning_rate(epoch),
@@ -77,7 +80,9 @@ def train(folder: Path) -> None:
             "averaged": _averaged(rna, extrapolated, images, spec),
         }
         curve.append(row)
-        _save({"network": network.state_dict(), "rna": rna.state_dict(), "curve": curve}, folder / _STATE)
+        # the state first: were it the checkpoint, a stop between the two would have the epoch trained and written again
+        _save({"network": network.state_dict(), "rna": rna.state_dict(), "curve": curve}, folder / STATE)
+        _publish(folder, spec, epoch, network, optimizer)
         print(f"epoch {epoch} of {spec.epochs}", flush=True)
     _write(folder / CURVE, json.dumps(curve).encode())
 
@@ -105,8 +110,15 @@ def _averaged(rna: Rna, network: nn.Module, images: data.Data, spec: RunSpec) ->
     return verdict(network, images, bf16=spec.bf16)
 
 
+def _publish(folder: Path, spec: RunSpec, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write the epoch's checkpoint, unless it is there; online nobody watches, and there are none."""
+    path = folder / EPOCHS / f"epoch_{epoch:03d}.pt"
+    if not spec.online and not path.exists():
+        _save({"epoch": epoch, "model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
+
+
 def _resume(folder: Path, network: nn.Module, rna: Rna, device: torch.device) -> list[dict[str, Any]]:
-    path = folder / _STATE
+    path = folder / STATE
     if not path.exists():
         return []
     state = torch.load(path, map_location=device, weights_only=True)

@@ -12,26 +12,34 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from rna_watch.acceleration.candidate import AVERAGE, RNA
 from rna_watch.comparison.comparison import CHOSEN, compare
+from rna_watch.comparison.members import members_of
 from rna_watch.daemon import background, paths
 from rna_watch.daemon.lock import living_owner
 from rna_watch.daemon.status import load
 from rna_watch.errors import NothingToDo, RnaWatchError
-from rna_watch.journal.replay import PENDING
+from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.reproduce.images import judge, spec
-from rna_watch.reproduce.images.training import CURVE, EPOCHS
+from rna_watch.reproduce.images.training import CURVE, EPOCHS, STATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from rna_watch.comparison.comparison import Comparison
+    from rna_watch.comparison.members import Member
     from rna_watch.daemon.paths import RunPaths
+    from rna_watch.journal.replay import Checkpoint, RunState
     from rna_watch.reproduce.images.spec import RunSpec
 
 _POLL_S = 2.0
-# a checkpoint's evaluations may take longer than its epoch; beyond this without any progress something is wrong
-_STUCK_S = 1800.0
+# longer than one evaluation may take: beyond this without any progress something is wrong
+_STUCK_S = 7200.0
+# checkpoints of a finished run that take more than this are removed: their models were judged
+_LARGE_BYTES = 2**30
 # the members that the tables show: averages of several lengths, exponential ones, RNA at two lengths and lambdas
 DAEMON: dict[str, Any] = {
     "engine": "inline",
@@ -77,9 +85,10 @@ def train(run: RunSpec, folder: Path, say: Callable[[str], None]) -> list[dict[s
                 assert child.stdout is not None
                 for line in child.stdout:
                     say(f"{run.key}: {line.strip()}")
+            except BaseException:
+                os.killpg(child.pid, signal.SIGTERM)  # with the processes that read images for it
+                raise
             finally:
-                if child.poll() is None and sys.exc_info()[0] is not None:
-                    os.killpg(child.pid, signal.SIGTERM)
                 code = child.wait()
         if code != 0:
             said = (folder / "training.log").read_text(errors="replace").strip()[-1000:]
@@ -91,6 +100,8 @@ def train(run: RunSpec, folder: Path, say: Callable[[str], None]) -> list[dict[s
 def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device: str) -> dict[str, Any]:
     """Train a run with the daemon beside it; the training's `curve`, and what the `daemon` found.
 
+    The checkpoints of a finished run stay, unless they are large; a run is trained again only where they are needed and gone.
+
     Args:
         run: what to train.
         folder: of the run.
@@ -100,16 +111,15 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device
     Raises:
         RnaWatchError: the training or the daemon failed.
     """
+    spec.write(run, folder)
     epochs = folder / EPOCHS
-    epochs.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluator.py").write_text(judge.EVALUATOR)
+    epochs.mkdir(exist_ok=True)
     where = paths.resolve(epochs, None)
     settings, text = folder / "daemon.yaml", json.dumps({**DAEMON, "device": device}, indent=1)  # JSON is YAML
     if settings.exists() and settings.read_text() != text:
-        for made in (where.models, where.state):
-            shutil.rmtree(made, ignore_errors=True)
+        _forget(folder, where)
+    (folder / "evaluator.py").write_text(judge.EVALUATOR)
     settings.write_text(text)
-    spec.write(run, folder)
     if living_owner(where) is None:
         evaluator = f"{folder / 'evaluator.py'}:evaluate"
         background.start(where, [str(epochs), "--config", str(settings), "--evaluator", evaluator])
@@ -120,7 +130,31 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device
         with contextlib.suppress(NothingToDo):
             background.stop(where)
     state, _ = load(where)
-    return {"curve": curve, "daemon": found(compare(state, metric=judge.TEST), state)}
+    daemon = found(compare(state, metric=judge.TEST), state)
+    lacking = [row["epoch"] for row in curve if row["epoch"] not in daemon["epochs"]]
+    if lacking:
+        raise RnaWatchError(f"{run.key}: the daemon judged no model of epoch {lacking[0]}; see {where.log}")
+    checkpoints = list(epochs.glob("epoch_*.pt"))
+    if sum(path.stat().st_size for path in checkpoints) > _LARGE_BYTES:
+        for path in checkpoints:
+            path.unlink()
+    return {"device": named(device), "curve": curve, "daemon": daemon}
+
+
+def _forget(folder: Path, where: RunPaths) -> None:
+    """Remove what a daemon of other settings found; and the training too, where its checkpoints are gone."""
+    with contextlib.suppress(NothingToDo):
+        background.stop(where)  # left behind by a command that was killed
+    for made in (where.models, where.state):
+        shutil.rmtree(made, ignore_errors=True)
+    if (folder / CURVE).exists() and not any(where.run.glob("epoch_*.pt")):
+        for name in (CURVE, STATE):
+            (folder / name).unlink(missing_ok=True)
+
+
+def named(device: str) -> str:
+    """What a device is called."""
+    return torch.cuda.get_device_name() if device.startswith("cuda") else device
 
 
 def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None:
@@ -129,7 +163,7 @@ def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None
     while True:
         state, _ = load(where)
         stages = [checkpoint.stage for checkpoint in state.checkpoints.values()]
-        done = sum(stage not in PENDING for stage in stages)
+        done = sum(stage not in PENDING and stage != Stage.WAITING for stage in stages)
         if done >= run.epochs:
             return
         events = done * 1000 + sum(len(checkpoint.evaluations) for checkpoint in state.checkpoints.values())
@@ -143,36 +177,43 @@ def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None
         time.sleep(_POLL_S)
 
 
-def found(comparison: Comparison, state: Any) -> dict[str, Any]:
-    """What the journal of a run says, by epoch: test error of each kind and recipe, which member it was, and the verdicts.
+def found(comparison: Comparison, state: RunState) -> dict[str, Any]:
+    """What the journal of a run says, by epoch: test error of each kind and recipe, which member it was, and its weights.
 
-    `values[key][i]` belongs to `epochs[i]`; None where there was none. `weights` has the paper's recipe's, for comparison
-    with those of the training itself.
+    `values[key][i]` belongs to `epochs[i]`; None where there was none. A kind's member (`picked`) is the one with the lowest
+    held-out error; `uniform` is the best uniform average, where `average` may be an exponential one. `weights` are those of
+    RNA with the smallest lambda, for comparison with the training's own.
     """
     rows = comparison.rows
     keys = [*comparison.kinds, CHOSEN, *comparison.members]
+    uniform = [_best_uniform(state.checkpoints[row.checkpoint]) for row in rows]
     return {
         "epochs": [row.step for row in rows],
-        "values": {key: [_rounded(row.value(key)) for row in rows] for key in keys},
+        "values": {
+            **{key: [_rounded(row.value(key)) for row in rows] for key in keys},
+            "uniform": [_rounded(member.metrics.get(judge.TEST)) if member else None for member in uniform],
+        },
         "picked": {
             key: [row.points[key].candidate if key in row.points else None for row in rows]
             for key in (*comparison.kinds, CHOSEN)
         },
-        "better": [row.better for row in rows],
-        "significant": [row.significant for row in rows],
         "recipes": list(comparison.members),
         "residuals": sorted({c.searched.residuals for c in state.checkpoints.values() if c.searched}),
-        "weights": _weights(state.checkpoints.values()),
+        "weights": {str(c.step): weights for c in state.checkpoints.values() if (weights := _weights(c))},
     }
 
 
-def _weights(checkpoints: Any) -> dict[str, dict[str, list[float]]]:
-    kept: dict[str, dict[str, list[float]]] = {}
-    for checkpoint in checkpoints:
-        for candidate in checkpoint.searched.candidates if checkpoint.searched else ():
-            if candidate["method"] == "rna" and candidate["regularization"] == min(DAEMON["regularizations"]):
-                kept.setdefault(str(checkpoint.step), {})[candidate["name"]] = list(candidate["weights"])
-    return kept
+def _best_uniform(checkpoint: Checkpoint) -> Member | None:
+    """The uniform average with the lowest held-out error; None before there is one."""
+    members = [m for m in members_of(checkpoint).values() if m.method == AVERAGE and judge.HELD_OUT in m.metrics]
+    return min(members, key=lambda member: member.metrics[judge.HELD_OUT], default=None)
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, list[float]]:
+    """Of every RNA member with the smallest lambda, by name."""
+    candidates = checkpoint.searched.candidates if checkpoint.searched else []
+    smallest = min(DAEMON["regularizations"])
+    return {c["name"]: list(c["weights"]) for c in candidates if c["method"] == RNA and c["regularization"] == smallest}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -1,0 +1,58 @@
+"""The README's tables of networks, made from the results that are kept: `python -m tests.benchmarks readme` writes them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rna_watch.reproduce import networks_tables, prototyping
+from rna_watch.reproduce.images.spec import RunSpec
+from rna_watch.reproduce.tables import Table, render
+
+README = Path(__file__).parents[2] / "README.md"
+RESULTS = Path(__file__).parent / "results" / "reproduce"
+NAMES = ("networks", "prototyping")
+
+
+def block(name: str) -> str:
+    """The tables of an experiment as they stand in the README, from its kept results."""
+    record = json.loads((RESULTS / f"{name}.json").read_text())
+    return "\n".join(_bare(table) for table in _tables(name, record))
+
+
+def _tables(name: str, record: dict[str, Any]) -> list[Table]:
+    if name == "prototyping":
+        return prototyping.summary(record["results"])
+    runs = [RunSpec(**{**run, "data": Path()}) for run in record["settings"]["runs"]]
+    return networks_tables.summary(runs, record["results"])
+
+
+def _bare(table: Table) -> str:
+    """A table with its title in the place of the empty first heading, without padding; its notes as a line below."""
+    titled = replace(table, header=(table.title, *table.header[1:]), notes=())
+    _, _, *lines = render(titled).rstrip().splitlines()
+    rows = [re.sub(r" +\|", " |", line) for line in lines]
+    rows[1] = "|" + "---|" * len(table.header)
+    return "\n".join([*rows, *(["", " ".join(table.notes)] if table.notes else [])]) + "\n"
+
+
+def written(text: str, name: str) -> str:
+    """A README with the tables of an experiment put between its two marks.
+
+    Raises:
+        ValueError: a mark is not there.
+    """
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    before, rest = text[: text.index(begin)], text[text.index(begin) :]
+    return f"{before}{begin}\n{block(name)}\n{rest[rest.index(end) :]}"
+
+
+def main() -> None:
+    """Write them into the README."""
+    text = README.read_text()
+    for name in NAMES:
+        text = written(text, name)
+    README.write_text(text)
