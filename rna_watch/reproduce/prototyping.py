@@ -120,7 +120,7 @@ def _moments(epochs: int) -> list[int]:
 
 def _tables(choice: Choice, results: Mapping[str, Any]) -> list[Table]:
     found = _found(choice.networks, results)
-    moments = _moments(choice.epochs)
+    moments = sorted({min(5, choice.epochs), choice.epochs})
     rows = []
     for name in choice.networks:
         if name not in found.final:
@@ -203,6 +203,6 @@ def _draw(choice: Choice, results: Mapping[str, Any]) -> Any:
         right.legend(fontsize=8, loc="lower right")
     right.set_title("rank correlation with the final ranking")
     right.set_xlabel("epoch")
-    right.set_ylim(-1.05, 1.05)
+    right.set_ylim(min(0.0, right.get_ylim()[0]), 1.05)
     style.grid(right)
     return made

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import UsageError
+from rna_watch.reproduce import store
 from rna_watch.reproduce.images.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -114,14 +115,12 @@ def write(spec: RunSpec, folder: Path) -> None:
 
     Raises:
         UsageError: the folder holds another run.
+        StoreError: it cannot be written.
     """
     path = folder / SPEC
     if path.exists() and read(folder).stated() != spec.stated():
         raise UsageError(f"{folder} holds a run with other settings: remove it, or name another folder with --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{SPEC}.new")
-    temporary.write_text(json.dumps({**spec.stated(), "data": str(spec.data.resolve())}, indent=1) + "\n")
-    temporary.replace(path)
+    store.write(path, json.dumps({**spec.stated(), "data": str(spec.data.resolve())}, indent=1) + "\n")
 
 
 def read(folder: Path) -> RunSpec:

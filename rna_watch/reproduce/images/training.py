@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional
 
 from rna_watch.errors import RnaWatchError
+from rna_watch.reproduce import store
 from rna_watch.reproduce.images import architectures, data
 from rna_watch.reproduce.images.judge import verdict
 from rna_watch.reproduce.images.spec import read
@@ -84,7 +85,7 @@ def train(folder: Path) -> None:
         _save({"network": network.state_dict(), "rna": rna.state_dict(), "curve": curve}, folder / STATE)
         _publish(folder, spec, epoch, network, optimizer)
         print(f"epoch {epoch} of {spec.epochs}", flush=True)
-    _write(folder / CURVE, json.dumps(curve).encode())
+    store.write(folder / CURVE, json.dumps(curve) + "\n")
 
 
 def _epoch(network: nn.Module, rna: Rna, images: data.Data, spec: RunSpec, epoch: int) -> float:
@@ -134,12 +135,6 @@ def _save(content: dict[str, Any], path: Path) -> None:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_bytes(content)
     temporary.replace(path)
 
 
