@@ -191,9 +191,11 @@ def _stored(
 
 def _path(name: str, paths: dict[Any, Any]) -> tuple[str | int, ...]:
     """The keys under which a value stood in the state dict before its planner joined them with dots."""
+    if not paths:  # the planner joined none
+        return (name,)
     path = dict.get(paths, name)
     if path is None:
-        return (name,)
+        raise _damaged(f"the keys of {name} are not told")
     keys = isinstance(path, tuple) and all(isinstance(key, str) or type(key) is int for key in path)
     if not keys or not path or ".".join(map(str, path)) != name:
         raise _damaged(f"the keys of {name} are other ones")

@@ -92,6 +92,8 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
         )
     if not optimizers:
         raise IncompleteCheckpoint("the optimizer's shards, which hold the weights, are not there yet")
+    if source:
+        raise RefusedCheckpoint("its weights lie in the shards of the optimizer, under no key: leave --source out")
     shards = [_read(folder, name, len(models) + number) for number, name in enumerate(optimizers)]
     place = _Placing(states, shards)
     place.run()

@@ -7,11 +7,13 @@ import enum
 import math
 import re
 
+import safetensors.torch
 import torch
+
+from .writers import Form, Larger
 
 FROZEN = "embed.weight"
 SHARED = {"head.weight": "body.0.weight"}
-GROUPS = (("body.0.weight", "body.1.weight"), ("body.0.bias", "body.1.bias", "scale"))
 
 
 class ZeroStageEnum(enum.IntEnum):
@@ -37,11 +39,17 @@ def model(seed):
     )
 
 
-def write(folder, seed, *, stage, ranks, paddings=False, prefix=""):
-    """A checkpoint of a stage, cut over ranks; returns the tensors in it."""
-    trained, frozen, buffers = model(seed)
+def groups_of(trained):
+    """The optimizer's groups: matrices decay, what has fewer axes does not."""
+    return [[name for name in trained if (trained[name].ndim > 1) is decays] for decays in (True, False)]
+
+
+def write(folder, seed, *, stage, ranks, paddings=False, prefix="", parts=None, shared=SHARED):
+    """A checkpoint of a stage, cut over ranks, of trained, frozen and other tensors; returns all of them."""
+    trained, frozen, buffers = parts or model(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    shapes = [collections.OrderedDict((name, trained[name].shape) for name in group) for group in GROUPS]
+    groups = groups_of(trained)
+    shapes = [collections.OrderedDict((name, trained[name].shape) for name in group) for group in groups]
     module = {name: tensor.bfloat16() for name, tensor in trained.items()} | frozen | buffers
     state = {
         "module": collections.OrderedDict(module),
@@ -49,7 +57,7 @@ def write(folder, seed, *, stage, ranks, paddings=False, prefix=""):
         "optimizer": None,
         "param_shapes": shapes,
         "frozen_param_shapes": collections.OrderedDict((name, tensor.shape) for name, tensor in frozen.items()),
-        "shared_params": dict(SHARED),
+        "shared_params": dict(shared),
         "global_steps": seed * 10,
         "dp_world_size": ranks,
         "mp_world_size": 1,
@@ -79,7 +87,7 @@ def _part(tensor, rank, ranks):
 
 
 def _over_ranks(trained, rank, ranks):
-    groups = [torch.cat([_part(trained[name], rank, ranks) for name in group]) for group in GROUPS]
+    groups = [torch.cat([_part(trained[name], rank, ranks) for name in group]) for group in groups_of(trained)]
     moments = {n: {"exp_avg": torch.zeros_like(flat)} for n, flat in enumerate(groups)}
     return {
         "partition_count": ranks,
@@ -90,7 +98,7 @@ def _over_ranks(trained, rank, ranks):
 
 def _in_groups(trained, rank, ranks, paddings):
     partitions, behind = [], []
-    for group in GROUPS:
+    for group in groups_of(trained):
         gaps = [(4 - trained[name].numel() % 4) % 4 if paddings else 0 for name in group]
         pieces = [
             piece
@@ -106,7 +114,7 @@ def _in_groups(trained, rank, ranks, paddings):
         partitions.append(own[: size - missing])  # a view: the padding is in the file, but not in the tensor
         behind.append(gaps)
     return {
-        "partition_count": [ranks] * len(GROUPS),
+        "partition_count": [ranks] * len(partitions),
         "single_partition_of_fp32_groups": partitions,
         "base_optimizer_state": {"state": {}, "param_groups": []},
         **({"param_alignment_paddings": behind} if paddings else {}),
@@ -147,3 +155,54 @@ def consolidate(folder):
     for alias, name in first["shared_params"].items():
         found[alias] = found[name]
     return found
+
+
+def _form(name, **cut):
+    """A network's parameters are trained, and all that is named otherwise and no buffer of it."""
+    kept = {name for name, _ in Larger().named_buffers()}
+
+    def written(folder, tensors, seed):
+        trained = {name: tensor for name, tensor in tensors.items() if name not in kept}
+        buffers = {name: tensor for name, tensor in tensors.items() if name in kept}
+        write(folder, seed, parts=(trained, {}, buffers), shared={}, **cut)
+        return dict(tensors)
+
+    return Form(
+        name=name,
+        format="deepspeed",
+        path="global_step{}0",
+        counters={"step": 10},
+        write=written,
+        load=lambda folder: safetensors.torch.load_file(folder / "model.safetensors"),
+        dtypes=(torch.float32,),
+        checked=True,
+        left_out=("zero_to_fp32.py",),
+        consolidated=True,
+    )
+
+
+def _without_zero(folder, tensors, seed):
+    folder.mkdir()
+    state = {"module": dict(tensors), "optimizer": {"state": {}}, "param_shapes": None, "global_steps": 10 * seed}
+    torch.save(state, folder / "mp_rank_00_model_states.pt")
+    return dict(tensors)
+
+
+FORMS = {
+    form.name: form
+    for form in (
+        Form(
+            name="DeepSpeed without ZeRO",
+            format="deepspeed without ZeRO",
+            path="global_step{}0",
+            source="module",
+            counters={"step": 10},
+            write=_without_zero,
+            load=lambda folder: torch.load(folder / "mp_rank_00_model_states.pt", weights_only=True)["module"],
+            checked=True,
+        ),
+        _form("DeepSpeed ZeRO-1", stage=1, ranks=2, prefix="bf16_"),
+        _form("DeepSpeed ZeRO-2", stage=2, ranks=3, paddings=True),
+        _form("DeepSpeed ZeRO-3", stage=3, ranks=4),
+    )
+}

@@ -4,6 +4,7 @@ import argparse
 import collections
 import dataclasses
 import datetime
+import functools
 import warnings
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from rna_watch.errors import RefusedCheckpoint
 from rna_watch.evaluation.materialize import span, state_dict, views
 
 from . import twins
-from .writers import Network, model
+from .writers import Network, averaged, composer, model, timm, torchvision
 
 WEIGHTS = (0.0, -0.5, 1.5)
 SEEDS = (1, 2, 3)
@@ -69,27 +70,14 @@ def inside(tree, path):
 # -- a model and its moving average
 
 
-def averaged(seed):
-    """A moving average's tensors, as `AveragedModel` names them."""
-    return {"n_averaged": torch.tensor(seed)} | {f"module.{name}": each for name, each in model(seed + 50).items()}
+def of_seed(build):
+    """What a trainer saves, as a function of the seed alone."""
 
+    @functools.wraps(build)
+    def make(seed):
+        return build(model(seed), seed)
 
-def timm(seed):
-    """As timm saves."""
-    return {
-        "epoch": seed,
-        "arch": "resnet",
-        "state_dict": model(seed),
-        "optimizer": {"state": {}, "param_groups": []},
-        "args": argparse.Namespace(lr=0.1, model_ema=True),
-        "state_dict_ema": model(seed + 50),
-        "metric": 0.5,
-    }
-
-
-def torchvision(seed):
-    """As torchvision's references save."""
-    return {"model": model(seed), "optimizer": {}, "epoch": seed, "args": None, "model_ema": averaged(seed)}
+    return make
 
 
 def ultralytics(seed):
@@ -116,20 +104,6 @@ def lightning(seed):
     }
 
 
-def composer(seed):
-    """As Composer saves."""
-    moments = {name: {"exp_avg": tensor} for name, tensor in model(seed).items()}
-    return {
-        "state": {
-            "model": model(seed),
-            "optimizers": {"Adam": {"state": moments, "param_groups": []}},
-            "timestamp": {"epoch": seed, "batch": 100 * seed, "iteration": 0},
-            "callbacks": {},
-        },
-        "rng": [{"python": (3, (1, 2)), "torch": torch.get_rng_state()}],
-    }
-
-
 def nested(seed):
     """Raw weights and average in one mapping."""
     return {"model": {"raw": model(seed), "ema": model(seed + 50)}, "step": seed}
@@ -138,12 +112,12 @@ def nested(seed):
 @pytest.mark.parametrize(
     ("make", "sources"),
     [
-        (timm, {"state_dict": False, "state_dict_ema": True}),
-        (torchvision, {"model": False, "model_ema": True}),
+        (of_seed(timm), {"state_dict": False, "state_dict_ema": True}),
+        (of_seed(torchvision), {"model": False, "model_ema": True}),
         (ultralytics, {"model": False, "ema": True}),
         (ultralytics_average_only, {"ema": True}),
         (lightning, {"current_model_state": False, "state_dict": True}),
-        (composer, {"state.model": False}),
+        (of_seed(composer), {"state.model": False}),
         (nested, {"model": False, "model.ema": True}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -197,7 +171,7 @@ def test_an_average_has_no_exact_gradients(tmp_path):
 
 def test_an_averaged_model_is_evaluated_as_a_plain_one(tmp_path):
     """An evaluator's strict network takes the average, without its wrapper's names and counter."""
-    paths = window(tmp_path, torchvision)
+    paths = window(tmp_path, of_seed(torchvision))
     found = state_dict(combination(paths, "model_ema"), torch.device("cpu"))
     Network().load_state_dict(found, strict=True)
 
@@ -652,7 +626,7 @@ def test_counters_of_numpy_and_torch_are_understood(value, found, tmp_path):
 
 def test_composer_s_clock_is_read(tmp_path):
     """Composer counts batches and epochs in a clock of its own."""
-    assert probed(composer(3), tmp_path).counters == {"step": 300, "epoch": 3}
+    assert probed(composer(model(3), 3), tmp_path).counters == {"step": 300, "epoch": 3}
 
 
 def test_a_tree_that_holds_itself_ends(tmp_path):

@@ -78,23 +78,6 @@ def test_windows_may_be_cut_over_other_numbers_of_ranks(tmp_path):
     assert all(twins.is_rounded(found[key], exact[key].double()) for key in found if found[key].is_floating_point())
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_it_is_complete_when_every_rank_s_files_are(stage, tmp_path):
-    """Any missing or cut file is waited for: the ranks are counted by what the shards say."""
-    whole = tmp_path / "whole"
-    deepspeed_forms.write(whole, 1, stage=stage, ranks=3)
-    for name in sorted(path.name for path in whole.glob("*.pt")):
-        folder = tmp_path / "global_step1"
-        shutil.copytree(whole, folder)
-        (folder / name).unlink()
-        with pytest.raises(IncompleteCheckpoint):
-            probe(str(folder))
-        (folder / name).write_bytes((whole / name).read_bytes()[:-100])
-        with pytest.raises(IncompleteCheckpoint, match="zip directory"):
-            probe(str(folder))
-        shutil.rmtree(folder)
-
-
 def test_before_the_shards_the_weights_are_not_there(tmp_path):
     """The model states, written first, are no checkpoint without the optimizer's shards, neither are shards alone."""
     deepspeed_forms.write(tmp_path / "a", 1, stage=2, ranks=2)
@@ -102,22 +85,6 @@ def test_before_the_shards_the_weights_are_not_there(tmp_path):
         path.unlink()
     with pytest.raises(IncompleteCheckpoint, match="not there yet"):
         probe(str(tmp_path / "a"))
-
-
-def test_without_zero_the_folder_is_given_back_as_it_is(tmp_path):
-    """Model states alone, with the optimizer in them, are patched like any torch file, in a folder of the same names."""
-    folders = [tmp_path / f"global_step{seed}" for seed in (1, 2, 3)]
-    for seed, folder in enumerate(folders, 1):
-        folder.mkdir()
-        trained, _, buffers = deepspeed_forms.model(seed)
-        state = {"module": trained | buffers, "optimizer": {"state": {}}, "param_shapes": None, "global_steps": seed}
-        torch.save(state, folder / "mp_rank_00_model_states.pt")
-    out = twins.publish_here(folders, WEIGHTS, tmp_path / "out")
-    assert os.listdir(out) == ["mp_rank_00_model_states.pt"]
-    found = torch.load(f"{out}/mp_rank_00_model_states.pt", weights_only=True)
-    exact = twins.combine([twins.read(probe(str(folder))) for folder in folders], WEIGHTS)
-    assert found["global_steps"] == 3
-    assert all(twins.is_rounded(found["module"][key], exact[key].double()) for key in deepspeed_forms.model(1)[0])
 
 
 @pytest.mark.parametrize(
