@@ -155,6 +155,7 @@ def _form(name, write, path="step-{}", source="model", prefix="model.", counters
         write=written,
         load=lambda folder: load(folder / inner, prefix),
         checked=source != "",  # names that the writer joined itself stand there once
+        memory_mib=128,  # each tensor is a torch zip of its own, described by eight objects
         last=(f"{inner}/{METADATA}".lstrip("/"), *last),
         left_out=("optimizer_0", "random_states_0.pkl") if inner else (),
     )

@@ -41,7 +41,8 @@ def model(seed):
 
 def groups_of(trained):
     """The optimizer's groups: matrices decay, what has fewer axes does not."""
-    return [[name for name in trained if (trained[name].ndim > 1) is decays] for decays in (True, False)]
+    groups = [[name for name in trained if (trained[name].ndim > 1) is decays] for decays in (True, False)]
+    return [group for group in groups if group]
 
 
 def write(folder, seed, *, stage, ranks, paddings=False, prefix="", parts=None, shared=SHARED):
@@ -174,6 +175,7 @@ def _form(name, **cut):
         counters={"step": 10},
         write=written,
         load=lambda folder: safetensors.torch.load_file(folder / "model.safetensors"),
+        memory_mib=128,  # every rank's file names every tensor
         dtypes=(torch.float32,),
         checked=True,
         left_out=("zero_to_fp32.py",),

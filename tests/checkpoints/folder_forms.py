@@ -18,7 +18,7 @@ def _load(folder):
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
             found |= safetensors.torch.load_file(path)
-        elif path.suffix == ".bin":
+        elif path.suffix == ".bin" and "model" in path.name:
             found |= torch.load(path, weights_only=True)
     return found
 

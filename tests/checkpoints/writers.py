@@ -84,6 +84,9 @@ def company(seed):
     }
 
 
+_PARAMETERS = {name for name, _ in Network().named_parameters()}
+
+
 def bare(tensors, _seed):
     """A bare state dict."""
     return tensors
@@ -110,16 +113,18 @@ def distributed(tensors, seed):
 
 def parameters(tensors, seed):
     """Parameters instead of tensors (`keep_vars=True`), one with an attribute of its own."""
-    network = Network()
-    for name in tensors.keys() & dict(network.named_parameters()):
+    for name in tensors.keys() & _PARAMETERS:
         tensors = tensors | {name: torch.nn.Parameter(tensors[name])}
     tensors["head.weight"].tensor_model_parallel = True
     return under("model")(tensors, seed)
 
 
 def whole(tensors, _seed=0):
-    """The network itself, as an object, with these tensors."""
+    """The network itself, as an object, with these tensors and no others."""
     network = Network()
+    for module in network.modules():
+        module._parameters.clear()
+        module._buffers.clear()
     for name, tensor in tensors.items():
         *places, last = name.split(".")
         module = network
@@ -127,7 +132,7 @@ def whole(tensors, _seed=0):
             if place not in module._modules:
                 module.add_module(place, torch.nn.Module())
             module = module._modules[place]
-        if last in module._parameters:
+        if name in _PARAMETERS:
             module._parameters[last] = torch.nn.Parameter(tensor)
         else:
             module.register_buffer(last, tensor)
@@ -253,6 +258,7 @@ class Form:
     """One way to write a model: `write` gives the tensors under their names, `load` those of what is given back.
 
     `path` is the name of the file or folder of a number, and `counters` what it tells of number 1 (of n, n times as much).
+    `memory_mib`: what a window of three with ten thousand small tensors takes less than.
     `checked`: damage of anything but weights shows, as it is under a checksum or said twice. Of a folder, `last` are the files
     besides the model's without which it is incomplete, and `left_out` those that are not given back. `consolidated`: what is
     given back is of another form.
@@ -268,6 +274,7 @@ class Form:
     load: Callable[[Path], dict]
     dtypes: tuple[torch.dtype, ...] = DTYPES
     checked: bool = False
+    memory_mib: int = 64
     last: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     consolidated: bool = False
@@ -304,6 +311,7 @@ def _torch_form(name, kind="torch zip", path="epoch_{}.pt", counters=EPOCH):
         write=write,
         load=load,
         checked=kind == "torch zip",
+        memory_mib=128 if name in OBJECTS else 64,  # each of the modules around the tensors has twenty attributes
     )
 
 
