@@ -72,12 +72,22 @@ def write(folder, seed, *, stage, ranks, paddings=False, prefix="", parts=None, 
         name = f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" if stage == 3 else "mp_rank_00_model_states.pt"
         torch.save(own, folder / name)
     for rank in range(ranks):
-        optimizer = _over_ranks(trained, rank, ranks) if stage == 3 else _in_groups(trained, rank, ranks, paddings)
+        optimizer = (
+            _over_ranks(trained, rank, ranks, seed) if stage == 3 else _in_groups(trained, rank, ranks, seed, paddings)
+        )
         optimizer |= {"zero_stage": ZeroStageEnum(stage), "overflow": False}
         content = {"optimizer_state_dict": optimizer, "ds_config": {}, "ds_version": "0.19.8"}
         torch.save(content, folder / f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
     (folder / "zero_to_fp32.py").write_text("# shipped with every checkpoint\n")
     return trained | frozen | buffers
+
+
+def _moments(flats, seed):
+    """What Adam keeps for each flat tensor: it counts steps in a float."""
+    return {
+        number: {"step": torch.tensor(10.0 * seed), "exp_avg": torch.zeros_like(flat)}
+        for number, flat in enumerate(flats)
+    }
 
 
 def _part(tensor, rank, ranks):
@@ -87,17 +97,16 @@ def _part(tensor, rank, ranks):
     return padded[rank * size : (rank + 1) * size]
 
 
-def _over_ranks(trained, rank, ranks):
+def _over_ranks(trained, rank, ranks, seed):
     groups = [torch.cat([_part(trained[name], rank, ranks) for name in group]) for group in groups_of(trained)]
-    moments = {n: {"exp_avg": torch.zeros_like(flat)} for n, flat in enumerate(groups)}
     return {
         "partition_count": ranks,
         "fp32_flat_groups": groups,
-        "optimizer_state_dict": {"state": moments, "param_groups": []},
+        "optimizer_state_dict": {"state": _moments(groups, seed), "param_groups": []},
     }
 
 
-def _in_groups(trained, rank, ranks, paddings):
+def _in_groups(trained, rank, ranks, seed, paddings):
     partitions, behind = [], []
     for group in groups_of(trained):
         gaps = [(4 - trained[name].numel() % 4) % 4 if paddings else 0 for name in group]
@@ -117,7 +126,7 @@ def _in_groups(trained, rank, ranks, paddings):
     return {
         "partition_count": [ranks] * len(partitions),
         "single_partition_of_fp32_groups": partitions,
-        "base_optimizer_state": {"state": {}, "param_groups": []},
+        "base_optimizer_state": {"state": _moments(partitions, seed), "param_groups": [{"lr": 0.1}]},
         **({"param_alignment_paddings": behind} if paddings else {}),
     }
 

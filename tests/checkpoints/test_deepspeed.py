@@ -78,6 +78,77 @@ def test_windows_may_be_cut_over_other_numbers_of_ranks(tmp_path):
     assert all(twins.is_rounded(found[key], exact[key].double()) for key in found if found[key].is_floating_point())
 
 
+def overwritten(folder, other, names):
+    """Files of a folder replaced by another save's, in that order, one minute apart."""
+    for minute, name in enumerate(names):
+        shutil.copyfile(other / name, folder / name)
+        os.utime(folder / name, (2e9 + 60 * minute,) * 2)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_files_of_two_saves_are_told_apart(stage, tmp_path):
+    """A save under the same tag that ends half way, after whichever file, is incomplete until the last is written over."""
+    folder, other = tmp_path / "latest", tmp_path / "other"
+    for place, seed in ((folder, 1), (other, 2)):
+        deepspeed_forms.write(place, seed, stage=stage, ranks=3)
+    names = sorted(path.name for path in folder.glob("*_model_states.pt"))
+    names += sorted(path.name for path in folder.glob("*_optim_states.pt"))
+    for count in range(1, len(names)):
+        overwritten(folder, other, names[:count])
+        with pytest.raises(IncompleteCheckpoint, match="the folder is being written again"):
+            probe(str(folder))
+    overwritten(folder, other, names)
+    assert probe(str(folder)).counters == {"step": 20}
+
+
+def test_the_words_of_two_saves(tmp_path):
+    """Both files are named, with what shows that they are of different saves."""
+    for name, seed in (("a", 1), ("b", 2)):
+        deepspeed_forms.write(tmp_path / name, seed, stage=3, ranks=2)
+    states, shards = ("zero_pp_rank_1_mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+    overwritten(tmp_path / "a", tmp_path / "b", [shards])
+    with pytest.raises(IncompleteCheckpoint, match=r"rank_0_.* has an optimizer at step 10, .*rank_1_.* at step 20"):
+        probe(str(tmp_path / "a"))
+    overwritten(tmp_path / "a", tmp_path / "b", [states])
+    with pytest.raises(
+        IncompleteCheckpoint, match=r"rank_0_.*model_states.pt is of step 10, .*rank_1_.* is of step 20"
+    ):
+        probe(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    "config", [{"nebula": {"enabled": True}}, {"checkpoint": {"writer": {"type": "FAST", "decoupled": True}}}]
+)
+def test_engines_that_write_in_the_background_have_no_order(config, tmp_path):
+    """Shards older than the model states tell of two saves only where they are written after them."""
+    deepspeed_forms.write(tmp_path / "a", 1, stage=2, ranks=2)
+    for path in (tmp_path / "a").glob("*_optim_states.pt"):
+        os.utime(path, (1e9, 1e9))
+    with pytest.raises(IncompleteCheckpoint, match=r"lost its times: touch \*_optim_states.pt"):
+        probe(str(tmp_path / "a"))
+    path = tmp_path / "a" / "mp_rank_00_model_states.pt"
+    torch.save(torch.load(path, weights_only=False) | {"ds_config": config}, path)
+    assert probe(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.bfloat16, None])
+def test_an_optimizer_s_steps_in_any_dtype(dtype, tmp_path):
+    """However the optimizer counts, and if it does not count at all, shards that agree are of one save."""
+    deepspeed_forms.write(tmp_path / "a", 1, stage=2, ranks=2)
+    shards = sorted((tmp_path / "a").glob("*_optim_states.pt"))
+    for count in (10, 11):
+        for path in shards[count - 10 :]:
+            tree = torch.load(path, weights_only=False)
+            step = {} if dtype is None else {"step": torch.tensor(count, dtype=dtype)}
+            tree["optimizer_state_dict"]["base_optimizer_state"]["state"] = {0: step}
+            torch.save(tree, path)
+        if count == 11 and dtype is not None:
+            with pytest.raises(IncompleteCheckpoint, match="optimizer at step 10, .* optimizer at step 11"):
+                probe(str(tmp_path / "a"))
+        else:
+            assert probe(str(tmp_path / "a"))
+
+
 def test_before_the_shards_the_weights_are_not_there(tmp_path):
     """The model states, written first, are no checkpoint without the optimizer's shards, neither are shards alone."""
     deepspeed_forms.write(tmp_path / "a", 1, stage=2, ranks=2)
