@@ -81,6 +81,8 @@ def read(data: bytes) -> Metadata:
     tensors, places = state.get("state_dict_metadata"), state.get("storage_data")
     if not isinstance(tensors, dict) or not isinstance(places, dict):
         raise _damaged("it lists no tensors")
+    if "planner_data" not in state:  # there, if only to say that no keys were joined
+        raise _damaged("it does not tell whether keys were joined")
     items = _items(places)
     paths = state.get("planner_data")
     stored = {}

@@ -217,6 +217,19 @@ class TestIncompleteAndRefused:
             with pytest.raises(IncompleteCheckpoint):
                 probe(str(path))
 
+    def test_metadata_that_tells_the_keys_of_some_names_only(self, path):
+        """Without its keys a tensor would leave the model, and the optimizer's would join it."""
+        metadata = dcp.FileSystemReader(path).read_metadata()
+        whole = pickle.dumps(metadata, 4)
+        del metadata.planner_data["model.wide"]
+        for content, words in (
+            (pickle.dumps(metadata, 4), "the keys of model.wide are not told"),
+            (whole.replace(b"planner_data", b"planner_bata"), "does not tell whether keys were joined"),
+        ):
+            put(path / ".metadata", content)
+            with pytest.raises(RefusedCheckpoint, match=words):
+                probe(str(path))
+
     def test_metadata_of_every_rank(self, tmp_path):
         """Without collectives, nothing says how many ranks there are."""
         dcp.save({"model": state(1)}, checkpoint_id=tmp_path / "step-1", no_dist=True, use_collectives=False)
