@@ -242,7 +242,10 @@ def _counters_in(path: str) -> dict[str, int]:
     """
     with opened(path) as file:
         try:
-            if not torch_zip.recognises(file.read(0, min(4, file.size_bytes))):
+            head = file.read(0, min(4, file.size_bytes))
+            if torch_zip.MAGIC.startswith(head) and head != torch_zip.MAGIC:
+                raise IncompleteCheckpoint(f"it has only {len(head)} bytes so far")
+            if not torch_zip.recognises(head):
                 return {}
             window = Window(file, 0, file.size_bytes)
             return model_source.counters(Blob(window, records_of(window)).tree())

@@ -81,6 +81,8 @@ def read(data: bytes) -> Metadata:
     tensors, places = state.get("state_dict_metadata"), state.get("storage_data")
     if not isinstance(tensors, dict) or not isinstance(places, dict):
         raise _damaged("it lists no tensors")
+    if "planner_data" not in state:  # there, if only to say that no keys were joined
+        raise _damaged("it does not tell whether keys were joined")
     items = _items(places)
     paths = state.get("planner_data")
     stored = {}
@@ -191,9 +193,11 @@ def _stored(
 
 def _path(name: str, paths: dict[Any, Any]) -> tuple[str | int, ...]:
     """The keys under which a value stood in the state dict before its planner joined them with dots."""
+    if not paths:  # the planner joined none
+        return (name,)
     path = dict.get(paths, name)
     if path is None:
-        return (name,)
+        raise _damaged(f"the keys of {name} are not told")
     keys = isinstance(path, tuple) and all(isinstance(key, str) or type(key) is int for key in path)
     if not keys or not path or ".".join(map(str, path)) != name:
         raise _damaged(f"the keys of {name} are other ones")

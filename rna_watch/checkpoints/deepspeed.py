@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
-from rna_watch.checkpoints import model_source, storages, torch_zip
+from rna_watch.checkpoints import deepspeed_save, model_source, storages, torch_zip
 from rna_watch.checkpoints.extents import Chunk, Extent, FileIdentity, Layout, TensorView, contiguous, identify
 from rna_watch.checkpoints.numeric import DTYPES
 from rna_watch.checkpoints.opened import OpenFile
@@ -37,12 +37,13 @@ ReadFile = Callable[[str, str | None], Layout]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
-    """A rank's file: its number in the layout, its name, and what it holds."""
+    """A rank's file: its number in the layout, its name, what it holds; of a shard, the steps that its optimizer has taken."""
 
     number: int
     name: str
     identity: FileIdentity
     contents: torch_zip.Contents
+    optimizer_step: int | None
 
     @property
     def tree(self) -> dict[Any, Any]:
@@ -92,9 +93,16 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
         )
     if not optimizers:
         raise IncompleteCheckpoint("the optimizer's shards, which hold the weights, are not there yet")
+    if source:
+        raise RefusedCheckpoint("its weights lie in the shards of the optimizer, under no key: leave --source out")
     shards = [_read(folder, name, len(models) + number) for number, name in enumerate(optimizers)]
     place = _Placing(states, shards)
     place.run()
+    deepspeed_save.check_one_save(
+        [(each.name, each.identity.mtime_ns, _counters(each.tree, None).get("step")) for each in states],
+        [(each.name, each.identity.mtime_ns, each.optimizer_step) for each in shards],
+        first.tree.get("ds_config"),
+    )
     digest = hashlib.blake2b("".join(f.contents.fingerprint for f in [*states, *shards]).encode(), digest_size=16)
     return Layout(
         format=NAME,
@@ -126,8 +134,9 @@ def _read(folder: str, name: str, number: int) -> _File:
             if head.strip(b"\0") and not torch_zip.MAGIC.startswith(head):
                 raise RefusedCheckpoint("it is not in torch's zip format (checkpoint_serialization is off)")
             contents = torch_zip.read_contents(file)
+            step = deepspeed_save.optimizer_step(file, contents) if _OPTIMIZER.match(name) else None
             file.check_unchanged()
-            return _File(number=number, name=name, identity=file.identity, contents=contents)
+            return _File(number=number, name=name, identity=file.identity, contents=contents, optimizer_step=step)
     except IncompleteCheckpoint as error:
         raise IncompleteCheckpoint(f"{name}: {error}") from error
     except RefusedCheckpoint as error:

@@ -11,6 +11,7 @@ from rna_watch.acceleration.residuals import GRADIENT, choose_form, not_of_form
 from rna_watch.checkpoints import recorded_gradient
 from rna_watch.checkpoints.companions import training_state
 from rna_watch.checkpoints.extents import Layout, Role
+from rna_watch.checkpoints.model_source import linear
 from rna_watch.checkpoints.probe import probe
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
 
@@ -26,6 +27,7 @@ _WORDS = {
     Role.VARIANCE: "running variances, combined and kept from going below zero",
     Role.COPIED: "integers and flags, copied from the newest checkpoint",
 }
+_WITH_AVERAGES = "integers, flags and moving averages, copied from the newest checkpoint"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,11 +124,14 @@ class Inspection:
             f"model       {where}{kind}, {len(layout.tensors)} tensors, {layout.parameters:,} parameters (tied ones once)",
             f"inside      {counters or 'no step or epoch'}",
         ]
-        for role, words in _WORDS.items():
+        for role, usual in _WORDS.items():
+            words = usual
             numbers = {number for number, extent in enumerate(layout.extents) if extent.role is role}
             if numbers:
                 dtypes = ", ".join(sorted({view.stored_dtype for view in layout.tensors if view.extent in numbers}))
                 count = sum(layout.extents[number].count for number in numbers)
+                if role is Role.COPIED and any(linear(layout.extents[number].dtype) for number in numbers):
+                    words = _WITH_AVERAGES
                 lines.append(f"{role:<11} {len(numbers)} tensors, {count:,} values ({dtypes}): {words}")
         owners = self._owners()
         tied = [(view.name, owner) for view, owner in zip(layout.tensors, owners, strict=True) if owner != view.name]

@@ -61,7 +61,9 @@ def plan(layout: Layout) -> Rewriting:
     views = {view.name: view for view in layout.tensors}
     content = _lean(tree, layout.source, views, top=True)
     if content is None:
-        raise RefusedCheckpoint("its model is an object of a class, not a state dict")
+        raise RefusedCheckpoint(
+            "its model is no state dict of its own, but an object of a class, or within another state dict"
+        )
     storages = [f"data/{number}" for number in range(len(layout.extents))]
     data = pickle.PROTO + b"\x02" + _pickled(content, layout.extents) + pickle.STOP
     digest = int.from_bytes(hashlib.blake2b(data).digest(), "big")

@@ -164,9 +164,14 @@ def linear(dtype: str) -> bool:
     return dtype in PAIRS or (dtype in DTYPES and DTYPES[dtype].linear)
 
 
+def is_average(key: str) -> bool:
+    """Whether a key says that what is under it is a moving average of weights."""
+    return bool(_AVERAGES.search(key))
+
+
 def _averaged(path: str, groups: dict[str, Group]) -> bool:
     raw, averaged = RAW_BESIDE_AVERAGE
-    return bool(_AVERAGES.search(path)) or (path == averaged and raw in groups)
+    return is_average(path) or (path == averaged and raw in groups)
 
 
 def counters(tree: object, read: Callable[[PickledTensor], bytes | None] = lambda _: None) -> dict[str, int]:
@@ -275,7 +280,7 @@ class _Walk:
             if isinstance(key, str) and _is_tensor(item):
                 into[prefix + key] = item
         for key, item in self._inner(value):
-            if _AVERAGES.search(key):
+            if is_average(key):
                 self.visit(item, f"{path}.{prefix}{key}" if path else prefix + key)
             else:
                 self._gather(item, f"{prefix}{key}.", path, into)
@@ -345,7 +350,7 @@ def _choose(groups: dict[str, Group], source: str | None) -> str:
     for key in MODEL_KEYS:
         if key in groups:
             return key
-    raw = [path for path in likely if not _AVERAGES.search(path)] or likely
+    raw = [path for path in likely if not is_average(path)] or likely
     named = [path for path in raw if path.rpartition(".")[2] in MODEL_KEYS]
     for found in (raw, named):
         if len(found) == 1:

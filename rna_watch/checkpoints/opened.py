@@ -61,6 +61,14 @@ class OpenFile:
         for place in range(number):
             yield self.read(offset + place * (count - _SAMPLE_BYTES) // (number - 1), _SAMPLE_BYTES)
 
+    def hole(self) -> int | None:
+        """The first byte that was never written, where the file system tells; None if there is none."""
+        try:
+            start = os.lseek(self.descriptor, 0, os.SEEK_HOLE)  # at the latest, the end
+        except OSError:
+            return None
+        return start if start < self.size_bytes else None
+
     def check_unchanged(self) -> None:
         """Raises: InputChanged: the file is not what it was when it was opened."""
         check_unchanged(self.identity, self.descriptor)

@@ -7,7 +7,16 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rna_watch.checkpoints import dcp, deepspeed, folder, recorded_gradient, safetensors_file, torch_legacy, torch_zip
+from rna_watch.checkpoints import (
+    averages,
+    dcp,
+    deepspeed,
+    folder,
+    recorded_gradient,
+    safetensors_file,
+    torch_legacy,
+    torch_zip,
+)
 from rna_watch.checkpoints.extents import identify_folder
 from rna_watch.checkpoints.opened import OpenFile
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
@@ -62,17 +71,35 @@ def folder_format(path: str, names: set[str]) -> FolderFormat | None:
 
 
 def probe(path: str, source: str | None = None) -> Layout:
-    """The layout of a checkpoint that is complete.
+    """The layout of a checkpoint that is complete; moving averages inside the model's own state dict are set apart.
 
     Args:
         path: the file or folder.
-        source: key path of the model inside it; found by itself if None.
+        source: key path of the model inside it, or of such an average; found by itself if None.
 
     Raises:
         IncompleteCheckpoint: it is still being written, or was cut off.
         RefusedCheckpoint: it is something else, and what.
         FileNotFoundError: it is gone.
     """
+    try:
+        return averages.set_apart(_probe(path, source))
+    except RefusedCheckpoint as error:
+        if not source:
+            raise
+        try:
+            whole = _probe(path, None)
+        except RefusedCheckpoint:
+            raise error from None
+        average = averages.choose(whole, source)
+        if average is not None:
+            return average
+        if inside := [each.path for each in averages.set_apart(whole).sources if each.averaged]:
+            raise RefusedCheckpoint(f"{error} (averages inside it: {', '.join(map(repr, inside))})") from error
+        raise
+
+
+def _probe(path: str, source: str | None) -> Layout:
     if os.path.isdir(path):  # noqa: PTH112 - a string crosses process boundaries here
         return _probe_folder(path, source)
     if not os.path.isfile(path):  # noqa: PTH113

@@ -1,6 +1,8 @@
 """The safetensors format, one file: a JSON header with the tensors' byte ranges, then their bytes.
 
-Complete means that header and ranges cover the file exactly; a shorter or a longer file is still being written.
+Complete means that header and ranges cover the file exactly; a shorter or a longer file is still being written. So is one
+with holes: release candidates of safetensors 0.7.1 and 0.8.0 give a file its size first. Zeros that were written are no hole;
+a copy that left them out has some, and is taken once it has rested.
 Format: https://huggingface.co/docs/safetensors, "Format".
 """
 
@@ -10,6 +12,7 @@ import hashlib
 import json
 import re
 import struct
+import time
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,7 @@ NAME = "safetensors"
 _HEADER_LIMIT = 100_000_000
 _COUNT = re.compile(r"[0-9]{1,18}")
 _SAMPLES = 1024
+_RESTED_NS = 120 * 10**9
 _NAMES = {
     "F64": "float64",
     "F32": "float32",
@@ -83,6 +87,12 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
         position = end
     if base + position != file.size_bytes:
         raise IncompleteCheckpoint(f"{base + position} bytes are announced, {file.size_bytes} are there")
+    hole = file.hole()
+    if hole is not None and abs(time.time_ns() - file.identity.mtime_ns) < _RESTED_NS:
+        raise IncompleteCheckpoint(
+            f"it has its size, but nothing is written at byte {hole} (yet); if it is a copy that leaves zeros out, it is taken "
+            f"{_RESTED_NS // 10**9} s after its last change"
+        )
     extents, views = _place(entries, base)
     return Layout(
         format=NAME,

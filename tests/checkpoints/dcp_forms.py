@@ -1,13 +1,8 @@
 """Ways in which training programs write folders with torch.distributed.checkpoint, by its own writer and planner."""
 
 import dataclasses
-import io
 import json
-import struct
-import zipfile
-from collections.abc import Callable
-from math import prod
-from pathlib import Path
+import pickle
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -19,6 +14,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+
+from .writers import Form
 
 
 class Cut(DefaultSavePlanner):
@@ -75,12 +72,14 @@ def save(folder, tree, axis=0, parts=1, files=1, **options):
 
 
 def load(folder, prefix=""):
-    """The tensors whose names begin so, without that, by the library's own loader."""
+    """The tensors whose names begin so, without that, by the library's own loader; those of no optimizer or training."""
     described = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     tensors = {
         name: torch.empty(each.size, dtype=each.properties.dtype)
         for name, each in described.items()
-        if name.startswith(prefix) and isinstance(each, TensorStorageMetadata)
+        if name.startswith(prefix)
+        and isinstance(each, TensorStorageMetadata)
+        and (prefix or not name.startswith(("optimizer.", "train_state.")))
     }
     dcp.load(tensors, checkpoint_id=folder, no_dist=True)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -94,19 +93,6 @@ def optimizer_state(tensors, seed):
         if tensor.is_floating_point()
     }
     return {"state": state, "param_groups": [{"lr": 0.1, "params": list(state)}]}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Form:
-    """One way to write a model: the folder's name for a step, the key path of the model, the counters told."""
-
-    name: str
-    folder: str
-    source: str
-    prefix: str
-    counter: str
-    write: Callable[[Path, dict, int], None]
-    inner: str = ""
 
 
 def _plain(**cut):
@@ -141,32 +127,61 @@ def _megatron(folder, tensors, seed):
 def _lightning(folder, tensors, seed):
     # as lightning.pytorch.strategies.fsdp.FSDPStrategy.save_checkpoint does in 2.6.6
     save(folder, {"model": tensors, "optimizer_0": optimizer_state(tensors, seed)}, parts=2, files=2)
-    torch.save({"epoch": 1, "global_step": seed, "hyper_parameters": {}}, folder / "meta.pt")
+    torch.save({"epoch": seed, "global_step": seed, "hyper_parameters": {}}, folder / "meta.pt")
 
 
 def _accelerate(folder, tensors, seed):
     save(folder / "pytorch_model_fsdp_0", {"model": tensors}, parts=2, files=2)
     save(folder / "optimizer_0", {"optimizer": optimizer_state(tensors, seed)})
     (folder / "config.json").write_text("{}")
-    (folder / "random_states_0.pkl").write_bytes(b"state")
+    (folder / "random_states_0.pkl").write_bytes(pickle.dumps({"step": seed}))
 
 
-def _form(name, write, folder="step-{}", source="model", prefix="model.", counter="step", inner=""):
-    return Form(name=name, folder=folder, source=source, prefix=prefix, counter=counter, write=write, inner=inner)
+METADATA = ".metadata"
+STEP = {"step": 1}
+
+
+def _form(name, write, path="step-{}", source="model", prefix="model.", counters=STEP, inner="", last=()):
+    def written(folder, tensors, seed):
+        write(folder, tensors, seed)
+        return dict(tensors)
+
+    return Form(
+        name=name,
+        format="dcp",
+        path=path,
+        source=source,
+        counters=counters,
+        write=written,
+        load=lambda folder: load(folder / inner, prefix),
+        checked=source != "",  # names that the writer joined itself stand there once
+        memory_mib=128,  # each tensor is a torch zip of its own, described by eight objects
+        last=(f"{inner}/{METADATA}".lstrip("/"), *last),
+        left_out=("optimizer_0", "random_states_0.pkl") if inner else (),
+    )
 
 
 FORMS = {
     form.name: form
     for form in (
-        _form("whole", _plain()),
-        _form("rows", _plain(parts=3, files=2)),
-        _form("columns", _plain(axis=-1, parts=2, files=3)),
-        _form("bare", _bare, source="", prefix="", counter=""),
-        _form("an application's state", _app, source="app.model", prefix="app.model.", counter="epoch"),
+        _form("DCP, whole", _plain()),
+        _form("DCP, rows", _plain(parts=3, files=2)),
+        _form("DCP, columns", _plain(axis=-1, parts=2, files=3)),
+        _form("DCP, bare", _bare, source="", prefix="", counters={}),
+        _form("DCP, an application's state", _app, source="app.model", prefix="app.model.", counters={"epoch": 1}),
         _form("torchtitan", _torchtitan, source="", prefix=""),
-        _form("Megatron", _megatron, folder="iter_{:07d}", source="", prefix=""),
-        _form("Lightning", _lightning, folder="step={}.ckpt"),
-        _form("Accelerate", _accelerate, folder="checkpoint_{}", counter="", inner="pytorch_model_fsdp_0"),
+        _form("Megatron", _megatron, path="iter_{:07d}", source="", prefix="", last=("metadata.json",)),
+        _form(
+            "Lightning, sharded", _lightning, path="step={}.ckpt", counters={"step": 1, "epoch": 1}, last=("meta.pt",)
+        ),
+        _form(
+            "Accelerate, sharded",
+            _accelerate,
+            path="checkpoint_{}",
+            counters={},
+            inner="pytorch_model_fsdp_0",
+            last=("random_states_0.pkl",),
+        ),
     )
 }
 
@@ -179,19 +194,3 @@ def blobs(folder):
         assert len(content) == info.length
         found.append((index.fqn, folder / info.relative_path, info.offset, content))
     return found
-
-
-def structure(content):
-    """The places of a blob that are not tensors."""
-    places = set(range(len(content)))
-    for info in zipfile.ZipFile(io.BytesIO(content)).infolist():
-        if "/data/" in info.filename:
-            lengths = struct.unpack_from("<HH", content, info.header_offset + 26)
-            start = info.header_offset + 30 + sum(lengths)
-            places -= set(range(start, start + info.file_size))
-    return sorted(places)
-
-
-def elements(tensors):
-    """How many numbers there are."""
-    return sum(prod(tensor.shape) for tensor in tensors.values())

@@ -7,11 +7,13 @@ import enum
 import math
 import re
 
+import safetensors.torch
 import torch
+
+from .writers import Form, Larger
 
 FROZEN = "embed.weight"
 SHARED = {"head.weight": "body.0.weight"}
-GROUPS = (("body.0.weight", "body.1.weight"), ("body.0.bias", "body.1.bias", "scale"))
 
 
 class ZeroStageEnum(enum.IntEnum):
@@ -37,11 +39,18 @@ def model(seed):
     )
 
 
-def write(folder, seed, *, stage, ranks, paddings=False, prefix=""):
-    """A checkpoint of a stage, cut over ranks; returns the tensors in it."""
-    trained, frozen, buffers = model(seed)
+def groups_of(trained):
+    """The optimizer's groups: matrices decay, what has fewer axes does not."""
+    groups = [[name for name in trained if (trained[name].ndim > 1) is decays] for decays in (True, False)]
+    return [group for group in groups if group]
+
+
+def write(folder, seed, *, stage, ranks, paddings=False, prefix="", parts=None, shared=SHARED):
+    """A checkpoint of a stage, cut over ranks, of trained, frozen and other tensors; returns all of them."""
+    trained, frozen, buffers = parts or model(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    shapes = [collections.OrderedDict((name, trained[name].shape) for name in group) for group in GROUPS]
+    groups = groups_of(trained)
+    shapes = [collections.OrderedDict((name, trained[name].shape) for name in group) for group in groups]
     module = {name: tensor.bfloat16() for name, tensor in trained.items()} | frozen | buffers
     state = {
         "module": collections.OrderedDict(module),
@@ -49,7 +58,7 @@ def write(folder, seed, *, stage, ranks, paddings=False, prefix=""):
         "optimizer": None,
         "param_shapes": shapes,
         "frozen_param_shapes": collections.OrderedDict((name, tensor.shape) for name, tensor in frozen.items()),
-        "shared_params": dict(SHARED),
+        "shared_params": dict(shared),
         "global_steps": seed * 10,
         "dp_world_size": ranks,
         "mp_world_size": 1,
@@ -63,12 +72,22 @@ def write(folder, seed, *, stage, ranks, paddings=False, prefix=""):
         name = f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" if stage == 3 else "mp_rank_00_model_states.pt"
         torch.save(own, folder / name)
     for rank in range(ranks):
-        optimizer = _over_ranks(trained, rank, ranks) if stage == 3 else _in_groups(trained, rank, ranks, paddings)
+        optimizer = (
+            _over_ranks(trained, rank, ranks, seed) if stage == 3 else _in_groups(trained, rank, ranks, seed, paddings)
+        )
         optimizer |= {"zero_stage": ZeroStageEnum(stage), "overflow": False}
         content = {"optimizer_state_dict": optimizer, "ds_config": {}, "ds_version": "0.19.8"}
         torch.save(content, folder / f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
     (folder / "zero_to_fp32.py").write_text("# shipped with every checkpoint\n")
     return trained | frozen | buffers
+
+
+def _moments(flats, seed):
+    """What Adam keeps for each flat tensor: it counts steps in a float."""
+    return {
+        number: {"step": torch.tensor(10.0 * seed), "exp_avg": torch.zeros_like(flat)}
+        for number, flat in enumerate(flats)
+    }
 
 
 def _part(tensor, rank, ranks):
@@ -78,19 +97,18 @@ def _part(tensor, rank, ranks):
     return padded[rank * size : (rank + 1) * size]
 
 
-def _over_ranks(trained, rank, ranks):
-    groups = [torch.cat([_part(trained[name], rank, ranks) for name in group]) for group in GROUPS]
-    moments = {n: {"exp_avg": torch.zeros_like(flat)} for n, flat in enumerate(groups)}
+def _over_ranks(trained, rank, ranks, seed):
+    groups = [torch.cat([_part(trained[name], rank, ranks) for name in group]) for group in groups_of(trained)]
     return {
         "partition_count": ranks,
         "fp32_flat_groups": groups,
-        "optimizer_state_dict": {"state": moments, "param_groups": []},
+        "optimizer_state_dict": {"state": _moments(groups, seed), "param_groups": []},
     }
 
 
-def _in_groups(trained, rank, ranks, paddings):
+def _in_groups(trained, rank, ranks, seed, paddings):
     partitions, behind = [], []
-    for group in GROUPS:
+    for group in groups_of(trained):
         gaps = [(4 - trained[name].numel() % 4) % 4 if paddings else 0 for name in group]
         pieces = [
             piece
@@ -106,9 +124,9 @@ def _in_groups(trained, rank, ranks, paddings):
         partitions.append(own[: size - missing])  # a view: the padding is in the file, but not in the tensor
         behind.append(gaps)
     return {
-        "partition_count": [ranks] * len(GROUPS),
+        "partition_count": [ranks] * len(partitions),
         "single_partition_of_fp32_groups": partitions,
-        "base_optimizer_state": {"state": {}, "param_groups": []},
+        "base_optimizer_state": {"state": _moments(partitions, seed), "param_groups": [{"lr": 0.1}]},
         **({"param_alignment_paddings": behind} if paddings else {}),
     }
 
@@ -147,3 +165,55 @@ def consolidate(folder):
     for alias, name in first["shared_params"].items():
         found[alias] = found[name]
     return found
+
+
+def _form(name, **cut):
+    """A network's parameters are trained, and all that is named otherwise and no buffer of it."""
+    kept = {name for name, _ in Larger().named_buffers()}
+
+    def written(folder, tensors, seed):
+        trained = {name: tensor for name, tensor in tensors.items() if name not in kept}
+        buffers = {name: tensor for name, tensor in tensors.items() if name in kept}
+        write(folder, seed, parts=(trained, {}, buffers), shared={}, **cut)
+        return dict(tensors)
+
+    return Form(
+        name=name,
+        format="deepspeed",
+        path="global_step{}0",
+        counters={"step": 10},
+        write=written,
+        load=lambda folder: safetensors.torch.load_file(folder / "model.safetensors"),
+        memory_mib=128,  # every rank's file names every tensor
+        dtypes=(torch.float32,),
+        checked=True,
+        left_out=("zero_to_fp32.py",),
+        consolidated=True,
+    )
+
+
+def _without_zero(folder, tensors, seed):
+    folder.mkdir()
+    state = {"module": dict(tensors), "optimizer": {"state": {}}, "param_shapes": None, "global_steps": 10 * seed}
+    torch.save(state, folder / "mp_rank_00_model_states.pt")
+    return dict(tensors)
+
+
+FORMS = {
+    form.name: form
+    for form in (
+        Form(
+            name="DeepSpeed without ZeRO",
+            format="deepspeed without ZeRO",
+            path="global_step{}0",
+            source="module",
+            counters={"step": 10},
+            write=_without_zero,
+            load=lambda folder: torch.load(folder / "mp_rank_00_model_states.pt", weights_only=True)["module"],
+            checked=True,
+        ),
+        _form("DeepSpeed ZeRO-1", stage=1, ranks=2, prefix="bf16_"),
+        _form("DeepSpeed ZeRO-2", stage=2, ranks=3, paddings=True),
+        _form("DeepSpeed ZeRO-3", stage=3, ranks=4),
+    )
+}

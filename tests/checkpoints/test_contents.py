@@ -4,6 +4,7 @@ import argparse
 import collections
 import dataclasses
 import datetime
+import functools
 import warnings
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from rna_watch.errors import RefusedCheckpoint
 from rna_watch.evaluation.materialize import span, state_dict, views
 
 from . import twins
-from .writers import Network, model
+from .writers import Network, averaged, composer, model, timm, torchvision
 
 WEIGHTS = (0.0, -0.5, 1.5)
 SEEDS = (1, 2, 3)
@@ -69,27 +70,14 @@ def inside(tree, path):
 # -- a model and its moving average
 
 
-def averaged(seed):
-    """A moving average's tensors, as `AveragedModel` names them."""
-    return {"n_averaged": torch.tensor(seed)} | {f"module.{name}": each for name, each in model(seed + 50).items()}
+def of_seed(build):
+    """What a trainer saves, as a function of the seed alone."""
 
+    @functools.wraps(build)
+    def make(seed):
+        return build(model(seed), seed)
 
-def timm(seed):
-    """As timm saves."""
-    return {
-        "epoch": seed,
-        "arch": "resnet",
-        "state_dict": model(seed),
-        "optimizer": {"state": {}, "param_groups": []},
-        "args": argparse.Namespace(lr=0.1, model_ema=True),
-        "state_dict_ema": model(seed + 50),
-        "metric": 0.5,
-    }
-
-
-def torchvision(seed):
-    """As torchvision's references save."""
-    return {"model": model(seed), "optimizer": {}, "epoch": seed, "args": None, "model_ema": averaged(seed)}
+    return make
 
 
 def ultralytics(seed):
@@ -116,20 +104,6 @@ def lightning(seed):
     }
 
 
-def composer(seed):
-    """As Composer saves."""
-    moments = {name: {"exp_avg": tensor} for name, tensor in model(seed).items()}
-    return {
-        "state": {
-            "model": model(seed),
-            "optimizers": {"Adam": {"state": moments, "param_groups": []}},
-            "timestamp": {"epoch": seed, "batch": 100 * seed, "iteration": 0},
-            "callbacks": {},
-        },
-        "rng": [{"python": (3, (1, 2)), "torch": torch.get_rng_state()}],
-    }
-
-
 def nested(seed):
     """Raw weights and average in one mapping."""
     return {"model": {"raw": model(seed), "ema": model(seed + 50)}, "step": seed}
@@ -138,12 +112,12 @@ def nested(seed):
 @pytest.mark.parametrize(
     ("make", "sources"),
     [
-        (timm, {"state_dict": False, "state_dict_ema": True}),
-        (torchvision, {"model": False, "model_ema": True}),
+        (of_seed(timm), {"state_dict": False, "state_dict_ema": True}),
+        (of_seed(torchvision), {"model": False, "model_ema": True}),
         (ultralytics, {"model": False, "ema": True}),
         (ultralytics_average_only, {"ema": True}),
         (lightning, {"current_model_state": False, "state_dict": True}),
-        (composer, {"state.model": False}),
+        (of_seed(composer), {"state.model": False}),
         (nested, {"model": False, "model.ema": True}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -197,7 +171,7 @@ def test_an_average_has_no_exact_gradients(tmp_path):
 
 def test_an_averaged_model_is_evaluated_as_a_plain_one(tmp_path):
     """An evaluator's strict network takes the average, without its wrapper's names and counter."""
-    paths = window(tmp_path, torchvision)
+    paths = window(tmp_path, of_seed(torchvision))
     found = state_dict(combination(paths, "model_ema"), torch.device("cpu"))
     Network().load_state_dict(found, strict=True)
 
@@ -230,6 +204,165 @@ def test_words_that_only_contain_an_average_s_name_are_models(key, tmp_path):
     """`ema` within a word is no moving average."""
     layout = probed({key: {"w": values(1, 2)}, "other_ema": {"w": values(2, 2)}}, tmp_path)
     assert (layout.source, layout.averaged) == (key, False)
+
+
+# -- a moving average inside the state dict of the weights
+
+
+def beside(front, average, *, spell=str, top="state_dict", others=()):
+    """A state dict with the weights behind one prefix and their average behind another."""
+
+    def make(seed):
+        raw, copy = model(seed), model(seed + 50)
+        tensors = {f"{front}{name}": tensor for name, tensor in raw.items()}
+        tensors |= {f"{average}{spell(name)}": copy[name] for name in raw}
+        tensors |= {f"{average.partition('.')[0]}.{name}": torch.tensor(value) for name, value in others}
+        return {top: tensors, "epoch": seed} if top else tensors
+
+    return make
+
+
+def latent_diffusion(seed):
+    """As LitEma keeps it: parameters alone, under names without dots, with a decay and a count."""
+    tree = beside("model.", "model_ema.", others=[("decay", 0.999), ("num_updates", 7)])(seed)
+    copied = {
+        f"model_ema.{name.removeprefix('model_ema.').replace('.', '')}": tree["state_dict"].pop(name)
+        for name in list(tree["state_dict"])
+        if name.startswith("model_ema.")
+    }
+    kept = {name for name in copied if "running" not in name and not name.endswith(("tracked", "mask"))}
+    return {**tree, "state_dict": tree["state_dict"] | {name: copied[name] for name in copied if name in kept}}
+
+
+def lucidrains(seed):
+    """As ema_pytorch keeps it: the weights once more, and their average, in a module of its own."""
+    tree = beside("net.", "ema.ema_model.", others=[("initted", True), ("step", 3)])(seed)
+    raw = {name: tensor for name, tensor in tree["state_dict"].items() if name.startswith("net.")}
+    tree["state_dict"] |= {f"ema.online_model.{name[4:]}": tensor for name, tensor in raw.items()}
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("make", "source", "average", "front"),
+    [
+        (beside("model.", "model_ema."), "state_dict", "model_ema", "model."),
+        (beside("module.model.", "module.model_ema."), "state_dict", "module.model_ema", "module.model."),
+        (beside("net.", "ema.module."), "state_dict", "ema", "net."),
+        (beside("", "ema_model.module.", others=[("n_averaged", 3)]), "state_dict", "ema_model", ""),
+        (beside("model.", "averaged_model.module.", top=""), "", "averaged_model", "model."),
+        (latent_diffusion, "state_dict", "model_ema", "model."),
+        (lucidrains, "state_dict", "ema.ema_model", "net."),
+    ],
+)
+def test_an_average_inside_the_state_dict_is_no_part_of_the_weights(make, source, average, front, tmp_path):
+    """By default the weights are combined and their average is the newest's; chosen, it is the other way round."""
+    paths = window(tmp_path, make)
+    trees = [inside(torch.load(path, weights_only=True), source) if source else torch.load(path) for path in paths]
+    path = f"{source}.{average}".lstrip(".")
+    layout = probe(str(paths[-1]))
+    assert [(each.path, each.averaged) for each in layout.sources] == [(source, False), (path, True)]
+    parameters = {v.name for v in layout.tensors if layout.extents[v.extent].role is Role.PARAMETER}
+    weights = {f"{front}{name}" for name in PARAMETERS}
+    assert {name for name in parameters if not name.startswith("ema.online_model.")} == weights
+    assert layout.parameters == sum(trees[0][name].numel() for name in weights)
+    for chosen in (None, path):
+        out = twins.publish_here(paths, WEIGHTS, tmp_path / "out", source=chosen)
+        found = inside(torch.load(out, weights_only=True), source) if source else torch.load(out)
+        expected = twins.combine(trees, WEIGHTS)
+        moved = 0
+        for name, tensor in found.items():
+            own = name.startswith(f"{average}.")
+            if own is (chosen is not None) and tensor.is_floating_point() and not name.endswith("decay"):
+                assert twins.is_rounded(tensor, expected[name]), name
+                moved += 1
+            else:
+                assert twins.same_bits(tensor, trees[-1][name]), name
+        assert moved >= len(PARAMETERS)
+        other = probe(out, chosen)
+        assert difference(probe(str(paths[-1]), chosen), other) == ""
+    average_layout = probe(str(paths[-1]), path)
+    assert average_layout.averaged
+    evaluated = state_dict(combination(paths, path), torch.device("cpu"))
+    missing, unexpected = Network().load_state_dict(evaluated, strict=False)
+    assert not unexpected
+    assert not missing or make is latent_diffusion
+    assert {*PARAMETERS} <= evaluated.keys()
+    assert difference(layout, average_layout).startswith("the model changed: it was the weights")
+
+
+def test_an_average_inside_a_safetensors_file(tmp_path):
+    """A format without keys above its tensors has such sources too."""
+
+    def make(seed):
+        return beside("model.", "model_ema.", top="")(seed)
+
+    paths = window(tmp_path, make, safetensors.torch.save_file, "safetensors")
+    assert probe(str(paths[-1])).parameters == sum(tensor.numel() for tensor in Network().parameters())
+    out = twins.publish_here(paths, WEIGHTS, tmp_path / "out.safetensors", source="model_ema")
+    found, expected = safetensors.torch.load_file(out), twins.combine([make(seed) for seed in SEEDS], WEIGHTS)
+    for name, tensor in found.items():
+        if name.startswith("model_ema.") and tensor.is_floating_point():
+            assert twins.is_rounded(tensor, expected[name])
+        else:
+            assert twins.same_bits(tensor, make(SEEDS[-1])[name])
+    with pytest.raises(RefusedCheckpoint, match=r"leave --source out \(averages inside it: 'model_ema'\)"):
+        probe(str(paths[-1]), "ema")
+
+
+def test_an_average_in_another_precision_and_momentum_beside_it(tmp_path):
+    """float32 averages of bfloat16 weights are such; without them, an optimizer's momentum matches the weights."""
+    tree = beside("model.", "model_ema.")(1)
+    tree["state_dict"] = {
+        name: tensor.bfloat16() if name.startswith("model.") and tensor.is_floating_point() else tensor
+        for name, tensor in tree["state_dict"].items()
+    }
+    assert [each.path for each in probed(tree, tmp_path).sources] == ["state_dict", "state_dict.model_ema"]
+    network = Network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    tree = beside("", "model_ema.")(1) | {"optimizer": optimizer.state_dict()}
+    assert assign(probed(tree, tmp_path))[1] == ""
+    assert "moving average" in assign(probed(tree, tmp_path, "state_dict.model_ema"))[1]
+
+
+def larger(tensors):
+    """The first matrix of the average has another shape."""
+    name = next(name for name in tensors if name.startswith("model_ema.") and tensors[name].ndim > 1)
+    return tensors | {name: torch.ones(9, 9)}
+
+
+def renamed_layer(tensors):
+    """One tensor of the average stands for none of the weights."""
+    return {name.replace("model_ema.head.", "model_ema.tail."): tensor for name, tensor in tensors.items()}
+
+
+def alone(tensors):
+    """The average without the weights."""
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("model_ema.")}
+
+
+def a_layer(tensors):
+    """A layer of a network that averages, shaped as its neighbours are."""
+    return {
+        f"model.{layer}.{name}": torch.ones(5) for layer in ("norm", "avg_norm", "ema") for name in ("weight", "bias")
+    }
+
+
+def a_small_one(tensors):
+    """A little part that has an average's name, and is shaped as another is."""
+    return model(1) | {"avg.weight": torch.ones(5, 4), "avg.bias": torch.ones(5)} | {"big": torch.ones(1000)}
+
+
+@pytest.mark.parametrize("change", [larger, renamed_layer, alone, a_layer, a_small_one])
+def test_what_is_not_certainly_an_average_is_part_of_the_model(change, tmp_path):
+    """Other shapes, other names, no weights beside it, or a layer of the network: all floating tensors are combined."""
+    tensors = change(beside("model.", "model_ema.")(1)["state_dict"])
+    layout = probed({"state_dict": tensors}, tmp_path)
+    assert [each.path for each in layout.sources] == ["state_dict"]
+    copied = {view.name for view in layout.tensors if layout.extents[view.extent].role is Role.COPIED}
+    assert copied == {name for name, tensor in tensors.items() if not tensor.is_floating_point()}
 
 
 # -- wrappers
@@ -652,7 +785,7 @@ def test_counters_of_numpy_and_torch_are_understood(value, found, tmp_path):
 
 def test_composer_s_clock_is_read(tmp_path):
     """Composer counts batches and epochs in a clock of its own."""
-    assert probed(composer(3), tmp_path).counters == {"step": 300, "epoch": 3}
+    assert probed(composer(model(3), 3), tmp_path).counters == {"step": 300, "epoch": 3}
 
 
 def test_a_tree_that_holds_itself_ends(tmp_path):

@@ -1,24 +1,19 @@
-"""Files that are cut off or damaged: a word about it, or the right layout, and nothing else."""
+"""Damage that only some formats have: unwritten ends, bytes too many, single bits, comments."""
 
 import io
-import pickletools
-import random
 import struct
-import zipfile
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from rna_watch.checkpoints.probe import probe
-from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+from rna_watch.errors import IncompleteCheckpoint
 
 from . import twins
+from .damage import put
+from .test_contract import UNUSABLE, described
 from .writers import FORMS, SAFETENSORS, bare, model, with_company
-
-UNUSABLE = (IncompleteCheckpoint, RefusedCheckpoint)
-ODD_BYTES = (0, 1, 2, 3, 4, 5, 8, 9, 10, 29, 30, 31, 63, 64, 65, 511)
 
 
 def zip_bytes(tree, *, crc=True):
@@ -55,63 +50,6 @@ CONTENTS = {
 }
 
 
-def put(path, content):
-    """Write a file anew (over the old one, ext4 would put it on the disk at once, which takes a hundred times as long)."""
-    path.unlink(missing_ok=True)
-    path.write_bytes(content)
-
-
-def records(content):
-    """For each record of a zip: where its header, its bytes and what is behind them begin, and where the next one does."""
-    found = []
-    for info in zipfile.ZipFile(io.BytesIO(content)).infolist():
-        lengths = struct.unpack_from("<HH", content, info.header_offset + 26)
-        start = info.header_offset + 30 + sum(lengths)
-        found.append((info.filename, info.header_offset, start, start + info.file_size))
-    return found
-
-
-def pickles(content):
-    """Where each of the five pickles of torch's old format ends."""
-    stream = io.BytesIO(content)
-    ends = []
-    for _ in range(5):
-        for _ in pickletools.genops(stream):
-            pass
-        ends.append(stream.tell())
-    return ends
-
-
-def boundaries(content):
-    """Every place where a writer may stop between two parts of a file."""
-    if content.startswith(b"\x80"):
-        return {*range(min(300, len(content))), *pickles(content), *range(pickles(content)[-1], len(content), 29)}
-    if not content.startswith(b"PK"):
-        header = 8 + struct.unpack_from("<Q", content)[0]
-        entries = safetensors.deserialize(content)
-        return {8, header, *(header + at for at in np.cumsum([len(each["data"]) for _, each in entries])[:-1])}
-    places = {place for _, *record in records(content) for place in record}
-    places |= {end + 16 for *_, end in records(content)}
-    directory = struct.unpack_from("<I", content, len(content) - 6)[0]
-    while content[directory : directory + 4] == b"PK\x01\x02":
-        places.add(directory)
-        directory += 46 + sum(struct.unpack_from("<HHH", content, directory + 28))
-    return {*places, directory, len(content) - 1}
-
-
-@pytest.mark.parametrize("name", CONTENTS)
-def test_a_file_cut_anywhere_is_incomplete(name, tmp_path):
-    """Cut between any two of its parts, or at odd bytes, a file is reported as still being written."""
-    content = CONTENTS[name]
-    path = tmp_path / "model.pt"
-    places = {place for place in boundaries(content) | set(ODD_BYTES) if place < len(content)}
-    assert len(places) > 10
-    for place in sorted(places):
-        put(path, content[:place])
-        with pytest.raises(IncompleteCheckpoint):
-            probe(str(path))
-
-
 @pytest.mark.parametrize("name", ["bare zip", "zip with company", "zip without checksums"])
 def test_a_file_of_full_size_with_its_end_unwritten_is_incomplete(name, tmp_path):
     """A writer that reserves the space first leaves zeros at the end: still being written."""
@@ -133,86 +71,6 @@ def test_a_file_longer_than_announced_is_incomplete(name, message, tmp_path):
     path.write_bytes(CONTENTS[name] + b"\0")
     with pytest.raises(IncompleteCheckpoint, match=message):
         probe(str(path))
-
-
-def damages(content, places, count, seed):
-    """`count` damaged versions of a file: a bit flipped, a byte replaced, a few bytes zeroed or drawn at random."""
-    chance = random.Random(seed)
-    for _ in range(count):
-        damaged = bytearray(content)
-        at = chance.choice(places)
-        match chance.randrange(4):
-            case 0:
-                damaged[at] ^= 1 << chance.randrange(8)
-            case 1:
-                damaged[at] = chance.randrange(256)
-            case 2:
-                damaged[at : at + 4] = bytes(len(damaged[at : at + 4]))
-            case _:
-                size = chance.randrange(1, 9)
-                damaged[at : at + size] = chance.randbytes(len(damaged[at : at + size]))
-        if damaged != content:
-            yield bytes(damaged)
-
-
-def structure(content):
-    """The places of a file that are not tensors: headers, directory, pickle."""
-    places = set(range(len(content)))
-    if content.startswith(b"PK"):
-        for name, _, start, end in records(content):
-            if "/data/" in name:
-                places -= set(range(start, end))
-        return sorted(places)
-    if content.startswith(b"\x80"):
-        return list(range(pickles(content)[-1]))
-    return list(range(8 + struct.unpack_from("<Q", content)[0]))
-
-
-def described(layout):
-    """What a layout says about the model."""
-    return layout.tensors, layout.extents, layout.source, layout.counters
-
-
-@pytest.mark.parametrize("name", ["bare zip", "zip with company"])
-def test_a_damaged_zip_is_unusable_or_read_right(name, tmp_path):
-    """Whatever is damaged in headers, directory or pickle, the answer is a refusal or the layout of the intact file."""
-    content = CONTENTS[name]
-    path = tmp_path / "model.pt"
-    path.write_bytes(content)
-    intact = described(probe(str(path)))
-    refused = 0
-    for damaged in damages(content, structure(content), 600, seed=1):
-        put(path, damaged)
-        try:
-            layout = probe(str(path))
-        except UNUSABLE:
-            refused += 1
-        else:
-            assert described(layout) == intact
-    assert refused > 100
-
-
-@pytest.mark.parametrize("name", ["zip without checksums", "bare legacy", "legacy with company", "safetensors"])
-def test_damage_that_no_checksum_covers_stays_within_bounds(name, tmp_path):
-    """Where the writer left checksums out, damage may rename a tensor, but never leads beyond the file or to another error."""
-    content = CONTENTS[name]
-    path = tmp_path / "model.pt"
-    places = structure(content)
-    if name == "zip without checksums":
-        places = [
-            place for each, _, start, end in records(content) if "data.pkl" in each for place in range(start, end)
-        ]
-    refused = 0
-    for damaged in damages(content, places, 1500, seed=2):
-        put(path, damaged)
-        try:
-            layout = probe(str(path))
-        except UNUSABLE:
-            refused += 1
-        else:
-            twins.read(layout)
-            assert layout.architecture
-    assert refused > 100
 
 
 @pytest.mark.parametrize("form", [FORMS["torch zip, bare"], SAFETENSORS], ids=lambda form: form.name)

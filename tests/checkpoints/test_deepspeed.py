@@ -78,21 +78,75 @@ def test_windows_may_be_cut_over_other_numbers_of_ranks(tmp_path):
     assert all(twins.is_rounded(found[key], exact[key].double()) for key in found if found[key].is_floating_point())
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_it_is_complete_when_every_rank_s_files_are(stage, tmp_path):
-    """Any missing or cut file is waited for: the ranks are counted by what the shards say."""
-    whole = tmp_path / "whole"
-    deepspeed_forms.write(whole, 1, stage=stage, ranks=3)
-    for name in sorted(path.name for path in whole.glob("*.pt")):
-        folder = tmp_path / "global_step1"
-        shutil.copytree(whole, folder)
-        (folder / name).unlink()
-        with pytest.raises(IncompleteCheckpoint):
+def overwritten(folder, other, names):
+    """Files of a folder replaced by another save's, in that order, one minute apart."""
+    for minute, name in enumerate(names):
+        shutil.copyfile(other / name, folder / name)
+        os.utime(folder / name, (2e9 + 60 * minute,) * 2)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_files_of_two_saves_are_told_apart(stage, tmp_path):
+    """A save under the same tag that ends half way, after whichever file, is incomplete until the last is written over."""
+    folder, other = tmp_path / "latest", tmp_path / "other"
+    for place, seed in ((folder, 1), (other, 2)):
+        deepspeed_forms.write(place, seed, stage=stage, ranks=3)
+    names = sorted(path.name for path in folder.glob("*_model_states.pt"))
+    names += sorted(path.name for path in folder.glob("*_optim_states.pt"))
+    for count in range(1, len(names)):
+        overwritten(folder, other, names[:count])
+        with pytest.raises(IncompleteCheckpoint, match="the folder is being written again"):
             probe(str(folder))
-        (folder / name).write_bytes((whole / name).read_bytes()[:-100])
-        with pytest.raises(IncompleteCheckpoint, match="zip directory"):
-            probe(str(folder))
-        shutil.rmtree(folder)
+    overwritten(folder, other, names)
+    assert probe(str(folder)).counters == {"step": 20}
+
+
+def test_the_words_of_two_saves(tmp_path):
+    """Both files are named, with what shows that they are of different saves."""
+    for name, seed in (("a", 1), ("b", 2)):
+        deepspeed_forms.write(tmp_path / name, seed, stage=3, ranks=2)
+    states, shards = ("zero_pp_rank_1_mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+    overwritten(tmp_path / "a", tmp_path / "b", [shards])
+    with pytest.raises(IncompleteCheckpoint, match=r"rank_0_.* has an optimizer at step 10, .*rank_1_.* at step 20"):
+        probe(str(tmp_path / "a"))
+    overwritten(tmp_path / "a", tmp_path / "b", [states])
+    with pytest.raises(
+        IncompleteCheckpoint, match=r"rank_0_.*model_states.pt is of step 10, .*rank_1_.* is of step 20"
+    ):
+        probe(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    "config", [{"nebula": {"enabled": True}}, {"checkpoint": {"writer": {"type": "FAST", "decoupled": True}}}]
+)
+def test_engines_that_write_in_the_background_have_no_order(config, tmp_path):
+    """Shards older than the model states tell of two saves only where they are written after them."""
+    deepspeed_forms.write(tmp_path / "a", 1, stage=2, ranks=2)
+    for path in (tmp_path / "a").glob("*_optim_states.pt"):
+        os.utime(path, (1e9, 1e9))
+    with pytest.raises(IncompleteCheckpoint, match=r"lost its times: touch \*_optim_states.pt"):
+        probe(str(tmp_path / "a"))
+    path = tmp_path / "a" / "mp_rank_00_model_states.pt"
+    torch.save(torch.load(path, weights_only=False) | {"ds_config": config}, path)
+    assert probe(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64, torch.bfloat16, None])
+def test_an_optimizer_s_steps_in_any_dtype(dtype, tmp_path):
+    """However the optimizer counts, and if it does not count at all, shards that agree are of one save."""
+    deepspeed_forms.write(tmp_path / "a", 1, stage=2, ranks=2)
+    shards = sorted((tmp_path / "a").glob("*_optim_states.pt"))
+    for count in (10, 11):
+        for path in shards[count - 10 :]:
+            tree = torch.load(path, weights_only=False)
+            step = {} if dtype is None else {"step": torch.tensor(count, dtype=dtype)}
+            tree["optimizer_state_dict"]["base_optimizer_state"]["state"] = {0: step}
+            torch.save(tree, path)
+        if count == 11 and dtype is not None:
+            with pytest.raises(IncompleteCheckpoint, match="optimizer at step 10, .* optimizer at step 11"):
+                probe(str(tmp_path / "a"))
+        else:
+            assert probe(str(tmp_path / "a"))
 
 
 def test_before_the_shards_the_weights_are_not_there(tmp_path):
@@ -102,22 +156,6 @@ def test_before_the_shards_the_weights_are_not_there(tmp_path):
         path.unlink()
     with pytest.raises(IncompleteCheckpoint, match="not there yet"):
         probe(str(tmp_path / "a"))
-
-
-def test_without_zero_the_folder_is_given_back_as_it_is(tmp_path):
-    """Model states alone, with the optimizer in them, are patched like any torch file, in a folder of the same names."""
-    folders = [tmp_path / f"global_step{seed}" for seed in (1, 2, 3)]
-    for seed, folder in enumerate(folders, 1):
-        folder.mkdir()
-        trained, _, buffers = deepspeed_forms.model(seed)
-        state = {"module": trained | buffers, "optimizer": {"state": {}}, "param_shapes": None, "global_steps": seed}
-        torch.save(state, folder / "mp_rank_00_model_states.pt")
-    out = twins.publish_here(folders, WEIGHTS, tmp_path / "out")
-    assert os.listdir(out) == ["mp_rank_00_model_states.pt"]
-    found = torch.load(f"{out}/mp_rank_00_model_states.pt", weights_only=True)
-    exact = twins.combine([twins.read(probe(str(folder))) for folder in folders], WEIGHTS)
-    assert found["global_steps"] == 3
-    assert all(twins.is_rounded(found["module"][key], exact[key].double()) for key in deepspeed_forms.model(1)[0])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Checkpoints at the ends of the scale: ten thousand small tensors, and one tensor larger than 32 bits can count."""
+"""Checkpoints at the ends of the scale, in a process that is measured: many small tensors, one larger than 32 bits count."""
 
 import json
 import os
@@ -7,19 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import safetensors.torch
 import torch
 
-from rna_watch.checkpoints.combine import Combination
 from rna_watch.checkpoints.probe import probe
-from rna_watch.evaluation.materialize import state_dict
-
-from . import twins
 
 MANY = 10_000
-WEIGHTS = (0.0, -0.5, 1.5)
 
 CHILD = """
 import json, sys, time
@@ -65,31 +58,6 @@ def small_tensors(seed):
     return {f"blocks.{number // 10}.part{number % 10}.weight": row.clone() for number, row in enumerate(numbers)}
 
 
-@pytest.mark.parametrize("ending", ["pt", "safetensors"])
-def test_ten_thousand_small_tensors(ending, tmp_path):
-    """A window of three is exact, takes less than 64 MiB, and seconds, not minutes (measured: 2 s and 28 MiB as torch zips)."""
-    save, load = (
-        (torch.save, torch.load) if ending == "pt" else (safetensors.torch.save_file, safetensors.torch.load_file)
-    )
-    models = [small_tensors(seed) for seed in range(3)]
-    paths = [tmp_path / f"epoch_{seed}.{ending}" for seed in range(3)]
-    for tensors, path in zip(models, paths, strict=True):
-        save(tensors, path)
-    out = tmp_path / f"out.{ending}"
-    peak, seconds, rows = in_a_child(paths, WEIGHTS, out)
-    assert peak < 64 * 2**20
-    assert seconds < 60
-    residuals = np.diff([torch.cat(list(each.values())).double().numpy() for each in models], axis=0)
-    np.testing.assert_allclose(rows, residuals @ residuals.T, rtol=1e-12)
-    published, expected = load(out), twins.combine(models, WEIGHTS)
-    assert list(published) == list(load(paths[-1]))
-    assert all(twins.is_rounded(published[name], tensor) for name, tensor in expected.items())
-    evaluated = state_dict(
-        Combination(layouts=tuple(probe(str(path)) for path in paths), weights=WEIGHTS), torch.device("cpu")
-    )
-    assert all(twins.same_bits(evaluated[name], tensor) for name, tensor in published.items())
-
-
 LARGE = 2**30 + 1024  # float32: 4 GiB and 4 KiB
 SPOTS = (0, 1, 2**29 - 1, 2**29, 2**30 - 1, 2**30, LARGE - 1)  # about 2 and 4 GiB, and both ends
 
@@ -101,6 +69,7 @@ def large_files(folder):
     with open(paths[0], "wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + 4 * LARGE)
+    os.utime(paths[0], (1e9, 1e9))
     with torch.serialization.skip_data():
         torch.save({"w": torch.empty(LARGE)}, paths[1])
     return paths
@@ -115,6 +84,7 @@ def test_a_tensor_of_more_than_four_gigabytes(tmp_path):
         with open(path, "r+b") as file:
             for spot in SPOTS:
                 os.pwrite(file.fileno(), struct.pack("<f", number * (spot % 97 + 1)), place + 4 * spot)
+        os.utime(path, (1e9, 1e9))  # as a copy that left zeros out, which has rested
     out = tmp_path / "out.pt"
     peak, _, rows = in_a_child(paths, (-1.0, 2.0), out)
     assert peak < 64 * 2**20

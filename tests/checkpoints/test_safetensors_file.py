@@ -1,7 +1,9 @@
 """Headers of safetensors files: what they may say, and what is refused."""
 
 import json
+import os
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -134,3 +136,58 @@ def test_sampled_fingerprints_see_every_tensor(place, path):
     tensors[name][index] = 1.0
     safetensors.torch.save_file(tensors, path)
     assert probe(str(path)).fingerprint != before
+
+
+# -- a file that gets its size first (release candidates of safetensors 0.7.1 and 0.8.0)
+
+LARGE = 2**15  # float32: many blocks of any file system
+
+
+def sized_first(path, tensors):
+    """Write as those did; what is on the disk is yielded after the size and after each tensor."""
+    content = safetensors.torch.save(tensors)
+    base = 8 + struct.unpack_from("<Q", content)[0]
+    with path.open("wb", buffering=0) as file:
+        file.truncate(len(content))
+        file.write(content[:base])
+        yield False
+        for start in range(base, len(content), 4 * LARGE):
+            file.write(content[start : start + 4 * LARGE])
+            yield start + 4 * LARGE >= len(content)
+
+
+@pytest.fixture
+def holes(tmp_path):
+    """A file system that tells what was never written."""
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(2**20)
+        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != 0:
+            pytest.skip("this file system does not tell holes")
+
+
+@pytest.mark.usefixtures("holes")
+def test_a_file_that_got_its_size_first_is_incomplete_until_the_last_tensor(path):
+    """It has its size and a valid header from the beginning: the hole tells, up to the last tensor."""
+    tensors = {name: torch.full((LARGE,), 1.5) for name in "abc"}
+    for complete in sized_first(path, tensors):
+        if complete:
+            assert all(torch.equal(found, tensors["a"]) for found in twins.read(probe(str(path))).values())
+        else:
+            with pytest.raises(IncompleteCheckpoint, match="nothing is written at byte"):
+                probe(str(path))
+
+
+@pytest.mark.usefixtures("holes")
+def test_a_copy_that_leaves_zeros_out_is_taken_once_it_has_rested(path):
+    """Zeros that were written are complete at once; those that a sparse copy left out after two minutes, however dated."""
+    tensors = {"a": torch.ones(LARGE), "b": torch.zeros(LARGE)}
+    safetensors.torch.save_file(tensors, path)
+    assert probe(str(path))
+    os.truncate(path, path.stat().st_size - 4 * LARGE)
+    os.truncate(path, path.stat().st_size + 4 * LARGE)
+    with pytest.raises(IncompleteCheckpoint, match="a copy that leaves zeros out, it is taken 120 s after"):
+        probe(str(path))
+    for seconds in (-130, 130, 10**6):
+        os.utime(path, (time.time() + seconds,) * 2)
+        found = twins.read(probe(str(path)))
+        assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())

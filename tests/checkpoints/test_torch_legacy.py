@@ -17,7 +17,8 @@ from rna_watch.checkpoints.safe_pickle import Inert
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 
 from . import twins
-from .test_damage import legacy_bytes, pickles
+from .damage import pickles
+from .test_damage import legacy_bytes
 from .test_safe_pickle import Trap, hostile
 from .writers import FORMS, Network, model, optimizer_state, whole
 
