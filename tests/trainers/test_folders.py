@@ -222,16 +222,19 @@ def test_folders_are_extrapolated_by_hand_and_verified(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("link", [True, False])
 def test_a_disk_that_is_nearly_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool) -> None:
-    """Without room for a copy a folder is used as long as the trainer keeps it, and that is said; links need no room."""
+    """Without room for a copy or a model beside the reserve both wait, which is said; links need no room; then it goes on."""
     _train(tmp_path, 100, 200, 300)
-    real = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=5000))
-    state = process(tmp_path, tmp_path, pin="link" if link else "copy")
-    assert published(tmp_path) == ["checkpoint-300"]
-    check_folder(tmp_path / "rna" / "checkpoint-300", tmp_path)
-    assert ("pin" in state.problems) != link
+    settings = {"pin": "link" if link else "copy", "reserve": 3000 / 2**30}
+    with monkeypatch.context() as nearly_full:
+        real = shutil.disk_usage
+        nearly_full.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=5000))
+        state = process(tmp_path, tmp_path, **settings)
+    assert published(tmp_path) == []
+    assert state.problems.keys() == {"held"} | (set() if link else {"pin"})
     assert bool(list((tmp_path / ".rna-watch" / "window").iterdir())) == link
     assert {event.pin for event in events(tmp_path, "admitted")} == {"link" if link else "none"}
+    assert process(tmp_path, tmp_path, **settings).checkpoints["checkpoint-300"].stage == "published"
+    check_folder(tmp_path / "rna" / "checkpoint-300", tmp_path)
 
 
 def test_a_folder_that_goes_before_it_is_read_is_left_out_with_a_reason(
