@@ -105,7 +105,8 @@ class RunConfig(BaseModel):
         "none", description="A plain copy for serving beside each model: NAME.export.safetensors, with bare names."
     )
     optimizer_state: Literal["keep", "drop"] = Field(
-        "keep", description="Whether a model in a torch file keeps what lies beside it there, or only its counters."
+        "keep",
+        description="Whether a model in a torch file keeps what lies beside it there, or only counters and hyper-parameters.",
     )
 
     # how it runs
