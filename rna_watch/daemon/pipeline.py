@@ -6,6 +6,7 @@ Every step is recorded before the next begins, so that a restart goes on where t
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -161,11 +162,11 @@ class Pipeline:
             count = len(window.members)
             self._finish(checkpoint, f"number {count} of a new window; extrapolation begins with {_SMALLEST_WINDOW}")
             return
-        if self._config.evaluate_command and self._held(
-            checkpoint, self._config.evaluators * window.layouts[-1].size_bytes
-        ):
-            return  # the command is given models as files
-        tried = self._trials.run(window, residuals, self._family(residuals))
+        as_files = self._config.evaluate_command is not None
+        if as_files and self._held(checkpoint, self._config.evaluators * window.layouts[-1].size_bytes):
+            return
+        with self._admission.room.writing() if as_files else nullcontext():
+            tried = self._trials.run(window, residuals, self._family(residuals))
         if not tried.evaluated - {LAST}:
             tried.family = self._trials.unevaluated(window, residuals)
         self._record_search(checkpoint, residuals, tried.family)

@@ -90,8 +90,7 @@ class Room:
         wanted = size(self._reserve_bytes(largest) + self._model_bytes(largest))
         self._recorder.problem(
             _SHORT,
-            f"less than {wanted} is free at {self._output}, and the training may need it: what the trainer deletes is not "
-            "kept any more, windows become shorter",
+            f"less than {wanted} is free for the training: what it deletes is not kept, windows become shorter ({self._output})",
             _REMEDY,
         )
 
@@ -101,7 +100,7 @@ class Room:
         reserve = self._reserve_bytes(self._largest_bytes())
         self._recorder.problem(
             _HELD,
-            f"models wait: at {self._output} there is no room for another beside the {size(reserve)} that the training may need",
+            f"models wait: none has room beside the {size(reserve)} that the training may need ({self._output})",
             _REMEDY,
         )
 
@@ -119,7 +118,7 @@ class Room:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """The time in which a model is written, whose room was found before."""
+        """The time in which a model is written, or given to a command, whose room was found before."""
         self._writing = True
         try:
             yield
