@@ -15,8 +15,9 @@ from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
 from rna_watch.daemon.pipeline import Pipeline
 from tests.daemon.in_process import process
 from tests.daemon.runs import events, published, rna_watch, start_foreground, wait_until
+from tests.trainers.live_run import listing, watched
 from tests.trainers.saved_folder import CARRIED, SHARDED, SHARDS, save
-from tests.trainers.watched import check_combination, check_folder, listing, watching
+from tests.trainers.watched import check_combination, check_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +138,7 @@ def test_a_folder_is_waited_for_in_words_while_it_is_written(tmp_path: Path) -> 
     def reasons() -> list[str]:
         return [event.reason for event in events(run, "waiting")]
 
-    with watching(run, "--incomplete-after", 0.01):
+    with watched(run, "--incomplete-after", 0.01):
         folder = run / "checkpoint-100"
         folder.mkdir()
         done = 0

@@ -54,7 +54,8 @@ def test_models_wait_where_the_training_may_need_the_room(tmp_path: Path) -> Non
             resize(disk, 40 * size)
             wait_until(lambda: len(published(disk)) == 5)
             wait_until(lambda: _problems(run) == "")
-        assert before in (["step_3.pt"], ["step_3.pt", "step_4.pt"])
+        assert 1 <= len(before) <= 3
+        assert before == published(disk)[: len(before)]
         assert check_outputs(run, "model") == [f"step_{step}.pt" for step in range(3, 8)]
 
 
