@@ -108,11 +108,11 @@ def watched(run: Path, *arguments: object, output: Path | None = None) -> Iterat
         daemon.communicate()
 
 
-def script(name: str, *arguments: object) -> list[dict[str, Any]]:
+def script(name: str, *arguments: object, limit_s: float = LIMIT_S) -> list[dict[str, Any]]:
     """Run a trainer to its end; returns what it announced, a JSON object a line."""
     start = ["-c", _WITHOUT_TORCHVISION] if name in _TRANSFORMERS else []
     command = [sys.executable, *start, str(HERE / f"{name}.py"), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{"')]
 
