@@ -105,7 +105,8 @@ class RunConfig(BaseModel):
         "none", description="A plain copy for serving beside each model: NAME.export.safetensors, with bare names."
     )
     optimizer_state: Literal["keep", "drop"] = Field(
-        "keep", description="Whether a model in a torch file keeps what lies beside it there, or only its counters."
+        "keep",
+        description="Whether a model in a torch file keeps what lies beside it there, or only counters and hyper-parameters.",
     )
 
     # how it runs
@@ -134,6 +135,12 @@ class RunConfig(BaseModel):
         200.0, description="GiB that pinned checkpoints may hold; the oldest are let go first, visibly."
     )
 
+    reserve: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+        "auto",
+        description="GiB left free for the training on the disk that we write to; auto: twice a checkpoint, 0: none. "
+        "Below it pins are let go, oldest first, and models wait.",
+    )
+
     @property
     def window_lengths(self) -> tuple[int, ...]:
         """The window lengths to try."""
@@ -160,8 +167,9 @@ def load(path: Path | None, overrides: dict[str, Any]) -> RunConfig:
         config = RunConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{where}: setting '{key}' is {first['input']!r}: {first['msg']}") from error
+        key = ".".join(str(part) for part in first["loc"] if part == first["loc"][0] or isinstance(part, int))
+        wanted = dict.fromkeys(each["msg"] for each in error.errors() if each["loc"][0] == first["loc"][0])
+        raise UsageError(f"{where}: setting '{key}' is {first['input']!r}: {', or '.join(wanted)}") from error
     if config.evaluator and config.evaluate_command:
         raise UsageError("give either --evaluator or --evaluate-command, not both")
     if config.evaluate_command and "{checkpoint}" not in config.evaluate_command:

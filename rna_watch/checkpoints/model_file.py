@@ -1,4 +1,6 @@
-"""A torch file with the model and its counters alone, at the keys where the original has them: what lay beside is left out.
+"""A torch file with the model alone, at the key where the original has it: what lay beside is left out.
+
+Counters stay, and what loaders build the model from (Lightning's hyper-parameters and version, `model_args`, `config`).
 
 Written as torch.save does: a plain zip with records aligned to 64 bytes, and a pickle that torch's safe reader takes.
 """
@@ -33,6 +35,11 @@ _DATE = 0x21  # 1980-01-01, as torch writes it
 _UNKNOWN_CRC = 0xFFFFFFFF  # not 0: that says that there is none
 _STORAGE_OF = {dtype: name for name, dtype in STORAGES.items()}
 _COUNTERS = {*model_source.STEP_KEYS, *model_source.EPOCH_KEYS}
+_LIGHTNING = "pytorch-lightning_version"
+_HYPER_PARAMETERS = "hyper_parameters"
+# what loaders ask a file for, besides the model: Lightning's `load_from_checkpoint` and `Trainer.test`; nanoGPT; timm
+_ABOUT = {_LIGHTNING, _HYPER_PARAMETERS, "hparams_name", "hparams_type", "model_args", "model_config", "config", "arch"}
+_MOST_VALUES, _DEEPEST = 100_000, 50
 
 
 def obstacle(layout: Layout) -> str:
@@ -58,6 +65,8 @@ def plan(layout: Layout) -> Rewriting:
         file.check_unchanged()
     if layout.averaged and layout.source == model_source.RAW_BESIDE_AVERAGE[1]:
         raise RefusedCheckpoint("its average of the weights would pass for the weights without those beside it")
+    if isinstance(tree, dict) and _LIGHTNING in tree and not _plain(tree.get(_HYPER_PARAMETERS)):
+        raise RefusedCheckpoint("Lightning builds the model from hyper-parameters that are objects of classes")
     views = {view.name: view for view in layout.tensors}
     content = _lean(tree, layout.source, views, top=True)
     if content is None:
@@ -83,7 +92,7 @@ def plan(layout: Layout) -> Rewriting:
 
 
 def _lean(value: object, path: str, views: Mapping[str, TensorView], *, top: bool) -> dict[Any, Any] | None:
-    """A mapping on the way to the model with nothing in it but that, and counters at the top; None if there is no way."""
+    """A mapping on the way to the model with that alone; at the top with counters and what it is; None if there is no way."""
     if not isinstance(value, dict):
         return None
     if not path:
@@ -94,9 +103,31 @@ def _lean(value: object, path: str, views: Mapping[str, TensorView], *, top: boo
         inner = _lean(item, path[len(key) + 1 :], views, top=False)
         if inner is None:
             continue
-        kept = {k: v for k, v in dict.items(value) if top and k in _COUNTERS and type(v) is int}
+        kept = {
+            k: v
+            for k, v in dict.items(value)
+            if top and k != key and ((k in _COUNTERS and type(v) is int) or (k in _ABOUT and _plain(v)))
+        }
         return {k: kept.get(k, inner) for k in dict.keys(value) if k == key or k in kept}
     return None
+
+
+def _plain(value: object) -> bool:
+    """Whether a value is made of texts, numbers, lists and mappings alone, and not of very many or very deep ones."""
+    waiting = [(value, 0)]
+    for _ in range(_MOST_VALUES):  # a list may hold itself, or the same one many times over
+        if not waiting:
+            return True
+        item, depth = waiting.pop()
+        if isinstance(item, dict) and type(item) is dict and all(isinstance(key, str | int) for key in item):
+            waiting += [(each, depth + 1) for each in item.values()]
+        elif isinstance(item, list | tuple) and type(item) in {list, tuple}:
+            waiting += [(each, depth + 1) for each in item]
+        elif item is not None and type(item) not in {str, int, float, bool}:
+            return False
+        if depth > _DEEPEST or len(waiting) > _MOST_VALUES:
+            return False
+    return False
 
 
 def _model(value: dict[Any, Any], prefix: str, views: Mapping[str, TensorView]) -> dict[Any, Any] | None:
@@ -140,6 +171,9 @@ def _pickled(value: object, extents: Sequence[Extent]) -> bytes:
             state = _scalar("_metadata") + _pickled(metadata, extents)
             made += pickle.EMPTY_DICT + state + pickle.SETITEM + pickle.BUILD
         return made
+    if isinstance(value, list | tuple):
+        items = pickle.MARK + b"".join(_pickled(item, extents) for item in value)
+        return pickle.EMPTY_LIST + items + pickle.APPENDS if isinstance(value, list) else items + pickle.TUPLE
     if isinstance(value, TensorView):
         return _tensor(value, extents[value.extent])
     return _scalar(value if isinstance(value, str | int | float) else None)

@@ -6,6 +6,7 @@ all three.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -110,6 +111,19 @@ def unpin(destination: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             Path(path).unlink(missing_ok=True)
+
+
+def held_bytes(destination: str) -> int:
+    """Space that is there for a pinned checkpoint alone: of its files that have no other name any more."""
+    files = [destination]
+    if os.path.isdir(destination):  # noqa: PTH112 - a string crosses process boundaries
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(destination) for name in names]  # noqa: PTH118
+    total = 0
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            stat = os.lstat(file)
+            total += stat.st_blocks * 512 if stat.st_nlink == 1 else 0
+    return total
 
 
 def share_blocks(reader: int, writer: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,10 @@ from rna_watch.acceleration.residuals import window_break
 from rna_watch.checkpoints.companions import training_state
 from rna_watch.checkpoints.equality import same_values
 from rna_watch.checkpoints.extents import difference, identify_any
-from rna_watch.checkpoints.pin import NONE, pin_checkpoint, unpin
+from rna_watch.checkpoints.pin import NONE, held_bytes, pin_checkpoint, unpin
 from rna_watch.checkpoints.probe import probe
 from rna_watch.checkpoints.recorded_gradient import SUFFIX
+from rna_watch.daemon.room import LET_GO, Room
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.journal import events as e
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
 
-_RESERVE_CHECKPOINTS = 2  # room always left on the file system, in checkpoints, so that training never suffers
-
 
 class Admission:
     """Decides what each candidate file is, and tells the recorder.
@@ -46,6 +44,7 @@ class Admission:
         self._proceed = proceed
         self.layouts: dict[str, Layout] = {}
         self.sequences = Sequences(recorder, paths.journal)
+        self.room = Room(config, paths, recorder)
 
     def consider(self, name: str, identity: FileIdentity) -> None:
         """Admit a file, or record that it is an alias, refused or gone.
@@ -128,7 +127,7 @@ class Admission:
         if replaced is not None and replaced.pinned:
             self._unpin(replaced, "the file was written again")
         try:
-            pinned_kind, pinned_path = self._pin(name, layout, link=numbered)
+            pinned_kind, pinned_path = self._pin(name, layout, identity.size_bytes, link=numbered)
         except InputChanged as error:
             raise IncompleteCheckpoint("it is being written") from error
         self._recorder.record(
@@ -194,13 +193,17 @@ class Admission:
         assert admitted is not None
         return training_state(layout, admitted.step, admitted.step_kind, self._config.optimizer_order)
 
-    def _pin(self, name: str, layout: Layout, *, link: bool) -> tuple[str, str]:
+    def _pin(self, name: str, layout: Layout, size_bytes: int, *, link: bool) -> tuple[str, str]:
         mode = self._config.pin
         if mode != NONE:
             destination = str(self._paths.window / f"{_flat(name)}.{layout.fingerprint[:8]}.pinned")
             linked = mode == "link" or (mode == "auto" and link)
+            if not self.room.fits(0, size_bytes):
+                self.room.say_short(size_bytes)
+                self.layouts[name] = layout
+                return NONE, layout.path
             try:
-                if not linked and not self._has_room(layout.size_bytes):
+                if not linked and not self.room.fits(layout.size_bytes, size_bytes):
                     raise OSError(28, "too little room left")
                 kind, pinned = pin_checkpoint(layout, destination, link=linked, proceed=self._proceed)
             except OSError as error:
@@ -216,9 +219,6 @@ class Admission:
                 return kind, os.path.relpath(destination, self._paths.output)
         self.layouts[name] = layout
         return NONE, layout.path
-
-    def _has_room(self, size_bytes: int) -> bool:
-        return shutil.disk_usage(self._paths.window).free >= (1 + _RESERVE_CHECKPOINTS) * size_bytes
 
     def layout(self, checkpoint: Checkpoint) -> Layout | None:
         """The layout of an admitted checkpoint, probed again after a restart; None if its bytes are gone or changed."""
@@ -247,10 +247,8 @@ class Admission:
         """Let go of pinned checkpoints that no later window can need, and of the oldest beyond the byte budget."""
         needed: set[str] = set()
         by_series: dict[str, list[Checkpoint]] = {}
-        # a name that is written again keeps its place among the checkpoints, but is the newest all the same
-        ordered = sorted(self._recorder.checkpoints(), key=lambda c: c.admitted.seq if c.admitted else 0)
-        pinned = [c for c in ordered if c.pinned and c.admitted]
-        for checkpoint in ordered:
+        pinned = self._pinned()
+        for checkpoint in self._by_admission():
             if checkpoint.admitted and checkpoint.usable:
                 by_series.setdefault(self.sequences.of_admitted(checkpoint.admitted), []).append(checkpoint)
         for members in by_series.values():
@@ -273,6 +271,22 @@ class Admission:
                 "raise --store-budget, or lower --window",
             )
             self._unpin(checkpoint, f"the window store holds more than its budget of {self._config.store_budget:g} GiB")
+
+    def keep_room(self) -> None:
+        """Let go of pinned checkpoints where the training may need their room; to be called now and then."""
+        self.room.keep(
+            lambda: [
+                (c, held_bytes(str(self._paths.output / c.admitted.pin_path))) for c in self._pinned() if c.admitted
+            ],
+            lambda checkpoint: self._unpin(checkpoint, LET_GO),
+        )
+
+    def _by_admission(self) -> list[Checkpoint]:
+        """All checkpoints, the newest last; a name that is written again is the newest, though it keeps its place elsewhere."""
+        return sorted(self._recorder.checkpoints(), key=lambda c: c.admitted.seq if c.admitted else 0)
+
+    def _pinned(self) -> list[Checkpoint]:
+        return [checkpoint for checkpoint in self._by_admission() if checkpoint.pinned and checkpoint.admitted]
 
     def _unpin(self, checkpoint: Checkpoint, reason: str) -> None:
         assert checkpoint.admitted is not None

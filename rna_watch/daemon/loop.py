@@ -178,6 +178,7 @@ class Daemon:
                 self._wake.clear()
                 next_scan = now + self._timing.scan_s
                 self._scan(readiness, now)
+                self._admission.keep_room()  # the training fills the disk between our acts
                 if self._watching_by == "events and scans" and not hints.alive():
                     hints.stop()
                     self._start_hints(hints)
@@ -343,7 +344,7 @@ class Daemon:
             pending = checkpoint.stage in PENDING or (
                 checkpoint.stage is Stage.FAILED and checkpoint.name not in self._tried
             )
-            if not pending:
+            if not pending or self._admission.room.holds(checkpoint.name):
                 continue
             if checkpoint.attempts and checkpoint.name in self._tried:
                 pause = min(_FIRST_PAUSE_S * 2 ** (checkpoint.attempts - 1), _LONGEST_PAUSE_S)

@@ -6,6 +6,7 @@ Every step is recorded before the next begins, so that a restart goes on where t
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -161,7 +162,11 @@ class Pipeline:
             count = len(window.members)
             self._finish(checkpoint, f"number {count} of a new window; extrapolation begins with {_SMALLEST_WINDOW}")
             return
-        tried = self._trials.run(window, residuals, self._family(residuals))
+        as_files = self._config.evaluate_command is not None
+        if as_files and self._held(checkpoint, self._config.evaluators * window.layouts[-1].size_bytes):
+            return
+        with self._admission.room.writing() if as_files else nullcontext():
+            tried = self._trials.run(window, residuals, self._family(residuals))
         if not tried.evaluated - {LAST}:
             tried.family = self._trials.unevaluated(window, residuals)
         self._record_search(checkpoint, residuals, tried.family)
@@ -170,15 +175,23 @@ class Pipeline:
             self._finish(checkpoint, " ".join(tried.family.notes) or "the family holds nothing besides the original")
         elif self._config.publish == "when-better" and choice.better_than_original is False:
             self._finish(checkpoint, f"{choice.reason}, so nothing was written")
-        else:
-            self._publication.publish(
-                checkpoint,
-                window,
-                choice,
-                residuals,
-                tried.statistics.get(choice.candidate.name),
-                partial(self._run, checkpoint, "writing"),
-            )
+        elif not self._held(checkpoint, self._publication.size_bytes(window.layouts[-1])):
+            with self._admission.room.writing():
+                self._publication.publish(
+                    checkpoint,
+                    window,
+                    choice,
+                    residuals,
+                    tried.statistics.get(choice.candidate.name),
+                    partial(self._run, checkpoint, "writing"),
+                )
+
+    def _held(self, checkpoint: Checkpoint, size_bytes: int) -> bool:
+        """Whether there is no room to write so much for a checkpoint; it then waits where it is, and others go on."""
+        held = not self._admission.room.fits(size_bytes)
+        if held:
+            self._admission.room.hold(checkpoint.name, size_bytes)
+        return held
 
     def _stage(self, name: str) -> Stage | None:
         current = self._recorder.checkpoint(name)

@@ -131,6 +131,10 @@ class Publication:
         )
         self._point(checkpoint.name, model)
 
+    def size_bytes(self, newest: Layout) -> int:
+        """Room that the model of a window is going to take, its plain copy included: at most so much."""
+        return newest.size_bytes * (2 if self._config.export == export.SAFETENSORS else 1)
+
     def finish(self, checkpoint: Checkpoint) -> bool:
         """After a crash: whether the model that was being published is whole, so that only its record is missing."""
         intent = checkpoint.publishing

@@ -1,7 +1,7 @@
 """`make bench`: prints medians and ratios of everything measured side by side, and the machine it was measured on.
 
 Usage: python -m tests.benchmarks [window] [latency] [search] [digits] [beside] [readme] [--rounds N] [--seeds N] [--dir FOLDER]
-[--record FOLDER]; `readme` puts the tables of kept results into the README.
+[--record FOLDER] [--trainer loop|hugging-face (the job of `beside`)]; `readme` puts the tables of kept results into the README.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=["window", "latency", "search", "digits", "beside"])
     parser.add_argument("--rounds", type=int, default=window.ROUNDS)
     parser.add_argument("--seeds", type=int, default=digits.SEEDS)
+    parser.add_argument("--trainer", choices=beside.TRAINERS, default="loop", help="the training of `beside`")
     parser.add_argument("--record", type=Path, help="folder for results as JSON")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "rna-watch-bench")
     arguments = parser.parse_args()
@@ -33,7 +34,7 @@ def main() -> None:
     if "search" in arguments.names:
         search.show()
     if "beside" in arguments.names:
-        beside.show(arguments.dir, arguments.rounds)
+        beside.show(arguments.dir, arguments.rounds, arguments.trainer)
     if "readme" in arguments.names:
         readme.main()
     if "digits" in arguments.names:

@@ -1,8 +1,12 @@
-"""A training's own time, alone and beside us: the same fixed job in turn, with its pauses for saving told apart."""
+"""A training's own time, alone and beside us: the same fixed job in turn.
+
+The job is a plain loop, with its time in `torch.save` told apart, or a real trainer with its retention on (`--trainer`).
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -19,10 +23,22 @@ _STEPS = 50
 _BATCH = 128
 _WIDTH = 768
 _LIMIT_S = 120.0
+_TRAINING_LIMIT_S = 3600.0  # on a busy machine
 CASES: dict[str, list[str] | None] = {
     "alone": None,
     "inline": ["--engine", "inline", "--workers", "1"],
     "Ray": ["--workers", "1"],
+}
+
+
+# trainers of tests/trainers: script, what it is given for a job of some seconds, and the name of its last checkpoint
+TRAINERS: dict[str, tuple[str, tuple[object, ...], str]] = {
+    "loop": ("", (), f"epoch_{_SAVES:03d}.pt"),
+    "hugging-face": (
+        "hf_trainer",
+        ("--saves", _SAVES, "--every", 20, "--limit", 3, "--hidden", 192),
+        f"checkpoint-{_SAVES * 20}",
+    ),
 }
 
 
@@ -47,8 +63,9 @@ def train(folder: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - begun, "saving": saving}
 
 
-def measure(folder: Path, settings: list[str] | None) -> dict[str, float]:
+def measure(folder: Path, settings: list[str] | None, trainer: str = "loop") -> dict[str, float]:
     """The job in a process of its own, with a daemon beside it unless `settings` is None; `published` counts its models."""
+    name, given, newest = TRAINERS[trainer]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "rna_watch"]
@@ -56,31 +73,38 @@ def measure(folder: Path, settings: list[str] | None) -> dict[str, float]:
         start = [*command, "start", str(folder), "--keep", str(_SAVES), *settings]
         subprocess.run(start, check=True, capture_output=True)
     try:
-        job = [sys.executable, "-m", "tests.benchmarks.beside", str(folder)]
-        result = json.loads(subprocess.run(job, check=True, capture_output=True, text=True).stdout)
-        last, until = folder / "rna" / f"epoch_{_SAVES:03d}.pt", time.perf_counter() + _LIMIT_S
+        if name:
+            from tests.trainers.live_run import script  # not in the loop's own process
+
+            said = script(name, folder, *given, limit_s=_TRAINING_LIMIT_S)
+            result = {"saving": math.nan} | next(each for each in said if "seconds" in each)
+        else:
+            job = [sys.executable, "-m", "tests.benchmarks.beside", str(folder)]
+            result = json.loads(subprocess.run(job, check=True, capture_output=True, text=True).stdout)
+        last, until = folder / "rna" / newest, time.perf_counter() + _LIMIT_S
         while settings is not None and not last.exists() and time.perf_counter() < until:
             time.sleep(0.05)
     finally:
         if settings is not None:
             subprocess.run([*command, "stop", str(folder)], check=True, capture_output=True)
-    return result | {"published": float(len(list(folder.glob("rna/epoch_*.pt"))))}
+    published = [path for path in folder.glob("rna/*") if path.suffix != ".json" and not path.is_symlink()]
+    return result | {"published": float(len(published))}
 
 
-def compare(folder: Path, rounds: int) -> dict[str, list[dict[str, float]]]:
+def compare(folder: Path, rounds: int, trainer: str = "loop") -> dict[str, list[dict[str, float]]]:
     """All cases in turn, so many rounds; each round begins with another case."""
     results: dict[str, list[dict[str, float]]] = {name: [] for name in CASES}
     names = list(CASES)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            results[name].append(measure(folder, CASES[name]))
+            results[name].append(measure(folder, CASES[name], trainer))
     return results
 
 
-def show(folder: Path, rounds: int) -> None:
+def show(folder: Path, rounds: int, trainer: str = "loop") -> None:
     """Print medians, spread, and the ratio to the training alone (median of the pairs in a round)."""
-    results = compare(folder / "beside", rounds)
-    print(f"\na training alone and beside us: one thread, {_SAVES} checkpoints of 14 MB, {rounds} rounds in turn")
+    results = compare(folder / "beside", rounds, trainer)
+    print(f"\na training ({trainer}) alone and beside us: one thread, {_SAVES} checkpoints, {rounds} rounds in turn")
     print(f"load of the machine before: {os.getloadavg()[0]:.1f}; the trainer's own seconds, median (min-max)")
     print(f"{'':<8}{'seconds':>22}{'/ alone':>9}{'saving':>9}{'models':>8}")
     for name, runs in results.items():

@@ -3,6 +3,7 @@
 import errno
 import os
 import zipfile
+from argparse import Namespace
 
 import pytest
 import safetensors
@@ -227,6 +228,62 @@ def test_ties_views_strides_and_rare_dtypes_of_the_model_alone(tmp_path):
     with zipfile.ZipFile(out) as archive:
         assert archive.testzip() is None
     assert all(offset % 64 == 0 for offset in model_file.plan(probe(str(paths[-1]))).skeleton.offsets.values())
+
+
+ABOUT = {
+    "pytorch-lightning_version": "2.6.6",
+    "hyper_parameters": {
+        "width": 12,
+        "layers": [1, (2, "three")],
+        "rate": 0.5,
+        "norm": True,
+        "note": None,
+        "deep": {1: {}},
+    },
+    "hparams_name": "kwargs",
+    "model_args": {"n_layer": 2, "bias": False},
+    "config": {"out_dir": "out"},
+    "arch": "resnet18",
+}
+
+
+def test_what_loaders_build_the_model_from_stays(tmp_path):
+    """Hyper-parameters, model arguments and versions stay as they are, where they are plain; states and objects go."""
+    beside = {"optimizer_states": [{"lr": 0.1}], "lr_schedulers": [{}], "loops": {"a": 1}, "seed": 3}
+    paths = [tmp_path / f"step_{seed}.pt" for seed in (1, 2, 3)]
+    for seed, path in enumerate(paths, 1):
+        torch.save({"epoch": seed, **ABOUT, "state_dict": model(seed), **beside}, path)
+    found = torch.load(drop(paths, tmp_path / "out.pt"), weights_only=True)
+    assert list(found) == ["epoch", *ABOUT, "state_dict"]
+    assert {key: found[key] for key in ABOUT} == ABOUT
+    for seed, path in enumerate(paths, 1):
+        torch.save(
+            {"epoch": seed, "config": Namespace(width=2), "arch": torch.ones(2), "state_dict": model(seed)}, path
+        )
+    assert torch.load(drop(paths, tmp_path / "out.pt"), weights_only=True).keys() == {"epoch", "state_dict"}
+
+
+@pytest.mark.parametrize("kind", ["itself", "laughs", "deep", "many"])
+def test_values_without_end_are_left_out(kind, tmp_path):
+    """A list that holds itself, or stands for more than memory has, is no hyper-parameter."""
+    odd = []
+    if kind == "itself":
+        odd.append(odd)
+    for _ in range({"laughs": 60, "deep": 300}.get(kind, 0)):
+        odd = [odd] * (10 if kind == "laughs" else 1)
+    if kind == "many":
+        odd = list(range(200_000))
+    path = tmp_path / "step_1.pt"
+    torch.save({"epoch": 1, "config": odd, "state_dict": model(1)}, path)
+    assert torch.load(drop([path] * 3, tmp_path / "out.pt"), weights_only=True).keys() == {"epoch", "state_dict"}
+
+
+def test_hyper_parameters_that_cannot_be_written_keep_all(tmp_path):
+    """Without its hyper-parameters Lightning could not build the module: where they are objects, that is said."""
+    path = tmp_path / "epoch=1.ckpt"
+    content = {"pytorch-lightning_version": "2.6.6", "hyper_parameters": {"net": Namespace(width=2)}}
+    torch.save(content | {"state_dict": model(1)}, path)
+    assert "hyper-parameters that are objects" in model_file.obstacle(probe(str(path)))
 
 
 def test_a_pickled_network_is_not_taken_apart(tmp_path):

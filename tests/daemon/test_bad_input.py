@@ -8,10 +8,12 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from tests.daemon.disks import small_disk
 from tests.daemon.runs import (
     HERE,
     check_output,
@@ -23,6 +25,9 @@ from tests.daemon.runs import (
     train,
     wait_until,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def _reasons(run: Path) -> dict[str, tuple[str, str]]:
@@ -174,22 +179,15 @@ def test_a_command_evaluates_what_it_is_given(tmp_path: Path) -> None:
     assert not list((tmp_path / ".rna-watch" / "scratch").iterdir())
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Path:
+@pytest.fixture(name="small_disk")
+def _small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 500 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a small file system cannot be mounted here (that needs root)")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+    with small_disk(tmp_path / "disk", 500) as disk:
+        yield disk
 
 
 def test_a_full_disk_is_a_problem_until_there_is_room(tmp_path: Path, small_disk: Path) -> None:
-    """On a full disk outputs wait, the reason is shown, nothing torn appears; with room again everything is published."""
+    """On a disk that is full for all outputs fail, in words, nothing torn appears; with room again everything is published."""
     run = tmp_path / "run"
     train(run, count=4)
     ballast = small_disk / "ballast"
@@ -197,7 +195,7 @@ def test_a_full_disk_is_a_problem_until_there_is_room(tmp_path: Path, small_disk
     command = [os.sys.executable, "-m", "rna_watch", "start", str(run), "--foreground", "--engine", "inline"]
     with said.open("w") as terminal:
         daemon = subprocess.Popen(
-            [*command, "--output", str(small_disk), "--pin", "none"], stdout=terminal, stderr=terminal
+            [*command, "--output", str(small_disk), "--pin", "none", "--reserve", "0"], stdout=terminal, stderr=terminal
         )
     try:
         wait_until(lambda: len(published(run, small_disk)) == 2)

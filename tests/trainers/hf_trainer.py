@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import shutil
 import time
@@ -29,11 +30,16 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 
-def network(kind: str) -> nn.Module:
+def network(kind: str, hidden: int = 16) -> nn.Module:
     """A tiny network: `bert` classifies, `gpt2` has tied weights, `lora` is gpt2 with adapters."""
     torch.manual_seed(0)
     if kind == "bert":
-        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        sizes = {
+            "hidden_size": hidden,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 2 * hidden,
+        }
         return BertForSequenceClassification(
             BertConfig(vocab_size=50, max_position_embeddings=16, num_labels=3, **sizes)
         )
@@ -63,16 +69,16 @@ class Examples(torch.utils.data.Dataset):
 class Announce(TrainerCallback):
     """Says which checkpoint was saved, keeps a copy; rests, so that a checkpoint lives for a while."""
 
-    def __init__(self, pause: float, archive: Path | None) -> None:
+    def __init__(self, pause: float, copies: Path | None) -> None:
         self._pause = pause
-        self._archive = archive
+        self._copies = copies
 
     def on_save(self, args: TrainingArguments, state: transformers.TrainerState, *_: object, **__: object) -> None:
         """See `TrainerCallback`."""
         name = f"checkpoint-{state.global_step}"
-        print(f"saved {name}", flush=True)
-        if self._archive is not None:
-            shutil.copytree(f"{args.output_dir}/{name}", self._archive / name)
+        if self._copies is not None:
+            shutil.copytree(f"{args.output_dir}/{name}", self._copies / name)
+        print(json.dumps({"saved": name}), flush=True)
         time.sleep(self._pause)
 
 
@@ -95,7 +101,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def load(folder: Path, kind: str) -> None:
+def load(folder: Path, kind: str, weights: Path | None) -> None:
     """Load a checkpoint as a person would, and write beside it what the model then holds."""
     if kind == "lora":
         from peft import PeftModel
@@ -105,7 +111,7 @@ def load(folder: Path, kind: str) -> None:
         model = (BertForSequenceClassification if kind == "bert" else GPT2LMHeadModel).from_pretrained(str(folder))
         AutoTokenizer.from_pretrained(str(folder))
     model(input_ids=torch.zeros(1, 4, dtype=torch.long))
-    torch.save(model.state_dict(), folder.with_name(f"{folder.name}.loaded"))
+    torch.save(model.state_dict(), weights or folder.with_name(f"{folder.name}.loaded"))
 
 
 def main() -> None:
@@ -115,21 +121,24 @@ def main() -> None:
     parser.add_argument("--kind", default="bert")
     parser.add_argument("--saves", type=int, default=8)
     parser.add_argument("--every", type=int, default=2)
+    parser.add_argument("--hidden", type=int, default=16)
     parser.add_argument("--limit", type=int, default=2)
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--sharded", action="store_true")
+    parser.add_argument("--only-model", action="store_true")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--archive", type=Path)
+    parser.add_argument("--copies", type=Path)
     parser.add_argument("--load", type=Path)
+    parser.add_argument("--weights", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     if arguments.load is not None:
-        load(arguments.load, arguments.kind)
+        load(arguments.load, arguments.kind, arguments.weights)
     if not arguments.saves:
         return
-    model = network(arguments.kind)
+    model = network(arguments.kind, arguments.hidden)
     trainer = (Sharding if arguments.sharded else Trainer)(
         model=model,
         args=TrainingArguments(
@@ -137,6 +146,7 @@ def main() -> None:
             max_steps=arguments.saves * arguments.every,
             save_steps=arguments.every,
             save_total_limit=arguments.limit,
+            save_only_model=arguments.only_model,
             per_device_train_batch_size=8,
             learning_rate=1e-2,
             report_to="none",
@@ -148,12 +158,14 @@ def main() -> None:
         train_dataset=Examples(arguments.kind),
         data_collator=default_data_collator,
         processing_class=tokenizer(),
-        callbacks=[Announce(arguments.pause, arguments.archive)],
+        callbacks=[Announce(arguments.pause, arguments.copies)],
     )
+    begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=True if arguments.resume else None)
-    last = get_last_checkpoint(str(arguments.folder))
-    torch.save(model.state_dict(), arguments.folder.with_name(f"{arguments.folder.name}.final"))
-    arguments.folder.with_name(f"{arguments.folder.name}.last").write_text(Path(last or "none").name)
+    print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
+    print(json.dumps({"last": Path(get_last_checkpoint(str(arguments.folder)) or "none").name}), flush=True)
+    if arguments.weights is not None:
+        torch.save(model.state_dict(), arguments.weights)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,10 @@ class Paced(ModelCheckpoint):
 
     pause_s: float
 
+    def _remove_checkpoint(self, trainer: Any, filepath: str) -> None:
+        super()._remove_checkpoint(trainer, filepath)
+        print(json.dumps({"removed": os.path.basename(filepath)}), flush=True)
+
     def _save_last_checkpoint(self, trainer: Any, monitor_candidates: Any) -> None:
         super()._save_last_checkpoint(trainer, monitor_candidates)
         time.sleep(self.pause_s)
@@ -115,6 +119,7 @@ def main() -> None:
     parser.add_argument("--filename", default=None)
     parser.add_argument("--slow-copy", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--checkpoint", default="last")
     parser.add_argument("--weights", type=Path)
     arguments = parser.parse_args()
@@ -143,9 +148,11 @@ def main() -> None:
         default_root_dir=arguments.folder.parent,
     )
     trainer.copies = arguments.copies
-    module = Module()
+    module = Module(arguments.width)
     if arguments.act in {"fit", "resume"}:
+        begun = time.perf_counter()
         trainer.fit(module, data(), ckpt_path=arguments.checkpoint if arguments.act == "resume" else None)
+        print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
         print(json.dumps({"kept": sorted(saver.best_k_models), "best": saver.best_model_path}), flush=True)
     elif arguments.act == "test":
         print(json.dumps(trainer.test(module, data(), ckpt_path=arguments.checkpoint, verbose=False)[0]))

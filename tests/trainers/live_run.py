@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import subprocess
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rna_watch.checkpoints.extents import FileIdentity, identify_any
 from rna_watch.checkpoints.numeric import DTYPES
 from rna_watch.checkpoints.opened import OpenFile
 from rna_watch.checkpoints.probe import probe
@@ -26,6 +28,12 @@ HERE = Path(__file__).parent
 LIMIT_S = 120.0
 QUICK = ("--engine", "inline", "--workers", 1, "--quiet", 0.2, "--scan-interval", 0.2, "--keep", 99)
 DONE = ("published", "finished")
+# a torchvision built for another torch breaks the import of transformers, and nothing here needs it
+_TRANSFORMERS = ("hf_trainer", "accelerate_trainer")
+_WITHOUT_TORCHVISION = (
+    "import runpy, sys; sys.modules['torchvision'] = None; del sys.argv[0]; "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +59,8 @@ class Run:
         """The fingerprints of the private copies by step and model within: files may differ in what stands beside."""
         found: dict[str, set[str]] = {}
         for copy in sorted(self.copies.iterdir()):
-            layout = probe(str(copy))
-            digest = hashlib.sha256(repr(sorted(layout.counters.items())).encode())
-            with OpenFile(str(copy)) as file:
-                for extent in layout.extents:
-                    for chunk in extent.chunks:
-                        digest.update(file.read(chunk.offset_bytes, chunk.count * DTYPES[extent.dtype].itemsize))
-            found.setdefault(digest.hexdigest(), set()).add(layout.fingerprint)
+            digest, fingerprint = _digests(identify_any(str(copy)))
+            found.setdefault(digest, set()).add(fingerprint)
         return found
 
     def worked_off(self) -> set[str]:
@@ -72,12 +75,29 @@ class Run:
         return all(taken & group for group in self.models().values()) and {e.checkpoint for e in admitted} <= done
 
 
+@functools.cache  # it is asked for again and again while a run is waited for
+def _digests(copy: FileIdentity) -> tuple[str, str]:
+    """A digest of a copy's step and model, and its fingerprint."""
+    layout = probe(copy.path)
+    digest = hashlib.sha256(repr(sorted(layout.counters.items())).encode())
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(OpenFile(file.path)) for file in layout.files]
+        for extent in layout.extents:
+            for chunk in extent.chunks:
+                size = chunk.count * DTYPES[extent.dtype].itemsize
+                digest.update(files[chunk.file].read(chunk.offset_bytes, size))
+    return digest.hexdigest(), layout.fingerprint
+
+
 @contextlib.contextmanager
-def watched(run: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A daemon that watches a folder from before its first checkpoint; it must end well."""
-    daemon = start_foreground(run, *QUICK, *arguments)
+def watched(run: Path, *arguments: object, output: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A daemon that watches a folder from now on; it must end well."""
+    where = ("--output", output) if output else ()
+    before = len(events(run, "started", output))
+    daemon = start_foreground(run, *QUICK, *where, *arguments)
     try:
-        wait_until(lambda: bool(events(run, "started")))
+        wait_until(lambda: daemon.poll() is not None or len(events(run, "started", output)) > before)
+        assert daemon.poll() is None, daemon.communicate()[0]
         yield daemon
         assert daemon.poll() is None, daemon.communicate()[0]
         daemon.terminate()
@@ -88,12 +108,13 @@ def watched(run: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         daemon.communicate()
 
 
-def script(name: str, *arguments: object) -> list[dict[str, Any]]:
+def script(name: str, *arguments: object, limit_s: float = LIMIT_S) -> list[dict[str, Any]]:
     """Run a trainer to its end; returns what it announced, a JSON object a line."""
-    command = [sys.executable, str(HERE / f"{name}.py"), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    start = ["-c", _WITHOUT_TORCHVISION] if name in _TRANSFORMERS else []
+    command = [sys.executable, *start, str(HERE / f"{name}.py"), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{"')]
 
 
 def tensors_of(path: Path, key: str) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Training loops without a library, in the styles that people copy: each saves, keeps a private copy and announces it.
 
 Usage: python plain_trainer.py STYLE FOLDER --copies FOLDER [--count N] [--pause SECONDS] [--step-by-step] [--width N] [--seed N]
+                               [--resume (of torchvision, nanogpt and renamed)] [--load FILE (of steps)] [--weights FILE]
 Styles: torchvision (model_<epoch>.pth, then checkpoint.pth), nanogpt (ckpt.pt in place), renamed (the same by rename),
 composer (ep<e>-ba<b>-rank0.pt and a link), ultralytics (last.pt and best.pt with pickled modules in half precision),
 random (names without order), steps (step_<k>.pt). With --step-by-step each save but the first waits for a line on standard input.
@@ -64,12 +65,24 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": {"last_epoch": number, "_step_count": number + 1},
             "epoch": number,
-            "args": self.arguments,
+            "args": argparse.Namespace(**{k: v for k, v in vars(self.arguments).items() if k != "pause"}),
             "model_ema": self.average.state_dict(),
         }
         torch.save(content, self.folder / f"model_{number}.pth")
         torch.save(content, self.folder / "checkpoint.pth")
         return self.folder / f"model_{number}.pth"
+
+    def resume(self) -> int:
+        """Take up the one file that is written again and again, as such loops do; returns the number of its save."""
+        if self.arguments.style == "torchvision":
+            content = torch.load(self.folder / "checkpoint.pth", weights_only=False)
+            self.average.load_state_dict(content["model_ema"])
+        else:
+            content = torch.load(self.folder / "ckpt.pt")
+        weights = {name.removeprefix("_orig_mod."): tensor for name, tensor in content["model"].items()}
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(content["optimizer"])
+        return content["epoch"] if self.arguments.style == "torchvision" else content["iter_num"] // 10
 
     def _nanogpt(self, number: int) -> dict[str, Any]:
         return {
@@ -142,12 +155,20 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--diverge", type=int, default=-1)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--load", type=Path)
+    parser.add_argument("--weights", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     loop = Loop(arguments)
+    if arguments.load:
+        loop.model.load_state_dict(torch.load(arguments.load)["model"])
+        torch.save(loop.model.state_dict(), arguments.weights)
+        return
     save = getattr(loop, arguments.style)
-    for number in range(arguments.first, arguments.first + arguments.count):
-        if arguments.step_by_step and number > arguments.first:
+    first = loop.resume() + 1 if arguments.resume else arguments.first
+    for number in range(first, first + arguments.count):
+        if arguments.step_by_step and number > first:
             sys.stdin.readline()
         loop.train()
         if number == arguments.diverge:
@@ -161,6 +182,8 @@ def main() -> None:
             shutil.copyfile(path, arguments.copies / f"{number:04d}-{arguments.seed}")
         print(json.dumps({"saved": path.name, "number": number}), flush=True)
         time.sleep(arguments.pause)
+    if arguments.weights:
+        torch.save(loop.model.state_dict(), arguments.weights)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from tests.daemon.runs import events, published, start_foreground, wait_until
+from tests.checkpoints.dcp_forms import load
+from tests.daemon.runs import events, published, wait_until
+from tests.trainers import watched
+from tests.trainers.live_run import Run
+from tests.trainers.live_run import watched as watching
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,38 +29,32 @@ COUNT = 7
 
 def test_every_folder_is_taken_once_though_retention_deletes(tmp_path: Path) -> None:
     """Saved in the background, and removed two saves later, each step is one checkpoint; its model is its manifest's."""
-    run, copies = tmp_path / "run", tmp_path / "copies"
-    run.mkdir()
-    copies.mkdir()
-    daemon = start_foreground(run, "--engine", "inline", "--quiet", 0.2, "--scan-interval", 0.2, "--keep", 20)
-    try:
-        wait_until(lambda: bool(events(run, "started")))
-        script = Path(__file__).with_name("dcp_async_trainer.py")
-        options = ["--count", str(COUNT), "--pause", "2", "--keep", "2"]
-        subprocess.run([sys.executable, str(script), str(run), str(copies), *options], check=True, timeout=120)
-        wait_until(lambda: len(published(run)) == COUNT - 2)
-    finally:
-        daemon.terminate()
-        said, _ = daemon.communicate(timeout=20)
-    assert daemon.returncode == 0, said
-    names = [f"step-{step}" for step in range(1, COUNT + 1)]
-    assert [event.checkpoint for event in events(run, "admitted")] == names
-    assert published(run) == names[2:]
-    assert not events(run, "refused")
-    left = [path.name for path in run.iterdir() if path.name.startswith("step-")]
+    run = Run.below(tmp_path)
+    with watching(run.folder):
+        names = watched.run("dcp_async_trainer", run.folder, copies=run.copies, count=COUNT, pause=2, keep=2)
+        wait_until(lambda: len(published(run.folder)) == COUNT - 2)
+    assert names == [f"step-{step}" for step in range(1, COUNT + 1)]
+    assert [event.checkpoint for event in events(run.folder, "admitted")] == names
+    assert published(run.folder) == names[2:]
+    assert not events(run.folder, "refused")
+    left = [path.name for path in run.folder.iterdir() if path.name.startswith("step-")]
     assert sorted(left) == names[-2:]
-    for name in published(run):
-        check_published(run / "rna" / name, copies)
+    for name in published(run.folder):
+        check_published(run.folder / "rna" / name, run.copies)
 
 
 def check_published(model: Path, copies: Path) -> None:
     """The library loads a folder that was given back: the manifest's combination, beside the newest's optimizer and step."""
     manifest = json.loads(model.with_name(f"{model.name}.json").read_text())
-    inputs = [torch.load(copies / f"{each['path']}.pt", weights_only=True) for each in manifest["inputs"]]
+    inputs = [load(copies / each["path"], "model.") for each in manifest["inputs"]]
     found = {f"model.{name}": torch.zeros_like(tensor) for name, tensor in inputs[-1].items()}
     state = {**found, "step": 0}
     dcp.load(state, checkpoint_id=model, no_dist=True)
     assert state["step"] == manifest["step"]
+    momentum = load(model, "optimizer.")
+    newest = load(copies / manifest["inputs"][-1]["path"], "optimizer.")
+    assert momentum.keys() == newest.keys()
+    assert all(torch.equal(momentum[name], newest[name]) for name in newest)
     for name, newest in inputs[-1].items():
         tensor = found[f"model.{name}"]
         if not newest.is_floating_point():

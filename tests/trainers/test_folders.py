@@ -15,8 +15,9 @@ from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
 from rna_watch.daemon.pipeline import Pipeline
 from tests.daemon.in_process import process
 from tests.daemon.runs import events, published, rna_watch, start_foreground, wait_until
+from tests.trainers.live_run import listing, watched
 from tests.trainers.saved_folder import CARRIED, SHARDED, SHARDS, save
-from tests.trainers.watched import check_combination, check_folder, listing, watching
+from tests.trainers.watched import check_combination, check_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +138,7 @@ def test_a_folder_is_waited_for_in_words_while_it_is_written(tmp_path: Path) -> 
     def reasons() -> list[str]:
         return [event.reason for event in events(run, "waiting")]
 
-    with watching(run, "--incomplete-after", 0.01):
+    with watched(run, "--incomplete-after", 0.01):
         folder = run / "checkpoint-100"
         folder.mkdir()
         done = 0
@@ -222,16 +223,19 @@ def test_folders_are_extrapolated_by_hand_and_verified(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("link", [True, False])
 def test_a_disk_that_is_nearly_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool) -> None:
-    """Without room for a copy a folder is used as long as the trainer keeps it, and that is said; links need no room."""
+    """Without room for a copy or a model beside the reserve both wait, which is said; links need no room; then it goes on."""
     _train(tmp_path, 100, 200, 300)
-    real = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=5000))
-    state = process(tmp_path, tmp_path, pin="link" if link else "copy")
-    assert published(tmp_path) == ["checkpoint-300"]
-    check_folder(tmp_path / "rna" / "checkpoint-300", tmp_path)
-    assert ("pin" in state.problems) != link
+    settings = {"pin": "link" if link else "copy", "reserve": 3000 / 2**30}
+    with monkeypatch.context() as nearly_full:
+        real = shutil.disk_usage
+        nearly_full.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=5000))
+        state = process(tmp_path, tmp_path, **settings)
+    assert published(tmp_path) == []
+    assert state.problems.keys() == {"held"} | (set() if link else {"pin"})
     assert bool(list((tmp_path / ".rna-watch" / "window").iterdir())) == link
     assert {event.pin for event in events(tmp_path, "admitted")} == {"link" if link else "none"}
+    assert process(tmp_path, tmp_path, **settings).checkpoints["checkpoint-300"].stage == "published"
+    check_folder(tmp_path / "rna" / "checkpoint-300", tmp_path)
 
 
 def test_a_folder_that_goes_before_it_is_read_is_left_out_with_a_reason(

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.daemon.runs import published, rna_watch, wait_until
-from tests.trainers import watched
+from tests.trainers import live_run, watched
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCRIPT = "hf_trainer.py"
+SCRIPT = "hf_trainer"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -28,8 +28,8 @@ def test_adapters_are_given_back_as_adapters(tmp_path: Path) -> None:
     """Every adapter of a training becomes one that `PeftModel.from_pretrained` loads, its configuration with it."""
     run, archive = tmp_path / "run", tmp_path / "archive"
     run.mkdir()
-    with watched.watching(run):
-        names = watched.run(SCRIPT, run, kind="lora", saves=6, pause=0.7, archive=archive)
+    with live_run.watched(run):
+        names = watched.run(SCRIPT, run, kind="lora", saves=6, pause=0.7, copies=archive)
         wait_until(lambda: len(watched.done(run)) >= len(names))
     assert watched.done(run) == names
     assert published(run) == names[2:]
