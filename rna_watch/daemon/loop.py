@@ -21,6 +21,7 @@ from rna_watch.daemon import outputs
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.discovery import several_runs
 from rna_watch.daemon.pipeline import Pipeline, Progress
+from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.setup import Timing, evaluator_spec, private_bytes, rested_s, start_engine
 from rna_watch.daemon.trials import UNEVALUATED
 from rna_watch.engine.contract import Process
@@ -152,6 +153,7 @@ class Daemon:
                 settings=json.loads(self._config.model_dump_json()),  # an infinity becomes null
             )
         )
+        Publication(self._config, self._paths, self._recorder).settle()
 
     def _start_hints(self, hints: Hints) -> None:
         if self._until_done:

@@ -83,7 +83,11 @@ class Checkpoint:
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
-    """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen."""
+    """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen.
+
+    `outputs` are those that are kept, by path, the newest last. `replaced` holds the metrics of originals and of published
+    models whose checkpoint was written again since: what they reached counts on.
+    """
 
     started: e.Started | None = None
     stopped: e.Stopped | None = None
@@ -91,6 +95,8 @@ class RunState:
     problems: dict[str, e.Problem] = field(default_factory=dict)
     metric: e.MetricChosen | None = None
     best: e.BestMoved | None = None
+    outputs: dict[str, e.Published] = field(default_factory=dict)
+    replaced: list[e.Metrics] = field(default_factory=list)
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     read_bytes: int = 0
     written_bytes: int = 0
@@ -118,6 +124,7 @@ class RunState:
             case e.Admitted():
                 old = self.checkpoints.get(event.checkpoint)
                 seen_time = old.seen_time if old and not old.admitted else event.time
+                self.replaced += _reached(old) if old else []
                 self.checkpoints[event.checkpoint] = Checkpoint(
                     name=event.checkpoint,
                     stage=Stage.READY,
@@ -167,6 +174,8 @@ class RunState:
                 new = replace(old, stage=Stage.PUBLISHING, publishing=event)
             case e.Published():
                 self.written_bytes += event.written_bytes
+                self.outputs.pop(event.output, None)
+                self.outputs[event.output] = event
                 new = replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
             case e.Finished():
                 new = replace(old, stage=Stage.FINISHED, reason=event.reason, done_time=event.time)
@@ -176,7 +185,8 @@ class RunState:
                 stage = Stage.READY if event.will_retry else Stage.FAILED
                 new = replace(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)
             case e.Pruned():
-                new = replace(old, output=None)
+                self.outputs.pop(event.output, None)
+                new = replace(old, output=None) if old.output == event.output else old
             case e.Unpinned():
                 new = replace(old, pinned=False)
             case _:
@@ -192,6 +202,13 @@ def _without_candidates(checkpoint: Checkpoint) -> Checkpoint:
         screened={},
         failures={},
     )
+
+
+def _reached(checkpoint: Checkpoint) -> list[e.Metrics]:
+    """The metrics of a checkpoint's original and of its model, if that was written."""
+    original = checkpoint.evaluations.get("last")
+    chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen and checkpoint.publishing else None
+    return [metrics for metrics in (original, chosen) if metrics is not None]
 
 
 def _judge(started: e.Started) -> tuple[object, ...]:
