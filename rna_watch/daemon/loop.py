@@ -22,7 +22,7 @@ from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.discovery import several_runs
 from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.publication import Publication
-from rna_watch.daemon.setup import Timing, evaluator_spec, private_bytes, rested_s, start_engine
+from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes, rested_s, start_engine
 from rna_watch.daemon.trials import UNEVALUATED
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled, EvaluationFailed, IncompleteCheckpoint, RnaWatchError
@@ -151,6 +151,7 @@ class Daemon:
                 engine=self._config.engine,
                 evaluator=self._config.evaluator or self._config.evaluate_command,
                 settings=json.loads(self._config.model_dump_json()),  # an infinity becomes null
+                evaluator_digest=evaluator_digest(self._config),
             )
         )
         Publication(self._config, self._paths, self._recorder).settle()

@@ -43,13 +43,14 @@ _TOLD_BY_NO_NAME = (
     "l1_cap",
     "normalization",
     "trained_steps",
+    "first_round",
 )
 DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """One checkpoint of the run, as far as the journal tells."""
+    """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them."""
 
     name: str
     stage: Stage
@@ -69,6 +70,7 @@ class Checkpoint:
     output: str | None = None
     pinned: bool = False
     attempts: int = 0
+    judge: int = 0
 
     @property
     def step(self) -> int | None:
@@ -86,7 +88,7 @@ class RunState:
     """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen.
 
     `outputs` are those that are kept, by path, the newest last. `replaced` holds the metrics of originals and of published
-    models whose checkpoint was written again since: what they reached counts on.
+    models whose checkpoint was written again since: what they reached counts on. `judge` counts changes of the evaluator.
     """
 
     started: e.Started | None = None
@@ -97,6 +99,7 @@ class RunState:
     best: e.BestMoved | None = None
     outputs: dict[str, e.Published] = field(default_factory=dict)
     replaced: list[e.Metrics] = field(default_factory=list)
+    judge: int = 0
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     read_bytes: int = 0
     written_bytes: int = 0
@@ -106,10 +109,10 @@ class RunState:
         self.recent.append(event)
         match event:
             case e.Started():
-                if self.started is not None and _judge(self.started) != _judge(event):
-                    for name, checkpoint in self.checkpoints.items():
-                        if checkpoint.stage in PENDING | {Stage.FAILED}:
-                            self.checkpoints[name] = replace(checkpoint, evaluations={}, examples={}, screened={})
+                if self.started is not None:
+                    self.judge += _judge(self.started) != _judge(event)
+                    if (_judge(self.started), _models(self.started)) != (_judge(event), _models(event)):
+                        self._forget_evaluations()
                 self.started, self.stopped, self.problems = event, None, {}
             case e.Stopped():
                 self.stopped = event
@@ -136,6 +139,12 @@ class RunState:
                 self._apply_to_checkpoint(event, event.checkpoint)
             case _:
                 pass
+
+    def _forget_evaluations(self) -> None:
+        """Of checkpoints that are not done: they are evaluated anew."""
+        for name, checkpoint in self.checkpoints.items():
+            if checkpoint.stage in PENDING | {Stage.FAILED}:
+                self.checkpoints[name] = replace(checkpoint, evaluations={}, examples={}, screened={}, failures={})
 
     def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
         old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)
@@ -165,6 +174,7 @@ class RunState:
                     stage=Stage.EVALUATING,
                     evaluations=old.evaluations | {event.candidate: event.metrics},
                     examples=old.examples | {event.candidate: event.examples},
+                    judge=self.judge,
                 )
             case e.EvaluationFailed():
                 new = replace(old, stage=Stage.EVALUATING, failures=old.failures | {event.candidate: event.reason})
@@ -212,8 +222,13 @@ def _reached(checkpoint: Checkpoint) -> list[e.Metrics]:
 
 
 def _judge(started: e.Started) -> tuple[object, ...]:
-    """What must be the same for evaluations to be of the same models, by the same judge: what candidates' names do not tell."""
-    return started.evaluator, *(started.settings.get(key) for key in _TOLD_BY_NO_NAME)
+    """What must be the same for evaluations to be comparable: the user's evaluator, and its file."""
+    return started.evaluator, started.evaluator_digest
+
+
+def _models(started: e.Started) -> list[object]:
+    """What must be the same for candidates of one name to be the same models, and to have been looked at alike."""
+    return [started.settings.get(key) for key in _TOLD_BY_NO_NAME]
 
 
 def replay(events: Iterable[e.Event]) -> RunState:

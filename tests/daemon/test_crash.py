@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -110,3 +111,44 @@ def test_a_second_once_does_nothing_again(tmp_path: Path) -> None:
     assert rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", EVALUATOR).returncode == 0
     kinds = [event.kind for event in log.read(tmp_path / ".rna-watch" / "journal.jsonl")][first:]
     assert kinds == ["started", "stopped"]
+
+
+@pytest.mark.parametrize("by", ["function", "command"])
+@pytest.mark.parametrize("edited", [False, True], ids=["as it was", "edited"])
+def test_after_a_crash_an_edited_evaluator_evaluates_again(tmp_path: Path, by: str, edited: bool) -> None:
+    """What the evaluator said before it was edited chooses nothing; what it said as it still is, is kept."""
+    run, file = tmp_path / "run", tmp_path / "judge.py"
+    train(run, count=3)
+    function = "def evaluate(state_dict, device):\n    return {'loss': float(state_dict['conv.bias'].norm())}\n"
+    command = "import sys, os\nprint('{\"loss\": ' + str(os.stat(sys.argv[1]).st_size) + '}')\n"
+    file.write_text(function if by == "function" else command)
+    how = ("--evaluator", f"{file}:evaluate")
+    if by == "command":
+        how = ("--evaluate-command", f"{sys.executable} {file} {{checkpoint}}")
+    assert rna_watch("once", run, "--engine", "inline", *how).returncode == 0
+    journal = run / ".rna-watch" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "searched")
+    journal.write_bytes(b"".join(lines[:last]))
+    before = Counter(event.candidate for event in events(run, "evaluated") if event.checkpoint == "step_3.pt")
+    if edited:
+        file.write_text(file.read_text() + "# better now\n")
+    assert rna_watch("once", run, "--engine", "inline", *how).returncode == 0
+    after = Counter(event.candidate for event in events(run, "evaluated") if event.checkpoint == "step_3.pt")
+    assert before.keys() == after.keys()
+    assert set(before.values()) == {1}
+    assert set(after.values()) == {1 + edited}
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["same evaluator", "another"])
+def test_a_soup_is_made_of_what_one_evaluator_said(tmp_path: Path, other: bool) -> None:
+    """Numbers that another evaluator gave older checkpoints rank no ingredients."""
+    run = tmp_path / "run"
+    train(run, count=3)
+    arguments = ("once", run, "--engine", "inline", "--methods", "average,soup", "--evaluator")
+    assert rna_watch(*arguments, EVALUATOR).returncode == 0
+    train(run, count=1, first=4)
+    assert rna_watch(*arguments, EVALUATOR.replace("evaluate", "examples") if other else EVALUATOR).returncode == 0
+    searched = {event.checkpoint: event for event in events(run, "searched")}
+    named = [each["name"] for each in searched["step_4.pt"].candidates] + list(searched["step_4.pt"].duplicates)
+    assert any(name.startswith("soup") for name in named) == (not other)
