@@ -69,11 +69,11 @@ class Publication:
         Raises:
             StoreError: there is no room, or the folder cannot be written.
             InputChanged: an input changed meanwhile.
+            Superseded: the checkpoint was written again meanwhile.
         """
         begun = time.perf_counter()
-        chosen = self._recorder.checkpoint(checkpoint.name)
+        chosen = self._recorder.current(checkpoint.name).chosen
         assert chosen is not None
-        assert chosen.chosen is not None
         model = self._place(checkpoint)
         recipe = window.combination(choice.candidate, statistics)
         export_to, notes = planned_export(self._config.export, window.layouts[-1], model)
@@ -85,12 +85,12 @@ class Publication:
                 inputs=[_input(member) for member in window.members],
                 source=window.layouts[-1].source,
                 candidate=choice.candidate,
-                metrics=chosen.chosen.metrics,
+                metrics=chosen.metrics,
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
-                reason=chosen.chosen.reason,
+                reason=chosen.reason,
                 residuals=residuals,
-                comparisons=chosen.chosen.comparisons,
+                comparisons=chosen.comparisons,
                 export=export_to.name if export_to else None,
                 dropped=dropped,
                 notes=[*notes, *kept_because],

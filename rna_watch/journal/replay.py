@@ -186,6 +186,8 @@ class RunState:
                 self.written_bytes += event.written_bytes
                 self.outputs.pop(event.output, None)
                 self.outputs[event.output] = event
+                if old.publishing is None:
+                    return  # of a version that was written again meanwhile
                 new = replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
             case e.Finished():
                 new = replace(old, stage=Stage.FINISHED, reason=event.reason, done_time=event.time)
