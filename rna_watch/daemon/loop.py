@@ -122,10 +122,20 @@ class Daemon:
             self._beat("stopped")
             with contextlib.suppress(RnaWatchError):
                 self._recorder.record(e.Stopped(reason=self._stop_reason or "failed"))
+            self._close_engine()
             for number, handler in previous.items():
                 signal.signal(number, handler)
         if self._error is not None:
             raise self._error
+
+    def _close_engine(self) -> None:
+        """Last of all: all that was done is on the disk by now, and stands whatever a broken cluster does in its end."""
+        if self._engine is None:
+            return
+        try:
+            self._engine.close()
+        except Exception:  # noqa: BLE001 - whatever it is, it changes nothing of what was done
+            _LOG.exception("the engine did not end in order")
 
     def _take_signals(self) -> None:
         for number in _SIGNALS:
@@ -322,9 +332,6 @@ class Daemon:
         except Exception as error:  # noqa: BLE001 - it must not end in silence: the daemon ends with the reason
             _LOG.exception("a defect in rna-watch ended the pipeline")
             self._error = RnaWatchError(f"a defect in rna-watch ended it: {error!r}; see the log")
-        finally:
-            if self._engine is not None:
-                self._engine.close()
 
     def _set_up(self) -> Pipeline:
         """Start the engine, and a pipeline on it; again, should the engine be lost (a node, or Ray itself, died)."""

@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
+from rna_watch.config import RunConfig
+from rna_watch.daemon import loop
+from rna_watch.daemon.paths import RunPaths
+from rna_watch.daemon.recorder import Recorder
+from rna_watch.engine.inline import InlineEngine
 from rna_watch.journal import log
 from tests.daemon.runs import (
     EVALUATOR,
@@ -152,3 +157,25 @@ def test_a_soup_is_made_of_what_one_evaluator_said(tmp_path: Path, other: bool) 
     searched = {event.checkpoint: event for event in events(run, "searched")}
     named = [each["name"] for each in searched["step_4.pt"].candidates] + list(searched["step_4.pt"].duplicates)
     assert any(name.startswith("soup") for name in named) == (not other)
+
+
+class _Unclosable(InlineEngine):
+    """An engine that breaks while it is closed, as a cluster does that has lost its parts."""
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        super().close()
+        raise ConnectionError("the cluster is gone")
+
+
+def test_an_engine_that_breaks_in_its_end_changes_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is on the disk, the end too, before the engine is closed; that this fails is logged and no more."""
+    train(tmp_path, count=3)
+    monkeypatch.setattr(loop, "start_engine", lambda _: _Unclosable(1))
+    recorder = Recorder(tmp_path / "journal")
+    paths = RunPaths(run=tmp_path, output=tmp_path)
+    paths.create()
+    loop.Daemon(RunConfig(), paths, recorder, until_done=True).run()
+    assert recorder.state.stopped is not None
+    assert recorder.state.stopped.reason == "done"
+    assert list(recorder.state.outputs) == ["step_3.pt"]
