@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
-from rna_watch.checkpoints import consolidated, verification
+from rna_watch.checkpoints import consolidated, export, verification
 from rna_watch.checkpoints.combine import Combination
 from rna_watch.checkpoints.extents import Role, difference
 from rna_watch.checkpoints.probe import probe
@@ -58,6 +58,7 @@ class Manifest:
     candidate: str
     source: str | None
     rewritten: bool = False
+    export: str | None = None
 
 
 class VerificationEnded(Exception):  # noqa: N818 - it is an outcome, not a failure
@@ -111,6 +112,7 @@ def read_manifest(path: Path) -> Manifest:
         candidate=str(fields.get("candidate") or fields.get("method") or ""),
         source=str(fields.get("source") or "") or None,
         rewritten=fields.get("optimizer_state") == "dropped",
+        export=fields["export"] if isinstance(fields.get("export"), str) else None,
     )
 
 
@@ -251,10 +253,25 @@ def _check(
     if not checksums:
         instead = "; nor do its inputs, so one of them may have changed instead" if differing else ""
         notes.append(f"the file keeps no checksums{instead}")
+    copied, said = _export(published, manifest, model)
+    notes += said
     count = len(combination.layouts)
     summary = f"{values:,} values are bit for bit the combination of {count} checkpoint{'s' * (count > 1)}"
     named = f" ({manifest.candidate})" if manifest.candidate else ""
-    return (*problems, *differing), tuple(notes), summary + named
+    return (*problems, *differing, *copied), tuple(notes), summary + named
+
+
+def _export(published: Layout, manifest: Manifest, model: Path) -> tuple[list[str], list[str]]:
+    """Problems and notes on the plain copy that a manifest names, if it names one."""
+    if manifest.export is None:
+        return [], []
+    name = Path(manifest.export).name
+    try:
+        found = export.problems(published, str(outputs.manifest_path(model).with_name(name)))
+    except OSError as error:
+        return [], [f"its plain copy {name} was not compared: {error.strerror or error}"]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ([f"its plain copy {name}: {', '.join(found[:_SHOWN])}{more}"] if found else []), []
 
 
 def _published(model: Path, source: str | None, missing: Sequence[str]) -> tuple[Layout, list[str], bool]:
