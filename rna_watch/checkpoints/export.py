@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SAFETENSORS = "safetensors"
 ENDING = ".export.safetensors"  # beside the model; never an input, wherever it lies
 _FORMAT = {"format": "pt"}
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,22 @@ def plan(layout: Layout) -> Export:
 
 def _strips(layout: Layout, view: TensorView, offset_bytes: int) -> Iterator[Strip]:
     return strips(layout.extents[view.extent], view.shape, view.stride, view.start, 0, offset_bytes)
+
+
+def compared(layout: Layout, path: str) -> tuple[list[str], list[str]]:
+    """Problems of a published model's export, and notes on it, in words.
+
+    Raises:
+        RefusedCheckpoint: safetensors has no such dtype.
+        InputChanged: the model changed meanwhile.
+    """
+    name = os.path.basename(path)  # noqa: PTH119 - a string crosses process boundaries
+    try:
+        found = problems(layout, path)
+    except OSError as error:
+        return [], [f"its plain copy {name} was not compared: {error.strerror or error}"]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ([f"its plain copy {name}: {', '.join(found[:_SHOWN])}{more}"] if found else []), []
 
 
 def problems(layout: Layout, path: str) -> list[str]:

@@ -112,7 +112,7 @@ def read_manifest(path: Path) -> Manifest:
         candidate=str(fields.get("candidate") or fields.get("method") or ""),
         source=str(fields.get("source") or "") or None,
         rewritten=fields.get("optimizer_state") == "dropped",
-        export=fields["export"] if isinstance(fields.get("export"), str) else None,
+        export=Path(str(fields["export"])).name if fields.get("export") else None,
     )
 
 
@@ -253,25 +253,13 @@ def _check(
     if not checksums:
         instead = "; nor do its inputs, so one of them may have changed instead" if differing else ""
         notes.append(f"the file keeps no checksums{instead}")
-    copied, said = _export(published, manifest, model)
-    notes += said
+    if manifest.export is not None:
+        copied, said = export.compared(published, str(outputs.manifest_path(model).with_name(manifest.export)))
+        differing, notes = differing + copied, notes + said
     count = len(combination.layouts)
     summary = f"{values:,} values are bit for bit the combination of {count} checkpoint{'s' * (count > 1)}"
     named = f" ({manifest.candidate})" if manifest.candidate else ""
-    return (*problems, *differing, *copied), tuple(notes), summary + named
-
-
-def _export(published: Layout, manifest: Manifest, model: Path) -> tuple[list[str], list[str]]:
-    """Problems and notes on the plain copy that a manifest names, if it names one."""
-    if manifest.export is None:
-        return [], []
-    name = Path(manifest.export).name
-    try:
-        found = export.problems(published, str(outputs.manifest_path(model).with_name(name)))
-    except OSError as error:
-        return [], [f"its plain copy {name} was not compared: {error.strerror or error}"]
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ([f"its plain copy {name}: {', '.join(found[:_SHOWN])}{more}"] if found else []), []
+    return (*problems, *differing), tuple(notes), summary + named
 
 
 def _published(model: Path, source: str | None, missing: Sequence[str]) -> tuple[Layout, list[str], bool]:
