@@ -314,6 +314,9 @@ def inspect(checkpoint: Path, source: str | None, *, as_json: bool) -> None:
 @click.option("--metric", help="The evaluator's metric to show; by default the one that models were chosen by.")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Its direction, if its name does not tell.")
 @click.option("--levels", help="Values of it to be reached, with commas; by default around the original's best.")
+@click.option(
+    "--sequence", metavar="PATTERN", help="Which checkpoints, such as 'D_#.pt', where a folder has several kinds."
+)
 @click.option("--members", is_flag=True, help="Also every fixed recipe that was evaluated at most checkpoints.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it too: a file ending in .svg, .png or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")

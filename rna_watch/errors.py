@@ -49,3 +49,7 @@ class EngineError(RnaWatchError):
 
 class Cancelled(RnaWatchError):  # noqa: N818 - it is a request, not a failure
     """Work was given up because the command is stopping."""
+
+
+class Superseded(RnaWatchError):  # noqa: N818 - named after what happened
+    """A checkpoint was written again while its old version was in work: that work is given up, the new version is next."""

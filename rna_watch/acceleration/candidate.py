@@ -85,18 +85,20 @@ def candidate(
     """The candidate with coefficients c `(w,)` over the newest w residuals."""
     n, window = len(residuals.gram_nn), len(c)
     whole = np.concatenate([np.zeros(n - window), c])
+    weights = input_weights(whole, mixing)
     return Candidate(
         name=name,
         method=method,
         window=window,
         regularization=regularization,
         coefficients=tuple(float(value) for value in whole),
-        weights=tuple(float(value) for value in input_weights(whole, mixing)),
+        weights=tuple(float(value) for value in weights),
         diagnostics=diagnose(
             residuals.gram_nn[-window:, -window:],
             c,
             regularization if prior in {None, "uniform"} else None,  # the bound on ||c||_2 is of the uniform prior
             spectrum_ or spectrum_of(residuals, window),
+            weights[-window - 1 :],
         ),
         prior=prior,
         mixing=mixing,
@@ -107,7 +109,7 @@ def of_weights(residuals: Residuals, name: str, method: str, weights: Sequence[f
     """The candidate with weights of y_0..y_N that were found otherwise (a soup, trained weights, a line search)."""
     c = np.asarray(weights[1:], dtype=np.float64)
     explained = c.copy()
-    explained[0] += weights[0]  # diagnostics know residuals only: y_0 counts with the oldest one's newer end
+    explained[0] += weights[0]  # there is no residual that ends in y_0: it counts with the oldest one's newer end
     return Candidate(
         name=name,
         method=method,
@@ -115,7 +117,9 @@ def of_weights(residuals: Residuals, name: str, method: str, weights: Sequence[f
         regularization=None,
         coefficients=tuple(float(value) for value in c),
         weights=tuple(float(value) for value in weights),
-        diagnostics=diagnose(residuals.gram_nn, explained, None, spectrum_of(residuals, len(c))),
+        diagnostics=diagnose(
+            residuals.gram_nn, explained, None, spectrum_of(residuals, len(c)), np.asarray(weights, dtype=np.float64)
+        ),
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Float64 = npt.NDArray[np.float64]
 
 _EXTRAPOLATES_FROM = 1.05
-_IS_THE_NEWEST = 0.999
+_IS_ONE = 0.999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +25,11 @@ class Diagnostics:
 
     `condition` and `smallest_eigenvalue` (relative to the largest) of R'R; `norm1`, `norm2` of c, and `norm2_bound` for its
     lambda, if it has one; `gain`: predicted residual sqrt(c'Gc / G_NN), below 1 where the combination's residual is smaller
-    than the newest one's; `cosine`: mean cosine of consecutive residuals (+1: straight on, -1: zigzag); `decay_profile`:
-    w_i = sum_{j >= i} c_j, the weights of the steps as a learning-rate decay would give them; `effective_count`:
-    1 / sum(c^2), how many iterates the average is worth; `reach`: sum(c_i i) - N, how many intervals past the newest
+    than the newest one's; `cosine`: mean cosine of consecutive residuals (+1: straight on, -1: zigzag).
+
+    The others are of the model, by its weights w_0..w_N of y_0..y_N, which are (0, c) but for mixing: `decay_profile`:
+    sum_{j >= i} w_j for i = 1..N, the weights of the steps as a learning-rate decay would give them; `effective_count`:
+    1 / sum(w^2), how many iterates the average is worth; `reach`: sum(w_i i) - N, how many intervals past the newest
     checkpoint (negative: before it) the combination stands; `sentence`: all this in words.
     """
 
@@ -44,14 +46,17 @@ class Diagnostics:
     sentence: str
 
 
-def diagnose(gram_nn: Float64, c: Float64, regularization: float | None, spectrum_: Spectrum) -> Diagnostics:
-    """Diagnostics of coefficients c `(N,)` over residuals with Gram matrix `gram_nn`.
+def diagnose(
+    gram_nn: Float64, c: Float64, regularization: float | None, spectrum_: Spectrum, weights: Float64
+) -> Diagnostics:
+    """Diagnostics of coefficients c `(N,)` over residuals with Gram matrix `gram_nn`, and of the model they make.
 
     Args:
         gram_nn: R'R, (N, N).
         c: coefficients, oldest first.
         regularization: lambda, if c solves a system with one.
         spectrum_: of R'R.
+        weights: of the model, (N + 1,), oldest first.
     """
     n = len(c)
     norm1, norm2 = float(np.abs(c).sum()), float(np.linalg.norm(c))
@@ -60,8 +65,8 @@ def diagnose(gram_nn: Float64, c: Float64, regularization: float | None, spectru
     lengths = np.sqrt(np.diag(gram_nn))
     products = lengths[1:] * lengths[:-1]
     cosines = np.diag(gram_nn, 1)[products > 0] / products[products > 0]
-    effective = 1.0 / float(c @ c) if norm2 else float("nan")
-    reach = float(c @ np.arange(1, n + 1)) - n
+    effective = 1.0 / float(weights @ weights) if weights.any() else float("nan")
+    reach = float(weights @ np.arange(n + 1)) - n
     return Diagnostics(
         condition=spectrum_.condition,
         smallest_eigenvalue=float(spectrum_.values[0]),
@@ -70,21 +75,23 @@ def diagnose(gram_nn: Float64, c: Float64, regularization: float | None, spectru
         norm2_bound=None if regularization is None else norm_bound(n, regularization),
         gain=float(np.sqrt(combined / newest)) if newest > 0 else float("nan"),
         cosine=float(cosines.mean()) if len(cosines) else float("nan"),
-        decay_profile=tuple(float(value) for value in as_decay(c)),
+        decay_profile=tuple(float(value) for value in as_decay(weights[1:])),
         effective_count=effective,
         reach=reach,
-        sentence=_sentence(c, norm1, effective, reach),
+        sentence=_sentence(weights, effective, reach),
     )
 
 
-def _sentence(c: Float64, norm1: float, effective: float, reach: float) -> str:
+def _sentence(weights: Float64, effective: float, reach: float) -> str:
+    norm1 = float(np.abs(weights).sum())
     if norm1 > _EXTRAPOLATES_FROM:
         outside = f"{(norm1 - 1) / 2:.2g} of the weight lies outside the window"
         if reach > 0:
             return f"extrapolates {_intervals(reach)} past the newest checkpoint; {outside}"
         return f"corrects the newest checkpoint with negative weights; {outside}"
-    if float(c[-1]) > _IS_THE_NEWEST:
-        return "is the newest checkpoint"
+    if float(weights.max()) > _IS_ONE:
+        age = len(weights) - 1 - int(weights.argmax())
+        return f"is the checkpoint {age} before the newest" if age else "is the newest checkpoint"
     return f"acts as an average of about {effective:.2g} checkpoints"
 
 

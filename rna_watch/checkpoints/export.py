@@ -6,20 +6,24 @@ Of names for one tensor only the first is kept; the file's metadata say which na
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from rna_watch.checkpoints import skeleton
-from rna_watch.checkpoints.strips import Strip, strips
+from rna_watch.checkpoints.strips import Strip, elements, strips
 from rna_watch.errors import RefusedCheckpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rna_watch.checkpoints.extents import Layout, TensorView
     from rna_watch.checkpoints.skeleton import Skeleton
 
 SAFETENSORS = "safetensors"
 ENDING = ".export.safetensors"  # beside the model; never an input, wherever it lies
 _FORMAT = {"format": "pt"}
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +77,55 @@ def plan(layout: Layout) -> Export:
     made = skeleton.safetensors(tensors, _FORMAT | aliases)
     return Export(
         skeleton=made,
-        strips=tuple(
-            strip
-            for name, view in tensors.items()
-            for strip in strips(layout.extents[view.extent], view.shape, view.stride, view.start, 0, made.offsets[name])
-        ),
+        strips=tuple(strip for name in tensors for strip in _strips(layout, tensors[name], made.offsets[name])),
     )
+
+
+def _strips(layout: Layout, view: TensorView, offset_bytes: int) -> Iterator[Strip]:
+    return strips(layout.extents[view.extent], view.shape, view.stride, view.start, 0, offset_bytes)
+
+
+def compared(layout: Layout, path: str) -> tuple[list[str], list[str]]:
+    """Problems of a published model's export, and notes on it, in words.
+
+    Raises:
+        RefusedCheckpoint: safetensors has no such dtype.
+        InputChanged: the model changed meanwhile.
+    """
+    name = os.path.basename(path)  # noqa: PTH119 - a string crosses process boundaries
+    try:
+        found = problems(layout, path)
+    except OSError as error:
+        return [], [f"its plain copy {name} was not compared: {error.strerror or error}"]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ([f"its plain copy {name}: {', '.join(found[:_SHOWN])}{more}"] if found else []), []
+
+
+def problems(layout: Layout, path: str) -> list[str]:
+    """In words, what of an export is not the checkpoint's model.
+
+    Raises:
+        OSError: the export cannot be read.
+        RefusedCheckpoint: safetensors has no such dtype.
+        InputChanged: the checkpoint changed meanwhile.
+    """
+    tensors, aliases = plain_tensors(layout)
+    made = skeleton.safetensors(tensors, _FORMAT | aliases)
+    with open(path, "rb") as file:  # noqa: PTH123 - a string crosses process boundaries
+        if os.fstat(file.fileno()).st_size != made.size_bytes:
+            return ["it has another size than its model's tensors take"]
+        if any(_read(file, offset, len(data)) != data for offset, data in made.parts):
+            return ["its header does not name its model's tensors"]
+        return [
+            f"{name} is not as in the model"
+            for name, view in tensors.items()
+            if any(
+                _read(file, strip.offset_bytes, strip.size_bytes) != bits.tobytes()
+                for strip, bits in elements(layout.files, list(_strips(layout, view, made.offsets[name])))
+            )
+        ]
+
+
+def _read(file: BinaryIO, offset: int, count: int) -> bytes:
+    file.seek(offset)
+    return file.read(count)

@@ -99,6 +99,27 @@ def carry(files: Sequence[FileIdentity], group: Sequence[Strip], outputs: Sequen
     """
     patches = []
     writers = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in outputs]
+    try:
+        for strip, bits in elements(files, group):
+            data = bits.data.cast("B")
+            write_all(writers[strip.file], data, strip.offset_bytes)
+            patches.append(
+                Patch(
+                    file=strip.file, offset_bytes=strip.offset_bytes, size_bytes=strip.size_bytes, crc=zlib.crc32(data)
+                )
+            )
+    finally:
+        for writer in writers:
+            os.close(writer)
+    return patches
+
+
+def elements(files: Sequence[FileIdentity], group: Sequence[Strip]) -> Iterator[tuple[Strip, Array]]:
+    """The bits of each strip of a checkpoint's files, in logical order.
+
+    Raises:
+        InputChanged: the checkpoint changed meanwhile.
+    """
     readers: dict[int, OpenFile] = {}
     try:
         for number in sorted({chunk.file for strip in group for chunk in strip.chunks}):
@@ -109,21 +130,12 @@ def carry(files: Sequence[FileIdentity], group: Sequence[Strip], outputs: Sequen
             if not readers[number].identity.same_content(files[number]):
                 raise InputChanged(f"{files[number].path} changed before it could be copied")
         for strip in group:
-            data = _elements(strip, readers).data.cast("B")
-            write_all(writers[strip.file], data, strip.offset_bytes)
-            patches.append(
-                Patch(
-                    file=strip.file, offset_bytes=strip.offset_bytes, size_bytes=strip.size_bytes, crc=zlib.crc32(data)
-                )
-            )
+            yield strip, _elements(strip, readers)
         for reader in readers.values():
             reader.check_unchanged()
     finally:
         for reader in readers.values():
             os.close(reader.descriptor)
-        for writer in writers:
-            os.close(writer)
-    return patches
 
 
 def _elements(strip: Strip, readers: dict[int, OpenFile]) -> Array:

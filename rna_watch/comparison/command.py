@@ -28,6 +28,7 @@ def show(
     metric: str | None,
     mode: Mode | None,
     levels: str | None,
+    sequence: str | None,
     members: bool,
     plot: Path | None,
     as_json: bool,
@@ -36,11 +37,11 @@ def show(
 
     Raises:
         NothingToDo: nothing was evaluated.
-        UsageError: a level is no number, the metric is unknown, or the picture cannot be drawn.
+        UsageError: a level is no number, the metric or the sequence is unknown, or the picture cannot be drawn.
     """
     if plot is not None:
         check(plot)
-    comparison = compare(state, metric=metric, mode=mode, given=parse_levels(levels))
+    comparison = compare(state, metric=metric, mode=mode, given=parse_levels(levels), sequence=sequence)
     if plot is not None:
         draw(comparison, plot)
     console = Console(highlight=False)

@@ -14,6 +14,7 @@ from rna_watch.acceleration.selection import infer_mode
 from rna_watch.acceleration.significance import gain
 from rna_watch.comparison.levels import Level, best_of, known, levels, same
 from rna_watch.comparison.members import Member, length_of, members_of, recipe_at, shape_of
+from rna_watch.comparison.sequences import pick, sequences
 from rna_watch.dashboard.metric import metric_of
 from rna_watch.errors import NothingToDo, UsageError
 from rna_watch.journal.replay import PENDING
@@ -68,10 +69,14 @@ class Comparison:
     `metric` is shown, `choosing` is the one by which the daemon chose (None: it did not say); `others` are the evaluator's
     remaining metrics. `kinds` are the columns that are picked anew at each checkpoint, `members` the fixed recipes at
     most checkpoints, of which `fixed` are the paper's RNA (largest window, smallest lambda), the uniform average of its
-    window, and the largest uniform average.
+    window, and the largest uniform average. `sequence` names the checkpoints that are compared, `sequences` all that the
+    folder has, and `taken_back` counts those left out because a restart or a rerun went over their steps again.
     """
 
     run: str
+    sequence: str
+    sequences: tuple[str, ...]
+    taken_back: int
     step_kind: str
     metric: str
     mode: Mode
@@ -100,7 +105,12 @@ class Comparison:
 
 
 def compare(
-    state: RunState, *, metric: str | None = None, mode: Mode | None = None, given: Sequence[float] | None = None
+    state: RunState,
+    *,
+    metric: str | None = None,
+    mode: Mode | None = None,
+    given: Sequence[float] | None = None,
+    sequence: str | None = None,
 ) -> Comparison:
     """The comparison of a run, finished or living.
 
@@ -109,10 +119,11 @@ def compare(
         metric: which of the evaluator's numbers to show; the one by which models are chosen, if not given.
         mode: whether it is minimized or maximized; the daemon's own, or inferred from the name, if not given.
         given: levels to ask for; around the original's best, if not given.
+        sequence: which checkpoints, by the pattern of their names or its beginning; the longest sequence, if not given.
 
     Raises:
         NothingToDo: nothing was evaluated.
-        UsageError: the evaluator never reported that metric.
+        UsageError: the evaluator never reported that metric, or there is no such sequence.
     """
     remedy = "`rna-watch once RUN_DIR --evaluator FILE.py:function` evaluates everything that is there"
     if not state.checkpoints:
@@ -121,6 +132,9 @@ def compare(
     default = metric_of(state)
     if not evaluated or default is None:
         raise NothingToDo(f"no model of this run was evaluated, so there is nothing to compare; {remedy}")
+    found = sequences(evaluated)
+    compared = pick(found, sequence)
+    evaluated = list(compared.members)
     names = list(dict.fromkeys(name for c in evaluated for metrics in c.evaluations.values() for name in metrics))
     shown = metric or default.name
     if shown not in names:
@@ -132,7 +146,6 @@ def compare(
     shown_mode = mode or declared.get(shown) or infer_mode(shown)
     picker = _Picker(shown=shown, choosing=choosing or shown, mode=declared.get(choosing) or shown_mode)
 
-    evaluated.sort(key=lambda c: c.step or 0)
     families = [members_of(checkpoint) for checkpoint in evaluated]
     lengths = [length_of(checkpoint) for checkpoint in evaluated]
     kinds = _kinds(families)
@@ -144,6 +157,9 @@ def compare(
     curves = {key: [(row.step, row.value(key)) for row in rows] for key in (*kinds, CHOSEN, *members)}
     return Comparison(
         run=state.started.run if state.started else "",
+        sequence=compared.name,
+        sequences=tuple(each.name for each in found),
+        taken_back=compared.taken_back,
         step_kind=next((c.admitted.step_kind for c in evaluated if c.admitted), "") or "step",
         metric=shown,
         mode=shown_mode,

@@ -76,7 +76,24 @@ def quarters(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
 
 
 def provenance(comparison: Comparison) -> list[str]:
-    """By which metric models were chosen, which one is shown, and whether its numbers can be believed."""
+    """Which checkpoints these are, by which metric models were chosen, which is shown, and whether it can be believed."""
+    return [*_compared(comparison), *_metrics(comparison)]
+
+
+def _compared(c: Comparison) -> list[str]:
+    told = []
+    if len(c.sequences) > 1:
+        others = ", ".join(f"--sequence {plain(name)!r}" for name in c.sequences if name != c.sequence)
+        told.append(f"These are the checkpoints {plain(c.sequence)}; others have a comparison of their own: {others}.")
+    if c.taken_back:
+        told.append(
+            f"{c.taken_back} evaluated checkpoint{'s are' if c.taken_back > 1 else ' is'} left out: "
+            "a restart or a rerun in this folder went over their steps again."
+        )
+    return told
+
+
+def _metrics(comparison: Comparison) -> list[str]:
     c = comparison
     shown = f"{plain(c.metric)} ({DIRECTIONS[c.mode]})"
     if c.choosing is None:

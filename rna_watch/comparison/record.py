@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def record(comparison: Comparison) -> dict[str, Any]:
-    """Keys: run, metric, mode, chosen_by, kinds, members, fixed, checkpoints, levels, tallies, sentences.
+    """Keys: run, sequence, sequences, metric, mode, chosen_by, kinds, members, fixed, checkpoints, levels, tallies, sentences.
 
     A value that is no finite number is null; a method that was not evaluated at a checkpoint is not named there.
     """
@@ -25,6 +25,8 @@ def record(comparison: Comparison) -> dict[str, Any]:
     early, late = quarters(rows)
     return {
         "run": c.run,
+        "sequence": c.sequence,
+        "sequences": list(c.sequences),
         "metric": c.metric,
         "mode": c.mode,
         "chosen_by": {"metric": c.choosing, "mode": c.choosing_mode} if c.choosing else None,

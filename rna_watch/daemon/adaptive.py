@@ -31,7 +31,10 @@ def soup(trial: Trial) -> None:
         trial.recorder.checkpoint(name) or known
         for name, known in zip(trial.window.names, trial.window.members, strict=True)
     ]
-    values = [member.evaluations.get(LAST, {}).get(settled.metric, math.nan) for member in members]
+    # what another evaluator said of a member cannot be compared
+    judge = trial.recorder.state.judge
+    said = [member.evaluations.get(LAST, {}) if member.judge == judge else {} for member in members]
+    values = [metrics.get(settled.metric, math.nan) for metrics in said]
     known = [k for k, value in enumerate(values) if not math.isnan(value)]
     order = sorted(known, key=lambda k: (-gain(values[k], 0.0, trial.mode), -k))
     if len(order) < 2:

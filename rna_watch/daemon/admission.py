@@ -226,7 +226,7 @@ class Admission:
         if admitted is None:
             return None
         known = self.layouts.get(checkpoint.name)
-        if known is not None:
+        if known is not None and known.fingerprint == admitted.fingerprint:  # it may have been written again since
             return known
         places = [self._paths.output / admitted.pin_path] if checkpoint.pinned else []
         for path in (*places, self._paths.run / admitted.path):
@@ -290,6 +290,9 @@ class Admission:
 
     def _unpin(self, checkpoint: Checkpoint, reason: str) -> None:
         assert checkpoint.admitted is not None
+        current = self._recorder.checkpoint(checkpoint.name)
+        if current is None or current.admitted is not checkpoint.admitted:
+            return  # it was admitted again since, and let go of then
         if checkpoint.admitted.pin != NONE:
             unpin(str(self._paths.output / checkpoint.admitted.pin_path))
         self.forget(checkpoint.name)

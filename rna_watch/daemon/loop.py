@@ -21,7 +21,8 @@ from rna_watch.daemon import outputs
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.discovery import several_runs
 from rna_watch.daemon.pipeline import Pipeline, Progress
-from rna_watch.daemon.setup import Timing, evaluator_spec, private_bytes, rested_s, start_engine
+from rna_watch.daemon.publication import Publication
+from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes, rested_s, start_engine
 from rna_watch.daemon.trials import UNEVALUATED
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled, EvaluationFailed, IncompleteCheckpoint, RnaWatchError
@@ -121,10 +122,20 @@ class Daemon:
             self._beat("stopped")
             with contextlib.suppress(RnaWatchError):
                 self._recorder.record(e.Stopped(reason=self._stop_reason or "failed"))
+            self._close_engine()
             for number, handler in previous.items():
                 signal.signal(number, handler)
         if self._error is not None:
             raise self._error
+
+    def _close_engine(self) -> None:
+        """Last of all: all that was done is on the disk by now, and stands whatever a broken cluster does in its end."""
+        if self._engine is None:
+            return
+        try:
+            self._engine.close()
+        except Exception:  # noqa: BLE001 - whatever it is, it changes nothing of what was done
+            _LOG.exception("the engine did not end in order")
 
     def _take_signals(self) -> None:
         for number in _SIGNALS:
@@ -150,8 +161,10 @@ class Daemon:
                 engine=self._config.engine,
                 evaluator=self._config.evaluator or self._config.evaluate_command,
                 settings=json.loads(self._config.model_dump_json()),  # an infinity becomes null
+                evaluator_digest=evaluator_digest(self._config),
             )
         )
+        Publication(self._config, self._paths, self._recorder).settle()
 
     def _start_hints(self, hints: Hints) -> None:
         if self._until_done:
@@ -320,9 +333,6 @@ class Daemon:
         except Exception as error:  # noqa: BLE001 - it must not end in silence: the daemon ends with the reason
             _LOG.exception("a defect in rna-watch ended the pipeline")
             self._error = RnaWatchError(f"a defect in rna-watch ended it: {error!r}; see the log")
-        finally:
-            if self._engine is not None:
-                self._engine.close()
 
     def _set_up(self) -> Pipeline:
         """Start the engine, and a pipeline on it; again, should the engine be lost (a node, or Ray itself, died)."""

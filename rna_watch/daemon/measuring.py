@@ -44,7 +44,8 @@ class Measuring:
     def __init__(self, config: RunConfig, recorder: Recorder) -> None:
         self._config = config
         self._recorder = recorder
-        self._unusable = ""  # why what lies beside the checkpoints of this run cannot be used, once that is known
+        self._ended = ""  # why what lies beside the checkpoints of this run cannot be used, once that is known
+        self._damaged: dict[str, str] = {}  # why not in windows that hold these
         self.read_bytes_per_s = 0.0
 
     def residuals(self, checkpoint: Checkpoint, window: Window, run: Run) -> Residuals | None:
@@ -56,7 +57,8 @@ class Measuring:
         if rows is None:
             return None
         if form.key and form_rows is None:
-            form, beside = without(window.states, self._config.residuals, self._config.lr_saved, self._unusable), None
+            why = self._unusable(window)
+            form, beside = without(window.states, self._config.residuals, self._config.lr_saved, why), None
         energy = (rows if form_rows is None else form_rows)[1]
         found = _residuals(rows[0], form_rows[0] if form_rows else None, energy, form)
         smallest = min(self._config.regularizations, default=1.0)
@@ -64,11 +66,16 @@ class Measuring:
 
     def _form(self, window: Window) -> tuple[Form, Companions | None]:
         settings = self._config
-        if self._unusable:
-            return without(window.states, settings.residuals, settings.lr_saved, self._unusable), None
+        why = self._unusable(window)
+        if why:
+            return without(window.states, settings.residuals, settings.lr_saved, why), None
         return window_form(
             window.layouts, window.states, settings.residuals, settings.lr_saved, settings.optimizer_order
         )
+
+    def _unusable(self, window: Window) -> str:
+        """Why what lies beside a window's checkpoints cannot be used ("" as far as is known)."""
+        return self._ended or next((self._damaged[name] for name in window.names if name in self._damaged), "")
 
     def _key(self, form: Form) -> str:
         """What tells measurements of different forms apart ("" for plain differences)."""
@@ -115,10 +122,14 @@ class Measuring:
             for number in sorted(total.non_finite):
                 self._recorder.record(e.Skipped(checkpoint=window.names[number], reason=NOT_FINITE))
             return None
-        self._unusable = self._unusable or problem_with(total, form)
+        problem = problem_with(total, form)
+        if problem and total.outside > 0.0:
+            self._ended = problem  # the optimizer of the run is another than it seems
+        elif problem:
+            self._damaged[checkpoint.name] = problem
         read_bytes = sum(task.work_bytes for task in tasks)
         self.read_bytes_per_s = read_bytes / max(seconds, 1e-9)
-        formed = total.form_rows if form.key and not self._unusable else None
+        formed = total.form_rows if form.key and not problem else None
         measured = e.Measured(
             checkpoint=checkpoint.name,
             residuals=[list(pair) for pair in window.residuals],

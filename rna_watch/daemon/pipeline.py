@@ -26,6 +26,7 @@ from rna_watch.errors import (
     InputChanged,
     RefusedCheckpoint,
     StoreError,
+    Superseded,
 )
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
@@ -102,11 +103,20 @@ class Pipeline:
         """
         checkpoint = self._recorder.checkpoint(name)
         assert checkpoint is not None
+        self._recorder.take([checkpoint])
+        try:
+            self._attempt(checkpoint)
+        except Superseded as error:
+            self._recorder.record(e.Noted(checkpoint=name, text=f"{error}, which is given up"))
+        finally:
+            self.progress.work = None
+
+    def _attempt(self, checkpoint: Checkpoint) -> None:
         try:
             self._process(checkpoint)
             self._recorder.solved("store")
             self._recorder.solved("engine")
-        except Cancelled:
+        except (Cancelled, Superseded):
             raise
         except InputChanged as error:
             self._input_changed(checkpoint, str(error))
@@ -122,8 +132,6 @@ class Pipeline:
             self._failed(checkpoint, f"it cannot be given back: {error}", attempts=1)
         except MemoryError:
             self._failed(checkpoint, "there is not enough memory; lower --memory-budget or --workers")
-        finally:
-            self.progress.work = None
 
     def _failed(self, checkpoint: Checkpoint, reason: str, attempts: int = _ATTEMPTS) -> None:
         if self._cancelled:
@@ -134,7 +142,9 @@ class Pipeline:
 
     def _input_changed(self, checkpoint: Checkpoint, reason: str) -> None:
         """Leave out inputs whose bytes are gone; the next attempt has another window."""
-        for member in [*self._admission.sequences.history(checkpoint, self._config.window), checkpoint]:
+        members = [*self._admission.sequences.history(checkpoint, self._config.window), checkpoint]
+        self._recorder.take(members)
+        for member in members:
             self._admission.forget(member.name)
             if self._admission.layout(member) is None:
                 gone = "its bytes are gone or were changed (the trainer's retention, or a rewrite in place)"
@@ -215,6 +225,7 @@ class Pipeline:
                 break
             members.insert(0, member)
             layouts.insert(0, layout)
+        self._recorder.take(members)
         states = [self._admission.state(m, layout) for m, layout in zip(members, layouts, strict=True)]
         return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states))
 

@@ -16,6 +16,7 @@ from rna_watch.engine.publish import publish as write
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import Stage
+from rna_watch.watching import steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from rna_watch.journal.replay import Checkpoint
 
     Run = Callable[[Sequence[Task]], Sequence[Result]]
+
+_AGAIN = ".again"
 
 
 class Publication:
@@ -66,12 +69,12 @@ class Publication:
         Raises:
             StoreError: there is no room, or the folder cannot be written.
             InputChanged: an input changed meanwhile.
+            Superseded: the checkpoint was written again meanwhile.
         """
         begun = time.perf_counter()
-        chosen = self._recorder.checkpoint(checkpoint.name)
+        chosen = self._recorder.current(checkpoint.name).chosen
         assert chosen is not None
-        assert chosen.chosen is not None
-        model = self._paths.models / checkpoint.name
+        model = self._place(checkpoint)
         recipe = window.combination(choice.candidate, statistics)
         export_to, notes = planned_export(self._config.export, window.layouts[-1], model)
         dropped, kept_because = planned_drop(self._config.optimizer_state, window.layouts[-1])
@@ -82,12 +85,12 @@ class Publication:
                 inputs=[_input(member) for member in window.members],
                 source=window.layouts[-1].source,
                 candidate=choice.candidate,
-                metrics=chosen.chosen.metrics,
+                metrics=chosen.metrics,
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
-                reason=chosen.chosen.reason,
+                reason=chosen.reason,
                 residuals=residuals,
-                comparisons=chosen.chosen.comparisons,
+                comparisons=chosen.comparisons,
                 export=export_to.name if export_to else None,
                 dropped=dropped,
                 notes=[*notes, *kept_because],
@@ -161,12 +164,31 @@ class Publication:
         self._point(checkpoint.name, model)
         return True
 
+    def settle(self) -> None:
+        """After a crash: move the links as they were to be moved when the newest output was recorded, if it is there."""
+        state = self._recorder.state
+        newest = next(reversed(state.outputs.values()), None)
+        if newest is None or (state.best is not None and state.best.seq > newest.seq):
+            return
+        model = self._paths.models / newest.output
+        if model.exists():
+            self._point(newest.checkpoint, model)
+
+    def _place(self, checkpoint: Checkpoint) -> Path:
+        """Where a model goes: under its checkpoint's name, or beside it where `best` names what an earlier run put there."""
+        name, best = checkpoint.name, self._recorder.state.best
+        model = self._paths.models / name
+        assert checkpoint.admitted is not None
+        if best is None or best.output != name or best.seq > checkpoint.admitted.seq:
+            return model
+        return model.with_name(f"{steps.stem(name)}{_AGAIN}{steps.ending(name)}")
+
     def _point(self, name: str, model: Path) -> None:
         """Move `latest`, and `best` if this beats every original and every output before; then keep the number bounded."""
         outputs.point(self._paths.models / "latest", model)
         state = self._recorder.state
         current = state.checkpoints[name]
-        value = self._value(current, "chosen")
+        value = self._value(current, "chosen") if current.output == self._paths.in_tree(model) else None
         if value is not None and current.chosen is not None and current.chosen.better_than_original:
             mode: Mode = "max" if state.metric and state.metric.mode == "max" else "min"
             others = [
@@ -178,39 +200,35 @@ class Publication:
                     if checkpoint.name != name and checkpoint.stage is Stage.PUBLISHED
                     else None,
                 )
-                if other is not None
             ]
-            if all(gain(value, other, mode) > 0 for other in others):
+            others += [self._number(metrics) for metrics in state.replaced]
+            if all(gain(value, other, mode) > 0 for other in others if other is not None):
                 outputs.point(self._paths.models / "best", model)
                 self._recorder.record(e.BestMoved(checkpoint=name, output=self._paths.in_tree(model), value=value))
         self._prune()
 
     def _value(self, checkpoint: Checkpoint, which: str) -> float | None:
         """The choosing metric of a checkpoint's original or chosen model."""
+        if which == "original":
+            return self._number(checkpoint.evaluations.get(LAST))
+        return self._number(checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen else None)
+
+    def _number(self, metrics: e.Metrics | None) -> float | None:
         settled = self._recorder.state.metric
         if settled is None:
             return None
-        if which == "original":
-            metrics = checkpoint.evaluations.get(LAST)
-        else:
-            metrics = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen else None
         value = metrics.get(settled.metric) if metrics else None
         return value if value is not None and math.isfinite(value) else None
 
     def _prune(self) -> None:
-        published = [c for c in self._recorder.checkpoints() if c.output is not None]
-        published.sort(key=lambda c: c.done_time)
         best = self._recorder.state.best
         linked = (self._paths.models / "best").resolve()
-        for checkpoint in published[: -self._config.keep]:
-            assert checkpoint.output is not None
+        for output, published in list(self._recorder.state.outputs.items())[: -self._config.keep]:
             # the link moves before its record: a crash in between leaves them apart, and neither may lose its model
-            if (best is not None and checkpoint.output == best.output) or (
-                linked == (self._paths.models / checkpoint.output).resolve()
-            ):
+            if (best is not None and output == best.output) or linked == (self._paths.models / output).resolve():
                 continue
-            outputs.remove(self._paths.models / checkpoint.output)
-            self._recorder.record(e.Pruned(checkpoint=checkpoint.name, output=checkpoint.output))
+            outputs.remove(self._paths.models / output)
+            self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
 
 
 def planned_export(setting: str, newest: Layout, model: Path) -> tuple[Path | None, list[str]]:

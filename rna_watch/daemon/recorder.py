@@ -7,11 +7,13 @@ import threading
 from typing import TYPE_CHECKING
 
 from rna_watch.dashboard.lines import describe
+from rna_watch.errors import Superseded
 from rna_watch.journal import events as e
 from rna_watch.journal.log import Journal, read
 from rna_watch.journal.replay import RunState, replay
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from rna_watch.journal.replay import Checkpoint
@@ -19,23 +21,59 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("rna_watch")
 # what must survive a crash of the machine before the act that follows it
 _DURABLE = (e.Publishing, e.Published, e.Admitted, e.BestMoved)
+# what work on a checkpoint says of it; an output that was written is there whatever became of its checkpoint
+_OF_WORK = (
+    e.Measured,
+    e.Searched,
+    e.Screened,
+    e.Evaluated,
+    e.EvaluationFailed,
+    e.Chosen,
+    e.Publishing,
+    e.Finished,
+    e.Skipped,
+    e.Failed,
+)
 
 
 class Recorder:
-    """Appends events to a run's journal and keeps the state they add up to; safe from several threads."""
+    """Appends events to a run's journal and keeps the state they add up to; safe from several threads.
+
+    A checkpoint may be admitted again while its old version is in work. Events give only its name, so what work says of
+    the old version never gets into the journal behind the new one's `Admitted`.
+    """
 
     def __init__(self, journal: Path) -> None:
         self._lock = threading.RLock()
         self.state: RunState = replay(read(journal))
         self._journal = Journal(journal)
+        self._in_work: dict[str, int] = {}
+
+    def take(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """From now on what work says of these names is of these versions."""
+        self._in_work = {each.name: each.admitted.seq for each in checkpoints if each.admitted}
+
+    def current(self, name: str) -> Checkpoint:
+        """What is known of a checkpoint in work.
+
+        Raises:
+            Superseded: it was admitted again meanwhile.
+        """
+        found = self.state.checkpoints[name]
+        if found.admitted is not None and found.admitted.seq != self._in_work.get(name, found.admitted.seq):
+            raise Superseded(f"{name} was written again while its old version was in work")
+        return found
 
     def record(self, event: e.Event) -> None:
         """Add one event.
 
         Raises:
             StoreError: the journal cannot be written.
+            Superseded: it is of work on a version of its checkpoint that is not the newest any more.
         """
         with self._lock:
+            if isinstance(event, _OF_WORK) and event.checkpoint in self._in_work:
+                self.current(event.checkpoint)
             written = self._journal.append(event, durable=isinstance(event, _DURABLE))
             self.state.apply(written)
             line = describe(written, self.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _WORKER_LIMIT = 4
 _NICENESS = 10
+_SCRIPT_BYTES = 2**20
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -100,6 +102,20 @@ def evaluator_spec(config: RunConfig, paths: RunPaths) -> EvaluatorSpec | None:
         scratch=str(paths.scratch),
         environment=environment,
     )
+
+
+def evaluator_digest(config: RunConfig) -> str:
+    """What tells an evaluator from itself before it was edited: its file's content, or that of the files its command names.
+
+    What these import or read is not looked at.
+    """
+    words = [split_function(config.evaluator)[0]] if config.evaluator else (config.evaluate_command or "").split()
+    digest = hashlib.blake2b(digest_size=16)
+    for file in map(Path, words):
+        with contextlib.suppress(OSError, ValueError):
+            if file.is_file() and file.stat().st_size <= _SCRIPT_BYTES:  # not the interpreter, nor data
+                digest.update(file.read_bytes())
+    return digest.hexdigest() if words else ""
 
 
 def be_nice() -> None:

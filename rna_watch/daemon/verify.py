@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
-from rna_watch.checkpoints import consolidated, verification
+from rna_watch.checkpoints import consolidated, export, verification
 from rna_watch.checkpoints.combine import Combination
 from rna_watch.checkpoints.extents import Role, difference
 from rna_watch.checkpoints.probe import probe
@@ -58,6 +58,7 @@ class Manifest:
     candidate: str
     source: str | None
     rewritten: bool = False
+    export: str | None = None
 
 
 class VerificationEnded(Exception):  # noqa: N818 - it is an outcome, not a failure
@@ -111,6 +112,7 @@ def read_manifest(path: Path) -> Manifest:
         candidate=str(fields.get("candidate") or fields.get("method") or ""),
         source=str(fields.get("source") or "") or None,
         rewritten=fields.get("optimizer_state") == "dropped",
+        export=Path(str(fields["export"])).name if fields.get("export") else None,
     )
 
 
@@ -251,6 +253,9 @@ def _check(
     if not checksums:
         instead = "; nor do its inputs, so one of them may have changed instead" if differing else ""
         notes.append(f"the file keeps no checksums{instead}")
+    if manifest.export is not None:
+        copied, said = export.compared(published, str(outputs.manifest_path(model).with_name(manifest.export)))
+        differing, notes = differing + copied, notes + said
     count = len(combination.layouts)
     summary = f"{values:,} values are bit for bit the combination of {count} checkpoint{'s' * (count > 1)}"
     named = f" ({manifest.candidate})" if manifest.candidate else ""

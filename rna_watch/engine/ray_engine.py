@@ -71,6 +71,9 @@ class RayEngine:
         self._session: Path | None = None
         _check_address(address)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # when its connection to the raylet breaks, Ray ends this very process without a word (status 1) if the raylet of
+        # this number is gone, or, without a number, if our parent is process 1 (a daemon, a container): we are never gone
+        os.environ["RAY_RAYLET_PID"] = str(os.getpid())
         if address == LOCAL:
             # with a token in our own environment Ray writes none to the home folder, where it would change the user's
             # other clusters

@@ -29,7 +29,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
-    """A daemon (or `once`) took the run's lock and works with these settings."""
+    """A daemon (or `once`) took the run's lock and works with these settings.
+
+    `evaluator_digest` is that of the evaluator's file, or of the files that its command names.
+    """
 
     kind: ClassVar[str] = "started"
     host: str
@@ -40,6 +43,7 @@ class Started(Event):
     engine: str
     evaluator: str | None
     settings: dict[str, Any]
+    evaluator_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

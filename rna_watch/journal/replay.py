@@ -43,13 +43,14 @@ _TOLD_BY_NO_NAME = (
     "l1_cap",
     "normalization",
     "trained_steps",
+    "first_round",
 )
 DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """One checkpoint of the run, as far as the journal tells."""
+    """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them."""
 
     name: str
     stage: Stage
@@ -69,6 +70,7 @@ class Checkpoint:
     output: str | None = None
     pinned: bool = False
     attempts: int = 0
+    judge: int = 0
 
     @property
     def step(self) -> int | None:
@@ -83,7 +85,11 @@ class Checkpoint:
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
-    """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen."""
+    """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen.
+
+    `outputs` are those that are kept, by path, the newest last. `replaced` holds the metrics of originals and of published
+    models whose checkpoint was written again since: what they reached counts on. `judge` counts changes of the evaluator.
+    """
 
     started: e.Started | None = None
     stopped: e.Stopped | None = None
@@ -91,6 +97,9 @@ class RunState:
     problems: dict[str, e.Problem] = field(default_factory=dict)
     metric: e.MetricChosen | None = None
     best: e.BestMoved | None = None
+    outputs: dict[str, e.Published] = field(default_factory=dict)
+    replaced: list[e.Metrics] = field(default_factory=list)
+    judge: int = 0
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     read_bytes: int = 0
     written_bytes: int = 0
@@ -100,10 +109,10 @@ class RunState:
         self.recent.append(event)
         match event:
             case e.Started():
-                if self.started is not None and _judge(self.started) != _judge(event):
-                    for name, checkpoint in self.checkpoints.items():
-                        if checkpoint.stage in PENDING | {Stage.FAILED}:
-                            self.checkpoints[name] = replace(checkpoint, evaluations={}, examples={}, screened={})
+                if self.started is not None:
+                    self.judge += _judge(self.started) != _judge(event)
+                    if (_judge(self.started), _models(self.started)) != (_judge(event), _models(event)):
+                        self._forget_evaluations()
                 self.started, self.stopped, self.problems = event, None, {}
             case e.Stopped():
                 self.stopped = event
@@ -118,6 +127,7 @@ class RunState:
             case e.Admitted():
                 old = self.checkpoints.get(event.checkpoint)
                 seen_time = old.seen_time if old and not old.admitted else event.time
+                self.replaced += _reached(old) if old else []
                 self.checkpoints[event.checkpoint] = Checkpoint(
                     name=event.checkpoint,
                     stage=Stage.READY,
@@ -129,6 +139,12 @@ class RunState:
                 self._apply_to_checkpoint(event, event.checkpoint)
             case _:
                 pass
+
+    def _forget_evaluations(self) -> None:
+        """Of checkpoints that are not done: they are evaluated anew."""
+        for name, checkpoint in self.checkpoints.items():
+            if checkpoint.stage in PENDING | {Stage.FAILED}:
+                self.checkpoints[name] = replace(checkpoint, evaluations={}, examples={}, screened={}, failures={})
 
     def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
         old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)
@@ -158,6 +174,7 @@ class RunState:
                     stage=Stage.EVALUATING,
                     evaluations=old.evaluations | {event.candidate: event.metrics},
                     examples=old.examples | {event.candidate: event.examples},
+                    judge=self.judge,
                 )
             case e.EvaluationFailed():
                 new = replace(old, stage=Stage.EVALUATING, failures=old.failures | {event.candidate: event.reason})
@@ -167,6 +184,10 @@ class RunState:
                 new = replace(old, stage=Stage.PUBLISHING, publishing=event)
             case e.Published():
                 self.written_bytes += event.written_bytes
+                self.outputs.pop(event.output, None)
+                self.outputs[event.output] = event
+                if old.publishing is None:
+                    return  # of a version that was written again meanwhile
                 new = replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
             case e.Finished():
                 new = replace(old, stage=Stage.FINISHED, reason=event.reason, done_time=event.time)
@@ -176,7 +197,8 @@ class RunState:
                 stage = Stage.READY if event.will_retry else Stage.FAILED
                 new = replace(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)
             case e.Pruned():
-                new = replace(old, output=None)
+                self.outputs.pop(event.output, None)
+                new = replace(old, output=None) if old.output == event.output else old
             case e.Unpinned():
                 new = replace(old, pinned=False)
             case _:
@@ -194,9 +216,21 @@ def _without_candidates(checkpoint: Checkpoint) -> Checkpoint:
     )
 
 
+def _reached(checkpoint: Checkpoint) -> list[e.Metrics]:
+    """The metrics of a checkpoint's original and of its model, if that was written."""
+    original = checkpoint.evaluations.get("last")
+    chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen and checkpoint.publishing else None
+    return [metrics for metrics in (original, chosen) if metrics is not None]
+
+
 def _judge(started: e.Started) -> tuple[object, ...]:
-    """What must be the same for evaluations to be of the same models, by the same judge: what candidates' names do not tell."""
-    return started.evaluator, *(started.settings.get(key) for key in _TOLD_BY_NO_NAME)
+    """What must be the same for evaluations to be comparable: the user's evaluator, and its file."""
+    return started.evaluator, started.evaluator_digest
+
+
+def _models(started: e.Started) -> list[object]:
+    """What must be the same for candidates of one name to be the same models, and to have been looked at alike."""
+    return [started.settings.get(key) for key in _TOLD_BY_NO_NAME]
 
 
 def replay(events: Iterable[e.Event]) -> RunState:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from rna_watch.acceleration.coefficients import Spectrum, solve, spectrum, spectrum_of_factor
+from rna_watch.acceleration.coefficients import Spectrum, input_weights, solve, spectrum, spectrum_of_factor
 from rna_watch.acceleration.diagnostics import Diagnostics, diagnose
 from rna_watch.acceleration.profiles import last
 from rna_watch.training.tensors import Vector, inner_products, laid_out, triangular_factor
@@ -111,7 +111,9 @@ class History:
         return Extrapolation(
             c=tuple(solution.coefficients.tolist()),
             regularization=regularization,
-            diagnostics=diagnose(self.gram_nn, solution.coefficients, regularization, spectrum_),
+            diagnostics=diagnose(
+                self.gram_nn, solution.coefficients, regularization, spectrum_, input_weights(solution.coefficients)
+            ),
         )
 
     def _spectrum(self, regularization: float) -> Spectrum:

@@ -3,16 +3,16 @@ import itertools
 import numpy as np
 import pytest
 
-from rna_watch.acceleration.coefficients import norm_bound, spectrum
+from rna_watch.acceleration.coefficients import input_weights, norm_bound, spectrum
 from rna_watch.acceleration.diagnostics import diagnose
 
 from . import twins
 
 
-def diagnosed(gram_nn, c, regularization=1e-2):
+def diagnosed(gram_nn, c, regularization=1e-2, mixing=1.0):
     """Diagnostics of c over residuals with this Gram matrix."""
-    gram_nn = np.asarray(gram_nn, dtype=np.float64)
-    return diagnose(gram_nn, np.asarray(c, dtype=np.float64), regularization, spectrum(gram_nn))
+    gram_nn, c = np.asarray(gram_nn, dtype=np.float64), np.asarray(c, dtype=np.float64)
+    return diagnose(gram_nn, c, regularization, spectrum(gram_nn), input_weights(c, mixing))
 
 
 def test_every_number_is_what_its_name_says():
@@ -65,6 +65,36 @@ def test_the_model_is_the_newest_iterate_less_its_profile_of_steps():
 def test_one_sentence_says_what_it_does(c, sentence):
     """A person reads whether it is the newest, an average, or an extrapolation, and how far."""
     assert diagnosed(np.eye(3), c).sentence == sentence
+
+
+@pytest.mark.parametrize(
+    ("c", "mixing", "sentence", "reach"),
+    [
+        ([0.0, 0.0, 1.0], 0.0, "is the checkpoint 1 before the newest", -1.0),
+        ([0.0, 0.0, 1.0], 0.5, "acts as an average of about 2 checkpoints", -0.5),
+        (
+            [-0.5, 0.0, 1.5],
+            0.0,
+            "corrects the newest checkpoint with negative weights; 0.5 of the weight lies outside the window",
+            0.0,
+        ),
+        (
+            [0.0, 0.0, 1.0],
+            2.0,
+            "extrapolates 1 interval past the newest checkpoint; 1 of the weight lies outside the window",
+            1.0,
+        ),
+    ],
+)
+def test_with_mixing_the_model_is_described_and_not_the_coefficients(c, mixing, sentence, reach):
+    """Sentence, reach and profile are those of the weights that make the model; the norms stay those of c."""
+    iterates = twins.linear_iterates(4, 30, seed=23)
+    found = diagnosed(twins.gram(iterates), c, mixing=mixing)
+    assert (found.sentence, found.reach) == (sentence, pytest.approx(reach))
+    assert found.norm1 == np.abs(c).sum()
+    model = input_weights(np.array(c), mixing) @ iterates
+    kept = 1 - np.array(found.decay_profile)
+    np.testing.assert_allclose(iterates[-1] - kept @ twins.residuals(iterates), model, atol=1e-12)
 
 
 def test_a_straight_walk_and_a_zigzag():

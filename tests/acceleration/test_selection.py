@@ -10,7 +10,7 @@ from rna_watch.acceleration.family import Search, family
 from rna_watch.acceleration.residuals import Residuals
 from rna_watch.acceleration.selection import Evidence, infer_mode
 from rna_watch.acceleration.selection import choose as choose_by
-from rna_watch.acceleration.significance import critical, gain
+from rna_watch.acceleration.significance import gain, student_quantile
 
 from . import twins
 
@@ -150,14 +150,19 @@ def evidence_of(rates):
     return {name: float(each.mean()) for name, each in examples.items()}, examples
 
 
+def beyond(level, paired):
+    """Student's quantile with as many degrees of freedom as there are differences, less one."""
+    return student_quantile(level, np.count_nonzero(paired) - 1)
+
+
 def test_a_gain_must_exceed_the_paired_standard_errors_of_the_best_of_those_tried():
-    """The step from the original to the best of m averages needs the critical value for m times the paired standard error."""
+    """The step from the original to the best of m averages needs Student's quantile for m times the paired standard error."""
     values, examples = evidence_of({LAST: 0.30, "average-4": 0.05, "average-2": 0.10})
     choice = choose(CANDIDATES, values, "min", examples=examples)
     (step,) = choice.comparisons
     paired = examples["average-4"] - examples[LAST]
     assert step.standard_error == pytest.approx(paired.std(ddof=1) / 20.0)
-    assert step.threshold == pytest.approx(critical(2) * step.standard_error)
+    assert step.threshold == pytest.approx(beyond(0.05 / 2, paired) * step.standard_error + 1 / 400, rel=1e-4)
     assert (choice.candidate.name, choice.significant, step.accepted) == ("average-4", True, True)
 
 
@@ -182,11 +187,12 @@ def test_nothing_beyond_noise_gives_the_best_and_says_that_it_is_not_significant
 
 
 def test_after_an_average_that_failed_the_extrapolation_is_one_of_all_that_were_tried():
-    """An extrapolation that is compared with the original needs the critical value for every candidate evaluated."""
+    """An extrapolation that is compared with the original needs Student's quantile for every candidate evaluated."""
     values, examples = evidence_of({LAST: 0.20, "average-4": 0.19, "average-2": 0.2, "rna-4-1e-08": 0.05})
     first, second = choose(CANDIDATES, values, "min", examples=examples).comparisons
     assert (first.accepted, second.reference) == (False, LAST)
-    assert second.threshold == pytest.approx(critical(3) * second.standard_error)
+    paired = examples["rna-4-1e-08"] - examples[LAST]
+    assert second.threshold == pytest.approx(beyond(0.05 / 3, paired) * second.standard_error + 1 / 400, rel=1e-4)
 
 
 def test_an_extrapolation_that_equals_a_failed_average_does_not_pass_in_its_place():

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
 from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
+from rna_watch.config import RunConfig
+from rna_watch.daemon import loop
+from rna_watch.daemon.paths import RunPaths
+from rna_watch.daemon.recorder import Recorder
+from rna_watch.engine.inline import InlineEngine
 from rna_watch.journal import log
 from tests.daemon.runs import (
     EVALUATOR,
@@ -110,3 +116,66 @@ def test_a_second_once_does_nothing_again(tmp_path: Path) -> None:
     assert rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", EVALUATOR).returncode == 0
     kinds = [event.kind for event in log.read(tmp_path / ".rna-watch" / "journal.jsonl")][first:]
     assert kinds == ["started", "stopped"]
+
+
+@pytest.mark.parametrize("by", ["function", "command"])
+@pytest.mark.parametrize("edited", [False, True], ids=["as it was", "edited"])
+def test_after_a_crash_an_edited_evaluator_evaluates_again(tmp_path: Path, by: str, edited: bool) -> None:
+    """What the evaluator said before it was edited chooses nothing; what it said as it still is, is kept."""
+    run, file = tmp_path / "run", tmp_path / "judge.py"
+    train(run, count=3)
+    function = "def evaluate(state_dict, device):\n    return {'loss': float(state_dict['conv.bias'].norm())}\n"
+    command = "import sys, os\nprint('{\"loss\": ' + str(os.stat(sys.argv[1]).st_size) + '}')\n"
+    file.write_text(function if by == "function" else command)
+    how = ("--evaluator", f"{file}:evaluate")
+    if by == "command":
+        how = ("--evaluate-command", f"{sys.executable} {file} {{checkpoint}}")
+    assert rna_watch("once", run, "--engine", "inline", *how).returncode == 0
+    journal = run / ".rna-watch" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "searched")
+    journal.write_bytes(b"".join(lines[:last]))
+    before = Counter(event.candidate for event in events(run, "evaluated") if event.checkpoint == "step_3.pt")
+    if edited:
+        file.write_text(file.read_text() + "# better now\n")
+    assert rna_watch("once", run, "--engine", "inline", *how).returncode == 0
+    after = Counter(event.candidate for event in events(run, "evaluated") if event.checkpoint == "step_3.pt")
+    assert before.keys() == after.keys()
+    assert set(before.values()) == {1}
+    assert set(after.values()) == {1 + edited}
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["same evaluator", "another"])
+def test_a_soup_is_made_of_what_one_evaluator_said(tmp_path: Path, other: bool) -> None:
+    """Numbers that another evaluator gave older checkpoints rank no ingredients."""
+    run = tmp_path / "run"
+    train(run, count=3)
+    arguments = ("once", run, "--engine", "inline", "--methods", "average,soup", "--evaluator")
+    assert rna_watch(*arguments, EVALUATOR).returncode == 0
+    train(run, count=1, first=4)
+    assert rna_watch(*arguments, EVALUATOR.replace("evaluate", "examples") if other else EVALUATOR).returncode == 0
+    searched = {event.checkpoint: event for event in events(run, "searched")}
+    named = [each["name"] for each in searched["step_4.pt"].candidates] + list(searched["step_4.pt"].duplicates)
+    assert any(name.startswith("soup") for name in named) == (not other)
+
+
+class _Unclosable(InlineEngine):
+    """An engine that breaks while it is closed, as a cluster does that has lost its parts."""
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        super().close()
+        raise ConnectionError("the cluster is gone")
+
+
+def test_an_engine_that_breaks_in_its_end_changes_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is on the disk, the end too, before the engine is closed; that this fails is logged and no more."""
+    train(tmp_path, count=3)
+    monkeypatch.setattr(loop, "start_engine", lambda _: _Unclosable(1))
+    recorder = Recorder(tmp_path / "journal")
+    paths = RunPaths(run=tmp_path, output=tmp_path)
+    paths.create()
+    loop.Daemon(RunConfig(), paths, recorder, until_done=True).run()
+    assert recorder.state.stopped is not None
+    assert recorder.state.stopped.reason == "done"
+    assert list(recorder.state.outputs) == ["step_3.pt"]

@@ -101,6 +101,30 @@ def test_extrapolate_exports_and_an_export_in_a_run_is_no_checkpoint(tmp_path: P
     assert set(published(tmp_path)) == {"step_3.pt", "step_4.pt"}
 
 
+def test_verify_opens_exports(tmp_path: Path) -> None:
+    """A plain copy that is not its model's is found, tensor by tensor; one that was taken away is said."""
+    train(tmp_path, count=4)
+    assert rna_watch("once", tmp_path, *INLINE, "--export", "safetensors").returncode == 0
+    model = tmp_path / "rna" / "step_4.pt"
+    copy = model.with_name(f"{model.name}.export.safetensors")
+    whole = copy.read_bytes()
+    assert rna_watch("verify", model).returncode == 0
+    for changed, words in (
+        (whole[:-1] + bytes([whole[-1] ^ 1]), "is not as in the model"),
+        (whole[:-8], "another size"),
+        (whole[:9] + b"x" + whole[10:], "its header"),
+    ):
+        copy.write_bytes(changed)
+        result = rna_watch("verify", model)
+        assert result.returncode == 1
+        assert f"its plain copy {copy.name}" in result.stdout
+        assert words in result.stdout
+    copy.unlink()
+    result = rna_watch("verify", model)
+    assert result.returncode == 0
+    assert "was not compared: No such file" in result.stdout
+
+
 def test_what_cannot_be_exported_is_published_and_said(tmp_path: Path) -> None:
     """A model with a dtype that safetensors lacks is published without an export, and its manifest says why."""
     generator = torch.Generator().manual_seed(0)

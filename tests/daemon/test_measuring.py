@@ -283,6 +283,27 @@ def test_momentum_that_is_not_finite_leaves_the_journal_readable(tmp_path: Path)
     np.testing.assert_allclose(again.gram_nn, found.gram_nn, rtol=1e-13)
 
 
+def test_momentum_that_was_not_finite_once_ends_the_form_only_in_its_windows(tmp_path: Path) -> None:
+    """Once no checkpoint with NaN in its buffers is in the window, gradients are recovered again, without a restart."""
+    run = sgd(tmp_path).go([2, 2])
+    daemon = Daemon(tmp_path, run)
+    daemon.measure()
+    buffer = next(iter(run.optimizer.state.values()))["momentum_buffer"]
+    kept = buffer.clone()
+    buffer[0, 0] = math.nan
+    run.step += 1
+    run.save()
+    forms = []
+    for first in (0, 1, 2, 4, 4):
+        found = daemon.measure(first)
+        assert found is not None
+        forms.append((found.form, bool(found.notes)))
+        buffer.copy_(kept)
+        run.train(2)
+        run.save()
+    assert forms == [("learning-rate", True)] * 3 + [(GRADIENT, False)] * 2
+
+
 def test_weights_that_are_not_finite_are_skipped(tmp_path: Path) -> None:
     """NaN weights skip their checkpoint, in a window or alone, before any form is doubted."""
     run = sgd(tmp_path).go([2])

@@ -8,7 +8,6 @@ import shutil
 import zipfile
 from collections import Counter
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from torch.optim.swa_utils import update_bn
 
+from rna_watch.acceleration.significance import student_quantile
 from rna_watch.cli import app
 from tests.daemon import offering
 from tests.daemon.in_process import Here, Noise, process
@@ -92,6 +92,16 @@ def _check_search(state: RunState, limit: int) -> None:
             assert math.isclose(sum(each["weights"]), 1.0, abs_tol=1e-9)
 
 
+def _threshold(gains: Sequence[float], level: float, error: float) -> float:
+    """What gains of right against wrong must exceed on average: McNemar's test, exact for up to 20 that are not zero."""
+    m = sum(gain != 0 for gain in gains)
+    if m > 20:
+        return (student_quantile(level, m - 1) * error) + 1 / len(gains)
+    chances = [sum(math.comb(m, k) for k in range(wins, m + 1)) / 2**m for wins in range(m + 2)]
+    fewest = next(wins for wins, chance in enumerate(chances) if chance <= level)
+    return (2 * (fewest - 1) - m) / len(gains)
+
+
 def test_a_gain_is_called_significant_only_by_the_paired_test(run: Path, tmp_path: Path) -> None:
     """With values per example each step of the choice is a paired test, corrected for the number of candidates tried."""
     state = process(run, tmp_path, [Here(OFFERING, tmp_path)], metric="error")
@@ -116,11 +126,11 @@ def test_a_gain_is_called_significant_only_by_the_paired_test(run: Path, tmp_pat
             tried = len(averages) + len(others) if (names, reference) == (others, "last") else len(names)
             gains = errors[reference] - errors[best]
             error = gains.std().item() / math.sqrt(len(gains))
-            threshold = NormalDist().inv_cdf(1 - 0.05 / tried) * error
+            threshold = _threshold(gains.tolist(), 0.05 / tried, error)
             assert (step["candidate"], step["reference"]) == (best, reference)
             assert step["gain"] == pytest.approx(gains.mean().item())
             assert step["standard_error"] == pytest.approx(error)
-            assert step["threshold"] == pytest.approx(threshold)
+            assert step["threshold"] == pytest.approx(threshold, abs=1e-8)
             assert step["accepted"] == (gains.mean().item() > threshold)
             reference = best if step["accepted"] else reference
         assert chosen.significant == (reference != "last")

@@ -129,6 +129,22 @@ class TestItsEnd:
         child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert child.stdout.startswith("nothing answers at 127.0.0.1:1 (Connection refused); correct --ray-address")
 
+    def test_a_program_without_a_parent_outlives_a_raylet(self):
+        """Where nobody waits for us (a background process, a container), Ray does not end the program with its raylet."""
+        code = (
+            "import os, signal, sys\n"
+            "from rna_watch.engine import ray_engine\n"
+            "engine = ray_engine.RayEngine(1)\n"
+            "below = ray_engine._descendants(os.getpid())\n"
+            "[raylet] = [pid for pid in below if ray_engine._title(pid) == 'raylet']\n"
+            "os.kill(raylet, signal.SIGKILL)\n"
+            "engine.close()\n"
+            "print('ended in order', os.getppid(), file=sys.stderr)\n"
+        )
+        orphan = ["sh", "-c", 'trap "" HUP; "$0" -c "$1" >/dev/null &', sys.executable, code]
+        child = subprocess.run(orphan, stderr=subprocess.PIPE, text=True, check=True, timeout=120)
+        assert "ended in order" in child.stderr
+
     def test_cancel_is_heard_soon(self, engine, layouts):
         """Another thread can make it give up, and its evaluators with it."""
         check_cancel(engine, layouts)

@@ -212,7 +212,7 @@ def test_a_heartbeat_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     assert heartbeat.read(path) is None
 
 
-def _begun(evaluator: str = "eval.py:evaluate", **settings: object) -> e.Started:
+def _begun(evaluator: str = "eval.py:evaluate", digest: str = "", **settings: object) -> e.Started:
     return e.Started(
         host="h",
         pid=1,
@@ -222,6 +222,7 @@ def _begun(evaluator: str = "eval.py:evaluate", **settings: object) -> e.Started
         engine="inline",
         evaluator=evaluator,
         settings={"ema_decay": 0.7, **settings},
+        evaluator_digest=digest,
     )
 
 
@@ -232,11 +233,20 @@ def _begun(evaluator: str = "eval.py:evaluate", **settings: object) -> e.Started
         (_begun(), True),
         (_begun(workers=9), True),
         (_begun(evaluator="other.py:evaluate"), False),
+        (_begun(digest="edited"), False),
         (_begun(ema_decay=0.3), False),
         (_begun(residuals="difference"), False),
         (_begun(normalization="combine"), False),
     ],
-    ids=["same", "other workers", "other evaluator", "other decay", "other residuals", "other statistics"],
+    ids=[
+        "same",
+        "other workers",
+        "other evaluator",
+        "edited evaluator",
+        "other decay",
+        "other residuals",
+        "other statistics",
+    ],
 )
 def test_evaluations_are_kept_over_a_restart_only_for_the_same_models_and_judge(
     again: e.Started, kept: bool, failed: bool

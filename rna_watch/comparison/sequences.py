@@ -1,0 +1,107 @@
+"""Sequences: the checkpoints of a folder that are one training as it finally went, each apart from the others."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import UsageError
+from rna_watch.watching import steps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rna_watch.journal.replay import Checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSequence:
+    """Checkpoints in the order of their steps; `name` is the pattern of most of their names.
+
+    `taken_back` counts those of steps that a restart or a rerun went over again, which are left out.
+    """
+
+    name: str
+    members: tuple[Checkpoint, ...]
+    taken_back: int
+
+
+def sequences(checkpoints: Iterable[Checkpoint]) -> list[CheckpointSequence]:
+    """The sequences of all admitted checkpoints, the longest first, of equal ones that which was saved to last.
+
+    Names that differ in their numbers alone are one sequence, and whatever stood in one window with them (a rewritten `last`).
+    """
+    admitted = {each.name: each for each in checkpoints if each.admitted is not None}
+    parents = {series: series for series in map(_series, admitted.values())}
+
+    def root(series: str) -> str:
+        while parents[series] != series:
+            series = parents[series]
+        return series
+
+    for each in admitted.values():
+        for name in _window(each):
+            if name in admitted:
+                parents[root(_series(admitted[name]))] = root(_series(each))
+    groups: dict[str, list[Checkpoint]] = {}
+    for each in admitted.values():
+        groups.setdefault(root(_series(each)), []).append(each)
+    found = [_as_it_went(members) for members in groups.values()]
+    return sorted(found, key=lambda each: (-len(each.members), -max(map(_seq, each.members), default=0)))
+
+
+def pick(found: Sequence[CheckpointSequence], wanted: str | None) -> CheckpointSequence:
+    """The first sequence, or the one that is named by its pattern or the beginning of it.
+
+    Raises:
+        UsageError: none is, or several are.
+    """
+    if wanted is None:
+        return found[0]
+    named = [each for each in found if each.name == wanted] or [each for each in found if each.name.startswith(wanted)]
+    if len(named) == 1:
+        return named[0]
+    names = [each.name for each in found]
+    near = difflib.get_close_matches(wanted, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near and not named else ""
+    said = "several sequences begin" if named else "no sequence of checkpoints begins"
+    raise UsageError(f"{said} with {wanted!r}, there are: {', '.join(names)}{hint}")
+
+
+def _series(checkpoint: Checkpoint) -> str:
+    assert checkpoint.admitted is not None
+    return steps.series(checkpoint.admitted.path)
+
+
+def _seq(checkpoint: Checkpoint) -> int:
+    return checkpoint.admitted.seq if checkpoint.admitted else 0
+
+
+def _window(checkpoint: Checkpoint) -> Iterable[str]:
+    """The names of what stood in a window with a checkpoint."""
+    measured = chain.from_iterable(checkpoint.measured.residuals) if checkpoint.measured else ()
+    return {*measured, *(checkpoint.chosen.inputs if checkpoint.chosen else ())}
+
+
+def _went_back(before: Checkpoint, after: Checkpoint) -> bool:
+    """Whether a later file is of no later step."""
+    one, other = before.admitted, after.admitted
+    return one is not None and other is not None and one.step >= other.step and one.mtime_ns < other.mtime_ns
+
+
+def _as_it_went(members: Iterable[Checkpoint]) -> CheckpointSequence:
+    """One training without what it went over again: from where it went back, all that had been saved is left out."""
+    kept: dict[str, Checkpoint] = {}
+    names: Counter[str] = Counter()
+    count = 0
+    for each in sorted(members, key=_seq):
+        names[_series(each)] += 1
+        count += 1
+        if each.starts_window:
+            kept = {name: other for name, other in kept.items() if not _went_back(other, each)}
+        kept[each.name] = each
+    ordered = sorted(kept.values(), key=lambda each: each.step or 0)
+    return CheckpointSequence(name=names.most_common(1)[0][0], members=tuple(ordered), taken_back=count - len(kept))
