@@ -47,8 +47,7 @@ def draw(runs: Sequence[RunSpec], results: Mapping[str, Any]) -> Any:
             axes.set_title(f"{task.name}, {_OPTIMIZERS.get(optimizer, optimizer)} ({_seeds(task)})")
             axes.set_xlabel("epoch")
             axes.set_ylabel("test error, %")
-    columns = len(shown) if len(optimizers) > 1 else 2
-    made.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns)
+    made.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3 if len(optimizers) > 1 else 2)
     return made
 
 

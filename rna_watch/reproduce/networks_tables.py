@@ -76,7 +76,7 @@ def summary(runs: Sequence[RunSpec], results: Mapping[str, Any]) -> list[Table]:
         levels = [f"epochs to best + {t:g} %" for t in _SHORT_TOLERANCES]
         made.append(
             Table(
-                title=f"{task.name}, {task.runs[0].epochs} epochs, seeds {_listed(task.seeds)}",
+                title=f"{task.name}, {task.runs[0].epochs} epochs, {_seeds(task)}",
                 header=("", *levels, "test error at the end, %", "rise"),
                 rows=tuple(rows),
                 notes=tuple(f"*Not run*: {key}." for key in task.missing),
@@ -85,8 +85,8 @@ def summary(runs: Sequence[RunSpec], results: Mapping[str, Any]) -> list[Table]:
     return made
 
 
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
+def _seeds(task: Task) -> str:
+    return f"seed{'s' * (len(task.seeds) != 1)} {', '.join(map(str, task.seeds))}"
 
 
 def _reached(task: Task, row: Row, tolerance: float) -> str:
@@ -121,7 +121,7 @@ def _levels(task: Task) -> Table:
     if task.missing:
         notes.append(f"Not run: {', '.join(task.missing)}.")
     return Table(
-        title=f"{task.name}, {run.epochs} epochs: epochs to best + tolerance (mean over seeds {_listed(task.seeds)})",
+        title=f"{task.name}, {run.epochs} epochs: epochs to best + tolerance (mean over {_seeds(task)})",
         header=("", *(f"+ {tolerance:g} %" for tolerance in TOLERANCES)),
         rows=tuple(rows),
         notes=tuple(notes),
@@ -145,7 +145,7 @@ def _errors(task: Task) -> Table:
     seconds = sum(line["seconds"] for result in task.finished for line in result["curve"])
     devices = sorted({result["device"] for result in task.finished})
     return Table(
-        title=f"{task.name}: test error in percent (mean ± standard error over seeds {_listed(task.seeds)})",
+        title=f"{task.name}: test error in percent (mean ± standard error over {_seeds(task)})",
         header=("", *(f"{name} (epoch {epoch})" for name, epoch in at.items()), "rise"),
         rows=tuple(rows),
         notes=(

@@ -260,7 +260,7 @@ def test_seeds_that_only_one_optimizer_has_do_not_count(small_mnist):
     (task,) = tasks(runs, results)
     assert task.seeds == [0]
     levels, errors, _ = networks_tables.tables(runs, results)
-    assert "seeds 0)" in levels.title
+    assert "seed 0)" in levels.title
     assert "mnist-vgg4-sgd-seed1" in levels.notes[-1]
     results["mnist-vgg4-sgd-seed1"] = made([9, 8, 7])
     levels, errors, _ = networks_tables.tables(runs, results)
@@ -288,7 +288,7 @@ def test_the_short_tables_name_what_was_not_run(small_mnist):
     runs = networks.specs({"dataset": "mnist", "network": "vgg4", "epochs": 4}, small_mnist, networks.Choice())
     results = {run.key: made([9, 8, 7, 6]) for run in runs if not run.online}
     (table,) = networks_tables.summary(runs, results)
-    assert table.title == "vgg4 on mnist, 4 epochs, seeds 0"
+    assert table.title == "vgg4 on mnist, 4 epochs, seed 0"
     assert any("mnist-vgg4-sgd-online-seed0" in note and "Not run" in note for note in table.notes)
     assert networks_plot.draw(runs, results)
     assert networks_plot.draw(runs, {})
