@@ -34,7 +34,7 @@ def _bare(table: Table) -> str:
     """A table with its title in the place of the empty first heading, without padding; its notes as a line below."""
     titled = replace(table, header=(table.title, *table.header[1:]), notes=())
     _, _, *lines = render(titled).rstrip().splitlines()
-    rows = [re.sub(r" +\|", " |", line) for line in lines]
+    rows = [re.sub(r" *\| *", " | ", line).strip() for line in lines]
     rows[1] = "|" + "---|" * len(table.header)
     return "\n".join([*rows, *(["", " ".join(table.notes)] if table.notes else [])]) + "\n"
 
