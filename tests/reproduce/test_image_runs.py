@@ -125,7 +125,7 @@ def test_the_daemon_judges_what_the_training_judges(beside, small_mnist):
     assert daemon["residuals"] == ["gradient"]
     count, worst = difference_of_coefficients(result, a_run(small_mnist))
     assert count == 2  # epochs 7 and 8: before, the daemon's window has the second epoch's interval too
-    assert worst < 1e-5
+    assert worst < 1e-4  # float32 weights: mean gradients computed from them carry 1e-5 of rounding
     assert daemon["values"]["rna-5-1e-08"][-1] == pytest.approx(curve[-1]["extrapolated"]["test_error"], abs=1.0)
 
 
