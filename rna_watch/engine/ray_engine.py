@@ -37,7 +37,8 @@ _POLL_S = 0.2
 _IDLE = "ray::IDLE"
 _AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")  # parts of Ray; the system cuts names off here
 _START_LIMIT_S = 120.0
-_SETTLE_LIMIT_S = 30.0
+# tasks are short; where the cluster is about to be closed, which ends them, one on a stuck file system is not waited for
+_SETTLE_LIMIT_S, _CANCELLED_LIMIT_S = 60.0, 5.0
 _CONNECT_LIMIT_S = 5.0
 _QUIET = {
     "OMP_NUM_THREADS": "1",
@@ -166,8 +167,9 @@ class RayEngine:
         task_manager.cc: completed, but not pending; seen in one of nine runs and more on a busy machine).
         """
         if references:
+            limit_s = _CANCELLED_LIMIT_S if self._cancelled.is_set() else _SETTLE_LIMIT_S
             with contextlib.suppress(Exception):
-                self._ray.wait(references, num_returns=len(references), timeout=_SETTLE_LIMIT_S)
+                self._ray.wait(references, num_returns=len(references), timeout=limit_s)
 
     def _get(self, reference: Any) -> Any:
         from ray.exceptions import RayError, RayTaskError

@@ -6,7 +6,7 @@ its epochs, as it would any other training. Models are chosen on held-out traini
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,7 +41,7 @@ class Choice:
 
     tasks: tuple[dict[str, Any], ...] = _TASKS
     optimizers: tuple[str, ...] = ("momentum", "sgd")
-    online: tuple[str, ...] = field(default=("momentum", "sgd"))
+    online: tuple[str, ...] = ("momentum", "sgd")
 
 
 def plan(settings: Settings) -> Plan:

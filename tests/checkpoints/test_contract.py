@@ -19,6 +19,7 @@ from rna_watch.evaluation.materialize import state_dict
 from rna_watch.watching.scan import scan
 
 from . import damage, twins
+from .dcp_forms import QUIET
 from .forms import FORMS
 from .test_many_tensors import in_a_child, small_tensors
 from .writers import Larger
@@ -49,11 +50,7 @@ MANY = [
     ),
 ]
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:torch.distributed is (disabled|unavailable)"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = QUIET
 
 
 @pytest.fixture(params=FORMS)

@@ -24,14 +24,10 @@ from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 
 from . import twins
 from .damage import is_sound, put
-from .dcp_forms import blobs, load, optimizer_state, save
+from .dcp_forms import QUIET, blobs, load, optimizer_state, save
 from .writers import model
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:torch.distributed is (disabled|unavailable)"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = QUIET
 WEIGHTS = (0.0, -0.9, 0.3, 1.6)
 SEEDS = (1, 2, 3, 4)
 UNUSABLE = (IncompleteCheckpoint, RefusedCheckpoint)

@@ -7,6 +7,7 @@ import torch
 
 from rna_watch.acceleration.residuals import GRADIENT
 from rna_watch.checkpoints.clone import Gap
+from rna_watch.checkpoints.extents import identify
 from rna_watch.engine import plan
 from rna_watch.engine.plan import CopyTask
 from rna_watch.errors import Cancelled, InputChanged
@@ -71,6 +72,23 @@ class EngineContract:
         with pytest.raises(FileNotFoundError, match="none/clone"):
             engine.map([copy])
         assert engine.map([CopyTask(files=(), gaps=(), outputs=())]) == [0]
+
+    def test_when_an_error_arrives_nothing_is_written_any_more(self, engine, tmp_path):
+        """A task beside the one that failed has ended when its error comes out: nobody writes behind the caller's back."""
+        size, source, output = 300 * 2**20, tmp_path / "source", tmp_path / "output"
+        source.write_bytes(b"\1" * size)
+        output.write_bytes(b"")
+        files = (identify(str(source)),)
+        gap = Gap(file=0, offset_bytes=0, size_bytes=size)
+        slow = CopyTask(files=files, gaps=(gap,), outputs=(str(output),))
+        failing = CopyTask(files=files, gaps=(gap,), outputs=(str(tmp_path / "none" / "output"),))
+        engine.map([CopyTask(files=(), gaps=(), outputs=())] * 4)  # workers that are killed by a test before are back
+        with pytest.raises(FileNotFoundError):
+            engine.map([slow, failing])
+        written = output.stat()
+        assert engine.map([CopyTask(files=(), gaps=(), outputs=())] * 8) == [0] * 8
+        assert (output.stat().st_size, output.stat().st_mtime_ns) == (written.st_size, written.st_mtime_ns)
+        assert written.st_size in {0, size}
 
     def test_an_error_in_the_listener_ends_the_map(self, engine, layouts):
         """What `on_done` raises comes out, with no task left running behind it."""

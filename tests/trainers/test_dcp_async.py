@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from tests.checkpoints.dcp_forms import load
+from tests.checkpoints.dcp_forms import QUIET, load
 from tests.daemon.runs import events, published, wait_until
 from tests.trainers import watched
 from tests.trainers.live_run import Run
@@ -18,12 +18,7 @@ from tests.trainers.live_run import watched as watching
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:torch.distributed is (disabled|unavailable)"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = [pytest.mark.slow, *QUIET]
 COUNT = 7
 
 

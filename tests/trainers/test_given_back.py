@@ -19,12 +19,7 @@ from tests.trainers.live_run import script, tensors_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:torch.distributed is (disabled|unavailable)"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = [pytest.mark.slow, *dcp_forms.QUIET]
 MODEL, WEIGHTS = "{model}", "{weights}"
 
 
