@@ -123,10 +123,12 @@ def _progress(console: Console, name: str) -> Iterator[tuple[Callable[[int, int,
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None, name=name)
+    progress = Progress(*columns, console=console, transient=True)
+    task = progress.add_task("", total=None, name=name)
+    try:
 
         def advance(done: int, total: int, key: str) -> None:
+            progress.start()  # not before there is work: what is refused leaves no empty line
             progress.update(task, completed=done, total=total, description=key)
 
         def say(text: str) -> None:
@@ -135,6 +137,9 @@ def _progress(console: Console, name: str) -> Iterator[tuple[Callable[[int, int,
                 console.print(f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True, markup=False)
 
         yield advance, say
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

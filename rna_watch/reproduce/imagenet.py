@@ -7,7 +7,7 @@ nothing about ImageNet.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.reproduce import networks_plot
@@ -24,7 +24,7 @@ from rna_watch.reproduce.images.results import (
     optimizer_name,
     written,
 )
-from rna_watch.reproduce.images.spec import check_names
+from rna_watch.reproduce.images.spec import chosen
 from rna_watch.reproduce.networks import Choice as NetworksChoice
 from rna_watch.reproduce.networks import of_runs, specs
 from rna_watch.reproduce.tables import Table
@@ -65,19 +65,18 @@ class Choice:
 
     networks: tuple[str, ...] = ("imagenet-resnet50", "imagenet-resnet152")
     optimizers: tuple[str, ...] = ("momentum", "sgd")
-    run: Mapping[str, Any] | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan(settings: Settings) -> Plan:
     """One part for each network and optimizer."""
-    check_names("imagenet", settings.config, Choice)
-    choice = Choice(**settings.config)
+    choice = chosen("imagenet", settings.config, Choice)
     if settings.quick:
         choice = Choice(networks=("imagenet-resnet18",), optimizers=("momentum",), run=_QUICK)
         folder = generated(settings.work / "images")
     else:
         folder = settings.folder("imagenet needs a folder with train/CLASS/* and val/CLASS/*: name it with --data")
-    tasks = [{**_RECIPE, **(choice.run or {}), "network": network} for network in choice.networks]
+    tasks = [{**_RECIPE, **choice.run, "network": network} for network in choice.networks]
     wanted = NetworksChoice(tasks=tuple(tasks), optimizers=tuple(choice.optimizers), online=())
     runs = [run for task in tasks for run in specs(task, folder, wanted)]
     return of_runs(runs, settings, lambda results: [_table(runs, results)], networks_plot.draw)

@@ -15,7 +15,7 @@ from rna_watch.errors import UsageError
 from rna_watch.reproduce import networks_plot, networks_tables
 from rna_watch.reproduce.experiment import Part, Plan, Settings
 from rna_watch.reproduce.images import data
-from rna_watch.reproduce.images.spec import RunSpec, check_names, checked
+from rna_watch.reproduce.images.spec import RunSpec, checked, chosen
 from rna_watch.reproduce.images.watched import DAEMON, named, train, train_watched
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class Choice:
 def plan(settings: Settings) -> Plan:
     """One part a run: every seed of a task with every optimizer, then online."""
     folder = settings.folder("networks needs its images: name their folder with --data")
-    check_names("networks", settings.config, Choice)
-    choice = Choice(**settings.config)
+    choice = chosen("networks", settings.config, Choice)
     if settings.quick:
         choice = Choice(tasks=({**choice.tasks[0], **_QUICK},), optimizers=("momentum",), online=("momentum",))
     runs = [run for task in choice.tasks for run in specs(task, folder, choice)]
@@ -92,6 +91,8 @@ def specs(task: Mapping[str, Any], folder: Path, choice: Choice) -> list[RunSpec
     Raises:
         UsageError: a setting is unknown or wrong.
     """
+    if not isinstance(task, dict):
+        raise UsageError(f"a task of networks is {task!r}: it must be a mapping, such as {{dataset: mnist, ...}}")
     task = dict(task)
     seeds = task.pop("seeds", [0])
     fixed = {"data", "optimizer", "seed", "online"} & task.keys()

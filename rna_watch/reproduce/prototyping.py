@@ -17,7 +17,7 @@ from rna_watch.reproduce.images import data
 from rna_watch.reproduce.images.architectures import build
 from rna_watch.reproduce.images.judge import HELD_OUT, TEST
 from rna_watch.reproduce.images.results import AVERAGE_5, LAST, LOOP, curves
-from rna_watch.reproduce.images.spec import RunSpec, check_names, checked
+from rna_watch.reproduce.images.spec import RunSpec, checked, chosen
 from rna_watch.reproduce.images.watched import named, train
 from rna_watch.reproduce.tables import Table
 
@@ -55,8 +55,7 @@ class Choice:
 def plan(settings: Settings) -> Plan:
     """Two parts for each architecture."""
     folder = settings.folder("prototyping needs its images: name the folder of CIFAR-10 or MNIST with --data")
-    check_names("prototyping", settings.config, Choice)
-    choice = Choice(**{**settings.config, **(_QUICK if settings.quick else {})})
+    choice = chosen("prototyping", {**settings.config, **(_QUICK if settings.quick else {})}, Choice)
     runs = [_run(choice, folder, name, schedule) for name in choice.networks for schedule in (_FLAT, _TO_THE_END)]
     if not settings.so_far:
         data.check(runs[0])

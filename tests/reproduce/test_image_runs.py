@@ -364,6 +364,9 @@ def test_table_5_marks_what_was_not_run(tmp_path):
     ("config", "said"),
     [
         ({"task": []}, "unknown setting 'task'"),
+        ({"tasks": 3}, "tasks is 3: it must be a list"),
+        ({"tasks": ["mnist"]}, "is 'mnist': it must be a mapping"),
+        ({"optimizers": "sgd"}, "optimizers is 'sgd': it must be a list"),
         ({"tasks": [{"dataset": "mnist", "network": "vgg4"}]}, "lacks epochs"),
         ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "rate": 1}]}, "unknown setting 'rate'"),
         ({"tasks": [{"dataset": "mnist", "network": "vgg5", "epochs": 2}]}, "network is 'vgg5'"),
@@ -386,6 +389,23 @@ def test_wrong_settings_are_named(small_mnist, config, said):
     """Before anything is trained."""
     with pytest.raises(UsageError, match=said):
         networks.plan(Settings(data=small_mnist, config=config))
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "said"),
+    [
+        (prototyping, {"networks": "vgg4"}, "networks is 'vgg4': it must be a list"),
+        (prototyping, {"epochs": "ten"}, "epochs is 'ten': it must be a whole number"),
+        (prototyping, {"epochs": 0}, "epochs is 0.*at least 1"),
+        (imagenet, {"run": ["batch"]}, r"run is \['batch'\]: it must be a mapping"),
+        (imagenet, {"run": {"batches": 2}}, "unknown setting 'batches'"),
+    ],
+)
+def test_wrong_settings_of_the_others_are_named_too(small_mnist, module, config, said):
+    """The same words, whichever the experiment."""
+    pytest.importorskip("PIL")
+    with pytest.raises(UsageError, match=said):
+        module.plan(Settings(data=small_mnist, config=config))
 
 
 @pytest.mark.parametrize("module", [networks, prototyping, imagenet])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rna_watch.errors import UsageError
 from rna_watch.reproduce import store
@@ -13,6 +13,8 @@ from rna_watch.reproduce.images.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+Choice = TypeVar("Choice")
 
 SPEC = "run.json"
 # learning rate at the first and the last epoch, and momentum; the paper's section 4.2 and its authors' code
@@ -39,6 +41,10 @@ _WORDS = {
     int: "a whole number",
     float: "a number (1e-8 is written 1.0e-8 in YAML)",
     bool: "true or false",
+}
+_FORMS: dict[type, tuple[Any, str]] = {
+    tuple: ((list, tuple), "a list, such as [a, b]"),
+    dict: (dict, "a mapping, such as {batch: 128}"),
 }
 # the part of the epochs at the end that has the last learning rate: 10 of 100 in the authors' code
 _FLAT_END = 0.1
@@ -149,6 +155,29 @@ def checked(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, int | float) and value < _LEAST.get(name, 0):
             raise UsageError(f"{what}: {name} is {value!r}: it must be at least {_LEAST.get(name, 0)}")
     return dict(values)
+
+
+def chosen(what: str, values: Mapping[str, Any], kind: type[Choice]) -> Choice:
+    """An experiment's own settings: a dataclass, each value of the kind of its default (a list for a tuple).
+
+    Args:
+        what: whose settings they are, for the message.
+        values: as a person gave them.
+        kind: the dataclass.
+
+    Raises:
+        UsageError: one is unknown, or of another kind.
+    """
+    check_names(what, values, kind)
+    usual = kind()
+    made = {}
+    for name, value in values.items():
+        default = getattr(usual, name)
+        wanted, word = _FORMS.get(type(default), (type(default), _WORDS.get(type(default), "of another kind")))
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise UsageError(f"{what}: {name} is {value!r}: it must be {word}")
+        made[name] = tuple(value) if isinstance(default, tuple) else value
+    return kind(**made)
 
 
 def check_names(what: str, values: Mapping[str, Any], known: type) -> None:
