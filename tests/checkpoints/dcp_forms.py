@@ -19,11 +19,11 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 from .writers import Form
 
 # what torch.distributed says of a program of one process, and of its own past
-QUIET = (
+QUIET = [
     pytest.mark.filterwarnings("ignore:torch.distributed is (disabled|unavailable)"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-)
+]
 
 
 class Cut(DefaultSavePlanner):
