@@ -20,6 +20,7 @@ from torch import nn
 
 _SAVES = 12
 _STEPS = 50
+_TRAINER_STEPS = 100
 _BATCH = 128
 _WIDTH = 768
 _LIMIT_S = 120.0
@@ -36,8 +37,8 @@ TRAINERS: dict[str, tuple[str, tuple[object, ...], str]] = {
     "loop": ("", (), f"epoch_{_SAVES:03d}.pt"),
     "hugging-face": (
         "hf_trainer",
-        ("--saves", _SAVES, "--every", 20, "--limit", 3, "--hidden", 192),
-        f"checkpoint-{_SAVES * 20}",
+        ("--saves", _SAVES, "--every", _TRAINER_STEPS, "--limit", 3, "--hidden", 192),
+        f"checkpoint-{_SAVES * _TRAINER_STEPS}",
     ),
 }
 
@@ -113,7 +114,8 @@ def show(folder: Path, rounds: int, trainer: str = "loop") -> None:
         spread = f"{statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
         saving = statistics.median(run["saving"] for run in runs)
         models = statistics.median(run["published"] for run in runs)
-        print(f"{name:<8}{spread:>22}{ratio:>9.3f}{saving:>9.2f}{models:>8.0f}")
+        told = "-" if math.isnan(saving) else f"{saving:.2f}"
+        print(f"{name:<8}{spread:>22}{ratio:>9.3f}{told:>9}{models:>8.0f}")
 
 
 if __name__ == "__main__":
