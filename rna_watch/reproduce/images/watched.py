@@ -159,17 +159,18 @@ def named(device: str) -> str:
 
 def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None:
     """Wait until the daemon has been through every epoch."""
-    before, since = -1, time.monotonic()
+    since, before = time.monotonic(), (-1, 0)
     while True:
         state, _ = load(where)
         stages = [checkpoint.stage for checkpoint in state.checkpoints.values()]
         done = sum(stage not in PENDING and stage != Stage.WAITING for stage in stages)
         if done >= run.epochs:
             return
-        events = done * 1000 + sum(len(checkpoint.evaluations) for checkpoint in state.checkpoints.values())
-        if events != before:
-            before, since = events, time.monotonic()
+        progress = done, sum(len(checkpoint.evaluations) for checkpoint in state.checkpoints.values())
+        if done != before[0]:
             say(f"{run.key}: {done} of {run.epochs} judged")
+        if progress != before:
+            before, since = progress, time.monotonic()
         if living_owner(where) is None:
             raise RnaWatchError(f"the daemon ended early; see {where.log}")
         if time.monotonic() - since > _STUCK_S:
