@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rna_watch.config import read_settings
-from rna_watch.errors import NothingToDo, UsageError
+from rna_watch.errors import NothingToDo, StoreError, UsageError
 from rna_watch.reproduce import store
 from rna_watch.reproduce.experiment import EXPERIMENTS, Plan, Settings, plan
 from rna_watch.reproduce.tables import render
@@ -72,7 +72,8 @@ def reproduce(
             command=_command(name, quick=quick, config=config, data=data),
             quick=quick,
         )
-        kept, again = report.run(advance, so_far=so_far)
+        with contextlib.nullcontext() if so_far else store.alone(out / f".{stem.name}.lock"):
+            kept, again = report.run(advance, so_far=so_far)
     if not kept:
         raise NothingToDo(f"no part of {name} is finished in {out}: run it without --so-far")
     text = report.write(kept)
@@ -166,9 +167,15 @@ class _Report:
             advance(number, len(self.plan.parts), part.key)
             if part.key in kept or so_far:
                 continue
-            begun = time.perf_counter()
-            result = part.run({key: done["result"] for key, done in kept.items()})
-            kept[part.key] = store.keep(folder, part.key, identities[part.key], result, time.perf_counter() - begun)
+            identity, begun = identities[part.key], time.perf_counter()
+            try:
+                result = part.run({key: done["result"] for key, done in kept.items()})
+            except BaseException:
+                with contextlib.suppress(StoreError):  # what happened is said, not this
+                    store.interrupted(folder, part.key, identity, time.perf_counter() - begun)
+                raise
+            seconds = store.spent(folder, part.key, identity) + time.perf_counter() - begun
+            kept[part.key] = store.keep(folder, part.key, identity, result, seconds)
             if self.plan.partial:
                 self.write(kept)
         return {part.key: kept[part.key] for part in self.plan.parts if part.key in kept}, again

@@ -14,7 +14,7 @@ import torch
 from rna_watch.errors import UsageError
 from rna_watch.reproduce import networks_plot, networks_tables
 from rna_watch.reproduce.experiment import Part, Plan, Settings
-from rna_watch.reproduce.images import data
+from rna_watch.reproduce.images import origin
 from rna_watch.reproduce.images.spec import RunSpec, checked, chosen
 from rna_watch.reproduce.images.watched import DAEMON, named, train, train_watched
 
@@ -67,13 +67,17 @@ def of_runs(
             raise UsageError(
                 f"two runs are called {key}: give tasks of one dataset and network other seeds, or run them apart"
             )
-    if not settings.so_far:
-        for run in {run.dataset: run for run in runs}.values():
-            data.check(run)
+    digests = origin.of_runs(runs, settings)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return Plan(
-        parts=tuple(Part(key=run.key, run=_training(run, settings), identity=_identity(run)) for run in runs),
-        settings={"quick": settings.quick, "device": device, "daemon": DAEMON, "runs": [run.stated() for run in runs]},
+        parts=tuple(Part(key=run.key, run=_training(run, settings, digests), identity=_identity(run)) for run in runs),
+        settings={
+            "quick": settings.quick,
+            "device": device,
+            "data": digests,
+            "daemon": DAEMON,
+            "runs": [run.stated() for run in runs],
+        },
         seeds=tuple(sorted({run.seed for run in runs})),
         tables=tables,
         draw=lambda results: draw(runs, results),
@@ -114,10 +118,13 @@ def specs(task: Mapping[str, Any], folder: Path, choice: Choice) -> list[RunSpec
     return [*offline, *(made(optimizer, seeds[0], online=True) for optimizer in choice.online)]
 
 
-def _training(run: RunSpec, settings: Settings) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+def _training(
+    run: RunSpec, settings: Settings, digests: Mapping[str, str]
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def act(_: Mapping[str, Any]) -> dict[str, Any]:
+        origin.keep(digests, settings)
         folder = settings.work / run.key
         if run.online:
             return {"device": named(device), "curve": train(run, folder, settings.say)}

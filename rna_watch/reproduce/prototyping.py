@@ -13,7 +13,7 @@ import torch
 
 from rna_watch.reproduce import style
 from rna_watch.reproduce.experiment import Part, Plan, Settings
-from rna_watch.reproduce.images import data
+from rna_watch.reproduce.images import origin
 from rna_watch.reproduce.images.architectures import build
 from rna_watch.reproduce.images.judge import HELD_OUT, TEST
 from rna_watch.reproduce.images.results import AVERAGE_5, LAST, LOOP, curves
@@ -57,11 +57,12 @@ def plan(settings: Settings) -> Plan:
     folder = settings.folder("prototyping needs its images: name the folder of CIFAR-10 or MNIST with --data")
     choice = chosen("prototyping", {**settings.config, **(_QUICK if settings.quick else {})}, Choice)
     runs = [_run(choice, folder, name, schedule) for name in choice.networks for schedule in (_FLAT, _TO_THE_END)]
-    if not settings.so_far:
-        data.check(runs[0])
+    digests = origin.of_runs(runs, settings)
     return Plan(
-        parts=tuple(Part(key=_key(run), run=_training(run, settings), identity={"run": run.stated()}) for run in runs),
-        settings={"quick": settings.quick, "runs": [run.stated() for run in runs]},
+        parts=tuple(
+            Part(key=_key(run), run=_training(run, settings, digests), identity={"run": run.stated()}) for run in runs
+        ),
+        settings={"quick": settings.quick, "data": digests, "runs": [run.stated() for run in runs]},
         seeds=(choice.seed,),
         tables=lambda results: _tables(choice, results),
         draw=lambda results: _draw(choice, results),
@@ -79,9 +80,16 @@ def _key(run: RunSpec) -> str:
     return f"{run.network}-{run.schedule}"
 
 
-def _training(run: RunSpec, settings: Settings) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+def _training(
+    run: RunSpec, settings: Settings, digests: Mapping[str, str]
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     device = named("cuda" if torch.cuda.is_available() else "cpu")
-    return lambda _: {"device": device, "curve": train(run, settings.work / _key(run), settings.say)}
+
+    def act(_: Mapping[str, Any]) -> dict[str, Any]:
+        origin.keep(digests, settings)
+        return {"device": device, "curve": train(run, settings.work / _key(run), settings.say)}
+
+    return act
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

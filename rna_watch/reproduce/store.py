@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.errors import StoreError
+from rna_watch.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+# beside a part's file: what attempts that did not end took
+_UNFINISHED = ".unfinished"
 
 
 def read(folder: Path, key: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -30,8 +35,50 @@ def keep(folder: Path, key: str, identity: Mapping[str, Any], result: Any, secon
     kept = {"identity": dict(identity), "seconds": round(seconds, 3), "result": result}
     text = json.dumps(kept)
     write(folder / f"{key}.json", text)
+    (folder / f"{key}{_UNFINISHED}").unlink(missing_ok=True)
     again: dict[str, Any] = json.loads(text)
     return again
+
+
+def interrupted(folder: Path, key: str, identity: Mapping[str, Any], seconds: float) -> None:
+    """Add the time of an attempt that did not end to what the part has taken so far."""
+    before = spent(folder, key, identity)
+    text = json.dumps({"identity": dict(identity), "seconds": round(before + seconds, 3)})
+    write(folder / f"{key}{_UNFINISHED}", text)
+
+
+def spent(folder: Path, key: str, identity: Mapping[str, Any]) -> float:
+    """What earlier attempts at a part took, with these settings, in seconds."""
+    try:
+        found = json.loads((folder / f"{key}{_UNFINISHED}").read_text())
+        return float(found["seconds"]) if found["identity"] == _plain(identity) else 0.0
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0.0
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a lock file for as long as this lasts; where the file system knows none, go on without.
+
+    Raises:
+        UsageError: another command holds it.
+        StoreError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another command works on this experiment in {path.parent}: wait for it, or name another folder with --out"
+            ) from error
+        except OSError:
+            pass
+        yield
 
 
 def write(path: Path, text: str) -> None:

@@ -81,6 +81,37 @@ def test_a_stopped_run_goes_on_where_it_was(counted, tmp_path):
     assert record["results"] == {"a": {"before": []}, "b": {"before": ["a"]}, "c": {"before": ["a", "b"]}}
 
 
+def test_the_time_of_a_part_is_that_of_all_its_attempts(counted, tmp_path, monkeypatch):
+    """Two attempts that were stopped count, of the same settings only; once the part is kept, nothing is left of them."""
+    _, failing, settings = counted
+    clock = iter(range(1000))
+    monkeypatch.setattr(command.time, "perf_counter", lambda: float(next(clock)))  # a second a look
+    failing.append("b")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run("theorem", tmp_path)
+    failing.clear()
+    run("theorem", tmp_path)
+    seconds = json.loads((tmp_path / "theorem-quick.json").read_text())["seconds"]
+    assert seconds == {"a": 1.0, "b": 3.0, "c": 1.0}
+    assert sorted(path.name for path in (tmp_path / "theorem-quick.parts").iterdir()) == ["a.json", "b.json", "c.json"]
+    settings["quick"] = "otherwise"
+    run("theorem", tmp_path)
+    assert json.loads((tmp_path / "theorem-quick.json").read_text())["seconds"]["b"] == 1.0
+
+
+def test_two_commands_do_not_work_on_one_experiment(counted, tmp_path):
+    """The second is refused before it runs anything; tables of what is finished are made all the same."""
+    ran, _, _ = counted
+    with store.alone(tmp_path / ".theorem-quick.lock"), pytest.raises(UsageError, match=r"another command.*--out"):
+        run("theorem", tmp_path)
+    assert ran == []
+    run("theorem", tmp_path)
+    with store.alone(tmp_path / ".theorem-quick.lock"):
+        run("theorem", tmp_path, so_far=True)
+    assert ran == ["a", "b", "c"]
+
+
 def test_other_settings_and_damaged_parts_are_run_again(counted, tmp_path):
     """A kept part counts only for the same settings, and only whole."""
     ran, _, settings = counted

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.reproduce import imagenet, networks, networks_plot, networks_tables, prototyping
 from rna_watch.reproduce.experiment import Settings
-from rna_watch.reproduce.images import judge, training, watched
+from rna_watch.reproduce.images import data, judge, training, watched
 from rna_watch.reproduce.images.results import curves, difference_of_coefficients, first_epoch, rise, tasks, written
 from rna_watch.reproduce.images.spec import RunSpec, write
 from rna_watch.reproduce.tables import render
@@ -414,3 +415,46 @@ def test_data_are_asked_for(module):
     pytest.importorskip("PIL")
     with pytest.raises(UsageError, match="--data"):
         module.plan(Settings())
+
+
+@pytest.mark.parametrize("module", [networks, prototyping])
+def test_runs_on_other_data_are_not_mixed_with_these(module, small_mnist, tmp_path, monkeypatch):
+    """The same images packed otherwise are the same data; others are refused before anything is run, and named."""
+    monkeypatch.setattr(watched, "train", lambda *_: [])
+    monkeypatch.setattr(module, "train", lambda *_: [])
+    tasks = [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "held_out": 100}]
+    config = {"tasks": tasks} if module is networks else {"dataset": "mnist", "networks": ["vgg4"], "held_out": 100}
+    settings = Settings(data=small_mnist, work=tmp_path / "runs", config=config)
+    plan = module.plan(settings)
+    assert not settings.work.exists()
+    plan.parts[-1].run({})
+    kept = json.loads((settings.work / "data.json").read_text())
+    assert kept == plan.settings["data"]
+    assert kept.keys() == {"mnist"}
+    for name, options in {"packed": {"pack": bytes, "ending": ""}, "others": {"train": 399}}.items():
+        write_mnist(tmp_path / name, **options)
+    assert module.plan(replace(settings, data=tmp_path / "packed")).settings["data"] == kept
+    with pytest.raises(UsageError, match=r"runs holds runs on other mnist data than those in .*others.*--out"):
+        module.plan(replace(settings, data=tmp_path / "others"))
+    assert module.plan(replace(settings, data=None, so_far=True)).settings["data"] == kept
+    (settings.work / "data.json").write_text("{")
+    with pytest.raises(UsageError, match=r"data\.json cannot be read"):
+        module.plan(settings)
+
+
+def test_a_folder_s_data_are_its_names_and_sizes(tmp_path):
+    """Another image in `val`, or another name anywhere, is other data."""
+    pytest.importorskip("PIL")
+    folder = imagenet.generated(tmp_path / "images")
+    run = a_run(folder, dataset="folder", network="imagenet-resnet18")
+    first = data.digest(run)
+    assert data.digest(run) == first
+    image = next(folder.glob("val/*/*"))
+    content = image.read_bytes()
+    image.write_bytes(content + b"\0")
+    assert data.digest(run) != first
+    image.write_bytes(content)
+    assert data.digest(run) == first
+    image = next(folder.glob("train/*/*"))
+    image.rename(image.with_name("other.JPEG"))
+    assert data.digest(run) != first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,22 @@ def check(spec: RunSpec) -> None:
     if train != test:
         odd = sorted(set(train) ^ set(test))
         raise UsageError(f"train and val in {spec.data} have different classes: {odd[0]} is in one of them only")
+
+
+def digest(spec: RunSpec) -> str:
+    """A digest of the images' paths, and of the sizes of those in `val`.
+
+    Raises:
+        UsageError: the folder is not of this form, or Pillow is missing.
+    """
+    check(spec)
+    found = hashlib.sha256()
+    for part in ("train", "val"):
+        listed = _listed(spec.data / part)
+        found.update(b"\0".join([part.encode(), *listed.paths.tolist()]))
+    sizes = [(listed.folder / os.fsdecode(path)).stat().st_size for path in listed.paths.tolist()]
+    found.update(np.array(sizes, "<i8").data)
+    return found.hexdigest()
 
 
 def _classes(folder: Path) -> list[str]:

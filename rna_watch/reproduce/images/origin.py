@@ -1,0 +1,65 @@
+"""Which data an experiment's runs were made on, kept beside them: runs on other data are not mixed with these."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.errors import UsageError
+from rna_watch.reproduce import store
+from rna_watch.reproduce.images import data
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rna_watch.reproduce.experiment import Settings
+    from rna_watch.reproduce.images.spec import RunSpec
+
+FILE = "data.json"
+
+
+def of_runs(runs: Sequence[RunSpec], settings: Settings) -> dict[str, str]:
+    """The digest of each dataset of an experiment's runs; where nothing is run, as far as it is kept beside them.
+
+    Args:
+        runs: the runs; those of one dataset have one folder of data.
+        settings: where the runs are kept, and whether any is to be run.
+
+    Raises:
+        UsageError: data are not there, are damaged, or are others than those that earlier runs in the folder were made on.
+    """
+    kept = _kept(settings)
+    if settings.so_far:
+        return kept
+    found = {}
+    for run in {run.dataset: run for run in runs}.values():
+        settings.say(f"reading {run.dataset}")
+        found[run.dataset] = data.digest(run)
+    for dataset, digest in found.items():
+        if kept.get(dataset, digest) != digest:
+            raise UsageError(
+                f"{settings.work} holds runs on other {dataset} data than those in {runs[0].data}: remove it, or name another "
+                "folder with --out"
+            )
+    return kept | found
+
+
+def keep(digests: Mapping[str, str], settings: Settings) -> None:
+    """Write down what runs in the folder are made on, before the first.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    if digests != _kept(settings):
+        store.write(settings.work / FILE, json.dumps(dict(digests), indent=1) + "\n")
+
+
+def _kept(settings: Settings) -> dict[str, str]:
+    path = settings.work / FILE
+    try:
+        kept: Any = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): remove {settings.work}, or name another --out") from error
+    return dict(kept)
