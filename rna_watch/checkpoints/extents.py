@@ -202,7 +202,8 @@ class Layout:
     `source` is the key path of the model inside the file ("" for a bare state dict); `counters` are the step
     and epoch numbers found inside; `fingerprint` identifies the content, whatever the name; `architecture` is a digest
     of what must agree within a window: names, dtypes, shapes, strides and sharing of storage. `optimizer` is the state of
-    the one optimizer in the file, `gradient` the layout of the mean gradient that the training saved beside it.
+    the one optimizer in the file, `gradient` the layout of the mean gradient that the training saved beside it, and
+    `gradient_problem` why that is not this checkpoint's own, if so.
     `sources` are all that could have been taken as the model.
     A checkpoint that is a folder has that folder as its `root`; `files` are those that hold the model, `carried` those that
     a copy for use takes over as they are (configuration, tokenizer, metadata). `kinds` names the file format of each of
@@ -218,6 +219,7 @@ class Layout:
     fingerprint: str
     optimizer: OptimizerState | None = None
     gradient: Layout | None = None
+    gradient_problem: str = ""
     root: str = ""
     carried: tuple[FileIdentity, ...] = ()
     kinds: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rna_watch.checkpoints import (
@@ -106,7 +106,7 @@ def _probe(path: str, source: str | None) -> Layout:
         if os.path.exists(path):  # noqa: PTH110
             raise RefusedCheckpoint("it is not a regular file; name the checkpoint file itself")
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    return replace(_probe_file(path, source), gradient=recorded_gradient.find(path))
+    return recorded_gradient.attached(_probe_file(path, source))
 
 
 def _probe_folder(path: str, source: str | None) -> Layout:

@@ -105,6 +105,18 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
     )
 
 
+def read_metadata(file: OpenFile) -> dict[str, str]:
+    """What the writer stated besides the tensors, by name; empty if it is nothing of the kind.
+
+    Raises:
+        IncompleteCheckpoint: the header is not all there.
+        ValueError: it is no JSON.
+    """
+    (length,) = struct.unpack("<Q", file.read(0, 8))
+    found = json.loads(file.read(8, length)).get("__metadata__", {})
+    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+
+
 def _entry(name: str, value: Any) -> tuple[int, int, str, tuple[int, ...]]:
     start, end = (int(offset) for offset in value["data_offsets"])
     shape = tuple(int(size) for size in value["shape"])

@@ -1,7 +1,9 @@
 """The gradient recorder: it saves the mean gradient of each interval beside its checkpoint, for the daemon.
 
 The file is CHECKPOINT.gradient, in the safetensors format (8 bytes with the header's length, a JSON header with dtype, shape
-and byte range of each tensor, then their bytes): https://huggingface.co/docs/safetensors, "Format".
+and byte range of each tensor, then their bytes): https://huggingface.co/docs/safetensors, "Format". Its metadata hold the
+number of `steps`; as JSON `order`, for tensors whose axes are written in another order than the parameter has them (the
+elements lie as in the checkpoint), those axes; and `weights`, some elements of the parameters, which tell whose it is.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from rna_watch.training.tensors import Vector, trained, widened
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn, optim
+    from torch import Tensor, nn, optim
 
 SUFFIX = ".gradient"
 _DTYPES = {torch.float64: "F64", torch.float32: "F32"}
+# so many tensors, at most, have their first, middle and last element stated
+_STATED = 32
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class GradientRecorder:
@@ -48,10 +53,11 @@ class GradientRecorder:
         """Write CHECKPOINT.gradient, whole or not at all, and begin a new mean; call it *before* the checkpoint is written.
 
         It holds every parameter of the optimizer under its name in the state dict, in float32 or the parameter's dtype if
-        that is wider, and the number of `steps`. Before the first step there is nothing to write.
+        that is wider, and the number of `steps`. Elements lie as `torch.save` writes them (channels_last stays so), beside a
+        `.safetensors` file in rows. Before the first step there is nothing to write.
 
         Args:
-            checkpoint_path: of the checkpoint, a file or a folder.
+            checkpoint_path: of the checkpoint, one file.
 
         Returns:
             Its path, or None if no step was taken since the last checkpoint.
@@ -66,10 +72,17 @@ class GradientRecorder:
             path.unlink(missing_ok=True)  # an earlier run's, or an earlier content's of a name that is rewritten
             return None
         held = {parameter for group in self._optimizer.param_groups for parameter in group["params"]}
-        for name, parameter in trained(self._network).items():
-            if parameter in held and parameter.requires_grad and name not in gradients:
+        parameters = trained(self._network)
+        moving = {name: p for name, p in parameters.items() if p in held and p.requires_grad}
+        for name, parameter in moving.items():
+            if name not in gradients:
                 gradients[name] = torch.zeros((), dtype=widened(parameter.dtype)).expand(parameter.shape)
-        _write(path, gradients, {"steps": str(steps)})
+        metadata = {"steps": str(steps), "weights": json.dumps(_stated(moving), separators=(",", ":"))}
+        orders = {} if checkpoint.suffix == ".safetensors" else {name: _order(parameters[name]) for name in gradients}
+        if odd := {name: order for name, order in orders.items() if order != sorted(order)}:
+            metadata["order"] = json.dumps(odd, separators=(",", ":"))
+            gradients |= {name: gradients[name].permute(order) for name, order in odd.items()}
+        _write(path, gradients, metadata)
         return path
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,6 +92,27 @@ class GradientRecorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue it."""
         self.mean.load_state_dict(state)
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """The axes as they lie in memory, the slowest first; as they are counted, where the tensor is no such permutation."""
+    counted = list(range(tensor.dim()))
+    lying = sorted(counted, key=lambda axis: -tensor.stride()[axis])
+    return counted if tensor.is_contiguous() or not tensor.permute(lying).is_contiguous() else lying
+
+
+def _stated(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Of some parameters dtype, and first, middle and last element (counted in rows), their bits as integers."""
+    names = sorted(name for name, parameter in parameters.items() if parameter.numel())
+    stated = {}
+    for name in names[:: -(-len(names) // _STATED) or 1]:
+        parameter = parameters[name].detach()
+        n = parameter.numel()
+        at = torch.tensor([0, n // 2, n - 1], device=parameter.device)
+        found = parameter[torch.unravel_index(at, parameter.shape)] if parameter.dim() else parameter.expand(3)
+        bits = found.contiguous().view(_BITS[parameter.element_size()])
+        stated[name] = {"dtype": str(parameter.dtype).removeprefix("torch."), "bits": bits.tolist()}
+    return stated
 
 
 def _write(path: Path, tensors: Vector, metadata: dict[str, str]) -> None:

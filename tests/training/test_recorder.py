@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rna_watch.checkpoints.probe import probe
+from rna_watch.checkpoints.recorded_gradient import assign
 from rna_watch.training import GradientRecorder, Rna
 from tests.checkpoints.test_optimizer_state import Run
 from tests.checkpoints.test_recorded_gradient import check
@@ -40,7 +41,8 @@ def test_the_library_reads_what_was_written(tmp_path):
         twin.store()
         assert os.listdir(tmp_path) == ["step_5.pt.gradient"]
         with safe_open(path.with_name("step_5.pt.gradient"), "pt") as file:
-            assert file.metadata() == {"steps": str(steps)}
+            assert file.metadata().keys() == {"steps", "weights"}
+            assert file.metadata()["steps"] == str(steps)
         found = load_file(path.with_name("step_5.pt.gradient"))
         own = {name: p for name, p in network.named_parameters() if p.requires_grad}
         assert found.keys() == own.keys()
@@ -75,8 +77,99 @@ def test_wide_narrow_and_odd_tensors_lie_where_the_header_says(tmp_path):
         "none": torch.float32,
         "image": torch.float32,
     }
+    with safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["order"]) == {"image": [0, 2, 3, 1]}  # as torch.save writes the parameter
     for name, tensor in found.items():
-        assert torch.equal(tensor, gradients[name].to(tensor.dtype)), name
+        expected = gradients[name].permute(0, 2, 3, 1) if name == "image" else gradients[name]
+        assert torch.equal(tensor, expected.to(tensor.dtype)), name
+
+
+def convolutional():
+    """A network whose weights lie channels last, Adam, and a loop of its steps."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Flatten(), nn.Linear(32, 1)
+    network = nn.Sequential(*layers).to(F64).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    loop = Loop(network)
+    loop.loss = lambda: network(torch.randn(8, 3, 6, 6, generator=loop.generator, dtype=F64)).square().mean()
+    return network, optimizer, loop
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_channels_last_weights_have_their_gradients(ending, tmp_path):
+    """Beside a torch file they lie as its weights do, beside a safetensors file in rows: the loop's coefficients both times."""
+    network, optimizer, loop = convolutional()
+    rna = Rna(network, optimizer, n=4, reset_after=0)
+    recorder = GradientRecorder(network, rna)
+    for epoch in range(1, 6):
+        loop.train(rna, 2)
+        rna.store()
+        path = tmp_path / f"epoch_{epoch}{ending}"
+        recorder.save(path)
+        if ending == ".pt":
+            torch.save(network.state_dict(), path)
+        else:
+            save_file({name: each.contiguous() for name, each in network.state_dict().items()}, path)
+    own = rna.accelerate(copy.deepcopy(network)).c
+    options = ["--window", 4, "--residuals", "recorded", "--regularization", 1e-8, "--workers", 1, "--json"]
+    checkpoints = [tmp_path / f"epoch_{epoch}{ending}" for epoch in range(1, 6)]
+    result = rna_watch("extrapolate", *checkpoints, "-o", tmp_path / f"out{ending}", *options)
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads(result.stdout)
+    assert manifest["residuals"] == "recorded"
+    np.testing.assert_allclose(manifest["coefficients"], own, rtol=0, atol=1e-9 * np.abs(own).max())
+
+
+def test_a_gradient_of_another_save_is_not_paired_with_a_checkpoint(tmp_path):
+    """Killed between the gradient and a checkpoint whose name is written again: the older checkpoint has none of its own."""
+    network, optimizer, loop = convolutional()
+    recorder = GradientRecorder(network, optimizer)
+    path = tmp_path / "last.pt"
+    for _ in range(2):
+        loop.train(optimizer, 1)
+        recorder.save(path)
+        torch.save({"model": network.state_dict()}, path)
+        layout = probe(str(path))
+        assert layout.gradient is not None
+        assert assign(layout)[1] == ""
+    loop.train(optimizer, 1)
+    recorder.save(path)
+    assigned, why = assign(probe(str(path)))
+    assert assigned == {}
+    assert why.startswith("the recorded gradient beside it belongs to other weights: ")
+    told = rna_watch("inspect", path)
+    assert "belongs to other weights" in " ".join(told.stdout.split())
+    torch.save({"model": network.state_dict()}, path)
+    assert assign(probe(str(path)))[1] == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_saved_in_another_dtype_are_not_compared(dtype, tmp_path):
+    """What a training saves in fewer bits keeps its gradient: only equal dtypes can be told apart."""
+    network, optimizer, loop = convolutional()
+    recorder = GradientRecorder(network, optimizer)
+    loop.train(optimizer, 1)
+    recorder.save(tmp_path / "a.pt")
+    torch.save({name: each.to(dtype) for name, each in network.state_dict().items()}, tmp_path / "a.pt")
+    layout = probe(str(tmp_path / "a.pt"))
+    assert layout.gradient is not None
+    assert layout.gradient_problem == ""
+
+
+@pytest.mark.parametrize("key", ["order", "weights"])
+@pytest.mark.parametrize("value", ["", "[", "3", "[1]", '{"0.weight": 7}', '{"0.weight": [0, 0, 1, 2]}'])
+def test_damaged_metadata_are_no_recording(key, value, tmp_path):
+    """The checkpoint is read all the same."""
+    network, optimizer, loop = convolutional()
+    recorder = GradientRecorder(network, optimizer)
+    loop.train(optimizer, 1)
+    path = recorder.save(tmp_path / "a.pt")
+    torch.save(network.state_dict(), tmp_path / "a.pt")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert metadata.keys() == {"steps", "order", "weights"}
+    save_file(load_file(path), path, metadata | {key: value})
+    assert probe(str(tmp_path / "a.pt")).gradient is None
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel])
