@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 LIBRARIES = ("scipy",)
-LBFGS_MEMORY = 10
 REGULARIZATION = 1e-8
 # most iterations, by condition number: at 1e3 the gradient method, at 1e5 Nesterov's runs to the end, so that slopes show
 _MOST = {1e3: 6000, 1e5: 4000, 1e7: 2000}
@@ -66,7 +65,7 @@ def plan(settings: Settings) -> Plan:
             "conditions": list(conditions),
             "windows": list(windows),
             "regularization": REGULARIZATION,
-            "lbfgs_memory": LBFGS_MEMORY,
+            "lbfgs_memories": list(figure1_tables.MEMORIES),
             "first_step": FIRST_STEP,
             "most_iterations": list(most.values()),
             "most_robust": _MOST_ROBUST_QUICK if settings.quick else _MOST_ROBUST,
@@ -101,18 +100,22 @@ def _curves(
         loss, slope = p.minimum()
         return {"loss": loss, "gradient_norm": slope, "smoothness": p.smoothness, "strong_convexity": p.mu}
 
-    def reference(done: Mapping[str, Any]) -> dict[str, Any]:
-        best = done[f"optimum-{name}"]["loss"]
-        found = lbfgs(
-            problem(condition), memory=LBFGS_MEMORY, most=most, ended=lambda loss: relative(loss, best) <= LOWEST
-        )
-        return curve(iter(found), best, most)
+    def reference(memory: int) -> Callable[[Mapping[str, Any]], Any]:
+        def runs(done: Mapping[str, Any]) -> dict[str, Any]:
+            best = done[f"optimum-{name}"]["loss"]
+            found = lbfgs(
+                problem(condition), memory=memory, most=most, ended=lambda loss: relative(loss, best) <= LOWEST
+            )
+            return curve(iter(found), best, most)
+
+        return runs
 
     def run(method: Method) -> Callable[[Mapping[str, Any]], Any]:
         return lambda done: curve(descend(problem(condition), method), done[f"optimum-{name}"]["loss"], most)
 
     yield Part(key=f"optimum-{name}", run=optimum)
-    yield Part(key=f"lbfgs-{name}", run=reference)
+    for memory in figure1_tables.MEMORIES:
+        yield Part(key=f"lbfgs-{memory}-{name}", run=reference(memory))
     for key, method in methods(windows):
         yield Part(key=f"{key}-{name}", run=run(method))
 

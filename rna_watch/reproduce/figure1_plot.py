@@ -18,7 +18,8 @@ _LINES: dict[str, tuple[str, str, Any, float]] = {
     "nesterov": ("Nesterov", style.ORANGE, "-", 1.3),
     "nesterov-offline-{n}": ("Nesterov + offline RNA", style.ORANGE, style.DASHED, 1.5),
     "nesterov-online-{n}": ("Nesterov, online RNA", style.VERMILION, "-", 2.0),
-    "lbfgs": ("L-BFGS (m = 10)", style.BLACK, style.DOTTED, 2.0),
+    "lbfgs-10": ("L-BFGS, m = 10", style.BLACK, style.DOTTED, 2.0),
+    "lbfgs-20": ("L-BFGS, m = 20", style.BLACK, "-", 1.3),
 }
 _MOST_ITERATIONS = 320
 _LOWEST = 1e-10
@@ -52,7 +53,7 @@ def draw(results: Mapping[str, Any], conditions: Sequence[float], n: int = 20) -
                 axes.set_title(rf"condition number $10^{exponent}$")
             style.grid(axes)
     handles, labels = grid[0][0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=4)
+    made.legend(handles, labels, loc="outside lower center", ncols=5)
     made.suptitle(
         rf"Logistic regression on Madelon, backtracking line search; RNA with N = {n}, $\lambda$ = 1e-8",
         x=0.01,

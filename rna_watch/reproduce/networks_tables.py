@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 TOLERANCES = (5.0, 2.0, 1.0, 0.5, 0.2)
 _SHORT = (LAST, LOOP, BEST_RNA, UNIFORM, BEST_AVERAGE, CHOSEN, ONLINE)
 _SHORT_TOLERANCES = (2.0, 1.0, 0.5)
+# averages and RNA of the same window; and, last, a shorter average
+_PAIRS = (
+    ("average-5", "rna-5-1e-08"),
+    ("average-10", "rna-10-1e-08"),
+    ("ema-5", "rna-5-1e-08"),
+    ("ema-10", "rna-10-1e-08"),
+    ("average-3", "rna-5-1e-08"),
+)
+_FROM = 4
 _PHASES = (("early", 0.2), ("middle", 0.5), ("end", 1.0))
 # paper: network -> method -> epochs to best + 5, 2, 1, 0.5, 0.2 % (Tables 2-4)
 PAPER: dict[str, dict[str, tuple[int | None, ...]]] = {
@@ -159,6 +168,7 @@ def _errors(task: Task) -> Table:
                 "that only falls (paper: RNA is smoother)."
             ),
             *_honest(task),
+            *_one_by_one(task),
             *_agreement(task),
             f"The trainings took {seconds:.0f} s in all on {', '.join(devices)}, with the daemon and more beside them.",
         ),
@@ -183,6 +193,30 @@ def _honest(task: Task) -> list[str]:
         f"best RNA better than the last iterate at {better}."
         for name, (n, as_good, better) in counts.items()
         if n
+    ]
+
+
+def _one_by_one(task: Task) -> list[str]:
+    """How often one recipe of an average was better than one of RNA; the best of several flatters the side with more."""
+    found = []
+    for average, rna in _PAIRS:
+        halves = {True: [0, 0, 0], False: [0, 0, 0]}
+        for daemon in (result["daemon"] for result in task.finished if "daemon" in result):
+            ours, theirs = daemon["values"].get(rna, ()), daemon["values"].get(average, ())
+            for epoch, one, other in zip(daemon["epochs"], ours, theirs, strict=False):
+                if epoch >= _FROM and one is not None and other is not None:
+                    halves[epoch <= task.runs[0].epochs / 2][(other >= one) + (other > one)] += 1
+        counts = [sum(pair) for pair in zip(*halves.values(), strict=True)]
+        if sum(counts):
+            whole, early = (" / ".join(map(str, count)) for count in (counts, halves[True]))
+            found.append(f"{average} against {rna} {whole} (first half {early})")
+    if not found:
+        return []
+    return [
+        (
+            f"Recipe against recipe, epochs from {_FROM} on (all runs) at which the average was better / equal / RNA better: "
+            f"{'; '.join(found)}."
+        )
     ]
 
 

@@ -69,6 +69,20 @@ def test_regularization_bounds_condition_and_norm():
     assert all(near < last for near, last in zip(regular["distance"], found["last"], strict=True))
 
 
+def test_lambdas_are_compared_over_the_same_steps():
+    """Medians of the distance are over the steps that all could solve, and their number is told; own steps stand beside."""
+    plan, found = results(figure6)
+    of = found["noise-0"]["of"]
+    for key, value in (("0", None), ("1e-08", 9.0), ("0.0001", 9.0)):
+        for i in range(1, len(of[key]["norm"])):
+            for what in ("norm", "distance", "stored"):
+                of[key][what][i] = value and value * found["noise-0"]["last"][i]
+        of[key]["distance"][0] = of[key]["stored"][0] = 0.5 * found["noise-0"]["last"][0]
+    (table,) = plan.tables(found)
+    assert [row[4:7] for row in table.rows[:3]] == [("0.5",) * 3, ("0.5", "0.5", "9"), ("0.5", "0.5", "9")]
+    assert "noise 0: 1 of 51" in table.notes[0]
+
+
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_networks_have_torchvisions_names(depth):
     """The same keys and shapes as torchvision's, so that its checkpoints fit."""

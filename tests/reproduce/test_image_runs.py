@@ -291,6 +291,18 @@ def test_what_was_not_judged_is_not_filled_in(small_mnist):
     assert next(row for row in errors.rows if row[0] == "momentum: best plain average")[3] == "-"
 
 
+def test_recipes_are_counted_one_by_one(small_mnist):
+    """Where the average, neither or RNA was better from epoch 4 on, whole and first half; what was not judged is left out."""
+    runs = networks.specs({"dataset": "mnist", "network": "vgg4", "epochs": 8}, small_mnist, networks.Choice(online=()))
+    errors = {"average-5": [None, None, 1, 4, 4, 5, 3, 3], "rna-5-1e-08": [None, None, 2, 5, 5, 5, 2, None]}
+    results = {run.key: made([9, 8, 7, 6, 5, 5, 5, 5], **errors) for run in runs}
+    _, table, _ = networks_tables.tables(runs, results)
+    (note,) = [note for note in table.notes if "Recipe against recipe" in note]
+    assert note.endswith("RNA better: average-5 against rna-5-1e-08 4 / 2 / 2 (first half 2 / 0 / 0).")
+    _, table, _ = networks_tables.tables(runs, {run.key: made([9, 8, 7, 6, 5, 5, 5, 5]) for run in runs})
+    assert not any("Recipe against recipe" in note for note in table.notes)
+
+
 def test_the_short_tables_name_what_was_not_run(small_mnist):
     """The README's form: a task's title, three levels, the end, and every run that is missing."""
     runs = networks.specs({"dataset": "mnist", "network": "vgg4", "epochs": 4}, small_mnist, networks.Choice())
@@ -346,6 +358,8 @@ def test_rank_correlation_by_hand(small_mnist):
     )
     assert "not run" in render(first[0])
     assert "Rank correlation of 3 networks" in render(second[1])
+    assert second[1].header[:2] == ("", "mean of epoch 2")
+    assert not any("epoch 3" in note for note in second[1].notes)
     assert plan.draw(results)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from rna_watch.reproduce.curves import at, curve
 from rna_watch.reproduce.descent import Method, descend
-from rna_watch.reproduce.figure1_tables import slopes
+from rna_watch.reproduce.figure1_tables import ratios, slopes
 from rna_watch.reproduce.lbfgs import lbfgs
 from rna_watch.reproduce.logistic import Logistic, relative
 from rna_watch.reproduce.madelon import load, standardized
@@ -149,6 +149,17 @@ def test_online_rna_keeps_up_with_lbfgs_on_real_madelon(data, condition):
     found = load(data)
     needed, reference = iterations(Logistic(standardized(found.features_nd), found.labels_n, condition), 20)
     assert needed <= 1.2 * reference
+
+
+def test_rna_is_compared_with_the_usual_lbfgs_and_with_that_of_its_window():
+    """Against m = 10, RNA of N = 20 is within the limit; against m = 20, which took half as many iterations, it is not."""
+    reached = {"lbfgs-5": 40, "lbfgs-10": 20, "lbfgs-20": 10, "gradient-online-20": 20, "gradient-fixed-20": 30}
+    results = {f"{key}-1e3": {"reached": [[k, k, 2 * k]] * 9} for key, k in reached.items()}
+    usual, equal = (ratios(results, [1e3], [20], equal=equal) for equal in (False, True))
+    assert usual.rows[0][3] == "1.00"
+    assert "backtracking: 1e3 N = 20 (1.00)" in usual.notes[0]
+    assert equal.rows[0][3] == "2.00"
+    assert equal.notes[:2][1] == "Short of it: 1e3 N = 20 (2.00)."
 
 
 def with_and_without_offline_rna(folder, condition, base):
