@@ -77,7 +77,7 @@ def _problem(layout: Layout, recording: _Recording) -> str:
     It is another's where a name is written again and the training was stopped between gradient and checkpoint.
     """
     spelled, plain = _spelled(layout, recording.layout), layout.plain_names
-    views = {plain[view.name]: view for view in reversed(layout.tensors)}
+    views = {plain[view.name]: view for view in reversed(layout.tensors) if view.name in plain}
     try:
         with OpenFile(layout.files[0].path) as file:
             for name, (dtype, bits) in recording.weights.items():
