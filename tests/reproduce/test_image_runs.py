@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import signal
@@ -383,6 +384,9 @@ def test_table_5_marks_what_was_not_run(tmp_path):
         ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "seeds": 0}]}, "seeds is 0.*a list"),
         ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "online": True}]}, "online is not its own"),
         ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": e} for e in (2, 3)]}, "two runs are called"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "reg": math.nan}]}, "reg is nan.*finite"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "scale": math.inf}]}, "scale is inf.*finite"),
+        ({"optimizers": ["momentum"], "online": ["sgd"]}, "online has 'sgd', which optimizers has not"),
     ],
 )
 def test_wrong_settings_are_named(small_mnist, config, said):
@@ -399,6 +403,7 @@ def test_wrong_settings_are_named(small_mnist, config, said):
         (prototyping, {"epochs": 0}, "epochs is 0.*at least 1"),
         (imagenet, {"run": ["batch"]}, r"run is \['batch'\]: it must be a mapping"),
         (imagenet, {"run": {"batches": 2}}, "unknown setting 'batches'"),
+        (prototyping, {"networks": ["vgg4", "vgg6", "vgg4"]}, "networks has 'vgg4' more than once"),
     ],
 )
 def test_wrong_settings_of_the_others_are_named_too(small_mnist, module, config, said):
@@ -406,6 +411,33 @@ def test_wrong_settings_of_the_others_are_named_too(small_mnist, module, config,
     pytest.importorskip("PIL")
     with pytest.raises(UsageError, match=said):
         module.plan(Settings(data=small_mnist, config=config))
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "said"),
+    [
+        (networks, {"tasks": []}, r"networks: tasks is \[\]: it must name at least one"),
+        (networks, {"tasks": [5]}, "a task of networks is 5: it must be a mapping"),
+        (networks, {"optimizers": []}, r"networks: optimizers is \[\]"),
+        (prototyping, {"networks": []}, r"prototyping: networks is \[\]"),
+        (imagenet, {"networks": []}, r"imagenet: networks is \[\]"),
+        (imagenet, {"optimizers": []}, r"imagenet: optimizers is \[\]"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"quick": True}, {"so_far": True}], ids=["whole", "quick", "so far"])
+def test_lists_that_leave_nothing_to_run_are_refused(small_mnist, tmp_path, module, config, said, options):
+    """While planning, whatever the options: a list without anything, or without what it should hold."""
+    pytest.importorskip("PIL")
+    with pytest.raises(UsageError, match=said):
+        module.plan(Settings(data=small_mnist, config=config, work=tmp_path, **options))
+    assert not any(tmp_path.iterdir())
+
+
+def test_online_rna_goes_with_the_optimizers(small_mnist):
+    """Where online is not named, it is run with those of its usual optimizers that are run offline."""
+    task = {"dataset": "mnist", "network": "vgg4", "epochs": 2, "held_out": 100}
+    plan = networks.plan(Settings(data=small_mnist, config={"tasks": [task], "optimizers": ["sgd"]}))
+    assert [part.key for part in plan.parts] == ["mnist-vgg4-sgd-seed0", "mnist-vgg4-sgd-online-seed0"]
 
 
 @pytest.mark.parametrize("module", [networks, prototyping, imagenet])
