@@ -14,7 +14,7 @@ import torch
 from rna_watch.errors import UsageError
 from rna_watch.reproduce import networks_plot, networks_tables
 from rna_watch.reproduce.experiment import Part, Plan, Settings
-from rna_watch.reproduce.images import data
+from rna_watch.reproduce.images import feasible
 from rna_watch.reproduce.images.spec import RunSpec, check_filled, checked, chosen
 from rna_watch.reproduce.images.watched import DAEMON, named, train, train_watched
 
@@ -87,8 +87,7 @@ def of_runs(
                 f"two runs are called {key}: give tasks of one dataset and network other seeds, or run them apart"
             )
     if not settings.so_far:
-        for run in {run.dataset: run for run in runs}.values():
-            data.check(run)
+        feasible.check(runs)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return Plan(
         parts=tuple(Part(key=run.key, run=_training(run, settings), identity=_identity(run)) for run in runs),

@@ -14,7 +14,7 @@ import torch
 from rna_watch.errors import UsageError
 from rna_watch.reproduce import style
 from rna_watch.reproduce.experiment import Part, Plan, Settings
-from rna_watch.reproduce.images import data
+from rna_watch.reproduce.images import feasible
 from rna_watch.reproduce.images.architectures import build
 from rna_watch.reproduce.images.judge import HELD_OUT, TEST
 from rna_watch.reproduce.images.results import AVERAGE_5, LAST, LOOP, curves
@@ -68,7 +68,7 @@ def plan(settings: Settings) -> Plan:
     choice = replace(own, **_QUICK) if settings.quick else own
     runs = [_run(choice, folder, name, schedule) for name in choice.networks for schedule in (_FLAT, _TO_THE_END)]
     if not settings.so_far:
-        data.check(runs[0])
+        feasible.check(runs)
     return Plan(
         parts=tuple(Part(key=_key(run), run=_training(run, settings), identity={"run": run.stated()}) for run in runs),
         settings={"quick": settings.quick, "runs": [run.stated() for run in runs]},

@@ -70,8 +70,10 @@ def broken(tmp_path, name, change):
         ("train-images-idx3-ubyte", lambda content: b"\x1f\x8b" + content[2:], "no IDX file"),
         ("train-images-idx3-ubyte", lambda _: b"", "no IDX file"),
         ("train-labels-idx1-ubyte", lambda _: idx(np.zeros(19, np.uint8)), "do not belong together"),
+        ("train-labels-idx1-ubyte", lambda _: idx(np.full(20, 10, np.uint8)), "holds the label 10"),
+        ("train-images-idx3-ubyte", lambda _: idx(np.zeros((20, 0, 28), np.uint8)), "no image in it"),
     ],
-    ids=["cut off", "other type", "empty", "too few labels"],
+    ids=["cut off", "other type", "empty", "too few labels", "unknown label", "no pixels"],
 )
 def test_damaged_mnist_is_refused(tmp_path, name, change, said):
     """What does not hold together is named, with the file."""
