@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rna_watch.reproduce.experiment import Plan, Settings
     from rna_watch.reproduce.images.spec import RunSpec
 
-CONFIGURABLE = True
+CONFIGURABLE = PARTIAL = True
 LIBRARIES = ("PIL",)
 # the usual recipe of ResNets on ImageNet; the paper names 90 epochs
 _RECIPE: dict[str, Any] = {

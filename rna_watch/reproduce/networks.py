@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-CONFIGURABLE = True
+CONFIGURABLE = PARTIAL = True
 # what two cores do in two hours; the paper's networks need a GPU (configs/reproduce/networks-gpu.yaml)
 _TASKS: tuple[dict[str, Any], ...] = (
     {"dataset": "mnist", "network": "vgg4", "epochs": 12, "seeds": [0, 1, 2]},
@@ -95,7 +95,7 @@ def of_runs(
         seeds=tuple(sorted({run.seed for run in runs})),
         tables=tables,
         draw=lambda results: draw(runs, results),
-        partial=True,
+        partial=PARTIAL,
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-CONFIGURABLE = True
+CONFIGURABLE = PARTIAL = True
 LIBRARIES = ("scipy",)
 _WAYS = {LAST: "last iterate", LOOP: "RNA, N = 5", AVERAGE_5: "uniform average"}
 _FLAT, _TO_THE_END = "flat", "paper"
@@ -75,7 +75,7 @@ def plan(settings: Settings) -> Plan:
         seeds=(choice.seed,),
         tables=lambda results: _tables(choice, results),
         draw=lambda results: _draw(choice, results),
-        partial=True,
+        partial=PARTIAL,
     )
 
 

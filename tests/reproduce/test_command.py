@@ -198,9 +198,10 @@ def test_a_signal_leaves_no_process_behind(number, tmp_path, small_data):
 
 
 def test_whole_tables_are_not_made_of_parts(tmp_path):
-    """Where tables need every part, --so-far is refused; where there are no settings, --config is."""
-    with pytest.raises(UsageError, match="without --so-far"):
-        run("theorem", tmp_path, so_far=True)
+    """Where tables need every part, --so-far is refused, before data are asked for; where there are no settings, --config is."""
+    for name in ("theorem", "figure1"):
+        with pytest.raises(UsageError, match=f"{name} need all its parts: run it without --so-far"):
+            run(name, tmp_path, so_far=True)
     (tmp_path / "settings.yaml").write_text("window: 5")
     with pytest.raises(UsageError, match="leave --config out"):
         run("theorem", tmp_path, config=tmp_path / "settings.yaml")

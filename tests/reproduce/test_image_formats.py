@@ -82,6 +82,14 @@ def test_damaged_mnist_is_refused(tmp_path, name, change, said):
     assert name in str(error.value)
 
 
+def test_parts_of_two_sizes_are_refused(tmp_path):
+    """Test images of another size than the training images are another dataset's."""
+    write_mnist(tmp_path, train=20, test=10, pack=bytes, ending="")
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((10, 32, 32), np.uint8)))
+    with pytest.raises(UsageError, match="the shape .*28, 28.*32, 32.*do not belong together"):
+        formats.mnist(tmp_path)
+
+
 def test_a_file_that_cannot_be_unpacked_is_refused(tmp_path):
     """A cut off gzip file is named."""
     write_mnist(tmp_path)

@@ -110,7 +110,7 @@ def mnist(folder: Path) -> tuple[Labelled, Labelled]:
             raise UsageError(f"{names[0]} in {place} has shape {images.shape}: there is no image in it")
         _check_labels(f"{names[1]} in {place}", labels, "MNIST")
         found.append(Labelled(images=images[..., None].copy(), labels=labels.copy()))
-    (_, *train), (_, *test) = (part.images.shape for part in found)
+    train, test = (part.images.shape[1:3] for part in found)
     if train != test:
         raise UsageError(
             f"in {place} training images have the shape {train}, test images {test}: they do not belong together"
