@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rna_watch.config import read_settings
-from rna_watch.errors import NothingToDo, StoreError, UsageError
+from rna_watch.errors import NothingToDo, StoreError
 from rna_watch.reproduce import store
 from rna_watch.reproduce.experiment import EXPERIMENTS, Plan, Settings, plan
 from rna_watch.reproduce.tables import render
@@ -63,8 +63,6 @@ def reproduce(
     work = stem.with_name(f"{stem.name}.runs")
     with _unwound_by_signals(), _progress(console, name) as (advance, say), single_threaded():
         chosen = plan(name, Settings(data=data, quick=quick, config=own, work=work, say=say, so_far=so_far))
-        if so_far and not chosen.partial:
-            raise UsageError(f"the tables of {name} need all its parts: run it without --so-far")
         report = _Report(
             name=name,
             plan=chosen,

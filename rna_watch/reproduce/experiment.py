@@ -88,7 +88,7 @@ def plan(name: str, settings: Settings) -> Plan:
     """The plan of an experiment.
 
     Raises:
-        UsageError: there is none of this name, or it lacks data or a library.
+        UsageError: there is none of this name, its tables cannot be made of parts of it, or it lacks data or a library.
     """
     if name not in EXPERIMENTS:
         raise UsageError(f"there is no experiment {name!r}: take one of {', '.join(EXPERIMENTS)}")
@@ -96,6 +96,8 @@ def plan(name: str, settings: Settings) -> Plan:
         module = importlib.import_module(f"rna_watch.reproduce.{name}")
         if settings.config and not getattr(module, "CONFIGURABLE", False):
             raise UsageError(f"{name} has no settings of its own: leave --config out")
+        if settings.so_far and not getattr(module, "PARTIAL", False):
+            raise UsageError(f"the tables of {name} need all its parts: run it without --so-far")
         for library in ("matplotlib", *getattr(module, "LIBRARIES", ())):
             importlib.import_module(library)
     except ImportError as error:

@@ -24,7 +24,7 @@ from rna_watch.reproduce.images.results import (
     optimizer_name,
     written,
 )
-from rna_watch.reproduce.images.spec import chosen
+from rna_watch.reproduce.images.spec import check_filled, chosen
 from rna_watch.reproduce.networks import Choice as NetworksChoice
 from rna_watch.reproduce.networks import of_runs, specs
 from rna_watch.reproduce.tables import Table
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rna_watch.reproduce.experiment import Plan, Settings
     from rna_watch.reproduce.images.spec import RunSpec
 
-CONFIGURABLE = True
+CONFIGURABLE = PARTIAL = True
 LIBRARIES = ("PIL",)
 # the usual recipe of ResNets on ImageNet; the paper names 90 epochs
 _RECIPE: dict[str, Any] = {
@@ -71,6 +71,7 @@ class Choice:
 def plan(settings: Settings) -> Plan:
     """One part for each network and optimizer."""
     choice = chosen("imagenet", settings.config, Choice)
+    check_filled("imagenet", networks=choice.networks, optimizers=choice.optimizers)
     if settings.quick:
         choice = Choice(networks=("imagenet-resnet18",), optimizers=("momentum",), run=_QUICK)
         folder = generated(settings.work / "images")

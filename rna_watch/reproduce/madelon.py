@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def load(folder: Path, part: str = "train") -> Labelled:
         part: train or valid.
 
     Raises:
-        UsageError: the files are not there, or are not of this format.
+        UsageError: the files are not there, are not of this format, or nothing varies in them.
     """
     places = [place for place in (folder, folder / "madelon") if (place / f"madelon_{part}.data").is_file()]
     if not places:
@@ -45,21 +46,35 @@ def load(folder: Path, part: str = "train") -> Labelled:
     features_nd, labels_n = _rows(data), _rows(labels).ravel()
     if len(features_nd) != len(labels_n):
         raise UsageError(f"{data} has {len(features_nd)} rows, {labels.name} has {len(labels_n)}")
-    if not set(np.unique(labels_n)) <= {-1.0, 1.0}:
-        raise UsageError(f"{labels} must hold -1 and +1 only")
+    if set(np.unique(labels_n)) != {-1.0, 1.0}:
+        raise UsageError(f"{labels} must hold -1 and +1 only, and both")
+    if not (features_nd != features_nd[0]).any():
+        raise UsageError(f"{data}: no column varies, all rows are the same: nothing can be told from them")
     digest = hashlib.sha256(data.read_bytes() + labels.read_bytes()).hexdigest()
     return Labelled(features_nd=features_nd, labels_n=labels_n, digest=digest)
 
 
 def standardized(features_nd: Float64) -> Float64:
     """Each feature with mean 0 and standard deviation 1; a constant one becomes 0."""
-    deviation = features_nd.std(axis=0)
+    varies_d = (features_nd != features_nd[0]).any(axis=0)  # a constant's deviation may be rounding, and not 0
     centred = features_nd - features_nd.mean(axis=0)
-    return np.asarray(centred / np.where(deviation > 0.0, deviation, 1.0), dtype=np.float64)
+    deviation = np.where(varies_d, features_nd.std(axis=0), 1.0)
+    return np.where(varies_d, centred / deviation, 0.0)
 
 
 def _rows(path: Path) -> Float64:
     try:
-        return np.loadtxt(path, dtype=np.float64, ndmin=2)
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of an empty file, which is refused below
+            rows_nd = np.loadtxt(path, dtype=np.float64, ndmin=2)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not rows of numbers separated by spaces: {error}") from error
+    if not rows_nd.size:
+        raise UsageError(f"{path} is empty: fetch it again")
+    wrong = np.argwhere(~np.isfinite(rows_nd))
+    if len(wrong):
+        row, column = wrong[0]
+        raise UsageError(
+            f"{path}: row {row + 1}, column {column + 1} is {rows_nd[row, column]}: it must be a finite number"
+        )
+    return rows_nd

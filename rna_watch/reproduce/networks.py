@@ -6,7 +6,7 @@ its epochs, as it would any other training. Models are chosen on held-out traini
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,15 +14,15 @@ import torch
 from rna_watch.errors import UsageError
 from rna_watch.reproduce import networks_plot, networks_tables
 from rna_watch.reproduce.experiment import Part, Plan, Settings
-from rna_watch.reproduce.images import origin
-from rna_watch.reproduce.images.spec import RunSpec, checked, chosen
+from rna_watch.reproduce.images import feasible, origin
+from rna_watch.reproduce.images.spec import RunSpec, check_filled, checked, chosen
 from rna_watch.reproduce.images.watched import DAEMON, named, train, train_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-CONFIGURABLE = True
+CONFIGURABLE = PARTIAL = True
 # what two cores do in two hours; the paper's networks need a GPU (configs/reproduce/networks-gpu.yaml)
 _TASKS: tuple[dict[str, Any], ...] = (
     {"dataset": "mnist", "network": "vgg4", "epochs": 12, "seeds": [0, 1, 2]},
@@ -36,7 +36,7 @@ class Choice:
     """The settings.
 
     `tasks` hold dataset, network, epochs, seeds and any other field of a run; each is trained with each of the `optimizers`,
-    and with those of `online` again as online RNA, first seed only.
+    and with those of `online` again as online RNA, first seed only: by default all of them, where they are the usual ones.
     """
 
     tasks: tuple[dict[str, Any], ...] = _TASKS
@@ -45,13 +45,32 @@ class Choice:
 
 
 def plan(settings: Settings) -> Plan:
-    """One part a run: every seed of a task with every optimizer, then online."""
+    """One part a run: every seed of a task with every optimizer, then online.
+
+    Raises:
+        UsageError: a setting is wrong, or the data are not there.
+    """
     folder = settings.folder("networks needs its images: name their folder with --data")
-    choice = chosen("networks", settings.config, Choice)
+    choice = _choice(settings.config)
     if settings.quick:
         choice = Choice(tasks=({**choice.tasks[0], **_QUICK},), optimizers=("momentum",), online=("momentum",))
     runs = [run for task in choice.tasks for run in specs(task, folder, choice)]
     return of_runs(runs, settings, lambda results: networks_tables.tables(runs, results), networks_plot.draw)
+
+
+def _choice(config: Mapping[str, Any]) -> Choice:
+    """The settings of a person; online RNA only with optimizers that are run offline too, without which it is in no table."""
+    choice = chosen("networks", config, Choice)
+    check_filled("networks", tasks=choice.tasks, optimizers=choice.optimizers)
+    for task in choice.tasks:
+        _check_mapping(task)
+    lacking = [optimizer for optimizer in choice.online if optimizer not in choice.optimizers]
+    if lacking and "online" in config:
+        raise UsageError(
+            f"networks: online has {lacking[0]!r}, which optimizers has not: online RNA is compared with the run of its "
+            "optimizer without it, so add it there, or take it out of online"
+        )
+    return replace(choice, online=tuple(optimizer for optimizer in choice.online if optimizer not in lacking))
 
 
 def of_runs(
@@ -67,6 +86,8 @@ def of_runs(
             raise UsageError(
                 f"two runs are called {key}: give tasks of one dataset and network other seeds, or run them apart"
             )
+    if not settings.so_far:
+        feasible.check(runs)
     digests = origin.of_runs(runs, settings)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return Plan(
@@ -81,12 +102,17 @@ def of_runs(
         seeds=tuple(sorted({run.seed for run in runs})),
         tables=tables,
         draw=lambda results: draw(runs, results),
-        partial=True,
+        partial=PARTIAL,
     )
 
 
 def _identity(run: RunSpec) -> dict[str, Any]:
     return {"run": run.stated()} if run.online else {"run": run.stated(), "daemon": DAEMON}
+
+
+def _check_mapping(task: object) -> None:
+    if not isinstance(task, dict):
+        raise UsageError(f"a task of networks is {task!r}: it must be a mapping, such as {{dataset: mnist, ...}}")
 
 
 def specs(task: Mapping[str, Any], folder: Path, choice: Choice) -> list[RunSpec]:
@@ -95,8 +121,7 @@ def specs(task: Mapping[str, Any], folder: Path, choice: Choice) -> list[RunSpec
     Raises:
         UsageError: a setting is unknown or wrong.
     """
-    if not isinstance(task, dict):
-        raise UsageError(f"a task of networks is {task!r}: it must be a mapping, such as {{dataset: mnist, ...}}")
+    _check_mapping(task)
     task = dict(task)
     seeds = task.pop("seeds", [0])
     fixed = {"data", "optimizer", "seed", "online"} & task.keys()

@@ -6,18 +6,19 @@ window are judged at every epoch; and with the paper's schedule to its end, whic
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rna_watch.errors import UsageError
 from rna_watch.reproduce import style
 from rna_watch.reproduce.experiment import Part, Plan, Settings
-from rna_watch.reproduce.images import origin
+from rna_watch.reproduce.images import feasible, origin
 from rna_watch.reproduce.images.architectures import build
 from rna_watch.reproduce.images.judge import HELD_OUT, TEST
 from rna_watch.reproduce.images.results import AVERAGE_5, LAST, LOOP, curves
-from rna_watch.reproduce.images.spec import RunSpec, checked, chosen
+from rna_watch.reproduce.images.spec import RunSpec, check_filled, checked, chosen
 from rna_watch.reproduce.images.watched import named, train
 from rna_watch.reproduce.tables import Table
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-CONFIGURABLE = True
+CONFIGURABLE = PARTIAL = True
 LIBRARIES = ("scipy",)
 _WAYS = {LAST: "last iterate", LOOP: "RNA, N = 5", AVERAGE_5: "uniform average"}
 # the history is forgotten after the second epoch: at the third a window holds one model, and all ways are that one
@@ -55,10 +56,21 @@ class Choice:
 
 
 def plan(settings: Settings) -> Plan:
-    """Two parts for each architecture."""
+    """Two parts for each architecture.
+
+    Raises:
+        UsageError: a setting is wrong, or the data are not there.
+    """
     folder = settings.folder("prototyping needs its images: name the folder of CIFAR-10 or MNIST with --data")
-    choice = chosen("prototyping", {**settings.config, **(_QUICK if settings.quick else {})}, Choice)
+    own = chosen("prototyping", settings.config, Choice)
+    check_filled("prototyping", networks=own.networks)
+    twice = [name for name in own.networks if own.networks.count(name) > 1]
+    if twice:
+        raise UsageError(f"prototyping: networks has {twice[0]!r} more than once: name each network once")
+    choice = replace(own, **_QUICK) if settings.quick else own
     runs = [_run(choice, folder, name, schedule) for name in choice.networks for schedule in (_FLAT, _TO_THE_END)]
+    if not settings.so_far:
+        feasible.check(runs)
     digests = origin.of_runs(runs, settings)
     return Plan(
         parts=tuple(
@@ -68,7 +80,7 @@ def plan(settings: Settings) -> Plan:
         seeds=(choice.seed,),
         tables=lambda results: _tables(choice, results),
         draw=lambda results: _draw(choice, results),
-        partial=True,
+        partial=PARTIAL,
     )
 
 

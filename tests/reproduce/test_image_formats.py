@@ -70,14 +70,24 @@ def broken(tmp_path, name, change):
         ("train-images-idx3-ubyte", lambda content: b"\x1f\x8b" + content[2:], "no IDX file"),
         ("train-images-idx3-ubyte", lambda _: b"", "no IDX file"),
         ("train-labels-idx1-ubyte", lambda _: idx(np.zeros(19, np.uint8)), "do not belong together"),
+        ("train-labels-idx1-ubyte", lambda _: idx(np.full(20, 10, np.uint8)), "holds the label 10"),
+        ("train-images-idx3-ubyte", lambda _: idx(np.zeros((20, 0, 28), np.uint8)), "no image in it"),
     ],
-    ids=["cut off", "other type", "empty", "too few labels"],
+    ids=["cut off", "other type", "empty", "too few labels", "unknown label", "no pixels"],
 )
 def test_damaged_mnist_is_refused(tmp_path, name, change, said):
     """What does not hold together is named, with the file."""
     with pytest.raises(UsageError, match=said) as error:
         formats.mnist(broken(tmp_path, name, change))
     assert name in str(error.value)
+
+
+def test_parts_of_two_sizes_are_refused(tmp_path):
+    """Test images of another size than the training images are another dataset's."""
+    write_mnist(tmp_path, train=20, test=10, pack=bytes, ending="")
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((10, 32, 32), np.uint8)))
+    with pytest.raises(UsageError, match="the shape .*28, 28.*32, 32.*do not belong together"):
+        formats.mnist(tmp_path)
 
 
 def test_a_file_that_cannot_be_unpacked_is_refused(tmp_path):

@@ -1,4 +1,6 @@
+import gzip
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,7 +19,7 @@ from rna_watch.reproduce.images import data, judge, training, watched
 from rna_watch.reproduce.images.results import curves, difference_of_coefficients, first_epoch, rise, tasks, written
 from rna_watch.reproduce.images.spec import RunSpec, write
 from rna_watch.reproduce.tables import render
-from tests.reproduce.image_files import write_mnist
+from tests.reproduce.image_files import write_cifar, write_mnist
 
 MODULE = "rna_watch.reproduce.images.training"
 
@@ -350,7 +352,9 @@ def test_rank_correlation_by_hand(small_mnist):
     assert found.correlation("last", 1) == pytest.approx(1.0)
     assert found.correlation("last", 2) == pytest.approx(-1.0)
     plan = prototyping.plan(
-        Settings(data=small_mnist, config={"networks": choice.networks, "dataset": "mnist", "epochs": 2})
+        Settings(
+            data=small_mnist, config={"networks": choice.networks, "dataset": "mnist", "epochs": 2, "held_out": 100}
+        )
     )
     first, second = (
         plan.tables({key: value for key, value in results.items() if not key.startswith("vgg6")}),
@@ -367,7 +371,8 @@ def test_table_5_marks_what_was_not_run(tmp_path):
     """Without any result every cell of ours says so, and the paper's numbers stand."""
     pytest.importorskip("PIL")
     folder = imagenet.generated(tmp_path / "images")
-    plan = imagenet.plan(Settings(data=folder, config={"networks": ["imagenet-resnet50"], "optimizers": ["momentum"]}))
+    config = {"networks": ["imagenet-resnet50"], "optimizers": ["momentum"], "run": {"held_out": 20}}
+    plan = imagenet.plan(Settings(data=folder, config=config))
     (table,) = plan.tables({})
     ours = next(row for row in table.rows if row[0] == "resnet50, momentum")
     assert set(ours[1:-1]) == {"not run"}
@@ -398,6 +403,9 @@ def test_table_5_marks_what_was_not_run(tmp_path):
         ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "seeds": 0}]}, "seeds is 0.*a list"),
         ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "online": True}]}, "online is not its own"),
         ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": e} for e in (2, 3)]}, "two runs are called"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "reg": math.nan}]}, "reg is nan.*finite"),
+        ({"tasks": [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "scale": math.inf}]}, "scale is inf.*finite"),
+        ({"optimizers": ["momentum"], "online": ["sgd"]}, "online has 'sgd', which optimizers has not"),
     ],
 )
 def test_wrong_settings_are_named(small_mnist, config, said):
@@ -414,6 +422,7 @@ def test_wrong_settings_are_named(small_mnist, config, said):
         (prototyping, {"epochs": 0}, "epochs is 0.*at least 1"),
         (imagenet, {"run": ["batch"]}, r"run is \['batch'\]: it must be a mapping"),
         (imagenet, {"run": {"batches": 2}}, "unknown setting 'batches'"),
+        (prototyping, {"networks": ["vgg4", "vgg6", "vgg4"]}, "networks has 'vgg4' more than once"),
     ],
 )
 def test_wrong_settings_of_the_others_are_named_too(small_mnist, module, config, said):
@@ -421,6 +430,113 @@ def test_wrong_settings_of_the_others_are_named_too(small_mnist, module, config,
     pytest.importorskip("PIL")
     with pytest.raises(UsageError, match=said):
         module.plan(Settings(data=small_mnist, config=config))
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "said"),
+    [
+        (networks, {"tasks": []}, r"networks: tasks is \[\]: it must name at least one"),
+        (networks, {"tasks": [5]}, "a task of networks is 5: it must be a mapping"),
+        (networks, {"optimizers": []}, r"networks: optimizers is \[\]"),
+        (prototyping, {"networks": []}, r"prototyping: networks is \[\]"),
+        (imagenet, {"networks": []}, r"imagenet: networks is \[\]"),
+        (imagenet, {"optimizers": []}, r"imagenet: optimizers is \[\]"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"quick": True}, {"so_far": True}], ids=["whole", "quick", "so far"])
+def test_lists_that_leave_nothing_to_run_are_refused(small_mnist, tmp_path, module, config, said, options):
+    """While planning, whatever the options: a list without anything, or without what it should hold."""
+    pytest.importorskip("PIL")
+    with pytest.raises(UsageError, match=said):
+        module.plan(Settings(data=small_mnist, config=config, work=tmp_path, **options))
+    assert not any(tmp_path.iterdir())
+
+
+def test_online_rna_goes_with_the_optimizers(small_mnist):
+    """Where online is not named, it is run with those of its usual optimizers that are run offline."""
+    task = {"dataset": "mnist", "network": "vgg4", "epochs": 2, "held_out": 100}
+    plan = networks.plan(Settings(data=small_mnist, config={"tasks": [task], "optimizers": ["sgd"]}))
+    assert [part.key for part in plan.parts] == ["mnist-vgg4-sgd-seed0", "mnist-vgg4-sgd-online-seed0"]
+
+
+def planned(folder, **task):
+    """The plan of one task of networks."""
+    usual = {"dataset": "mnist", "network": "vgg4", "epochs": 2, "held_out": 100}
+    return networks.plan(Settings(data=folder, config={"tasks": [{**usual, **task}]}))
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"network": "vgg19"}, r"vgg19 cannot be trained on mnist \(images of 1 x 28 x 28, .*too small"),
+        ({"network": "imagenet-resnet18"}, "imagenet-resnet18 cannot be trained on mnist"),
+        ({"held_out": 400}, "held_out is 400: mnist has 400 images"),
+        ({"held_out": 70000}, "held_out is 70000: mnist has 400 images.*fewer"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_while_planning(small_mnist, task, said):
+    """A network that does not fit its images, and more held out than there are."""
+    with pytest.raises(UsageError, match=said):
+        planned(small_mnist, **task)
+
+
+def test_a_last_batch_of_one_image_must_fit_too(tmp_path):
+    """Batch norm over one value has no variance: ResNet-18 of ImageNet ends in one for images of 32 x 32."""
+    write_cifar(tmp_path, count=20)
+    task = {"dataset": "cifar10", "network": "imagenet-resnet18", "held_out": 35, "batch": 8}
+    with pytest.raises(UsageError, match=r"a batch of 1\): Expected more than 1 value"):
+        planned(tmp_path, **task)
+    assert planned(tmp_path, **{**task, "batch": 7}).parts
+
+
+def test_a_folder_s_images_must_fit_its_network(tmp_path):
+    """The side counts there, and how many images there are."""
+    pytest.importorskip("PIL")
+    folder = imagenet.generated(tmp_path / "images")
+    with pytest.raises(UsageError, match=r"vgg19 cannot be trained on folder \(images of 3 x 16 x 16"):
+        planned(folder, dataset="folder", network="vgg19", side=16)
+    with pytest.raises(UsageError, match="held_out is 120: .*train holds 120 images"):
+        planned(folder, dataset="folder", held_out=120)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (
+            "train-images-idx3-ubyte.gz",
+            lambda folder, path: path.write_bytes(path.read_bytes()[:-99]),
+            "cannot be read",
+        ),
+        ("t10k-labels-idx1-ubyte.gz", lambda folder, path: path.unlink(), "missing"),
+        (
+            "train-labels-idx1-ubyte.gz",
+            lambda folder, path: shutil.copy(folder / "t10k-labels-idx1-ubyte.gz", path),
+            "do not belong together",
+        ),
+    ],
+    ids=["cut off", "missing", "swapped"],
+)
+def test_damaged_data_are_refused_while_planning(tmp_path, name, change, said):
+    """Each file of MNIST is read before a training is begun."""
+    write_mnist(tmp_path)
+    change(tmp_path, tmp_path / name)
+    with pytest.raises(UsageError, match=f"{name.removesuffix('.gz')}.*{said}"):
+        planned(tmp_path)
+
+
+def test_the_sizes_of_cifar_are_seen_while_planning(tmp_path):
+    """A file that was cut off, or is not there; packed ones only have to be there."""
+    write_cifar(tmp_path / "packed", ".gz", gzip.compress)
+    write_cifar(tmp_path / "plain", count=30)
+    task = {"dataset": "cifar10", "network": "resnet8"}
+    assert planned(tmp_path / "packed", **task).parts
+    path = tmp_path / "plain" / "data_batch_3.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UsageError, match="data_batch_3.*no whole number of records"):
+        planned(tmp_path / "plain", **task)
+    path.unlink()
+    with pytest.raises(UsageError, match="data_batch_3.*missing"):
+        planned(tmp_path / "plain", **task)
 
 
 @pytest.mark.parametrize("module", [networks, prototyping, imagenet])

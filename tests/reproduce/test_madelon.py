@@ -27,6 +27,13 @@ def test_the_files_of_the_format_are_read(tmp_path):
         ([[1, 2]], [3], "-1 and"),
         ([["a", 2]], [1], "numbers"),
         ([[1, 2], [3]], [1, -1], "numbers"),
+        ([[1, 2], [3, "nan"]], [1, -1], r"data: row 2, column 2 is nan"),
+        ([[1, "inf"], [3, 4]], [1, -1], r"data: row 1, column 2 is inf"),
+        ([[1, 2], [3, 4]], [1, "nan"], r"labels: row 2, column 1 is nan"),
+        ([], [], "data is empty"),
+        ([[1, 2]], [], "labels is empty"),
+        ([[1, 2], [3, 4]], [1, 1], "and both"),
+        ([[1, 2], [1, 2]], [1, -1], "data: no column varies"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path, features, labels, said):
@@ -50,6 +57,9 @@ def test_features_are_standardized():
     """Mean 0, standard deviation 1; what never varies becomes 0 and not NaN."""
     found = standardized(np.array([[1.0, 5.0], [3.0, 5.0]]))
     np.testing.assert_array_equal(found, [[-1.0, 0.0], [1.0, 0.0]])
+    tenths = np.full((7, 1), 0.1)
+    assert tenths.std() > 0  # by rounding alone
+    assert not standardized(tenths).any()
 
 
 def test_real_madelon_is_what_it_should_be(data):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rna_watch.reproduce.images.formats import Labelled
+    from rna_watch.reproduce.images.formats import Form, Labelled
     from rna_watch.reproduce.images.spec import RunSpec
 
 # images of a batch that is only evaluated
@@ -25,7 +25,7 @@ _EVALUATED = {"cpu": 500, "cuda": 2000}
 _PADDING = 4
 # one split for all seeds, so that models are chosen and judged on the same images
 _SPLIT_SEED = 0
-_READERS = {"cifar10": (formats.find_cifar10, formats.cifar10), "mnist": (formats.find_mnist, formats.mnist)}
+_READERS = {"cifar10": (formats.cifar10_form, formats.cifar10), "mnist": (formats.mnist_form, formats.mnist)}
 
 
 class Data(Protocol):
@@ -42,6 +42,22 @@ class Data(Protocol):
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The images that results are reported on."""
+
+
+def check(spec: RunSpec) -> Form:
+    """See that the data of a run are there, and enough, before anything is trained; what a network must fit.
+
+    Raises:
+        UsageError: they are not, or are not of their format, or the dataset is unknown.
+    """
+    if spec.dataset in _READERS:
+        form_of, _ = _READERS[spec.dataset]
+        form = form_of(spec.data)
+        _check_held_out(spec, form.count)
+        return form
+    from rna_watch.reproduce.images import folder
+
+    return folder.check(spec)
 
 
 def digest(spec: RunSpec) -> str:
@@ -97,10 +113,7 @@ class InMemory:
         chosen = order[: spec.held_out]
         trained = order[spec.held_out :][: spec.train_images or None]
         self._flip = spec.dataset == "cifar10"
-        if not 0 < spec.held_out < len(order):
-            raise UsageError(
-                f"held_out is {spec.held_out}: {spec.dataset} has {len(order)} images to train on and to hold out"
-            )
+        _check_held_out(spec, len(order))
         self._mean, self._std = (value.to(device) for value in _moments(train.images[trained]))
         self._parts = {
             "train": _on(train, trained, device),
@@ -141,6 +154,13 @@ class InMemory:
     def _normalized(self, images: Tensor) -> Tensor:
         """Bytes (B, H, W, C) as numbers (B, C, H, W), channels last in memory."""
         return ((images / 255.0 - self._mean) / self._std).permute(0, 3, 1, 2)
+
+
+def _check_held_out(spec: RunSpec, count: int) -> None:
+    if not 0 < spec.held_out < count:
+        raise UsageError(
+            f"held_out is {spec.held_out}: {spec.dataset} has {count} images to train on and to hold out: hold out fewer"
+        )
 
 
 def _moments(images: formats.UInt8) -> tuple[Tensor, Tensor]:

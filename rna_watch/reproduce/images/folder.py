@@ -13,9 +13,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from rna_watch.errors import UsageError
+from rna_watch.reproduce.images.formats import Form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
     from torch import Tensor
@@ -33,8 +34,8 @@ _TRIES = 10
 _SPLIT_SEED = 0
 
 
-def check(spec: RunSpec) -> None:
-    """See that the folders are there, and that Pillow is.
+def check(spec: RunSpec) -> Form:
+    """See that the folders are there with enough images, and that Pillow is; what a network must fit.
 
     Raises:
         UsageError: they are not, or have different classes.
@@ -47,6 +48,11 @@ def check(spec: RunSpec) -> None:
     if train != test:
         odd = sorted(set(train) ^ set(test))
         raise UsageError(f"train and val in {spec.data} have different classes: {odd[0]} is in one of them only")
+    count = _counted(spec.data / "train", train, spec.held_out)
+    _counted(spec.data / "val", test, 0)
+    if not 0 < spec.held_out < count:
+        raise UsageError(f"held_out is {spec.held_out}: {spec.data / 'train'} holds {count} images: hold out fewer")
+    return Form(channels=3, height=spec.side, width=spec.side, classes=len(train), count=count)
 
 
 def digest(spec: RunSpec) -> str:
@@ -90,15 +96,29 @@ class _Listed:
         return _Listed(folder=self.folder, paths=self.paths[chosen], labels=self.labels[chosen])
 
 
+def _counted(folder: Path, classes: Sequence[str], enough: int) -> int:
+    """How many images there are; the count of ImageNet's ends after the class in which it goes beyond what is enough."""
+    found = 0
+    for name in classes:
+        found += len(_image_names(folder / name))
+        if found > enough:
+            return found
+    if not found:
+        raise UsageError(f"no images in folders below {folder}: they end in {', '.join(sorted(_ENDINGS))}")
+    return found
+
+
+def _image_names(folder: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in _ENDINGS]
+
+
 def _listed(folder: Path) -> _Listed:
     paths: list[bytes] = []
     labels: list[int] = []
     for number, name in enumerate(_classes(folder)):
-        found = sorted(entry.name for entry in os.scandir(folder / name) if Path(entry.name).suffix.lower() in _ENDINGS)
+        found = sorted(_image_names(folder / name))
         paths += [os.fsencode(f"{name}/{image}") for image in found]
         labels += [number] * len(found)
-    if not labels:
-        raise UsageError(f"no images in folders below {folder}: they end in {', '.join(sorted(_ENDINGS))}")
     return _Listed(folder=folder, paths=np.array(paths), labels=np.array(labels, np.int64))
 
 
@@ -119,11 +139,8 @@ class FolderData:
     channels = 3
 
     def __init__(self, spec: RunSpec, device: torch.device) -> None:
-        check(spec)
+        self.classes = check(spec).classes
         images, test = _listed(spec.data / "train"), _listed(spec.data / "val")
-        if not 0 < spec.held_out < len(images):
-            raise UsageError(f"held_out is {spec.held_out}: {spec.data / 'train'} holds {len(images)} images")
-        self.classes = len(_classes(spec.data / "train"))
         order, shuffled = (np.random.default_rng(_SPLIT_SEED).permutation(len(part)) for part in (images, test))
         self._held_out = images.part(order[: spec.held_out])
         self._train = images.part(order[spec.held_out :][: spec.train_images or None])

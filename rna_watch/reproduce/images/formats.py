@@ -6,6 +6,7 @@ import gzip
 import lzma
 import struct
 import tarfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ _CIFAR_FOLDER, _CIFAR_ARCHIVE = "cifar-10-batches-bin", "cifar-10-binary.tar.gz"
 _CIFAR_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 _CIFAR_TEST = ("test_batch.bin",)
 _CIFAR_SHAPE = (3, 32, 32)
+_CIFAR_RECORD = 1 + 3 * 32 * 32
+# training images as distributed
+_CIFAR_COUNT = 50_000
+_CLASSES = 10
 _MNIST_FOLDER = "mnist"
 _MNIST_FILES = (
     ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -41,6 +46,20 @@ class Labelled:
     labels: UInt8
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What a network must fit: the images' channels, height and width, how many classes there are, and how many images.
+
+    `count`: those to train on and to hold out; where counting all would take long, a lower bound that is enough.
+    """
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+    count: int
+
+
 def cifar10(folder: Path) -> tuple[Labelled, Labelled]:
     """CIFAR-10, training and test part: records of one label byte and three planes of 32 x 32 bytes.
 
@@ -53,20 +72,15 @@ def cifar10(folder: Path) -> tuple[Labelled, Labelled]:
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html, "binary version".
     """
-    place = find_cifar10(folder)
+    place = _cifar10_place(folder)
     archived = place.is_file()
     found = []
     for names in (_CIFAR_TRAIN, _CIFAR_TEST):
         contents = [_member(place, f"{_CIFAR_FOLDER}/{name}") if archived else _read(place, name) for name in names]
-        record = 1 + int(np.prod(_CIFAR_SHAPE))
         for name, content in zip(names, contents, strict=True):
-            if not content or len(content) % record:
-                raise UsageError(
-                    f"{name} in {folder} holds {len(content)} bytes, no whole number of records of {record}"
-                )
-        rows = np.concatenate([np.frombuffer(content, np.uint8).reshape(-1, record) for content in contents])
-        if rows[:, 0].max() > 9:
-            raise UsageError(f"{names[0]} in {folder} holds the label {rows[:, 0].max()}; CIFAR-10 has labels 0 to 9")
+            _check_records(name, folder, len(content))
+        rows = np.concatenate([np.frombuffer(content, np.uint8).reshape(-1, _CIFAR_RECORD) for content in contents])
+        _check_labels(f"{names[0]} in {folder}", rows[:, 0], "CIFAR-10")
         images = np.ascontiguousarray(rows[:, 1:].reshape(-1, *_CIFAR_SHAPE).transpose(0, 2, 3, 1))
         found.append(Labelled(images=images, labels=rows[:, 0].copy()))
     return found[0], found[1]
@@ -83,7 +97,7 @@ def mnist(folder: Path) -> tuple[Labelled, Labelled]:
 
     Source: LeCun, Cortes, Burges, "The MNIST database", file formats.
     """
-    place = find_mnist(folder)
+    place = _place(folder, _MNIST_FOLDER, _MNIST_FILES[0][0])
     found = []
     for names in _MNIST_FILES:
         contents = [_read(place, name) for name in names]
@@ -92,27 +106,62 @@ def mnist(folder: Path) -> tuple[Labelled, Labelled]:
             raise UsageError(
                 f"{names[0]} has shape {images.shape}, {names[1]} has {labels.shape}: they do not belong together"
             )
+        if not images.size:
+            raise UsageError(f"{names[0]} in {place} has shape {images.shape}: there is no image in it")
+        _check_labels(f"{names[1]} in {place}", labels, "MNIST")
         found.append(Labelled(images=images[..., None].copy(), labels=labels.copy()))
+    train, test = (part.images.shape[1:3] for part in found)
+    if train != test:
+        raise UsageError(
+            f"in {place} training images have the shape {train}, test images {test}: they do not belong together"
+        )
     return found[0], found[1]
 
 
-def find_cifar10(folder: Path) -> Path:
-    """The folder of CIFAR-10's files, or its archive, without reading them.
+def cifar10_form(folder: Path) -> Form:
+    """What CIFAR-10's files hold, from their sizes: packed ones, which take seconds to read, only have to be there.
 
     Raises:
-        UsageError: they are not there.
+        UsageError: one is not there, or was cut off.
     """
+    place, count = _cifar10_place(folder), _CIFAR_COUNT
+    if place.is_dir():
+        sizes = {name: _plain_size(place, name) for name in (*_CIFAR_TRAIN, *_CIFAR_TEST)}
+        for name, size in sizes.items():
+            if size is not None:
+                _check_records(name, folder, size)
+        trained = [size // _CIFAR_RECORD for name in _CIFAR_TRAIN if (size := sizes[name]) is not None]
+        if len(trained) == len(_CIFAR_TRAIN):
+            count = sum(trained)
+    channels, height, width = _CIFAR_SHAPE
+    return Form(channels=channels, height=height, width=width, classes=_CLASSES, count=count)
+
+
+def mnist_form(folder: Path) -> Form:
+    """What MNIST's files hold; they are small, and all of them is read.
+
+    Raises:
+        UsageError: as `mnist`.
+    """
+    train, _ = mnist(folder)
+    count, height, width, channels = train.images.shape
+    return Form(channels=channels, height=height, width=width, classes=_CLASSES, count=count)
+
+
+def _check_records(name: str, folder: Path, size: int) -> None:
+    if not size or size % _CIFAR_RECORD:
+        raise UsageError(f"{name} in {folder} holds {size} bytes, no whole number of records of {_CIFAR_RECORD}")
+
+
+def _check_labels(file: str, labels: UInt8, dataset: str) -> None:
+    if labels.max() >= _CLASSES:
+        raise UsageError(f"{file} holds the label {labels.max()}; {dataset} has labels 0 to {_CLASSES - 1}")
+
+
+def _cifar10_place(folder: Path) -> Path:
+    """The folder of CIFAR-10's files, or its archive."""
     archive = folder / _CIFAR_ARCHIVE
     return archive if archive.is_file() else _place(folder, _CIFAR_FOLDER, _CIFAR_TRAIN[0])
-
-
-def find_mnist(folder: Path) -> Path:
-    """The folder of MNIST's files, without reading them.
-
-    Raises:
-        UsageError: they are not there.
-    """
-    return _place(folder, _MNIST_FOLDER, _MNIST_FILES[0][0])
 
 
 def _place(folder: Path, inner: str, name: str) -> Path:
@@ -123,15 +172,26 @@ def _place(folder: Path, inner: str, name: str) -> Path:
 
 
 def _read(place: Path, name: str) -> bytes:
+    path, opener = _file(place, name)
+    try:
+        with opener(path) as file:
+            content: bytes = file.read()
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    return content
+
+
+def _plain_size(place: Path, name: str) -> int | None:
+    """Bytes of a file; None of a packed one."""
+    path, _ = _file(place, name)
+    return path.stat().st_size if path.name == name else None
+
+
+def _file(place: Path, name: str) -> tuple[Path, Callable[[Path], Any]]:
     for ending, opener in _OPENERS.items():
         path = place / f"{name}{ending}"
         if path.is_file():
-            try:
-                with opener(path) as file:
-                    content: bytes = file.read()
-            except (OSError, EOFError, lzma.LZMAError) as error:
-                raise UsageError(f"{path} cannot be read: {error}") from error
-            return content
+            return path, opener
     raise UsageError(f"{place / name} (or .gz, .xz) is missing")
 
 
@@ -140,7 +200,7 @@ def _member(archive: Path, name: str) -> bytes:
         with tarfile.open(archive) as tar:
             file = tar.extractfile(name)
             return file.read() if file else b""
-    except (OSError, EOFError, KeyError, tarfile.TarError) as error:
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         raise UsageError(f"{name} cannot be read from {archive}: {error}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -143,7 +144,7 @@ def checked(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
         values: some of the fields of `RunSpec`.
 
     Raises:
-        UsageError: one is unknown, of another type, or out of range.
+        UsageError: one is unknown, of another type, not finite, or out of range.
     """
     check_names(what, values, RunSpec)
     for name, value in values.items():
@@ -152,6 +153,8 @@ def checked(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
         kind = _KINDS[name]
         if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
             raise UsageError(f"{what}: {name} is {value!r}: it must be {_WORDS[kind[0]]}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{what}: {name} is {value!r}: it must be a finite number")
         if isinstance(value, int | float) and value < _LEAST.get(name, 0):
             raise UsageError(f"{what}: {name} is {value!r}: it must be at least {_LEAST.get(name, 0)}")
     return dict(values)
@@ -178,6 +181,17 @@ def chosen(what: str, values: Mapping[str, Any], kind: type[Choice]) -> Choice:
             raise UsageError(f"{what}: {name} is {value!r}: it must be {word}")
         made[name] = tuple(value) if isinstance(default, tuple) else value
     return kind(**made)
+
+
+def check_filled(what: str, **lists: Sequence[Any]) -> None:
+    """Refuse lists without which there is nothing to run.
+
+    Raises:
+        UsageError: naming the first that is empty.
+    """
+    for name, values in lists.items():
+        if not values:
+            raise UsageError(f"{what}: {name} is []: it must name at least one, or be left out for the usual ones")
 
 
 def check_names(what: str, values: Mapping[str, Any], known: type) -> None:

@@ -1,0 +1,59 @@
+"""Whether runs can be trained at all, seen before anything is: their data are there, and their networks fit them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from rna_watch.errors import UsageError
+from rna_watch.reproduce.images import architectures, data
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rna_watch.reproduce.images.formats import Form
+    from rna_watch.reproduce.images.spec import RunSpec
+
+
+def check(runs: Iterable[RunSpec]) -> None:
+    """See that runs can be trained.
+
+    Raises:
+        UsageError: data are missing, damaged or too few, or a network does not fit its images.
+    """
+    forms: dict[tuple[str, int, int], Form] = {}
+    fitting: set[tuple[str, Form, int]] = set()
+    for run in runs:
+        key = run.dataset, run.held_out, run.side
+        if key not in forms:
+            forms[key] = data.check(run)
+        form = forms[key]
+        case = run.network, form, _smallest_batch(run, form)
+        if case not in fitting:
+            _check_fit(run, form, case[-1])
+            fitting.add(case)
+
+
+def _smallest_batch(run: RunSpec, form: Form) -> int:
+    """The images of the smallest batch that is trained on: 1, or 2 where there are more."""
+    trained = form.count - run.held_out
+    trained = min(trained, run.train_images or trained)
+    # of a folder, the last incomplete batch is left out
+    last = 0 if run.dataset == "folder" else trained % run.batch
+    return min(last or run.batch, 2)
+
+
+def _check_fit(run: RunSpec, form: Form, batch: int) -> None:
+    """One pass in the mode of training, on shapes alone: some networks halve small images to nothing."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            network = architectures.build(run.network, form.channels, form.classes)
+            network(torch.empty(batch, form.channels, form.height, form.width))
+    except (RuntimeError, ValueError) as error:
+        said = (str(error).splitlines() or [""])[0].rstrip(".")
+        images = f"images of {form.channels} x {form.height} x {form.width}"
+        raise UsageError(
+            f"{run.network} cannot be trained on {run.dataset} ({images}, a batch of {batch}): {said}; take another network, "
+            "or another batch (of a folder, another side)"
+        ) from error
