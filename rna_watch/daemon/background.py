@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.daemon.lock import RunLock, living_owner
@@ -17,7 +18,7 @@ from rna_watch.daemon.loop import Daemon
 from rna_watch.daemon.paths import check_output, remember
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.setup import be_nice
-from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, RunIsWatched
+from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, RunIsWatched, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,19 +46,40 @@ def serve(config: RunConfig, paths: RunPaths, *, until_done: bool = False, to_te
     paths.create()
     ready = os.environ.pop(READY_FD, None)
     try:
-        with RunLock(paths):
+        with RunLock(paths) as lock:
             _log_to(paths, to_terminal=to_terminal)
             be_nice()
             remember(paths)
             recorder = Recorder(paths.journal)
             try:
-                Daemon(config, paths, recorder, until_done=until_done, on_ready=lambda: _tell(ready, _READY)).run()
+                _check_run(recorder, paths)
+                daemon = Daemon(
+                    config,
+                    paths,
+                    recorder,
+                    until_done=until_done,
+                    on_ready=lambda: _tell(ready, _READY),
+                    lost=lock.lost,
+                )
+                daemon.run()
             finally:
                 recorder.close()
         return recorder
     except RnaWatchError as error:
         _tell(ready, f"{error.exit_code} {error}")
         raise
+
+
+def _check_run(recorder: Recorder, paths: RunPaths) -> None:
+    before = recorder.state.started
+    if before is None or Path(before.run) == paths.run:
+        return
+    with contextlib.suppress(OSError):
+        if not Path(before.run).samefile(paths.run):  # one that was moved is not there any more
+            raise UsageError(
+                f"{paths.output} holds the models of another run, {before.run}: name another folder with --output for "
+                f"{paths.run}"
+            )
 
 
 def _tell(descriptor: str | None, message: str) -> None:

@@ -83,6 +83,8 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
         raise UsageError(f"--method must be one of {', '.join(CHOICES)}, not '{request.method}'")
     for path in (out, outputs.export_path(out))[: 2 if request.settings.export != "none" else 1]:
         _check_out(path, checkpoints, force=request.force)
+    if not request.force or out.is_dir():
+        outputs.check_ours(out)
     settings = request.settings
     statistics = {"clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
     if statistics is None:

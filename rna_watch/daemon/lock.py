@@ -124,6 +124,19 @@ class RunLock:
         os.pwrite(self._fd, json.dumps(asdict(mine)).encode(), 0)
         return self
 
+    def lost(self) -> bool:
+        """Whether the lock file is not the one that was locked any more: our folder was removed, or made anew meanwhile.
+
+        Where the folder above it is gone too, it may come back as it was (a file system that is away for a moment).
+        """
+        try:
+            there, mine = self._paths.lock.stat(), os.fstat(self._fd)
+        except FileNotFoundError:
+            return self._paths.output.is_dir()
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
+
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)

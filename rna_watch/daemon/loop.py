@@ -47,6 +47,7 @@ _BEAT_S = 1.0
 _JOIN_S = 15.0
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 60.0
+_LOST = "the folder of its journal and lock was removed or replaced"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -59,6 +60,7 @@ class Daemon:
         recorder: journal and state.
         until_done: process what is there, then end (`once`).
         on_ready: called once the engine is up and the folder is watched.
+        lost: whether the run's lock is not ours any more; then it ends.
 
     Raises:
         UsageError: the evaluator's file does not exist.
@@ -72,12 +74,14 @@ class Daemon:
         *,
         until_done: bool = False,
         on_ready: Callable[[], None] = lambda: None,
+        lost: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config = config
         self._paths = paths
         self._recorder = recorder
         self._until_done = until_done
         self._on_ready = on_ready
+        self._lost = lost
         self._timing = Timing.of(config, paths.run)
         self._evaluator_spec = evaluator_spec(config, paths)
         self._stop_reason = ""
@@ -119,9 +123,12 @@ class Daemon:
                 self._pipeline.cancel()
             if worker.is_alive():
                 worker.join(_JOIN_S)
-            self._beat("stopped")
-            with contextlib.suppress(RnaWatchError):
-                self._recorder.record(e.Stopped(reason=self._stop_reason or "failed"))
+            if self._stop_reason == _LOST:  # what lies there now is another's
+                _LOG.error("%s", _LOST)
+            else:
+                self._beat("stopped")
+                with contextlib.suppress(RnaWatchError):
+                    self._recorder.record(e.Stopped(reason=self._stop_reason or "failed"))
             self._close_engine()
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -228,6 +235,9 @@ class Daemon:
 
     def _beat_if_due(self) -> None:
         if time.monotonic() - self._last_beat >= _BEAT_S:
+            if self._lost():
+                self._stop_reason = _LOST
+                return
             self._beat("working" if self._progress().work else "watching" if self._ready else "starting")
 
     def _scan(self, readiness: Readiness, now: float) -> None:

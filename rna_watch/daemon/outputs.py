@@ -15,7 +15,7 @@ import numpy
 import rna_watch
 from rna_watch.checkpoints import clone
 from rna_watch.checkpoints.export import export_name
-from rna_watch.errors import StoreError
+from rna_watch.errors import RefusedCheckpoint, StoreError
 from rna_watch.watching.scan import is_manifest
 
 if TYPE_CHECKING:
@@ -133,15 +133,29 @@ def remove_export(model: Path) -> None:
         export_path(model).unlink(missing_ok=True)
 
 
+def check_ours(model: Path) -> None:
+    """See that a model would replace nothing but an earlier model of ours: one that has a manifest, always written first.
+
+    Raises:
+        RefusedCheckpoint: the model, its manifest or its plain copy would replace what somebody else put there.
+    """
+    target = manifest_path(model)
+    if is_manifest(str(target)):
+        return
+    for path in (model, target, export_path(model)):
+        if os.path.lexists(path):
+            raise RefusedCheckpoint(
+                f"rna-watch did not write {path}, so it is not replaced; move it, or name another place"
+            )
+
+
 def write_manifest(model: Path, content: bytes) -> None:
     """Write a manifest, whole and on the disk, under its final name.
 
     Raises:
-        StoreError: there is no room, the folder cannot be written, or a folder of somebody else's has the model's name.
+        StoreError: there is no room, or the folder cannot be written.
     """
     target = manifest_path(model)
-    if model.is_dir() and not is_manifest(str(target)):
-        raise StoreError(f"{model} is a folder that rna-watch did not write, so it is not replaced; name another place")
     temporary = target.with_name(clone.temporary_name(target.name, str(os.getpid())))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -159,21 +173,27 @@ def write_manifest(model: Path, content: bytes) -> None:
         ) from error
 
 
-def point(link: Path, target: Path) -> None:
+def point(link: Path, target: Path) -> bool:
     """Let a relative symbolic link name a model, at once; a file system without links goes without.
+
+    Returns:
+        False where something that is no link has its name: that is not replaced.
 
     Raises:
         StoreError: the folder cannot be written.
     """
+    if os.path.lexists(link) and not link.is_symlink():
+        return False
     temporary = link.with_name(clone.temporary_name(link.name, str(os.getpid())))
     try:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(os.path.relpath(target, link.parent))
         os.replace(temporary, link)  # noqa: PTH105 - atomic by specification
     except PermissionError:
-        return
+        return True
     except OSError as error:
         raise StoreError(f"cannot point {link} to {target.name}: {error.strerror or error}") from error
+    return True
 
 
 def remove(model: Path) -> None:

@@ -138,11 +138,19 @@ def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
 
 
 def check_output(paths: RunPaths) -> None:
-    """Refuse a folder in which every entry is parsed by its trainer (Accelerate's automatic naming crashes on ours).
+    """Refuse a place where models would lie among the run's checkpoints, or where the trainer takes every entry for its own.
+
+    The latter is Accelerate's automatic naming, which crashes on ours.
 
     Raises:
         UsageError: the output would lie in such a folder.
     """
+    models = paths.models.resolve()
+    if paths.run.resolve().is_relative_to(models):
+        raise UsageError(
+            f"{paths.models} is where models would be written, and the run's own checkpoints lie there ({paths.run}); name "
+            "another folder with --output"
+        )
     if paths.output != paths.run:
         return
     names = [entry.name for entry in os.scandir(paths.run)]

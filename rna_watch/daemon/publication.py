@@ -68,6 +68,7 @@ class Publication:
 
         Raises:
             StoreError: there is no room, or the folder cannot be written.
+            RefusedCheckpoint: it would replace what rna-watch did not write.
             InputChanged: an input changed meanwhile.
             Superseded: the checkpoint was written again meanwhile.
         """
@@ -105,6 +106,7 @@ class Publication:
                 manifest_digest=outputs.digest(content),
             )
         )
+        outputs.check_ours(model)
         outputs.write_manifest(model, content)
         outputs.export_path(model).unlink(
             missing_ok=True
@@ -185,7 +187,7 @@ class Publication:
 
     def _point(self, name: str, model: Path) -> None:
         """Move `latest`, and `best` if this beats every original and every output before; then keep the number bounded."""
-        outputs.point(self._paths.models / "latest", model)
+        self._link("latest", model)
         state = self._recorder.state
         current = state.checkpoints[name]
         value = self._value(current, "chosen") if current.output == self._paths.in_tree(model) else None
@@ -203,9 +205,17 @@ class Publication:
             ]
             others += [self._number(metrics) for metrics in state.replaced]
             if all(gain(value, other, mode) > 0 for other in others if other is not None):
-                outputs.point(self._paths.models / "best", model)
+                self._link("best", model)
                 self._recorder.record(e.BestMoved(checkpoint=name, output=self._paths.in_tree(model), value=value))
         self._prune()
+
+    def _link(self, name: str, model: Path) -> None:
+        link = self._paths.models / name
+        if outputs.point(link, model):
+            self._recorder.solved(f"link {name}")
+        else:
+            what = f"rna-watch did not make {link}, so it does not name the {name} model"
+            self._recorder.problem(f"link {name}", what, "move it away")
 
     def _value(self, checkpoint: Checkpoint, which: str) -> float | None:
         """The choosing metric of a checkpoint's original or chosen model."""
