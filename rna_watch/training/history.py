@@ -49,10 +49,13 @@ class History:
         n: most pairs to keep, at least 1.
 
     Raises:
+        TypeError: n is no whole number.
         ValueError: n is below 1.
     """
 
     def __init__(self, n: int) -> None:
+        if isinstance(n, bool) or not hasattr(n, "__index__"):
+            raise TypeError(f"n must be a whole number of iterates, at least 1, not {n!r}")
         if n < 1:
             raise ValueError(f"a history needs room for at least 1 iterate, not {n}")
         self.n = n

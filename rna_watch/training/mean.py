@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import optim
 
-from rna_watch.training.tensors import LINEAR, Vector, trained, widened
+from rna_watch.training.tensors import LINEAR, Vector, check_loaded, trained, widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -146,6 +146,11 @@ class GradientMean:
                 )
         return (-decay if group.get("maximize") else decay) if coupled else 0.0
 
+    def stranger(self, network: nn.Module) -> str | None:
+        """The name of a trainable parameter of the network that was not there when this object was made; None if none is."""
+        named = trained(network).items()
+        return next((name for name, each in named if each.requires_grad and each not in self._names), None)
+
     @torch.no_grad()
     def take(self) -> Vector:
         """The mean since the last one was taken, by name, of the parameters that had a gradient; then begin a new one."""
@@ -169,11 +174,7 @@ class GradientMean:
         Raises:
             ValueError: it is another network's.
         """
-        unknown = [name for name in state["sums"] if name not in self._parameters]
-        if unknown:
-            raise ValueError(
-                f"the state is another network's: it has a gradient of {unknown[0]}, which this one has not"
-            )
+        check_loaded(state["sums"], self._parameters)
         self._sums = {
             name: tensor.to(self._parameters[name].device, copy=True) for name, tensor in state["sums"].items()
         }

@@ -13,7 +13,7 @@ import torch
 
 from rna_watch.training.history import Extrapolation, History
 from rna_watch.training.rna import Rna
-from rna_watch.training.tensors import everything, once, write_sum
+from rna_watch.training.tensors import LINEAR, everything, once, write_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +41,7 @@ class FlatRna:
         reg: lambda >= 0, relative to ||R'R||_2.
 
     Raises:
+        TypeError: n is no whole number.
         ValueError: n is below 1, or reg negative.
     """
 
@@ -55,7 +56,19 @@ class FlatRna:
         Args:
             point: p_i: x_i = g(y_{i-1}), or y_{i-1}; of any shape; copied.
             residual: r_i: x_i - y_{i-1}, or the gradient at y_{i-1}; of the same shape; copied.
+
+        Raises:
+            ValueError: the two, or this point and those before, have different shapes; or one is no real floating point.
         """
+        for name, tensor in (("point", point), ("residual", residual)):
+            if tensor.dtype not in LINEAR:
+                raise ValueError(f"the {name} is {tensor.dtype}: only real floating-point tensors can be combined")
+        before = [("point before", each[""].shape) for each in self.history.iterates[-1:]]
+        for name, shape in (("residual", residual.shape), *before):
+            if shape != point.shape:
+                raise ValueError(
+                    f"the point is {tuple(point.shape)}, but the {name} is {tuple(shape)}: give one shape to all"
+                )
         copied = residual.detach().clone(memory_format=torch.contiguous_format)
         self.history.append({"": point.detach().contiguous()}, {"": copied})
 
@@ -140,7 +153,7 @@ class OnlineRna(Rna):
         coupled_decay: as for `Rna`.
 
     Raises:
-        ValueError: as for `Rna`.
+        TypeError, ValueError: as for `Rna`.
 
     Source: arXiv 1805.09639, equation 8.
     """

@@ -12,7 +12,7 @@ from torch import optim
 
 from rna_watch.training.history import Extrapolation, History
 from rna_watch.training.mean import GradientMean
-from rna_watch.training.tensors import everything, matched, once, trained, write_sum
+from rna_watch.training.tensors import check_loaded, everything, matched, once, trained, write_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,6 +47,7 @@ class Rna(optim.Optimizer):
         coupled_decay: whether the optimizer adds weight decay to the gradient; None: known, for the optimizers of torch.
 
     Raises:
+        TypeError: n is no whole number.
         ValueError: n is below 1, reg or reset_after negative; or what `GradientMean` says of network and optimizer.
 
     Source: Scieur, Oyallon, d'Aspremont, Bach 2018, arXiv 1805.09639, Algorithm 1, section 4.2 and Listing 1.
@@ -106,8 +107,14 @@ class Rna(optim.Optimizer):
         """End an epoch: remember the network as it is (x_i) and the epoch's mean gradient (r_i), and begin a new mean.
 
         Raises:
-            RuntimeError: no step was taken since the last `store`.
+            RuntimeError: no step was taken since the last `store`, or the network got a parameter since this object was made.
         """
+        stranger = self.mean.stranger(self.network)
+        if stranger is not None:
+            raise RuntimeError(
+                f"{stranger} was not there when this {type(self).__name__} was made, and its gradients were not counted: make "
+                "optimizer and this object anew after a parameter is replaced or added"
+            )
         if not self.mean.count:
             raise RuntimeError("store() needs a step since the last one: call it at the end of an epoch, once")
         self.history.append(self._iterate(), self.mean.take())
@@ -214,9 +221,8 @@ class Rna(optim.Optimizer):
         own = state_dict[_ENTRY]
         named = everything(self.network) | trained(self.network)
         devices = {name: tensor.device for name, tensor in named.items()}
-        unknown = sorted({name for iterate in own["history"]["iterates"] for name in iterate} - devices.keys())
-        if unknown:
-            raise ValueError(f"the state is another network's: it has {unknown[0]}, which this one has not")
+        for vector in (*own["history"]["iterates"], *own["history"]["residuals"]):
+            check_loaded(vector, named)
         self.mean.load_state_dict(own["mean"])
         self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != _ENTRY})
         self.history.load_state_dict(own["history"], devices)

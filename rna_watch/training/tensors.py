@@ -97,6 +97,25 @@ def matched(source: nn.Module, target: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, place.detach()) for name, place in pairs.values()]
 
 
+def check_loaded(vector: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:
+    """See that a saved vector belongs to a network.
+
+    Args:
+        vector: of a state.
+        named: the network's tensors.
+
+    Raises:
+        ValueError: it has a tensor that the network has not, or of another shape.
+    """
+    for name, tensor in vector.items():
+        if name not in named:
+            raise ValueError(f"the state is another network's: it has {name}, which this one has not")
+        if tensor.shape != named[name].shape:
+            raise ValueError(
+                f"the state is another network's: its {name} is {tuple(tensor.shape)}, this one's {tuple(named[name].shape)}"
+            )
+
+
 def widened(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which gradients of parameters of a dtype are summed: float32, or its own if that is wider."""
     return torch.promote_types(dtype, torch.float32)

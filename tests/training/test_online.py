@@ -141,6 +141,26 @@ def test_offline_the_run_is_only_looked_at():
         FlatRna(reg=-1.0)
 
 
+@pytest.mark.parametrize(
+    ("point", "residual", "said"),
+    [
+        (torch.ones(3), torch.ones(4), r"the point is \(3,\), but the residual is \(4,\)"),
+        (torch.ones(2, 2), torch.ones(4), r"the point is \(2, 2\), but the residual is \(4,\)"),
+        (torch.ones(4), torch.ones(4), r"the point is \(4,\), but the point before is \(3,\)"),
+        (torch.ones(3, dtype=torch.int64), torch.ones(3), "the point is torch.int64"),
+        (torch.ones(3), torch.ones(3, dtype=torch.int64), "the residual is torch.int64"),
+        (torch.ones(3, dtype=torch.complex64), torch.ones(3), "the point is torch.complex64"),
+    ],
+)
+def test_what_cannot_be_combined_is_not_stored(point, residual, said):
+    """Other shapes, of the two or of the steps before, and numbers that are not real floating point."""
+    rna = FlatRna()
+    rna.store(torch.ones(3), torch.ones(3))
+    with pytest.raises(ValueError, match=said):
+        rna.store(point, residual)
+    assert len(rna.history) == 1
+
+
 def test_steps_of_varying_length_store_where_they_began():
     """With (y, gradient) the extrapolation is the one of steps of equal length from the same points, at any length."""
     problem = Quadratic(12, 0.1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from rna_watch.training import Rna
+from rna_watch.training import OnlineRna, Rna
 from tests.training.runs import F64, Loop, Twin, close, go, same, sgd, tied
 
 
@@ -165,6 +165,44 @@ def test_states_that_do_not_belong_are_refused():
     small = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="another network's"):
         Rna(small, torch.optim.SGD(small.parameters())).load_state_dict(rna.state_dict())
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_states_of_other_shapes_are_refused_when_loaded(stored):
+    """The same names, but other widths: the tensor is named, stored or within an epoch, and nothing was taken over."""
+    made = []
+    for width in (2, 3):
+        network = nn.Linear(6, width).to(F64)
+        made.append(Rna(network, torch.optim.SGD(network.parameters(), lr=0.1), reset_after=0))
+    rna, other = made
+    rna.network(torch.ones(1, 6, dtype=F64)).sum().backward()
+    rna.step()
+    if stored:
+        rna.store()
+    with pytest.raises(ValueError, match=r"its weight is \(2, 6\), this one's \(3, 6\)"):
+        other.load_state_dict(rna.state_dict())
+    assert (len(other.history), other.mean.count) == (0, 0)
+
+
+@pytest.mark.parametrize("make", [Rna, OnlineRna])
+def test_a_parameter_that_was_replaced_is_named(make):
+    """Put in the optimizer as well, its gradients would not be counted: to store says so, and what is frozen may come."""
+    network = nn.Linear(6, 2).to(F64)
+    rna = make(network, torch.optim.SGD(network.parameters(), lr=0.1))
+    loop = Loop(network)
+    network.idle = nn.Parameter(torch.zeros(1, dtype=F64), requires_grad=False)
+    loop.train(rna, 1)
+    if make is Rna:
+        rna.store()
+    network.weight = nn.Parameter(network.weight.detach().clone())
+    rna.add_param_group({"params": [network.weight]})
+
+    def go_on():
+        loop.train(rna, 1)
+        rna.store()
+
+    with pytest.raises(RuntimeError, match=f"weight was not there when this {make.__name__} was made"):
+        go_on()
 
 
 def test_schedulers_hold_either_of_the_two():
@@ -331,6 +369,10 @@ def test_misuse_raises():
     for options in ({"n": 0}, {"reg": -1.0}, {"reg": float("nan")}, {"reset_after": -1}):
         with pytest.raises(ValueError, match="at least"):
             Rna(network, rna.optimizer, **options)
+    for n in (2.5, 5.0, True, "5", None):
+        with pytest.raises(TypeError, match="n must be a whole number"):
+            Rna(network, rna.optimizer, n=n)
+    assert Rna(network, rna.optimizer, n=np.int64(3)).history.n == 3
     with pytest.raises(TypeError, match="state_dict"):
         copy.deepcopy(rna)
 
