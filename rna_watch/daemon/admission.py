@@ -174,6 +174,8 @@ class Admission:
         """Why the history before a checkpoint cannot be used with it ("" if it can)."""
         if previous is None or previous.admitted is None:
             return ""
+        if step == previous.admitted.step and name != previous.name and mtime_ns > previous.admitted.mtime_ns:
+            return f"{previous.name} and {name} tell the same {previous.admitted.step_kind} {step}"
         if step <= previous.admitted.step and mtime_ns > previous.admitted.mtime_ns:
             return f"the run went back from {previous.admitted.step_kind} {previous.admitted.step} to {step}: a restart"
         aside = self.sequences.begun_again(previous.admitted, name, mtime_ns)

@@ -35,11 +35,26 @@ from rna_watch.watching import steps
         ("model_epoch3_acc0.91.pth", ("epoch", 3)),
         ("unit5.pt", None),
         ("Epoch_007.PTH", ("epoch", 7)),
-        ("2024-05-01.pt", ("number", 1)),
+        ("2024-05-01.pt", None),
+        ("ckpt_2024-01-31_23-59.pt", None),
+        ("model_20240131_101500.pt", None),
+        ("model-20240131101500.pt", None),
+        ("202401311015.pt", None),
+        ("2024-01-31T10:15:00.123.pt", None),
+        ("2024.01.31-10.15.pt", None),
+        ("2024_01_31_net_7.pt", ("number", 7)),
+        ("run-2024-01-31_500.pt", ("number", 500)),
+        ("2024-01-31_epoch3.pt", ("epoch", 3)),
+        ("checkpoint-20000000.pt", ("number", 20_000_000)),
+        ("step_20240131.pt", ("step", 20_240_131)),
+        ("checkpoint_1_1000.pt", ("number", 1000)),
+        ("checkpoint_12_34000-shard0.pt", ("number", 34_000)),
+        ("checkpoint_3_0.25.pt", ("number", 3)),
+        ("checkpoint3.pt", ("number", 3)),
     ],
 )
 def test_the_step_is_read_from_the_name(name: str, expected: tuple[str, int] | None) -> None:
-    """Steps before epochs before numbers; decimals, versions and the numbers of words are none."""
+    """Steps before epochs before numbers; decimals, versions, dates and the numbers of words are none."""
     assert steps.from_name(name) == expected
 
 
