@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 _STEP = re.compile(r"(?:global[_-]?step|steps?|iter(?:ation)?s?|it|ba|batch|updates?)[=_\-.]?(\d+)", re.IGNORECASE)
@@ -10,6 +11,9 @@ _EPOCH = re.compile(r"(?:epochs?|ep|e)[=_\-.]?(\d+)", re.IGNORECASE)
 _COUNTED = re.compile(r"(?:checkpoint|ckpt|chkpt|model|net|weights|snapshot|save|state)s?[=_\-.]?(\d+)", re.IGNORECASE)
 _BARE = re.compile(r"(?<![A-Za-z0-9])(\d+)")
 _NUMBER = re.compile(r"\d+")
+_APART = re.compile(  # what runs beside each other are told apart by
+    r"(?:ranks?|seeds?|folds?|runs?|workers?|shards?|trials?|version)[=_\-.]?(\d+)", re.IGNORECASE
+)
 _VERSION = re.compile(r"-v\d+$")
 _FAIRSEQ = re.compile(r"(?:checkpoint|ckpt)_\d+_(\d+)(?!\d)", re.IGNORECASE)  # epoch and updates
 _DATE = re.compile(
@@ -68,7 +72,14 @@ def _step(part: str, *, bare: bool) -> tuple[str, re.Match[str]] | None:
         if found:
             return kind, found[-1]
     numbers = list(_BARE.finditer(undated)) if bare else []
-    return ("number", numbers[-1]) if numbers else None
+    apart = _apart(undated)
+    counting = [match for match in numbers if match.start(1) not in apart] or numbers
+    return ("number", counting[-1]) if counting else None
+
+
+def _apart(text: str) -> set[int]:
+    """Where the numbers begin that tell runs, ranks or seeds apart."""
+    return {match.start(1) for match in _APART.finditer(text) if _is_word_start(text, match.start())}
 
 
 def _blank(pattern: re.Pattern[str], text: str) -> str:
@@ -85,9 +96,22 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
+@lru_cache(maxsize=4096)
 def series(path: str) -> str:
-    """What checkpoints of one sequence have in common: the path with every number blotted out."""
-    return _NUMBER.sub("#", path)
+    """What checkpoints of one sequence have in common: the path with its numbers blotted out.
+
+    Those that tell ranks, seeds, folds, runs apart (`rank0_step5`) stay, but for one that is the step (`run_5`).
+    """
+    if not _APART.search(path):
+        return _NUMBER.sub("#", path)
+    *folders, last = path.split("/")
+    return "/".join([*(_blotted(each, bare=False) for each in folders), _blotted(last, bare=True)])
+
+
+def _blotted(part: str, *, bare: bool) -> str:
+    step = _step(stem(part) if bare else part, bare=bare)
+    kept = _apart(part) - ({step[1].start(1)} if step is not None else set())
+    return _NUMBER.sub(lambda match: match.group() if match.start() in kept else "#", part)
 
 
 def all_versions(path: str) -> str:

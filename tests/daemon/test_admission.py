@@ -234,9 +234,23 @@ def test_dates_are_ordered_by_the_counter_inside(folder: Folder) -> None:
 
 def test_two_names_of_one_step_are_told(folder: Folder) -> None:
     """Where names differ in what is no step, a new window says which two, and does not speak of a restart."""
-    for loss in (1, 2):
+    for loss, saved in ((1, 2), (2, 2), (3, 1)):
         folder.save(f"step5_x{loss}.pt", float(loss))
-        os.utime(folder.path / f"step5_x{loss}.pt", (loss, loss))
+        os.utime(folder.path / f"step5_x{loss}.pt", (saved, saved))
         folder.consider(f"step5_x{loss}.pt")
-    reasons = [event.reason for event in log.read(folder.paths.journal) if isinstance(event, e.WindowStarted)]
-    assert reasons == ["step5_x1.pt and step5_x2.pt tell the same step 5"]
+    told = ["step5_x1.pt and step5_x2.pt tell the same step 5", "step5_x2.pt and step5_x3.pt tell the same step 5"]
+    events = list(log.read(folder.paths.journal))
+    assert [event.reason for event in events if isinstance(event, e.WindowStarted)] == told
+    assert [event.what for event in events if isinstance(event, e.Problem)] == told
+
+
+def test_no_window_holds_a_step_twice(folder: Folder) -> None:
+    """Of two names of one step, however they came, the one admitted last is used."""
+    for order, (step, name) in enumerate(((4, "a1"), (6, "a1"), (4, "a2"), (5, "a1"), (6, "a2"))):
+        folder.save(f"step{step}_{name}.pt", float(order))
+        os.utime(folder.path / f"step{step}_{name}.pt", (9 - order, 9 - order))
+        folder.consider(f"step{step}_{name}.pt")
+    newest = folder.recorder.checkpoint("step6_a2.pt")
+    assert newest is not None
+    names = [c.name for c in folder.admission.sequences.history(newest, 5)]
+    assert names == ["step4_a2.pt", "step5_a1.pt"]

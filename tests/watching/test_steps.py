@@ -51,6 +51,8 @@ from rna_watch.watching import steps
         ("checkpoint_12_34000-shard0.pt", ("number", 34_000)),
         ("checkpoint_3_0.25.pt", ("number", 3)),
         ("checkpoint3.pt", ("number", 3)),
+        ("10_rank_1.pt", ("number", 10)),
+        ("run_5.pt", ("number", 5)),
     ],
 )
 def test_the_step_is_read_from_the_name(name: str, expected: tuple[str, int] | None) -> None:
@@ -77,6 +79,26 @@ def test_any_names_can_be_ordered(names):
 def test_a_sequence_is_a_name_without_its_numbers() -> None:
     """G_1 and G_2 belong together, D_1 does not."""
     assert steps.series("a/G_1.pt") == steps.series("a/G_22.pt") != steps.series("a/D_1.pt")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("rank0_step40.pt", "rank0_step#.pt"),
+        ("ckpt_step40_rank1.pt", "ckpt_step#_rank1.pt"),
+        ("seed_1-epoch=3.ckpt", "seed_1-epoch=#.ckpt"),
+        ("fold-2/epoch_3.pt", "fold-2/epoch_#.pt"),
+        ("iter_0000100/mp_rank_01/model.pt", "iter_#/mp_rank_01/model.pt"),
+        ("10_rank_1.pt", "#_rank_1.pt"),
+        ("run_5.pt", "run_#.pt"),
+        ("seed_1_run_5.pt", "seed_1_run_#.pt"),
+        ("prune3_step5.pt", "prune#_step#.pt"),
+        ("version_2/epoch=1-step=5.ckpt", "version_2/epoch=#-step=#.ckpt"),
+    ],
+)
+def test_what_tells_runs_apart_stays_in_the_sequence(path: str, expected: str) -> None:
+    """Numbers after rank, seed, fold and the like are blotted out only where one is the step itself."""
+    assert steps.series(path) == expected
 
 
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".pth.tar", ".ckpt", ".safetensors", ".bin"])
