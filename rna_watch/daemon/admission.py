@@ -174,17 +174,31 @@ class Admission:
         """Why the history before a checkpoint cannot be used with it ("" if it can)."""
         if previous is None or previous.admitted is None:
             return ""
+        current = self._recorder.checkpoint(name)
+        if self._same_step(previous, current):
+            what = f"{previous.name} and {name} tell the same {previous.admitted.step_kind} {step}"
+            self._recorder.problem("same-step", what, "if they are of two runs, name one run with --patterns")
+            return what
         if step <= previous.admitted.step and mtime_ns > previous.admitted.mtime_ns:
             return f"the run went back from {previous.admitted.step_kind} {previous.admitted.step} to {step}: a restart"
         aside = self.sequences.begun_again(previous.admitted, name, mtime_ns)
         if aside:
             return f"{aside} was saved after {previous.name}, though it is no later step: a restart"
         before, after = self.layout(previous), self.layouts.get(name)
-        current = self._recorder.checkpoint(name)
         if before is None or after is None or current is None:
             return ""
         return difference(before, after) or window_break(
             self.state(previous, before), self.state(current, after), self._config.learning_rate_jump
+        )
+
+    @staticmethod
+    def _same_step(previous: Checkpoint, current: Checkpoint | None) -> bool:
+        before, after = previous.admitted, current.admitted if current is not None else None
+        return (
+            before is not None
+            and after is not None
+            and before.path != after.path
+            and (before.step_kind, before.step) == (after.step_kind, after.step)
         )
 
     def state(self, checkpoint: Checkpoint, layout: Layout) -> TrainingState:

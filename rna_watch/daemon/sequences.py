@@ -100,7 +100,8 @@ class Sequences:
     def history(self, checkpoint: Checkpoint, length: int) -> list[Checkpoint]:
         """The checkpoints that may stand before this one in a window, oldest first, at most `length`.
 
-        They are of the same sequence of names, after its last break (restart, other model), and of smaller steps.
+        They are of the same sequence of names, after its last break (restart, other model), and of smaller steps. Of two
+        that tell the same step the one admitted last counts.
         """
         assert checkpoint.admitted is not None
         sequence = self.of_admitted(checkpoint.admitted)
@@ -124,7 +125,9 @@ class Sequences:
             and (admitted.step, admitted.seq) < mine
         ]
         before.sort(key=lambda item: item[:2])
-        return [member for _, _, member in before[-length:]]
+        mine_told = (checkpoint.admitted.step_kind, checkpoint.admitted.step)
+        told = {(c.admitted.step_kind, step): c for step, _, c in before if c.admitted}
+        return [member for which, member in told.items() if which != mine_told][-length:]
 
     def begun_again(self, previous: e.Admitted, path: str, mtime_ns: int) -> str:
         """What shows that a training was begun again between two saves: a file of another version, of no later step, in time."""

@@ -77,21 +77,22 @@ class Readiness:
         return gone
 
     def due(self, now: float) -> list[tuple[str, FileIdentity]]:
-        """Candidates that may be probed now, numbered names first, in natural order.
+        """Candidates that may be probed now, numbered names first, in natural order, then the others by their time.
 
         A candidate waits for an older one of its sequence that still rests for the first time, or two files saved at nearly the
         same moment could be taken in the wrong order; and a rewritten name (`last`) for a numbered one that was seen no later,
         of which it may be a second name.
         """
         open_ones = sorted(
-            (steps.from_name(name) is None, steps.natural_key(name), name)
+            (rewritten, entry.identity.mtime_ns if rewritten else 0, steps.natural_key(name), name)
             for name, entry in self._entries.items()
             if not entry.settled
+            for rewritten in (steps.from_name(name) is None,)
         )
         found = []
         held: set[str] = set()
         numbered: dict[str, float] = {}  # since when a numbered file of a folder has been resting
-        for rewritten, _, name in open_ones:
+        for rewritten, _, _, name in open_ones:
             entry = self._entries[name]
             folder = name.rpartition("/")[0]
             waits = steps.series(name) in held or (rewritten and numbered.get(folder, math.inf) <= entry.since)

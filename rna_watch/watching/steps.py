@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 _STEP = re.compile(r"(?:global[_-]?step|steps?|iter(?:ation)?s?|it|ba|batch|updates?)[=_\-.]?(\d+)", re.IGNORECASE)
 _EPOCH = re.compile(r"(?:epochs?|ep|e)[=_\-.]?(\d+)", re.IGNORECASE)
 _COUNTED = re.compile(r"(?:checkpoint|ckpt|chkpt|model|net|weights|snapshot|save|state)s?[=_\-.]?(\d+)", re.IGNORECASE)
-_BARE = re.compile(r"(?<![A-Za-z0-9])\d+")
+_BARE = re.compile(r"(?<![A-Za-z0-9])(\d+)")
 _NUMBER = re.compile(r"\d+")
+_APART = re.compile(  # what runs beside each other are told apart by
+    r"(?:ranks?|seeds?|folds?|runs?|workers?|shards?|trials?|version)[=_\-.]?(\d+)", re.IGNORECASE
+)
 _VERSION = re.compile(r"-v\d+$")
+_FAIRSEQ = re.compile(r"(?:checkpoint|ckpt)_\d+_(\d+)(?!\d)", re.IGNORECASE)  # epoch and updates
+_DATE = re.compile(
+    r"(?<!\d)20\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
+    r"(?:(?:[T_ .-]?(?:[01]\d|2[0-3])(?:[0-5]\d){2}|[T_ .-](?:[01]\d|2[0-3])([-_:.h])[0-5]\d(?:\2[0-5]\d)?)(?:\.\d+)?"
+    r"|T?(?:[01]\d|2[0-3])[0-5]\d)?(?!\d)"
+)
 _METRIC = re.compile(r"[=_-]?[A-Za-z_]*[=_-]?\d+\.\d+")
 _ENDINGS = (".pth.tar", ".pt.tar", ".safetensors", ".ckpt", ".pth", ".bin", ".pt", ".tar")
 
@@ -33,7 +43,7 @@ def ending(name: str) -> str:
 def from_name(name: str) -> tuple[str, int] | None:
     """The kind (step, epoch or number) and value that a path tells, from its last part, else from the folders above.
 
-    `epoch=3-step=1200.ckpt` is step 1200; decimals (`loss=0.25`) and Lightning's `-v1` are not steps.
+    `epoch=3-step=1200.ckpt` is step 1200; decimals (`loss=0.25`), dates and Lightning's `-v1` are not steps.
     """
     own = _from_part(stem(name), bare=True)
     if own is not None:
@@ -43,14 +53,38 @@ def from_name(name: str) -> tuple[str, int] | None:
 
 
 def _from_part(part: str, *, bare: bool) -> tuple[str, int] | None:
+    found = _step(part, bare=bare)
+    return (found[0], int(found[1].group(1))) if found is not None else None
+
+
+def _step(part: str, *, bare: bool) -> tuple[str, re.Match[str]] | None:
     """Read one part; `bare` also takes a number that stands alone (`net_7`), but never one of a word (`resnet18`)."""
-    part = _METRIC.sub(" ", _VERSION.sub("", part))
-    for kind, pattern in (("step", _STEP), ("epoch", _EPOCH), ("number", _COUNTED)):
-        found = [match for match in pattern.finditer(part) if _is_word_start(part, match.start())]
+    part = _blank(_VERSION, part)
+    undated = _blank(_METRIC, _blank(_DATE, part))
+    part = _blank(_METRIC, part)
+    for kind, pattern, text in (
+        ("step", _STEP, part),
+        ("epoch", _EPOCH, part),
+        ("number", _FAIRSEQ, undated),
+        ("number", _COUNTED, undated),
+    ):
+        found = [match for match in pattern.finditer(text) if _is_word_start(text, match.start())]
         if found:
-            return kind, int(found[-1].group(1))
-    numbers = _BARE.findall(part) if bare else []
-    return ("number", int(numbers[-1])) if numbers else None
+            return kind, found[-1]
+    numbers = list(_BARE.finditer(undated)) if bare else []
+    apart = _apart(undated)
+    counting = [match for match in numbers if match.start(1) not in apart] or numbers
+    return ("number", counting[-1]) if counting else None
+
+
+def _apart(text: str) -> set[int]:
+    """Where the numbers begin that tell runs, ranks or seeds apart."""
+    return {match.start(1) for match in _APART.finditer(text) if _is_word_start(text, match.start())}
+
+
+def _blank(pattern: re.Pattern[str], text: str) -> str:
+    """Spaces for what matches, so that everything else stays where it is."""
+    return pattern.sub(lambda match: " " * len(match.group()), text)
 
 
 def _is_word_start(text: str, position: int) -> bool:
@@ -62,9 +96,22 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
+@lru_cache(maxsize=4096)
 def series(path: str) -> str:
-    """What checkpoints of one sequence have in common: the path with every number blotted out."""
-    return _NUMBER.sub("#", path)
+    """What checkpoints of one sequence have in common: the path with its numbers blotted out.
+
+    Those that tell ranks, seeds, folds, runs apart (`rank0_step5`) stay, but for one that is the step (`run_5`).
+    """
+    if not _APART.search(path):
+        return _NUMBER.sub("#", path)
+    *folders, last = path.split("/")
+    return "/".join([*(_blotted(each, bare=False) for each in folders), _blotted(last, bare=True)])
+
+
+def _blotted(part: str, *, bare: bool) -> str:
+    step = _step(stem(part) if bare else part, bare=bare)
+    kept = _apart(part) - ({step[1].start(1)} if step is not None else set())
+    return _NUMBER.sub(lambda match: match.group() if match.start() in kept else "#", part)
 
 
 def all_versions(path: str) -> str:

@@ -16,6 +16,7 @@ from rna_watch.daemon.paths import RunPaths
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.errors import IncompleteCheckpoint
 from rna_watch.journal import events as e
+from rna_watch.journal import log
 from rna_watch.journal.replay import Stage
 
 if TYPE_CHECKING:
@@ -217,3 +218,39 @@ def test_the_store_is_swept_of_what_no_record_explains(folder: Folder) -> None:
     (folder.paths.window / "step__9.pt.00000000.pinned").touch()
     folder.admission.sweep()
     assert [path.name.startswith("step__1.pt") for path in folder.paths.window.iterdir()] == [True]
+
+
+def test_dates_are_ordered_by_the_counter_inside(folder: Folder) -> None:
+    """A date in a name is no step, however the name spells it, so its checkpoints are one sequence and nothing went back."""
+    for minute, step in ((10, 100), (11, 200), (12, 300)):
+        name = f"model_20240131_10{minute}00.pt"
+        folder.save(name, float(step), step=step)
+        folder.consider(name)
+    newest = folder.recorder.checkpoint("model_20240131_101200.step300.pt")
+    assert newest is not None
+    assert [c.admitted.step for c in folder.admission.sequences.history(newest, 5) if c.admitted] == [100, 200]
+    assert not any(c.starts_window for c in folder.recorder.checkpoints())
+
+
+def test_two_names_of_one_step_are_told(folder: Folder) -> None:
+    """Where names differ in what is no step, a new window says which two, and does not speak of a restart."""
+    for loss, saved in ((1, 2), (2, 2), (3, 1)):
+        folder.save(f"step5_x{loss}.pt", float(loss))
+        os.utime(folder.path / f"step5_x{loss}.pt", (saved, saved))
+        folder.consider(f"step5_x{loss}.pt")
+    told = ["step5_x1.pt and step5_x2.pt tell the same step 5", "step5_x2.pt and step5_x3.pt tell the same step 5"]
+    events = list(log.read(folder.paths.journal))
+    assert [event.reason for event in events if isinstance(event, e.WindowStarted)] == told
+    assert [event.what for event in events if isinstance(event, e.Problem)] == told
+
+
+def test_no_window_holds_a_step_twice(folder: Folder) -> None:
+    """Of two names of one step, however they came, the one admitted last is used."""
+    for order, (step, name) in enumerate(((4, "a1"), (6, "a1"), (4, "a2"), (5, "a1"), (6, "a2"))):
+        folder.save(f"step{step}_{name}.pt", float(order))
+        os.utime(folder.path / f"step{step}_{name}.pt", (9 - order, 9 - order))
+        folder.consider(f"step{step}_{name}.pt")
+    newest = folder.recorder.checkpoint("step6_a2.pt")
+    assert newest is not None
+    names = [c.name for c in folder.admission.sequences.history(newest, 5)]
+    assert names == ["step4_a2.pt", "step5_a1.pt"]

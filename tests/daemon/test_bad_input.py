@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -114,6 +115,23 @@ def test_another_architecture_and_a_restart_begin_new_windows(tmp_path: Path) ->
     assert "1 tensors added (such as extra.weight)" in changed.reason
     assert restarted.checkpoint == "step_2.pt"
     assert "went back from step 6 to 2" in restarted.reason
+
+
+def test_ranks_and_seeds_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
+    """Files told apart by a rank or a seed in their names are different sequences, each with windows of its own."""
+    for kind, pattern in enumerate(("rank{}_step{}.pt", "step{1}_seed{0}.pt")):
+        for apart in (0, 1):
+            for step in range(0, 50, 10):
+                weight = torch.full((4, 4), 0.9**step + 2 * apart + kind) + torch.eye(4) * 0.8**step
+                torch.save({"model": {"weight": weight}}, tmp_path / pattern.format(apart, step))
+    result = rna_watch("once", tmp_path, "--engine", "inline", "--keep", 100)
+    assert result.returncode == 0, result.stderr
+    manifests = [json.loads(file.read_text()) for file in (tmp_path / "rna").glob("*.pt.json")]
+    assert len(manifests) == 12
+    for manifest in manifests:
+        names = [Path(each["path"]).name for each in manifest["inputs"]]
+        assert len(names) >= 3
+        assert len({re.sub(r"step\d+", "", name) for name in names}) == 1, names
 
 
 @pytest.mark.parametrize("evaluator", ["broken", "missing"])

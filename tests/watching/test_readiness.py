@@ -72,6 +72,16 @@ def test_an_older_file_of_the_sequence_goes_first() -> None:
     assert _names(readiness, 3.1) == ["a_10", "b_1"]
 
 
+def test_names_that_tell_no_step_go_by_time() -> None:
+    """Accuracies say nothing of the order; numbered names go first and by their numbers, whatever their times."""
+    readiness = Readiness(0.0, 10.0)
+    names = ["model_acc0.9.pt", "model_acc0.71.pt", "model_acc0.85.pt"]
+    rest = [_found(name, mtime=time) for name, time in zip(names, (30, 10, 20), strict=True)]
+    readiness.update([*rest, _found("net_10.pt", mtime=40), _found("net_9.pt", mtime=50)], 0.0)
+    by_time = ["model_acc0.71.pt", "model_acc0.85.pt", "model_acc0.9.pt"]
+    assert _names(readiness, 1.0) == ["net_9.pt", "net_10.pt", *by_time]
+
+
 def test_files_that_are_gone_are_told_and_forgotten() -> None:
     """A name that disappears is returned once."""
     readiness = Readiness(1.0, 10.0)

@@ -35,11 +35,28 @@ from rna_watch.watching import steps
         ("model_epoch3_acc0.91.pth", ("epoch", 3)),
         ("unit5.pt", None),
         ("Epoch_007.PTH", ("epoch", 7)),
-        ("2024-05-01.pt", ("number", 1)),
+        ("2024-05-01.pt", None),
+        ("ckpt_2024-01-31_23-59.pt", None),
+        ("model_20240131_101500.pt", None),
+        ("model-20240131101500.pt", None),
+        ("202401311015.pt", None),
+        ("2024-01-31T10:15:00.123.pt", None),
+        ("2024.01.31-10.15.pt", None),
+        ("2024_01_31_net_7.pt", ("number", 7)),
+        ("run-2024-01-31_500.pt", ("number", 500)),
+        ("2024-01-31_epoch3.pt", ("epoch", 3)),
+        ("checkpoint-20000000.pt", ("number", 20_000_000)),
+        ("step_20240131.pt", ("step", 20_240_131)),
+        ("checkpoint_1_1000.pt", ("number", 1000)),
+        ("checkpoint_12_34000-shard0.pt", ("number", 34_000)),
+        ("checkpoint_3_0.25.pt", ("number", 3)),
+        ("checkpoint3.pt", ("number", 3)),
+        ("10_rank_1.pt", ("number", 10)),
+        ("run_5.pt", ("number", 5)),
     ],
 )
 def test_the_step_is_read_from_the_name(name: str, expected: tuple[str, int] | None) -> None:
-    """Steps before epochs before numbers; decimals, versions and the numbers of words are none."""
+    """Steps before epochs before numbers; decimals, versions, dates and the numbers of words are none."""
     assert steps.from_name(name) == expected
 
 
@@ -62,6 +79,26 @@ def test_any_names_can_be_ordered(names):
 def test_a_sequence_is_a_name_without_its_numbers() -> None:
     """G_1 and G_2 belong together, D_1 does not."""
     assert steps.series("a/G_1.pt") == steps.series("a/G_22.pt") != steps.series("a/D_1.pt")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("rank0_step40.pt", "rank0_step#.pt"),
+        ("ckpt_step40_rank1.pt", "ckpt_step#_rank1.pt"),
+        ("seed_1-epoch=3.ckpt", "seed_1-epoch=#.ckpt"),
+        ("fold-2/epoch_3.pt", "fold-2/epoch_#.pt"),
+        ("iter_0000100/mp_rank_01/model.pt", "iter_#/mp_rank_01/model.pt"),
+        ("10_rank_1.pt", "#_rank_1.pt"),
+        ("run_5.pt", "run_#.pt"),
+        ("seed_1_run_5.pt", "seed_1_run_#.pt"),
+        ("prune3_step5.pt", "prune#_step#.pt"),
+        ("version_2/epoch=1-step=5.ckpt", "version_2/epoch=#-step=#.ckpt"),
+    ],
+)
+def test_what_tells_runs_apart_stays_in_the_sequence(path: str, expected: str) -> None:
+    """Numbers after rank, seed, fold and the like are blotted out only where one is the step itself."""
+    assert steps.series(path) == expected
 
 
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".pth.tar", ".ckpt", ".safetensors", ".bin"])
