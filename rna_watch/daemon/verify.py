@@ -326,12 +326,16 @@ def verify_all(given: Sequence[Path]) -> Iterator[Verification]:
         given: models, their manifests, links to models, or folders, which stand for every model below them.
 
     Raises:
-        UsageError: something given does not exist, or has no manifest.
+        UsageError: something given does not exist, cannot be looked at, or has no manifest.
         NothingToDo: there is no model in the folders.
     """
     wanted: dict[str, tuple[Path, Path]] = {}
     for path in given:
-        for model, manifest in _models(path):
+        try:
+            found = _models(path)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be looked at: {error.strerror or error}") from error
+        for model, manifest in found:
             wanted.setdefault(os.path.realpath(model), (model, manifest))
     if not wanted:
         raise NothingToDo(f"there is no model with a manifest below {', '.join(map(str, given))}")
