@@ -153,14 +153,15 @@ class Finder:
             except FileNotFoundError:
                 continue
             except (RefusedCheckpoint, IncompleteCheckpoint, InputChanged) as error:
-                why = why or f"cannot be used: {error}"
-                continue
+                problem = f"cannot be used: {error}"
             except OSError as error:
-                why = why or f"cannot be read: {error.strerror or error}"
-                continue
-            if layout.fingerprint == wanted.fingerprint:
-                return layout
-            why = why or f"changed: {path} no longer holds what was combined"
+                problem = f"cannot be read: {error.strerror or error}"
+            else:
+                if layout.fingerprint == wanted.fingerprint:
+                    return layout
+                problem = f"changed: {path} no longer holds what was combined"
+            if str(path) == wanted.path or not is_manifest(str(outputs.manifest_path(path))):
+                why = why or problem  # else it is an output of the same name, not the input
         if why:
             return why
         bases = [] if Path(wanted.path).is_absolute() else [str(base) for base in self._bases]
