@@ -175,11 +175,8 @@ class Finder:
         else:
             yield from (base / recorded for base in self._bases)
         if self._window is not None:
-            yield from sorted(self._window.glob(f"*.{_plain(wanted.fingerprint[:8])}.pinned"))
-
-
-def _plain(text: str) -> str:
-    return "".join(c for c in text if c.isalnum())
+            known = "".join(c for c in wanted.fingerprint[:8] if c.isalnum())
+            yield from sorted(self._window.glob(f"*.{known}.pinned"))
 
 
 def _output_above(folder: Path) -> Path | None:
@@ -331,13 +328,11 @@ def verify_all(given: Sequence[Path]) -> Iterator[Verification]:
         NothingToDo: there is no model in the folders.
     """
     wanted: dict[str, tuple[Path, Path]] = {}
-    for path in given:
-        try:
-            found = _models(path)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be looked at: {error.strerror or error}") from error
-        for model, manifest in found:
+    try:
+        for model, manifest in (pair for path in given for pair in _models(path)):
             wanted.setdefault(os.path.realpath(model), (model, manifest))
+    except OSError as error:
+        raise UsageError(f"{error.filename} cannot be looked at: {error.strerror or error}") from error
     if not wanted:
         raise NothingToDo(f"there is no model with a manifest below {', '.join(map(str, given))}")
     return (_verify_one(model, manifest) for model, manifest in wanted.values())
