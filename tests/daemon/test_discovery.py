@@ -220,6 +220,28 @@ def _settle(run: Path, config: RunConfig = CONFIG) -> tuple[Path, list[str]]:
     return settle(run, config, ["rna-watch", "start", str(run)], _never, goes_on=True)
 
 
+def test_links_to_folders_are_named_where_nothing_is_found(tmp_path: Path, trained: Path) -> None:
+    """Checkpoints behind a link are not taken: `start` and `once` say so, and name the folder to take instead."""
+    run = tmp_path / "run"
+    (run / "logs").mkdir(parents=True)
+    (run / "checkpoints").symlink_to(trained)
+    (run / "logs" / "latest").symlink_to(run / "logs")
+    (run / "up").symlink_to(tmp_path)
+    words = f"checkpoints is a link to a folder, which is not followed: name {trained.resolve()} itself"
+    chosen, said = _settle(run)
+    assert chosen == run
+    assert said[0].startswith("found    no checkpoint yet")
+    assert said[1:] == [f"note     {words}"]
+    result = rna_watch("once", run, "--engine", "inline")
+    assert result.returncode == 3
+    assert (
+        f"there are no checkpoints (files ending in .pt, .pth, .ckpt, .bin, .safetensors; or --patterns); {words}\n"
+        in (result.stderr)
+    )
+    shutil.copy(next(trained.glob("*.pt")), run)
+    assert [line for line in _settle(run)[1] if "link" in line] == []
+
+
 def test_patterns_say_what_to_take(two_runs: Path) -> None:
     """With --patterns nothing is asked, the lines say what they match, and no problem is made of several runs."""
     config = RunConfig.model_validate({"patterns": ["*.ckpt"]})
