@@ -143,15 +143,14 @@ def _ask(lines: list[str], choices: int, default: int) -> int:
 
 
 def _summarize(state: RunState, where: RunPaths) -> None:
+    from rna_watch.daemon.discovery import nothing
     from rna_watch.journal.replay import DONE, Stage
 
     counts: dict[str, int] = {}
     for checkpoint in state.checkpoints.values():
         counts[str(checkpoint.stage)] = counts.get(str(checkpoint.stage), 0) + 1
     if not counts:
-        raise NothingToDo(
-            "there are no checkpoints (files ending in .pt, .pth, .ckpt, .bin, .safetensors; or --patterns)"
-        )
+        raise NothingToDo(nothing(where))
     click.echo("; ".join(f"{count} {stage}" for stage, count in counts.items()))
     if state.best is not None:
         click.echo(f"best: {where.models / state.best.output}")

@@ -34,7 +34,7 @@ from rna_watch.acceleration.coefficients import Solution, smallest_stable, solve
 from rna_watch.acceleration.constrained import l1_capped, simplex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -251,6 +251,12 @@ def _ordered(candidates: Sequence[Candidate], residuals: Residuals, search: Sear
 
 def _finite(residuals: Residuals) -> bool:
     return bool(np.isfinite(residuals.gram_nn).all())
+
+
+def in_one_sentence(parts: Iterable[str]) -> str:
+    """Notes, and what follows from them, as one sentence; some of them are whole sentences already."""
+    *before, last = [*parts] or [""]
+    return "; ".join([*(part.removesuffix(".") for part in before), last])
 
 
 def unevaluated(residuals: Residuals) -> Family:

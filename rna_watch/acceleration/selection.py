@@ -114,6 +114,8 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
     known = {name: value for name, value in evidence.values.items() if not math.isnan(value)}
     evaluated = [candidate for candidate in others if candidate.name in known]
     if not evaluated:
+        undefined = any(candidate.name in evidence.values for candidate in others)
+        what = "what was evaluated gave NaN" if undefined else "nothing was evaluated"
         preferred = next((c for c in others if c.method in SOLUTIONS), others[0])
         return Choice(
             candidate=preferred,
@@ -121,7 +123,7 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
             significant=None,
             best_average=None,
             best_rna=None,
-            reason="nothing was evaluated, so it is not known whether it is better",
+            reason=f"{what}, so it is not known whether it is better",
         )
 
     def best_of(group: Sequence[Candidate]) -> Candidate | None:

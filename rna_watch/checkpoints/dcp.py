@@ -54,6 +54,8 @@ def recognises(folder: str, names: set[str]) -> bool:
         return True
     if names & {*_MEGATRON, _LIGHTNING} and (METADATA in names or _ITERATION.match(os.path.basename(folder))):  # noqa: PTH119
         return True
+    if METADATA in names and all(name.startswith(".") for name in names):
+        return os.path.isfile(os.path.join(folder, METADATA))  # noqa: PTH113, PTH118 - its shards are gone
     return _inner(names) != "" and not any(_WEIGHTS.match(name) for name in names)
 
 

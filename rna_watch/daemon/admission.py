@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
+
+_LONGEST_NAME_BYTES = 205  # systems take 255: its model, with `.again`, an export and a temporary name, needs 49 more
+_LONGEST_FLAT_BYTES = 180
+_CUT_BYTES = 150
 
 
 class Admission:
@@ -122,6 +127,11 @@ class Admission:
                 self._resolve(path, checkpoint.name, known=path == admitted.path)
                 return
         name = path if numbered else _with_step(path, kind, step)
+        length = len(os.fsencode(PurePosixPath(name).name))
+        if length > _LONGEST_NAME_BYTES:
+            reason = f"its name is too long: {length} bytes, and its model needs one of at most {_LONGEST_NAME_BYTES}"
+            self._note(e.Refused(checkpoint=path, reason=f"{reason}; save under a shorter name"))
+            return
         previous = self.sequences.newest(path, kind)
         replaced = self._recorder.checkpoint(name)
         if replaced is not None and replaced.pinned:
@@ -325,7 +335,13 @@ class Admission:
 
 
 def _flat(name: str) -> str:
-    return name.replace("_", "__").replace("/", "_s")
+    """A path as one name; of a long one the beginning, and a digest."""
+    flat = name.replace("_", "__").replace("/", "_s")
+    encoded = os.fsencode(flat)
+    if len(encoded) <= _LONGEST_FLAT_BYTES:
+        return flat
+    digest = hashlib.blake2b(encoded, digest_size=8).hexdigest()
+    return f"{encoded[:_CUT_BYTES].decode(errors='ignore')}.{digest}"
 
 
 def _with_step(path: str, kind: str, step: int) -> str:

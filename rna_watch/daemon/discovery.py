@@ -12,7 +12,7 @@ from rna_watch.checkpoints.probe import probe
 from rna_watch.daemon.paths import resolve
 from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.watching.discovery import discover, unexplained, within
-from rna_watch.watching.scan import scan
+from rna_watch.watching.scan import linked_folders, scan
 from rna_watch.watching.steps import ending, natural_key
 
 if TYPE_CHECKING:
@@ -67,7 +67,24 @@ def settle(
         chosen, names = chosen / folder, within(names, folder)
         where = resolve(chosen, config.output)
         found = understand(names, where.run, config.source)
-    return chosen, lines(found, config, goes_on=goes_on)
+    said = lines(found, config, goes_on=goes_on)
+    links = passed_over(where) if goes_on and not found.groups else ""
+    return chosen, [*said, f"note     {links}"] if links else said
+
+
+def nothing(paths: RunPaths) -> str:
+    """That there are no checkpoints, in words."""
+    links = passed_over(paths)
+    what = "there are no checkpoints (files ending in .pt, .pth, .ckpt, .bin, .safetensors; or --patterns)"
+    return f"{what}; {links}" if links else what
+
+
+def passed_over(paths: RunPaths) -> str:
+    """Which links to folders are not followed, where checkpoints may be meant to lie behind one; "" if there are none."""
+    found = linked_folders(paths.run, exclude=(paths.models, paths.state))
+    said = [f"{name} is a link to a folder, which is not followed: name {target} itself" for name, target in found]
+    more = len(said) - _MOST_BESIDE
+    return _printable("; ".join(said[:_MOST_BESIDE]) + (f"; and {more} more" if more > 0 else ""))
 
 
 def _instead(typed: Sequence[str], run_dir: Path, other: Path) -> str:

@@ -20,7 +20,7 @@ from rna_watch.acceleration.candidate import (
     SIMPLEX,
     Candidate,
 )
-from rna_watch.acceleration.family import Search, single, unevaluated
+from rna_watch.acceleration.family import Search, in_one_sentence, single, unevaluated
 from rna_watch.acceleration.gram import GramRows, merge
 from rna_watch.checkpoints import clone
 from rna_watch.checkpoints.combine import Combination
@@ -193,7 +193,7 @@ def _step(layout: Layout) -> tuple[str, int | None]:
 def _solve(residuals: Residuals, request: Request) -> tuple[Candidate, str]:
     if request.method == RNA and request.regularization is None:
         members = unevaluated(residuals)
-        return members.candidates[-1], " ".join(members.notes)
+        return members.candidates[-1], in_one_sentence(members.notes)
     settings = request.settings
     search = Search(
         windows=(),
@@ -206,4 +206,4 @@ def _solve(residuals: Residuals, request: Request) -> tuple[Candidate, str]:
     candidate, note = single(residuals, request.method, lam, search)
     if candidate is None:
         raise RefusedCheckpoint(f"{note} Or use --method average.")
-    return candidate, " ".join(residuals.notes)
+    return candidate, in_one_sentence(residuals.notes)

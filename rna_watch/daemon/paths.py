@@ -101,8 +101,20 @@ def resolve(run: Path, output: str | None) -> RunPaths:
     """The paths of a run: those of `--output`, else those remembered for it, else below the run directory.
 
     Raises:
-        UsageError: the run directory does not exist, or the output lies where the trainer would take it for its own.
+        UsageError: the run directory does not exist or cannot be looked at.
     """
+    try:
+        return _resolve(run, output)
+    except OSError as error:
+        raise _unseen(run, error) from error
+
+
+def _unseen(run: Path, error: OSError) -> UsageError:
+    what = f"the run directory {run} cannot be looked at: {error.strerror or error}"
+    return UsageError(f"{what}; give this user access to it and to the folders above it")
+
+
+def _resolve(run: Path, output: str | None) -> RunPaths:
     if not run.is_dir():
         raise UsageError(f"the run directory {run} does not exist (or is no folder)")
     run = run.resolve()
@@ -124,8 +136,15 @@ def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
     It is never made here: some trainers refuse a folder that exists, or go on to `exp2` beside it.
 
     Raises:
-        UsageError: it is not there and is not to be waited for, or cannot come.
+        UsageError: it is not there and is not to be waited for, or cannot come, or cannot be looked at.
     """
+    try:
+        _await_run(run, wait=wait, say=say)
+    except OSError as error:
+        raise _unseen(run, error) from error
+
+
+def _await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
     if run.exists() or not run.parent.is_dir():
         return  # `resolve` says what is wrong with it
     if not wait:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import AVERAGE, LAST, RNA
-from rna_watch.acceleration.family import METHODS, Family, Search, family
+from rna_watch.acceleration.family import METHODS, Family, Search, family, in_one_sentence
 from rna_watch.acceleration.selection import Choice, Evidence, choose
 from rna_watch.daemon import outputs
 from rna_watch.daemon.measuring import Measuring
@@ -182,7 +182,9 @@ class Pipeline:
         self._record_search(checkpoint, residuals, tried.family)
         choice = self._choose(checkpoint, window, residuals, tried)
         if choice is None:
-            self._finish(checkpoint, " ".join(tried.family.notes) or "the family holds nothing besides the original")
+            self._finish(
+                checkpoint, in_one_sentence(tried.family.notes) or "the family holds nothing besides the original"
+            )
         elif self._config.publish == "when-better" and choice.better_than_original is False:
             self._finish(checkpoint, f"{choice.reason}, so nothing was written")
         elif not self._held(checkpoint, self._publication.size_bytes(window.layouts[-1])):
@@ -320,7 +322,7 @@ class Pipeline:
                 },
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
-                reason=" ".join([*tried.family.notes, choice.reason]),
+                reason=in_one_sentence([*tried.family.notes, choice.reason]),
                 residuals=residuals.form,
                 diagnostics=outputs.finite(asdict(choice.candidate.diagnostics)),
                 comparisons=[outputs.finite(asdict(step)) for step in choice.comparisons],

@@ -153,14 +153,15 @@ class Finder:
             except FileNotFoundError:
                 continue
             except (RefusedCheckpoint, IncompleteCheckpoint, InputChanged) as error:
-                why = why or f"cannot be used: {error}"
-                continue
+                problem = f"cannot be used: {error}"
             except OSError as error:
-                why = why or f"cannot be read: {error.strerror or error}"
-                continue
-            if layout.fingerprint == wanted.fingerprint:
-                return layout
-            why = why or f"changed: {path} no longer holds what was combined"
+                problem = f"cannot be read: {error.strerror or error}"
+            else:
+                if layout.fingerprint == wanted.fingerprint:
+                    return layout
+                problem = f"changed: {path} no longer holds what was combined"
+            if str(path) == wanted.path or not is_manifest(str(outputs.manifest_path(path))):
+                why = why or problem  # else it is an output of the same name, not the input
         if why:
             return why
         bases = [] if Path(wanted.path).is_absolute() else [str(base) for base in self._bases]
@@ -174,11 +175,8 @@ class Finder:
         else:
             yield from (base / recorded for base in self._bases)
         if self._window is not None:
-            yield from sorted(self._window.glob(f"*.{_plain(wanted.fingerprint[:8])}.pinned"))
-
-
-def _plain(text: str) -> str:
-    return "".join(c for c in text if c.isalnum())
+            known = "".join(c for c in wanted.fingerprint[:8] if c.isalnum())
+            yield from sorted(self._window.glob(f"*.{known}.pinned"))
 
 
 def _output_above(folder: Path) -> Path | None:
@@ -326,13 +324,15 @@ def verify_all(given: Sequence[Path]) -> Iterator[Verification]:
         given: models, their manifests, links to models, or folders, which stand for every model below them.
 
     Raises:
-        UsageError: something given does not exist, or has no manifest.
+        UsageError: something given does not exist, cannot be looked at, or has no manifest.
         NothingToDo: there is no model in the folders.
     """
     wanted: dict[str, tuple[Path, Path]] = {}
-    for path in given:
-        for model, manifest in _models(path):
+    try:
+        for model, manifest in (pair for path in given for pair in _models(path)):
             wanted.setdefault(os.path.realpath(model), (model, manifest))
+    except OSError as error:
+        raise UsageError(f"{error.filename} cannot be looked at: {error.strerror or error}") from error
     if not wanted:
         raise NothingToDo(f"there is no model with a manifest below {', '.join(map(str, given))}")
     return (_verify_one(model, manifest) for model, manifest in wanted.values())

@@ -87,6 +87,25 @@ def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (
     return found, problems
 
 
+def linked_folders(run: Path, *, exclude: Sequence[Path] = ()) -> list[tuple[str, str]]:
+    """Links to folders elsewhere, which the scan passes over: their names below `run`, and where they lead."""
+    ours = [os.path.realpath(folder) for folder in exclude]
+    own = os.path.realpath(run)
+    found = []
+    for at, folders, _ in os.walk(run):
+        depth = len(Path(at).relative_to(run).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            path = os.path.join(at, name)  # noqa: PTH118
+            target = os.path.realpath(path)
+            around = _inside(target, [own, *ours]) or _inside(own, [target])
+            if os.path.islink(path) and not around:  # noqa: PTH114
+                found.append((os.path.relpath(path, run), target))
+        if depth >= _MAX_DEPTH:
+            folders.clear()
+    return found
+
+
 def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iterator[tuple[str, bool]]:
     """Files that may be checkpoints, and folders that are one as a whole (True)."""
     try:

@@ -21,7 +21,7 @@ from rna_watch.acceleration.candidate import (
     of_weights,
 )
 from rna_watch.acceleration.coefficients import solve, spectrum
-from rna_watch.acceleration.family import METHODS, Search, family, rounding_floor, single, unevaluated
+from rna_watch.acceleration.family import METHODS, Search, family, in_one_sentence, rounding_floor, single, unevaluated
 from rna_watch.acceleration.gram import block_rows, rounding_variance
 from rna_watch.acceleration.residuals import Residuals
 
@@ -304,6 +304,13 @@ def test_unevaluated_falls_back_to_the_average_and_says_why():
     noisy = unevaluated(differences(gram_nn, rounding_variance(energy)))
     assert noisy.candidates[-1].name == "average-5"
     assert noisy.notes[0] == f"{DROWNED} The plain average is used."
+
+
+def test_notes_and_a_reason_make_one_sentence():
+    """What ends as a sentence of its own does not run on into the next, nor does what does not."""
+    assert in_one_sentence([]) == ""
+    assert in_one_sentence(["Drowned. The average is used."]) == "Drowned. The average is used."
+    assert in_one_sentence(["no identity", "The average is used.", "so"]) == "no identity; The average is used; so"
 
 
 @pytest.mark.parametrize("method", [LAST, AVERAGE, EMA, DECAY, CUMULATIVE, RNA, SIMPLEX, CAPPED])

@@ -75,13 +75,21 @@ def test_an_average_wins_a_tie(value, mode):
     assert choose(CANDIDATES, dict.fromkeys(NAMES, value), mode).candidate.method == AVERAGE
 
 
-@pytest.mark.parametrize("values", [{}, dict.fromkeys(NAMES, math.nan), {LAST: 0.5}])
-def test_without_an_evaluation_nothing_is_claimed(values):
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({}, "nothing was evaluated"),
+        ({LAST: 0.5}, "nothing was evaluated"),
+        (dict.fromkeys(NAMES, math.nan), "what was evaluated gave NaN"),
+        ({LAST: 0.5, "average-4": math.nan}, "what was evaluated gave NaN"),
+    ],
+)
+def test_without_an_evaluation_nothing_is_claimed(values, what):
     """With no metric of any candidate the extrapolation is taken, and it is said that nothing is known."""
     choice = choose(CANDIDATES, values, "min")
     assert choice.candidate.method == RNA
     assert (choice.better_than_original, choice.best_average, choice.best_rna) == (None, None, None)
-    assert choice.reason == "nothing was evaluated, so it is not known whether it is better"
+    assert choice.reason == f"{what}, so it is not known whether it is better"
 
 
 def test_an_original_that_was_not_evaluated_is_said():

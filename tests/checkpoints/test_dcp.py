@@ -205,6 +205,17 @@ class TestIncompleteAndRefused:
         with pytest.raises(IncompleteCheckpoint, match="__0_1.distcp is gone or not there yet"):
             probe(str(path))
 
+    def test_all_shards_that_are_missing(self, path, tmp_path):
+        """It is still such a checkpoint, and the first of them is named; a folder of that name alone makes none."""
+        for shard in path.glob("*.distcp"):
+            shard.unlink()
+        with pytest.raises(IncompleteCheckpoint, match="^__0_0.distcp is gone or not there yet"):
+            probe(str(path))
+        (tmp_path / "workspace" / ".metadata").mkdir(parents=True)
+        with pytest.raises(RefusedCheckpoint, match="nor a folder of a kind that is known"):
+            probe(str(tmp_path / "workspace"))
+        assert not adapter.recognises(str(path), {".metadata", "step_1.pt"})
+
     def test_metadata_cut_anywhere(self, path):
         """A part of a pickle is none."""
         whole = (path / ".metadata").read_bytes()

@@ -59,6 +59,31 @@ def test_each_bad_file_is_named_with_its_reason_and_the_others_are_used(tmp_path
     assert published(tmp_path) == ["step_3.pt", "step_4.pt", "step_5.pt"]
 
 
+def test_a_name_too_long_for_its_outputs_is_refused_and_the_others_are_used(tmp_path: Path) -> None:
+    """Long names are used while all that is made of them has a name the system takes; beyond that, the one is refused."""
+    train(tmp_path, count=6)
+    (tmp_path / "step_6.pt").rename(tmp_path / f"step_6{'_' * 231}.pt")
+    longest = [f"step_{number}{'_' * 196}.pt" for number in (3, 4, 5)]
+    for number, name in enumerate(longest, 3):
+        (tmp_path / f"step_{number}.pt").rename(tmp_path / name)
+    deep = Path(*[letter * 60 for letter in "abcd"], "step_9.pt")
+    (tmp_path / deep).parent.mkdir(parents=True)
+    (tmp_path / "step_2.pt").rename(tmp_path / deep)
+    for _ in range(2):  # what was pinned is not swept
+        result = rna_watch("once", tmp_path, "--engine", "inline")
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr + result.stdout
+    reasons = _reasons(tmp_path)
+    refused = {name: reason for name, (state, reason) in reasons.items() if state == "refused"}
+    assert list(refused) == [f"step_6{'_' * 231}.pt"]
+    assert "its name is too long: 240 bytes, and its model needs one of at most 205" in next(iter(refused.values()))
+    pinned = {event.checkpoint: event.pin_path for event in events(tmp_path, "admitted") if event.pin != "none"}
+    assert {*longest, str(deep)} <= set(pinned)
+    assert all((tmp_path / path).exists() for path in pinned.values())
+    assert longest[-1] in published(tmp_path)
+    assert rna_watch("verify", tmp_path).returncode == 0
+
+
 def test_a_file_that_stays_incomplete_is_reported_and_taken_when_it_is_whole(tmp_path: Path) -> None:
     """Half a checkpoint is never read: it is reported after a while, and published once the rest has come."""
     train(tmp_path, count=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pty
 import re
@@ -19,7 +20,8 @@ import torch
 from rna_watch.config import RunConfig
 from rna_watch.daemon import discovery
 from rna_watch.daemon.discovery import settle, several_runs
-from rna_watch.daemon.paths import RunPaths
+from rna_watch.daemon.paths import RunPaths, await_run, resolve
+from rna_watch.daemon.verify import verify_all
 from rna_watch.errors import UsageError
 from tests.daemon.runs import LIMIT_S, events, published, rna_watch, start_foreground, status, train, wait_until
 
@@ -192,12 +194,52 @@ def test_a_run_directory_that_is_to_come_is_waited_for_and_not_made(tmp_path: Pa
     assert daemon.returncode == 0
 
 
+def test_a_run_directory_that_cannot_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder above it without permission is wrong usage in words, whatever is asked."""
+    run, stat = tmp_path / "closed" / "run", Path.stat
+
+    def closed(path: Path, **options: bool) -> os.stat_result:
+        if tmp_path / "closed" in path.parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", closed)
+    with pytest.raises(UsageError, match=r"run cannot be looked at: Permission denied; give this user access"):
+        resolve(run, None)
+    with pytest.raises(UsageError, match=r"below cannot be looked at: Permission denied; give this user access"):
+        await_run(run / "below", wait=True, say=print)
+    with pytest.raises(UsageError, match=r"run cannot be looked at: Permission denied"):
+        verify_all([run])
+
+
 def _never(*_arguments: object) -> int:
     raise AssertionError("nothing is to be asked")
 
 
 def _settle(run: Path, config: RunConfig = CONFIG) -> tuple[Path, list[str]]:
     return settle(run, config, ["rna-watch", "start", str(run)], _never, goes_on=True)
+
+
+def test_links_to_folders_are_named_where_nothing_is_found(tmp_path: Path, trained: Path) -> None:
+    """Checkpoints behind a link are not taken: `start` and `once` say so, and name the folder to take instead."""
+    run = tmp_path / "run"
+    (run / "logs").mkdir(parents=True)
+    (run / "checkpoints").symlink_to(trained)
+    (run / "logs" / "latest").symlink_to(run / "logs")
+    (run / "up").symlink_to(tmp_path)
+    words = f"checkpoints is a link to a folder, which is not followed: name {trained.resolve()} itself"
+    chosen, said = _settle(run)
+    assert chosen == run
+    assert said[0].startswith("found    no checkpoint yet")
+    assert said[1:] == [f"note     {words}"]
+    result = rna_watch("once", run, "--engine", "inline")
+    assert result.returncode == 3
+    assert (
+        f"there are no checkpoints (files ending in .pt, .pth, .ckpt, .bin, .safetensors; or --patterns); {words}\n"
+        in (result.stderr)
+    )
+    shutil.copy(next(trained.glob("*.pt")), run)
+    assert [line for line in _settle(run)[1] if "link" in line] == []
 
 
 def test_patterns_say_what_to_take(two_runs: Path) -> None:

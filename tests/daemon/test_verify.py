@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,18 @@ def test_a_missing_input_makes_a_model_unverifiable(run: Path) -> None:
     assert first.endswith("step_5.pt: cannot be verified")
     assert second.startswith("  input step_2.pt (weight +")
     assert f"is gone (looked in {run}" in second
+
+
+def test_an_output_of_the_same_name_is_not_taken_for_a_missing_input(run: Path) -> None:
+    """Seen from the output tree, `step_5.pt` is the model itself, whole or not: the original is gone, not changed."""
+    _without_pins(run)
+    (run / "step_5.pt").unlink()
+    for _ in range(2):
+        verdict, said = _verify(_newest(run))
+        assert verdict is Verdict.UNVERIFIABLE
+        assert re.search(r"input step_5.pt \(weight \S+\) is gone \(looked in ", said)
+        assert "changed" not in said
+        shutil.copy(run / "rna" / "step_4.pt", run / "rna" / "step_5.pt")
 
 
 def test_damage_is_found_without_the_inputs(run: Path) -> None:
