@@ -1,7 +1,7 @@
 """What lies in a run directory, told from names alone: sequences of checkpoints, whose layout that is, one run or several.
 
 Two folders are two runs where they differ in what tells runs apart (a number, a date, an id: `version_0`, `version_1`) and
-hold checkpoints of the same naming pattern. `steps.series` blots those numbers out, so the daemon would mix such runs.
+hold checkpoints of the same naming pattern. `steps.series` blots out most of those numbers, so the daemon would mix such runs.
 Folders with names of different words (`best`, `last`) are one run, unless their models differ and no role explains it.
 """
 
