@@ -14,7 +14,7 @@ import torch
 from rna_watch.errors import UsageError
 from rna_watch.reproduce import networks_plot, networks_tables
 from rna_watch.reproduce.experiment import Part, Plan, Settings
-from rna_watch.reproduce.images import feasible, origin
+from rna_watch.reproduce.images import origin
 from rna_watch.reproduce.images.spec import RunSpec, check_filled, checked, chosen
 from rna_watch.reproduce.images.watched import DAEMON, named, train, train_watched
 
@@ -86,8 +86,6 @@ def of_runs(
             raise UsageError(
                 f"two runs are called {key}: give tasks of one dataset and network other seeds, or run them apart"
             )
-    if not settings.so_far:
-        feasible.check(runs)
     digests = origin.of_runs(runs, settings)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return Plan(

@@ -14,7 +14,7 @@ import torch
 from rna_watch.errors import UsageError
 from rna_watch.reproduce import style
 from rna_watch.reproduce.experiment import Part, Plan, Settings
-from rna_watch.reproduce.images import feasible, origin
+from rna_watch.reproduce.images import origin
 from rna_watch.reproduce.images.architectures import build
 from rna_watch.reproduce.images.judge import HELD_OUT, TEST
 from rna_watch.reproduce.images.results import AVERAGE_5, LAST, LOOP, curves
@@ -69,8 +69,6 @@ def plan(settings: Settings) -> Plan:
         raise UsageError(f"prototyping: networks has {twice[0]!r} more than once: name each network once")
     choice = replace(own, **_QUICK) if settings.quick else own
     runs = [_run(choice, folder, name, schedule) for name in choice.networks for schedule in (_FLAT, _TO_THE_END)]
-    if not settings.so_far:
-        feasible.check(runs)
     digests = origin.of_runs(runs, settings)
     return Plan(
         parts=tuple(

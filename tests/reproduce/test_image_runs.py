@@ -524,12 +524,16 @@ def test_damaged_data_are_refused_while_planning(tmp_path, name, change, said):
         planned(tmp_path)
 
 
-def test_the_sizes_of_cifar_are_seen_while_planning(tmp_path):
-    """A file that was cut off, or is not there; packed ones only have to be there."""
-    write_cifar(tmp_path / "packed", ".gz", gzip.compress)
+def test_damaged_cifar_is_refused_while_planning(tmp_path):
+    """A file that was cut off, packed or not, or is not there."""
+    write_cifar(tmp_path / "packed", ".gz", gzip.compress, count=30)
     write_cifar(tmp_path / "plain", count=30)
     task = {"dataset": "cifar10", "network": "resnet8"}
     assert planned(tmp_path / "packed", **task).parts
+    path = tmp_path / "packed" / "test_batch.bin.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UsageError, match=r"test_batch\.bin\.gz cannot be read"):
+        planned(tmp_path / "packed", **task)
     path = tmp_path / "plain" / "data_batch_3.bin"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UsageError, match="data_batch_3.*no whole number of records"):
@@ -577,14 +581,14 @@ def test_a_folder_s_data_are_its_names_and_sizes(tmp_path):
     pytest.importorskip("PIL")
     folder = imagenet.generated(tmp_path / "images")
     run = a_run(folder, dataset="folder", network="imagenet-resnet18")
-    first = data.digest(run)
-    assert data.digest(run) == first
+    first = data.form_of(run).digest
+    assert data.form_of(run).digest == first
     image = next(folder.glob("val/*/*"))
     content = image.read_bytes()
     image.write_bytes(content + b"\0")
-    assert data.digest(run) != first
+    assert data.form_of(run).digest != first
     image.write_bytes(content)
-    assert data.digest(run) == first
+    assert data.form_of(run).digest == first
     image = next(folder.glob("train/*/*"))
     image.rename(image.with_name("other.JPEG"))
-    assert data.digest(run) != first
+    assert data.form_of(run).digest != first

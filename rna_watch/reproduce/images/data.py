@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from rna_watch.errors import UsageError
 from rna_watch.reproduce.images import formats
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rna_watch.reproduce.images.formats import Form, Labelled
+    from rna_watch.reproduce.images.formats import Labelled
     from rna_watch.reproduce.images.spec import RunSpec
 
 # images of a batch that is only evaluated
@@ -25,7 +24,7 @@ _EVALUATED = {"cpu": 500, "cuda": 2000}
 _PADDING = 4
 # one split for all seeds, so that models are chosen and judged on the same images
 _SPLIT_SEED = 0
-_READERS = {"cifar10": (formats.cifar10_form, formats.cifar10), "mnist": (formats.mnist_form, formats.mnist)}
+_READERS = {"cifar10": formats.cifar10, "mnist": formats.mnist}
 
 
 class Data(Protocol):
@@ -44,41 +43,34 @@ class Data(Protocol):
         """The images that results are reported on."""
 
 
-def check(spec: RunSpec) -> Form:
-    """See that the data of a run are there, and enough, before anything is trained; what a network must fit.
+def form_of(spec: RunSpec) -> formats.Form:
+    """The form of a run's data, before anything is trained; all of them are read, but for a folder's images.
+
+    The digest is of all images and labels, however their files are packed; of a folder of the images' paths, and the sizes of
+    those in `val`: to read ImageNet takes long.
 
     Raises:
-        UsageError: they are not, or are not of their format, or the dataset is unknown.
-    """
-    if spec.dataset in _READERS:
-        form_of, _ = _READERS[spec.dataset]
-        form = form_of(spec.data)
-        _check_held_out(spec, form.count)
-        return form
-    from rna_watch.reproduce.images import folder
-
-    return folder.check(spec)
-
-
-def digest(spec: RunSpec) -> str:
-    """A digest of the data of a run, before anything is trained: of all images and labels, however their files are packed.
-
-    Of a folder of images it is of their paths and, in `val`, their sizes: to read ImageNet takes long.
-
-    Raises:
-        UsageError: the files are not there, are damaged, or the dataset is unknown.
+        UsageError: the files are not there, or are not of their format.
     """
     if spec.dataset not in _READERS:
         from rna_watch.reproduce.images import folder
 
-        return folder.digest(spec)
-    _, reader = _READERS[spec.dataset]
-    found = hashlib.sha256()
-    for part in reader(spec.data):
-        found.update(f"{part.images.shape}".encode())
-        found.update(np.ascontiguousarray(part.images).data)
-        found.update(np.ascontiguousarray(part.labels).data)
-    return found.hexdigest()
+        return folder.form_of(spec)
+    train, test = _READERS[spec.dataset](spec.data)
+    digest = hashlib.sha256()
+    for part in (train, test):
+        digest.update(f"{part.images.shape}".encode())
+        digest.update(np.ascontiguousarray(part.images).data)
+        digest.update(np.ascontiguousarray(part.labels).data)
+    count, height, width, channels = train.images.shape
+    return formats.Form(
+        channels=channels,
+        height=height,
+        width=width,
+        classes=formats.CLASSES,
+        count=count,
+        digest=digest.hexdigest(),
+    )
 
 
 def load(spec: RunSpec, device: torch.device) -> Data:
@@ -88,8 +80,7 @@ def load(spec: RunSpec, device: torch.device) -> Data:
         UsageError: the files are not there, or are not of their format.
     """
     if spec.dataset in _READERS:
-        _, reader = _READERS[spec.dataset]
-        return InMemory(*reader(spec.data), spec, device)
+        return InMemory(*_READERS[spec.dataset](spec.data), spec, device)
     from rna_watch.reproduce.images.folder import FolderData
 
     return FolderData(spec, device)
@@ -108,12 +99,12 @@ class InMemory:
     """
 
     def __init__(self, train: Labelled, test: Labelled, spec: RunSpec, device: torch.device) -> None:
-        self.classes, self.channels = 10, train.images.shape[-1]
+        self.classes, self.channels = formats.CLASSES, train.images.shape[-1]
         order = np.random.default_rng(_SPLIT_SEED).permutation(len(train.labels))
         chosen = order[: spec.held_out]
         trained = order[spec.held_out :][: spec.train_images or None]
         self._flip = spec.dataset == "cifar10"
-        _check_held_out(spec, len(order))
+        spec.check_held_out(len(order))
         self._mean, self._std = (value.to(device) for value in _moments(train.images[trained]))
         self._parts = {
             "train": _on(train, trained, device),
@@ -154,13 +145,6 @@ class InMemory:
     def _normalized(self, images: Tensor) -> Tensor:
         """Bytes (B, H, W, C) as numbers (B, C, H, W), channels last in memory."""
         return ((images / 255.0 - self._mean) / self._std).permute(0, 3, 1, 2)
-
-
-def _check_held_out(spec: RunSpec, count: int) -> None:
-    if not 0 < spec.held_out < count:
-        raise UsageError(
-            f"held_out is {spec.held_out}: {spec.dataset} has {count} images to train on and to hold out: hold out fewer"
-        )
 
 
 def _moments(images: formats.UInt8) -> tuple[Tensor, Tensor]:

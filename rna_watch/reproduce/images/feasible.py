@@ -10,29 +10,36 @@ from rna_watch.errors import UsageError
 from rna_watch.reproduce.images import architectures, data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from rna_watch.reproduce.images.formats import Form
     from rna_watch.reproduce.images.spec import RunSpec
 
 
-def check(runs: Iterable[RunSpec]) -> None:
-    """See that runs can be trained.
+def check(runs: Iterable[RunSpec], say: Callable[[str], None]) -> dict[str, str]:
+    """See that runs, which have one folder of data, can be trained; the digest of each of their datasets.
+
+    Args:
+        runs: the runs.
+        say: hears what is being read.
 
     Raises:
         UsageError: data are missing, damaged or too few, or a network does not fit its images.
     """
-    forms: dict[tuple[str, int, int], Form] = {}
+    forms: dict[tuple[str, int], Form] = {}
     fitting: set[tuple[str, Form, int]] = set()
     for run in runs:
-        key = run.dataset, run.held_out, run.side
+        key = run.dataset, run.side if run.dataset == "folder" else 0
         if key not in forms:
-            forms[key] = data.check(run)
+            say(f"reading {run.dataset}")
+            forms[key] = data.form_of(run)
         form = forms[key]
+        run.check_held_out(form.count)
         case = run.network, form, _smallest_batch(run, form)
         if case not in fitting:
             _check_fit(run, form, case[-1])
             fitting.add(case)
+    return {dataset: form.digest for (dataset, _), form in forms.items()}
 
 
 def _smallest_batch(run: RunSpec, form: Form) -> int:

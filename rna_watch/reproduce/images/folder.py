@@ -34,12 +34,31 @@ _TRIES = 10
 _SPLIT_SEED = 0
 
 
-def check(spec: RunSpec) -> Form:
-    """See that the folders are there with enough images, and that Pillow is; what a network must fit.
+def form_of(spec: RunSpec) -> Form:
+    """The form of a folder's images, none of which is opened: the digest is of their paths, and of the sizes of those in `val`.
 
     Raises:
-        UsageError: they are not, or have different classes.
+        UsageError: the folder is not of this form, or Pillow is missing.
     """
+    classes = _checked_classes(spec)
+    train, test = _listed(spec.data / "train", classes), _listed(spec.data / "val", classes)
+    digest = hashlib.sha256()
+    for part in (train, test):
+        digest.update(b"\0".join([part.folder.name.encode(), *part.paths.tolist()]))
+    sizes = [(test.folder / os.fsdecode(path)).stat().st_size for path in test.paths.tolist()]
+    digest.update(np.array(sizes, "<i8").data)
+    return Form(
+        channels=3,
+        height=spec.side,
+        width=spec.side,
+        classes=len(classes),
+        count=len(train),
+        digest=digest.hexdigest(),
+    )
+
+
+def _checked_classes(spec: RunSpec) -> list[str]:
+    """The classes, which must be the same in both parts; and Pillow must be there."""
     try:
         import PIL  # noqa: F401 - only its presence matters here
     except ImportError as error:
@@ -48,27 +67,7 @@ def check(spec: RunSpec) -> Form:
     if train != test:
         odd = sorted(set(train) ^ set(test))
         raise UsageError(f"train and val in {spec.data} have different classes: {odd[0]} is in one of them only")
-    count = _counted(spec.data / "train", train, spec.held_out)
-    _counted(spec.data / "val", test, 0)
-    if not 0 < spec.held_out < count:
-        raise UsageError(f"held_out is {spec.held_out}: {spec.data / 'train'} holds {count} images: hold out fewer")
-    return Form(channels=3, height=spec.side, width=spec.side, classes=len(train), count=count)
-
-
-def digest(spec: RunSpec) -> str:
-    """A digest of the images' paths, and of the sizes of those in `val`.
-
-    Raises:
-        UsageError: the folder is not of this form, or Pillow is missing.
-    """
-    check(spec)
-    found = hashlib.sha256()
-    for part in ("train", "val"):
-        listed = _listed(spec.data / part)
-        found.update(b"\0".join([part.encode(), *listed.paths.tolist()]))
-    sizes = [(listed.folder / os.fsdecode(path)).stat().st_size for path in listed.paths.tolist()]
-    found.update(np.array(sizes, "<i8").data)
-    return found.hexdigest()
+    return train
 
 
 def _classes(folder: Path) -> list[str]:
@@ -96,29 +95,15 @@ class _Listed:
         return _Listed(folder=self.folder, paths=self.paths[chosen], labels=self.labels[chosen])
 
 
-def _counted(folder: Path, classes: Sequence[str], enough: int) -> int:
-    """How many images there are; the count of ImageNet's ends after the class in which it goes beyond what is enough."""
-    found = 0
-    for name in classes:
-        found += len(_image_names(folder / name))
-        if found > enough:
-            return found
-    if not found:
-        raise UsageError(f"no images in folders below {folder}: they end in {', '.join(sorted(_ENDINGS))}")
-    return found
-
-
-def _image_names(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in _ENDINGS]
-
-
-def _listed(folder: Path) -> _Listed:
+def _listed(folder: Path, classes: Sequence[str]) -> _Listed:
     paths: list[bytes] = []
     labels: list[int] = []
-    for number, name in enumerate(_classes(folder)):
-        found = sorted(_image_names(folder / name))
+    for number, name in enumerate(classes):
+        found = sorted(entry.name for entry in os.scandir(folder / name) if Path(entry.name).suffix.lower() in _ENDINGS)
         paths += [os.fsencode(f"{name}/{image}") for image in found]
         labels += [number] * len(found)
+    if not labels:
+        raise UsageError(f"no images in folders below {folder}: they end in {', '.join(sorted(_ENDINGS))}")
     return _Listed(folder=folder, paths=np.array(paths), labels=np.array(labels, np.int64))
 
 
@@ -139,8 +124,10 @@ class FolderData:
     channels = 3
 
     def __init__(self, spec: RunSpec, device: torch.device) -> None:
-        self.classes = check(spec).classes
-        images, test = _listed(spec.data / "train"), _listed(spec.data / "val")
+        classes = _checked_classes(spec)
+        images, test = _listed(spec.data / "train", classes), _listed(spec.data / "val", classes)
+        spec.check_held_out(len(images))
+        self.classes = len(classes)
         order, shuffled = (np.random.default_rng(_SPLIT_SEED).permutation(len(part)) for part in (images, test))
         self._held_out = images.part(order[: spec.held_out])
         self._train = images.part(order[spec.held_out :][: spec.train_images or None])

@@ -26,9 +26,7 @@ _CIFAR_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 _CIFAR_TEST = ("test_batch.bin",)
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_RECORD = 1 + 3 * 32 * 32
-# training images as distributed
-_CIFAR_COUNT = 50_000
-_CLASSES = 10
+CLASSES = 10
 _MNIST_FOLDER = "mnist"
 _MNIST_FILES = (
     ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -48,9 +46,9 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """What a network must fit: the images' channels, height and width, how many classes there are, and how many images.
+    """What a network must fit: channels, height and width of images, and classes.
 
-    `count`: those to train on and to hold out; where counting all would take long, a lower bound that is enough.
+    `count` images are there to train on and to hold out; `digest` tells these data from others.
     """
 
     channels: int
@@ -58,6 +56,7 @@ class Form:
     width: int
     classes: int
     count: int
+    digest: str
 
 
 def cifar10(folder: Path) -> tuple[Labelled, Labelled]:
@@ -118,44 +117,14 @@ def mnist(folder: Path) -> tuple[Labelled, Labelled]:
     return found[0], found[1]
 
 
-def cifar10_form(folder: Path) -> Form:
-    """What CIFAR-10's files hold, from their sizes: packed ones, which take seconds to read, only have to be there.
-
-    Raises:
-        UsageError: one is not there, or was cut off.
-    """
-    place, count = _cifar10_place(folder), _CIFAR_COUNT
-    if place.is_dir():
-        sizes = {name: _plain_size(place, name) for name in (*_CIFAR_TRAIN, *_CIFAR_TEST)}
-        for name, size in sizes.items():
-            if size is not None:
-                _check_records(name, folder, size)
-        trained = [size // _CIFAR_RECORD for name in _CIFAR_TRAIN if (size := sizes[name]) is not None]
-        if len(trained) == len(_CIFAR_TRAIN):
-            count = sum(trained)
-    channels, height, width = _CIFAR_SHAPE
-    return Form(channels=channels, height=height, width=width, classes=_CLASSES, count=count)
-
-
-def mnist_form(folder: Path) -> Form:
-    """What MNIST's files hold; they are small, and all of them is read.
-
-    Raises:
-        UsageError: as `mnist`.
-    """
-    train, _ = mnist(folder)
-    count, height, width, channels = train.images.shape
-    return Form(channels=channels, height=height, width=width, classes=_CLASSES, count=count)
-
-
 def _check_records(name: str, folder: Path, size: int) -> None:
     if not size or size % _CIFAR_RECORD:
         raise UsageError(f"{name} in {folder} holds {size} bytes, no whole number of records of {_CIFAR_RECORD}")
 
 
 def _check_labels(file: str, labels: UInt8, dataset: str) -> None:
-    if labels.max() >= _CLASSES:
-        raise UsageError(f"{file} holds the label {labels.max()}; {dataset} has labels 0 to {_CLASSES - 1}")
+    if labels.max() >= CLASSES:
+        raise UsageError(f"{file} holds the label {labels.max()}; {dataset} has labels 0 to {CLASSES - 1}")
 
 
 def _cifar10_place(folder: Path) -> Path:
@@ -179,12 +148,6 @@ def _read(place: Path, name: str) -> bytes:
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     return content
-
-
-def _plain_size(place: Path, name: str) -> int | None:
-    """Bytes of a file; None of a packed one."""
-    path, _ = _file(place, name)
-    return path.stat().st_size if path.name == name else None
 
 
 def _file(place: Path, name: str) -> tuple[Path, Callable[[Path], Any]]:

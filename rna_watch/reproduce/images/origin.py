@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import UsageError
 from rna_watch.reproduce import store
-from rna_watch.reproduce.images import data
+from rna_watch.reproduce.images import feasible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,22 +19,21 @@ FILE = "data.json"
 
 
 def of_runs(runs: Sequence[RunSpec], settings: Settings) -> dict[str, str]:
-    """The digest of each dataset of an experiment's runs; where nothing is run, as far as it is kept beside them.
+    """See that runs can be trained, and on the data of earlier ones; the digest of each dataset.
+
+    Where nothing is to be run nothing is read: what is kept beside the runs is returned.
 
     Args:
         runs: the runs; those of one dataset have one folder of data.
         settings: where the runs are kept, and whether any is to be run.
 
     Raises:
-        UsageError: data are not there, are damaged, or are others than those that earlier runs in the folder were made on.
+        UsageError: they cannot be trained, or the data are others than those that earlier runs in the folder were made on.
     """
     kept = _kept(settings)
     if settings.so_far:
         return kept
-    found = {}
-    for run in {run.dataset: run for run in runs}.values():
-        settings.say(f"reading {run.dataset}")
-        found[run.dataset] = data.digest(run)
+    found = feasible.check(runs, settings.say)
     for dataset, digest in found.items():
         if kept.get(dataset, digest) != digest:
             raise UsageError(

@@ -112,6 +112,18 @@ class RunSpec:
         """Of the optimizer."""
         return OPTIMIZERS[self.optimizer][2]
 
+    def check_held_out(self, count: int) -> None:
+        """See that of so many images some are left to train on.
+
+        Raises:
+            UsageError: none is.
+        """
+        where = f"{self.data / 'train'} holds" if self.dataset == "folder" else f"{self.dataset} has"
+        if not 0 < self.held_out < count:
+            raise UsageError(
+                f"held_out is {self.held_out}: {where} {count} images to train on and to hold out: hold out fewer"
+            )
+
     def stated(self) -> dict[str, Any]:
         """All that the results depend on: everything but the place of the data."""
         return {key: value for key, value in asdict(self).items() if key != "data"}
