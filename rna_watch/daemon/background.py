@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rna_watch.config import RunConfig
+    from rna_watch.daemon.lock import Owner
     from rna_watch.daemon.paths import RunPaths
 
 READY_FD = "RNA_WATCH_READY_FD"
@@ -168,7 +169,7 @@ def _read_message(reader: int, child: subprocess.Popen[bytes]) -> str:
 
 
 def stop(paths: RunPaths) -> str:
-    """Ask the run's daemon to stop and wait until it has; returns a sentence.
+    """Ask the run's daemon to stop and wait until it has: on this host until its process is gone; returns a sentence.
 
     Raises:
         NothingToDo: nobody watches the run.
@@ -184,8 +185,15 @@ def stop(paths: RunPaths) -> str:
         paths.stop_request.touch()
     until = time.monotonic() + _STOP_LIMIT_S
     while time.monotonic() < until:
-        current = living_owner(paths)
-        if current is None or current.pid != owner.pid:
+        if not _still_there(paths, owner):
             return f"process {owner.pid} on {owner.host} stopped watching {paths.run}"
         time.sleep(_POLL_S)
     raise RnaWatchError(f"process {owner.pid} on {owner.host} did not stop within {_STOP_LIMIT_S:g} s; see {paths.log}")
+
+
+def _still_there(paths: RunPaths, owner: Owner) -> bool:
+    """Whether its process is, which outlives its lock by a moment; on another host, whether it holds the run."""
+    if owner.is_here():
+        return owner.lives_here()
+    current = living_owner(paths)
+    return current is not None and current.pid == owner.pid

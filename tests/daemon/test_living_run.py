@@ -149,6 +149,21 @@ def test_a_second_start_says_who_runs(tmp_path: Path) -> None:
     assert rna_watch("stop", tmp_path).returncode == 3
 
 
+def test_stop_waits_for_the_process_not_only_for_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon whose interpreter takes long to end, after it has given the run back, is gone when `stop` returns."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, sys, time\nif 'start' in sys.orig_argv: atexit.register(time.sleep, 2)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = tmp_path / "run"
+    run.mkdir()
+    assert rna_watch("start", run, "--engine", "inline").returncode == 0
+    pid = status(run)["owner"]["pid"]
+    assert rna_watch("stop", run).returncode == 0
+    assert not alive(pid)
+    assert events(run, "stopped")[-1].reason == "signal SIGTERM"
+
+
 def test_a_stop_asked_from_another_machine_is_a_file(tmp_path: Path) -> None:
     """Where no signal reaches, a file named `stop` in the state folder ends the daemon."""
     daemon = start_foreground(tmp_path, "--engine", "inline")
