@@ -10,7 +10,6 @@ _STEP = re.compile(r"(?:global[_-]?step|steps?|iter(?:ation)?s?|it|ba|batch|upda
 _EPOCH = re.compile(r"(?:epochs?|ep|e)[=_\-.]?(\d+)", re.IGNORECASE)
 _COUNTED = re.compile(r"(?:checkpoint|ckpt|chkpt|model|net|weights|snapshot|save|state)s?[=_\-.]?(\d+)", re.IGNORECASE)
 _BARE = re.compile(r"(?<![A-Za-z0-9])(\d+)")
-_NUMBER = re.compile(r"\d+")
 _APART = re.compile(  # what runs beside each other are told apart by
     r"(?:ranks?|seeds?|folds?|runs?|workers?|shards?|trials?|version)[=_\-.]?(\d+)", re.IGNORECASE
 )
@@ -21,6 +20,14 @@ _DATE = re.compile(
     r"(?:(?:[T_ .-]?(?:[01]\d|2[0-3])(?:[0-5]\d){2}|[T_ .-](?:[01]\d|2[0-3])([-_:.h])[0-5]\d(?:\2[0-5]\d)?)(?:\.\d+)?"
     r"|T?(?:[01]\d|2[0-3])[0-5]\d)?(?!\d)"
 )
+_HASH = (
+    re.compile(  # what names a content or a run: a UUID, or hexadecimal digits, letters among them; `ba10000` is a step
+        r"(?<![A-Za-z0-9])(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+        r"|(?!(?:e|ba)?\d+(?![A-Za-z0-9]))(?=[a-f]*\d)[0-9a-f]{7,})(?![A-Za-z0-9])",
+        re.IGNORECASE,
+    )
+)
+_VARIES = re.compile(rf"{_HASH.pattern}|\d+", re.IGNORECASE)
 _METRIC = re.compile(r"[=_-]?[A-Za-z_]*[=_-]?\d+\.\d+")
 _ENDINGS = (".pth.tar", ".pt.tar", ".safetensors", ".ckpt", ".pth", ".bin", ".pt", ".tar")
 
@@ -43,7 +50,7 @@ def ending(name: str) -> str:
 def from_name(name: str) -> tuple[str, int] | None:
     """The kind (step, epoch or number) and value that a path tells, from its last part, else from the folders above.
 
-    `epoch=3-step=1200.ckpt` is step 1200; decimals (`loss=0.25`), dates and Lightning's `-v1` are not steps.
+    `epoch=3-step=1200.ckpt` is step 1200; decimals (`loss=0.25`), dates, hashes and Lightning's `-v1` are not steps.
     """
     own = _from_part(stem(name), bare=True)
     if own is not None:
@@ -59,7 +66,7 @@ def _from_part(part: str, *, bare: bool) -> tuple[str, int] | None:
 
 def _step(part: str, *, bare: bool) -> tuple[str, re.Match[str]] | None:
     """Read one part; `bare` also takes a number that stands alone (`net_7`), but never one of a word (`resnet18`)."""
-    part = _blank(_VERSION, part)
+    part = _blank(_HASH, _blank(_VERSION, part))
     undated = _blank(_METRIC, _blank(_DATE, part))
     part = _blank(_METRIC, part)
     for kind, pattern, text in (
@@ -98,12 +105,12 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 @lru_cache(maxsize=4096)
 def series(path: str) -> str:
-    """What checkpoints of one sequence have in common: the path with its numbers blotted out.
+    """What checkpoints of one sequence have in common: the path with its numbers and hashes blotted out.
 
     Those that tell ranks, seeds, folds, runs apart (`rank0_step5`) stay, but for one that is the step (`run_5`).
     """
     if not _APART.search(path):
-        return _NUMBER.sub("#", path)
+        return _VARIES.sub("#", path)
     *folders, last = path.split("/")
     return "/".join([*(_blotted(each, bare=False) for each in folders), _blotted(last, bare=True)])
 
@@ -111,7 +118,7 @@ def series(path: str) -> str:
 def _blotted(part: str, *, bare: bool) -> str:
     step = _step(stem(part) if bare else part, bare=bare)
     kept = _apart(part) - ({step[1].start(1)} if step is not None else set())
-    return _NUMBER.sub(lambda match: match.group() if match.start() in kept else "#", part)
+    return _VARIES.sub(lambda match: match.group() if match.start() in kept else "#", part)
 
 
 def all_versions(path: str) -> str:

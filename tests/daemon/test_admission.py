@@ -232,6 +232,20 @@ def test_dates_are_ordered_by_the_counter_inside(folder: Folder) -> None:
     assert not any(c.starts_window for c in folder.recorder.checkpoints())
 
 
+def test_names_that_are_hashes_are_one_sequence_in_the_order_they_were_written(folder: Folder) -> None:
+    """Letters and digits of a hash are no epochs, whatever they spell, and no hash has a window of its own."""
+    names = ["e4da3b7f.pt", "c81e728d.pt", "1679091c.pt"]
+    for order, name in enumerate(names):
+        folder.save(name, float(order))
+        os.utime(folder.path / name, (order + 1, order + 1))
+        folder.consider(name)
+    newest = folder.recorder.checkpoint("1679091c.save3.pt")
+    assert newest is not None
+    before = folder.admission.sequences.history(newest, 5)
+    assert [c.name for c in before] == ["e4da3b7f.save1.pt", "c81e728d.save2.pt"]
+    assert not any(c.starts_window for c in folder.recorder.checkpoints())
+
+
 def test_two_names_of_one_step_are_told(folder: Folder) -> None:
     """Where names differ in what is no step, a new window says which two, and does not speak of a restart."""
     for loss, saved in ((1, 2), (2, 2), (3, 1)):

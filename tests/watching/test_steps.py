@@ -53,6 +53,16 @@ from rna_watch.watching import steps
         ("checkpoint3.pt", ("number", 3)),
         ("10_rank_1.pt", ("number", 10)),
         ("run_5.pt", ("number", 5)),
+        ("c81e728d.pt", None),
+        ("81e728d.pt", None),
+        ("E4DA3B7F.ckpt", None),
+        ("model-1f0e3dad99908345f7439f8ffabdffc4.pt", None),
+        ("550e8400-e29b-41d4-a716-446655440000.pt", None),
+        ("1234567_c81e728d.pt", ("number", 1_234_567)),
+        ("c81e728d_epoch_3.pt", ("epoch", 3)),
+        ("ep0-ba10000-rank0.pt", ("step", 10_000)),
+        ("net_e123456.pt", ("epoch", 123_456)),
+        ("12345678.pt", ("number", 12_345_678)),
     ],
 )
 def test_the_step_is_read_from_the_name(name: str, expected: tuple[str, int] | None) -> None:
@@ -81,6 +91,13 @@ def test_a_sequence_is_a_name_without_its_numbers() -> None:
     assert steps.series("a/G_1.pt") == steps.series("a/G_22.pt") != steps.series("a/D_1.pt")
 
 
+def test_hashes_are_of_one_sequence() -> None:
+    """Names that only a hash or a UUID tells apart belong together, whatever letters it has."""
+    assert steps.series("model-c81e728d.pt") == steps.series("model-1679091c.pt") == "model-#.pt"
+    assert steps.series("550e8400-e29b-41d4-a716-446655440000.pt") == "#.pt"
+    assert steps.series("facade.pt") == "facade.pt"
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
@@ -94,6 +111,7 @@ def test_a_sequence_is_a_name_without_its_numbers() -> None:
         ("seed_1_run_5.pt", "seed_1_run_#.pt"),
         ("prune3_step5.pt", "prune#_step#.pt"),
         ("version_2/epoch=1-step=5.ckpt", "version_2/epoch=#-step=#.ckpt"),
+        ("rank0_c81e728d.pt", "rank0_#.pt"),
     ],
 )
 def test_what_tells_runs_apart_stays_in_the_sequence(path: str, expected: str) -> None:
