@@ -125,7 +125,7 @@ def test_modules_are_short_and_say_what_they_are(path: Path) -> None:
             assert ast.get_docstring(node), f"{_name(path)}: {node.name}"
 
 
-@pytest.mark.parametrize("module", ["rna_watch", "rna_watch.acceleration.family", "rna_watch.checkpoints.probe"])
+@pytest.mark.parametrize("module", ["rna_watch", "rna_watch.acceleration.family", "rna_watch.formats.probe"])
 def test_importing_is_light(module: str) -> None:
     """People import us inside training environments: no Ray, watchdog, torch, rich or click comes along."""
     code = f"import sys, {module}; print(*({{'ray', 'watchdog', 'torch', 'rich', 'click', 'pydantic'}} & set(sys.modules)))"

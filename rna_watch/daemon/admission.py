@@ -8,28 +8,30 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.residuals import window_break
-from rna_watch.checkpoints.companions import training_state
-from rna_watch.checkpoints.equality import same_values
-from rna_watch.checkpoints.extents import difference, identify_any
-from rna_watch.checkpoints.pin import NONE, held_bytes, pin_checkpoint, unpin
-from rna_watch.checkpoints.probe import probe
-from rna_watch.checkpoints.recorded_gradient import SUFFIX
-from rna_watch.daemon.room import LET_GO, Room
+from rna_watch.daemon.disk_reserve import LET_GO, Room
+from rna_watch.daemon.pinned_file import NONE, held_bytes, pin_checkpoint, unpin
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.formats.probe import probe
+from rna_watch.formats.recorded_gradient import SUFFIX
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import PENDING, RunState, Stage
+from rna_watch.layout.identity import identify_any
+from rna_watch.layout.layout import difference
 from rna_watch.watching import steps
+from rna_watch.window.companions import training_state
+from rna_watch.window.equality import same_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.acceleration.residuals import TrainingState
-    from rna_watch.checkpoints.extents import FileIdentity, Layout
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.layout.identity import FileIdentity
+    from rna_watch.layout.layout import Layout
 
 _LONGEST_NAME_BYTES = 205  # systems take 255: its model, with `.again`, an export and a temporary name, needs 49 more
 _LONGEST_FLAT_BYTES = 180

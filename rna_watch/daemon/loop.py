@@ -16,19 +16,19 @@ import time
 from typing import TYPE_CHECKING
 
 import rna_watch
-from rna_watch.checkpoints import clone
-from rna_watch.daemon import outputs
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.discovery import several_runs
+from rna_watch.daemon.evaluation_rounds import UNEVALUATED
 from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes, rested_s, start_engine
-from rna_watch.daemon.trials import UNEVALUATED
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled, EvaluationFailed, IncompleteCheckpoint, RnaWatchError
 from rna_watch.journal import events as e
 from rna_watch.journal import heartbeat
 from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.layout import disk
+from rna_watch.publishing import output_tree
+from rna_watch.watching.discovery import several_runs
 from rna_watch.watching.hints import Hints
 from rna_watch.watching.readiness import Readiness
 from rna_watch.watching.scan import scan
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.engine.contract import Engine
+    from rna_watch.journal.run_paths import RunPaths
 
 _LOG = logging.getLogger("rna_watch")
 _TICK_S = 0.25
@@ -154,10 +154,10 @@ class Daemon:
 
     def _begin(self) -> None:
         self._paths.stop_request.unlink(missing_ok=True)
-        outputs.sweep(self._paths.models)
+        output_tree.sweep(self._paths.models)
         self._admission.sweep()
         for leftover in self._paths.scratch.glob("*") if self._paths.scratch.is_dir() else ():
-            clone.remove(str(leftover))
+            disk.remove(str(leftover))
         self._recorder.record(
             e.Started(
                 host=socket.gethostname(),

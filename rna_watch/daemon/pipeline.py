@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 from rna_watch.acceleration.candidate import AVERAGE, LAST, RNA
 from rna_watch.acceleration.family import METHODS, Family, Search, family, in_one_sentence
 from rna_watch.acceleration.selection import Choice, Evidence, choose
-from rna_watch.daemon import outputs
-from rna_watch.daemon.measuring import Measuring
+from rna_watch.daemon.evaluation_rounds import SCREENED, Trials, Tried
+from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.publication import Publication
-from rna_watch.daemon.trials import SCREENED, Trials, Tried
 from rna_watch.daemon.window import Window
 from rna_watch.errors import (
     Cancelled,
@@ -31,6 +30,7 @@ from rna_watch.errors import (
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.replay import Stage
+from rna_watch.publishing import output_tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
     from rna_watch.daemon.admission import Admission
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
-    from rna_watch.engine import plan
     from rna_watch.engine.contract import Engine
-    from rna_watch.engine.tasks import Result
     from rna_watch.evaluation.evaluator import Evaluator
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.window import tasks_plan
+    from rna_watch.window.tasks import Result
 
 _ATTEMPTS = 3
 _STORE_ATTEMPTS = 30  # a full disk is often mended, by the trainer's own retention to begin with
@@ -231,7 +231,7 @@ class Pipeline:
         states = [self._admission.state(m, layout) for m, layout in zip(members, layouts, strict=True)]
         return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states))
 
-    def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[plan.Task]) -> list[Result]:
+    def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[tasks_plan.Task]) -> list[Result]:
         total = sum(task.work_bytes for task in tasks)
         since = time.time()
         done = 0
@@ -241,7 +241,7 @@ class Pipeline:
                 checkpoint=checkpoint.name, stage=stage, done=done, total=total, unit="bytes", since=since
             )
 
-        def on_done(task: plan.Task) -> None:
+        def on_done(task: tasks_plan.Task) -> None:
             nonlocal done
             done += task.work_bytes
             show()
@@ -324,8 +324,8 @@ class Pipeline:
                 significant=choice.significant,
                 reason=in_one_sentence([*tried.family.notes, choice.reason]),
                 residuals=residuals.form,
-                diagnostics=outputs.finite(asdict(choice.candidate.diagnostics)),
-                comparisons=[outputs.finite(asdict(step)) for step in choice.comparisons],
+                diagnostics=output_tree.finite(asdict(choice.candidate.diagnostics)),
+                comparisons=[output_tree.finite(asdict(step)) for step in choice.comparisons],
             )
         )
         return choice

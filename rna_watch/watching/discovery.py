@@ -8,8 +8,10 @@ Folders with names of different words (`best`, `last`) are one run, unless their
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from rna_watch.watching import steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 _VERSION = re.compile(r"-v\d+(?=\.[A-Za-z]|$)")  # Lightning's, for a name that was taken
@@ -256,3 +259,24 @@ def _below(folder: str, root: str) -> bool:
 def within(names: Mapping[str, int], folder: str) -> dict[str, int]:
     """The names below a folder, as seen from there."""
     return {name[len(folder) + 1 :]: changed for name, changed in names.items() if name.startswith(f"{folder}/")}
+
+
+_MOST_BESIDE = 3
+
+
+@lru_cache(maxsize=1)
+def several_runs(names: tuple[str, ...], run: Path) -> tuple[str, str] | None:
+    """The problem that several runs are watched as one, and its remedy, if these names are of several."""
+    runs = discover(dict.fromkeys(names, 0)).runs
+    if not runs:
+        return None
+    listed = [each.folder for each in runs[:_MOST_BESIDE]]
+    more = f" and {len(runs) - len(listed)} more" if len(runs) > len(listed) else ""
+    what = f"{len(runs)} runs lie here and are watched as one ({', '.join(listed)}{more}): windows may mix them"
+    remedy = f"stop this and watch each by itself, such as: rna-watch start {shlex.quote(str(run / runs[-1].folder))}"
+    return _printable(what), _printable(remedy)
+
+
+def _printable(text: str) -> str:
+    """Names of any bytes, as a terminal takes them."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
 from rna_watch.config import RunConfig
 from rna_watch.daemon import loop
-from rna_watch.daemon.paths import RunPaths
 from rna_watch.daemon.recorder import Recorder
-from rna_watch.engine.inline import InlineEngine
+from rna_watch.engine.local import InlineEngine
 from rna_watch.journal import log
+from rna_watch.journal.run_paths import RunPaths
+from rna_watch.layout.disk import TEMPORARY_PREFIX
 from tests.daemon.runs import (
     EVALUATOR,
     check_output,
