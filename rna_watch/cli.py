@@ -325,10 +325,9 @@ def inspect(checkpoint: Path, source: str | None, *, as_json: bool) -> None:
 def compare(run_dir: Path, output: str | None, **options: Any) -> None:
     """Compare every method at every checkpoint of RUN_DIR: what was best, what it saved, and where it lost."""
     from rna_watch.commands.compare import show
-    from rna_watch.journal import run_paths
-    from rna_watch.journal.status import load as load_state
+    from rna_watch.journal import run_paths, status
 
-    show(load_state(run_paths.resolve(run_dir, output))[0], **options)
+    show(status.load(run_paths.resolve(run_dir, output))[0], **options)
 
 
 @app.command()

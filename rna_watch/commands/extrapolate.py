@@ -26,7 +26,7 @@ from rna_watch.daemon.measurement import problem_with, residuals_of, with_factor
 from rna_watch.daemon.publication import planned_drop, planned_export, write_export
 from rna_watch.daemon.setup import usable_cores
 from rna_watch.daemon.window import window_form, without
-from rna_watch.engine.local import InlineEngine
+from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats.probe import probe
 from rna_watch.layout import disk
@@ -97,7 +97,7 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
     for older, newer in pairwise(layouts):
         if why := difference(older, newer):
             raise RefusedCheckpoint(f"{older.path} and {newer.path} cannot be combined: {why}")
-    engine = InlineEngine(settings.workers or min(4, usable_cores()))
+    engine = LocalEngine(settings.workers or min(4, usable_cores()))
     try:
         residuals = _residuals(layouts, request, engine.map)
         candidate, notes = _solve(residuals, request)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rna_watch.config import RunConfig
     from rna_watch.journal.run_paths import RunPaths
-    from rna_watch.watching.discovery import Discovery, Group, Run
+    from rna_watch.watching.discovery import Discovery, NumberedNames, Run
 
 _MOST_CHOICES = 20
 _PROBES = 3
@@ -139,7 +139,7 @@ def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
     return told
 
 
-def describe(group: Group, *, place: bool = False, trainer: bool = True) -> str:
+def describe(group: NumberedNames, *, place: bool = False, trainer: bool = True) -> str:
     """A group in words: how many, where, as who writes them, by which names, from which step to which."""
     one = group.count == 1
     where = f" in {group.folder}" if place and group.folder else ""
@@ -183,7 +183,7 @@ def _refusal(runs: Sequence[Run], run_dir: Path, commands: Sequence[str], shown:
     )
 
 
-def _any(group: Group) -> str:
+def _any(group: NumberedNames) -> str:
     """A pattern for the names of a group and others of their kind."""
     last = group.pattern.rpartition("/")[2]
     return f"*{ending(last)}" if ending(last) else last

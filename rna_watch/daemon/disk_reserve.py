@@ -1,4 +1,4 @@
-"""Room: how much of the disk is left to the training, and what of ours gives way to it.
+"""The disk reserve: how much of the disk is left to the training, and what of ours gives way to it.
 
 A pinned checkpoint that the trainer has deleted still takes its space, and so do models: a disk that is large enough for
 the training alone may be too small for both, and a training that cannot save ends.
@@ -29,7 +29,7 @@ _REMEDY = (
 LET_GO = "the training may need the room on the disk"
 
 
-class Room:
+class DiskReserve:
     """Measures the disk that outputs are written to against the reserve, and remembers which models wait for room."""
 
     def __init__(self, config: RunConfig, paths: RunPaths, recorder: Recorder) -> None:

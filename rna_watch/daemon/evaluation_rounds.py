@@ -1,4 +1,4 @@
-"""Trials: the candidates of one checkpoint are evaluated, and those that adaptive.py finds from that are added.
+"""Rounds of evaluation: the candidates of one checkpoint are evaluated, and those that are searched for with the results.
 
 A round of evaluation runs on several evaluators at a time; every result is recorded as it comes, so that a restart goes on
 where this one ended (but for candidates whose per-example values were lost with the process: those are evaluated again).
@@ -52,7 +52,7 @@ _RE_ESTIMATED_SUFFIX = "+re-estimated"
 
 
 @dataclass(slots=True)
-class Tried:
+class Evaluated:
     """What the trials of one checkpoint gave: candidates, their per-example values, re-estimated statistics; by name.
 
     `evaluated` names those whose metrics in the journal are of the very models that are meant here, with all that belongs
@@ -65,7 +65,7 @@ class Tried:
     statistics: dict[str, dict[str, Array]] = field(default_factory=dict)
 
 
-class Trials:
+class EvaluationRounds:
     """Evaluates the candidates of one checkpoint after another.
 
     Args:
@@ -87,7 +87,7 @@ class Trials:
         self.evaluators = evaluators
         self.show = show
 
-    def run(self, window: Window, residuals: Residuals, members: Family, *, search: bool = True) -> Tried:
+    def run(self, window: Window, residuals: Residuals, members: Family, *, search: bool = True) -> Evaluated:
         """Evaluate a window's family and what can be found from it; failures are recorded and leave the others.
 
         Args:
@@ -99,10 +99,10 @@ class Trials:
         Raises:
             Cancelled: the evaluators were closed.
         """
-        trial = Trial(self, window, residuals, members)
+        evaluation = CheckpointEvaluation(self, window, residuals, members)
         if self.evaluators:
-            trial.run(search=search)
-        return trial.tried
+            evaluation.run(search=search)
+        return evaluation.outcome
 
     def unevaluated(self, window: Window, residuals: Residuals) -> Family:
         """What is left to publish where nothing could be evaluated."""
@@ -138,20 +138,20 @@ class Trials:
         self.recorder.problem(setting, f"{setting} is set, but {who} '{function}'", f"write it, or leave {setting} out")
 
 
-class Trial:
+class CheckpointEvaluation:
     """The trials of one checkpoint.
 
     `kinds` are the ways in which normalization statistics are made here; with two, the second has candidates of its own.
     """
 
-    def __init__(self, of: Trials, window: Window, residuals: Residuals, members: Family) -> None:
+    def __init__(self, of: EvaluationRounds, window: Window, residuals: Residuals, members: Family) -> None:
         self._of = of
         self.config = of.config
         self.recorder = of.recorder
         self.evaluators = of.evaluators
         self.window = window
         self.residuals = residuals
-        self.tried = Tried(members)
+        self.outcome = Evaluated(members)
         self.kinds: tuple[str, ...] = (CLAMPED,)
         self._name = window.members[-1].name
         self._since = time.time()
@@ -160,7 +160,7 @@ class Trial:
 
     def run(self, *, search: bool) -> None:
         """Evaluate the original, then (if `search`) everything else; failures are recorded and leave the others."""
-        last, *others = self.tried.family.candidates
+        last, *others = self.outcome.family.candidates
         self._total = 1 + len(others)
         if not self._evaluate([last]) or not search:
             return  # what fails on the original fails on the rest
@@ -169,10 +169,10 @@ class Trial:
         variants = [self.variant(each, kind) for each in others for kind in self.kinds]
         kept = self._first_round(variants, offers)
         names = {each.name for each in kept}
-        self.tried.family = replace(
-            self.tried.family,
+        self.outcome.family = replace(
+            self.outcome.family,
             candidates=(last, *kept),
-            left_out=(*(each.name for each in variants if each.name not in names), *self.tried.family.left_out),
+            left_out=(*(each.name for each in variants if each.name not in names), *self.outcome.family.left_out),
         )
         self._total = 1 + len(kept)
         if not self._evaluate(kept):
@@ -188,9 +188,9 @@ class Trial:
 
     def _evaluate(self, candidates: Sequence[Candidate]) -> bool:
         """Evaluate those that are not known yet; returns whether any of them is known now."""
-        self.tried.evaluated |= {each.name for each in candidates if self._at_hand(each)}
-        self._round([each for each in candidates if each.name not in self.tried.evaluated], None)
-        return not candidates or any(each.name in self.tried.evaluated for each in candidates)
+        self.outcome.evaluated |= {each.name for each in candidates if self._at_hand(each)}
+        self._round([each for each in candidates if each.name not in self.outcome.evaluated], None)
+        return not candidates or any(each.name in self.outcome.evaluated for each in candidates)
 
     def _at_hand(self, each: Candidate) -> bool:
         """Whether a candidate was evaluated before a restart, and nothing is lost that the choice or the publication needs.
@@ -272,9 +272,9 @@ class Trial:
             )
             return
         if metric in result.examples:
-            self.tried.examples[each.name] = result.examples[metric]
+            self.outcome.examples[each.name] = result.examples[metric]
         if result.statistics:
-            self.tried.statistics[each.name] = result.statistics
+            self.outcome.statistics[each.name] = result.statistics
         self.recorder.record(
             e.Evaluated(
                 checkpoint=self._name,
@@ -284,14 +284,14 @@ class Trial:
                 examples=len(result.examples.get(metric, ())),
             )
         )
-        self.tried.evaluated.add(each.name)
+        self.outcome.evaluated.add(each.name)
         self._of.settle(metric)
 
     def value(self, name: str) -> float | None:
         """The choosing metric of a candidate, or of the one that it equals; None if it is not known."""
-        name = self.tried.family.duplicates.get(name, name)
+        name = self.outcome.family.duplicates.get(name, name)
         current = self.recorder.checkpoint(self._name)
-        return self._number(current.evaluations.get(name)) if current and name in self.tried.evaluated else None
+        return self._number(current.evaluations.get(name)) if current and name in self.outcome.evaluated else None
 
     def _screened(self) -> dict[str, e.Metrics]:
         current = self.recorder.checkpoint(self._name)
@@ -325,7 +325,7 @@ class Trial:
 
     def best_kind(self) -> str:
         """How the best candidate's statistics are made."""
-        best = self.best([each for each in self.tried.family.candidates if each.method != LAST])
+        best = self.best([each for each in self.outcome.family.candidates if each.method != LAST])
         return best[0].statistics if best else self.kinds[0]
 
     def _first_round(self, candidates: list[Candidate], offers: frozenset[str]) -> list[Candidate]:
@@ -352,15 +352,15 @@ class Trial:
 
     def add(self, candidates: Sequence[Candidate]) -> None:
         """Add candidates, whose statistics are made in one way, to the family if they are models of their own; evaluate them."""
-        known = self.tried.family.candidates
+        known = self.outcome.family.candidates
         names = {each.name for each in known}
         kind = candidates[0].statistics
         alike = [each for each in known if each.statistics == kind or (each.method == LAST and kind != RE_ESTIMATED)]
         kept, duplicates = distinct([*alike, *candidates], self.residuals)
         new = [each for each in kept if each.name not in names]
         twins = {name: twin for name, twin in duplicates.items() if name not in names}
-        self.tried.family = replace(
-            self.tried.family, candidates=(*known, *new), duplicates=self.tried.family.duplicates | twins
+        self.outcome.family = replace(
+            self.outcome.family, candidates=(*known, *new), duplicates=self.outcome.family.duplicates | twins
         )
         self._total += len(new)
         self._evaluate(new)

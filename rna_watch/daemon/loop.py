@@ -92,7 +92,7 @@ class Daemon:
         self._error: RnaWatchError | None = None
         self._pipeline: Pipeline | None = None
         self._admission = Admission(config, paths, recorder, self._proceed)
-        self._tried: set[str] = set()
+        self._attempted: set[str] = set()
         self._idle = False
         self._ready = False
         self._announced = False
@@ -333,7 +333,7 @@ class Daemon:
                     self._work_ready.wait(_TICK_S)
                     self._work_ready.clear()
                     continue
-                self._tried.add(name)
+                self._attempted.add(name)
                 pipeline.process(name)
                 self._admission.release(self._config.window)
         except Cancelled:
@@ -362,11 +362,11 @@ class Daemon:
         """The next checkpoint to work on: oldest first; one that failed waits a while, longer each time."""
         for checkpoint in sorted(self._recorder.checkpoints(), key=lambda c: c.admitted.seq if c.admitted else 0):
             pending = checkpoint.stage in PENDING or (
-                checkpoint.stage is Stage.FAILED and checkpoint.name not in self._tried
+                checkpoint.stage is Stage.FAILED and checkpoint.name not in self._attempted
             )
-            if not pending or self._admission.room.holds(checkpoint.name):
+            if not pending or self._admission.disk_reserve.holds(checkpoint.name):
                 continue
-            if checkpoint.attempts and checkpoint.name in self._tried:
+            if checkpoint.attempts and checkpoint.name in self._attempted:
                 pause = min(_FIRST_PAUSE_S * 2 ** (checkpoint.attempts - 1), _LONGEST_PAUSE_S)
                 if time.monotonic() - self._progress().last_error_time < pause:
                     return None

@@ -53,9 +53,9 @@ def start_engine(config: RunConfig) -> Engine:
     """
     workers = config.workers or min(_WORKER_LIMIT, usable_cores())
     if config.engine == "inline":
-        from rna_watch.engine.local import InlineEngine
+        from rna_watch.engine.local import LocalEngine
 
-        return InlineEngine(workers)
+        return LocalEngine(workers)
     from rna_watch.engine.ray_engine import RayEngine
 
     return RayEngine(

@@ -9,14 +9,14 @@ from rna_watch.evaluation.evaluator import NORMALIZATION
 from rna_watch.layout.layout import Role, covers
 
 if TYPE_CHECKING:
-    from rna_watch.daemon.evaluation_rounds import Trials
+    from rna_watch.daemon.evaluation_rounds import EvaluationRounds
     from rna_watch.daemon.window import Window
 
 _STATISTICS = (Role.STATISTIC, Role.VARIANCE)
 _KEY = "normalization"
 
 
-def kinds(trials: Trials, window: Window, offers: frozenset[str]) -> tuple[str, ...]:
+def kinds(trials: EvaluationRounds, window: Window, offers: frozenset[str]) -> tuple[str, ...]:
     """The ways in which statistics are made for this window; what is wanted and cannot be is reported.
 
     Args:

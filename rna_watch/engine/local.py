@@ -33,7 +33,7 @@ _ORPHAN_POLL_S = 1.0
 _SMALL_BYTES = 2**26
 
 
-class InlineEngine:
+class LocalEngine:
     """Runs tasks in this process, or `workers` at a time in children that are started when they are first needed."""
 
     name = "inline"

@@ -22,7 +22,7 @@ from rna_watch.formats.safe_pickle import PickledTensor, Storage
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.identity import FileIdentity, check_unchanged, identify
 from rna_watch.layout.layout import Extent, Layout, TensorView
-from rna_watch.layout.open_file import OpenFile, Window
+from rna_watch.layout.open_file import FileSlice, OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -250,7 +250,7 @@ def _counters_in(path: str) -> dict[str, int]:
                 raise IncompleteCheckpoint(f"it has only {len(head)} bytes so far")
             if not torch_zip.recognises(head):
                 return {}
-            window = Window(file, 0, file.size_bytes)
+            window = FileSlice(file, 0, file.size_bytes)
             return model_source.counters(Blob(window, records_of(window)).tree())
         except (IncompleteCheckpoint, RefusedCheckpoint) as error:
             raise IncompleteCheckpoint(f"{os.path.basename(path)} is not whole (yet): {error}") from error  # noqa: PTH119
@@ -282,7 +282,7 @@ def read_shard(_file: OpenFile, _source: str | None) -> Layout:
     raise RefusedCheckpoint("it is one shard of a checkpoint; name the folder that it is in")
 
 
-def blobs(file: OpenFile) -> list[Window]:
+def blobs(file: OpenFile) -> list[FileSlice]:
     """The torch zips in a shard, in order, as the `.metadata` beside it says.
 
     Raises:
@@ -291,7 +291,7 @@ def blobs(file: OpenFile) -> list[Window]:
     folder, name = os.path.split(file.identity.path)
     with OpenFile(os.path.join(folder, METADATA)) as metadata:  # noqa: PTH118
         places = _places(metadata.identity).get(name, [])
-    return [Window(file, offset, size) for offset, size in places]
+    return [FileSlice(file, offset, size) for offset, size in places]
 
 
 @lru_cache(maxsize=2)  # one after the other, all shards of a folder are repaired

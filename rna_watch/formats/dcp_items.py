@@ -13,7 +13,7 @@ from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats import model_source, safe_pickle, torch_zip
 from rna_watch.formats.safe_pickle import OpaqueTensor, PickledTensor
 from rna_watch.layout.dtypes import DTYPES
-from rna_watch.layout.open_file import OpenFile, Window
+from rna_watch.layout.open_file import FileSlice, OpenFile
 
 if TYPE_CHECKING:
     from rna_watch.formats.dcp_metadata import Item, Metadata, Stored
@@ -38,7 +38,7 @@ class Part:
 class Blob:
     """An item, which is a torch zip of its own: the bytes of its file, and its records by name."""
 
-    window: Window
+    window: FileSlice
     records: dict[str, Record]
 
     def payload(self, name: str) -> bytes:
@@ -128,7 +128,7 @@ class Reading:
     def _read(self, file: OpenFile, each: Stored, item: Item) -> None:
         if item.offset_bytes + item.size_bytes > file.size_bytes:
             raise IncompleteCheckpoint(f"it ends beyond the end of the file ({file.size_bytes} bytes so far)")
-        window = Window(file, item.offset_bytes, item.size_bytes)
+        window = FileSlice(file, item.offset_bytes, item.size_bytes)
         where = f"{each.name}|{item.offsets}|{item.sizes}"
         head = window.read(0, min(4, item.size_bytes))
         if not torch_zip.recognises(head):
@@ -155,14 +155,14 @@ class Reading:
             if number is not None:
                 self.numbers.append((each, number))
 
-    def _sample(self, where: str, window: Window, offset: int, count: int) -> None:
+    def _sample(self, where: str, window: FileSlice, offset: int, count: int) -> None:
         digest = hashlib.blake2b(digest_size=16)
         for sample in window.samples(offset, count, _SAMPLES):
             digest.update(sample)
         self._samples.append((where, digest.hexdigest()))
 
 
-def records_of(window: Window) -> dict[str, Record]:
+def records_of(window: FileSlice) -> dict[str, Record]:
     """A torch zip's records by name."""
     return {record.name.partition("/")[2]: record for record in torch_zip.read_directory(window)}
 

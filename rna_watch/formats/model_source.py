@@ -24,7 +24,7 @@ from rna_watch.layout.layout import Role, Source
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    Group = dict[str, PickledTensor | OpaqueTensor]
+    TensorGroup = dict[str, PickledTensor | OpaqueTensor]
 
 MODEL_KEYS = (
     "state_dict",
@@ -169,7 +169,7 @@ def is_average(key: str) -> bool:
     return bool(_AVERAGES.search(key))
 
 
-def _averaged(path: str, groups: dict[str, Group]) -> bool:
+def _averaged(path: str, groups: dict[str, TensorGroup]) -> bool:
     raw, averaged = RAW_BESIDE_AVERAGE
     return is_average(path) or (path == averaged and raw in groups)
 
@@ -251,7 +251,7 @@ class _Walk:
     """
 
     def __init__(self) -> None:
-        self.groups: dict[str, Group] = {}
+        self.groups: dict[str, TensorGroup] = {}
         self._above: set[int] = set()
         self._visits = 0
 
@@ -267,12 +267,12 @@ class _Walk:
 
     def flatten(self, value: dict[Any, Any], path: str) -> None:
         """Take all tensors below a path as one group of dotted names; averages in mappings of their own stand apart."""
-        own: Group = {}
+        own: TensorGroup = {}
         self._gather(value, "", path, own)
         if own:
             self.groups[path] = own
 
-    def _gather(self, value: dict[Any, Any], prefix: str, path: str, into: Group) -> None:
+    def _gather(self, value: dict[Any, Any], prefix: str, path: str, into: TensorGroup) -> None:
         if len(self._above) >= _MAX_DEPTH:
             into[prefix.removesuffix(".")] = OpaqueTensor(what=f"a mapping nested more than {_MAX_DEPTH} deep")
             return
@@ -303,7 +303,7 @@ class _Walk:
         return (item for key, item in dict.items(value) if isinstance(key, str))
 
 
-def _tensor_groups(tree: object) -> dict[str, Group]:
+def _tensor_groups(tree: object) -> dict[str, TensorGroup]:
     """Every mapping that holds tensors, by its key path; a mapping of mappings of tensors is one group of dotted names."""
     walk = _Walk()
     if not isinstance(tree, dict):
@@ -321,7 +321,7 @@ def _tensor_groups(tree: object) -> dict[str, Group]:
     return walk.groups
 
 
-def _under(tree: object, source: str) -> Group:
+def _under(tree: object, source: str) -> TensorGroup:
     """The tensors below a dotted path of keys, which may have dots of their own."""
     waiting: list[tuple[object, str]] = [(tree, source)]
     while waiting:
@@ -339,7 +339,7 @@ def _under(tree: object, source: str) -> Group:
     return {}
 
 
-def _choose(groups: dict[str, Group], source: str | None) -> str:
+def _choose(groups: dict[str, TensorGroup], source: str | None) -> str:
     likely = [path for path in groups if not NOT_MODELS.search(path)] or list(groups)
     if source is not None:
         if source not in groups:

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from rna_watch.acceleration.residuals import SGD, Group
+from rna_watch.acceleration.residuals import SGD, ParameterGroup
 from rna_watch.formats.model_source import as_pairs
 from rna_watch.formats.safe_pickle import PickledTensor
 from rna_watch.layout.dtypes import DTYPES
@@ -65,7 +65,7 @@ def _states(value: object) -> list[dict[str, Any]]:
 
 def _read(value: dict[str, Any], place: Callable[[PickledTensor], int | None]) -> OptimizerState | None:
     state = value.get("state")
-    groups: list[Group] = []
+    groups: list[ParameterGroup] = []
     members: list[Member] = []
     kinds = set()
     more = False  # state that torch's SGD does not have
@@ -109,12 +109,12 @@ def _kind(group: dict[str, Any]) -> str:
     return _NOT_SGD
 
 
-def _group(group: dict[str, Any]) -> Group:
+def _group(group: dict[str, Any]) -> ParameterGroup:
     def number(key: str, missing: float) -> float:
         value = group.get(key, missing)
         return float(value) if isinstance(value, int | float) else math.nan
 
-    return Group(
+    return ParameterGroup(
         learning_rate=number("lr", math.nan),
         momentum=number("momentum", 0.0),
         dampening=number("dampening", 0.0),
@@ -237,7 +237,7 @@ def _by_shape(
     return pairs, ""
 
 
-def _placed(member: Member, group: Group, view: TensorView, extent: Extent) -> tuple[Companion, str]:
+def _placed(member: Member, group: ParameterGroup, view: TensorView, extent: Extent) -> tuple[Companion, str]:
     buffer = member.buffer
     if buffer is None or not group.momentum:
         return Companion(group=member.group), ""

@@ -20,7 +20,7 @@ from rna_watch.layout.dtypes import PAIRS
 from rna_watch.layout.names import canonical_names, plain_names
 
 if TYPE_CHECKING:
-    from rna_watch.acceleration.residuals import Group
+    from rna_watch.acceleration.residuals import ParameterGroup
     from rna_watch.layout.identity import FileIdentity
 
 
@@ -271,5 +271,5 @@ class OptimizerState:
     """One optimizer: its kind, the settings of its groups, and its parameters in its own order."""
 
     kind: str
-    groups: tuple[Group, ...]
+    groups: tuple[ParameterGroup, ...]
     members: tuple[Member, ...]

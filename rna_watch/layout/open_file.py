@@ -74,7 +74,7 @@ class OpenFile:
         check_unchanged(self.identity, self.descriptor)
 
 
-class Window(OpenFile):
+class FileSlice(OpenFile):
     """A part of an open file, read as a file of its own; its first and last bytes, where headers are, are read once.
 
     It is of use as long as the file is open.

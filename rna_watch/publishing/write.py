@@ -53,7 +53,7 @@ def publish(
         results = run(
             [
                 *tasks_plan.combine_tasks(combination, combined, copy.temporaries, budget_mib),
-                *tasks_plan.copy_tasks(copy),
+                *tasks_plan.copy_tasks(copy.sources, copy.gaps, copy.temporaries),
             ]
         )
         patches = [patch for result in results if isinstance(result, list) for patch in result]

@@ -61,7 +61,7 @@ _BLOT = "\0"  # what no name holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class NumberedNames:
     """Checkpoints whose names differ in numbers only, in one folder or in a folder for each step.
 
     `folder` lies below the run directory ("" is that itself); `pattern` is below `folder`, with `*` for what varies; `kind`
@@ -87,7 +87,7 @@ class Run:
     """One of several runs: its folder below the run directory, and what lies in it."""
 
     folder: str
-    groups: tuple[Group, ...]
+    groups: tuple[NumberedNames, ...]
 
     @property
     def changed_ns(self) -> int:
@@ -99,7 +99,7 @@ class Run:
 class Discovery:
     """All groups, the longest sequence first; the runs to choose from, if there are several (else none)."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[NumberedNames, ...]
     runs: tuple[Run, ...]
 
 
@@ -122,9 +122,9 @@ def discover(names: Mapping[str, int], architectures: Mapping[str, str] | None =
     return Discovery(groups=groups, runs=runs)
 
 
-def unexplained(groups: Iterable[Group]) -> list[Group]:
+def unexplained(groups: Iterable[NumberedNames]) -> list[NumberedNames]:
     """Sequences in different folders, the longest of each, that are one run only if their models are of one kind."""
-    first: dict[str, Group] = {}
+    first: dict[str, NumberedNames] = {}
     for group in groups:
         if group.first is not None and group.count >= _SEQUENCE:
             first.setdefault(group.folder, group)
@@ -132,7 +132,7 @@ def unexplained(groups: Iterable[Group]) -> list[Group]:
     return [group for group in outer if not any(_ROLE.match(part) for part in group.folder.split("/"))]
 
 
-def _groups(names: Mapping[str, int]) -> tuple[Group, ...]:
+def _groups(names: Mapping[str, int]) -> tuple[NumberedNames, ...]:
     members: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in sorted(names, key=lambda name: (steps.natural_key(name), name)):
         folder, rest = _split(name)
@@ -148,7 +148,7 @@ def _groups(names: Mapping[str, int]) -> tuple[Group, ...]:
         kind = told[0][0] if told[0] is not None else ""
         newest = max(same, key=lambda name: (names[name], steps.natural_key(name)))
         found.append(
-            Group(
+            NumberedNames(
                 folder=folder,
                 pattern=_varying([_VERSION.sub("", _below_folder(name, folder)) for name in same]),
                 series=series,
@@ -193,7 +193,7 @@ def _trainer(path: str, beside: set[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _forks(groups: tuple[Group, ...]) -> set[str]:
+def _forks(groups: tuple[NumberedNames, ...]) -> set[str]:
     """The folders of several runs: those in which siblings differ, with the same pattern below them."""
     sequences = {group.folder for group in groups if group.first is not None and group.count >= _SEQUENCE}
     classes: dict[tuple[str, ...], dict[tuple[str, ...], bool]] = defaultdict(dict)
@@ -242,7 +242,7 @@ def _last_fork(members: list[tuple[str, ...]]) -> int | None:
     )
 
 
-def _different(groups: tuple[Group, ...], architectures: Mapping[str, str]) -> set[str]:
+def _different(groups: tuple[NumberedNames, ...], architectures: Mapping[str, str]) -> set[str]:
     """The folders of sequences that no role explains, if their models are known to differ."""
     apart = [group.folder for group in unexplained(groups)]
     return set(apart) if len({architectures[folder] for folder in apart if folder in architectures}) > 1 else set()

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.residuals import Form
     from rna_watch.layout.layout import Layout
-    from rna_watch.publishing.clone import Clone
     from rna_watch.window.combine import Combination
     from rna_watch.window.companions import Companions
     from rna_watch.window.copies import Strip
@@ -192,19 +191,21 @@ def combine_tasks(
     ]
 
 
-def copy_tasks(clone: Clone, limit_bytes: int = 2**26) -> list[CopyTask]:
-    """Tasks that copy a clone's gaps."""
+def copy_tasks(
+    files: tuple[FileIdentity, ...], gaps: Iterable[Gap], outputs: tuple[str, ...], limit_bytes: int = 2**26
+) -> list[CopyTask]:
+    """Tasks that copy gaps of a checkpoint's files into the outputs."""
     tasks: list[CopyTask] = []
     group: list[Gap] = []
     total = 0
-    for gap in clone.gaps:
+    for gap in gaps:
         group.append(gap)
         total += gap.size_bytes
         if total >= limit_bytes:
-            tasks.append(CopyTask(files=clone.sources, gaps=tuple(group), outputs=clone.temporaries))
+            tasks.append(CopyTask(files=files, gaps=tuple(group), outputs=outputs))
             group, total = [], 0
     if group:
-        tasks.append(CopyTask(files=clone.sources, gaps=tuple(group), outputs=clone.temporaries))
+        tasks.append(CopyTask(files=files, gaps=tuple(group), outputs=outputs))
     return tasks
 
 

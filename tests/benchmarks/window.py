@@ -113,14 +113,14 @@ def rna(paths: list[str], out: str, *, engine_name: str, new: int | None) -> dic
     """rna-watch: Gram matrix (all rows, or the newest), coefficients, combination, clone and patch, fsync."""
     from rna_watch.acceleration.family import rna_of, unevaluated
     from rna_watch.acceleration.gram import GramRows, merge
-    from rna_watch.engine.local import InlineEngine
+    from rna_watch.engine.local import LocalEngine
     from rna_watch.engine.ray_engine import RayEngine
     from rna_watch.formats.probe import probe
     from rna_watch.publishing.write import publish
     from rna_watch.window import tasks_plan
     from rna_watch.window.combine import Combination
 
-    engine = InlineEngine(2) if engine_name == "inline" else RayEngine(2)
+    engine = LocalEngine(2) if engine_name == "inline" else RayEngine(2)
     known = None
     if new is not None:  # the steady state: older layouts and products are known from the checkpoints before
         layouts = [probe(path) for path in paths[:-1]]

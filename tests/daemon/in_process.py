@@ -11,7 +11,7 @@ from rna_watch.config import RunConfig
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.pipeline import Pipeline
 from rna_watch.daemon.recorder import Recorder
-from rna_watch.engine.local import InlineEngine
+from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, Evaluation, EvaluatorSpec, Fit, FitRequest
 from rna_watch.evaluation.worker import EvaluationWorker
@@ -34,7 +34,7 @@ def process(run: Path, output: Path, evaluators: Sequence[Evaluator] = (), **set
     paths = RunPaths(run=run, output=output)
     paths.create()
     recorder = Recorder(paths.journal)
-    engine = InlineEngine(1)
+    engine = LocalEngine(1)
     admission = Admission(config, paths, recorder, lambda: None)
     pipeline = Pipeline(config, paths, recorder, admission, engine, evaluators)
     try:

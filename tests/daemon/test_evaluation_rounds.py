@@ -1,4 +1,4 @@
-"""Trials of real windows, in this process: which candidates are evaluated, in which variants, and what is chosen by it."""
+"""The rounds of evaluation of real windows, in this process: which candidates are evaluated, in which variants, and chosen."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rna_watch.engine import local
-from rna_watch.engine.local import InlineEngine
+from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import EngineError
 from rna_watch.window import tasks_plan
 from tests.engine import windows
@@ -26,7 +26,7 @@ def large_work():
 @pytest.fixture(scope="class", params=[1, 2], ids=["in this process", "in two children"])
 def engine(request, large_work):
     """An inline engine for many tests, closed at the end."""
-    engine = InlineEngine(request.param)
+    engine = LocalEngine(request.param)
     yield engine
     engine.close()
 
@@ -38,14 +38,14 @@ class TestInlineEngine(EngineContract):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_cancel_is_heard_soon(workers, large_work, layouts):
     """Another thread can make it give up."""
-    engine = InlineEngine(workers)
+    engine = LocalEngine(workers)
     check_cancel(engine, layouts)
     engine.close()
 
 
 def test_close_ends_its_children(large_work, layouts):
     """Its processes are told: this one, and as many children as there are workers; after `close` none is left."""
-    engine = InlineEngine(2)
+    engine = LocalEngine(2)
     windows.gram(layouts, engine.map)
     assert [process.name for process in engine.processes()] == ["daemon", "worker", "worker"]
     assert engine.processes()[0].pids == (os.getpid(),)
@@ -55,7 +55,7 @@ def test_close_ends_its_children(large_work, layouts):
 
 def test_small_work_starts_no_process(layouts):
     """A window of a few kilobytes is done here, whatever the number of workers."""
-    engine = InlineEngine(2)
+    engine = LocalEngine(2)
     windows.gram(layouts, engine.map)
     assert [process.name for process in engine.processes()] == ["daemon"]
     engine.close()
@@ -63,7 +63,7 @@ def test_small_work_starts_no_process(layouts):
 
 def test_a_child_that_dies_is_an_error_of_the_engine(large_work, layouts):
     """A killed child is not waited for: the map ends with an error that says so."""
-    engine = InlineEngine(2)
+    engine = LocalEngine(2)
     windows.gram(layouts, engine.map)
     for process in engine.processes()[1:]:
         os.kill(process.pids[0], signal.SIGKILL)
@@ -79,7 +79,7 @@ def test_children_of_a_killed_parent_end(tmp_path):
         "from rna_watch.engine import inline, plan\n"
         "if __name__ == '__main__':\n"
         "    inline._SMALL_BYTES = 0\n"
-        "    engine = inline.InlineEngine(2)\n"
+        "    engine = inline.LocalEngine(2)\n"
         "    engine.map([plan.CopyTask(files=(), gaps=(), outputs=())] * 4)\n"
         "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
         "    sys.stdin.read()\n"
@@ -98,7 +98,7 @@ def test_the_result_does_not_depend_on_the_order_of_completion(large_work, tmp_p
     """Tasks that end in any order are merged in the plan's: the last bits agree over many runs."""
     monkeypatch.setattr(tasks_plan, "TASK_ELEMENTS", 700)
     found = windows.write(tmp_path, rows=60)
-    engine = InlineEngine(2)
+    engine = LocalEngine(2)
     try:
         assert len({windows.gram(found, engine.map).rows.tobytes() for _ in range(10)}) == 1
     finally:
@@ -110,11 +110,11 @@ def test_torch_is_not_needed(tmp_path):
     torch.save({"w": torch.ones(3)}, tmp_path / "a.pt")
     code = (
         "import sys\n"
-        "from rna_watch.engine.local import InlineEngine\n"
+        "from rna_watch.engine.local import LocalEngine\n"
         "from rna_watch.engine import plan\n"
         "from rna_watch.formats.probe import probe\n"
         "layout = probe(sys.argv[1])\n"
-        "engine = InlineEngine(1)\n"
+        "engine = LocalEngine(1)\n"
         "assert engine.map(plan.gram_tasks([layout, layout], 1, 1.0))[0].rows.tolist() == [[0.0]]\n"
         "engine.close()\n"
         "assert not {'torch', 'ray'} & set(sys.modules)\n"

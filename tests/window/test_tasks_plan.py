@@ -12,7 +12,6 @@ from rna_watch.formats.probe import probe
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
 from rna_watch.publishing import clone
-from rna_watch.publishing.clone import Clone
 from rna_watch.window import tasks_plan
 from rna_watch.window.combine import Combination
 from rna_watch.window.copying import Gap
@@ -123,7 +122,7 @@ def test_copies_are_grouped_up_to_a_limit(sizes, limit):
     """Every gap is copied once, in order, in groups that end as soon as they reach the limit."""
     gaps = tuple(Gap(file=0, offset_bytes=1000 * number, size_bytes=size) for number, size in enumerate(sizes))
     layout = _layout()
-    found = tasks_plan.copy_tasks(Clone(original=layout, temporary="clone", temporaries=("clone",), gaps=gaps), limit)
+    found = tasks_plan.copy_tasks(layout.files, gaps, ("clone",), limit)
     assert tuple(gap for task in found for gap in task.gaps) == gaps
     assert all(sum(gap.size_bytes for gap in task.gaps[:-1]) < limit for task in found)
     assert sum(task.work_bytes for task in found) == sum(sizes)
@@ -159,7 +158,11 @@ def test_gaps_are_what_no_combine_task_writes(layouts, tmp_path):
     segments = combination.segments()
     begun = clone.begin(layouts[-1], segments, str(tmp_path / "clone.tmp"))
     written = [(segment.places[-1][0][1], segment.size_bytes) for segment in segments]
-    written += [(gap.offset_bytes, gap.size_bytes) for task in tasks_plan.copy_tasks(begun) for gap in task.gaps]
+    written += [
+        (gap.offset_bytes, gap.size_bytes)
+        for task in tasks_plan.copy_tasks(begun.sources, begun.gaps, begun.temporaries)
+        for gap in task.gaps
+    ]
     at = 0
     for offset, size in sorted(written):
         assert offset == at
