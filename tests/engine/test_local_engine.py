@@ -76,11 +76,12 @@ def test_children_of_a_killed_parent_end(tmp_path):
     """After SIGKILL of the process that owns the engine, its children end by themselves."""
     code = (
         "import multiprocessing, sys\n"
-        "from rna_watch.engine import inline, plan\n"
+        "from rna_watch.engine import local\n"
+        "from rna_watch.window import tasks_plan\n"
         "if __name__ == '__main__':\n"
-        "    inline._SMALL_BYTES = 0\n"
-        "    engine = inline.LocalEngine(2)\n"
-        "    engine.map([plan.CopyTask(files=(), gaps=(), outputs=())] * 4)\n"
+        "    local._SMALL_BYTES = 0\n"
+        "    engine = local.LocalEngine(2)\n"
+        "    engine.map([tasks_plan.CopyTask(files=(), gaps=(), outputs=())] * 4)\n"
         "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -111,11 +112,11 @@ def test_torch_is_not_needed(tmp_path):
     code = (
         "import sys\n"
         "from rna_watch.engine.local import LocalEngine\n"
-        "from rna_watch.engine import plan\n"
+        "from rna_watch.window import tasks_plan\n"
         "from rna_watch.formats.probe import probe\n"
         "layout = probe(sys.argv[1])\n"
         "engine = LocalEngine(1)\n"
-        "assert engine.map(plan.gram_tasks([layout, layout], 1, 1.0))[0].rows.tolist() == [[0.0]]\n"
+        "assert engine.map(tasks_plan.gram_tasks([layout, layout], 1, 1.0))[0].rows.tolist() == [[0.0]]\n"
         "engine.close()\n"
         "assert not {'torch', 'ray'} & set(sys.modules)\n"
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from rna_watch.acceleration.gram import merge
 from rna_watch.window.combine import Combination
 from rna_watch.formats.probe import probe
-from rna_watch.engine import plan, tasks
+from rna_watch.window import tasks, tasks_plan
 from rna_watch.publishing.write import publish
 
 def value(name):
@@ -31,7 +31,7 @@ tasks.single_thread()
 Path("/proc/self/clear_refs").write_text("5")  # begin a new peak
 before, begun = value("VmRSS"), time.process_time()
 layouts = tuple(probe(path) for path in paths)
-rows = merge([tasks.run(task) for task in plan.gram_tasks(layouts, len(paths) - 1, 16.0)]).rows
+rows = merge([tasks.run(task) for task in tasks_plan.gram_tasks(layouts, len(paths) - 1, 16.0)]).rows
 run = lambda work: [tasks.run(task) for task in work]
 publish(Combination(layouts=layouts, weights=weights), out, temporary=out + ".tmp", budget_mib=16.0, run=run)
 json.dump([value("VmHWM") - before, time.process_time() - begun, rows.tolist()], sys.stdout)

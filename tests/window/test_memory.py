@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from rna_watch.window.combine import Combination
 from rna_watch.formats.probe import probe
-from rna_watch.engine import plan, tasks
+from rna_watch.window import tasks, tasks_plan
 from rna_watch.publishing.write import publish
 
 def value(name):
@@ -29,7 +29,7 @@ Path("/proc/self/clear_refs").write_text("5")  # begin a new peak
 before = value("VmRSS")
 layouts = tuple(probe(path) for path in paths)
 assert len(layouts[0].tensors) == int(sys.stdin.read())
-work = plan.gram_tasks(layouts, 1, 16.0)
+work = tasks_plan.gram_tasks(layouts, 1, 16.0)
 assert sum(task.work_bytes for task in work) > 400_000_000
 for task in work:
     tasks.run(task)
