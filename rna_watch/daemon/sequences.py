@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from rna_watch.daemon.order import by_admission
 from rna_watch.journal import events as e
 from rna_watch.journal.log import read
+from rna_watch.journal.replay import PENDING
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
@@ -128,6 +130,18 @@ class Sequences:
         mine_told = (checkpoint.admitted.step_kind, checkpoint.admitted.step)
         told = {(c.admitted.step_kind, step): c for step, _, c in before if c.admitted}
         return [member for which, member in told.items() if which != mine_told][-length:]
+
+    def needed(self, length: int) -> set[str]:
+        """The checkpoints that a later window of this many residuals may hold, or one of those in work."""
+        sequences: dict[str, list[Checkpoint]] = {}
+        for checkpoint in by_admission(self._recorder.checkpoints()):
+            if checkpoint.admitted and checkpoint.usable:
+                sequences.setdefault(self.of_admitted(checkpoint.admitted), []).append(checkpoint)
+        names: set[str] = set()
+        for members in sequences.values():
+            first = next((i for i, c in enumerate(members) if c.stage in PENDING), len(members))
+            names |= {c.name for c in members[max(0, first - length) :]}
+        return names
 
     def begun_again(self, previous: e.Admitted, path: str, mtime_ns: int) -> str:
         """What shows that a training was begun again between two saves: a file of another version, of no later step, in time."""
