@@ -311,12 +311,12 @@ def test_a_run_inside_a_run_is_asked_for_again(tmp_path: Path) -> None:
 
 
 def test_names_cannot_play_with_the_terminal(tmp_path: Path) -> None:
-    """Control characters and bytes that are no text are shown as question marks."""
+    """Control characters and bytes that are no text are shown as replacement characters."""
     (tmp_path / "a\x1b[31m_1.pt").touch()
     (tmp_path / os.fsdecode(b"b\xff_2.pt")).touch()
     assert _settle(tmp_path)[1] == [
-        "found    1 checkpoint: a?[31m_1.pt, number 1",
-        "also     1 checkpoint: b?_2.pt, number 2",
+        "found    1 checkpoint: a\ufffd[31m_1.pt, number 1",
+        "also     1 checkpoint: b\ufffd_2.pt, number 2",
     ]
 
 
