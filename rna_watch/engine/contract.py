@@ -1,4 +1,4 @@
-"""What the daemon asks of an engine; the inline and the Ray engine give the same results to the last bit."""
+"""What the daemon asks of an engine; the local and the Ray engine give the same results to the last bit."""
 
 from __future__ import annotations
 

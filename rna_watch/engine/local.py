@@ -1,4 +1,4 @@
-"""The inline engine: this machine without Ray. Small work runs in this process, large work in a few child processes.
+"""The local engine: this machine without Ray. Small work runs in this process, large work in a few child processes.
 
 Threads would do worse than one: every small read and product hands the interpreter's lock over (measured on two cores:
 2.9 s for what one thread does in 1.4 s).
@@ -36,7 +36,7 @@ _SMALL_BYTES = 2**26
 class LocalEngine:
     """Runs tasks in this process, or `workers` at a time in children that are started when they are first needed."""
 
-    name = "inline"
+    name = "local"
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -59,7 +59,7 @@ class LocalEngine:
         try:
             return self._here(work, on_done) if small else self._in_children(work, on_done)
         except BrokenProcessPool as error:
-            raise EngineError("a child process of the inline engine died; see the log") from error
+            raise EngineError("a child process of the local engine died; see the log") from error
         finally:
             self._busy = False
 

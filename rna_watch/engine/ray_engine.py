@@ -97,7 +97,7 @@ class RayEngine:
             where = "on this machine" if address == LOCAL else f"at {address}"
             said = str(error).partition("\n")[0]
             raise EngineError(
-                f"Ray cannot be used {where} ({type(error).__name__}: {said}); try --engine inline"
+                f"Ray cannot be used {where} ({type(error).__name__}: {said}); try --engine local"
             ) from error
         self._run = ray.remote(tasks.run).options(num_cpus=1, num_gpus=0, max_retries=3, runtime_env=_runtime_env(0.0))
         self._warm_up()
