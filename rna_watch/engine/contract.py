@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rna_watch.evaluation.evaluator import Evaluator, EvaluatorSpec
+    from rna_watch.evaluation.client import Evaluator
+    from rna_watch.evaluation.evaluator import EvaluatorSpec
     from rna_watch.window.tasks import Result
     from rna_watch.window.tasks_plan import Task
 

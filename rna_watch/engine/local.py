@@ -18,13 +18,14 @@ from threadpoolctl import threadpool_limits
 
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled, EngineError
-from rna_watch.evaluation.local import LocalEvaluator
+from rna_watch.evaluation.client import Evaluator
+from rna_watch.evaluation.local import ChildProcess
 from rna_watch.window import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rna_watch.evaluation.evaluator import Evaluator, EvaluatorSpec
+    from rna_watch.evaluation.evaluator import EvaluatorSpec
     from rna_watch.window.tasks_plan import Task
 
 _POLL_S = 0.2
@@ -42,7 +43,7 @@ class LocalEngine:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
         self._cancelled = threading.Event()
-        self._evaluators: list[LocalEvaluator] = []
+        self._evaluators: list[Evaluator] = []
         self._busy = False
 
     def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[tasks.Result]:
@@ -101,7 +102,7 @@ class LocalEngine:
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived evaluating process."""
-        evaluator = LocalEvaluator(spec)
+        evaluator = Evaluator(spec, ChildProcess)
         self._evaluators.append(evaluator)
         return evaluator
 
