@@ -20,7 +20,7 @@ from rna_watch.publishing.write import publish as write
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from rna_watch.acceleration.residuals import Residuals
@@ -32,10 +32,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.layout.dtypes import Array
     from rna_watch.layout.layout import Layout
-    from rna_watch.window.tasks import Result
-    from rna_watch.window.tasks_plan import Task
-
-    Run = Callable[[Sequence[Task]], Sequence[Result]]
+    from rna_watch.window.tasks import Run
 
 _AGAIN = ".again"
 

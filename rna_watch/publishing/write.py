@@ -11,15 +11,10 @@ from rna_watch.window import tasks_plan
 from rna_watch.window.combine import write_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from rna_watch.layout.layout import Layout
     from rna_watch.publishing.new_file import Rewriting
     from rna_watch.window.combine import Combination
-    from rna_watch.window.tasks import Result
-    from rna_watch.window.tasks_plan import Task
-
-    Run = Callable[[Sequence[Task]], Sequence[Result]]
+    from rna_watch.window.tasks import Run
 
 
 def publish(
