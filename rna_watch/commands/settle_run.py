@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import RnaWatchError, UsageError
+from rna_watch.formats import registry
 from rna_watch.formats.probe import probe
 from rna_watch.journal.quantities import printable
 from rna_watch.journal.run_paths import resolve
@@ -74,7 +75,7 @@ def settle(
 def nothing(paths: RunPaths) -> str:
     """That there are no checkpoints, in words."""
     links = passed_over(paths)
-    what = "there are no checkpoints (files ending in .pt, .pth, .ckpt, .bin, .safetensors; or --patterns)"
+    what = f"there are no checkpoints (files ending in {', '.join(registry.endings())}; or --patterns)"
     return f"{what}; {links}" if links else what
 
 
@@ -123,7 +124,7 @@ def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
         named = (
             f"files like {', '.join(config.patterns)}"
             if config.patterns
-            else "files ending in .pt, .pth, .ckpt, .bin, .safetensors, and folders of them"
+            else f"files ending in {', '.join(registry.endings())}, and folders of them"
         )
         return [printable(f"found    no checkpoint yet; what appears here is taken ({named})")] if goes_on else []
     first, *others = found.groups

@@ -53,7 +53,10 @@ def test_each_bad_file_is_named_with_its_reason_and_the_others_are_used(tmp_path
     assert reasons["step_6.pt"] == ("waiting", "it is empty")
     assert reasons["step_7.pt"][0] == "waiting"
     assert "zip directory" in reasons["step_7.pt"][1]
-    assert reasons["step_8.pt"] == ("refused", "it is neither a torch.save zip file nor a safetensors file")
+    assert reasons["step_8.pt"] == (
+        "refused",
+        "it is in no format that is known (torch zip, safetensors, torch legacy)",
+    )
     assert "git lfs pull" in reasons["step_9.pt"][1]
     assert "no named tensors" in reasons["step_10.pt"][1]
     assert published(tmp_path) == ["step_3.pt", "step_4.pt", "step_5.pt"]
@@ -307,7 +310,7 @@ def test_an_unreadable_file_or_folder_is_named(tmp_path: Path) -> None:
         (("status", "{empty}/nowhere"), 2, "does not exist"),
         (("stop", "{empty}"), 3, "nobody watches"),
         (("logs", "{empty}"), 3, "nobody has watched"),
-        (("inspect", "{config}"), 1, "neither a torch.save zip file nor a safetensors file"),
+        (("inspect", "{config}"), 1, "in no format that is known"),
         (("frobnicate",), 2, "No such command"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 
 from rna_watch.formats import safe_pickle
 from rna_watch.formats.probe import probe
-from rna_watch.formats.torch_zip import read_directory
+from rna_watch.formats.zip_directory import read_directory
 from rna_watch.layout.open_file import OpenFile
 from tests.daemon.runs import events, rna_watch
 
