@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import LAST
@@ -22,7 +23,6 @@ from rna_watch.watching import steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
@@ -96,7 +96,7 @@ class Publication:
                 notes=[*notes, *kept_because],
             )
         )
-        temporary = model.with_name(disk.temporary_name(model.name, "publish"))
+        temporary = Path(disk.temporary_path(str(model)))
         self._recorder.record(
             e.Publishing(
                 checkpoint=checkpoint.name,
@@ -124,7 +124,7 @@ class Publication:
                 output_tree.manifest_path(model).unlink(missing_ok=True)
             raise
         if export_to is not None:
-            written += write_export(model, export_to, window.layouts[-1].source, "publish", run)
+            written += write_export(model, export_to, window.layouts[-1].source, run)
         self._recorder.record(
             e.Published(
                 checkpoint=checkpoint.name,
@@ -258,14 +258,14 @@ def planned_drop(setting: str, newest: Layout) -> tuple[bool, list[str]]:
     return not why, [f"What lies beside the model was kept: {why}."] if why else []
 
 
-def write_export(model: Path, to: Path, source: str, owner: str, run: Run) -> int:
+def write_export(model: Path, to: Path, source: str, run: Run) -> int:
     """Write a published model's plain copy; returns its size in bytes.
 
     Raises:
         StoreError: there is no room, or the folder cannot be written.
     """
-    temporary = to.with_name(disk.temporary_name(to.name, owner))
-    return engine_export.write(str(model), str(to), source=source or None, temporary=str(temporary), run=run)
+    temporary = disk.temporary_path(str(to))
+    return engine_export.write(str(model), str(to), source=source or None, temporary=temporary, run=run)
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

@@ -69,7 +69,7 @@ def _write(combination: Combination, path: Path) -> None:
     publish(
         combination,
         str(path),
-        temporary=str(path.with_name(disk.temporary_name(path.name, str(os.getpid())))),
+        temporary=disk.temporary_path(str(path)),
         budget_mib=_BUDGET_MIB,
         run=lambda work: [tasks.run(task) for task in work],
     )

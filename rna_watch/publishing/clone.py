@@ -114,12 +114,10 @@ def _clone_start(source: FileIdentity, writer: int) -> bool:
         if not file.identity.same_content(source):
             raise InputChanged(f"{source.path} changed before it could be cloned")
         os.fchmod(writer, os.fstat(file.descriptor).st_mode & 0o777 | 0o200)
-        try:
-            share_blocks(file.descriptor, writer)
-        except OSError:
-            os.ftruncate(writer, source.size_bytes)
-            return False
-    return True
+        if share_blocks(file.descriptor, writer):
+            return True
+        os.ftruncate(writer, source.size_bytes)
+    return False
 
 
 def finish(clone: Clone, patches: Iterable[Patch], destination: str) -> None:
