@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -44,8 +43,8 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.measurement import Run
     from rna_watch.layout.layout import Layout
+    from rna_watch.window.tasks import Run
 
 CHOICES = (RNA, SIMPLEX, CAPPED, AVERAGE, EMA, DECAY, CUMULATIVE, LAST)
 _SMALLEST_WINDOW = 3
@@ -124,13 +123,13 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
         publish(
             Combination(layouts=tuple(layouts), weights=candidate.weights, clamp=statistics != COMBINED),
             str(out),
-            temporary=str(out.with_name(disk.temporary_name(out.name, str(os.getpid())))),
+            temporary=disk.temporary_path(str(out)),
             budget_mib=settings.memory_budget,
             run=engine.map,
             drop=dropped,
         )
         if export_to is not None:
-            write_export(out, export_to, layouts[-1].source, str(os.getpid()), engine.map)
+            write_export(out, export_to, layouts[-1].source, engine.map)
     finally:
         engine.close()
     return content

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
-    from rna_watch.evaluation.evaluator import Evaluation, Evaluator
+    from rna_watch.evaluation.client import Evaluator
+    from rna_watch.evaluation.evaluator import Evaluation
     from rna_watch.layout.dtypes import Array
 
 SCREENED = 3  # how many times as many candidates a cheap first round looks at

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.candidate import Candidate
     from rna_watch.daemon.recorder import Recorder
-    from rna_watch.evaluation.evaluator import Evaluator
+    from rna_watch.evaluation.client import Evaluator
 
 _REMEDY = "models are written unevaluated until it works"
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import InputChanged
 from rna_watch.formats.recorded_gradient import SUFFIX
-from rna_watch.layout.disk import share_blocks
+from rna_watch.layout import disk
 from rna_watch.layout.identity import FileIdentity, check_unchanged, identify
 
 if TYPE_CHECKING:
@@ -40,18 +39,13 @@ def pin(source: FileIdentity, destination: str, *, link: bool, proceed: Callable
         InputChanged: the file is gone or changed since it was probed.
         OSError: there is no room, or the store cannot be written.
     """
-    temporary = f"{destination}.part"
-    Path(temporary).unlink(missing_ok=True)
     try:
-        kind = LINK if link and _link(source.path, temporary) else _copy(source, temporary, proceed)
-        pinned = identify(temporary)
-        if kind == LINK and not source.same_content(pinned):
-            raise InputChanged(f"{source.path} changed before it could be pinned")
-        os.replace(temporary, destination)  # noqa: PTH105 - atomic by specification
+        with disk.replacing(destination, durable=False) as temporary:
+            kind = LINK if link and _link(source.path, temporary) else _copy(source, temporary, proceed)
+            if kind == LINK and not source.same_content(identify(temporary)):
+                raise InputChanged(f"{source.path} changed before it could be pinned")
     except FileNotFoundError as error:
         raise InputChanged(f"{source.path} is gone") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return kind, identify(destination)
 
 
@@ -106,10 +100,7 @@ def _pin_gradient(layout: Layout, destination: str, proceed: Callable[[], None])
 def unpin(destination: str) -> None:
     """Let go of a pinned checkpoint and its gradient, if it is there."""
     for path in (destination, destination + SUFFIX):
-        if os.path.isdir(path):  # noqa: PTH112 - a string crosses process boundaries
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            Path(path).unlink(missing_ok=True)
+        disk.remove(path)
 
 
 def held_bytes(destination: str) -> int:
@@ -152,11 +143,7 @@ def _copy(source: FileIdentity, destination: str, proceed: Callable[[], None]) -
 
 
 def _fill(reader: int, writer: int, size: int, proceed: Callable[[], None]) -> str:
-    try:
-        share_blocks(reader, writer)
-    except OSError:
-        pass
-    else:
+    if disk.share_blocks(reader, writer):
         return REFLINK
     offset = 0
     while offset < size:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import LAST
 from rna_watch.acceleration.significance import Mode, gain
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import deepspeed
+from rna_watch.formats import registry
+from rna_watch.formats.format import WrittenAs
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import Stage
 from rna_watch.layout import disk
@@ -20,8 +22,7 @@ from rna_watch.publishing.write import publish as write
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
@@ -32,10 +33,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.layout.dtypes import Array
     from rna_watch.layout.layout import Layout
-    from rna_watch.window.tasks import Result
-    from rna_watch.window.tasks_plan import Task
-
-    Run = Callable[[Sequence[Task]], Sequence[Result]]
+    from rna_watch.window.tasks import Run
 
 _AGAIN = ".again"
 
@@ -98,7 +96,7 @@ class Publication:
                 notes=[*notes, *kept_because],
             )
         )
-        temporary = model.with_name(disk.temporary_name(model.name, "publish"))
+        temporary = Path(disk.temporary_path(str(model)))
         self._recorder.record(
             e.Publishing(
                 checkpoint=checkpoint.name,
@@ -126,7 +124,7 @@ class Publication:
                 output_tree.manifest_path(model).unlink(missing_ok=True)
             raise
         if export_to is not None:
-            written += write_export(model, export_to, window.layouts[-1].source, "publish", run)
+            written += write_export(model, export_to, window.layouts[-1].source, run)
         self._recorder.record(
             e.Published(
                 checkpoint=checkpoint.name,
@@ -252,22 +250,22 @@ def planned_export(setting: str, newest: Layout, model: Path) -> tuple[Path | No
 
 def planned_drop(setting: str, newest: Layout) -> tuple[bool, list[str]]:
     """Whether what lies beside the model is left out, and why it cannot be although that is wanted."""
-    if newest.format == deepspeed.NAME:
-        return True, []  # the weights alone are consolidated
+    if registry.written_as(newest) is not WrittenAs.CLONE:
+        return True, []  # a new file holds the model alone
     if setting != torch_writer.DROP or newest.root:
         return False, []
     why = torch_writer.obstacle(newest)
     return not why, [f"What lies beside the model was kept: {why}."] if why else []
 
 
-def write_export(model: Path, to: Path, source: str, owner: str, run: Run) -> int:
+def write_export(model: Path, to: Path, source: str, run: Run) -> int:
     """Write a published model's plain copy; returns its size in bytes.
 
     Raises:
         StoreError: there is no room, or the folder cannot be written.
     """
-    temporary = to.with_name(disk.temporary_name(to.name, owner))
-    return engine_export.write(str(model), str(to), source=source or None, temporary=str(temporary), run=run)
+    temporary = disk.temporary_path(str(to))
+    return engine_export.write(str(model), str(to), source=source or None, temporary=temporary, run=run)
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

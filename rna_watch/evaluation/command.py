@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION
+from rna_watch.formats.registry import file_format
 from rna_watch.layout import disk
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks
@@ -51,9 +52,8 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
     scratch = Path(spec.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     newest = combination.layouts[-1]
-    suffix = "" if newest.root else "".join(Path(newest.path).suffixes[-2:])
-    named = {"torch zip": ".pt", "safetensors": ".safetensors"}
-    path = scratch / f"candidate-{os.getpid()}{named.get(newest.format, suffix)}"
+    ending = "" if newest.root else file_format(newest.format).endings[0]
+    path = scratch / f"candidate-{os.getpid()}{ending}"
     try:
         _write(combination, path)
         # the path last: it may hold whatever a person calls a folder
@@ -69,7 +69,7 @@ def _write(combination: Combination, path: Path) -> None:
     publish(
         combination,
         str(path),
-        temporary=str(path.with_name(disk.temporary_name(path.name, str(os.getpid())))),
+        temporary=disk.temporary_path(str(path)),
         budget_mib=_BUDGET_MIB,
         run=lambda work: [tasks.run(task) for task in work],
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import InputChanged, StoreError
-from rna_watch.formats.probe import FORMATS
+from rna_watch.formats.registry import file_format
 from rna_watch.layout.disk import TEMPORARY_SUFFIX, remove, share_blocks, sync_folder
 from rna_watch.layout.open_file import OpenFile
 from rna_watch.layout.strides import merge_runs
@@ -20,6 +20,7 @@ from rna_watch.window.copying import Gap
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rna_watch.formats.format import Checksums, Written
     from rna_watch.layout.identity import FileIdentity
     from rna_watch.layout.layout import Layout
     from rna_watch.window.combine import Patch
@@ -113,12 +114,10 @@ def _clone_start(source: FileIdentity, writer: int) -> bool:
         if not file.identity.same_content(source):
             raise InputChanged(f"{source.path} changed before it could be cloned")
         os.fchmod(writer, os.fstat(file.descriptor).st_mode & 0o777 | 0o200)
-        try:
-            share_blocks(file.descriptor, writer)
-        except OSError:
-            os.ftruncate(writer, source.size_bytes)
-            return False
-    return True
+        if share_blocks(file.descriptor, writer):
+            return True
+        os.ftruncate(writer, source.size_bytes)
+    return False
 
 
 def finish(clone: Clone, patches: Iterable[Patch], destination: str) -> None:
@@ -129,14 +128,15 @@ def finish(clone: Clone, patches: Iterable[Patch], destination: str) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    written: list[dict[int, tuple[int, int]]] = [{} for _ in clone.temporaries]
+    written: list[Written] = [{} for _ in clone.temporaries]
     for patch in patches:
         if patch.size_bytes:
             written[patch.file][patch.offset_bytes] = (patch.size_bytes, patch.crc)
     try:
         for number, (source, temporary) in enumerate(zip(clone.sources, clone.temporaries, strict=True)):
-            kind = clone.original.kind(number) if number < len(clone.original.files) else ""
-            _finish_file(source, temporary, kind, written[number])
+            carried = number >= len(clone.original.files)
+            checksums = None if carried else file_format(clone.original.kind(number)).checksums
+            _finish_file(source, temporary, checksums, written[number])
         give_name(clone.original, clone.temporary, destination)
     except OSError as error:
         raise StoreError(_cannot_write(destination, error)) from error
@@ -151,13 +151,12 @@ def give_name(original: Layout, temporary: str, destination: str) -> None:
     sync_folder(os.path.dirname(destination) or ".")  # noqa: PTH120
 
 
-def _finish_file(source: FileIdentity, temporary: str, kind: str, written: dict[int, tuple[int, int]]) -> None:
-    repair = FORMATS[kind].repair if kind in FORMATS else None
+def _finish_file(source: FileIdentity, temporary: str, checksums: Checksums | None, written: Written) -> None:
     with OpenFile(temporary) as file:
         writer = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
         try:
-            if repair is not None:
-                repair(file, written, writer)
+            if checksums is not None:
+                checksums.repair(file, written, writer)
             os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
             os.fsync(writer)
         finally:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import InputChanged, StoreError
-from rna_watch.formats import torch_zip
 from rna_watch.layout import disk
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
@@ -19,6 +18,7 @@ from rna_watch.window.copies import strips
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rna_watch.formats.format import FileFormat
     from rna_watch.layout.layout import Layout
     from rna_watch.publishing.safetensors_writer import Skeleton
     from rna_watch.window.combine import Combination, Patch
@@ -31,12 +31,12 @@ _COPY_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewriting:
-    """The file to be made, of a known kind, and the byte offset in it of the storage of each of the layout's extents.
+    """The file to be made, its format, and the byte offset in it of the storage of each of the layout's extents.
 
     `name` is its name in a folder, where the checkpoint is one.
     """
 
-    kind: str
+    format: FileFormat
     name: str
     skeleton: Skeleton
     bases: tuple[int, ...]
@@ -122,11 +122,11 @@ def finish(
     """
     written = {patch.offset_bytes: (patch.size_bytes, patch.crc) for patch in patches if patch.size_bytes}
     try:
-        if rewriting.kind == torch_zip.NAME:
+        if (checksums := rewriting.format.checksums) is not None:
             with OpenFile(path) as file:
                 writer = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 try:
-                    torch_zip.repair(file, written, writer)
+                    checksums.repair(file, written, writer)
                 finally:
                     os.close(writer)
         disk.settle(path, max(file.mtime_ns for file in original.files))

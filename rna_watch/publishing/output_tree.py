@@ -155,21 +155,10 @@ def write_manifest(model: Path, content: bytes) -> None:
         StoreError: there is no room, or the folder cannot be written.
     """
     target = manifest_path(model)
-    temporary = target.with_name(disk.temporary_name(target.name, str(os.getpid())))
-    try:
+    with disk.writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)  # noqa: PTH105 - atomic by specification
-        disk.sync_folder(str(target.parent))
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StoreError(
-            f"cannot write {target}: {error.strerror or error}; make room there, or name another folder with --output"
-        ) from error
+        with disk.replacing(target, durable=True) as temporary:
+            Path(temporary).write_bytes(content)
 
 
 def point(link: Path, target: Path) -> bool:
@@ -183,11 +172,9 @@ def point(link: Path, target: Path) -> bool:
     """
     if os.path.lexists(link) and not link.is_symlink():
         return False
-    temporary = link.with_name(disk.temporary_name(link.name, str(os.getpid())))
     try:
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.relpath(target, link.parent))
-        os.replace(temporary, link)  # noqa: PTH105 - atomic by specification
+        with disk.replacing(link, durable=False) as temporary:
+            Path(temporary).symlink_to(os.path.relpath(target, link.parent))
     except PermissionError:
         return True
     except OSError as error:

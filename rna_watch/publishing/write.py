@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rna_watch.formats import deepspeed, torch_zip
+from rna_watch.formats import registry
+from rna_watch.formats.format import WrittenAs
 from rna_watch.layout import disk
 from rna_watch.publishing import clone, consolidated, new_file, torch_writer
 from rna_watch.window import tasks_plan
 from rna_watch.window.combine import write_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from rna_watch.layout.layout import Layout
     from rna_watch.publishing.new_file import Rewriting
     from rna_watch.window.combine import Combination
-    from rna_watch.window.tasks import Result
-    from rna_watch.window.tasks_plan import Task
+    from rna_watch.window.tasks import Run
 
-    Run = Callable[[Sequence[Task]], Sequence[Result]]
+_NEW_FILES = {WrittenAs.TORCH_ZIP: torch_writer.plan, WrittenAs.SAFETENSORS: consolidated.plan}
 
 
 def publish(
@@ -66,9 +64,8 @@ def publish(
 
 def _rewriting(newest: Layout, *, drop: bool) -> Rewriting | None:
     """The file of its own that a model is written to, if it is."""
-    if newest.format == deepspeed.NAME:
-        return consolidated.plan(newest)
-    return torch_writer.plan(newest) if drop and newest.format == torch_zip.NAME else None
+    plan = _NEW_FILES.get(registry.written_as(newest, alone=drop))
+    return plan(newest) if plan is not None else None
 
 
 def _rewrite(

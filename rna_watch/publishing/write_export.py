@@ -13,20 +13,10 @@ from rna_watch.publishing import export, safetensors_writer
 from rna_watch.window import tasks_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from rna_watch.window.tasks import Result
-    from rna_watch.window.tasks_plan import Task
+    from rna_watch.window.tasks import Run
 
 
-def write(
-    model: str,
-    destination: str,
-    *,
-    source: str | None,
-    temporary: str,
-    run: Callable[[Sequence[Task]], Sequence[Result]],
-) -> int:
+def write(model: str, destination: str, *, source: str | None, temporary: str, run: Run) -> int:
     """Write a model's export under its final name, whole or not at all; returns its size in bytes.
 
     Args:

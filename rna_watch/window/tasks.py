@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Float64 = npt.NDArray[np.float64]
 Result = GramRows | Float64 | list[Patch] | int
+# what runs tasks: an engine's `map`, or `run` in a loop
+Run = Callable[[Sequence[Task]], Sequence[Result]]
 
 
 def run(task: Task) -> Result:

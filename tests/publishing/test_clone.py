@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from rna_watch.errors import StoreError
 from rna_watch.formats.probe import probe
-from rna_watch.layout import disk
 from rna_watch.publishing import clone
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks
@@ -43,17 +42,11 @@ def test_gaps_are_the_rest_of_the_file(runs, limit):
     assert all(0 < count <= limit for _, count in gaps)
 
 
-def test_a_temporary_name_is_no_checkpoint_s(paths):
-    """The name in the making begins with a dot and ends like nothing that a trainer or a loader looks for."""
-    name = disk.temporary_name("epoch_3.pt", "77")
-    assert name == ".rna-watch-epoch_3.pt.77.tmp"
-
-
 def test_a_reflink_leaves_no_gaps(paths, tmp_path, monkeypatch):
     """Where blocks can be shared the clone begins whole, and only the model's extents are written."""
 
     def share(reader, writer):
-        os.sendfile(writer, reader, 0, os.fstat(reader).st_size)
+        return os.sendfile(writer, reader, 0, os.fstat(reader).st_size) > 0
 
     kinds = []
 
