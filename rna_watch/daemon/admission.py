@@ -6,7 +6,7 @@ import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.residuals import window_break
+from rna_watch.daemon import window_break
 from rna_watch.daemon.window import state_of
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
@@ -157,7 +157,7 @@ class Admission:
                 pin_path=pinned_path,
             )
         )
-        reason = "" if again else self._break(previous, name, step, identity.mtime_ns)
+        reason = "" if again else self._break(previous, name)
         if reason:
             self._recorder.record(e.WindowStarted(checkpoint=name, reason=reason))
         self._resolve(path, name, known=True)
@@ -180,38 +180,24 @@ class Admission:
             and same_values(known, layout, self._proceed)
         )
 
-    def _break(self, previous: Checkpoint | None, name: str, step: int, mtime_ns: int) -> str:
+    def _break(self, previous: Checkpoint | None, name: str) -> str:
         """Why the history before a checkpoint cannot be used with it ("" if it can)."""
-        if previous is None or previous.admitted is None:
-            return ""
         current = self._recorder.checkpoint(name)
-        if self._same_step(previous, current):
-            what = f"{previous.name} and {name} tell the same {previous.admitted.step_kind} {step}"
-            self._recorder.problem("same-step", what, "if they are of two runs, name one run with --patterns")
-            return what
-        if step <= previous.admitted.step and mtime_ns > previous.admitted.mtime_ns:
-            return f"the run went back from {previous.admitted.step_kind} {previous.admitted.step} to {step}: a restart"
-        aside = self._sequences.begun_again(previous.admitted, name, mtime_ns)
-        if aside:
-            return f"{aside} was saved after {previous.name}, though it is no later step: a restart"
+        if previous is None or previous.admitted is None or current is None or current.admitted is None:
+            return ""
+        if reason := window_break.same_step(previous.admitted, current.admitted):
+            self._recorder.problem("same-step", reason, "if they are of two runs, name one run with --patterns")
+            return reason
+        if reason := window_break.restart(previous.admitted, current.admitted, self._recorder.checkpoints()):
+            return reason
         before, after = self._pins.layout(previous), self._pins.known(name)
-        if before is None or after is None or current is None:
+        if before is None or after is None:
             return ""
         older, newer = (
             state_of(checkpoint, layout, self._config.optimizer_order)
             for checkpoint, layout in ((previous, before), (current, after))
         )
-        return difference(before, after) or window_break(older, newer, self._config.learning_rate_jump)
-
-    @staticmethod
-    def _same_step(previous: Checkpoint, current: Checkpoint | None) -> bool:
-        before, after = previous.admitted, current.admitted if current is not None else None
-        return (
-            before is not None
-            and after is not None
-            and before.path != after.path
-            and (before.step_kind, before.step) == (after.step_kind, after.step)
-        )
+        return difference(before, after) or window_break.change(older, newer, self._config.learning_rate_jump)
 
 
 def _with_step(path: str, kind: str, step: int) -> str:

@@ -142,18 +142,3 @@ class Sequences:
             first = next((i for i, c in enumerate(members) if c.stage in PENDING), len(members))
             names |= {c.name for c in members[max(0, first - length) :]}
         return names
-
-    def begun_again(self, previous: e.Admitted, path: str, mtime_ns: int) -> str:
-        """What shows that a training was begun again between two saves: a file of another version, of no later step, in time."""
-        for checkpoint in self._recorder.checkpoints():
-            other = checkpoint.admitted
-            if (
-                other is not None
-                and previous.mtime_ns < other.mtime_ns < mtime_ns
-                and other.step <= previous.step
-                and other.step_kind == previous.step_kind
-                and steps.series(other.path) != steps.series(path)
-                and steps.all_versions(other.path) == steps.all_versions(path)
-            ):
-                return checkpoint.name
-        return ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rna_watch.daemon.order import next_in_line
@@ -9,30 +11,26 @@ from rna_watch.journal import events as e
 from rna_watch.journal.replay import PENDING, Checkpoint, Stage
 
 
-def _checkpoint(name: str, seq: int, stage: Stage = Stage.READY, attempts: int = 0) -> Checkpoint:
-    admitted = e.Admitted(
-        checkpoint=name,
-        path=name,
-        step=seq,
-        step_kind="step",
-        format="torch zip",
-        source="",
-        size_bytes=1,
-        parameters=1,
-        fingerprint=name,
-        inode=seq,
-        mtime_ns=seq,
-        pin="link",
-        pin_path=name,
-        seq=seq,
-    )
-    return Checkpoint(name=name, stage=stage, admitted=admitted, attempts=attempts)
+def made(name: str, step: int, **fields: Any) -> e.Admitted:
+    """The admission of a checkpoint."""
+    told = {"step_kind": "step", "format": "torch zip", "source": "", "size_bytes": 1, "parameters": 1, "seq": step}
+    told |= {"fingerprint": name, "inode": step, "mtime_ns": step, "pin": "link", "pin_path": name}
+    return e.Admitted(**{"checkpoint": name, "path": name, "step": step} | told | fields)
+
+
+def checkpoint_of(admitted: e.Admitted, **fields: Any) -> Checkpoint:
+    """What is known of a checkpoint right after its admission."""
+    return Checkpoint(**{"name": admitted.checkpoint, "stage": Stage.READY, "admitted": admitted} | fields)
+
+
+def _checkpoint(name: str, step: int, **fields: Any) -> Checkpoint:
+    return checkpoint_of(made(name, step), **fields)
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_what_is_pending_is_worked_on_and_nothing_else_but_old_failures(stage: Stage) -> None:
     """A checkpoint on its way is next; one that failed for good before this process began is tried once more."""
-    checkpoints = [_checkpoint("a.pt", 1, stage)]
+    checkpoints = [_checkpoint("a.pt", 1, stage=stage)]
     wanted = "a.pt" if stage in PENDING else None
     assert next_in_line(checkpoints, {"a.pt"}, 1e9) == wanted
     assert next_in_line(checkpoints, set(), 1e9) == ("a.pt" if stage is Stage.FAILED else wanted)
