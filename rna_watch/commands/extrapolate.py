@@ -28,7 +28,6 @@ from rna_watch.daemon.window import window_form, without
 from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats.probe import probe
-from rna_watch.layout import disk
 from rna_watch.layout.layout import difference
 from rna_watch.publishing import output_tree
 from rna_watch.publishing.write import publish
@@ -123,9 +122,7 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
         publish(
             Combination(layouts=tuple(layouts), weights=candidate.weights, clamp=statistics != COMBINED),
             str(out),
-            temporary=disk.temporary_path(str(out)),
-            budget_mib=settings.memory_budget,
-            run=engine.map,
+            engine.map,
             drop=dropped,
         )
         if export_to is not None:

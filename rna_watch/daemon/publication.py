@@ -16,12 +16,11 @@ from rna_watch.journal.replay import Stage
 from rna_watch.layout import disk
 from rna_watch.layout.identity import identify_any
 from rna_watch.publishing import export, output_tree, torch_writer
-from rna_watch.publishing import write_export as engine_export
 from rna_watch.publishing.write import publish as write
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
@@ -32,10 +31,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.layout.dtypes import Array
     from rna_watch.layout.layout import Layout
-    from rna_watch.window.tasks import Result
-    from rna_watch.window.tasks_plan import Task
-
-    Run = Callable[[Sequence[Task]], Sequence[Result]]
+    from rna_watch.window.tasks import Run
 
 _AGAIN = ".again"
 
@@ -113,14 +109,7 @@ class Publication:
             missing_ok=True
         )  # of an older output: after a crash it would pass for this one's
         try:
-            written = write(
-                recipe,
-                str(model),
-                temporary=str(temporary),
-                budget_mib=self._config.memory_budget,
-                run=run,
-                drop=dropped,
-            )
+            written = write(recipe, str(model), run, drop=dropped)
         except (RefusedCheckpoint, IncompleteCheckpoint):
             if not model.exists():
                 output_tree.manifest_path(model).unlink(missing_ok=True)
@@ -266,8 +255,7 @@ def write_export(model: Path, to: Path, source: str, run: Run) -> int:
     Raises:
         StoreError: there is no room, or the folder cannot be written.
     """
-    temporary = disk.temporary_path(str(to))
-    return engine_export.write(str(model), str(to), source=source or None, temporary=temporary, run=run)
+    return export.write(str(model), str(to), source, run)
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

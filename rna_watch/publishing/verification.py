@@ -6,8 +6,6 @@ Letters: K checkpoints. Values are compared by their stored bits, so that -0.0 i
 from __future__ import annotations
 
 import math
-import os
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -15,25 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rna_watch.errors import InputChanged
 from rna_watch.formats import checksums, hugging_face, torch_zip
 from rna_watch.layout.dtypes import DTYPES, Array, Float64, widen
-from rna_watch.layout.identity import check_unchanged
 from rna_watch.layout.layout import Role
-from rna_watch.layout.open_file import OpenFile
+from rna_watch.layout.open_file import opened
 from rna_watch.layout.strides import merge_runs, runs
 from rna_watch.window.combine import combined_blocks
 from rna_watch.window.segments import BLOCK_ELEMENTS, WindowReader, window_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from types import TracebackType
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rna_watch.layout.layout import Layout, TensorView
+    from rna_watch.layout.open_file import OpenFile
     from rna_watch.window.combine import Combination
     from rna_watch.window.segments import Place, Segment
 
-_COPY_BYTES = 2**20
 _SHOWN = 5
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -119,12 +114,12 @@ def combined_differences(
         InputChanged: a file changed meanwhile.
     """
     tally = _Tally(combination.layouts[-1])
-    with _Stored(model) as stored, WindowReader(combination.files) as reader:
+    with opened(model.files) as stored, WindowReader(combination.files) as reader:
         for group in groups:
             segments = [replace(segment, places=segment.places[1:]) for segment in group]
             for number, start, bits in combined_blocks(reader, segments, combination.weights, block_elements):
                 segment = group[number]
-                found = stored.read(segment.places[0], start, len(bits), segment.dtype)
+                found = _stored(stored, segment.places[0], start, len(bits), segment.dtype)
                 tally.add(segment, start, bits, found)
     return tally.differences()
 
@@ -136,10 +131,10 @@ def copied_differences(model: Layout, newest: Layout) -> list[Difference]:
         InputChanged: a file changed meanwhile.
     """
     tally = _Tally(newest)
-    with _Stored(model) as stored, _Stored(newest) as source:
+    with opened(model.files) as stored, opened(newest.files) as source:
         for segment in window_segments((model, newest), frozenset({Role.COPIED}), BLOCK_ELEMENTS):
             found, wanted = (
-                each.read(places, 0, segment.count, segment.dtype)
+                _stored(each, places, 0, segment.count, segment.dtype)
                 for each, places in zip((stored, source), segment.places, strict=True)
             )
             tally.add(segment, 0, wanted, found)
@@ -159,15 +154,11 @@ def differences_beside(model: Layout, newest: Layout) -> dict[str, int] | None:
     if places[0] != places[1] or sizes[0] != sizes[1]:
         return None
     counts: dict[str, int] = {}
-    with _Stored(model) as stored, _Stored(newest) as source:
+    with opened(model.files) as stored, opened(newest.files) as source:
         for file in range(len(newest.files)):
-            names, starts, ends = _parts(source.files[file], newest.kind(file))
+            names, starts, ends = _parts(source[file], newest.kind(file))
             where = f" of {newest.inside(newest.files[file])}" if newest.root else ""
-            for offset, size in _outside(newest, file):
-                a, b = (np.frombuffer(each.files[file].read(offset, size), dtype=np.uint8) for each in (stored, source))
-                if np.array_equal(a, b):
-                    continue
-                positions = offset + np.flatnonzero(a != b)
+            for positions in _differing(stored[file], source[file], _outside(newest, file)):
                 inside = np.searchsorted(starts, positions, side="right") - 1
                 known = (inside >= 0) & (positions < ends[inside])
                 for number, count in zip(*np.unique(np.where(known, inside, -1), return_counts=True), strict=True):
@@ -196,8 +187,8 @@ def damage(layout: Layout) -> tuple[list[str], bool]:
     """
     problems: list[str] = []
     kept = True
-    with _Stored(layout) as stored:
-        for number, file in enumerate(stored.files):
+    with opened(layout.files) as stored:
+        for number, file in enumerate(stored):
             pieces = ((chunk, extent.name) for extent in layout.extents for chunk in extent.chunks)
             owners = sorted((chunk.offset_bytes, name) for chunk, name in pieces if chunk.file == number)
             zips = checksums.zips(file, layout.kind(number))
@@ -222,7 +213,7 @@ def _parts(file: OpenFile, format_name: str) -> tuple[list[str], Array, Array]:
 
 
 def _outside(layout: Layout, file: int) -> Iterator[tuple[int, int]]:
-    """The byte ranges (offset, size) of a file outside the model's tensors, in pieces."""
+    """The byte ranges (offset, size) of a file outside the model's tensors."""
     tensors = merge_runs(
         (chunk.offset_bytes, chunk.count * DTYPES[extent.dtype].itemsize)
         for extent in layout.extents
@@ -231,67 +222,33 @@ def _outside(layout: Layout, file: int) -> Iterator[tuple[int, int]]:
     )
     position = 0
     for start, count in [*tensors, (layout.files[file].size_bytes, 0)]:
-        for offset in range(position, start, _COPY_BYTES):
-            yield offset, min(_COPY_BYTES, start - offset)
+        yield position, start - position
         position = start + count
 
 
-class _Stored:
-    """A checkpoint's own bytes, in a context that checks before and after that it is the one that was planned."""
+def _differing(one: OpenFile, other: OpenFile, ranges: Iterable[tuple[int, int]]) -> Iterator[Array]:
+    """The positions of the bytes that differ within these ranges, in bounded pieces."""
+    for start, size in ranges:
+        position = start
+        for a, b in zip(one.pieces(start, size), other.pieces(start, size), strict=True):
+            where = np.flatnonzero(np.asarray(a) != np.asarray(b))
+            if len(where):
+                yield position + where
+            position += len(a)
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._open = ExitStack()
-        self.files: list[OpenFile] = []
 
-    def __enter__(self) -> _Stored:
-        try:
-            for identity in self._layout.files:
-                try:
-                    self.files.append(self._open.enter_context(OpenFile(identity.path)))
-                except OSError as error:
-                    raise InputChanged(f"{identity.path} cannot be opened any more ({error.strerror})") from error
-            self._check()
-        except BaseException:
-            self._open.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._check()
-        finally:
-            self._open.close()
-
-    def _check(self) -> None:
-        for identity, file in zip(self._layout.files, self.files, strict=True):
-            check_unchanged(identity, file.descriptor)
-
-    def read(self, places: Sequence[Place], start: int, count: int, dtype: str) -> Array:
-        """The stored bits of elements [start, start + count), counted over these places."""
-        bits = DTYPES[dtype].bits
-        parts = []
-        position = 0
-        for number, offset, size in places:
-            low, high = max(start, position), min(start + count, position + size)
-            if low < high:
-                at = offset + (low - position) * bits.itemsize
-                parts.append(self._bytes(number, at, (high - low) * bits.itemsize))
-            position += size
-        return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), dtype=bits)
-
-    def _bytes(self, number: int, offset: int, count: int) -> bytes:
-        path = self._layout.files[number].path
-        try:
-            data = os.pread(self.files[number].descriptor, count, offset)
-        except OSError as error:
-            raise InputChanged(f"{path} cannot be read any more ({error.strerror})") from error
-        if len(data) != count:
-            raise InputChanged(f"{path} became shorter while it was being read")
-        return data
+def _stored(files: Sequence[OpenFile], places: Sequence[Place], start: int, count: int, dtype: str) -> Array:
+    """The stored bits of elements [start, start + count), counted over these places."""
+    bits = np.empty(count, dtype=DTYPES[dtype].bits)
+    raw = bits.data.cast("B")
+    position = 0
+    for number, offset, size in places:
+        low, high = max(start, position), min(start + count, position + size)
+        if low < high:
+            part = raw[(low - start) * bits.itemsize : (high - start) * bits.itemsize]
+            files[number].read_into(part, offset + (low - position) * bits.itemsize)
+        position += size
+    return bits
 
 
 class _Tally:

@@ -146,13 +146,7 @@ def rna(paths: list[str], out: str, *, engine_name: str, new: int | None) -> dic
             candidate = unevaluated(gram, rounding_energy=total.rounding_energy).candidates[-1]
             print(note, file=sys.stderr)
         combination = Combination(layouts=tuple(layouts), weights=candidate.weights).without_zeros()
-        publish(
-            combination,
-            out,
-            temporary=f"{out}.part",
-            budget_mib=64.0,
-            run=engine.map,
-        )
+        publish(combination, out, engine.map)
     planned = sum(task.work_bytes for task in tasks)
     planned += len(combination.layouts) * sum(segment.size_bytes for segment in combination.segments())
     result = meter.result | {"worker_memory_mib": worker_memory.growth_mib, "read_gb": planned / 1e9}

@@ -292,13 +292,7 @@ def test_the_manifest_says_how_running_variances_were_treated(tmp_path: Path, cl
         torch.save(content, tmp_path / f"step_{k}.pt")
     layouts = tuple(probe(str(tmp_path / f"step_{k}.pt")) for k in range(3))
     model = folder / "step_2.pt"
-    publish(
-        Combination(layouts=layouts, weights=(0.0, 2.0, -1.0), clamp=clamp),
-        str(model),
-        temporary=str(folder / "part"),
-        budget_mib=64.0,
-        run=lambda work: [tasks.run(task) for task in work],
-    )
+    publish(Combination(layouts=layouts, weights=(0.0, 2.0, -1.0), clamp=clamp), str(model), tasks.run_all)
     assert (torch.load(model, weights_only=True)["running_var"][0] >= 0) == clamp
     content = {
         "schema": 1,

@@ -50,7 +50,7 @@ def _differences(out, combination):
     combination = combination.without_zeros()
     model = probe(str(out))
     both = replace(combination, layouts=(model, *combination.layouts), weights=(0.0, *combination.weights))
-    groups = [task.segments for task in tasks_plan.combine_tasks(both, both.segments(), (), 64.0)]
+    groups = [task.segments for task in tasks_plan.combine_tasks(both, both.segments(), ())]
     return verification.combined_differences(model, combination, groups)
 
 
