@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.measurement import Run
     from rna_watch.layout.layout import Layout
+    from rna_watch.window.tasks import Run
 
 CHOICES = (RNA, SIMPLEX, CAPPED, AVERAGE, EMA, DECAY, CUMULATIVE, LAST)
 _SMALLEST_WINDOW = 3

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import rna_watch
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.evaluation_rounds import UNEVALUATED
+from rna_watch.daemon.evaluators import failed
 from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes, rested_s, start_engine
@@ -354,7 +354,7 @@ class Daemon:
             try:
                 evaluator.warm_up()
             except EvaluationFailed as error:
-                self._recorder.problem("evaluator", f"the evaluator cannot be loaded: {error}", UNEVALUATED)
+                failed(self._recorder, error, loaded=False)
         self._pipeline = Pipeline(self._config, self._paths, self._recorder, self._admission, self._engine, evaluators)
         return self._pipeline
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rna_watch.daemon.admission import Admission
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.engine.contract import Engine
-    from rna_watch.evaluation.evaluator import Evaluator
+    from rna_watch.evaluation.client import Evaluator
     from rna_watch.journal.replay import Checkpoint
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.window import tasks_plan

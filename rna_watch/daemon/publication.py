@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from rna_watch.acceleration.candidate import LAST
 from rna_watch.acceleration.significance import Mode, gain
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import deepspeed
+from rna_watch.formats import registry
+from rna_watch.formats.format import WrittenAs
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import Stage
 from rna_watch.layout import disk
@@ -241,8 +242,8 @@ def planned_export(setting: str, newest: Layout, model: Path) -> tuple[Path | No
 
 def planned_drop(setting: str, newest: Layout) -> tuple[bool, list[str]]:
     """Whether what lies beside the model is left out, and why it cannot be although that is wanted."""
-    if newest.format == deepspeed.NAME:
-        return True, []  # the weights alone are consolidated
+    if registry.written_as(newest) is not WrittenAs.CLONE:
+        return True, []  # a new file holds the model alone
     if setting != torch_writer.DROP or newest.root:
         return False, []
     why = torch_writer.obstacle(newest)

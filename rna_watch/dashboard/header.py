@@ -66,7 +66,7 @@ def header(
         lines = [spread(left.append("  ").append_text(run), right, width)]
     else:
         lines = [first, run]
-    facts = [_evaluation(state, metric), Text(f"{plain(started.engine)} engine")]
+    facts = [_evaluation(state, metric), Text(f"{plain(started.engine_name)} engine")]
     if heartbeat is not None and status.alive and heartbeat.watching:
         facts.append(Text(f"watches by {plain(heartbeat.watching)}"))
     return lines + pack(facts, width) + pack(_landmarks(state, metric, now=now), width, separator="   ")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION
+from rna_watch.formats.registry import file_format
 from rna_watch.layout import disk
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks
@@ -50,9 +51,8 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
     scratch = Path(spec.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     newest = combination.layouts[-1]
-    suffix = "" if newest.root else "".join(Path(newest.path).suffixes[-2:])
-    named = {"torch zip": ".pt", "safetensors": ".safetensors"}
-    path = scratch / f"candidate-{os.getpid()}{named.get(newest.format, suffix)}"
+    ending = "" if newest.root else file_format(newest.format).endings[0]
+    path = scratch / f"candidate-{os.getpid()}{ending}"
     try:
         publish(combination, str(path), tasks.run_all)
         # the path last: it may hold whatever a person calls a folder

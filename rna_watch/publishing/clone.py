@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rna_watch.formats.registry import file_format
 from rna_watch.layout.strides import merge_runs
 from rna_watch.publishing.draft import Draft, begin_file, paths
 from rna_watch.window import copies
@@ -43,7 +44,10 @@ def begin(combination: Combination, temporary: str, limit: int) -> Draft:
             copied += [copies.of_bytes(number, offset, size, number) for offset, size in rest]
     return Draft(
         outputs=tuple(outputs),
-        kinds=(*map(original.kind, range(len(original.files))), *("" for _ in original.carried)),
+        checksums=(
+            *(file_format(original.kind(number)).checksums for number in range(len(original.files))),
+            *(None for _ in original.carried),
+        ),
         mtimes_ns=tuple(source.mtime_ns for source in sources),
         size_bytes=original.size_bytes,
         segments=tuple(segments),

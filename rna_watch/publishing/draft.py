@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.formats.probe import FORMATS
 from rna_watch.layout.disk import share_blocks
 from rna_watch.layout.open_file import OpenFile, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rna_watch.formats.format import Checksums, Written
     from rna_watch.layout.identity import FileIdentity
     from rna_watch.layout.layout import Layout
     from rna_watch.window.combine import Patch
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """Temporary files of a model, each with its file format and modification time, and what is still to be written.
+    """Temporary files of a model, each with the checksums that its format keeps and its modification time.
 
-    `segments` are combined, `copies` are copied from the newest checkpoint's files and those that it carries. `target` is
-    the model's layout with its chunks in `outputs`.
+    Still to be written are `segments`, which are combined, and `copies` of the newest checkpoint's files and those that it
+    carries. `target` is the model's layout with its chunks in `outputs`.
     """
 
     outputs: tuple[str, ...]
-    kinds: tuple[str, ...]
+    checksums: tuple[Checksums | None, ...]
     mtimes_ns: tuple[int, ...]
     size_bytes: int
     segments: tuple[Segment, ...]
@@ -74,14 +74,13 @@ def finish(draft: Draft, temporary: str, patches: Iterable[Patch]) -> None:
     Raises:
         OSError: the disk failed.
     """
-    written: list[dict[int, tuple[int, int]]] = [{} for _ in draft.outputs]
+    written: list[Written] = [{} for _ in draft.outputs]
     for patch in patches:
         if patch.size_bytes:
             written[patch.file][patch.offset_bytes] = (patch.size_bytes, patch.crc)
-    for path, kind, mtime_ns, own in zip(draft.outputs, draft.kinds, draft.mtimes_ns, written, strict=True):
-        repair = FORMATS[kind].repair if kind in FORMATS else None
-        if repair is not None:
+    for path, checksums, mtime_ns, own in zip(draft.outputs, draft.checksums, draft.mtimes_ns, written, strict=True):
+        if checksums is not None:
             with OpenFile(path) as file, Path(path).open("r+b", buffering=0) as writer:
-                repair(file, own, writer.fileno())
+                checksums.repair(file, own, writer.fileno())
         os.utime(path, ns=(mtime_ns, mtime_ns))
     os.utime(temporary, ns=(max(draft.mtimes_ns),) * 2)

@@ -17,6 +17,7 @@ from rna_watch.window import copies
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rna_watch.formats.format import FileFormat
     from rna_watch.layout.identity import FileIdentity
     from rna_watch.layout.layout import Layout
     from rna_watch.window.combine import Combination
@@ -38,12 +39,12 @@ class Skeleton:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewriting:
-    """The file to be made, of a known kind, and the byte offset in it of the storage of each of the layout's extents.
+    """The file to be made, its format, and the byte offset in it of the storage of each of the layout's extents.
 
     `name` is its name in a folder, where the checkpoint is one.
     """
 
-    kind: str
+    format: FileFormat
     name: str
     skeleton: Skeleton
     bases: tuple[int, ...]
@@ -90,7 +91,7 @@ def begin(rewriting: Rewriting, combination: Combination, temporary: str, limit:
     ]
     return Draft(
         outputs=(path, *carried),
-        kinds=(rewriting.kind, *("" for _ in carried)),
+        checksums=(rewriting.format.checksums, *(None for _ in carried)),
         mtimes_ns=(max(file.mtime_ns for file in newest.files), *(file.mtime_ns for file in newest.carried)),
         size_bytes=rewriting.skeleton.size_bytes + sum(file.size_bytes for file in newest.carried),
         segments=tuple(_segments(combination, target, limit)),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rna_watch.formats import checksums, hugging_face, torch_zip
+from rna_watch.formats.registry import file_format
 from rna_watch.layout.dtypes import DTYPES, Array, Float64, widen
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import opened
@@ -165,7 +165,7 @@ def differences_beside(model: Layout, newest: Layout) -> dict[str, int] | None:
                     name = names[number] if number >= 0 else "its headers"
                     if name:
                         counts[name + where] = counts.get(name + where, 0) + int(count)
-    return counts | hugging_face.carried_differences(model, newest)
+    return counts | _carried_differences(model, newest)
 
 
 def sentences(differences: Sequence[Difference], what: str) -> list[str]:
@@ -191,24 +191,18 @@ def damage(layout: Layout) -> tuple[list[str], bool]:
         for number, file in enumerate(stored):
             pieces = ((chunk, extent.name) for extent in layout.extents for chunk in extent.chunks)
             owners = sorted((chunk.offset_bytes, name) for chunk, name in pieces if chunk.file == number)
-            zips = checksums.zips(file, layout.kind(number))
-            kept &= bool(zips)
-            for base, part in zips:
-                found = checksums.damage(part, [(offset - base, name) for offset, name in owners if offset >= base])
-                problems += found or []
-                kept &= found is not None
+            checksums = file_format(layout.kind(number)).checksums
+            found, sums = checksums.damage(file, owners) if checksums is not None else ([], False)
+            problems += found
+            kept &= sums
     return problems, kept
 
 
 def _parts(file: OpenFile, format_name: str) -> tuple[list[str], Array, Array]:
     """The named parts of a file, ascending, with their first and end bytes; checksums have no name."""
-    parts: list[tuple[int, int, str]] = []
-    for base, part in checksums.zips(file, format_name):
-        for record in torch_zip.read_directory(part):
-            offset = torch_zip.payload_offset(part, record)
-            parts += [(base + field, base + field + 4, "") for field in checksums.checksum_fields(record, offset)]
-            parts.append((base + offset, base + offset + record.size_bytes, f"record {record.name}"))
-    parts = sorted(part for part in parts if part[0] < part[1]) or [(0, 0, "")]
+    checksums = file_format(format_name).checksums
+    found = checksums.parts(file) if checksums is not None else []
+    parts = sorted(part for part in found if part[0] < part[1]) or [(0, 0, "")]
     return [part[2] for part in parts], np.array([part[0] for part in parts]), np.array([part[1] for part in parts])
 
 
@@ -317,3 +311,20 @@ def _pieces(view: TensorView) -> tuple[Array, Array]:
     """The runs of a tensor's storage that it covers: first elements and ends."""
     covered = np.array(runs(view.shape, view.stride, view.start), dtype=np.int64).reshape(-1, 2)
     return covered[:, 0], covered[:, 0] + covered[:, 1]
+
+
+def _carried_differences(model: Layout, newest: Layout) -> dict[str, int]:
+    """How many bytes of the files that both carry differ, by file; a file that only one of the two has does not count."""
+    own = {model.inside(file): file for file in model.carried}
+    counts: dict[str, int] = {}
+    for theirs in newest.carried:
+        name = newest.inside(theirs)
+        if name not in own:
+            continue
+        count = abs(own[name].size_bytes - theirs.size_bytes)
+        with opened([own[name], theirs]) as (stored, source):
+            shared = min(stored.size_bytes, source.size_bytes)
+            count += sum(len(positions) for positions in _differing(stored, source, [(0, shared)]))
+        if count:
+            counts[name] = count
+    return counts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rna_watch.formats import deepspeed, torch_zip
+from rna_watch.formats import registry
+from rna_watch.formats.format import WrittenAs
 from rna_watch.layout import disk
 from rna_watch.publishing import clone, consolidated, new_file, torch_writer
 from rna_watch.publishing.draft import finish
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from rna_watch.publishing.new_file import Rewriting
     from rna_watch.window.combine import Combination
     from rna_watch.window.tasks import Run
+
+_NEW_FILES = {WrittenAs.TORCH_ZIP: torch_writer.plan, WrittenAs.SAFETENSORS: consolidated.plan}
 
 
 def publish(combination: Combination, destination: str, run: Run, *, drop: bool = False) -> int:
@@ -57,6 +60,5 @@ def publish(combination: Combination, destination: str, run: Run, *, drop: bool 
 
 def _rewriting(newest: Layout, *, drop: bool) -> Rewriting | None:
     """The file of its own that a model is written to, if it is."""
-    if newest.format == deepspeed.NAME:
-        return consolidated.plan(newest)
-    return torch_writer.plan(newest) if drop and newest.format == torch_zip.NAME else None
+    plan = _NEW_FILES.get(registry.written_as(newest, alone=drop))
+    return plan(newest) if plan is not None else None

@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five checkpoints, nested with an optimizer, tied weights and batch norm, after `once`, and moved since."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(folder, count=5)
-    result = rna_watch("once", folder, "--engine", "inline")
+    result = rna_watch("once", folder, "--engine", "local")
     assert result.returncode == 0, result.stderr
     return folder.rename(folder.with_name("moved"))
 
@@ -84,7 +84,7 @@ def test_best_and_an_output_elsewhere_are_followed(tmp_path: Path, monkeypatch: 
     """With --output, the journal says where the inputs lie, and the run directory stands for its models."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
     train(tmp_path / "run", count=3, form="zip")
-    rna_watch("once", tmp_path / "run", "--engine", "inline", "--output", tmp_path / "out", "--pin", "none")
+    rna_watch("once", tmp_path / "run", "--engine", "local", "--output", tmp_path / "out", "--pin", "none")
     best = tmp_path / "out" / "rna" / "best"
     best.symlink_to("step_3.pt")
     for given in (best, tmp_path / "run"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rna_watch.evaluation.evaluator import Evaluator
+    from rna_watch.evaluation.client import Evaluator
     from rna_watch.journal.replay import RunState
     from rna_watch.window.combine import Combination
 

@@ -1,4 +1,4 @@
-"""What every engine must give: one contract for the inline and the Ray engine."""
+"""What every engine must give: one contract for the local and the Ray engine."""
 
 import threading
 

@@ -25,13 +25,13 @@ def large_work():
 
 @pytest.fixture(scope="class", params=[1, 2], ids=["in this process", "in two children"])
 def engine(request, large_work):
-    """An inline engine for many tests, closed at the end."""
+    """An local engine for many tests, closed at the end."""
     engine = LocalEngine(request.param)
     yield engine
     engine.close()
 
 
-class TestInlineEngine(EngineContract):
+class TestLocalEngine(EngineContract):
     """The contract in this process and in children of it."""
 
 

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from rna_watch.errors import RefusedCheckpoint, StoreError
-from rna_watch.formats import torch_zip
+from rna_watch.formats import zip_directory
 from rna_watch.formats.probe import probe
 from rna_watch.layout import artifacts
 from rna_watch.layout.disk import TEMPORARY_PREFIX
@@ -304,8 +304,11 @@ def test_large_archives_are_zip64(tmp_path, size, count):
     reader = torch._C.PyTorchFileReader(str(path))
     assert reader.get_record_offset(f"data/{count - 1}") == made.offsets[f"data/{count - 1}"]
     with OpenFile(str(path)) as file:
-        records = {record.name: record for record in torch_zip.read_directory(file)}
-        assert torch_zip.payload_offset(file, records[f"archive/data/{count - 1}"]) == made.offsets[f"data/{count - 1}"]
+        records = {record.name: record for record in zip_directory.read_directory(file)}
+        assert (
+            zip_directory.payload_offset(file, records[f"archive/data/{count - 1}"])
+            == made.offsets[f"data/{count - 1}"]
+        )
 
 
 @pytest.mark.parametrize(("name", "after"), [("pwrite", 0), ("pwrite", 4), ("fsync", 0), ("replace", 0)])

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rna_watch.errors import InputChanged, RefusedCheckpoint
-from rna_watch.formats import torch_zip
+from rna_watch.formats import zip_checksums, zip_directory
 from rna_watch.formats.probe import probe
 from rna_watch.layout.open_file import OpenFile
 from rna_watch.publishing import verification
@@ -70,11 +70,11 @@ def flip(path, offset, *, repair, bit=0):
     Path(path).write_bytes(content)
     if repair:
         with OpenFile(str(path)) as file, Path(path).open("r+b") as writer:
-            starts = {torch_zip.payload_offset(file, each): each for each in torch_zip.read_directory(file)}
+            starts = {zip_directory.payload_offset(file, each): each for each in zip_directory.read_directory(file)}
             start = max(each for each in starts if each <= offset)
             size = starts[start].size_bytes
             crc = zlib.crc32(file.read(start, size))
-            torch_zip.repair(file, {start: (size, crc)}, writer.fileno())
+            zip_checksums.repair(file, {start: (size, crc)}, writer.fileno())
 
 
 @DTYPES
@@ -147,9 +147,9 @@ def test_a_change_beside_the_model_is_named_by_its_record(tmp_path):
         owned = {chunk.offset_bytes for extent in probe(str(out)).extents for chunk in extent.chunks}
         with OpenFile(str(out)) as file:
             beside = next(
-                (torch_zip.payload_offset(file, each), each.name)
-                for each in torch_zip.read_directory(file)
-                if "/data/" in each.name and torch_zip.payload_offset(file, each) not in owned
+                (zip_directory.payload_offset(file, each), each.name)
+                for each in zip_directory.read_directory(file)
+                if "/data/" in each.name and zip_directory.payload_offset(file, each) not in owned
             )
         flip(out, beside[0], repair=repair)
         found = verification.differences_beside(probe(str(out)), combination.layouts[-1])
@@ -187,8 +187,8 @@ def test_any_flipped_bit_of_the_stored_records_is_found(tmp_path_factory, data):
     out = folder / "flipped.pt"
     shutil.copy(folder / "out.pt", out)
     with OpenFile(str(out)) as file:
-        record = data.draw(st.sampled_from([r for r in torch_zip.read_directory(file) if r.size_bytes]))
-        start = torch_zip.payload_offset(file, record)
+        record = data.draw(st.sampled_from([r for r in zip_directory.read_directory(file) if r.size_bytes]))
+        start = zip_directory.payload_offset(file, record)
     place = data.draw(st.integers(0, record.size_bytes - 1))
     flip(out, start + place, bit=data.draw(st.integers(0, 7)), repair=False)
     reason = ""
@@ -212,8 +212,8 @@ def test_a_checksum_that_only_one_of_its_two_places_has_is_damage(tmp_path):
     """The directory and the data descriptor must agree."""
     out, _ = _save(tmp_path, "zip")
     with OpenFile(str(out)) as file:
-        record = next(r for r in torch_zip.read_directory(file) if r.name.endswith("data/0"))
-        end = torch_zip.payload_offset(file, record) + record.size_bytes
+        record = next(r for r in zip_directory.read_directory(file) if r.name.endswith("data/0"))
+        end = zip_directory.payload_offset(file, record) + record.size_bytes
     flip(out, end + 4, repair=False)
     (problem,) = verification.damage(probe(str(out)))[0]
     assert problem == f"the checksum of scale (record {record.name}) does not match its bytes"
