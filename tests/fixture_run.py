@@ -10,20 +10,25 @@ links point, and every manifest without what differs from one run to the next (f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
+import string
 import subprocess
 import sys
 import tempfile
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
+from torch.distributed.checkpoint import FileSystemWriter
 
 from tests.checkpoints import writers
 from tests.checkpoints.forms import FORMS
@@ -33,12 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[1]
-COUNT = 6
+COUNT = 5
 ENGINES = ("inline", "ray")
+RUN = "run"  # the run directory of all forms
 TRAINED = "a trained network"
 EVALUATOR = ("--evaluator", f"{ROOT}/tests/fixture_evaluator.py:evaluate")
 OFFERING = ("--evaluator", f"{ROOT}/tests/daemon/offering.py:evaluate")
-COMMAND = ("--evaluate-command", f"{sys.executable} {ROOT}/tests/fixture_evaluator.py {{checkpoint}}", "--mode", "max")
+COMMAND = ("--evaluate-command", f"{sys.executable} {ROOT}/tests/fixture_checksum.py {{checkpoint}}", "--mode", "max")
 RICH = (
     *("--window", "4", "--windows", "2,4", "--regularizations", "1e-8,1e-3", "--max-candidates", "12"),
     *("--priors", "uniform,ema,last", "--mixings", "1,0.5", "--first-round", "0.5", "--export", "safetensors"),
@@ -79,41 +85,80 @@ EXTRAPOLATED = {
     "DeepSpeed ZeRO-3": ("--method", "simplex", "--mixings", "0.5"),
 }
 ABSENT = "(absent)"
-_SAVE_ID = "torch.distributed.checkpoint.filesystem._generate_uuid"  # which it writes into every checkpoint
 # keys of a manifest that differ from one run to the next, or from one commit to the next without meaning anything
 VOLATILE = {"fingerprint", "versions"}
 
 
 def folder_of(name: str) -> str:
-    """A form's folder in the common run."""
-    return re.sub(r"\W+", "_", name)
+    """A form's folder in the common run, without digits: names that differ in numbers only are one sequence."""
+    return re.sub(r"\W+", "_", name).translate(dict(zip(map(ord, string.digits), string.ascii_lowercase, strict=False)))
 
 
-def checkpoint(step: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The model at a step on its way to the limit: three directions that shrink at different rates, and noise."""
+def checkpoint(name: str, step: int) -> dict[str, torch.Tensor]:
+    """A form's model at a step on its way to the limit: three directions that shrink at different rates, and noise."""
+    dtype, seed = RUNS[name], zlib.crc32(name.encode()) % 10_000 * 100  # equal models would be one checkpoint
     tensors = writers.model(step, dtype, writers.Larger)
-    ways = [writers.model(100 + number, torch.float64, writers.Larger) for number in range(3)]
-    for name, noise in tensors.items():
+    ways = [writers.model(seed + number, torch.float64, writers.Larger) for number in range(3)]
+    for key, noise in tensors.items():
         if noise.is_floating_point():
-            way = sum(rate**step * each[name] for rate, each in zip((0.9, 0.7, -0.5), ways, strict=True))
-            values = limit(name, noise.shape) + way + 0.02 * noise.double()
-            tensors[name] = (values.abs() if name.endswith("running_var") else values).to(dtype)
+            way = sum(rate**step * each[key] for rate, each in zip((0.9, 0.7, -0.5), ways, strict=True))
+            values = limit(key, noise.shape) + way + 0.02 * noise.double()
+            tensors[key] = (values.abs() if key.endswith("running_var") else values).to(dtype)
     return tensors
 
 
-def write(folder: Path, name: str, count: int = COUNT) -> None:
-    """Write the checkpoints of a form into a folder, with fixed times and without what a library draws at random."""
+def write(root: Path, name: str, count: int = COUNT) -> None:
+    """Write the checkpoints of a form into the common run, with fixed times and nothing that differs from run to run."""
     form = FORMS[name]
-    folder.mkdir(parents=True, exist_ok=True)
-    for step in range(1, count + 1):
-        torch.manual_seed(step)
-        with warnings.catch_warnings(), mock.patch(_SAVE_ID, return_value="0"):
-            warnings.simplefilter("ignore")  # torch says that it saves without other ranks
-            form.write(folder / form.path.format(step), checkpoint(step, RUNS[name]), step)
-        _fix_times(folder / form.path.format(step), step)
+    folder = root / RUN / folder_of(name)
+    folder.mkdir(parents=True)
+    # torch.distributed writes the path that it was given into a checkpoint
+    with contextlib.chdir(folder):
+        for step in range(1, count + 1):
+            path = Path(form.path.format(step))
+            with _nothing_random():
+                torch.manual_seed(step)
+                form.write(path, checkpoint(name, step), step)
+            _sort_header(path)
+            _fix_times(path, step)
 
 
-def train(folder: Path, count: int = 8) -> None:
+@contextlib.contextmanager
+def _nothing_random() -> Iterator[None]:
+    """While this lasts, torch writes numbers for random names and addresses, and what its threads did in one order."""
+    numbers: dict[int, int] = {}
+    address = torch._C.StorageBase._cdata
+
+    def number(storage: torch.UntypedStorage) -> int:
+        return numbers.setdefault(address.__get__(storage), 10**14 + len(numbers))
+
+    finish = FileSystemWriter.finish
+
+    def in_order(writer: FileSystemWriter, metadata: Any, results: list[list[Any]]) -> None:
+        finish(writer, metadata, [sorted(each, key=lambda result: str(result.index)) for each in results])
+
+    with (
+        warnings.catch_warnings(),
+        mock.patch("torch.distributed.checkpoint.filesystem._generate_uuid", return_value="0"),
+        mock.patch.object(FileSystemWriter, "finish", in_order),
+        mock.patch.object(torch.UntypedStorage, "_cdata", property(number), create=True),
+    ):
+        warnings.simplefilter("ignore")  # torch says that it saves without other ranks
+        yield
+
+
+def _sort_header(path: Path) -> None:
+    """Sort the metadata in a safetensors file, which the library writes in a random order."""
+    if path.suffix == ".safetensors":
+        content = path.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:end])
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":")).encode().ljust(end - 8)
+        path.write_bytes(content[:8] + text + content[end:])
+
+
+def train(folder: Path, count: int = 6) -> None:
     """Train the tests' network, in a child process, with SGD's state in every checkpoint."""
     _run(sys.executable, f"{ROOT}/tests/daemon/trainer.py", str(folder), "--count", str(count))
     for step in range(1, count + 1):
@@ -169,15 +214,16 @@ def _lasting(value: Any, folder: Path) -> Any:
 
 
 def _once(root: Path, run: str, title: str, *settings: str) -> tuple[str, dict[str, Any]]:
-    """`once` on a run, with an output tree of its own."""
-    output = root / "outputs" / folder_of(title)
-    _rna_watch("once", run, "--output", str(output), "--keep", "100", *settings, cwd=root)
-    return title, published(output / "rna")
+    """`once` on a copy of a run: pins are links, which another command on the same files would see."""
+    copy = root / "copies" / folder_of(title)
+    shutil.copytree(root / run, copy)
+    _rna_watch("once", str(copy), "--keep", "100", *settings, cwd=root)
+    return title, published(copy / "rna")
 
 
 def _extrapolate(root: Path, form: str, *settings: str) -> tuple[str, dict[str, Any]]:
     """`extrapolate` on the checkpoints of a form."""
-    inputs = sorted(path for path in (root / "runs" / folder_of(form)).iterdir() if not path.name.startswith("."))
+    inputs = sorted(path for path in (root / RUN / folder_of(form)).iterdir() if not path.name.startswith("."))
     title = " ".join(["extrapolate", form, *settings])
     output = root / "outputs" / folder_of(title)
     output.mkdir(parents=True)
@@ -185,14 +231,20 @@ def _extrapolate(root: Path, form: str, *settings: str) -> tuple[str, dict[str, 
     return title, published(output)
 
 
+def _patterns(forms: Sequence[str]) -> str:
+    """What matches the checkpoints of these forms in the common run, and no others."""
+    return ",".join(f"{folder_of(name)}/" + re.sub(r"{[^}]*}", "*", FORMS[name].path) for name in forms)
+
+
 def _calls(names: Sequence[str], engine: str) -> Iterator[tuple[Any, ...]]:
     """Functions and arguments of the runs of an engine: all forms in one run directory, then the trained network."""
     forms = [name for name in names if name != TRAINED]
     here = ("--engine", engine)
-    if forms:
-        patterns = ("--patterns", ",".join(sorted({re.sub(r"{[^}]*}", "*", FORMS[name].path) for name in forms})))
-        yield _once, "runs", f"{engine}: not evaluated", *here, *patterns
-        yield _once, "runs", f"{engine}: evaluated", *here, *patterns, *EVALUATOR
+    # Ray takes seconds for what takes a tenth in this machine's own processes: there each form is run once
+    halves = (forms, forms) if engine == "inline" or len(forms) == 1 else (forms[::2], forms[1::2])
+    for title, settings, some in zip(("not evaluated", "evaluated"), ((), EVALUATOR), halves, strict=True):
+        if some:
+            yield _once, RUN, f"{engine}: {title}", *here, "--patterns", _patterns(some), *settings
     if TRAINED in names:
         yield _once, "trained", f"{engine}: a trained network, rich", *here, *RICH, *OFFERING
     if TRAINED in names and engine == "inline":
@@ -212,7 +264,7 @@ def fixture(engines: Sequence[str] = ENGINES, names: Sequence[str] = ()) -> dict
             if name == TRAINED:
                 train(root / "trained")
             else:
-                write(root / "runs" / folder_of(name), name)
+                write(root, name)
         found = {}
         for engine in engines:
             with ThreadPoolExecutor(2 if engine == "inline" else 1) as pool:
