@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from rna_watch.commands.verify import Finder, Input, Verdict, VerificationEnded, conclude, read_manifest, verify
+from rna_watch.commands.verify import conclude
 from rna_watch.daemon import pinned_file
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.formats.probe import probe
 from rna_watch.publishing import output_tree
+from rna_watch.publishing.inputs import Finder
+from rna_watch.publishing.verification import Input, Verdict, VerificationEnded, read_manifest, verify
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks
 from rna_watch.window.combine import Combination
 from tests.daemon.runs import fingerprints, rna_watch, train
-from tests.publishing.test_verification import _offset, flip
+from tests.publishing.test_differences import _offset, flip
 
 if TYPE_CHECKING:
     from pathlib import Path
