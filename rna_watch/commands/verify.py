@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal.run_paths import resolve
-from rna_watch.layout.artifacts import is_manifest
-from rna_watch.publishing import output_tree
+from rna_watch.layout.artifacts import is_output, manifest_path
 from rna_watch.publishing.inputs import Finder
 from rna_watch.publishing.verification import Verdict, Verification, VerificationEnded, read_manifest, verify
 from rna_watch.watching import steps
@@ -42,21 +41,21 @@ def verify_all(given: Sequence[Path]) -> Iterator[Verification]:
 
 def _models(path: Path) -> list[tuple[Path, Path]]:
     """(model, manifest) of everything that a path stands for."""
-    if path.is_dir() and is_manifest(str(output_tree.manifest_path(path.resolve()))):
-        return [(path, output_tree.manifest_path(path.resolve()))]
+    if path.is_dir() and is_output(path.resolve()):
+        return [(path, manifest_path(path.resolve()))]
     if path.is_dir():
         own, elsewhere = path / "rna", resolve(path, None).models
         return _below(own if own.is_dir() else elsewhere if elsewhere.is_dir() else path)
     if path.suffix == ".json" and path.is_file():
         return [(path.with_suffix(""), path)]
     for model in (path, path.resolve()):
-        manifest = output_tree.manifest_path(model)
+        manifest = manifest_path(model)
         if manifest.is_file():
             return [(path, manifest)]
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     raise UsageError(
-        f"{path} has no manifest ({output_tree.manifest_path(path).name}) beside it: only what rna-watch wrote can be verified"
+        f"{path} has no manifest ({manifest_path(path).name}) beside it: only what rna-watch wrote can be verified"
     )
 
 
@@ -64,12 +63,12 @@ def _below(folder: Path) -> list[tuple[Path, Path]]:
     found = []
     for where, folders, files in os.walk(folder):
         names = set(files)
-        whole = {name for name in folders if f"{name}.json" in names and is_manifest(f"{Path(where, name)}.json")}
+        whole = {name for name in folders if f"{name}.json" in names and is_output(Path(where, name))}
         folders[:] = [name for name in folders if not name.startswith(".") and name not in whole]
         for name in (*files, *whole):
             model = Path(where, name)
             if f"{name}.json" in names and not name.startswith(".") and not model.is_symlink():
-                found.append((model, output_tree.manifest_path(model)))
+                found.append((model, manifest_path(model)))
     return sorted(found, key=lambda pair: steps.natural_key(str(pair[0])))
 
 

@@ -11,8 +11,7 @@ from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
 from rna_watch.journal import log
 from rna_watch.journal.run_paths import RunPaths
-from rna_watch.layout.artifacts import is_manifest
-from rna_watch.publishing import output_tree
+from rna_watch.layout.artifacts import is_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +60,7 @@ class Finder:
                 if layout.fingerprint == wanted.fingerprint:
                     return layout
                 problem = f"changed: {path} no longer holds what was combined"
-            if str(path) == wanted.path or not is_manifest(str(output_tree.manifest_path(path))):
+            if str(path) == wanted.path or not is_output(path):
                 why = why or problem  # else it is an output of the same name, not the input
         if why:
             return why

@@ -14,7 +14,8 @@ from rna_watch.acceleration.candidate import CLAMPED, COMBINED, RE_ESTIMATED
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.layout.layout import difference
-from rna_watch.publishing import consolidated, differences, export, output_tree
+from rna_watch.publishing import consolidated, differences, export
+from rna_watch.publishing.manifest import SCHEMA
 from rna_watch.window.combine import Combination
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def read_manifest(path: Path) -> Manifest:
     schema, inputs, weights = (fields.get(key) for key in ("schema", "inputs", "weights"))
     statistics = fields.get("statistics", CLAMPED)
     problem = ""
-    if type(schema) is int and schema > output_tree.SCHEMA:
+    if type(schema) is int and schema > SCHEMA:
         raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest has schema {schema}: {_UPDATE}")
     if type(schema) is not int or schema < 1:
         problem = "it has no schema number"
@@ -219,7 +220,7 @@ def _check(
         instead = "; nor do its inputs, so one of them may have changed instead" if differing else ""
         notes.append(f"the file keeps no checksums{instead}")
     if manifest.export is not None:
-        copied, said = _compare_export(published, output_tree.manifest_path(model).with_name(manifest.export))
+        copied, said = _compare_export(published, model.with_name(manifest.export))
         differing, notes = differing + copied, notes + said
     count = len(combination.layouts)
     summary = f"{values:,} values are bit for bit the combination of {count} checkpoint{'s' * (count > 1)}"
