@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 SAFETENSORS = "safetensors"
 _FORMAT = {"format": "pt"}
-_SHOWN = 5
 
 
 def plain_tensors(layout: Layout) -> tuple[dict[str, TensorView], dict[str, str]]:
@@ -90,22 +89,6 @@ def _plan(layout: Layout) -> tuple[Skeleton, dict[str, list[Copy]]]:
         )
         for name, view in tensors.items()
     }
-
-
-def compared(layout: Layout, path: str) -> tuple[list[str], list[str]]:
-    """Problems of a published model's export, and notes on it, in words.
-
-    Raises:
-        RefusedCheckpoint: safetensors has no such dtype.
-        InputChanged: the model changed meanwhile.
-    """
-    name = os.path.basename(path)  # noqa: PTH119 - a string crosses process boundaries
-    try:
-        found = problems(layout, path)
-    except OSError as error:
-        return [], [f"its plain copy {name} was not compared: {error.strerror or error}"]
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ([f"its plain copy {name}: {', '.join(found[:_SHOWN])}{more}"] if found else []), []
 
 
 def problems(layout: Layout, path: str) -> list[str]:
