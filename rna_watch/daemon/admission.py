@@ -222,7 +222,7 @@ class Admission:
     def _pin(self, name: str, layout: Layout, size_bytes: int, *, link: bool) -> tuple[str, str]:
         mode = self._config.pin
         if mode != NONE:
-            destination = str(self._paths.window / f"{_flat(name)}.{layout.fingerprint[:8]}.pinned")
+            destination = str(self._paths.pins / f"{_flat(name)}.{layout.fingerprint[:8]}.pinned")
             linked = mode == "link" or (mode == "auto" and link)
             if not self.disk_reserve.fits(0, size_bytes):
                 self.disk_reserve.say_short(size_bytes)
@@ -254,7 +254,7 @@ class Admission:
         known = self.layouts.get(checkpoint.name)
         if known is not None and known.fingerprint == admitted.fingerprint:  # it may have been written again since
             return known
-        places = [self._paths.output / admitted.pin_path] if checkpoint.pinned else []
+        places = [self._paths.pinned(admitted.pin_path)] if checkpoint.pinned else []
         for path in (*places, self._paths.run / admitted.path):
             try:
                 layout = probe(str(path), self._config.source)
@@ -302,7 +302,7 @@ class Admission:
         """Let go of pinned checkpoints where the training may need their room; to be called now and then."""
         self.disk_reserve.keep(
             lambda: [
-                (c, held_bytes(str(self._paths.output / c.admitted.pin_path))) for c in self._pinned() if c.admitted
+                (c, held_bytes(str(self._paths.pinned(c.admitted.pin_path)))) for c in self._pinned() if c.admitted
             ],
             lambda checkpoint: self._unpin(checkpoint, LET_GO),
         )
@@ -320,18 +320,18 @@ class Admission:
         if current is None or current.admitted is not checkpoint.admitted:
             return  # it was admitted again since, and let go of then
         if checkpoint.admitted.pin != NONE:
-            unpin(str(self._paths.output / checkpoint.admitted.pin_path))
+            unpin(str(self._paths.pinned(checkpoint.admitted.pin_path)))
         self.forget(checkpoint.name)
         self._recorder.record(e.Unpinned(checkpoint=checkpoint.name, reason=reason))
 
     def sweep(self) -> None:
         """Remove files of the window store that no record explains (a crash between the act and its record)."""
         explained = {
-            str(self._paths.output / c.admitted.pin_path)
+            str(self._paths.pinned(c.admitted.pin_path))
             for c in self._recorder.checkpoints()
             if c.pinned and c.admitted
         }
-        for file in self._paths.window.iterdir():
+        for file in self._paths.pins.iterdir():
             if str(file).removesuffix(SUFFIX) not in explained:
                 unpin(str(file))
 
