@@ -18,7 +18,7 @@ from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.setup import be_nice
 from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal.lock import RunLock, check_unwatched
-from rna_watch.journal.run_paths import check_output, remember
+from rna_watch.journal.run_paths import adopt_pins, check_output, remember
 from rna_watch.journal.status import status_of
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def serve(config: RunConfig, paths: RunPaths, *, until_done: bool = False, to_te
     ready = os.environ.pop(READY_FD, None)
     try:
         with RunLock(paths) as lock:
+            adopt_pins(paths)
             _log_to(paths, to_terminal=to_terminal)
             be_nice()
             remember(paths)

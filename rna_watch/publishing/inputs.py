@@ -30,12 +30,12 @@ class Finder:
 
     def __init__(self, folder: Path, source: str | None) -> None:
         self._source = source
-        self._window: Path | None = None
+        self._pins: tuple[Path, ...] = ()
         bases: list[Path] = []
         output = _output_above(folder)
         if output is not None:
             paths = RunPaths(run=output, output=output)
-            self._window = paths.window
+            self._pins = paths.pin_folders
             with contextlib.suppress(OSError):
                 for event in log.read(paths.journal):
                     if isinstance(event, e.Started):
@@ -74,9 +74,9 @@ class Finder:
             yield self._folder / recorded.name
         else:
             yield from (base / recorded for base in self._bases)
-        if self._window is not None:
-            known = "".join(c for c in wanted.fingerprint[:8] if c.isalnum())
-            yield from sorted(self._window.glob(f"*.{known}.pinned"))
+        known = "".join(c for c in wanted.fingerprint[:8] if c.isalnum())
+        for folder in self._pins:
+            yield from sorted(folder.glob(f"*.{known}.pinned"))
 
 
 def _output_above(folder: Path) -> Path | None:
