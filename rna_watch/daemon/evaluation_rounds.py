@@ -6,7 +6,6 @@ where this one ended (but for candidates whose per-example values were lost with
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +24,7 @@ from rna_watch.acceleration.candidate import (
 )
 from rna_watch.acceleration.family import Family, distinct, unevaluated
 from rna_watch.acceleration.selection import infer_mode
-from rna_watch.acceleration.significance import Mode, gain
+from rna_watch.acceleration.significance import Mode, ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
 from rna_watch.daemon.evaluators import failed, offers, spread
 from rna_watch.errors import EvaluationFailed
@@ -272,8 +271,7 @@ class CheckpointEvaluation:
 
     def _number(self, metrics: e.Metrics | None) -> float | None:
         settled = self.recorder.state.metric
-        value = metrics.get(settled.metric) if metrics and settled else None
-        return None if value is None or math.isnan(value) else value
+        return metrics.get(settled.metric) if metrics and settled else None
 
     @property
     def mode(self) -> Mode:
@@ -283,11 +281,7 @@ class CheckpointEvaluation:
 
     def best(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Those that have a value, best first."""
-        return self._ranked([(each, self.value(each.name)) for each in candidates])
-
-    def _ranked(self, valued: Sequence[tuple[Candidate, float | None]]) -> list[Candidate]:
-        known = [(each, value) for each, value in valued if value is not None]
-        return [each for each, value in sorted(known, key=lambda pair: -gain(pair[1], 0.0, self.mode))]
+        return ranked(candidates, lambda each: self.value(each.name), self.mode)
 
     # -- variants
 
@@ -322,8 +316,8 @@ class CheckpointEvaluation:
         self._round([each for each in screened if each.name not in self._screened()], fraction)
         self._done = 1  # the original
         values = self._screened()
-        ranked = self._ranked([(each, self._number(values.get(each.name))) for each in screened])
-        return _cut([*ranked, *(each for each in screened if each not in ranked)], limit, screened)
+        known = ranked(screened, lambda each: self._number(values.get(each.name)), self.mode)
+        return _cut([*known, *(each for each in screened if each not in known)], limit, screened)
 
     # -- candidates that evaluations or gradients lead to
 
@@ -343,8 +337,7 @@ class CheckpointEvaluation:
             self.add([variant])
             return self.value(variant.name)
 
-        known = [math.nan if value is None else value for value in values]
-        searched_candidates.soup(self.residuals, known, self.mode, evaluate)
+        searched_candidates.soup(self.residuals, values, self.mode, evaluate)
 
     def _trained(self) -> None:
         best = self.best(self.outcome.family.candidates)

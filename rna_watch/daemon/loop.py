@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import rna_watch
@@ -340,7 +341,7 @@ class Daemon:
                     continue
                 self._attempted.add(name)
                 pipeline.process(name)
-                self._pins.release(self._sequences.needed(self._config.window))
+                self._pins.release(partial(self._sequences.needed, self._config.window))
         except Cancelled:
             pass
         except RnaWatchError as error:

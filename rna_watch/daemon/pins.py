@@ -132,11 +132,15 @@ class Pins:
         self.forget(checkpoint.name)
         self._recorder.record(e.Unpinned(checkpoint=checkpoint.name, reason=reason))
 
-    def release(self, needed: Collection[str]) -> None:
-        """Unpin the checkpoints that are not named, and the oldest of those beyond the byte budget."""
-        kept = []
-        for checkpoint in self._pinned():
-            if checkpoint.name in needed:
+    def release(self, needed: Callable[[], Collection[str]]) -> None:
+        """Unpin the checkpoints that no window needs, and the oldest beyond the byte budget.
+
+        Args:
+            needed: the names of those that are needed; one that is admitted meanwhile, by another thread, stays.
+        """
+        pinned, names, kept = self._pinned(), needed(), []
+        for checkpoint in pinned:
+            if checkpoint.name in names:
                 kept.append(checkpoint)
             else:
                 self.unpin(checkpoint, "")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import LAST
-from rna_watch.acceleration.significance import Mode, gain
 from rna_watch.journal import events as e
+from rna_watch.journal.metric import best_so_far
 from rna_watch.journal.replay import Stage
 from rna_watch.layout import artifacts, disk
 from rna_watch.layout.identity import identify_any
@@ -164,23 +162,10 @@ class Publication:
     def _point(self, name: str, model: Path) -> None:
         """Move `latest`, and `best` if this beats every original and every output before; then keep the number bounded."""
         self._link("latest", model)
-        state = self._recorder.state
-        current = state.checkpoints[name]
-        value = self._value(current, "chosen") if current.output == self._paths.in_tree(model) else None
-        if value is not None and current.chosen is not None and current.chosen.better_than_original:
-            mode: Mode = "max" if state.metric and state.metric.mode == "max" else "min"
-            others = [
-                other
-                for checkpoint in self._recorder.checkpoints()
-                for other in (
-                    self._value(checkpoint, "original"),
-                    self._value(checkpoint, "chosen")
-                    if checkpoint.name != name and checkpoint.stage is Stage.PUBLISHED
-                    else None,
-                )
-            ]
-            others += [self._number(metrics) for metrics in state.replaced]
-            if all(gain(value, other, mode) > 0 for other in others if other is not None):
+        current = self._recorder.state.checkpoints[name]
+        if current.output == self._paths.in_tree(model):
+            value = best_so_far(self._recorder.state, name)
+            if value is not None:
                 self._link("best", model)
                 self._recorder.record(e.BestMoved(checkpoint=name, output=self._paths.in_tree(model), value=value))
         self._prune()
@@ -192,19 +177,6 @@ class Publication:
         else:
             what = f"rna-watch did not make {link}, so it does not name the {name} model"
             self._recorder.problem(f"link {name}", what, "move it away")
-
-    def _value(self, checkpoint: Checkpoint, which: str) -> float | None:
-        """The choosing metric of a checkpoint's original or chosen model."""
-        if which == "original":
-            return self._number(checkpoint.evaluations.get(LAST))
-        return self._number(checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen else None)
-
-    def _number(self, metrics: e.Metrics | None) -> float | None:
-        settled = self._recorder.state.metric
-        if settled is None:
-            return None
-        value = metrics.get(settled.metric) if metrics else None
-        return value if value is not None and math.isfinite(value) else None
 
     def _prune(self) -> None:
         best = self._recorder.state.best

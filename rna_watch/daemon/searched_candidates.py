@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import LINE, SOUP, TRAINED, of_weights
-from rna_watch.acceleration.significance import gain
+from rna_watch.acceleration.significance import gain, ranked
 from rna_watch.errors import EvaluationFailed
 
 if TYPE_CHECKING:
@@ -22,21 +21,21 @@ _LINE_FACTORS = (0.5, 1.5, 2.0)
 
 
 def soup(
-    residuals: Residuals, values: Sequence[float], mode: Mode, evaluate: Callable[[Candidate], float | None]
+    residuals: Residuals, values: Sequence[float | None], mode: Mode, evaluate: Callable[[Candidate], float | None]
 ) -> None:
     """Greedy soup (Wortsman et al. 2022): from the best checkpoint on, each next best joins if the average gains.
 
     Args:
         residuals: of the window.
-        values: the choosing metric of the K checkpoints, oldest first; NaN where it is not known.
+        values: the choosing metric of the K checkpoints, oldest first; None or NaN where it is not known.
         mode: whether the metric is minimized or maximized.
         evaluate: evaluates a candidate; None if that failed.
     """
-    known = [k for k, value in enumerate(values) if not math.isnan(value)]
-    order = sorted(known, key=lambda k: (-gain(values[k], 0.0, mode), -k))
+    known = {k: value for k, value in enumerate(values) if value is not None}
+    order = ranked(reversed(known), lambda k: known[k], mode)
     if len(order) < 2:
         return
-    ingredients, best = [order[0]], values[order[0]]
+    ingredients, best = [order[0]], known[order[0]]
     for k in order[1:]:
         tried = sorted([*ingredients, k])
         weights = [1.0 / len(tried) if i in tried else 0.0 for i in range(len(values))]

@@ -151,13 +151,27 @@ def test_what_no_window_can_need_is_unpinned(folder: Folder) -> None:
     for step in range(1, 9):
         folder.save(f"step_{step}.pt", float(step))
         folder.consider(f"step_{step}.pt")
-    folder.pins.release(folder.sequences.needed(5))
+    folder.pins.release(lambda: folder.sequences.needed(5))
     assert len(list(folder.paths.pins.iterdir())) == 8
     for step in range(1, 9):
         folder.finish(f"step_{step}.pt")
-    folder.pins.release(folder.sequences.needed(5))
+    folder.pins.release(lambda: folder.sequences.needed(5))
     assert [c.name for c in folder.recorder.checkpoints() if c.pinned] == [f"step_{step}.pt" for step in range(4, 9)]
     assert len(list(folder.paths.pins.iterdir())) == 5
+
+
+def test_what_is_admitted_meanwhile_stays_pinned(folder: Folder) -> None:
+    """The main thread may pin a checkpoint between the question what is needed and the unpinning of the rest."""
+    folder.save("step_1.pt", 1.0)
+    folder.save("step_2.pt", 2.0)
+    folder.consider("step_1.pt")
+
+    def needed() -> set[str]:
+        folder.consider("step_2.pt")
+        return set()
+
+    folder.pins.release(needed)
+    assert [c.name for c in folder.recorder.checkpoints() if c.pinned] == ["step_2.pt"]
 
 
 def test_the_store_keeps_its_byte_budget_and_says_so(tmp_path: Path) -> None:
@@ -166,7 +180,7 @@ def test_the_store_keeps_its_byte_budget_and_says_so(tmp_path: Path) -> None:
     for step in range(1, 5):
         folder.save(f"step_{step}.pt", float(step))
         folder.consider(f"step_{step}.pt")
-    folder.pins.release(folder.sequences.needed(5))
+    folder.pins.release(lambda: folder.sequences.needed(5))
     pinned = [c for c in folder.recorder.checkpoints() if c.pinned]
     assert pinned[-1].name == "step_4.pt"
     assert sum(c.admitted.size_bytes for c in pinned if c.admitted) <= 3000
