@@ -20,7 +20,6 @@ from rna_watch.daemon import background
 from rna_watch.dashboard.live import watch
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal import run_paths
-from rna_watch.journal.lock import living_owner
 from rna_watch.journal.replay import PENDING
 from rna_watch.journal.status import load
 
@@ -111,7 +110,7 @@ def _watched(where: run_paths.RunPaths, run_dir: Path, epochs: int, console: Con
 
     worker = threading.Thread(target=train_and_catch_up, daemon=True)
     worker.start()
-    watch(where.journal, where.heartbeat, console=console, stop=finished)
+    watch(where, console=console, stop=finished)
     worker.join()
     for result in outcome:
         if isinstance(result, RnaWatchError):
@@ -124,11 +123,11 @@ def _catch_up(where: run_paths.RunPaths, epochs: int) -> None:
     """Wait until the daemon has been through every checkpoint."""
     until = time.monotonic() + _CATCH_UP_LIMIT_S
     while time.monotonic() < until:
-        state, _ = load(where)
+        state, status = load(where)
         stages = [checkpoint.stage for checkpoint in state.checkpoints.values()]
         if len(stages) >= epochs and not any(stage in PENDING for stage in stages):
             return
-        if living_owner(where) is None:
+        if not status.alive:
             raise RnaWatchError(f"the daemon ended early; see {where.log}")
         time.sleep(_POLL_S)
     raise RnaWatchError(f"the daemon did not catch up within {_CATCH_UP_LIMIT_S:g} s; see {where.log}")

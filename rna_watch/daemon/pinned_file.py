@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from rna_watch.errors import InputChanged
 from rna_watch.formats.recorded_gradient import SUFFIX
 from rna_watch.layout import disk
-from rna_watch.layout.identity import FileIdentity, check_unchanged, identify
+from rna_watch.layout.identity import FileIdentity, identify
+from rna_watch.layout.open_file import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rna_watch.layout.layout import Layout
 
 LINK, REFLINK, COPY, NONE = "link", "reflink", "copy", "none"
-_PIECE_BYTES = 2**24
 
 
 def pin(source: FileIdentity, destination: str, *, link: bool, proceed: Callable[[], None]) -> tuple[str, FileIdentity]:
@@ -127,29 +127,17 @@ def _link(source: str, destination: str) -> bool:
 
 
 def _copy(source: FileIdentity, destination: str, proceed: Callable[[], None]) -> str:
-    reader = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        check_unchanged(source, reader)
+    with opened([source]) as (reader,):
         writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            kind = _fill(reader, writer, source.size_bytes, proceed)
-            check_unchanged(source, reader)
+            shared = disk.share_blocks(reader.descriptor, writer)
+            if not shared:
+                offset = 0
+                for piece in reader.pieces(0, source.size_bytes):
+                    proceed()
+                    disk.write_all(writer, piece, offset)
+                    offset += len(piece)
             os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
         finally:
             os.close(writer)
-    finally:
-        os.close(reader)
-    return kind
-
-
-def _fill(reader: int, writer: int, size: int, proceed: Callable[[], None]) -> str:
-    if disk.share_blocks(reader, writer):
-        return REFLINK
-    offset = 0
-    while offset < size:
-        proceed()
-        data = os.pread(reader, _PIECE_BYTES, offset)
-        if not data:
-            raise InputChanged("the checkpoint became shorter while it was being copied")
-        offset += os.pwrite(writer, data, offset)
-    return COPY
+    return REFLINK if shared else COPY

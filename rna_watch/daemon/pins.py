@@ -77,7 +77,7 @@ class Pins:
         if not self._disk_reserve.fits(0, size_bytes):
             self._disk_reserve.say_short(size_bytes)
             return NONE, layout
-        destination = str(self._paths.window / f"{_flat(name)}.{layout.fingerprint[:8]}.pinned")
+        destination = str(self._paths.pins / f"{_flat(name)}.{layout.fingerprint[:8]}.pinned")
         linked = mode == "link" or (mode == "auto" and link)
         try:
             if not linked and not self._disk_reserve.fits(layout.size_bytes, size_bytes):
@@ -106,7 +106,7 @@ class Pins:
         known = self._layouts.get(checkpoint.name)
         if known is not None and known.fingerprint == admitted.fingerprint:  # it may have been written again since
             return known
-        places = [self._paths.output / admitted.pin_path] if checkpoint.pinned else []
+        places = [self._paths.pinned(admitted.pin_path)] if checkpoint.pinned else []
         for path in (*places, self._paths.run / admitted.path):
             try:
                 layout = probe(str(path), self._config.source)
@@ -128,7 +128,7 @@ class Pins:
         if current is None or current.admitted is not checkpoint.admitted:
             return
         if checkpoint.admitted.pin != NONE:
-            unpin(str(self._paths.output / checkpoint.admitted.pin_path))
+            unpin(str(self._paths.pinned(checkpoint.admitted.pin_path)))
         self.forget(checkpoint.name)
         self._recorder.record(e.Unpinned(checkpoint=checkpoint.name, reason=reason))
 
@@ -162,15 +162,15 @@ class Pins:
         """Unpin checkpoints where the training may need their room; to be called now and then."""
         self._disk_reserve.keep(
             lambda: [
-                (c, held_bytes(str(self._paths.output / c.admitted.pin_path))) for c in self._pinned() if c.admitted
+                (c, held_bytes(str(self._paths.pinned(c.admitted.pin_path)))) for c in self._pinned() if c.admitted
             ],
             lambda checkpoint: self.unpin(checkpoint, FOR_TRAINING),
         )
 
     def sweep(self) -> None:
         """Remove files of the window store that no record explains (a crash between the act and its record)."""
-        explained = {str(self._paths.output / c.admitted.pin_path) for c in self._pinned() if c.admitted}
-        for file in self._paths.window.iterdir():
+        explained = {str(self._paths.pinned(c.admitted.pin_path)) for c in self._pinned() if c.admitted}
+        for file in self._paths.pins.iterdir():
             if str(file).removesuffix(SUFFIX) not in explained:
                 unpin(str(file))
 

@@ -30,7 +30,7 @@ from rna_watch.errors import (
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.replay import Stage
-from rna_watch.publishing import output_tree
+from rna_watch.publishing import manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -333,8 +333,8 @@ class Pipeline:
                 significant=choice.significant,
                 reason=in_one_sentence([*outcome.family.notes, choice.reason]),
                 residuals=residuals.form,
-                diagnostics=output_tree.finite(asdict(choice.candidate.diagnostics)),
-                comparisons=[output_tree.finite(asdict(step)) for step in choice.comparisons],
+                diagnostics=manifest.finite(asdict(choice.candidate.diagnostics)),
+                comparisons=[manifest.finite(asdict(step)) for step in choice.comparisons],
             )
         )
         return choice

@@ -6,17 +6,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import registry
-from rna_watch.formats.format import WrittenAs
 from rna_watch.journal import events as e
 from rna_watch.journal.metric import best_so_far
 from rna_watch.journal.replay import Stage
-from rna_watch.layout import disk
+from rna_watch.layout import artifacts, disk
 from rna_watch.layout.identity import identify_any
-from rna_watch.publishing import export, output_tree, torch_writer
-from rna_watch.publishing import write_export as engine_export
-from rna_watch.publishing.write import publish as write
+from rna_watch.publishing import export, manifest, output_tree
+from rna_watch.publishing import output as outputs
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
@@ -73,15 +69,18 @@ class Publication:
         chosen = self._recorder.current(checkpoint.name).chosen
         assert chosen is not None
         model = self._place(checkpoint)
-        recipe = window.combination(choice.candidate, statistics)
-        export_to, notes = planned_export(self._config.export, window.layouts[-1], model)
-        dropped, kept_because = planned_drop(self._config.optimizer_state, window.layouts[-1])
-        content = output_tree.encode(
-            output_tree.manifest(
+        output = outputs.plan(
+            model,
+            window.combination(choice.candidate, statistics),
+            exported=self._config.export,
+            optimizer_state=self._config.optimizer_state,
+        )
+        content = manifest.encode(
+            manifest.describe(
+                output,
                 checkpoint=checkpoint.name,
                 step=checkpoint.step,
                 inputs=[_input(member) for member in window.members],
-                source=window.layouts[-1].source,
                 candidate=choice.candidate,
                 metrics=chosen.metrics,
                 better_than_original=choice.better_than_original,
@@ -89,40 +88,18 @@ class Publication:
                 reason=chosen.reason,
                 residuals=residuals,
                 comparisons=chosen.comparisons,
-                export=export_to.name if export_to else None,
-                dropped=dropped,
-                notes=[*notes, *kept_because],
             )
         )
-        temporary = Path(disk.temporary_path(str(model)))
         self._recorder.record(
             e.Publishing(
                 checkpoint=checkpoint.name,
                 output=self._paths.in_tree(model),
-                temporary=self._paths.in_tree(temporary),
-                manifest_digest=output_tree.digest(content),
+                temporary=self._paths.in_tree(Path(disk.temporary_path(str(model)))),
+                manifest_digest=manifest.digest(content),
             )
         )
         output_tree.check_ours(model)
-        output_tree.write_manifest(model, content)
-        output_tree.export_path(model).unlink(
-            missing_ok=True
-        )  # of an older output: after a crash it would pass for this one's
-        try:
-            written = write(
-                recipe,
-                str(model),
-                temporary=str(temporary),
-                budget_mib=self._config.memory_budget,
-                run=run,
-                drop=dropped,
-            )
-        except (RefusedCheckpoint, IncompleteCheckpoint):
-            if not model.exists():
-                output_tree.manifest_path(model).unlink(missing_ok=True)
-            raise
-        if export_to is not None:
-            written += write_export(model, export_to, window.layouts[-1].source, run)
+        written = outputs.write(output, content, run)
         self._recorder.record(
             e.Published(
                 checkpoint=checkpoint.name,
@@ -145,7 +122,7 @@ class Publication:
         model = self._paths.models / intent.output
         temporary = self._paths.models / intent.temporary
         try:
-            same = output_tree.digest(output_tree.manifest_path(model).read_bytes()) == intent.manifest_digest
+            same = manifest.digest(artifacts.manifest_path(model).read_bytes()) == intent.manifest_digest
             same = same and output_tree.has_export(model)
         except OSError:
             same = False
@@ -210,34 +187,6 @@ class Publication:
                 continue
             output_tree.remove(self._paths.models / output)
             self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
-
-
-def planned_export(setting: str, newest: Layout, model: Path) -> tuple[Path | None, list[str]]:
-    """Where a model's plain copy goes (None: there is none), and why it cannot be made although it is wanted."""
-    if setting != export.SAFETENSORS:
-        return None, []
-    why = export.obstacle(newest)
-    return (None, [f"It was not exported: {why}."]) if why else (output_tree.export_path(model), [])
-
-
-def planned_drop(setting: str, newest: Layout) -> tuple[bool, list[str]]:
-    """Whether what lies beside the model is left out, and why it cannot be although that is wanted."""
-    if registry.written_as(newest) is not WrittenAs.CLONE:
-        return True, []  # a new file holds the model alone
-    if setting != torch_writer.DROP or newest.root:
-        return False, []
-    why = torch_writer.obstacle(newest)
-    return not why, [f"What lies beside the model was kept: {why}."] if why else []
-
-
-def write_export(model: Path, to: Path, source: str, run: Run) -> int:
-    """Write a published model's plain copy; returns its size in bytes.
-
-    Raises:
-        StoreError: there is no room, or the folder cannot be written.
-    """
-    temporary = disk.temporary_path(str(to))
-    return engine_export.write(str(model), str(to), source=source or None, temporary=temporary, run=run)
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

@@ -124,7 +124,7 @@ class RayEngine:
         """Start the workers and load the kernels now, so that the first checkpoint does not wait for them."""
         from rna_watch.window.tasks_plan import CopyTask
 
-        empty = CopyTask(files=(), gaps=(), outputs=())
+        empty = CopyTask(files=(), copies=(), outputs=())
         pending = [self._run.remote(empty) for _ in range(self.workers)]
         done, _ = self._ray.wait(pending, num_returns=len(pending), timeout=_START_LIMIT_S)
         if len(done) < len(pending):

@@ -11,10 +11,12 @@ import json
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats.format import FolderFormat, ReadFile
+from rna_watch.layout.artifacts import is_output
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Extent, Layout, TensorView
 
@@ -168,7 +170,7 @@ def _check_order(folder: str, names: set[str], shards: Sequence[str], index: str
 
 def _neighbour_with(folder: str, pattern: re.Pattern[str], name: str) -> str:
     """The name of another checkpoint of the same training that has a file ("" if none has, or if this one is ours)."""
-    if os.path.exists(f"{os.path.normpath(folder)}.json"):  # noqa: PTH110 - the manifest of a model that we gave back
+    if is_output(Path(folder)):
         return ""
     above = os.path.dirname(os.path.abspath(folder))  # noqa: PTH100, PTH120
     try:

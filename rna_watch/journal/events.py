@@ -96,7 +96,7 @@ class Aliased(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted(Event):
-    """A checkpoint is complete, identified, and pinned in the window store (`pin`: how; `pin_path`: where)."""
+    """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: where, below the output folder)."""
 
     kind: ClassVar[str] = "admitted"
     checkpoint: str

@@ -133,14 +133,3 @@ def remove(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         Path(path).unlink(missing_ok=True)
-
-
-def settle(path: str, mtime_ns: int) -> None:
-    """Give a file that was written its time, and put it on the disk."""
-    os.utime(path, ns=(mtime_ns, mtime_ns))
-    _sync_entry(path)
-
-
-def sync_folder(folder: str) -> None:
-    """Put a folder's entries on the disk (fsync of a file does not cover its name)."""
-    _sync_entry(folder)

@@ -30,7 +30,7 @@ def plan(layout: Layout) -> Rewriting:
         else:
             first[view.extent] = view
     counters = {key: str(value) for key, value in layout.counters.items()}
-    made = safetensors_writer.safetensors(
+    made = safetensors_writer.skeleton(
         {view.name: view for view in first.values()}, {"format": "pt"} | counters | aliases
     )
     return Rewriting(

@@ -20,9 +20,8 @@ from rna_watch.formats.format import WrittenAs
 from rna_watch.formats.safe_pickle import STORAGES, PickledTensor
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import TensorView
-from rna_watch.layout.open_file import OpenFile
-from rna_watch.publishing.new_file import Rewriting
-from rna_watch.publishing.safetensors_writer import Skeleton
+from rna_watch.layout.open_file import opened
+from rna_watch.publishing.new_file import Rewriting, Skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,10 +58,10 @@ def plan(layout: Layout) -> Rewriting:
 
     Raises:
         RefusedCheckpoint: the model in it is an object, or is known for an average by what lies beside it.
+        InputChanged: the file is gone or changed.
     """
-    with OpenFile(layout.files[0].path) as file:
+    with opened(layout.files[:1]) as (file,):
         tree = torch_zip.read(file).tree()
-        file.check_unchanged()
     if layout.averaged and layout.source == model_source.RAW_BESIDE_AVERAGE[1]:
         raise RefusedCheckpoint("its average of the weights would pass for the weights without those beside it")
     if isinstance(tree, dict) and _LIGHTNING in tree and not _plain(tree.get(_HYPER_PARAMETERS)):

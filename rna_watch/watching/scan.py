@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rna_watch.errors import UsageError
 from rna_watch.formats import registry
 from rna_watch.formats.recorded_gradient import SUFFIX
-from rna_watch.layout.artifacts import ENDING, is_manifest
+from rna_watch.layout.artifacts import ENDING, is_output
 from rna_watch.layout.identity import FileIdentity, identify, identify_folder
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iter
     if whole:
         yield folder, True
     for entry in entries:
-        if entry.name.startswith(".") or (f"{entry.name}.json" in names and is_manifest(f"{entry.path}.json")):
+        if entry.name.startswith(".") or (f"{entry.name}.json" in names and is_output(Path(entry.path))):
             continue
         if whole and not _CHECKPOINT_FOLDER.match(entry.name):
             continue  # a trainer's last model lies beside its checkpoints

@@ -152,12 +152,12 @@ def test_what_no_window_can_need_is_unpinned(folder: Folder) -> None:
         folder.save(f"step_{step}.pt", float(step))
         folder.consider(f"step_{step}.pt")
     folder.pins.release(lambda: folder.sequences.needed(5))
-    assert len(list(folder.paths.window.iterdir())) == 8
+    assert len(list(folder.paths.pins.iterdir())) == 8
     for step in range(1, 9):
         folder.finish(f"step_{step}.pt")
     folder.pins.release(lambda: folder.sequences.needed(5))
     assert [c.name for c in folder.recorder.checkpoints() if c.pinned] == [f"step_{step}.pt" for step in range(4, 9)]
-    assert len(list(folder.paths.window.iterdir())) == 5
+    assert len(list(folder.paths.pins.iterdir())) == 5
 
 
 def test_what_is_admitted_meanwhile_stays_pinned(folder: Folder) -> None:
@@ -235,9 +235,9 @@ def test_the_store_is_swept_of_what_no_record_explains(folder: Folder) -> None:
     """A pinned file whose record was lost in a crash is removed; explained ones stay."""
     folder.save("step_1.pt", 1.0)
     folder.consider("step_1.pt")
-    (folder.paths.window / "step__9.pt.00000000.pinned").touch()
+    (folder.paths.pins / "step__9.pt.00000000.pinned").touch()
     folder.pins.sweep()
-    assert [path.name.startswith("step__1.pt") for path in folder.paths.window.iterdir()] == [True]
+    assert [path.name.startswith("step__1.pt") for path in folder.paths.pins.iterdir()] == [True]
 
 
 def test_dates_are_ordered_by_the_counter_inside(folder: Folder) -> None:

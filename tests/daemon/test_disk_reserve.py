@@ -94,7 +94,7 @@ def test_below_the_reserve_nothing_is_kept_from_the_trainers_retention(disk: Pat
     _take(folder, 4)
     folder.pins.keep_room()
     assert _pinned(folder) == []
-    assert list(folder.paths.window.iterdir()) == []
+    assert list(folder.paths.pins.iterdir()) == []
     assert events(disk, "admitted")[-1].pin == "none"
     assert "room" in folder.recorder.state.problems
     newest = folder.recorder.checkpoint("step_4.pt")

@@ -95,7 +95,7 @@ def test_the_trainers_retention_takes_no_input_away(tmp_path: Path) -> None:
     chosen = events(run, "chosen")
     assert [len(event.inputs) for event in chosen] == [3, 4, 5, 6, 6, 6, 6, 6]
     assert not (run / "step_6.pt").exists()
-    assert len(list((run / ".rna-watch" / "window").iterdir())) <= 6
+    assert len(list((run / ".rna-watch" / "pins").iterdir())) <= 6
 
 
 def test_a_file_rewritten_in_place_gives_an_output_for_each_step(tmp_path: Path) -> None:

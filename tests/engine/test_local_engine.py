@@ -81,7 +81,7 @@ def test_children_of_a_killed_parent_end(tmp_path):
         "if __name__ == '__main__':\n"
         "    local._SMALL_BYTES = 0\n"
         "    engine = local.LocalEngine(2)\n"
-        "    engine.map([tasks_plan.CopyTask(files=(), gaps=(), outputs=())] * 4)\n"
+        "    engine.map([tasks_plan.CopyTask(files=(), copies=(), outputs=())] * 4)\n"
         "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
         "    sys.stdin.read()\n"
     )

@@ -123,9 +123,14 @@ def test_what_is_raised_while_it_is_made_leaves_the_old_one(tmp_path):
     """A file that is given up half-written never has the name; one that an earlier try left is made anew."""
     (tmp_path / "a").write_text("old")
     (tmp_path / temporary_name("a")).mkdir()
-    with pytest.raises(ZeroDivisionError), disk.replacing(tmp_path / "a", durable=True) as temporary:
-        Path(temporary).write_text("half")
-        raise ZeroDivisionError
+
+    def give_up():
+        with disk.replacing(tmp_path / "a", durable=True) as temporary:
+            Path(temporary).write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        give_up()
     assert (tmp_path / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rna_watch.errors import StoreError
 from rna_watch.formats.probe import probe
-from rna_watch.publishing import clone
+from rna_watch.publishing import clone, draft
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks
 from rna_watch.window.combine import Combination
@@ -55,10 +55,10 @@ def test_a_reflink_leaves_no_gaps(paths, tmp_path, monkeypatch):
         return [tasks.run(task) for task in work]
 
     expected = Path(twins.publish_here(paths, WEIGHTS, tmp_path / "copied.pt")).read_bytes()
-    monkeypatch.setattr(clone, "share_blocks", share)
+    monkeypatch.setattr(draft, "share_blocks", share)
     out = tmp_path / "shared.pt"
     combination = Combination(layouts=tuple(probe(str(path)) for path in paths), weights=WEIGHTS)
-    publish(combination, str(out), temporary=f"{out}.tmp", budget_mib=1.0, run=run)
+    publish(combination, str(out), run)
     assert set(kinds) == {"CombineTask"}
     assert out.read_bytes() == expected
 

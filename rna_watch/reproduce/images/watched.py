@@ -20,9 +20,8 @@ from rna_watch.comparison.members import members_of
 from rna_watch.daemon import background
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.journal import run_paths
-from rna_watch.journal.lock import living_owner
 from rna_watch.journal.replay import PENDING, Stage
-from rna_watch.journal.status import load
+from rna_watch.journal.status import load, status_of
 from rna_watch.reproduce.images import judge, spec
 from rna_watch.reproduce.images.training import CURVE, EPOCHS, STATE
 
@@ -121,7 +120,7 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device
         _forget(folder, where)
     (folder / "evaluator.py").write_text(judge.EVALUATOR)
     settings.write_text(text)
-    if living_owner(where) is None:
+    if not status_of(where).alive:
         evaluator = f"{folder / 'evaluator.py'}:evaluate"
         background.start(where, [str(epochs), "--config", str(settings), "--evaluator", evaluator])
     try:
@@ -162,7 +161,7 @@ def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None
     """Wait until the daemon has been through every epoch."""
     since, before = time.monotonic(), (-1, 0)
     while True:
-        state, _ = load(where)
+        state, status = load(where)
         stages = [checkpoint.stage for checkpoint in state.checkpoints.values()]
         done = sum(stage not in PENDING and stage != Stage.WAITING for stage in stages)
         if done >= run.epochs:
@@ -172,7 +171,7 @@ def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None
             say(f"{run.key}: {done} of {run.epochs} judged")
         if progress != before:
             before, since = progress, time.monotonic()
-        if living_owner(where) is None:
+        if not status.alive:
             raise RnaWatchError(f"the daemon ended early; see {where.log}")
         if time.monotonic() - since > _STUCK_S:
             raise RnaWatchError(f"the daemon made no progress for {_STUCK_S:g} s; see {where.log}")
