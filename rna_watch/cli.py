@@ -19,8 +19,8 @@ from rna_watch.errors import NothingToDo, RnaWatchError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.journal.replay import RunState
+    from rna_watch.journal.run_paths import RunPaths
 
 _FOLLOW_S = 0.5
 _LIST_FIELDS = {name for name, field in RunConfig.model_fields.items() if str(field.annotation).startswith("tuple")}
@@ -95,14 +95,15 @@ def start(
     **options: Any,
 ) -> None:
     """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`."""
-    from rna_watch.daemon import background, paths
-    from rna_watch.daemon.status import load as load_state
+    from rna_watch.daemon import background
+    from rna_watch.journal import run_paths
+    from rna_watch.journal.status import load as load_state
 
     config = _config(config_file, options)
     if chosen is None:
-        paths.await_run(run_dir, wait=wait, say=click.echo)
+        run_paths.await_run(run_dir, wait=wait, say=click.echo)
         run_dir = _settled("start", run_dir, config)
-    where = paths.resolve(chosen or run_dir, config.output)
+    where = run_paths.resolve(chosen or run_dir, config.output)
     if foreground:
         background.serve(config, where, to_terminal=not no_terminal)
         return
@@ -120,20 +121,21 @@ def start(
 @_settings
 def once(run_dir: Path, config_file: Path | None, **options: Any) -> None:
     """Process every checkpoint that is in RUN_DIR now, then exit."""
-    from rna_watch.daemon import background, paths
+    from rna_watch.daemon import background
+    from rna_watch.journal import run_paths
 
     config = _config(config_file, options)
-    where = paths.resolve(_settled("once", run_dir, config), config.output)
+    where = run_paths.resolve(_settled("once", run_dir, config), config.output)
     state = background.serve(config, where, until_done=True).state
     _summarize(state, where)
 
 
 def _settled(command: str, run_dir: Path, config: RunConfig) -> Path:
     """The run to watch: RUN_DIR, or the one of several in it that is chosen on the terminal; says what lies there."""
-    from rna_watch.daemon import discovery
+    from rna_watch.commands import settle_run
 
     ask = _ask if sys.stdin.isatty() and sys.stdout.isatty() else None
-    run_dir, said = discovery.settle(run_dir, config, ["rna-watch", *sys.argv[1:]], ask, goes_on=command == "start")
+    run_dir, said = settle_run.settle(run_dir, config, ["rna-watch", *sys.argv[1:]], ask, goes_on=command == "start")
     click.echo("".join(f"{line}\n" for line in said), nl=False)
     return run_dir
 
@@ -143,7 +145,7 @@ def _ask(lines: list[str], choices: int, default: int) -> int:
 
 
 def _summarize(state: RunState, where: RunPaths) -> None:
-    from rna_watch.daemon.discovery import nothing
+    from rna_watch.commands.settle_run import nothing
     from rna_watch.journal.replay import DONE, Stage
 
     counts: dict[str, int] = {}
@@ -168,10 +170,10 @@ def _summarize(state: RunState, where: RunPaths) -> None:
 )
 def status(run_dir: Path, output: str | None, *, as_json: bool, check: bool) -> None:
     """Say what is known of RUN_DIR; needs no daemon."""
-    from rna_watch.daemon import paths
-    from rna_watch.daemon import status as run_status
+    from rna_watch.journal import run_paths
+    from rna_watch.journal import status as run_status
 
-    where = paths.resolve(run_dir, output)
+    where = run_paths.resolve(run_dir, output)
     if check:
         state = run_status.status(where)["state"]
         if state in {"not running", "silent"}:
@@ -190,10 +192,10 @@ def status(run_dir: Path, output: str | None, *, as_json: bool, check: bool) -> 
 @click.option("--width", default=120, show_default=True, help="Columns of the picture.")
 def dashboard(run_dir: Path, output: str | None, svg: Path | None, width: int, *, once: bool) -> None:
     """Show RUN_DIR live, from any machine that sees its files; q or Ctrl-C leaves, the daemon goes on."""
-    from rna_watch.daemon import paths
-    from rna_watch.daemon.status import load as load_state
+    from rna_watch.journal import run_paths
+    from rna_watch.journal.status import load as load_state
 
-    where = paths.resolve(run_dir, output)
+    where = run_paths.resolve(run_dir, output)
     if svg is None:
         _dashboard(where, once=once)
         return
@@ -219,9 +221,9 @@ def _dashboard(where: RunPaths, *, once: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
 def logs(run_dir: Path, output: str | None, lines: int, *, follow: bool) -> None:
     """Print the daemon's log."""
-    from rna_watch.daemon import paths
+    from rna_watch.journal import run_paths
 
-    log = paths.resolve(run_dir, output).log
+    log = run_paths.resolve(run_dir, output).log
     if not log.exists():
         raise NothingToDo(f"there is no log at {log}: nobody has watched this run yet")
     with log.open(errors="replace") as file:
@@ -240,9 +242,10 @@ def logs(run_dir: Path, output: str | None, lines: int, *, follow: bool) -> None
 @_OUTPUT
 def stop(run_dir: Path, output: str | None) -> None:
     """Stop watching RUN_DIR; the training and all files stay as they are."""
-    from rna_watch.daemon import background, paths
+    from rna_watch.daemon import background
+    from rna_watch.journal import run_paths
 
-    click.echo(background.stop(paths.resolve(run_dir, output)))
+    click.echo(background.stop(run_paths.resolve(run_dir, output)))
 
 
 @app.command()
@@ -276,8 +279,8 @@ def extrapolate(
     **options: Any,
 ) -> None:
     """Combine CHECKPOINTS into one model: one window, no daemon."""
-    from rna_watch.daemon.extrapolate import Request
-    from rna_watch.daemon.extrapolate import extrapolate as run
+    from rna_watch.commands.extrapolate import Request
+    from rna_watch.commands.extrapolate import extrapolate as run
 
     request = Request(
         method=method, window=window, regularization=regularization, settings=_config(None, options), force=force
@@ -297,7 +300,7 @@ def extrapolate(
 @click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
 def inspect(checkpoint: Path, source: str | None, *, as_json: bool) -> None:
     """Say what CHECKPOINT is: format, completeness, step, tensors, and what would be extrapolated."""
-    from rna_watch.checkpoints.inspection import inspect as look
+    from rna_watch.commands.inspect import inspect as look
 
     report = look(checkpoint, source)
     if as_json:
@@ -321,11 +324,10 @@ def inspect(checkpoint: Path, source: str | None, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def compare(run_dir: Path, output: str | None, **options: Any) -> None:
     """Compare every method at every checkpoint of RUN_DIR: what was best, what it saved, and where it lost."""
-    from rna_watch.comparison import command
-    from rna_watch.daemon import paths
-    from rna_watch.daemon.status import load as load_state
+    from rna_watch.commands.compare import show
+    from rna_watch.journal import run_paths, status
 
-    command.show(load_state(paths.resolve(run_dir, output))[0], **options)
+    show(status.load(run_paths.resolve(run_dir, output))[0], **options)
 
 
 @app.command()
@@ -336,7 +338,7 @@ def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
 
     OUTPUTS are models, their manifests, links such as best, or folders: RUN_DIR stands for all that was published.
     """
-    from rna_watch.daemon import verify as verification
+    from rna_watch.commands import verify as verification
 
     done = []
     for each in verification.verify_all(outputs):
@@ -354,7 +356,7 @@ def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
 @click.option("--engine", default="ray", show_default=True, help="ray or inline.")
 def demo(folder: Path | None, epochs: int, engine: str) -> None:
     """Train a real network on real images in a separate process, watch it, and show what it gained."""
-    from rna_watch.demo.run import run
+    from rna_watch.commands.demo import run
 
     run(folder, epochs=epochs, engine=engine)
 
@@ -375,9 +377,9 @@ def reproduce(name: str, data: Path | None, out: Path, config: Path | None, *, q
 
     NAME is figure1, figure5, figure6, theorem, cost, networks, prototyping or imagenet.
     """
-    from rna_watch.reproduce import command
+    from rna_watch.commands import reproduce
 
-    command.reproduce(name, data=data, out=out, quick=quick, config=config, so_far=so_far)
+    reproduce.reproduce(name, data=data, out=out, quick=quick, config=config, so_far=so_far)
 
 
 def main() -> None:

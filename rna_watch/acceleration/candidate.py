@@ -10,7 +10,7 @@ import numpy as np
 
 from rna_watch.acceleration.coefficients import Spectrum, input_weights, spectrum, spectrum_of_factor
 from rna_watch.acceleration.diagnostics import Diagnostics, diagnose
-from rna_watch.acceleration.profiles import as_decay
+from rna_watch.acceleration.fixed_weights import as_decay
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

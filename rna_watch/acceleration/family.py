@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.acceleration import profiles
+from rna_watch.acceleration import fixed_weights
 from rna_watch.acceleration.candidate import (
     AVERAGE,
     CAPPED,
@@ -120,11 +120,11 @@ def _averages(residuals: Residuals, search: Search, lengths: Sequence[int]) -> I
         yield of_weights(residuals, f"{CUMULATIVE}-{n + 1}", CUMULATIVE, [1.0 / (n + 1)] * (n + 1))
     for window in lengths:
         if EMA in search.methods:
-            yield candidate(residuals, f"{EMA}-{window}", EMA, profiles.exponential(window, search.ema_decay))
+            yield candidate(residuals, f"{EMA}-{window}", EMA, fixed_weights.exponential(window, search.ema_decay))
         if DECAY in search.methods:  # a linear decay is the uniform average
             for shape in ("sqrt", "cosine"):
                 name = f"{DECAY}-{shape}-{window}"
-                yield candidate(residuals, name, DECAY, profiles.decay_profile(window, shape))
+                yield candidate(residuals, name, DECAY, fixed_weights.decay_profile(window, shape))
 
 
 def _solutions(residuals: Residuals, search: Search, lengths: Sequence[int]) -> Iterator[tuple[Candidate | None, str]]:
@@ -176,7 +176,7 @@ def rounding_floor(residuals: Residuals, spectrum_: Spectrum) -> float:
 def _rna(
     residuals: Residuals, spectrum_: Spectrum, window: int, value: float, prior: str, mixing: float, decay: float
 ) -> tuple[Candidate | None, str]:
-    centres = {LAST: profiles.last(window), EXPONENTIAL: profiles.exponential(window, decay)}
+    centres = {LAST: fixed_weights.last(window), EXPONENTIAL: fixed_weights.exponential(window, decay)}
     solution = solve(spectrum_, value, centres.get(prior))
     suffix = ("" if prior == UNIFORM else f"-{prior}") + ("" if mixing == 1.0 else f"-m{mixing:g}")
     name = f"{RNA}-{window}-{_digits(value)}{suffix}"
@@ -281,7 +281,7 @@ def unevaluated(residuals: Residuals) -> Family:
 def average_of(residuals: Residuals, window: int) -> Candidate:
     """The uniform average of the newest `window` iterates (at most N)."""
     window = min(window, len(residuals.gram_nn))
-    return candidate(residuals, f"{AVERAGE}-{window}", AVERAGE, profiles.uniform(window))
+    return candidate(residuals, f"{AVERAGE}-{window}", AVERAGE, fixed_weights.uniform(window))
 
 
 def single(residuals: Residuals, method: str, regularization: float, search: Search) -> tuple[Candidate | None, str]:

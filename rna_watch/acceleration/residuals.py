@@ -36,7 +36,7 @@ Saved = Literal["auto", "before", "after"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class ParameterGroup:
     """Settings of one parameter group, by torch's names; `learning_rate` is NaN where it is no plain number."""
 
     learning_rate: float
@@ -46,7 +46,7 @@ class Group:
     maximize: bool = False
     weight_decay: float = 0.0
 
-    def same_rule(self, other: Group) -> bool:
+    def same_rule(self, other: ParameterGroup) -> bool:
         """Whether both update alike, but for the learning rate."""
         return (self.momentum, self.dampening, self.nesterov, self.maximize, self.weight_decay) == (
             other.momentum,
@@ -70,7 +70,7 @@ class TrainingState:
     steps: int
     step_kind: str
     optimizer: str = ""
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ParameterGroup, ...] = ()
     problem: str = ""
     stepped: bool = True
     recorded: bool = False
@@ -147,7 +147,7 @@ def _gradient(states: Sequence[TrainingState], saved: Saved) -> Form:
     return Form(name=GRADIENT, scales=_per_step(states), factors=tuple(factors))
 
 
-def _factor(old: Group, new: Group, rate: float, older: TrainingState) -> tuple[float, float]:
+def _factor(old: ParameterGroup, new: ParameterGroup, rate: float, older: TrainingState) -> tuple[float, float]:
     """(p, q) of the exact mean gradient: [(1-b) (y_0 - y_1) / eta - b (v_0 - v_1)] / (1-a); with Nesterov b^2 (v_0 - v_1)."""
     if not old.same_rule(new):
         raise NotExactError("the optimizer's settings changed between checkpoints")

@@ -137,12 +137,12 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
     current: Candidate | None = None
     steps: list[Comparison] = []
     if LAST in known and average is not None:
-        steps.append(_step(average, None, known, evidence, tried=max(len(averages), evidence.screened)))
+        steps.append(_step(average, None, known, evidence, compared_count=max(len(averages), evidence.screened)))
         current = average if steps[-1].accepted else None
     if LAST in known and extrapolation is not None:
         # against the original it is the best of all that was tried, also of the averages that did not make it
-        tried = max(len(extrapolations) if current else len(evaluated), evidence.screened)
-        steps.append(_step(extrapolation, current, known, evidence, tried=tried))
+        compared_count = max(len(extrapolations) if current else len(evaluated), evidence.screened)
+        steps.append(_step(extrapolation, current, known, evidence, compared_count=compared_count))
         simpler_does = (
             average is not None and gain(known[extrapolation.name], known[average.name], evidence.mode) <= 0.0
         )
@@ -167,7 +167,7 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
 
 
 def _step(
-    best: Candidate, current: Candidate | None, known: Mapping[str, float], evidence: Evidence, *, tried: int
+    best: Candidate, current: Candidate | None, known: Mapping[str, float], evidence: Evidence, *, compared_count: int
 ) -> Comparison:
     return compare(
         best.name,
@@ -175,7 +175,7 @@ def _step(
         known,
         evidence.examples,
         mode=evidence.mode,
-        tried=tried,
+        compared_count=compared_count,
         minimum_gain=evidence.minimum_gain,
     )
 

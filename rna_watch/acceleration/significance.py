@@ -1,4 +1,4 @@
-"""Is a gain beyond noise: paired comparison of two models on the same examples, corrected for the number tried.
+"""Is a gain beyond noise: paired comparison of two models on the same examples, corrected for how many were compared.
 
 Examples on which two models give the same say nothing of which is better. Were the models equal, each other difference would
 as soon have the opposite sign (Fisher's randomization test); for 0/1 metrics this is McNemar's exact test on discordant pairs.
@@ -64,24 +64,24 @@ def paired_standard_error(candidate: Float64, reference: Float64) -> float | Non
     return deviation / math.sqrt(n) if math.isfinite(deviation) else None
 
 
-def least_gain(differences: Float64, tried: int) -> float:
-    """The mean of paired differences that equal models exceed with a chance of at most 5 %, the best of `tried` among them.
+def least_gain(differences: Float64, compared_count: int) -> float:
+    """The mean of paired differences that equal models exceed by a chance of at most 5 %, the best of `compared_count` of them.
 
     With m differences that are not zero: up to m = 20 the exact quantile of their sum over all 2^m signs (it cannot be
     exceeded where even m equal signs are no more than chance), beyond
 
-        t(1 - 0.05 / tried, m - 1) * standard error + min |difference| / n
+        t(1 - 0.05 / compared_count, m - 1) * standard error + min |difference| / n
 
     with Student's quantile for as many degrees of freedom as there are differences to tell of, and the correction for
     sums that move in steps (Edwards 1948, for 0/1 metrics).
 
     Args:
         differences: of n examples, (n,), finite.
-        tried: how many candidates this one is the best of (one-sided, Bonferroni).
+        compared_count: how many candidates this one is the best of (one-sided, Bonferroni).
     """
     n = len(differences)
     sizes = np.abs(differences[differences != 0.0])
-    m, level = len(sizes), _LEVEL / max(tried, 1)
+    m, level = len(sizes), _LEVEL / max(compared_count, 1)
     if m > _MOST_EXACT:
         error = float(np.std(differences, ddof=1)) / math.sqrt(n)
         return student_quantile(level, m - 1) * error + float(sizes.min()) / n
@@ -111,10 +111,10 @@ def compare(
     examples: Mapping[str, Float64],
     *,
     mode: Mode,
-    tried: int,
+    compared_count: int,
     minimum_gain: float | None = None,
 ) -> Comparison:
-    """Whether a candidate, the best of `tried`, is better than a reference by more than noise.
+    """Whether a candidate, the best of `compared_count`, is better than a reference by more than noise.
 
     Noise is that of the paired examples where there are any, and `minimum_gain` where it is stated; without either any gain
     is accepted.
@@ -125,7 +125,7 @@ def compare(
         values: the choosing metric, by name.
         examples: its per-example values, by name, where there are any.
         mode: whether the metric is minimized or maximized.
-        tried: how many candidates this one is the best of.
+        compared_count: how many candidates this one is the best of.
         minimum_gain: the smallest gain that counts, in the metric's units; None: not stated.
     """
     advantage = gain(values[candidate], values[reference], mode)
@@ -133,7 +133,7 @@ def compare(
     if candidate in examples and reference in examples:
         error = paired_standard_error(examples[candidate], examples[reference])
         if error is not None:
-            threshold = max(threshold, least_gain(examples[candidate] - examples[reference], tried))
+            threshold = max(threshold, least_gain(examples[candidate] - examples[reference], compared_count))
     return Comparison(
         candidate=candidate,
         reference=reference,

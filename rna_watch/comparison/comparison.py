@@ -15,8 +15,8 @@ from rna_watch.acceleration.significance import gain
 from rna_watch.comparison.levels import Level, best_of, known, levels, same
 from rna_watch.comparison.members import Member, length_of, members_of, recipe_at, shape_of
 from rna_watch.comparison.sequences import pick, sequences
-from rna_watch.dashboard.metric import metric_of
 from rna_watch.errors import NothingToDo, UsageError
+from rna_watch.journal.metric import metric_of
 from rna_watch.journal.replay import PENDING
 
 if TYPE_CHECKING:

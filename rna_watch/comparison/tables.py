@@ -14,7 +14,7 @@ from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
 from rna_watch.comparison.findings import NAMES, findings, provenance
 from rna_watch.comparison.levels import best_of, same
 from rna_watch.dashboard.layout import Column, Lines, grid, heading, tail_of, wrap
-from rna_watch.dashboard.quantities import number, places, plain
+from rna_watch.journal.quantities import number, places, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

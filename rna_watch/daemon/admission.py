@@ -8,28 +8,30 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.residuals import window_break
-from rna_watch.checkpoints.companions import training_state
-from rna_watch.checkpoints.equality import same_values
-from rna_watch.checkpoints.extents import difference, identify_any
-from rna_watch.checkpoints.pin import NONE, held_bytes, pin_checkpoint, unpin
-from rna_watch.checkpoints.probe import probe
-from rna_watch.checkpoints.recorded_gradient import SUFFIX
-from rna_watch.daemon.room import LET_GO, Room
+from rna_watch.daemon.disk_reserve import LET_GO, DiskReserve
+from rna_watch.daemon.pinned_file import NONE, held_bytes, pin_checkpoint, unpin
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.formats.probe import probe
+from rna_watch.formats.recorded_gradient import SUFFIX
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import PENDING, RunState, Stage
+from rna_watch.layout.identity import identify_any
+from rna_watch.layout.layout import difference
 from rna_watch.watching import steps
+from rna_watch.window.companions import training_state
+from rna_watch.window.equality import same_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.acceleration.residuals import TrainingState
-    from rna_watch.checkpoints.extents import FileIdentity, Layout
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.layout.identity import FileIdentity
+    from rna_watch.layout.layout import Layout
 
 _LONGEST_NAME_BYTES = 205  # systems take 255: its model, with `.again`, an export and a temporary name, needs 49 more
 _LONGEST_FLAT_BYTES = 180
@@ -49,7 +51,7 @@ class Admission:
         self._proceed = proceed
         self.layouts: dict[str, Layout] = {}
         self.sequences = Sequences(recorder, paths.journal)
-        self.room = Room(config, paths, recorder)
+        self.disk_reserve = DiskReserve(config, paths, recorder)
 
     def consider(self, name: str, identity: FileIdentity) -> None:
         """Admit a file, or record that it is an alias, refused or gone.
@@ -222,12 +224,12 @@ class Admission:
         if mode != NONE:
             destination = str(self._paths.window / f"{_flat(name)}.{layout.fingerprint[:8]}.pinned")
             linked = mode == "link" or (mode == "auto" and link)
-            if not self.room.fits(0, size_bytes):
-                self.room.say_short(size_bytes)
+            if not self.disk_reserve.fits(0, size_bytes):
+                self.disk_reserve.say_short(size_bytes)
                 self.layouts[name] = layout
                 return NONE, layout.path
             try:
-                if not linked and not self.room.fits(layout.size_bytes, size_bytes):
+                if not linked and not self.disk_reserve.fits(layout.size_bytes, size_bytes):
                     raise OSError(28, "too little room left")
                 kind, pinned = pin_checkpoint(layout, destination, link=linked, proceed=self._proceed)
             except OSError as error:
@@ -298,7 +300,7 @@ class Admission:
 
     def keep_room(self) -> None:
         """Let go of pinned checkpoints where the training may need their room; to be called now and then."""
-        self.room.keep(
+        self.disk_reserve.keep(
             lambda: [
                 (c, held_bytes(str(self._paths.output / c.admitted.pin_path))) for c in self._pinned() if c.admitted
             ],

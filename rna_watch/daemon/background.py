@@ -13,19 +13,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.daemon.lock import RunLock, living_owner
 from rna_watch.daemon.loop import Daemon
-from rna_watch.daemon.paths import check_output, remember
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.setup import be_nice
 from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, RunIsWatched, UsageError
+from rna_watch.journal.lock import RunLock, living_owner
+from rna_watch.journal.run_paths import check_output, remember
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.lock import Owner
-    from rna_watch.daemon.paths import RunPaths
+    from rna_watch.journal.lock import Owner
+    from rna_watch.journal.run_paths import RunPaths
 
 READY_FD = "RNA_WATCH_READY_FD"
 _READY = "ready"

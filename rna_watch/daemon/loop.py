@@ -16,19 +16,19 @@ import time
 from typing import TYPE_CHECKING
 
 import rna_watch
-from rna_watch.checkpoints import clone
-from rna_watch.daemon import outputs
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.discovery import several_runs
+from rna_watch.daemon.evaluation_rounds import UNEVALUATED
 from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes, rested_s, start_engine
-from rna_watch.daemon.trials import UNEVALUATED
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled, EvaluationFailed, IncompleteCheckpoint, RnaWatchError
 from rna_watch.journal import events as e
 from rna_watch.journal import heartbeat
 from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.layout import disk
+from rna_watch.publishing import output_tree
+from rna_watch.watching.discovery import several_runs
 from rna_watch.watching.hints import Hints
 from rna_watch.watching.readiness import Readiness
 from rna_watch.watching.scan import scan
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.engine.contract import Engine
+    from rna_watch.journal.run_paths import RunPaths
 
 _LOG = logging.getLogger("rna_watch")
 _TICK_S = 0.25
@@ -92,7 +92,7 @@ class Daemon:
         self._error: RnaWatchError | None = None
         self._pipeline: Pipeline | None = None
         self._admission = Admission(config, paths, recorder, self._proceed)
-        self._tried: set[str] = set()
+        self._attempted: set[str] = set()
         self._idle = False
         self._ready = False
         self._announced = False
@@ -154,10 +154,10 @@ class Daemon:
 
     def _begin(self) -> None:
         self._paths.stop_request.unlink(missing_ok=True)
-        outputs.sweep(self._paths.models)
+        output_tree.sweep(self._paths.models)
         self._admission.sweep()
         for leftover in self._paths.scratch.glob("*") if self._paths.scratch.is_dir() else ():
-            clone.remove(str(leftover))
+            disk.remove(str(leftover))
         self._recorder.record(
             e.Started(
                 host=socket.gethostname(),
@@ -333,7 +333,7 @@ class Daemon:
                     self._work_ready.wait(_TICK_S)
                     self._work_ready.clear()
                     continue
-                self._tried.add(name)
+                self._attempted.add(name)
                 pipeline.process(name)
                 self._admission.release(self._config.window)
         except Cancelled:
@@ -362,11 +362,11 @@ class Daemon:
         """The next checkpoint to work on: oldest first; one that failed waits a while, longer each time."""
         for checkpoint in sorted(self._recorder.checkpoints(), key=lambda c: c.admitted.seq if c.admitted else 0):
             pending = checkpoint.stage in PENDING or (
-                checkpoint.stage is Stage.FAILED and checkpoint.name not in self._tried
+                checkpoint.stage is Stage.FAILED and checkpoint.name not in self._attempted
             )
-            if not pending or self._admission.room.holds(checkpoint.name):
+            if not pending or self._admission.disk_reserve.holds(checkpoint.name):
                 continue
-            if checkpoint.attempts and checkpoint.name in self._tried:
+            if checkpoint.attempts and checkpoint.name in self._attempted:
                 pause = min(_FIRST_PAUSE_S * 2 ** (checkpoint.attempts - 1), _LONGEST_PAUSE_S)
                 if time.monotonic() - self._progress().last_error_time < pause:
                     return None

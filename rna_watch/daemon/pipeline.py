@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 from rna_watch.acceleration.candidate import AVERAGE, LAST, RNA
 from rna_watch.acceleration.family import METHODS, Family, Search, family, in_one_sentence
 from rna_watch.acceleration.selection import Choice, Evidence, choose
-from rna_watch.daemon import outputs
-from rna_watch.daemon.measuring import Measuring
+from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
+from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.publication import Publication
-from rna_watch.daemon.trials import SCREENED, Trials, Tried
 from rna_watch.daemon.window import Window
 from rna_watch.errors import (
     Cancelled,
@@ -31,6 +30,7 @@ from rna_watch.errors import (
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.replay import Stage
+from rna_watch.publishing import output_tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
     from rna_watch.daemon.admission import Admission
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
-    from rna_watch.engine import plan
     from rna_watch.engine.contract import Engine
-    from rna_watch.engine.tasks import Result
     from rna_watch.evaluation.evaluator import Evaluator
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.window import tasks_plan
+    from rna_watch.window.tasks import Result
 
 _ATTEMPTS = 3
 _STORE_ATTEMPTS = 30  # a full disk is often mended, by the trainer's own retention to begin with
@@ -78,7 +78,7 @@ class Pipeline:
         self._engine = engine
         self._evaluators = evaluators
         self._measuring = Measuring(config, recorder)
-        self._trials = Trials(config, recorder, evaluators, self._show)
+        self._rounds = EvaluationRounds(config, recorder, evaluators, self._show)
         self._publication = Publication(config, paths, recorder)
         self._cancelled = False
         self.progress = Progress()
@@ -168,41 +168,41 @@ class Pipeline:
                 return
         self.progress.read_bytes_per_s = self._measuring.read_bytes_per_s
         if len(window.members) < _SMALLEST_WINDOW:
-            self._trials.run(window, residuals, _only_last(residuals), search=False)
+            self._rounds.run(window, residuals, _only_last(residuals), search=False)
             count = len(window.members)
             self._finish(checkpoint, f"number {count} of a new window; extrapolation begins with {_SMALLEST_WINDOW}")
             return
         as_files = self._config.evaluate_command is not None
         if as_files and self._held(checkpoint, self._config.evaluators * window.layouts[-1].size_bytes):
             return
-        with self._admission.room.writing() if as_files else nullcontext():
-            tried = self._trials.run(window, residuals, self._family(residuals))
-        if not tried.evaluated - {LAST}:
-            tried.family = self._trials.unevaluated(window, residuals)
-        self._record_search(checkpoint, residuals, tried.family)
-        choice = self._choose(checkpoint, window, residuals, tried)
+        with self._admission.disk_reserve.writing() if as_files else nullcontext():
+            outcome = self._rounds.run(window, residuals, self._family(residuals))
+        if not outcome.evaluated - {LAST}:
+            outcome.family = self._rounds.unevaluated(window, residuals)
+        self._record_search(checkpoint, residuals, outcome.family)
+        choice = self._choose(checkpoint, window, residuals, outcome)
         if choice is None:
             self._finish(
-                checkpoint, in_one_sentence(tried.family.notes) or "the family holds nothing besides the original"
+                checkpoint, in_one_sentence(outcome.family.notes) or "the family holds nothing besides the original"
             )
         elif self._config.publish == "when-better" and choice.better_than_original is False:
             self._finish(checkpoint, f"{choice.reason}, so nothing was written")
         elif not self._held(checkpoint, self._publication.size_bytes(window.layouts[-1])):
-            with self._admission.room.writing():
+            with self._admission.disk_reserve.writing():
                 self._publication.publish(
                     checkpoint,
                     window,
                     choice,
                     residuals,
-                    tried.statistics.get(choice.candidate.name),
+                    outcome.statistics.get(choice.candidate.name),
                     partial(self._run, checkpoint, "writing"),
                 )
 
     def _held(self, checkpoint: Checkpoint, size_bytes: int) -> bool:
         """Whether there is no room to write so much for a checkpoint; it then waits where it is, and others go on."""
-        held = not self._admission.room.fits(size_bytes)
+        held = not self._admission.disk_reserve.fits(size_bytes)
         if held:
-            self._admission.room.hold(checkpoint.name, size_bytes)
+            self._admission.disk_reserve.hold(checkpoint.name, size_bytes)
         return held
 
     def _stage(self, name: str) -> Stage | None:
@@ -231,7 +231,7 @@ class Pipeline:
         states = [self._admission.state(m, layout) for m, layout in zip(members, layouts, strict=True)]
         return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states))
 
-    def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[plan.Task]) -> list[Result]:
+    def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[tasks_plan.Task]) -> list[Result]:
         total = sum(task.work_bytes for task in tasks)
         since = time.time()
         done = 0
@@ -241,7 +241,7 @@ class Pipeline:
                 checkpoint=checkpoint.name, stage=stage, done=done, total=total, unit="bytes", since=since
             )
 
-        def on_done(task: plan.Task) -> None:
+        def on_done(task: tasks_plan.Task) -> None:
             nonlocal done
             done += task.work_bytes
             show()
@@ -266,7 +266,7 @@ class Pipeline:
         )
         return family(residuals, search)
 
-    def _record_search(self, checkpoint: Checkpoint, residuals: Residuals, tried: Family) -> None:
+    def _record_search(self, checkpoint: Checkpoint, residuals: Residuals, searched: Family) -> None:
         self._recorder.record(
             e.Searched(
                 checkpoint=checkpoint.name,
@@ -280,21 +280,23 @@ class Pipeline:
                         "weights": list(each.weights),
                         "sentence": each.diagnostics.sentence,
                     }
-                    for each in tried.candidates
+                    for each in searched.candidates
                 ],
-                duplicates=tried.duplicates,
-                left_out=list(tried.left_out),
-                notes=list(tried.notes),
+                duplicates=searched.duplicates,
+                left_out=list(searched.left_out),
+                notes=list(searched.notes),
             )
         )
 
-    def _choose(self, checkpoint: Checkpoint, window: Window, residuals: Residuals, tried: Tried) -> Choice | None:
-        candidates = tried.family.candidates
+    def _choose(
+        self, checkpoint: Checkpoint, window: Window, residuals: Residuals, outcome: Evaluated
+    ) -> Choice | None:
+        candidates = outcome.family.candidates
         if all(candidate.method == LAST for candidate in candidates):
             return None
         current = self._recorder.checkpoint(checkpoint.name)
         evaluations = {
-            name: m for name, m in (current.evaluations if current else {}).items() if name in tried.evaluated
+            name: m for name, m in (current.evaluations if current else {}).items() if name in outcome.evaluated
         }
         settled = self._recorder.state.metric
         choice = choose(
@@ -302,7 +304,7 @@ class Pipeline:
             Evidence(
                 values={name: m[settled.metric] for name, m in evaluations.items() if settled and settled.metric in m},
                 mode="max" if settled and settled.mode == "max" else "min",
-                examples=tried.examples,
+                examples=outcome.examples,
                 minimum_gain=self._config.minimum_gain,
                 screened=len(current.screened) if current else 0,
             ),
@@ -322,10 +324,10 @@ class Pipeline:
                 },
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
-                reason=in_one_sentence([*tried.family.notes, choice.reason]),
+                reason=in_one_sentence([*outcome.family.notes, choice.reason]),
                 residuals=residuals.form,
-                diagnostics=outputs.finite(asdict(choice.candidate.diagnostics)),
-                comparisons=[outputs.finite(asdict(step)) for step in choice.comparisons],
+                diagnostics=output_tree.finite(asdict(choice.candidate.diagnostics)),
+                comparisons=[output_tree.finite(asdict(step)) for step in choice.comparisons],
             )
         )
         return choice

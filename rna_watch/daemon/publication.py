@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import LAST
 from rna_watch.acceleration.significance import Mode, gain
-from rna_watch.checkpoints import clone, deepspeed, export, model_file
-from rna_watch.checkpoints.extents import identify_any
-from rna_watch.daemon import outputs
-from rna_watch.engine import export as engine_export
-from rna_watch.engine.publish import publish as write
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+from rna_watch.formats import deepspeed
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import Stage
+from rna_watch.layout import disk
+from rna_watch.layout.identity import identify_any
+from rna_watch.publishing import export, output_tree, torch_writer
+from rna_watch.publishing import write_export as engine_export
+from rna_watch.publishing.write import publish as write
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
-    from rna_watch.checkpoints.extents import Layout
-    from rna_watch.checkpoints.numeric import Array
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
-    from rna_watch.engine.plan import Task
-    from rna_watch.engine.tasks import Result
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.layout.dtypes import Array
+    from rna_watch.layout.layout import Layout
+    from rna_watch.window.tasks import Result
+    from rna_watch.window.tasks_plan import Task
 
     Run = Callable[[Sequence[Task]], Sequence[Result]]
 
@@ -79,8 +80,8 @@ class Publication:
         recipe = window.combination(choice.candidate, statistics)
         export_to, notes = planned_export(self._config.export, window.layouts[-1], model)
         dropped, kept_because = planned_drop(self._config.optimizer_state, window.layouts[-1])
-        content = outputs.encode(
-            outputs.manifest(
+        content = output_tree.encode(
+            output_tree.manifest(
                 checkpoint=checkpoint.name,
                 step=checkpoint.step,
                 inputs=[_input(member) for member in window.members],
@@ -97,18 +98,18 @@ class Publication:
                 notes=[*notes, *kept_because],
             )
         )
-        temporary = model.with_name(clone.temporary_name(model.name, "publish"))
+        temporary = model.with_name(disk.temporary_name(model.name, "publish"))
         self._recorder.record(
             e.Publishing(
                 checkpoint=checkpoint.name,
                 output=self._paths.in_tree(model),
                 temporary=self._paths.in_tree(temporary),
-                manifest_digest=outputs.digest(content),
+                manifest_digest=output_tree.digest(content),
             )
         )
-        outputs.check_ours(model)
-        outputs.write_manifest(model, content)
-        outputs.export_path(model).unlink(
+        output_tree.check_ours(model)
+        output_tree.write_manifest(model, content)
+        output_tree.export_path(model).unlink(
             missing_ok=True
         )  # of an older output: after a crash it would pass for this one's
         try:
@@ -122,7 +123,7 @@ class Publication:
             )
         except (RefusedCheckpoint, IncompleteCheckpoint):
             if not model.exists():
-                outputs.manifest_path(model).unlink(missing_ok=True)
+                output_tree.manifest_path(model).unlink(missing_ok=True)
             raise
         if export_to is not None:
             written += write_export(model, export_to, window.layouts[-1].source, "publish", run)
@@ -148,12 +149,12 @@ class Publication:
         model = self._paths.models / intent.output
         temporary = self._paths.models / intent.temporary
         try:
-            same = outputs.digest(outputs.manifest_path(model).read_bytes()) == intent.manifest_digest
-            same = same and outputs.has_export(model)
+            same = output_tree.digest(output_tree.manifest_path(model).read_bytes()) == intent.manifest_digest
+            same = same and output_tree.has_export(model)
         except OSError:
             same = False
         if temporary.exists() or not same or not model.exists() or not _is_of_intent(checkpoint, intent, model):
-            clone.remove(str(temporary))
+            disk.remove(str(temporary))
             return False
         self._recorder.record(
             e.Published(
@@ -211,7 +212,7 @@ class Publication:
 
     def _link(self, name: str, model: Path) -> None:
         link = self._paths.models / name
-        if outputs.point(link, model):
+        if output_tree.point(link, model):
             self._recorder.solved(f"link {name}")
         else:
             what = f"rna-watch did not make {link}, so it does not name the {name} model"
@@ -237,7 +238,7 @@ class Publication:
             # the link moves before its record: a crash in between leaves them apart, and neither may lose its model
             if (best is not None and output == best.output) or linked == (self._paths.models / output).resolve():
                 continue
-            outputs.remove(self._paths.models / output)
+            output_tree.remove(self._paths.models / output)
             self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
 
 
@@ -246,16 +247,16 @@ def planned_export(setting: str, newest: Layout, model: Path) -> tuple[Path | No
     if setting != export.SAFETENSORS:
         return None, []
     why = export.obstacle(newest)
-    return (None, [f"It was not exported: {why}."]) if why else (outputs.export_path(model), [])
+    return (None, [f"It was not exported: {why}."]) if why else (output_tree.export_path(model), [])
 
 
 def planned_drop(setting: str, newest: Layout) -> tuple[bool, list[str]]:
     """Whether what lies beside the model is left out, and why it cannot be although that is wanted."""
     if newest.format == deepspeed.NAME:
         return True, []  # the weights alone are consolidated
-    if setting != model_file.DROP or newest.root:
+    if setting != torch_writer.DROP or newest.root:
         return False, []
-    why = model_file.obstacle(newest)
+    why = torch_writer.obstacle(newest)
     return not why, [f"What lies beside the model was kept: {why}."] if why else []
 
 
@@ -265,7 +266,7 @@ def write_export(model: Path, to: Path, source: str, owner: str, run: Run) -> in
     Raises:
         StoreError: there is no room, or the folder cannot be written.
     """
-    temporary = to.with_name(clone.temporary_name(to.name, owner))
+    temporary = to.with_name(disk.temporary_name(to.name, owner))
     return engine_export.write(str(model), str(to), source=source or None, temporary=str(temporary), run=run)
 
 

@@ -6,11 +6,11 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from rna_watch.dashboard.lines import describe
 from rna_watch.errors import Superseded
 from rna_watch.journal import events as e
 from rna_watch.journal.log import Journal, read
 from rna_watch.journal.replay import RunState, replay
+from rna_watch.journal.words import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,9 +11,9 @@ from rna_watch.watching import steps
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rna_watch.checkpoints.extents import Layout
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.layout.layout import Layout
 
 _LATER = 2**63
 _KNOWN_IN_NAME = ("step", "epoch")

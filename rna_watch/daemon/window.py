@@ -10,8 +10,8 @@ import numpy as np
 
 from rna_watch.acceleration.candidate import COMBINED
 from rna_watch.acceleration.residuals import Form, NotExactError, TrainingState, choose_form, not_of_form
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.companions import Companions, companions
+from rna_watch.window.combine import Combination
+from rna_watch.window.companions import Companions, companions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.candidate import Candidate
     from rna_watch.acceleration.residuals import Saved
-    from rna_watch.checkpoints.extents import Layout
-    from rna_watch.checkpoints.numeric import Array
-    from rna_watch.checkpoints.optimizer_state import Order
+    from rna_watch.formats.optimizer_state import Order
     from rna_watch.journal.events import Measured
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.layout.dtypes import Array
+    from rna_watch.layout.layout import Layout
 
     Float64 = npt.NDArray[np.float64]
 

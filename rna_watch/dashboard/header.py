@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, pack, spread, tail_of, wrap
-from rna_watch.dashboard.lines import DIRECTIONS, output_of
-from rna_watch.dashboard.quantities import age, duration, number, places, plain, size
+from rna_watch.journal.quantities import age, duration, number, places, plain, size
+from rna_watch.journal.words import DIRECTIONS, output_of
 
 if TYPE_CHECKING:
-    from rna_watch.dashboard.metric import Metric
     from rna_watch.dashboard.status import Status
     from rna_watch.journal.heartbeat import Heartbeat
+    from rna_watch.journal.metric import Metric
     from rna_watch.journal.replay import RunState
 
 _STATUS_STYLES = {

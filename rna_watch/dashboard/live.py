@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from rich.live import Live
 
-from rna_watch.dashboard.lines import describe
 from rna_watch.dashboard.status import status_of
 from rna_watch.dashboard.terminal import HUNG_UP, keys, polite_end
 from rna_watch.dashboard.view import render
 from rna_watch.journal import heartbeat as heartbeats
 from rna_watch.journal.log import Tail
 from rna_watch.journal.replay import RunState
+from rna_watch.journal.words import describe
 
 if TYPE_CHECKING:
     import threading

@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from rna_watch.dashboard.quantities import plain
 from rna_watch.dashboard.view import render
+from rna_watch.journal.quantities import plain
 
 if TYPE_CHECKING:
     from rna_watch.journal.heartbeat import Heartbeat

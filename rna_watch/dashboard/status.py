@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.dashboard.quantities import age, plain
 from rna_watch.journal.heartbeat import STALE_AFTER_S
+from rna_watch.journal.quantities import age, plain
 
 if TYPE_CHECKING:
     from rna_watch.journal.heartbeat import Heartbeat

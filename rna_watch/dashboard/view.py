@@ -14,13 +14,13 @@ from rna_watch.dashboard.coefficients import NEGATIVE_STYLE
 from rna_watch.dashboard.header import header, problems
 from rna_watch.dashboard.history import history
 from rna_watch.dashboard.layout import GAP, Lines, beside, fit, heading, pack, spread, wrap
-from rna_watch.dashboard.lines import describe
-from rna_watch.dashboard.metric import Metric, metric_of
-from rna_watch.dashboard.quantities import age
 from rna_watch.dashboard.status import Status, status_of
 from rna_watch.dashboard.table import newest, table
 from rna_watch.dashboard.work import resources, work_now, workers
+from rna_watch.journal.metric import Metric, metric_of
+from rna_watch.journal.quantities import age
 from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.journal.words import describe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

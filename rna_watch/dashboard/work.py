@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, pack, padded, tail_of
-from rna_watch.dashboard.quantities import age, duration, plain, size
+from rna_watch.journal.quantities import age, duration, plain, size
 from rna_watch.journal.replay import PENDING, Stage
 
 if TYPE_CHECKING:

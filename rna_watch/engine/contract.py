@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rna_watch.engine.plan import Task
-    from rna_watch.engine.tasks import Result
     from rna_watch.evaluation.evaluator import Evaluator, EvaluatorSpec
+    from rna_watch.window.tasks import Result
+    from rna_watch.window.tasks_plan import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

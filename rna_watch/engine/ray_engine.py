@@ -19,16 +19,16 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.engine import tasks
 from rna_watch.engine.contract import Process
 from rna_watch.engine.ray_evaluator import RayEvaluator
 from rna_watch.errors import Cancelled, EngineError, RnaWatchError
+from rna_watch.window import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rna_watch.engine.plan import Task
     from rna_watch.evaluation.evaluator import Evaluator, EvaluatorSpec
+    from rna_watch.window.tasks_plan import Task
 
 LOCAL = "local"
 _SESSION_PREFIX = "rw-"
@@ -120,7 +120,7 @@ class RayEngine:
 
     def _warm_up(self) -> None:
         """Start the workers and load the kernels now, so that the first checkpoint does not wait for them."""
-        from rna_watch.engine.plan import CopyTask
+        from rna_watch.window.tasks_plan import CopyTask
 
         empty = CopyTask(files=(), gaps=(), outputs=())
         pending = [self._run.remote(empty) for _ in range(self.workers)]

@@ -17,9 +17,9 @@ from rna_watch.evaluation.evaluator import Evaluation, Fit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rna_watch.checkpoints.combine import Combination
     from rna_watch.evaluation.evaluator import EvaluatorSpec, FitRequest
     from rna_watch.evaluation.worker import EvaluationWorker
+    from rna_watch.window.combine import Combination
 
 _POLL_S = 0.2
 _START_LIMIT_S = 120.0

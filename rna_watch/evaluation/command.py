@@ -11,15 +11,15 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.checkpoints import clone
-from rna_watch.engine import tasks
-from rna_watch.engine.publish import publish
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION
+from rna_watch.layout import disk
+from rna_watch.publishing.write import publish
+from rna_watch.window import tasks
 
 if TYPE_CHECKING:
-    from rna_watch.checkpoints.combine import Combination
     from rna_watch.evaluation.evaluator import EvaluatorSpec
+    from rna_watch.window.combine import Combination
 
 _SHOWN_OUTPUT = 500
 _BUDGET_MIB = 64.0
@@ -61,7 +61,7 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
         command = command.replace("{checkpoint}", shlex.quote(str(path)))
         return _last_json(_run(command, spec.timeout_s))
     finally:
-        clone.remove(str(path))
+        disk.remove(str(path))
 
 
 def _write(combination: Combination, path: Path) -> None:
@@ -69,7 +69,7 @@ def _write(combination: Combination, path: Path) -> None:
     publish(
         combination,
         str(path),
-        temporary=str(path.with_name(clone.temporary_name(path.name, str(os.getpid())))),
+        temporary=str(path.with_name(disk.temporary_name(path.name, str(os.getpid())))),
         budget_mib=_BUDGET_MIB,
         run=lambda work: [tasks.run(task) for task in work],
     )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 from rna_watch.errors import EvaluationFailed, UsageError
 
 if TYPE_CHECKING:
-    from rna_watch.checkpoints.combine import Combination
-    from rna_watch.checkpoints.numeric import Array, Float64
+    from rna_watch.layout.dtypes import Array, Float64
+    from rna_watch.window.combine import Combination
 
 # what an evaluator may offer beyond plain evaluation
 FRACTION = "fraction"

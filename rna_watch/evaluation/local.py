@@ -20,7 +20,7 @@ from rna_watch.errors import Cancelled, EvaluationFailed, RnaWatchError
 from rna_watch.evaluation.evaluator import Evaluation, EvaluatorSpec, Fit, FitRequest
 
 if TYPE_CHECKING:
-    from rna_watch.checkpoints.combine import Combination
+    from rna_watch.window.combine import Combination
 
 _START_LIMIT_S = 120.0
 

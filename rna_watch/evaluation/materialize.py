@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from rna_watch.checkpoints.combine import combined_blocks
-from rna_watch.checkpoints.extents import Role
-from rna_watch.checkpoints.numeric import DTYPES
-from rna_watch.checkpoints.opened import OpenFile
-from rna_watch.checkpoints.segments import WindowReader
 from rna_watch.errors import InputChanged
+from rna_watch.layout.dtypes import DTYPES
+from rna_watch.layout.layout import Role
+from rna_watch.layout.open_file import OpenFile
+from rna_watch.window.combine import combined_blocks
+from rna_watch.window.segments import WindowReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rna_watch.checkpoints.combine import Combination
-    from rna_watch.checkpoints.extents import Extent, Layout
+    from rna_watch.layout.layout import Extent, Layout
+    from rna_watch.window.combine import Combination
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -17,9 +17,9 @@ from rna_watch.evaluation.metrics import check_metrics
 if TYPE_CHECKING:
     import torch
 
-    from rna_watch.checkpoints.combine import Combination
-    from rna_watch.checkpoints.numeric import Array
     from rna_watch.evaluation.normalization import Normalization
+    from rna_watch.layout.dtypes import Array
+    from rna_watch.window.combine import Combination
 
 
 class EvaluationWorker:

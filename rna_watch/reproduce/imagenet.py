@@ -25,8 +25,7 @@ from rna_watch.reproduce.images.results import (
     written,
 )
 from rna_watch.reproduce.images.spec import check_filled, chosen
-from rna_watch.reproduce.networks import Choice as NetworksChoice
-from rna_watch.reproduce.networks import of_runs, specs
+from rna_watch.reproduce.networks import NetworksSettings, of_runs, specs
 from rna_watch.reproduce.tables import Table
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ PAPER = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ImagenetSettings:
     """The settings: `networks` of `images.architectures`, `optimizers`, and `run`, any other fields of a run."""
 
     networks: tuple[str, ...] = ("imagenet-resnet50", "imagenet-resnet152")
@@ -70,15 +69,15 @@ class Choice:
 
 def plan(settings: Settings) -> Plan:
     """One part for each network and optimizer."""
-    choice = chosen("imagenet", settings.config, Choice)
+    choice = chosen("imagenet", settings.config, ImagenetSettings)
     check_filled("imagenet", networks=choice.networks, optimizers=choice.optimizers)
     if settings.quick:
-        choice = Choice(networks=("imagenet-resnet18",), optimizers=("momentum",), run=_QUICK)
+        choice = ImagenetSettings(networks=("imagenet-resnet18",), optimizers=("momentum",), run=_QUICK)
         folder = generated(settings.work / "images")
     else:
         folder = settings.folder("imagenet needs a folder with train/CLASS/* and val/CLASS/*: name it with --data")
     tasks = [{**_RECIPE, **choice.run, "network": network} for network in choice.networks]
-    wanted = NetworksChoice(tasks=tuple(tasks), optimizers=tuple(choice.optimizers), online=())
+    wanted = NetworksSettings(tasks=tuple(tasks), optimizers=tuple(choice.optimizers), online=())
     runs = [run for task in tasks for run in specs(task, folder, wanted)]
     return of_runs(runs, settings, lambda results: [_table(runs, results)], networks_plot.draw)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.checkpoints.export import ENDING
-from rna_watch.checkpoints.extents import FileIdentity, identify, identify_folder
-from rna_watch.checkpoints.probe import folder_format
-from rna_watch.checkpoints.recorded_gradient import SUFFIX
 from rna_watch.errors import UsageError
+from rna_watch.formats.probe import folder_format
+from rna_watch.formats.recorded_gradient import SUFFIX
+from rna_watch.layout.artifacts import ENDING, is_manifest
+from rna_watch.layout.identity import FileIdentity, identify, identify_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -138,17 +137,6 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False  # a link to itself, or through a folder that may not be entered
-
-
-def is_manifest(path: str) -> bool:
-    """Whether a file is one of our manifests: then what it stands beside is an output, wherever it lies."""
-    try:
-        if not Path(path).is_file():
-            return False  # a pipe would be waited for
-        content = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.keys() >= {"schema", "inputs", "weights", "coefficients"}
 
 
 def _inside(path: str, folders: list[str]) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rna_watch.acceleration import profiles
+from rna_watch.acceleration import fixed_weights
 from rna_watch.acceleration.candidate import (
     AVERAGE,
     CAPPED,
@@ -83,9 +83,9 @@ def test_every_kind_of_combination_joins(gram_nn):
     """Exponential averages, decay profiles and constrained RNA are members with the weights that their twins have."""
     found = by_name(family_of(gram_nn, windows=(5,), regularizations=(1e-8,), methods=METHODS, averages=(3, 4, 99)))
     np.testing.assert_allclose(found["average-3"].coefficients, (0, 0, 1 / 3, 1 / 3, 1 / 3))
-    np.testing.assert_allclose(found["ema-5"].coefficients, profiles.exponential(5, 0.7))
-    np.testing.assert_allclose(found["decay-sqrt-5"].coefficients, profiles.decay_profile(5, "sqrt"))
-    np.testing.assert_allclose(found["decay-cosine-5"].coefficients, profiles.decay_profile(5, "cosine"))
+    np.testing.assert_allclose(found["ema-5"].coefficients, fixed_weights.exponential(5, 0.7))
+    np.testing.assert_allclose(found["decay-sqrt-5"].coefficients, fixed_weights.decay_profile(5, "sqrt"))
+    np.testing.assert_allclose(found["decay-cosine-5"].coefficients, fixed_weights.decay_profile(5, "cosine"))
     assert found["cumulative-6"].weights == (1 / 6,) * 6, "all checkpoints of the window, the oldest too"
     assert {c.method for c in found.values()} >= {AVERAGE, EMA, DECAY, CUMULATIVE, RNA}
     free = twins.coefficients(gram_nn, 1e-8)
@@ -120,7 +120,7 @@ def test_priors_and_mixings_multiply_the_members(gram_nn):
             mixings=(1.0, 0.5),
         )
     )
-    np.testing.assert_allclose(found["rna-5-1e+12-ema"].coefficients, profiles.exponential(5, 0.7), atol=1e-9)
+    np.testing.assert_allclose(found["rna-5-1e+12-ema"].coefficients, fixed_weights.exponential(5, 0.7), atol=1e-9)
     assert found["rna-5-1e-02-last"].prior == "last"
     half = found["rna-5-1e-02-m0.5"]
     c = twins.coefficients(gram_nn, 1e-2)

@@ -15,7 +15,7 @@ from rna_watch.acceleration.residuals import (
     LEARNING_RATE,
     RECORDED,
     SGD,
-    Group,
+    ParameterGroup,
     TrainingState,
     choose_form,
     scaled,
@@ -27,7 +27,11 @@ from . import twins
 
 def states(steps=(1, 2, 3), **changes):
     """Checkpoints with SGD's state and recorded gradients at these steps."""
-    common = {"optimizer": SGD, "groups": (Group(learning_rate=0.1, momentum=0.9),), "recorded": True} | changes
+    common = {
+        "optimizer": SGD,
+        "groups": (ParameterGroup(learning_rate=0.1, momentum=0.9),),
+        "recorded": True,
+    } | changes
     return [TrainingState(steps=step, step_kind="step", **common) for step in steps]
 
 
@@ -36,7 +40,7 @@ BARE = {"optimizer": "", "groups": (), "recorded": False}
 
 def group(rate=0.1, **settings):
     """One parameter group."""
-    return {"groups": (Group(learning_rate=rate, **settings),)}
+    return {"groups": (ParameterGroup(learning_rate=rate, **settings),)}
 
 
 def at_rates(*rates, **changes):
@@ -138,7 +142,7 @@ def test_rates_of_groups_may_differ_but_must_change_alike():
     """Steps over learning rates weigh intervals, not parameters: groups that change each in its own way are refused."""
     for last, form in ((0.02, LEARNING_RATE), (0.04, DIFFERENCE)):
         window = [
-            replace(state, groups=(Group(learning_rate=a), Group(learning_rate=b)))
+            replace(state, groups=(ParameterGroup(learning_rate=a), ParameterGroup(learning_rate=b)))
             for state, (a, b) in zip(states(recorded=False), ((0.4, 0.08), (0.2, 0.04), (0.1, last)), strict=True)
         ]
         found = choose_form([replace(state, problem="no order") for state in window], saved="before")
@@ -257,6 +261,6 @@ def test_other_breaks_of_a_window():
 def test_a_jump_of_any_group_begins_a_window():
     """Of two groups, one that jumps is enough; a group that comes or goes is none that jumps."""
     older, newer = (replace(state, groups=state.groups * 2) for state in states((1, 2)))
-    newer = replace(newer, groups=(newer.groups[0], Group(learning_rate=0.01)))
+    newer = replace(newer, groups=(newer.groups[0], ParameterGroup(learning_rate=0.01)))
     assert "jumped" in window_break(older, newer, 2.0)
     assert window_break(older, replace(newer, groups=newer.groups[:1]), 2.0) == ""

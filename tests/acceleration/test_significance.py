@@ -18,7 +18,7 @@ def accepted(differences, tried=1):
     """Whether a candidate that gains so much on each example is taken for better than the other."""
     examples = {"candidate": differences, "reference": np.zeros(len(differences))}
     values = {name: float(each.mean()) for name, each in examples.items()}
-    return compare("candidate", "reference", values, examples, mode="max", tried=tried).accepted
+    return compare("candidate", "reference", values, examples, mode="max", compared_count=tried).accepted
 
 
 def by_hand(differences, tried):

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.extents import Role
-from rna_watch.checkpoints.probe import probe
-from rna_watch.engine import tasks
-from rna_watch.engine.publish import publish
+from rna_watch.formats.probe import probe
+from rna_watch.layout.layout import Role
+from rna_watch.publishing.write import publish
+from rna_watch.window import tasks
+from rna_watch.window.combine import Combination
 
 
 def read(layout):

@@ -9,13 +9,13 @@ import numpy as np
 
 from rna_watch.config import RunConfig
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.paths import RunPaths
 from rna_watch.daemon.pipeline import Pipeline
 from rna_watch.daemon.recorder import Recorder
-from rna_watch.engine.inline import InlineEngine
+from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, Evaluation, EvaluatorSpec, Fit, FitRequest
 from rna_watch.evaluation.worker import EvaluationWorker
+from rna_watch.journal.run_paths import RunPaths
 from rna_watch.watching import steps
 from rna_watch.watching.scan import scan
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rna_watch.checkpoints.combine import Combination
     from rna_watch.evaluation.evaluator import Evaluator
     from rna_watch.journal.replay import RunState
+    from rna_watch.window.combine import Combination
 
 
 def process(run: Path, output: Path, evaluators: Sequence[Evaluator] = (), **settings: object) -> RunState:
@@ -34,7 +34,7 @@ def process(run: Path, output: Path, evaluators: Sequence[Evaluator] = (), **set
     paths = RunPaths(run=run, output=output)
     paths.create()
     recorder = Recorder(paths.journal)
-    engine = InlineEngine(1)
+    engine = LocalEngine(1)
     admission = Admission(config, paths, recorder, lambda: None)
     pipeline = Pipeline(config, paths, recorder, admission, engine, evaluators)
     try:

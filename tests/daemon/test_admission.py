@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from rna_watch.checkpoints.extents import identify
 from rna_watch.config import RunConfig
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.paths import RunPaths
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.errors import IncompleteCheckpoint
 from rna_watch.journal import events as e
 from rna_watch.journal import log
 from rna_watch.journal.replay import Stage
+from rna_watch.journal.run_paths import RunPaths
+from rna_watch.layout.identity import identify
 
 if TYPE_CHECKING:
     from pathlib import Path

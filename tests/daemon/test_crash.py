@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
 from rna_watch.config import RunConfig
 from rna_watch.daemon import loop
-from rna_watch.daemon.paths import RunPaths
 from rna_watch.daemon.recorder import Recorder
-from rna_watch.engine.inline import InlineEngine
+from rna_watch.engine.local import LocalEngine
 from rna_watch.journal import log
+from rna_watch.journal.run_paths import RunPaths
+from rna_watch.layout.disk import TEMPORARY_PREFIX
 from tests.daemon.runs import (
     EVALUATOR,
     check_output,
@@ -159,7 +159,7 @@ def test_a_soup_is_made_of_what_one_evaluator_said(tmp_path: Path, other: bool) 
     assert any(name.startswith("soup") for name in named) == (not other)
 
 
-class _Unclosable(InlineEngine):
+class _Unclosable(LocalEngine):
     """An engine that breaks while it is closed, as a cluster does that has lost its parts."""
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, load_model
 
-from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
+from rna_watch.layout.disk import TEMPORARY_PREFIX
 from tests.checkpoints import deepspeed_forms
 from tests.checkpoints.twins import combine, is_rounded, publish_here, same_bits
 from tests.daemon.runs import check_output, events, fingerprints, model_of, published, rna_watch, train

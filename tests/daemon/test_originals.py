@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.daemon.lock import read_owner
-from rna_watch.daemon.paths import RunPaths
+from rna_watch.journal.lock import read_owner
+from rna_watch.journal.run_paths import RunPaths
 from tests.daemon.runs import fingerprints, published, rna_watch, train, wait_until
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rna_watch.checkpoints.extents import identify
 from rna_watch.config import RunConfig
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.paths import RunPaths
 from rna_watch.daemon.pipeline import Pipeline
 from rna_watch.daemon.recorder import Recorder
-from rna_watch.engine.inline import InlineEngine
+from rna_watch.engine.local import LocalEngine
 from rna_watch.journal.log import read
 from rna_watch.journal.replay import PENDING, Stage, replay
+from rna_watch.journal.run_paths import RunPaths
+from rna_watch.layout.identity import identify
 from tests.daemon.in_process import Noise
 from tests.daemon.runs import check_journal_tells, events, train
 
@@ -46,7 +46,7 @@ class _Interrupted(Noise):
         return super().evaluate(combination, **options)
 
 
-class _InterruptedEngine(InlineEngine):
+class _InterruptedEngine(LocalEngine):
     """An engine beside which something happens in the midst of its n-th call."""
 
     def __init__(self, happens: Callable[[], None], number: int) -> None:

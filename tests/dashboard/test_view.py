@@ -9,11 +9,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from rna_watch.dashboard.picture import svg
-from rna_watch.dashboard.quantities import NOTHING
 from rna_watch.dashboard.sparkline import BROKEN
 from rna_watch.dashboard.view import render
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import STALE_AFTER_S, Work
+from rna_watch.journal.quantities import NOTHING
 from rna_watch.journal.replay import RunState
 
 from .run_builder import RunBuilder, evaluating, realistic_run

@@ -47,8 +47,8 @@ class TestLocalEvaluator(EvaluatorContract):
 
 PARENT = """
 import sys
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.probe import probe
+from rna_watch.window.combine import Combination
+from rna_watch.formats.probe import probe
 from rna_watch.evaluation.evaluator import EvaluatorSpec
 from rna_watch.evaluation.local import LocalEvaluator
 folder, path = sys.argv[1:]

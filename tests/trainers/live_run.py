@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rna_watch.checkpoints.extents import FileIdentity, identify_any
-from rna_watch.checkpoints.numeric import DTYPES
-from rna_watch.checkpoints.opened import OpenFile
-from rna_watch.checkpoints.probe import probe
+from rna_watch.formats.probe import probe
+from rna_watch.layout.dtypes import DTYPES
+from rna_watch.layout.identity import FileIdentity, identify_any
+from rna_watch.layout.open_file import OpenFile
 from tests.daemon.runs import events, published, start_foreground, wait_until
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
 from rna_watch.daemon.pipeline import Pipeline
+from rna_watch.layout.disk import TEMPORARY_PREFIX
 from tests.daemon.in_process import process
 from tests.daemon.runs import events, published, rna_watch, start_foreground, wait_until
 from tests.trainers.live_run import listing, watched

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from rna_watch.daemon.paths import RunPaths
+from rna_watch.journal.run_paths import RunPaths
 from tests.daemon.runs import published, rna_watch
 from tests.trainers.live_run import script
 from tests.trainers.saved_folder import save

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.checkpoints.extents import FileIdentity
 from rna_watch.journal.replay import Stage
+from rna_watch.layout.identity import FileIdentity
 from rna_watch.watching.readiness import Readiness
 from rna_watch.watching.scan import Found
 from tests.daemon.test_admission import Folder

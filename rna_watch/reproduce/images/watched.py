@@ -17,11 +17,12 @@ import torch
 from rna_watch.acceleration.candidate import AVERAGE, RNA
 from rna_watch.comparison.comparison import CHOSEN, compare
 from rna_watch.comparison.members import members_of
-from rna_watch.daemon import background, paths
-from rna_watch.daemon.lock import living_owner
-from rna_watch.daemon.status import load
+from rna_watch.daemon import background
 from rna_watch.errors import NothingToDo, RnaWatchError
+from rna_watch.journal import run_paths
+from rna_watch.journal.lock import living_owner
 from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.journal.status import load
 from rna_watch.reproduce.images import judge, spec
 from rna_watch.reproduce.images.training import CURVE, EPOCHS, STATE
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from rna_watch.comparison.comparison import Comparison
     from rna_watch.comparison.members import Member
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.journal.replay import Checkpoint, RunState
+    from rna_watch.journal.run_paths import RunPaths
     from rna_watch.reproduce.images.spec import RunSpec
 
 _POLL_S = 2.0
@@ -114,7 +115,7 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device
     spec.write(run, folder)
     epochs = folder / EPOCHS
     epochs.mkdir(exist_ok=True)
-    where = paths.resolve(epochs, None)
+    where = run_paths.resolve(epochs, None)
     settings, text = folder / "daemon.yaml", json.dumps({**DAEMON, "device": device}, indent=1)  # JSON is YAML
     if settings.exists() and settings.read_text() != text:
         _forget(folder, where)

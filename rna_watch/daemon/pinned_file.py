@@ -1,0 +1,168 @@
+"""Keeping a checkpoint's bytes while it is in a window, whatever the trainer does to its name.
+
+A hard link costs nothing and survives an unlink or a rename, but not a rewrite in place; a reflink or a copy survives
+all three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import InputChanged
+from rna_watch.formats.recorded_gradient import SUFFIX
+from rna_watch.layout.disk import share_blocks
+from rna_watch.layout.identity import FileIdentity, check_unchanged, identify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rna_watch.layout.layout import Layout
+
+LINK, REFLINK, COPY, NONE = "link", "reflink", "copy", "none"
+_PIECE_BYTES = 2**24
+
+
+def pin(source: FileIdentity, destination: str, *, link: bool, proceed: Callable[[], None]) -> tuple[str, FileIdentity]:
+    """Pin a file under another name; returns how, and the identity of the pinned file.
+
+    Args:
+        source: the file as it was probed.
+        destination: the name in the window store, on any file system; replaced if it is there.
+        link: whether a hard link will do; where it cannot be made, the file is cloned or copied.
+        proceed: called now and then while copying; it raises to give up.
+
+    Raises:
+        InputChanged: the file is gone or changed since it was probed.
+        OSError: there is no room, or the store cannot be written.
+    """
+    temporary = f"{destination}.part"
+    Path(temporary).unlink(missing_ok=True)
+    try:
+        kind = LINK if link and _link(source.path, temporary) else _copy(source, temporary, proceed)
+        pinned = identify(temporary)
+        if kind == LINK and not source.same_content(pinned):
+            raise InputChanged(f"{source.path} changed before it could be pinned")
+        os.replace(temporary, destination)  # noqa: PTH105 - atomic by specification
+    except FileNotFoundError as error:
+        raise InputChanged(f"{source.path} is gone") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return kind, identify(destination)
+
+
+def pin_checkpoint(layout: Layout, destination: str, *, link: bool, proceed: Callable[[], None]) -> tuple[str, Layout]:
+    """Pin all that a checkpoint needs in a window and for a copy of it; returns how, and the layout as pinned.
+
+    Args:
+        layout: the checkpoint, a file or a folder.
+        destination: its name in the window store; a recorded gradient goes beside it.
+        link: whether hard links will do.
+        proceed: called now and then while copying; it raises to give up.
+
+    Raises:
+        InputChanged: a file is gone or changed since it was probed.
+        OSError: there is no room, or the store cannot be written.
+    """
+    kinds: set[str] = set()
+
+    def one(file: FileIdentity) -> FileIdentity:
+        place = os.path.join(destination, layout.inside(file)) if layout.root else destination  # noqa: PTH118
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        kind, identity = pin(file, place, link=link, proceed=proceed)
+        kinds.add(kind)
+        return identity
+
+    unpin(destination)
+    try:
+        pinned = replace(
+            layout,
+            files=tuple(one(file) for file in layout.files),
+            carried=tuple(one(file) for file in layout.carried),
+            root=destination if layout.root else "",
+            gradient=_pin_gradient(layout, destination, proceed),
+        )
+    except BaseException:
+        unpin(destination)
+        raise
+    return next(kind for kind in (COPY, REFLINK, LINK) if kind in kinds), pinned
+
+
+def _pin_gradient(layout: Layout, destination: str, proceed: Callable[[], None]) -> Layout | None:
+    """The recorded gradient of a checkpoint, pinned beside it; None if there is none any more."""
+    if layout.gradient is None:
+        return None
+    try:
+        _, identity = pin(layout.gradient.files[0], destination + SUFFIX, link=True, proceed=proceed)
+    except (OSError, InputChanged):
+        return None
+    return replace(layout.gradient, files=(identity,))
+
+
+def unpin(destination: str) -> None:
+    """Let go of a pinned checkpoint and its gradient, if it is there."""
+    for path in (destination, destination + SUFFIX):
+        if os.path.isdir(path):  # noqa: PTH112 - a string crosses process boundaries
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            Path(path).unlink(missing_ok=True)
+
+
+def held_bytes(destination: str) -> int:
+    """Space that is there for a pinned checkpoint alone: of its files that have no other name any more."""
+    files = [destination]
+    if os.path.isdir(destination):  # noqa: PTH112 - a string crosses process boundaries
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(destination) for name in names]  # noqa: PTH118
+    total = 0
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            stat = os.lstat(file)
+            total += stat.st_blocks * 512 if stat.st_nlink == 1 else 0
+    return total
+
+
+def _link(source: str, destination: str) -> bool:
+    try:
+        os.link(os.path.realpath(source), destination)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False  # another file system, or the system forbids links to files of others
+    return True
+
+
+def _copy(source: FileIdentity, destination: str, proceed: Callable[[], None]) -> str:
+    reader = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        check_unchanged(source, reader)
+        writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            kind = _fill(reader, writer, source.size_bytes, proceed)
+            check_unchanged(source, reader)
+            os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+    return kind
+
+
+def _fill(reader: int, writer: int, size: int, proceed: Callable[[], None]) -> str:
+    try:
+        share_blocks(reader, writer)
+    except OSError:
+        pass
+    else:
+        return REFLINK
+    offset = 0
+    while offset < size:
+        proceed()
+        data = os.pread(reader, _PIECE_BYTES, offset)
+        if not data:
+            raise InputChanged("the checkpoint became shorter while it was being copied")
+        offset += os.pwrite(writer, data, offset)
+    return COPY

@@ -1,0 +1,119 @@
+"""A checkpoint file, open for bounded reads: never mapped, never written."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import IncompleteCheckpoint
+from rna_watch.layout.identity import check_unchanged, identify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+HEADER_LIMIT_BYTES = 256 * 2**20
+_SAMPLE_BYTES = 4096
+
+
+class OpenFile:
+    """An open file and the identity it had when it was opened; a context.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.identity = identify(path, self.descriptor)
+
+    def __enter__(self) -> OpenFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self.descriptor)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size when it was opened."""
+        return self.identity.size_bytes
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly `count` bytes.
+
+        Raises:
+            IncompleteCheckpoint: the file ends before, or the count is beyond any header.
+        """
+        if count > HEADER_LIMIT_BYTES:
+            raise IncompleteCheckpoint(f"its header claims {count} bytes: the file is damaged or still being written")
+        data = os.pread(self.descriptor, count, offset)
+        if len(data) != count:
+            raise IncompleteCheckpoint(f"it ends at byte {offset + len(data)}, {count - len(data)} bytes are missing")
+        return data
+
+    def samples(self, offset: int, count: int, number: int) -> Iterator[bytes]:
+        """All of a range, or `number` samples (at least 2) spread over it, its first and its last bytes among them."""
+        if count <= number * _SAMPLE_BYTES:
+            yield self.read(offset, count)
+            return
+        for place in range(number):
+            yield self.read(offset + place * (count - _SAMPLE_BYTES) // (number - 1), _SAMPLE_BYTES)
+
+    def hole(self) -> int | None:
+        """The first byte that was never written, where the file system tells; None if there is none."""
+        try:
+            start = os.lseek(self.descriptor, 0, os.SEEK_HOLE)  # at the latest, the end
+        except OSError:
+            return None
+        return start if start < self.size_bytes else None
+
+    def check_unchanged(self) -> None:
+        """Raises: InputChanged: the file is not what it was when it was opened."""
+        check_unchanged(self.identity, self.descriptor)
+
+
+class FileSlice(OpenFile):
+    """A part of an open file, read as a file of its own; its first and last bytes, where headers are, are read once.
+
+    It is of use as long as the file is open.
+
+    Raises:
+        IncompleteCheckpoint: the file ends before it does.
+    """
+
+    def __init__(self, file: OpenFile, start_bytes: int, size_bytes: int) -> None:
+        self.descriptor = file.descriptor
+        self.identity = file.identity
+        self.start_bytes = start_bytes
+        self._size_bytes = size_bytes
+        self._ends: dict[int, bytes] = {}
+        edge = _SAMPLE_BYTES // 2
+        for offset in (0,) if size_bytes <= 2 * edge else (0, size_bytes - edge):
+            self._ends[offset] = super().read(start_bytes + offset, min(size_bytes, 2 * edge if not offset else edge))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """The file is closed by who opened it."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the part."""
+        return self._size_bytes
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly `count` bytes.
+
+        Raises:
+            IncompleteCheckpoint: the part ends before, or the count is beyond any header.
+        """
+        if offset + count > self._size_bytes:
+            raise IncompleteCheckpoint(
+                f"it ends at byte {self._size_bytes}, {offset + count - self._size_bytes} bytes are missing"
+            )
+        for start, data in self._ends.items():
+            if start <= offset and offset + count <= start + len(data):
+                return data[offset - start : offset - start + count]
+        return super().read(self.start_bytes + offset, count)
