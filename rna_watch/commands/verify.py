@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
-from rna_watch.config import RunConfig
 from rna_watch.errors import (
     IncompleteCheckpoint,
     InputChanged,
@@ -45,7 +44,6 @@ _STATISTICS = frozenset({Role.STATISTIC, Role.VARIANCE})
 _SUM_TOLERANCE = 1e-9
 _SHOWN = 5
 _UPDATE = "this rna-watch does not know it, update it"
-_BUDGET_MIB = float(RunConfig.model_fields["memory_budget"].default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,8 +286,8 @@ def _compare(published: Layout, combination: Combination, manifest: Manifest) ->
             f"{len(names)} normalization statistics (such as {names[0]}) were re-estimated by forward passes: "
             "they cannot be recomputed and were not checked"
         )
-    groups = [task.segments for task in tasks_plan.combine_tasks(both, segments, (), _BUDGET_MIB)]
-    block = tasks_plan.block_elements(len(combination.layouts), _BUDGET_MIB)
+    groups = [task.segments for task in tasks_plan.combine_tasks(both, segments, (), tasks_plan.BUDGET_MIB)]
+    block = tasks_plan.block_elements(len(combination.layouts), tasks_plan.BUDGET_MIB)
     with threadpool_limits(limits=1, user_api="blas"):
         differing = verification.combined_differences(published, combination, groups, block)
     problems = verification.sentences(differing, "not the combination of its inputs")

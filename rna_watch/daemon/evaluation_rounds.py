@@ -13,18 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import (
-    AVERAGES,
-    CLAMPED,
-    LAST,
-    LINE,
-    RE_ESTIMATED,
-    SOLUTIONS,
-    SOUP,
-    TRAINED,
-    Candidate,
-)
+from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
 from rna_watch.acceleration.family import Family, distinct, unevaluated
+from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, TRAINED, kind_of
 from rna_watch.acceleration.selection import infer_mode
 from rna_watch.acceleration.significance import Mode, gain
 from rna_watch.daemon import searched_candidates, statistics_modes
@@ -177,12 +168,9 @@ class CheckpointEvaluation:
         self._total = 1 + len(kept)
         if not self._evaluate(kept):
             return
-        if SOUP in self.config.methods:
-            searched_candidates.soup(self)
-        if LINE in self.config.methods:
-            searched_candidates.line(self)
-        if TRAINED in self.config.methods and TRAINING_LOSS in offers:
-            searched_candidates.trained(self)
+        for method, find in searched_candidates.SEARCHES.items():
+            if method in self.config.methods and (method != TRAINED or TRAINING_LOSS in offers):
+                find(self)
 
     # -- rounds of evaluation
 
@@ -369,7 +357,7 @@ class CheckpointEvaluation:
 def _cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:
     """The first of these, the first average and the first solution (of `order`, if it is another) always among them."""
     anchors = [
-        next((each for each in order or ranked if each.method in kinds), None) for kinds in (AVERAGES, SOLUTIONS)
+        next((each for each in order or ranked if kind_of(each.method) == kind), None) for kind in (AVERAGES, SOLUTIONS)
     ]
     first = [each for each in anchors if each is not None]
     names = list(dict.fromkeys(each.name for each in [*first, *ranked]))[:limit]

@@ -6,7 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import LAST
+from rna_watch.acceleration.methods import LAST
 from rna_watch.acceleration.significance import Mode, gain
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats import deepspeed
@@ -18,6 +18,7 @@ from rna_watch.publishing import export, output_tree, torch_writer
 from rna_watch.publishing import write_export as engine_export
 from rna_watch.publishing.write import publish as write
 from rna_watch.watching import steps
+from rna_watch.window.tasks_plan import BUDGET_MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -117,7 +118,7 @@ class Publication:
                 recipe,
                 str(model),
                 temporary=str(temporary),
-                budget_mib=self._config.memory_budget,
+                budget_mib=BUDGET_MIB,
                 run=run,
                 drop=dropped,
             )

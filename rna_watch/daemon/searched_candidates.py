@@ -9,7 +9,8 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import LAST, LINE, SOLUTIONS, SOUP, TRAINED, of_weights
+from rna_watch.acceleration.candidate import of_weights
+from rna_watch.acceleration.methods import LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
 from rna_watch.acceleration.significance import gain
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FitRequest
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rna_watch.daemon.evaluation_rounds import CheckpointEvaluation
 
 _LINE_FACTORS = (0.5, 1.5, 2.0)
+_TRAINING_STEPS = 30
 
 
 def soup(evaluation: CheckpointEvaluation) -> None:
@@ -54,7 +56,7 @@ def soup(evaluation: CheckpointEvaluation) -> None:
 
 def line(evaluation: CheckpointEvaluation) -> None:
     """Line search from the newest checkpoint through the best solution, and beyond."""
-    best = evaluation.best([each for each in evaluation.outcome.family.candidates if each.method in SOLUTIONS])
+    best = evaluation.best([each for each in evaluation.outcome.family.candidates if kind_of(each.method) == SOLUTIONS])
     if not best:
         return
     through = best[0]
@@ -78,7 +80,7 @@ def trained(evaluation: CheckpointEvaluation) -> None:
         combination=evaluation.window.combination(best[0]),
         seed=newest.step or 0,
         memory_limit_bytes=int(evaluation.config.trained_memory * 2**30),
-        steps=evaluation.config.trained_steps,
+        steps=_TRAINING_STEPS,
     )
     evaluation.show("training weights")
     try:
@@ -95,3 +97,6 @@ def trained(evaluation: CheckpointEvaluation) -> None:
     evaluation.add(
         [evaluation.variant(of_weights(evaluation.residuals, name, TRAINED, fit.weights), evaluation.best_kind())]
     )
+
+
+SEARCHES = {SOUP: soup, LINE: line, TRAINED: trained}

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # against a stop.
 TASK_ELEMENTS = 2**22
 _MOST_TASKS = 512
+# of the block buffers in one worker
+BUDGET_MIB = 64.0
 _STATISTICS = frozenset({Role.STATISTIC, Role.VARIANCE})
 
 Files = tuple[tuple[FileIdentity, ...], ...]
