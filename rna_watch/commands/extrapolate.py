@@ -6,20 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.candidate import (
-    AVERAGE,
-    CAPPED,
-    CLAMPED,
-    COMBINED,
-    CUMULATIVE,
-    DECAY,
-    EMA,
-    LAST,
-    RNA,
-    SIMPLEX,
-    Candidate,
-)
-from rna_watch.acceleration.family import Search, in_one_sentence, single, unevaluated
+from rna_watch.acceleration.candidate import CLAMPED, COMBINED, Candidate
+from rna_watch.acceleration.family import in_one_sentence, single, unevaluated
+from rna_watch.acceleration.methods import ALONE, AVERAGE, RNA
 from rna_watch.daemon.measurement import NotFiniteError, measure
 from rna_watch.daemon.setup import usable_cores
 from rna_watch.daemon.window import Window
@@ -43,7 +32,6 @@ if TYPE_CHECKING:
     from rna_watch.layout.layout import Layout
     from rna_watch.window.tasks import Run
 
-CHOICES = (RNA, SIMPLEX, CAPPED, AVERAGE, EMA, DECAY, CUMULATIVE, LAST)
 _SMALLEST_WINDOW = 3
 
 
@@ -75,8 +63,8 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
         UsageError: too few checkpoints, `out` exists, or it is one of the inputs.
         RefusedCheckpoint: a file cannot be used, or the window cannot be extrapolated by this method.
     """
-    if request.method not in CHOICES:
-        raise UsageError(f"--method must be one of {', '.join(CHOICES)}, not '{request.method}'")
+    if request.method not in ALONE:
+        raise UsageError(f"--method must be one of {', '.join(ALONE)}, not '{request.method}'")
     for path in (out, artifacts.export_path(out))[: 2 if request.settings.export != "none" else 1]:
         _check_out(path, checkpoints, force=request.force)
     if not request.force or out.is_dir():
@@ -173,16 +161,8 @@ def _solve(residuals: Residuals, request: Request) -> tuple[Candidate, str]:
     if request.method == RNA and request.regularization is None:
         members = unevaluated(residuals)
         return members.candidates[-1], in_one_sentence(members.notes)
-    settings = request.settings
-    search = Search(
-        windows=(),
-        priors=settings.priors,
-        mixings=settings.mixings,
-        ema_decay=settings.ema_decay,
-        l1_cap=settings.l1_cap,
-    )
     lam = 1e-8 if request.regularization is None else request.regularization
-    candidate, note = single(residuals, request.method, lam, search)
+    candidate, note = single(residuals, request.method, lam, request.settings.search())
     if candidate is None:
         raise RefusedCheckpoint(f"{note} Or use --method average.")
     return candidate, in_one_sentence(residuals.notes)

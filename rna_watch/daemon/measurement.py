@@ -55,7 +55,7 @@ def measure(
 
     Args:
         window: K checkpoints, oldest first.
-        settings: of them `residuals`, `lr_saved`, `optimizer_order` and `memory_budget` count.
+        settings: of them `residuals`, `lr_saved` and `optimizer_order` count.
         run: an engine's `map`.
         smallest: the smallest lambda that is going to be solved for; it decides whether a triangular factor is needed.
         problem: why what lies next to the checkpoints (momentum, recorded gradients) cannot be used, if that is known.
@@ -64,7 +64,7 @@ def measure(
     Raises:
         NotFiniteError: weights are NaN or infinite.
     """
-    layouts, states, budget_mib = window.layouts, window.states, settings.memory_budget
+    layouts, states, budget_mib = window.layouts, window.states, tasks_plan.BUDGET_MIB
     if len(layouts) == 1:  # it has no residual, but its weights must be finite all the same
         if _merged(run, tasks_plan.gram_tasks(layouts * 2, 1, budget_mib)).non_finite:
             raise NotFiniteError([0])
