@@ -83,11 +83,10 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
         raise RefusedCheckpoint("it is cut over tensor-parallel ranks, which is not supported")
     if not optimizers and first.tree.get("param_shapes") is None:
         layout = read_file(first.identity.path, source if source is not None else _MODULE)
-        kinds = (layout.format,)
         return replace(
             layout,
             format=WITHOUT_ZERO.name,
-            kinds=kinds,
+            kinds=(layout.format,),
             root=folder,
             carried=carried,
             counters=_counters(first.tree, layout),
@@ -147,10 +146,8 @@ def _read(folder: str, name: str, number: int) -> _File:
             )
             file.check_unchanged()
             return found
-    except IncompleteCheckpoint as error:
-        raise IncompleteCheckpoint(f"{name}: {error}") from error
-    except RefusedCheckpoint as error:
-        raise RefusedCheckpoint(f"{name}: {error}") from error
+    except (IncompleteCheckpoint, RefusedCheckpoint) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _counters(tree: dict[Any, Any], layout: Layout | None) -> dict[str, int]:

@@ -89,10 +89,8 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
     for name in shards:
         try:
             layouts.append(read_file(os.path.join(folder, name), source))  # noqa: PTH118
-        except IncompleteCheckpoint as error:
-            raise IncompleteCheckpoint(f"{name}: {error}") from error
-        except RefusedCheckpoint as error:
-            raise RefusedCheckpoint(f"{name}: {error}") from error
+        except (IncompleteCheckpoint, RefusedCheckpoint) as error:
+            raise type(error)(f"{name}: {error}") from error
     joined = join(layouts)
     absent = weight_map.keys() - {view.name for view in joined.tensors}
     if absent:

@@ -259,7 +259,7 @@ class _Walk:
         """Find the groups of tensors at and below a path: mappings of tensors, with all that is below them."""
         if len(self._above) >= _MAX_DEPTH:
             return
-        if any(_is_tensor(item) for item in self._items(value)):
+        if any(_is_tensor(item) for key, item in dict.items(value) if isinstance(key, str)):
             self.flatten(value, path)
             return
         for key, item in self._inner(value):
@@ -297,10 +297,6 @@ class _Walk:
             if isinstance(key, str) and isinstance(item, dict) and id(item) not in self._above:
                 yield key, item
         self._above.discard(id(value))
-
-    @staticmethod
-    def _items(value: dict[Any, Any]) -> Iterator[object]:
-        return (item for key, item in dict.items(value) if isinstance(key, str))
 
 
 def _tensor_groups(tree: object) -> dict[str, TensorGroup]:

@@ -196,8 +196,14 @@ class Stream(Protocol):
 
 # opcodes that torch.save never writes, and that reserve memory or reach objects beyond the file
 _FOREIGN = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
-
-
+# opcodes that hash keys, and where on the stack those are
+_HASHING = {
+    pickle.SETITEM: slice(-2, -1),
+    pickle.SETITEMS: slice(0, None, 2),
+    pickle.DICT: slice(0, None, 2),
+    pickle.ADDITEMS: slice(None),
+    pickle.FROZENSET: slice(None),
+}
 _DEEPEST_KEY = 3
 _WIDEST_KEY = 64
 
@@ -209,6 +215,17 @@ def _check_key(key: object, depth: int = _DEEPEST_KEY) -> None:
             raise TypeError("a key is nested deeper than any that torch writes")
         for item in key:
             _check_key(item, depth - 1)
+
+
+def _with_checked_keys(read: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
+    """The reading of an opcode, but for keys that would be hashed for ever."""
+
+    def checked(reader: _Reader) -> None:
+        for key in reader.stack[keys]:
+            _check_key(key)
+        read(reader)
+
+    return checked
 
 
 def _name_of(key: object) -> str:
@@ -229,6 +246,8 @@ class _Reader(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code: read for code, read in pickle._Unpickler.dispatch.items() if bytes([code]) not in _FOREIGN
     }
+    for _code, _keys in _HASHING.items():
+        dispatch[_code[0]] = _with_checked_keys(dispatch[_code[0]], _keys)
 
     def __init__(self, stream: Stream, refer: Callable[[Any], object]) -> None:
         # Python 2 wrote byte strings, whatever was in them
@@ -240,45 +259,6 @@ class _Reader(pickle._Unpickler):
         self.read(8)
 
     dispatch[pickle.FRAME[0]] = load_frame
-
-    def load_setitem(self) -> None:
-        """As Python's, but for keys that would be hashed for ever."""
-        _check_key(self.stack[-2])
-        super().load_setitem()  # type: ignore[misc]
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-
-    def load_setitems(self) -> None:
-        """The same for several."""
-        for key in self.stack[::2]:
-            _check_key(key)
-        super().load_setitems()  # type: ignore[misc]
-
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-
-    def load_dict(self) -> None:
-        """The same for a whole mapping."""
-        for key in self.stack[::2]:
-            _check_key(key)
-        super().load_dict()  # type: ignore[misc]
-
-    dispatch[pickle.DICT[0]] = load_dict
-
-    def load_additems(self) -> None:
-        """The same for a set."""
-        for key in self.stack:
-            _check_key(key)
-        super().load_additems()  # type: ignore[misc]
-
-    dispatch[pickle.ADDITEMS[0]] = load_additems
-
-    def load_frozenset(self) -> None:
-        """The same for a set that stays."""
-        for key in self.stack:
-            _check_key(key)
-        super().load_frozenset()  # type: ignore[misc]
-
-    dispatch[pickle.FROZENSET[0]] = load_frozenset
 
     def load_reduce(self) -> None:
         """As Python's, but for an ordered mapping of such keys."""

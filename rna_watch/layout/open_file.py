@@ -10,7 +10,6 @@ from rna_watch.layout.identity import check_unchanged, identify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
 HEADER_LIMIT_BYTES = 256 * 2**20
 _SAMPLE_BYTES = 4096
@@ -26,19 +25,13 @@ class OpenFile:
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.identity = identify(path, self.descriptor)
+        self.size_bytes = self.identity.size_bytes
 
     def __enter__(self) -> OpenFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self.descriptor)
-
-    @property
-    def size_bytes(self) -> int:
-        """Size when it was opened."""
-        return self.identity.size_bytes
 
     def read(self, offset: int, count: int) -> bytes:
         """Exactly `count` bytes.
@@ -87,21 +80,14 @@ class FileSlice(OpenFile):
         self.descriptor = file.descriptor
         self.identity = file.identity
         self.start_bytes = start_bytes
-        self._size_bytes = size_bytes
+        self.size_bytes = size_bytes
         self._ends: dict[int, bytes] = {}
         edge = _SAMPLE_BYTES // 2
         for offset in (0,) if size_bytes <= 2 * edge else (0, size_bytes - edge):
             self._ends[offset] = super().read(start_bytes + offset, min(size_bytes, 2 * edge if not offset else edge))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """The file is closed by who opened it."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the part."""
-        return self._size_bytes
 
     def read(self, offset: int, count: int) -> bytes:
         """Exactly `count` bytes.
@@ -109,9 +95,9 @@ class FileSlice(OpenFile):
         Raises:
             IncompleteCheckpoint: the part ends before, or the count is beyond any header.
         """
-        if offset + count > self._size_bytes:
+        if offset + count > self.size_bytes:
             raise IncompleteCheckpoint(
-                f"it ends at byte {self._size_bytes}, {offset + count - self._size_bytes} bytes are missing"
+                f"it ends at byte {self.size_bytes}, {offset + count - self.size_bytes} bytes are missing"
             )
         for start, data in self._ends.items():
             if start <= offset and offset + count <= start + len(data):

@@ -28,22 +28,7 @@ _CHECKPOINT_FOLDER = re.compile(r"^checkpoint[-_]\d+$")
 _MAX_DEPTH = 6
 _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and backslashes in mount points
-_NETWORK = (
-    "nfs",
-    "lustre",
-    "gpfs",
-    "cifs",
-    "smb",
-    "fuse",
-    "beegfs",
-    "ceph",
-    "glusterfs",
-    "9p",
-    "afs",
-    "pvfs",
-    "wekafs",
-    "virtiofs",
-)
+_NETWORK = re.compile("nfs|lustre|gpfs|cifs|smb|fuse|beegfs|ceph|glusterfs|9p|afs|pvfs|wekafs|virtiofs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,4 +149,4 @@ def network_file_system(path: Path) -> str | None:
         mount = _ESCAPED.sub(lambda code: chr(int(code[1], 8)), before.split()[4])
         if (real == mount or real.startswith(mount.rstrip("/") + "/")) and len(mount) >= best:
             best, kind = len(mount), after.split()[0]
-    return kind if kind.startswith(_NETWORK) else None
+    return kind if _NETWORK.match(kind) else None
