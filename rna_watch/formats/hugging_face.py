@@ -1,7 +1,7 @@
 """Checkpoints that are folders of ordinary weight files: Hugging Face, PEFT, Accelerate; the model in one file or in shards.
 
-Recognised by the names of their files. The model is complete when every shard that the index names is, and when what
-the trainer writes last is there.
+They are recognised by the names of their files. The model is complete when every shard that the index names is complete and
+what the trainer writes last is there.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _STATE_FILES = (
     r"(optimizer|scheduler|lr_scheduler|scaler|rng_state|random_states|sampler|dl_state_dict|custom_checkpoint"
     r"|trainer_state|training_args)[\w.]*"
 )
-# of a resumable training: never part of a model that is given back
+# of a resumable training: never part of a model that is written out
 _TRAINING = re.compile(rf"^{_STATE_FILES}$|^latest$|^global_step\d+$|^zero_to_fp32\.py$|^\.", re.IGNORECASE)
-# what may stand there before the weights do: a folder with anything else in it is not known to become ours
+# files that may be there before the weights: a folder with any other file is not known to become a checkpoint
 _BEFORE_WEIGHTS = re.compile(
     rf"^{_STATE_FILES}$|\.(json|jsonl|jinja|txt|md|py|model|tiktoken)$|^\.tmp\w{{6}}$", re.IGNORECASE
 )
@@ -75,7 +75,7 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
     Args:
         folder: the checkpoint.
         source: key path of the model inside its files.
-        read_file: gives the layout of one of its files.
+        read_file: returns the layout of one of its files.
 
     Raises:
         IncompleteCheckpoint: something that is written later is not there yet.
@@ -148,7 +148,7 @@ def _trainer_state(folder: str, names: set[str]) -> dict[str, Any]:
 
 
 def _check_order(folder: str, names: set[str], shards: Sequence[str], index: str) -> None:
-    """What is written last must not be older than the weights: else a folder is being written again, over an old save.
+    """Check that what is written last is not older than the weights, as it is while a folder is written over an old save.
 
     Raises:
         IncompleteCheckpoint: it is, and what shows it.
@@ -166,7 +166,7 @@ def _check_order(folder: str, names: set[str], shards: Sequence[str], index: str
 
 def _neighbour_with(folder: str, pattern: re.Pattern[str], name: str) -> str:
     """The name of another checkpoint of the same training that has a file ("" if none has, or if this one is ours)."""
-    if os.path.exists(f"{os.path.normpath(folder)}.json"):  # noqa: PTH110 - the manifest of a model that we gave back
+    if os.path.exists(f"{os.path.normpath(folder)}.json"):  # noqa: PTH110 - the manifest of a model that we wrote
         return ""
     above = os.path.dirname(os.path.abspath(folder))  # noqa: PTH100, PTH120
     try:
@@ -177,7 +177,7 @@ def _neighbour_with(folder: str, pattern: re.Pattern[str], name: str) -> str:
 
 
 def _check_ends(folder: str, names: set[str]) -> None:
-    """JSON is written in place: what has its beginning and not its end is being written.
+    """Check that JSON files, which are written in place, have their ends.
 
     Raises:
         IncompleteCheckpoint: such a file, and which.
@@ -253,7 +253,7 @@ def _is_state_folder(name: str) -> bool:
 
 
 def join(layouts: Sequence[Layout]) -> Layout:
-    """Several files as one checkpoint: their tensors side by side.
+    """Several files as one checkpoint: the tensors of all.
 
     Raises:
         RefusedCheckpoint: two of them hold a tensor of the same name.

@@ -1,8 +1,7 @@
 """A pickle reader that builds inert values only: nothing named in the file is ever imported or called.
 
-Classes and functions come back as inert classes that remember their name and arguments, so that a `Namespace`, a
-numpy scalar
-or a whole `nn.Module` can be read for the tensors within.
+Classes and functions become inert classes that remember their name and arguments, so that a `Namespace`, a numpy scalar or a
+whole `nn.Module` can be read for the tensors within.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Inert:
-    """An object of a class that is not ours to run: its arguments, items and state, and nothing else."""
+    """An object of a class that is not run: its arguments, items and state, and nothing else."""
 
     qualified_name = ""
 
@@ -53,7 +52,7 @@ class Inert:
 
 
 class InertDict(dict[Any, Any]):
-    """A mapping of a class that is not ours to run (a defaultdict, a Counter): its items without its behaviour."""
+    """A mapping of a class that is not run (a defaultdict, a Counter): its items without its behaviour."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(next((arg for arg in args if isinstance(arg, dict)), {}))
@@ -81,7 +80,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickledTensor:
-    """A tensor as the pickle describes it; `pairs`: of complex numbers, described as real ones with a last axis of two."""
+    """A tensor as the pickle describes it; `pairs`: its complex numbers are described as real ones with a last axis of two."""
 
     storage: Storage
     dtype: str
@@ -255,7 +254,7 @@ class _Reader(pickle._Unpickler):
         self._refer = refer
 
     def load_frame(self) -> None:
-        """Frames only say what to read ahead: one that a damaged file makes up must not."""
+        """Skip the length of a frame: it only says how much to read ahead, and a damaged file may claim any."""
         self.read(8)
 
     dispatch[pickle.FRAME[0]] = load_frame
@@ -272,7 +271,7 @@ class _Reader(pickle._Unpickler):
     dispatch[pickle.REDUCE[0]] = load_reduce
 
     def load_build(self) -> None:
-        """Give a state to an inert object; of a mapping's only a state dict's metadata count; for others it is an attack."""
+        """Set the state of an inert object, and a state dict's metadata; a state for any other object is an attack."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Inert):
@@ -324,8 +323,8 @@ def read(stream: Stream, refer: Callable[[Any], object]) -> object:
     """The tree of values in the next pickle of a stream, which is read no further than the pickle goes.
 
     Args:
-        stream: may raise our own errors, which pass.
-        refer: gives what a persistent id stands for.
+        stream: an error of ours that it raises is passed on.
+        refer: returns what a persistent id stands for.
 
     Raises:
         ValueError: what is there is not a pickle that can be read.

@@ -114,7 +114,7 @@ def place(tensors: dict[str, PickledTensor], locate: Locate) -> tuple[tuple[Exte
 
 
 def first_byte(tensor: PickledTensor, locate: Locate) -> int | None:
-    """Where a tensor beside the model begins, if all of it lies in the file in one piece."""
+    """The byte at which a tensor begins, if all of it lies in the file in one piece."""
     try:
         used = _runs("it", tensor)
         found = locate(tensor.storage)
@@ -127,7 +127,7 @@ def first_byte(tensor: PickledTensor, locate: Locate) -> int | None:
 
 
 def _sharing(tensors: dict[str, PickledTensor], used: dict[str, list[tuple[int, int]]]) -> list[list[str]]:
-    """The names of tensors that overlap in one storage; slices of a flat one that lie side by side stand alone."""
+    """The names of tensors that overlap in one storage; adjacent slices of a flat one do not overlap."""
     storages: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
         storages.setdefault(tensor.storage.key, []).append(name)

@@ -1,4 +1,4 @@
-"""The format of `torch.save` before torch 1.6: pickles in a row, then the storages, one behind the other.
+"""The format of `torch.save` before torch 1.6: five pickles, then the storages, without gaps.
 
 A magic number, a protocol version, facts about the machine, the object itself and the list of storage keys are a pickle
 each; a storage is its number of elements in 8 bytes, then its bytes. There is no directory and no checksum: a file is

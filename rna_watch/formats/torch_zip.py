@@ -30,7 +30,7 @@ _SAMPLES = 64
 
 @dataclass(frozen=True, slots=True)
 class TorchZip:
-    """A torch zip, be it an open file or a part of one: its records by name, without that of the folder they are in."""
+    """A torch zip, be it an open file or a part of one: its records by name, without the folder that begins every name in it."""
 
     file: OpenFile
     records: dict[str, Record]
@@ -50,7 +50,7 @@ class TorchZip:
         return data
 
     def tree(self, load: Callable[[bytes], object] = safe_pickle.load) -> object:
-        """What was saved, by a reader of its pickle.
+        """What was saved, read by a reader of pickles.
 
         Raises:
             RefusedCheckpoint: it is no file that `torch.save` wrote here, or damaged.

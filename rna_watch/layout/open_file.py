@@ -47,7 +47,13 @@ class OpenFile:
         return data
 
     def samples(self, offset: int, count: int, number: int) -> Iterator[bytes]:
-        """All of a range, or `number` samples (at least 2) spread over it, its first and its last bytes among them."""
+        """All of a range, or samples spread over it, its first and last bytes among them.
+
+        Args:
+            offset: first byte of the range.
+            count: its length in bytes.
+            number: of samples, at least 2, each of 4096 bytes.
+        """
         if count <= number * _SAMPLE_BYTES:
             yield self.read(offset, count)
             return
@@ -55,7 +61,7 @@ class OpenFile:
             yield self.read(offset + place * (count - _SAMPLE_BYTES) // (number - 1), _SAMPLE_BYTES)
 
     def hole(self) -> int | None:
-        """The first byte that was never written, where the file system tells; None if there is none."""
+        """The first byte that was never written; None if there is none, or the file system does not say."""
         try:
             start = os.lseek(self.descriptor, 0, os.SEEK_HOLE)  # at the latest, the end
         except OSError:
@@ -70,7 +76,7 @@ class OpenFile:
 class FileSlice(OpenFile):
     """A part of an open file, read as a file of its own; its first and last bytes, where headers are, are read once.
 
-    It is of use as long as the file is open.
+    It can be read as long as the file is open.
 
     Raises:
         IncompleteCheckpoint: the file ends before it does.
