@@ -60,7 +60,13 @@ PAIRS = {"complex64": "float32", "complex128": "float64"}
 
 
 def widen(bits: Array, dtype: str, out: Float64) -> None:
-    """Write stored values (their `bits`) to float64, exactly."""
+    """Convert stored values to float64, exactly.
+
+    Args:
+        bits: the stored values `(n,)`, as `DTYPES[dtype].bits`.
+        dtype: the stored dtype.
+        out: where they are written, `(n,)`.
+    """
     if dtype != "bfloat16":
         out[...] = bits
         return
@@ -69,7 +75,13 @@ def widen(bits: Array, dtype: str, out: Float64) -> None:
 
 
 def narrow(values: Float64, dtype: str, out: Array) -> None:
-    """Write float64 values to the stored dtype's bits, rounding to nearest, ties to even."""
+    """Convert float64 values to a stored dtype, rounding to nearest, ties to even.
+
+    Args:
+        values: `(n,)`.
+        dtype: the stored dtype.
+        out: where its bits are written, `(n,)`, as `DTYPES[dtype].bits`.
+    """
     with np.errstate(over="ignore"):
         if dtype != "bfloat16":
             out[...] = values

@@ -1,10 +1,8 @@
 """Extents: where the tensors of a checkpoint lie in its files, the one value that all formats share.
 
-A *tensor* is a view (shape, stride, start) of a storage. An *extent* is the part of one storage that the model's
-tensors use,
-each element once however many tensors share it; its *chunks* say where those elements lie in files. Elements are
-numbered
-as in the storage, so that tensors, tied or overlapping, keep their views.
+A *tensor* is a view (shape, stride, start) of a storage. An *extent* is the part of one storage that the model's tensors
+use, each element once however many tensors share it; its *chunks* say where those elements lie in files. Elements are
+numbered as in the storage, so that tensors, tied or overlapping, keep their views.
 """
 
 from __future__ import annotations

@@ -89,7 +89,13 @@ class OpenFile:
             yield piece
 
     def samples(self, offset: int, count: int, number: int) -> Iterator[bytes]:
-        """All of a range, or `number` samples (at least 2) spread over it, its first and its last bytes among them."""
+        """All of a range, or samples spread over it, its first and its last bytes among them.
+
+        Args:
+            offset: of the range, in bytes.
+            count: its length in bytes.
+            number: of samples, at least 2.
+        """
         if count <= number * _SAMPLE_BYTES:
             yield self.read(offset, count)
             return
