@@ -351,7 +351,7 @@ def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
 @app.command()
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where to train; a new folder if not given.")
 @click.option("--epochs", type=click.IntRange(min=4), default=40, show_default=True, help="Epochs to train.")
-@click.option("--engine", default="ray", show_default=True, help="ray or inline.")
+@click.option("--engine", default="ray", show_default=True, help="ray or local.")
 def demo(folder: Path | None, epochs: int, engine: str) -> None:
     """Train a real network on real images in a separate process, watch it, and show what it gained."""
     from rna_watch.commands.demo import run

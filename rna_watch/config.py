@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rna_watch.errors import UsageError
 
@@ -110,7 +110,9 @@ class RunConfig(BaseModel):
     )
 
     # how it runs
-    engine: Literal["ray", "inline"] = Field("ray", description="Where the bulk work runs.")
+    engine: Annotated[Literal["ray", "local"], BeforeValidator(lambda name: "local" if name == "inline" else name)] = (
+        Field("ray", description="Where the bulk work runs: ray, or local, in processes of this machine.")
+    )
     ray_address: str = Field("local", description="Address of a Ray cluster; `local` starts one of our own.")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one a core, at most 4.")
     memory_budget: Annotated[float, Field(ge=1)] = Field(64.0, description="MiB of block buffers in one worker.")

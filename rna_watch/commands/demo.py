@@ -23,7 +23,7 @@ from rna_watch.journal import run_paths
 from rna_watch.journal.replay import PENDING
 from rna_watch.journal.status import load
 
-_HERE = Path(__file__).parent
+_SCRIPTS = Path(__file__).parents[1] / "demo"
 _POLL_S = 0.3
 _REPORTED = "test_error"
 _LEVELS = (20.0, 10.0, 5.0, 3.0)
@@ -76,7 +76,7 @@ def _need_scikit_learn() -> None:
 
 
 def _arguments(run_dir: Path, engine: str) -> list[str]:
-    evaluator = f"{_HERE / 'evaluate_digits.py'}:evaluate"
+    evaluator = f"{_SCRIPTS / 'evaluate_digits.py'}:evaluate"
     settings = config.load(None, {"evaluator": evaluator, "metric": "error", "engine": engine, "workers": 1, "keep": 3})
     values = settings.model_dump(exclude_defaults=True)
     return [
@@ -87,7 +87,7 @@ def _arguments(run_dir: Path, engine: str) -> list[str]:
 
 def _train(folder: Path, epochs: int) -> float:
     """Run the training script to its end; returns its own seconds."""
-    command = [sys.executable, str(_HERE / "train_digits.py"), str(folder), "--epochs", str(epochs)]
+    command = [sys.executable, str(_SCRIPTS / "train_digits.py"), str(folder), "--epochs", str(epochs)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise RnaWatchError(f"the training script failed: {result.stderr.strip()[-500:]}")

@@ -17,7 +17,7 @@ from rna_watch.layout.layout import Role
 from rna_watch.window import tasks_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from rna_watch.journal.replay import Checkpoint
     from rna_watch.layout.layout import Layout
     from rna_watch.window.companions import Companions
-    from rna_watch.window.tasks import Result
+    from rna_watch.window.tasks import Run
 
     Float64 = npt.NDArray[np.float64]
-    Run = Callable[[Sequence[tasks_plan.Task]], list[Result]]
 
 NOT_FINITE = "it holds NaN or infinite weights: training diverged, or the file is damaged"
 # below this, relative to the largest eigenvalue, the Gram matrix has lost digits of what the system is solved for (measured

@@ -11,7 +11,7 @@ import numpy as np
 from rna_watch.acceleration.candidate import COMBINED
 from rna_watch.acceleration.residuals import Form, NotExactError, TrainingState, choose_form, not_of_form
 from rna_watch.window.combine import Combination
-from rna_watch.window.companions import Companions, companions
+from rna_watch.window.companions import Companions, companions, training_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 Pair = tuple[str, str]
 Products = dict[tuple[Pair, Pair], float]
+
+
+def state_of(checkpoint: Checkpoint, layout: Layout, order: Order) -> TrainingState:
+    """What an admitted checkpoint says of its training."""
+    assert checkpoint.admitted is not None
+    return training_state(layout, checkpoint.admitted.step, checkpoint.admitted.step_kind, order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

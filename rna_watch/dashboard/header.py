@@ -63,7 +63,7 @@ def header(state: RunState, status: Status, metric: Metric | None, *, now: float
         lines = [spread(left.append("  ").append_text(run), right, width)]
     else:
         lines = [first, run]
-    facts = [_evaluation(state, metric), Text(f"{plain(started.engine)} engine")]
+    facts = [_evaluation(state, metric), Text(f"{plain(started.engine_name)} engine")]
     if status.watching:
         facts.append(Text(f"watches by {plain(status.watching)}"))
     return lines + pack(facts, width) + pack(_landmarks(state, metric, now=now), width, separator="   ")

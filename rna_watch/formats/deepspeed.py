@@ -10,22 +10,24 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats import deepspeed_save, model_source, storages, torch_zip
+from rna_watch.formats.format import FolderFormat, ReadFile, WrittenAs
 from rna_watch.formats.safe_pickle import PickledTensor, Storage
+from rna_watch.formats.zip_directory import MAGIC
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Chunk, Extent, Layout, TensorView
 from rna_watch.layout.open_file import OpenFile
 from rna_watch.layout.strides import contiguous
 
-NAME = "deepspeed"
-_WHOLE = "deepspeed without ZeRO"
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
 _OPTIMIZER = re.compile(r"^(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt$")
 _MODEL = re.compile(r"^(?:zero_pp_rank_(\d+)_)?mp_rank_(\d+)_model_states\.pt$")
 _OTHER_PARALLELISM = re.compile(r"^layer_\d+.*_(model|optim)_states\.pt$|^expp_rank_\d+.*_optim_states\.pt$")
@@ -34,7 +36,6 @@ _NOT_CARRIED = re.compile(
 )
 _MODULE = "module"
 _STEPS = "global_steps"
-ReadFile = Callable[[str, str | None], Layout]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,20 +45,13 @@ class _File:
     number: int
     name: str
     identity: FileIdentity
-    contents: torch_zip.Contents
+    tree: dict[Any, Any]
+    storages: dict[str, tuple[int, int]]
+    fingerprint: str
     optimizer_step: int | None
 
-    @property
-    def tree(self) -> dict[Any, Any]:
-        return self.contents.tree if isinstance(self.contents.tree, dict) else {}
-
     def locate(self, storage: Storage) -> tuple[int, int] | None:
-        return self.contents.storages.get(storage.key)
-
-
-def recognises(_folder: str, names: set[str]) -> bool:
-    """Whether a folder with these entries is (or is becoming) such a checkpoint."""
-    return any(_OPTIMIZER.match(name) or _MODEL.match(name) for name in names)
+        return self.storages.get(storage.key)
 
 
 def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
@@ -91,7 +85,12 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
         layout = read_file(first.identity.path, source if source is not None else _MODULE)
         kinds = (layout.format,)
         return replace(
-            layout, format=_WHOLE, kinds=kinds, root=folder, carried=carried, counters=_counters(first.tree, layout)
+            layout,
+            format=WITHOUT_ZERO.name,
+            kinds=kinds,
+            root=folder,
+            carried=carried,
+            counters=_counters(first.tree, layout),
         )
     if not optimizers:
         raise IncompleteCheckpoint("the optimizer's shards, which hold the weights, are not there yet")
@@ -105,11 +104,11 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
         [(each.name, each.identity.mtime_ns, each.optimizer_step) for each in shards],
         first.tree.get("ds_config"),
     )
-    digest = hashlib.blake2b("".join(f.contents.fingerprint for f in [*states, *shards]).encode(), digest_size=16)
+    digest = hashlib.blake2b("".join(f.fingerprint for f in [*states, *shards]).encode(), digest_size=16)
     return Layout(
-        format=NAME,
+        format=FORMAT.name,
         files=tuple(each.identity for each in [*states, *shards]),
-        kinds=(torch_zip.NAME,) * (len(states) + len(shards)),
+        kinds=(torch_zip.FORMAT.name,) * (len(states) + len(shards)),
         source="",
         tensors=tuple(place.views),
         extents=tuple(place.extents),
@@ -133,12 +132,21 @@ def _read(folder: str, name: str, number: int) -> _File:
     try:
         with OpenFile(os.path.join(folder, name)) as file:  # noqa: PTH118
             head = file.read(0, min(4, file.size_bytes))
-            if head.strip(b"\0") and not torch_zip.MAGIC.startswith(head):
+            if head.strip(b"\0") and not MAGIC.startswith(head):
                 raise RefusedCheckpoint("it is not in torch's zip format (checkpoint_serialization is off)")
-            contents = torch_zip.read_contents(file)
-            step = deepspeed_save.optimizer_step(file, contents) if _OPTIMIZER.match(name) else None
+            content = torch_zip.read(file)
+            tree = content.tree()
+            found = _File(
+                number=number,
+                name=name,
+                identity=file.identity,
+                tree=tree if isinstance(tree, dict) else {},
+                storages=content.storages(),
+                fingerprint=content.fingerprint(),
+                optimizer_step=deepspeed_save.optimizer_step(content, tree) if _OPTIMIZER.match(name) else None,
+            )
             file.check_unchanged()
-            return _File(number=number, name=name, identity=file.identity, contents=contents, optimizer_step=step)
+            return found
     except IncompleteCheckpoint as error:
         raise IncompleteCheckpoint(f"{name}: {error}") from error
     except RefusedCheckpoint as error:
@@ -336,3 +344,17 @@ def _number(value: object) -> int:
     if not isinstance(value, int):
         value = next(iter(vars(value).get("args", ())), None) if hasattr(value, "__dict__") else None
     return value if type(value) is int else 0
+
+
+FORMAT = FolderFormat(
+    name="deepspeed",
+    recognises=lambda _folder, names: any(map(_OPTIMIZER.match, names)),
+    read_layout=read_layout,
+    written_as=WrittenAs.SAFETENSORS,
+)
+# a folder of ZeRO too, until the shards of its optimizer are there
+WITHOUT_ZERO = FolderFormat(
+    name="deepspeed without ZeRO",
+    recognises=lambda _folder, names: any(map(_MODEL.match, names)),
+    read_layout=read_layout,
+)

@@ -10,18 +10,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+from rna_watch.formats.format import FolderFormat, ReadFile
+from rna_watch.layout.artifacts import is_output
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Extent, Layout, TensorView
-from rna_watch.layout.open_file import OpenFile
 
-NAME = "folder"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # a model's files, in the order in which loaders look for them; an index names shards
 _MODELS = (
     "model.safetensors",
@@ -55,8 +56,6 @@ _RANDOM_STATES = "random_states_0.pkl"
 _ADAPTER_CONFIG = "adapter_config.json"
 _CARRIED_LIMIT = 10_000
 _TAIL_BYTES = 64
-_PIECE_BYTES = 2**20
-ReadFile = Callable[[str, str | None], Layout]
 
 
 def recognises(folder: str, names: set[str]) -> bool:
@@ -106,7 +105,7 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
     counters = {key: int(state[name]) for key, name in (("step", "global_step"),) if isinstance(state.get(name), int)}
     return replace(
         joined,
-        format=f"{NAME} of {joined.format}",
+        format=f"{FORMAT.name} of {joined.format}",
         kinds=tuple(layout.format for layout in layouts),
         root=folder,
         carried=tuple(_carried(folder, {*shards}, index)),
@@ -171,7 +170,7 @@ def _check_order(folder: str, names: set[str], shards: Sequence[str], index: str
 
 def _neighbour_with(folder: str, pattern: re.Pattern[str], name: str) -> str:
     """The name of another checkpoint of the same training that has a file ("" if none has, or if this one is ours)."""
-    if os.path.exists(f"{os.path.normpath(folder)}.json"):  # noqa: PTH110 - the manifest of a model that we gave back
+    if is_output(Path(folder)):
         return ""
     above = os.path.dirname(os.path.abspath(folder))  # noqa: PTH100, PTH120
     try:
@@ -294,21 +293,4 @@ def join(layouts: Sequence[Layout]) -> Layout:
     )
 
 
-def carried_differences(model: Layout, newest: Layout) -> dict[str, int]:
-    """How many bytes of the files that both carry differ, by file; a file that only one of the two has does not count."""
-    own = {model.inside(file): file for file in model.carried}
-    counts: dict[str, int] = {}
-    for theirs in newest.carried:
-        name = newest.inside(theirs)
-        if name not in own:
-            continue
-        count = abs(own[name].size_bytes - theirs.size_bytes)
-        with OpenFile(own[name].path) as stored, OpenFile(theirs.path) as source:
-            shared = min(stored.size_bytes, source.size_bytes)
-            for offset in range(0, shared, _PIECE_BYTES):
-                size = min(_PIECE_BYTES, shared - offset)
-                a, b = (np.frombuffer(each.read(offset, size), dtype=np.uint8) for each in (stored, source))
-                count += int(np.count_nonzero(a != b))
-        if count:
-            counts[name] = count
-    return counts
+FORMAT = FolderFormat(name="folder", recognises=recognises, read_layout=read_layout)

@@ -45,6 +45,11 @@ class Started(Event):
     settings: dict[str, Any]
     evaluator_digest: str = ""
 
+    @property
+    def engine_name(self) -> str:
+        """The engine by its name of today; `local` was called `inline` in older journals."""
+        return "local" if self.engine == "inline" else self.engine
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped(Event):

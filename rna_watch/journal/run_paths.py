@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import StoreError, UsageError
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,8 +229,7 @@ def remember(paths: RunPaths) -> None:
     file = _registry_file(paths.run)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"run": str(paths.run), "output": str(paths.output)}))
-        os.replace(temporary, file)  # noqa: PTH105 - atomic by specification
+        with disk.replacing(file, durable=False) as temporary:
+            Path(temporary).write_text(json.dumps({"run": str(paths.run), "output": str(paths.output)}))
     except OSError:
         return

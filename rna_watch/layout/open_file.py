@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import IncompleteCheckpoint
+from rna_watch.errors import IncompleteCheckpoint, InputChanged
 from rna_watch.layout.identity import check_unchanged, identify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
+
+    from rna_watch.layout.identity import FileIdentity
 
 HEADER_LIMIT_BYTES = 256 * 2**20
 _SAMPLE_BYTES = 4096
+_PIECE_BYTES = 2**20
 
 
 class OpenFile:
@@ -22,6 +26,8 @@ class OpenFile:
     Raises:
         OSError: it cannot be opened.
     """
+
+    start_bytes: int = 0  # of a part, within its file
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -41,17 +47,46 @@ class OpenFile:
         return self.identity.size_bytes
 
     def read(self, offset: int, count: int) -> bytes:
-        """Exactly `count` bytes.
+        """Exactly `count` bytes of a header.
 
         Raises:
             IncompleteCheckpoint: the file ends before, or the count is beyond any header.
         """
         if count > HEADER_LIMIT_BYTES:
             raise IncompleteCheckpoint(f"its header claims {count} bytes: the file is damaged or still being written")
-        data = os.pread(self.descriptor, count, offset)
+        data = os.pread(self.descriptor, count, self.start_bytes + offset)
         if len(data) != count:
-            raise IncompleteCheckpoint(f"it ends at byte {offset + len(data)}, {count - len(data)} bytes are missing")
+            end = self.start_bytes + offset + len(data)
+            raise IncompleteCheckpoint(f"it ends at byte {end}, {count - len(data)} bytes are missing")
         return data
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer with the bytes at an offset, of a file that was planned to have them.
+
+        Raises:
+            InputChanged: it became shorter, or cannot be read.
+        """
+        offset += self.start_bytes
+        while buffer:
+            try:
+                count = os.preadv(self.descriptor, [buffer], offset)
+            except OSError as error:
+                raise InputChanged(f"{self.identity.path} cannot be read any more ({error.strerror})") from error
+            if count == 0:
+                raise InputChanged(f"{self.identity.path} became shorter while it was being read")
+            buffer, offset = buffer[count:], offset + count
+
+    def pieces(self, offset: int, count: int) -> Iterator[memoryview]:
+        """The `count` bytes at an offset in bounded pieces; a piece is of use until the next one.
+
+        Raises:
+            InputChanged: as `read_into`.
+        """
+        buffer = memoryview(bytearray(min(count, _PIECE_BYTES)))
+        for done in range(0, count, _PIECE_BYTES):
+            piece = buffer[: count - done]
+            self.read_into(piece, offset + done)
+            yield piece
 
     def samples(self, offset: int, count: int, number: int) -> Iterator[bytes]:
         """All of a range, or `number` samples (at least 2) spread over it, its first and its last bytes among them."""
@@ -91,7 +126,7 @@ class FileSlice(OpenFile):
         self._ends: dict[int, bytes] = {}
         edge = _SAMPLE_BYTES // 2
         for offset in (0,) if size_bytes <= 2 * edge else (0, size_bytes - edge):
-            self._ends[offset] = super().read(start_bytes + offset, min(size_bytes, 2 * edge if not offset else edge))
+            self._ends[offset] = super().read(offset, min(size_bytes, 2 * edge if not offset else edge))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -116,4 +151,25 @@ class FileSlice(OpenFile):
         for start, data in self._ends.items():
             if start <= offset and offset + count <= start + len(data):
                 return data[offset - start : offset - start + count]
-        return super().read(self.start_bytes + offset, count)
+        return super().read(offset, count)
+
+
+@contextmanager
+def opened(files: Iterable[FileIdentity]) -> Iterator[list[OpenFile]]:
+    """Files of a checkpoint, open; checked before and after that they are those that were planned.
+
+    Raises:
+        InputChanged: one is gone, or is not the one that was planned, before the reading or after it.
+    """
+    with ExitStack() as stack:
+        readers = []
+        for file in files:
+            try:
+                reader = stack.enter_context(OpenFile(file.path))
+            except OSError as error:
+                raise InputChanged(f"{file.path} cannot be opened any more ({error.strerror})") from error
+            check_unchanged(file, reader.descriptor)
+            readers.append(reader)
+        yield readers
+        for reader in readers:
+            reader.check_unchanged()

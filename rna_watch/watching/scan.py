@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import UsageError
-from rna_watch.formats.probe import folder_format
+from rna_watch.formats import registry
 from rna_watch.formats.recorded_gradient import SUFFIX
-from rna_watch.layout.artifacts import ENDING, is_manifest
+from rna_watch.layout.artifacts import ENDING, is_output
 from rna_watch.layout.identity import FileIdentity, identify, identify_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pth.tar", ".pt.tar")
 # files that trainers write beside the model
 _NO_MODELS = re.compile(
     r"^(optimizer|scheduler|lr_scheduler|rng_state|random_states|scaler|sampler|dl_state_dict|training_args|optim)(\b|_)"
@@ -117,11 +116,11 @@ def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iter
         problems.append(f"the folder {folder} cannot be read: {error.strerror}")
         return
     names = {entry.name for entry in entries}
-    whole = depth > 0 and folder_format(folder, names) is not None
+    whole = depth > 0 and registry.recognised_folder(folder, names) is not None
     if whole:
         yield folder, True
     for entry in entries:
-        if entry.name.startswith(".") or (f"{entry.name}.json" in names and is_manifest(f"{entry.path}.json")):
+        if entry.name.startswith(".") or (f"{entry.name}.json" in names and is_output(Path(entry.path))):
             continue
         if whole and not _CHECKPOINT_FOLDER.match(entry.name):
             continue  # a trainer's last model lies beside its checkpoints
@@ -149,7 +148,7 @@ def _matches(name: str, patterns: Sequence[str], *, whole: bool) -> bool:
         return False  # a recorded gradient is no checkpoint, nor is an export, whatever the patterns say
     if patterns:
         return any(fnmatch(last, pattern) or fnmatch(name, pattern) for pattern in patterns)
-    return whole or (last.lower().endswith(_ENDINGS) and not _NO_MODELS.match(last))
+    return whole or (last.lower().endswith(registry.endings()) and not _NO_MODELS.match(last))
 
 
 def network_file_system(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from tests.daemon.runs import fingerprints, published, rna_watch, train, wait_un
 if TYPE_CHECKING:
     from pathlib import Path
 
-ONCE = ("--engine", "inline", "--quiet", 0.1, "--window", 3)
+ONCE = ("--engine", "local", "--quiet", 0.1, "--window", 3)
 
 
 def _digests(folder: Path) -> dict[str, tuple[str, int]]:

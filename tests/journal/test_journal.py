@@ -214,6 +214,7 @@ def _begun(evaluator: str = "eval.py:evaluate", digest: str = "", **settings: ob
     [
         (_begun(), True),
         (_begun(workers=9), True),
+        (dataclasses.replace(_begun(engine="local"), engine="local"), True),
         (_begun(evaluator="other.py:evaluate"), False),
         (_begun(digest="edited"), False),
         (_begun(ema_decay=0.3), False),
@@ -223,6 +224,7 @@ def _begun(evaluator: str = "eval.py:evaluate", digest: str = "", **settings: ob
     ids=[
         "same",
         "other workers",
+        "former name of the engine",
         "other evaluator",
         "edited evaluator",
         "other decay",

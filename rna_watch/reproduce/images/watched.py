@@ -42,7 +42,7 @@ _STUCK_S = 7200.0
 _LARGE_BYTES = 2**30
 # the members that the tables show: averages of several lengths, exponential ones, RNA at two lengths and lambdas
 DAEMON: dict[str, Any] = {
-    "engine": "inline",
+    "engine": "inline",  # the former name of `local`: finished runs are known by these very words
     "workers": 1,
     "window": 10,
     "windows": [5, 10],
