@@ -13,60 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import rna_watch
-from rna_watch.config import RunConfig, load
+from rna_watch.acceleration.methods import ALONE, MEMBER_SETTINGS
 from rna_watch.errors import NothingToDo, RnaWatchError
+from rna_watch.options import GroupedCommand, config_of, settings, some_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from rna_watch.config import RunConfig
     from rna_watch.journal.replay import RunState
     from rna_watch.journal.run_paths import RunPaths
 
 _FOLLOW_S = 0.5
-_LIST_FIELDS = {name for name, field in RunConfig.model_fields.items() if str(field.annotation).startswith("tuple")}
-
-
-def _some_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """An option for each of these settings, under its own name."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(names):
-            field = RunConfig.model_fields[name]
-            shown = field.default if field.default not in {None, ()} else None
-            command = click.option(
-                f"--{name.replace('_', '-')}",
-                name,
-                default=None,
-                metavar="LIST" if name in _LIST_FIELDS else "VALUE",
-                help=(field.description or "") + (f" [{_plain(shown)}]" if shown is not None else ""),
-            )(command)
-        return command
-
-    return decorate
-
-
-def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for each setting, and one for a file of them."""
-    return click.option(
-        "--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings; options win."
-    )(_some_settings(*RunConfig.model_fields)(command))
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(item if isinstance(item, str) else f"{item:g}" for item in value)
-    return str(value)
-
-
-def _config(config_file: Path | None, options: dict[str, Any]) -> RunConfig:
-    values = {
-        key: tuple(part.strip() for part in value.split(",") if part.strip()) if key in _LIST_FIELDS else value
-        for key, value in options.items()
-        if value is not None
-    }
-    return load(config_file, values)
-
-
 _RUN = click.argument("run_dir", type=click.Path(path_type=Path))
 _OUTPUT = click.option("--output", help="Where outputs and state lie, if not in the run directory.")
 
@@ -77,9 +33,9 @@ def app() -> None:
     """Better models from the checkpoints of a living training run, beside it and without touching it."""
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @_RUN
-@_settings
+@settings
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, for containers and services.")
 @click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait until the training makes it.")
 @click.option("--no-terminal", is_flag=True, hidden=True)
@@ -99,7 +55,7 @@ def start(
     from rna_watch.journal import run_paths
     from rna_watch.journal.status import load as load_state
 
-    config = _config(config_file, options)
+    config = config_of(config_file, options)
     if chosen is None:
         run_paths.await_run(run_dir, wait=wait, say=click.echo)
         run_dir = _settled("start", run_dir, config)
@@ -116,15 +72,15 @@ def start(
     click.echo(f"look     rna-watch dashboard {run_dir}   (or: status, logs; end with: rna-watch stop {run_dir})")
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @_RUN
-@_settings
+@settings
 def once(run_dir: Path, config_file: Path | None, **options: Any) -> None:
     """Process every checkpoint that is in RUN_DIR now, then exit."""
     from rna_watch.daemon import background
     from rna_watch.journal import run_paths
 
-    config = _config(config_file, options)
+    config = config_of(config_file, options)
     where = run_paths.resolve(_settled("once", run_dir, config), config.output)
     state = background.serve(config, where, until_done=True).state
     _summarize(state, where)
@@ -253,7 +209,7 @@ def stop(run_dir: Path, output: str | None) -> None:
     "--method",
     default="rna",
     show_default=True,
-    help="rna, simplex (no negative weights), capped (bounded extrapolation), average, ema, decay, cumulative, last.",
+    help=f"{', '.join(ALONE)}.",
 )
 @click.option("--window", type=click.IntRange(min=1), help="N: use the newest N + 1 checkpoints; all if not given.")
 @click.option(
@@ -261,8 +217,8 @@ def stop(run_dir: Path, output: str | None) -> None:
     type=click.FloatRange(min=0),
     help="Lambda; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
 )
-@_some_settings("residuals", "lr_saved", "optimizer_order", "priors", "mixings", "ema_decay", "l1_cap")
-@_some_settings("normalization", "source", "export", "optimizer_state", "workers", "memory_budget")
+@some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS)
+@some_settings("normalization", "source", "export", "optimizer_state", "workers", "memory_budget")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, and nothing else.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def extrapolate(
@@ -281,7 +237,7 @@ def extrapolate(
     from rna_watch.commands.extrapolate import extrapolate as run
 
     request = Request(
-        method=method, window=window, regularization=regularization, settings=_config(None, options), force=force
+        method=method, window=window, regularization=regularization, settings=config_of(None, options), force=force
     )
     manifest = run(checkpoints, out, request)
     if as_json:

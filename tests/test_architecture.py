@@ -23,7 +23,7 @@ LEVELS = (
     {"dashboard", "engine"},
     {"daemon", "comparison"},
     {"reproduce", "exporters"},
-    {"commands"},
+    {"commands", "options"},
     {"cli"},
     {"__main__"},
 )
@@ -36,7 +36,7 @@ GATES = {
     "rich": ("dashboard/", "comparison/", "commands/", "cli.py"),
     "matplotlib": ("comparison/", "reproduce/", "commands/reproduce.py"),
     "torch": ("evaluation/", "demo/", "training/", "integrations/", "reproduce/"),
-    "click": ("cli.py",),
+    "click": ("cli.py", "options.py"),
     "yaml": ("config.py",),
     "pydantic": ("config.py",),
     "sklearn": ("demo/", "reproduce/", "commands/demo.py"),

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import AVERAGES, LAST, SOLUTIONS, Candidate
+from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, kind_of
 from rna_watch.acceleration.significance import Comparison, Mode, compare, gain, ranked
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+
+    from rna_watch.acceleration.candidate import Candidate
 
 _MAXIMIZED = (
     "acc",
@@ -116,7 +118,7 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
     if not evaluated:
         undefined = any(candidate.name in evidence.values for candidate in others)
         what = "what was evaluated gave NaN" if undefined else "nothing was evaluated"
-        preferred = next((c for c in others if c.method in SOLUTIONS), others[0])
+        preferred = next((c for c in others if kind_of(c.method) == SOLUTIONS), others[0])
         return Choice(
             candidate=preferred,
             better_than_original=None,
@@ -129,9 +131,9 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
     def best_of(group: Sequence[Candidate]) -> Candidate | None:
         return next(iter(ranked(group, lambda c: known[c.name], evidence.mode)), None)
 
-    averages = [c for c in evaluated if c.method in AVERAGES]
-    extrapolations = [c for c in evaluated if c.method not in AVERAGES]
-    rna = best_of([c for c in evaluated if c.method in SOLUTIONS])
+    averages = [c for c in evaluated if kind_of(c.method) == AVERAGES]
+    extrapolations = [c for c in evaluated if kind_of(c.method) != AVERAGES]
+    rna = best_of([c for c in evaluated if kind_of(c.method) == SOLUTIONS])
     average = best_of(averages)
     extrapolation = best_of(extrapolations)
     current: Candidate | None = None
@@ -183,7 +185,7 @@ def _step(
 def _reason(best: Candidate, *, better: bool | None, significant: bool | None) -> str:
     if better is None:
         return "the original could not be evaluated, so it is not known whether it is better"
-    kind = "the plain average" if best.method in AVERAGES else "extrapolation"
+    kind = "the plain average" if kind_of(best.method) == AVERAGES else "extrapolation"
     if not better:
         return f"{kind} is the best of the family, but not better than the original"
     if significant is False:

@@ -6,21 +6,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.candidate import (
-    AVERAGE,
-    CAPPED,
-    CLAMPED,
-    COMBINED,
-    CUMULATIVE,
-    DECAY,
-    EMA,
-    LAST,
-    RNA,
-    SIMPLEX,
-    Candidate,
-)
-from rna_watch.acceleration.family import Search, in_one_sentence, single, unevaluated
+from rna_watch.acceleration.candidate import CLAMPED, COMBINED, Candidate
+from rna_watch.acceleration.family import in_one_sentence, single, unevaluated
 from rna_watch.acceleration.gram import GramRows, merge
+from rna_watch.acceleration.methods import ALONE, AVERAGE, RNA
 from rna_watch.daemon.measurement import problem_with, residuals_of, with_factor
 from rna_watch.daemon.setup import usable_cores
 from rna_watch.daemon.window import window_form, without
@@ -45,7 +34,6 @@ if TYPE_CHECKING:
     from rna_watch.layout.layout import Layout
     from rna_watch.window.tasks import Run
 
-CHOICES = (RNA, SIMPLEX, CAPPED, AVERAGE, EMA, DECAY, CUMULATIVE, LAST)
 _SMALLEST_WINDOW = 3
 
 
@@ -77,8 +65,8 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
         UsageError: too few checkpoints, `out` exists, or it is one of the inputs.
         RefusedCheckpoint: a file cannot be used, or the window cannot be extrapolated by this method.
     """
-    if request.method not in CHOICES:
-        raise UsageError(f"--method must be one of {', '.join(CHOICES)}, not '{request.method}'")
+    if request.method not in ALONE:
+        raise UsageError(f"--method must be one of {', '.join(ALONE)}, not '{request.method}'")
     for path in (out, artifacts.export_path(out))[: 2 if request.settings.export != "none" else 1]:
         _check_out(path, checkpoints, force=request.force)
     if not request.force or out.is_dir():
@@ -131,7 +119,7 @@ def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
         training_state(layout, _step(layout)[1] or 0, _step(layout)[0], settings.optimizer_order) for layout in layouts
     ]
     form, beside = window_form(layouts, states, settings.residuals, settings.lr_saved, settings.optimizer_order)
-    tasks = tasks_plan.gram_tasks(layouts, len(layouts) - 1, settings.memory_budget, form if form.key else None, beside)
+    tasks = tasks_plan.gram_tasks(layouts, len(layouts) - 1, tasks_plan.BUDGET_MIB, form if form.key else None, beside)
     total = merge(part for part in run(tasks) if isinstance(part, GramRows))
     if total.non_finite:
         bad = ", ".join(layouts[number].path for number in sorted(total.non_finite))
@@ -139,7 +127,7 @@ def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
     if problem := problem_with(total, form):
         form, beside = without(states, settings.residuals, settings.lr_saved, problem), None
     smallest = 1e-8 if request.regularization is None else request.regularization
-    return with_factor(residuals_of(total, form), layouts, form, beside, smallest, settings.memory_budget, run)
+    return with_factor(residuals_of(total, form), layouts, form, beside, smallest, tasks_plan.BUDGET_MIB, run)
 
 
 def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:
@@ -182,16 +170,8 @@ def _solve(residuals: Residuals, request: Request) -> tuple[Candidate, str]:
     if request.method == RNA and request.regularization is None:
         members = unevaluated(residuals)
         return members.candidates[-1], in_one_sentence(members.notes)
-    settings = request.settings
-    search = Search(
-        windows=(),
-        priors=settings.priors,
-        mixings=settings.mixings,
-        ema_decay=settings.ema_decay,
-        l1_cap=settings.l1_cap,
-    )
     lam = 1e-8 if request.regularization is None else request.regularization
-    candidate, note = single(residuals, request.method, lam, search)
+    candidate, note = single(residuals, request.method, lam, request.settings.search())
     if candidate is None:
         raise RefusedCheckpoint(f"{note} Or use --method average.")
     return candidate, in_one_sentence(residuals.notes)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS
+from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS
+from rna_watch.acceleration.methods import kind_of as kind_of_method
 from rna_watch.acceleration.selection import infer_mode
 from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.levels import Level, known, levels, same
@@ -178,7 +179,7 @@ def kind_of(method: str) -> str:
     """The kind that a method is shown under: all averages together, all solutions together, others by themselves."""
     if method == LAST:
         return ORIGINAL
-    return AVERAGE if method in AVERAGES else RNA if method in SOLUTIONS else method
+    return {AVERAGES: AVERAGE, SOLUTIONS: RNA}.get(kind_of_method(method) or "", method)
 
 
 def _mode(word: str) -> Mode:

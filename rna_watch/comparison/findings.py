@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import AVERAGE, RNA
+from rna_watch.acceleration.methods import AVERAGE, RNA
 from rna_watch.acceleration.significance import gain
 from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
 from rna_watch.comparison.levels import better

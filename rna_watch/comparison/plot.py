@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.candidate import AVERAGE, RNA
+from rna_watch.acceleration.methods import AVERAGE, RNA
 from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
 from rna_watch.errors import UsageError
 from rna_watch.journal.quantities import plain

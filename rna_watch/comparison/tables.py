@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
-from rna_watch.acceleration.candidate import AVERAGE, RNA
+from rna_watch.acceleration.methods import AVERAGE, RNA
 from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
 from rna_watch.comparison.findings import NAMES, findings, provenance

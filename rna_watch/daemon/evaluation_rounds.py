@@ -11,18 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import (
-    AVERAGES,
-    CLAMPED,
-    LAST,
-    LINE,
-    RE_ESTIMATED,
-    SOLUTIONS,
-    SOUP,
-    TRAINED,
-    Candidate,
-)
+from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
 from rna_watch.acceleration.family import Family, distinct, unevaluated
+from rna_watch.acceleration.methods import AVERAGES, LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
 from rna_watch.acceleration.selection import infer_mode
 from rna_watch.acceleration.significance import Mode, ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
@@ -168,14 +159,9 @@ class CheckpointEvaluation:
         self._total = 1 + len(kept)
         if not self._evaluate(kept):
             return
-        if SOUP in self.config.methods:
-            self._soup()
-        if LINE in self.config.methods:
-            solutions = self.best([each for each in self.outcome.family.candidates if each.method in SOLUTIONS])
-            for through in solutions[:1]:
-                self.add(searched_candidates.line(self.residuals, through))
-        if TRAINED in self.config.methods and TRAINING_LOSS in offered:
-            self._trained()
+        for method, search_for in {SOUP: self._soup, LINE: self._line, TRAINED: self._trained}.items():
+            if method in self.config.methods and (method != TRAINED or TRAINING_LOSS in offered):
+                search_for()
 
     # -- rounds of evaluation
 
@@ -339,6 +325,11 @@ class CheckpointEvaluation:
 
         searched_candidates.soup(self.residuals, values, self.mode, evaluate)
 
+    def _line(self) -> None:
+        solutions = [each for each in self.outcome.family.candidates if kind_of(each.method) == SOLUTIONS]
+        for through in self.best(solutions)[:1]:
+            self.add(searched_candidates.line(self.residuals, through))
+
     def _trained(self) -> None:
         best = self.best(self.outcome.family.candidates)
         if not best:
@@ -348,7 +339,7 @@ class CheckpointEvaluation:
             combination=self.window.combination(best[0]),
             seed=self.window.members[-1].step or 0,
             memory_limit_bytes=int(self.config.trained_memory * 2**30),
-            steps=self.config.trained_steps,
+            steps=searched_candidates.TRAINING_STEPS,
         )
         self.show("training weights")
         candidate, reason = searched_candidates.trained(self.residuals, name, request, self.evaluators[0].fit)
@@ -382,7 +373,7 @@ class CheckpointEvaluation:
 def _cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:
     """The first of these, the first average and the first solution (of `order`, if it is another) always among them."""
     anchors = [
-        next((each for each in order or ranked if each.method in kinds), None) for kinds in (AVERAGES, SOLUTIONS)
+        next((each for each in order or ranked if kind_of(each.method) == kind), None) for kind in (AVERAGES, SOLUTIONS)
     ]
     first = [each for each in anchors if each is not None]
     names = list(dict.fromkeys(each.name for each in [*first, *ranked]))[:limit]

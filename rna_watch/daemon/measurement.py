@@ -61,7 +61,7 @@ class Measuring:
         energy = (rows if form_rows is None else form_rows)[1]
         found = _residuals(rows[0], form_rows[0] if form_rows else None, energy, form)
         smallest = min(self._config.regularizations, default=1.0)
-        return with_factor(found, window.layouts, form, beside, smallest, self._config.memory_budget, run)
+        return with_factor(found, window.layouts, form, beside, smallest, tasks_plan.BUDGET_MIB, run)
 
     def _form(self, window: Window) -> tuple[Form, Companions | None]:
         settings = self._config
@@ -82,7 +82,7 @@ class Measuring:
 
     def _alone(self, window: Window, run: Run) -> Residuals | None:
         """The first of a window has no residual, but its weights must be finite all the same."""
-        parts = run(tasks_plan.gram_tasks(window.layouts * 2, 1, self._config.memory_budget))
+        parts = run(tasks_plan.gram_tasks(window.layouts * 2, 1, tasks_plan.BUDGET_MIB))
         if merge(part for part in parts if isinstance(part, GramRows)).non_finite:
             self._recorder.record(e.Skipped(checkpoint=window.names[0], reason=NOT_FINITE))
             return None
@@ -113,9 +113,7 @@ class Measuring:
         self, checkpoint: Checkpoint, window: Window, new: int, form: Form, beside: Companions | None, run: Run
     ) -> e.Measured | None:
         begun = time.perf_counter()
-        tasks = tasks_plan.gram_tasks(
-            window.layouts, new, self._config.memory_budget, form if form.key else None, beside
-        )
+        tasks = tasks_plan.gram_tasks(window.layouts, new, tasks_plan.BUDGET_MIB, form if form.key else None, beside)
         parts = run(tasks)
         total = merge(part for part in parts if isinstance(part, GramRows))
         seconds = time.perf_counter() - begun

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import AVERAGE, LAST, RNA
-from rna_watch.acceleration.family import METHODS, Family, Search, family, in_one_sentence
+from rna_watch.acceleration.family import Family, family, in_one_sentence
+from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
 from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
 from rna_watch.daemon.measurement import Measuring
@@ -138,7 +138,7 @@ class Pipeline:
             # damage beside the model, found only where the whole file is given back
             self._failed(checkpoint, f"it cannot be given back: {error}", attempts=1)
         except MemoryError:
-            self._failed(checkpoint, "there is not enough memory; lower --memory-budget or --workers")
+            self._failed(checkpoint, "there is not enough memory; lower --workers")
 
     def _failed(self, checkpoint: Checkpoint, reason: str, attempts: int = _ATTEMPTS) -> None:
         if self._cancelled:
@@ -260,18 +260,10 @@ class Pipeline:
 
     def _family(self, residuals: Residuals) -> Family:
         limit = self._config.max_candidates
-        search = Search(
-            windows=self._config.window_lengths,
-            averages=self._config.averages,
-            regularizations=self._config.regularizations,
-            methods=tuple(method for method in self._config.methods if method in METHODS),
-            priors=self._config.priors,
-            mixings=self._config.mixings,
-            ema_decay=self._config.ema_decay,
-            l1_cap=self._config.l1_cap,
-            limit=limit if self._config.first_round is None else SCREENED * limit,
+        return family(
+            residuals,
+            self._config.search(limit=limit if self._config.first_round is None else SCREENED * limit),
         )
-        return family(residuals, search)
 
     def _record_search(self, checkpoint: Checkpoint, residuals: Residuals, searched: Family) -> None:
         self._recorder.record(
@@ -341,4 +333,4 @@ class Pipeline:
 
 
 def _only_last(residuals: Residuals) -> Family:
-    return family(residuals, Search(windows=(), methods=(), limit=0))
+    return family(residuals, Search(methods=(), limit=0))

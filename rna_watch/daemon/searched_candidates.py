@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import LINE, SOUP, TRAINED, of_weights
+from rna_watch.acceleration.candidate import of_weights
+from rna_watch.acceleration.methods import LINE, SOUP, TRAINED
 from rna_watch.acceleration.significance import gain, ranked
 from rna_watch.errors import EvaluationFailed
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rna_watch.evaluation.evaluator import Fit, FitRequest
 
 _LINE_FACTORS = (0.5, 1.5, 2.0)
+TRAINING_STEPS = 30
 
 
 def soup(

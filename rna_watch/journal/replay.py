@@ -42,7 +42,6 @@ _TOLD_BY_NO_NAME = (
     "ema_decay",
     "l1_cap",
     "normalization",
-    "trained_steps",
     "first_round",
 )
 DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})

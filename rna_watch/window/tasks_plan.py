@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # against a stop.
 TASK_ELEMENTS = 2**22
 COPY_BYTES = 2**26
-BUDGET_MIB = 64.0  # of a worker
+BUDGET_MIB = 64.0  # of block buffers in one worker
 _MOST_TASKS = 512
 _STATISTICS = frozenset({Role.STATISTIC, Role.VARIANCE})
 

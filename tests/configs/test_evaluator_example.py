@@ -112,7 +112,7 @@ def test_with_training_data_weights_are_trained_and_statistics_re_estimated(run,
     """TRAINING_DATA lets the same file train a window's weights, re-estimate batch norm, and screen on a part of the data."""
     output = tmp_path / "out"
     command = ["once", run / "run", "--evaluator", f"{EXAMPLE}:evaluate", "--engine", "local", "--output", output]
-    command += ["--normalization", "re-estimate", "--methods", "average,rna,trained", "--trained-steps", "4"]
+    command += ["--normalization", "re-estimate", "--methods", "average,rna,trained"]
     command += ["--first-round", "0.5", "--max-candidates", "1"]
     result = subprocess.run(
         [sys.executable, "-m", "rna_watch", *command],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rna_watch.acceleration.candidate import AVERAGE, RNA
+from rna_watch.acceleration.methods import AVERAGE, RNA
 from rna_watch.comparison.comparison import CHOSEN, compare
 from rna_watch.comparison.members import members_of
 from rna_watch.daemon import background
@@ -40,13 +40,11 @@ _POLL_S = 2.0
 _STUCK_S = 7200.0
 # checkpoints of a finished run that take more than this are removed: their models were judged
 _LARGE_BYTES = 2**30
-# the members that the tables show: averages of several lengths, exponential ones, RNA at two lengths and lambdas
+# the members that the tables show: averages of 3, 5 and 10, exponential ones and RNA at 5 and 10, RNA at two lambdas
 DAEMON: dict[str, Any] = {
     "engine": "inline",  # the former name of `local`: finished runs are known by these very words
     "workers": 1,
     "window": 10,
-    "windows": [5, 10],
-    "averages": [3, 5, 10],
     "methods": ["average", "ema", "rna"],
     "regularizations": [1e-8, 1e-2],
     "metric": judge.HELD_OUT,
