@@ -49,13 +49,13 @@ def serve(config: RunConfig, paths: RunPaths, *, until_done: bool = False, to_te
     ready = os.environ.pop(READY_FD, None)
     try:
         with RunLock(paths) as lock:
-            adopt_pins(paths)
             _log_to(paths, to_terminal=to_terminal)
             be_nice()
             remember(paths)
             recorder = Recorder(paths.journal)
             try:
                 _check_run(recorder, paths)
+                adopt_pins(paths)
                 daemon = Daemon(
                     config,
                     paths,
