@@ -13,7 +13,7 @@ from rna_watch.reproduce.images.spec import RunSpec
 from rna_watch.reproduce.tables import Table, render
 
 README = Path(__file__).parents[2] / "README.md"
-RESULTS = Path(__file__).parent / "results" / "reproduce"
+RESULTS = README.parent / "docs" / "results" / "reproduce"
 NAMES = ("networks", "prototyping")
 
 
