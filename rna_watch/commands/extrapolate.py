@@ -26,7 +26,7 @@ from rna_watch.window.combine import Combination
 from rna_watch.window.companions import training_state
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rna_watch.acceleration.residuals import Residuals
@@ -128,6 +128,13 @@ def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
         form, beside = without(states, settings.residuals, settings.lr_saved, problem), None
     smallest = 1e-8 if request.regularization is None else request.regularization
     return with_factor(residuals_of(total, form), layouts, form, beside, smallest, tasks_plan.BUDGET_MIB, run)
+
+
+def lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What was written, for a person: the model, what became of the window, and the weight of each checkpoint."""
+    inputs = zip(manifest["inputs"], manifest["weights"], strict=True)
+    head = f"{out}: {manifest['candidate']} of {len(manifest['inputs'])} checkpoints; {manifest['reason']}"
+    return [head, *(f"  {weight:+.4f}  {each['path']}" for each, weight in inputs)]
 
 
 def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:
