@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.candidate import CLAMPED, COMBINED, Candidate
 from rna_watch.acceleration.family import in_one_sentence, single, unevaluated
-from rna_watch.acceleration.gram import GramRows, merge
 from rna_watch.acceleration.methods import ALONE, AVERAGE, RNA
-from rna_watch.daemon.measurement import problem_with, residuals_of, with_factor
+from rna_watch.daemon.measurement import NotFiniteError, measure
 from rna_watch.daemon.setup import usable_cores
-from rna_watch.daemon.window import window_form, without
+from rna_watch.daemon.window import Window
 from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats.probe import probe
@@ -21,7 +20,6 @@ from rna_watch.layout.layout import difference
 from rna_watch.publishing import manifest, output_tree
 from rna_watch.publishing import output as outputs
 from rna_watch.watching import steps
-from rna_watch.window import tasks_plan
 from rna_watch.window.combine import Combination
 from rna_watch.window.companions import training_state
 
@@ -113,21 +111,14 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
 
 
 def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
-    """The residuals of these checkpoints, measured whole."""
-    settings = request.settings
-    states = [
-        training_state(layout, _step(layout)[1] or 0, _step(layout)[0], settings.optimizer_order) for layout in layouts
-    ]
-    form, beside = window_form(layouts, states, settings.residuals, settings.lr_saved, settings.optimizer_order)
-    tasks = tasks_plan.gram_tasks(layouts, len(layouts) - 1, tasks_plan.BUDGET_MIB, form if form.key else None, beside)
-    total = merge(part for part in run(tasks) if isinstance(part, GramRows))
-    if total.non_finite:
-        bad = ", ".join(layouts[number].path for number in sorted(total.non_finite))
-        raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out")
-    if problem := problem_with(total, form):
-        form, beside = without(states, settings.residuals, settings.lr_saved, problem), None
+    order = request.settings.optimizer_order
+    states = [training_state(layout, _step(layout)[1] or 0, _step(layout)[0], order) for layout in layouts]
     smallest = 1e-8 if request.regularization is None else request.regularization
-    return with_factor(residuals_of(total, form), layouts, form, beside, smallest, tasks_plan.BUDGET_MIB, run)
+    try:
+        return measure(Window.of(layouts, states), request.settings, run, smallest=smallest)
+    except NotFiniteError as error:
+        bad = ", ".join(layouts[number].path for number in error.numbers)
+        raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out") from error
 
 
 def lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:

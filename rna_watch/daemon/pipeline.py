@@ -168,7 +168,7 @@ class Pipeline:
             if window is None:
                 return
             stage = "measuring" if len(window.members) > 1 else "checking"
-            residuals = self._measuring.residuals(checkpoint, window, partial(self._run, checkpoint, stage))
+            residuals = self._measuring.residuals(window, partial(self._run, checkpoint, stage))
             if residuals is not None:
                 break
             if self._stage(checkpoint.name) is Stage.SKIPPED:
