@@ -45,6 +45,11 @@ def _json(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option("--json", "as_json", is_flag=True, help=f"Print {what}.")
 
 
+def _taken(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options that are no settings, taken from among those that are."""
+    return {name: options.pop(name) for name in names}
+
+
 def _asker() -> Ask | None:
     """A function that lets a person choose, on a terminal."""
     return _ask if sys.stdin.isatty() and sys.stdout.isatty() else None
@@ -65,32 +70,14 @@ def app() -> None:
 @settings
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, for containers and services.")
 @click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait until the training makes it.")
-@click.option("--no-terminal", is_flag=True, hidden=True)
+@click.option("--no-terminal", "to_terminal", flag_value=False, default=True, hidden=True)
 @click.option("--chosen", type=_PATH, hidden=True)
-def start(
-    run_dir: Path,
-    config_file: Path | None,
-    *,
-    foreground: bool,
-    wait: bool,
-    no_terminal: bool,
-    chosen: Path | None,
-    **options: Any,
-) -> None:
+def start(run_dir: Path, config_file: Path | None, **options: Any) -> None:
     """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`."""
     from rna_watch.commands import start
 
-    start.start(
-        run_dir,
-        config_of(config_file, options),
-        sys.argv[1:],
-        wait=wait,
-        chosen=chosen,
-        foreground=foreground,
-        to_terminal=not no_terminal,
-        say=click.echo,
-        ask=_asker(),
-    )
+    how = _taken(options, "foreground", "wait", "to_terminal", "chosen")
+    start.start(run_dir, config_of(config_file, options), sys.argv[1:], say=click.echo, ask=_asker(), **how)
 
 
 @app.command(cls=GroupedCommand)
@@ -179,24 +166,12 @@ def stop(paths: RunPaths) -> None:
 @some_settings("normalization", "source", "export", "optimizer_state", "workers", "memory_budget")
 @_json("the manifest, and nothing else")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-def extrapolate(
-    checkpoints: tuple[Path, ...],
-    out: Path,
-    *,
-    method: str,
-    window: int | None,
-    regularization: float | None,
-    as_json: bool,
-    force: bool,
-    **options: Any,
-) -> None:
+def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **options: Any) -> None:
     """Combine CHECKPOINTS into one model: one window, no daemon."""
     from rna_watch.commands import extrapolate
 
-    request = extrapolate.Request(
-        method=method, window=window, regularization=regularization, settings=config_of(None, options), force=force
-    )
-    manifest = extrapolate.extrapolate(checkpoints, out, request)
+    what = _taken(options, "method", "window", "regularization", "force")
+    manifest = extrapolate.extrapolate(checkpoints, out, extrapolate.Request(settings=config_of(None, options), **what))
     click.echo(json.dumps(manifest, indent=2) if as_json else "\n".join(extrapolate.lines(out, manifest)))
 
 
