@@ -29,7 +29,7 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks $(if $(SMALL),--small)
 
 clean:
 	rm -rf $(VENV)

@@ -126,16 +126,14 @@ def _summarize(state: RunState, where: RunPaths) -> None:
 )
 def status(run_dir: Path, output: str | None, *, as_json: bool, check: bool) -> None:
     """Say what is known of RUN_DIR; needs no daemon."""
+    from rna_watch.commands import status
     from rna_watch.journal import run_paths
-    from rna_watch.journal import status as run_status
 
     where = run_paths.resolve(run_dir, output)
     if check:
-        state = run_status.status(where)["state"]
-        if state in {"not running", "silent"}:
-            raise RnaWatchError(f"{where.run} is not watched ({state})")
+        status.check(where)
     elif as_json:
-        click.echo(json.dumps(run_status.status(where), indent=2))
+        click.echo(json.dumps(status.as_dict(where), indent=2))
     else:
         _dashboard(where, once=True)
 
@@ -157,8 +155,8 @@ def dashboard(run_dir: Path, output: str | None, svg: Path | None, width: int, *
         return
     from rna_watch.dashboard import picture
 
-    state, beat = load_state(where)
-    svg.write_text(picture.svg(state, beat, now=time.time(), width=width))
+    state, status = load_state(where)
+    svg.write_text(picture.svg(state, status, now=time.time(), width=width))
     click.echo(str(svg))
 
 
@@ -167,7 +165,7 @@ def _dashboard(where: RunPaths, *, once: bool) -> None:
 
     from rna_watch.dashboard.live import watch
 
-    watch(where.journal, where.heartbeat, console=Console(), once=once)
+    watch(where, console=Console(), once=once)
 
 
 @app.command()
@@ -309,7 +307,7 @@ def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
 @app.command()
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where to train; a new folder if not given.")
 @click.option("--epochs", type=click.IntRange(min=4), default=40, show_default=True, help="Epochs to train.")
-@click.option("--engine", default="ray", show_default=True, help="ray or inline.")
+@click.option("--engine", default="ray", show_default=True, help="ray or local.")
 def demo(folder: Path | None, epochs: int, engine: str) -> None:
     """Train a real network on real images in a separate process, watch it, and show what it gained."""
     from rna_watch.commands.demo import run

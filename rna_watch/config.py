@@ -7,7 +7,7 @@ import difflib
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rna_watch.acceleration.methods import METHODS, PRIORS, USUAL, Search
 from rna_watch.errors import UsageError
@@ -134,7 +134,10 @@ class RunConfig(BaseModel):
         description="Whether a model in a torch file keeps what lies beside it there, or only counters and hyper-parameters.",
     )
 
-    engine: Literal["ray", "inline"] = Field("ray", description="Where the bulk work runs.")
+    # how it runs
+    engine: Annotated[Literal["ray", "local"], BeforeValidator(lambda name: "local" if name == "inline" else name)] = (
+        Field("ray", description="Where the bulk work runs: ray, or local, in processes of this machine.")
+    )
     ray_address: str = Field("local", description="Address of a Ray cluster; `local` starts one of our own.")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one a core, at most 4.")
 

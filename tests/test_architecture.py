@@ -115,6 +115,15 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert _circle(_arrows(PACKAGE)) == []
 
 
+def test_contributing_shows_the_floors() -> None:
+    """The list of floors in CONTRIBUTING.md is made from this module's."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    shown = text.partition("<!-- floors: begin -->\n")[2].partition("<!-- floors: end -->")[0]
+    assert shown == "".join(
+        f"{number}. {', '.join(f'`{room}`' for room in sorted(rooms))}\n" for number, rooms in enumerate(LEVELS, 1)
+    )
+
+
 @pytest.mark.parametrize(
     ("file", "line"),
     [

@@ -225,29 +225,6 @@ def _learning_rates(older: TrainingState, newer: TrainingState, saved: Saved) ->
     return rates
 
 
-def window_break(older: TrainingState, newer: TrainingState, jump: float) -> str:
-    """Why the residual between two checkpoints cannot stand in a window, and history must begin anew ("" if it can).
-
-    Args:
-        older: the checkpoint before.
-        newer: the checkpoint after.
-        jump: largest ratio of successive learning rates that is still gradual; infinity: none is too large.
-    """
-    if older.optimizer and newer.optimizer and older.optimizer != newer.optimizer:
-        return f"the optimizer changed from {older.optimizer} to {newer.optimizer}"
-    if older.step_kind != newer.step_kind:
-        return f"checkpoints were numbered by {older.step_kind}, now by {newer.step_kind}, so their steps cannot be compared"
-    for old, new in zip(older.groups, newer.groups, strict=False):
-        before, after = old.learning_rate, new.learning_rate
-        if math.isnan(before) or math.isnan(after) or before == after:
-            continue
-        if min(before, after) <= 0.0 or max(before, after) > jump * min(before, after):
-            if math.isinf(jump):
-                continue
-            return f"the learning rate jumped from {before:.3g} to {after:.3g}"
-    return ""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residuals:
     """What the family is made of: Gram matrices of a window's N residuals.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, kind_of
-from rna_watch.acceleration.significance import Comparison, Mode, compare, gain
+from rna_watch.acceleration.significance import Comparison, Mode, compare, gain, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,7 +129,7 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
         )
 
     def best_of(group: Sequence[Candidate]) -> Candidate | None:
-        return max(group, key=lambda c: gain(known[c.name], 0.0, evidence.mode), default=None)
+        return next(iter(ranked(group, lambda c: known[c.name], evidence.mode)), None)
 
     averages = [c for c in evaluated if kind_of(c.method) == AVERAGES]
     extrapolations = [c for c in evaluated if kind_of(c.method) != AVERAGES]

@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import numpy.typing as npt
 
     Float64 = npt.NDArray[np.float64]
 
 Mode = Literal["min", "max"]
+T = TypeVar("T")
 # the chance, over one step of the choice, that equal models are told apart
 _LEVEL = 0.05
 _FEWEST_EXAMPLES = 10
@@ -48,6 +49,18 @@ class Comparison:
 def gain(value: float, reference: float, mode: Mode) -> float:
     """By how much `value` is better than `reference` (positive: better)."""
     return reference - value if mode == "min" else value - reference
+
+
+def ranked(items: Iterable[T], value: Callable[[T], float | None], mode: Mode) -> list[T]:
+    """Those that have a value that is a number, the best first; of equal ones the first stays first.
+
+    Args:
+        items: models, or whatever was evaluated, by one evaluator.
+        value: the choosing metric of one; None or NaN if it is not known.
+        mode: whether the metric is minimized or maximized.
+    """
+    known = [(item, found) for item in items if (found := value(item)) is not None and not math.isnan(found)]
+    return [item for item, _ in sorted(known, key=lambda pair: -gain(pair[1], 0.0, mode))]
 
 
 def paired_standard_error(candidate: Float64, reference: Float64) -> float | None:

@@ -20,11 +20,10 @@ from rna_watch.daemon import background
 from rna_watch.dashboard.live import watch
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal import run_paths
-from rna_watch.journal.lock import living_owner
 from rna_watch.journal.replay import PENDING
 from rna_watch.journal.status import load
 
-_HERE = Path(__file__).parent
+_SCRIPTS = Path(__file__).parents[1] / "demo"
 _POLL_S = 0.3
 _REPORTED = "test_error"
 _LEVELS = (20.0, 10.0, 5.0, 3.0)
@@ -77,7 +76,7 @@ def _need_scikit_learn() -> None:
 
 
 def _arguments(run_dir: Path, engine: str) -> list[str]:
-    evaluator = f"{_HERE / 'evaluate_digits.py'}:evaluate"
+    evaluator = f"{_SCRIPTS / 'evaluate_digits.py'}:evaluate"
     settings = config.load(None, {"evaluator": evaluator, "metric": "error", "engine": engine, "workers": 1, "keep": 3})
     values = settings.model_dump(exclude_defaults=True)
     return [
@@ -88,7 +87,7 @@ def _arguments(run_dir: Path, engine: str) -> list[str]:
 
 def _train(folder: Path, epochs: int) -> float:
     """Run the training script to its end; returns its own seconds."""
-    command = [sys.executable, str(_HERE / "train_digits.py"), str(folder), "--epochs", str(epochs)]
+    command = [sys.executable, str(_SCRIPTS / "train_digits.py"), str(folder), "--epochs", str(epochs)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise RnaWatchError(f"the training script failed: {result.stderr.strip()[-500:]}")
@@ -111,7 +110,7 @@ def _watched(where: run_paths.RunPaths, run_dir: Path, epochs: int, console: Con
 
     worker = threading.Thread(target=train_and_catch_up, daemon=True)
     worker.start()
-    watch(where.journal, where.heartbeat, console=console, stop=finished)
+    watch(where, console=console, stop=finished)
     worker.join()
     for result in outcome:
         if isinstance(result, RnaWatchError):
@@ -124,11 +123,11 @@ def _catch_up(where: run_paths.RunPaths, epochs: int) -> None:
     """Wait until the daemon has been through every checkpoint."""
     until = time.monotonic() + _CATCH_UP_LIMIT_S
     while time.monotonic() < until:
-        state, _ = load(where)
+        state, status = load(where)
         stages = [checkpoint.stage for checkpoint in state.checkpoints.values()]
         if len(stages) >= epochs and not any(stage in PENDING for stage in stages):
             return
-        if living_owner(where) is None:
+        if not status.alive:
             raise RnaWatchError(f"the daemon ended early; see {where.log}")
         time.sleep(_POLL_S)
     raise RnaWatchError(f"the daemon did not catch up within {_CATCH_UP_LIMIT_S:g} s; see {where.log}")

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.candidate import CLAMPED, COMBINED, Candidate
 from rna_watch.acceleration.family import in_one_sentence, single, unevaluated
-from rna_watch.acceleration.gram import GramRows, merge
 from rna_watch.acceleration.methods import ALONE, AVERAGE, RNA
-from rna_watch.daemon.measurement import problem_with, residuals_of, with_factor
-from rna_watch.daemon.publication import planned_drop, planned_export, write_export
+from rna_watch.daemon.measurement import NotFiniteError, measure
 from rna_watch.daemon.setup import usable_cores
-from rna_watch.daemon.window import window_form, without
+from rna_watch.daemon.window import Window
 from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats.probe import probe
-from rna_watch.layout import disk
+from rna_watch.layout import artifacts
 from rna_watch.layout.layout import difference
-from rna_watch.publishing import output_tree
-from rna_watch.publishing.write import publish
+from rna_watch.publishing import manifest, output_tree
+from rna_watch.publishing import output as outputs
 from rna_watch.watching import steps
-from rna_watch.window import tasks_plan
 from rna_watch.window.combine import Combination
 from rna_watch.window.companions import training_state
 
@@ -33,8 +29,8 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.measurement import Run
     from rna_watch.layout.layout import Layout
+    from rna_watch.window.tasks import Run
 
 _SMALLEST_WINDOW = 3
 
@@ -69,7 +65,7 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
     """
     if request.method not in ALONE:
         raise UsageError(f"--method must be one of {', '.join(ALONE)}, not '{request.method}'")
-    for path in (out, output_tree.export_path(out))[: 2 if request.settings.export != "none" else 1]:
+    for path in (out, artifacts.export_path(out))[: 2 if request.settings.export != "none" else 1]:
         _check_out(path, checkpoints, force=request.force)
     if not request.force or out.is_dir():
         output_tree.check_ours(out)
@@ -90,56 +86,39 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
         residuals = _residuals(layouts, request, engine.map)
         candidate, notes = _solve(residuals, request)
         candidate = replace(candidate, statistics=statistics)
-        export_to, unexported = planned_export(settings.export, layouts[-1], out)
-        dropped, kept_because = planned_drop(settings.optimizer_state, layouts[-1])
-        content = output_tree.manifest(
+        output = outputs.plan(
+            out,
+            Combination(layouts=tuple(layouts), weights=candidate.weights, clamp=statistics != COMBINED),
+            exported=settings.export,
+            optimizer_state=settings.optimizer_state,
+        )
+        content = manifest.describe(
+            output,
             checkpoint=layouts[-1].path,
             step=_step(layouts[-1])[1],
             inputs=[{"path": each.path, "step": _step(each)[1], "fingerprint": each.fingerprint} for each in layouts],
-            source=layouts[-1].source,
             candidate=candidate,
             metrics={"original": None, AVERAGE: None, "chosen": None},
             better_than_original=None,
             significant=None,
             reason=notes or candidate.diagnostics.sentence,
             residuals=residuals,
-            export=export_to.name if export_to else None,
-            dropped=dropped,
-            notes=[*unexported, *kept_because],
         )
-        output_tree.remove_export(out)
-        output_tree.write_manifest(out, output_tree.encode(content))
-        publish(
-            Combination(layouts=tuple(layouts), weights=candidate.weights, clamp=statistics != COMBINED),
-            str(out),
-            temporary=str(out.with_name(disk.temporary_name(out.name, str(os.getpid())))),
-            budget_mib=tasks_plan.BUDGET_MIB,
-            run=engine.map,
-            drop=dropped,
-        )
-        if export_to is not None:
-            write_export(out, export_to, layouts[-1].source, str(os.getpid()), engine.map)
+        outputs.write(output, manifest.encode(content), engine.map)
     finally:
         engine.close()
     return content
 
 
 def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
-    """The residuals of these checkpoints, measured whole."""
-    settings = request.settings
-    states = [
-        training_state(layout, _step(layout)[1] or 0, _step(layout)[0], settings.optimizer_order) for layout in layouts
-    ]
-    form, beside = window_form(layouts, states, settings.residuals, settings.lr_saved, settings.optimizer_order)
-    tasks = tasks_plan.gram_tasks(layouts, len(layouts) - 1, tasks_plan.BUDGET_MIB, form if form.key else None, beside)
-    total = merge(part for part in run(tasks) if isinstance(part, GramRows))
-    if total.non_finite:
-        bad = ", ".join(layouts[number].path for number in sorted(total.non_finite))
-        raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out")
-    if problem := problem_with(total, form):
-        form, beside = without(states, settings.residuals, settings.lr_saved, problem), None
+    order = request.settings.optimizer_order
+    states = [training_state(layout, _step(layout)[1] or 0, _step(layout)[0], order) for layout in layouts]
     smallest = 1e-8 if request.regularization is None else request.regularization
-    return with_factor(residuals_of(total, form), layouts, form, beside, smallest, tasks_plan.BUDGET_MIB, run)
+    try:
+        return measure(Window.of(layouts, states), request.settings, run, smallest=smallest)
+    except NotFiniteError as error:
+        bad = ", ".join(layouts[number].path for number in error.numbers)
+        raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out") from error
 
 
 def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:

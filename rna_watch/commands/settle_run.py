@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import RnaWatchError, UsageError
+from rna_watch.formats import registry
 from rna_watch.formats.probe import probe
+from rna_watch.journal.quantities import printable
 from rna_watch.journal.run_paths import resolve
-from rna_watch.watching.discovery import _MOST_BESIDE, _printable, discover, unexplained, within
+from rna_watch.watching.discovery import MOST_BESIDE, discover, unexplained, within
 from rna_watch.watching.scan import linked_folders, scan
 from rna_watch.watching.steps import ending, natural_key
 
@@ -60,7 +62,7 @@ def settle(
             raise UsageError(_refusal(found.runs, chosen, commands, shown, newest))
         more = f" (here the newest {len(shown)})" if len(shown) < len(found.runs) else ""
         labels = [f"{number:{len(str(len(shown)))}}  {run.folder}" for number, run in enumerate(shown, 1)]
-        said = [_printable(f"{len(found.runs)} runs lie below {chosen}{more}:"), *_table(labels, shown, newest)]
+        said = [printable(f"{len(found.runs)} runs lie below {chosen}{more}:"), *_table(labels, shown, newest)]
         folder = shown[ask(said, len(shown), newest + 1) - 1].folder
         chosen, names = chosen / folder, within(names, folder)
         where = resolve(chosen, config.output)
@@ -73,7 +75,7 @@ def settle(
 def nothing(paths: RunPaths) -> str:
     """That there are no checkpoints, in words."""
     links = passed_over(paths)
-    what = "there are no checkpoints (files ending in .pt, .pth, .ckpt, .bin, .safetensors; or --patterns)"
+    what = f"there are no checkpoints (files ending in {', '.join(registry.endings())}; or --patterns)"
     return f"{what}; {links}" if links else what
 
 
@@ -81,8 +83,8 @@ def passed_over(paths: RunPaths) -> str:
     """Which links to folders are not followed, where checkpoints may be meant to lie behind one; "" if there are none."""
     found = linked_folders(paths.run, exclude=(paths.models, paths.state))
     said = [f"{name} is a link to a folder, which is not followed: name {target} itself" for name, target in found]
-    more = len(said) - _MOST_BESIDE
-    return _printable("; ".join(said[:_MOST_BESIDE]) + (f"; and {more} more" if more > 0 else ""))
+    more = len(said) - MOST_BESIDE
+    return printable("; ".join(said[:MOST_BESIDE]) + (f"; and {more} more" if more > 0 else ""))
 
 
 def _instead(typed: Sequence[str], run_dir: Path, other: Path) -> str:
@@ -122,9 +124,9 @@ def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
         named = (
             f"files like {', '.join(config.patterns)}"
             if config.patterns
-            else "files ending in .pt, .pth, .ckpt, .bin, .safetensors, and folders of them"
+            else f"files ending in {', '.join(registry.endings())}, and folders of them"
         )
-        return [_printable(f"found    no checkpoint yet; what appears here is taken ({named})")] if goes_on else []
+        return [printable(f"found    no checkpoint yet; what appears here is taken ({named})")] if goes_on else []
     first, *others = found.groups
     told = [f"found    {describe(first, place=True)}"]
     if first.kind == "" and first.count == 1:
@@ -132,9 +134,9 @@ def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
     if others:
         beside = "; ".join(
             describe(each, place=each.folder != first.folder, trainer=each.trainer != first.trainer)
-            for each in others[:_MOST_BESIDE]
+            for each in others[:MOST_BESIDE]
         )
-        more = len(others) - _MOST_BESIDE
+        more = len(others) - MOST_BESIDE
         told.append(f"also     {beside}" + (f"; and {more} more" if more > 0 else ""))
     return told
 
@@ -145,12 +147,12 @@ def describe(group: NumberedNames, *, place: bool = False, trainer: bool = True)
     where = f" in {group.folder}" if place and group.folder else ""
     whose = f", as {group.trainer} writes {'it' if one else 'them'}" if trainer and group.trainer else ""
     if group.first is None and one:
-        return _printable(f"{group.pattern}{where}{whose}")
+        return printable(f"{group.pattern}{where}{whose}")
     span = ""
     if group.first is not None:
         unit, units = _UNITS[group.kind]
         span = f", {unit} {group.last}" if group.first == group.last else f", {units} {group.first} to {group.last}"
-    return _printable(f"{group.count} checkpoint{'' if one else 's'}{where}{whose}: {group.pattern}{span}")
+    return printable(f"{group.count} checkpoint{'' if one else 's'}{where}{whose}: {group.pattern}{span}")
 
 
 def _choices(runs: Sequence[Run]) -> tuple[list[Run], int]:
@@ -164,7 +166,7 @@ def _table(labels: Sequence[str], runs: Sequence[Run], newest: int) -> list[str]
     """A line for each run: its label, what is in it, and which one is the newest."""
     width = max(map(len, labels))
     return [
-        f"  {_printable(label):{width}}  {describe(run.groups[0], trainer=False)}{'  (newest)' if index == newest else ''}"
+        f"  {printable(label):{width}}  {describe(run.groups[0], trainer=False)}{'  (newest)' if index == newest else ''}"
         for index, (label, run) in enumerate(zip(labels, runs, strict=True))
     ]
 
@@ -175,7 +177,7 @@ def _refusal(runs: Sequence[Run], run_dir: Path, commands: Sequence[str], shown:
     everything = shlex.quote(",".join(sorted({_any(group) for run in runs for group in run.groups})))
     return "\n".join(
         [
-            _printable(f"{len(runs)} runs lie below {run_dir}; name the one to take:"),
+            printable(f"{len(runs)} runs lie below {run_dir}; name the one to take:"),
             *_table(commands, shown, newest),
             *more,
             f"or, if they are one run after all, add --patterns {everything}",

@@ -13,8 +13,8 @@ from rna_watch.acceleration.candidate import RE_ESTIMATED
 from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS, UNIFORM
 from rna_watch.acceleration.methods import kind_of as kind_of_method
 from rna_watch.acceleration.selection import infer_mode
-from rna_watch.acceleration.significance import gain
-from rna_watch.comparison.levels import Level, best_of, known, levels, same
+from rna_watch.acceleration.significance import ranked
+from rna_watch.comparison.levels import Level, known, levels, same
 from rna_watch.comparison.members import Member, length_of, members_of, recipe_at
 from rna_watch.comparison.sequences import pick, sequences
 from rna_watch.errors import NothingToDo, UsageError
@@ -201,9 +201,8 @@ class _Picker:
         return Point(candidate=member.name, value=member.metrics.get(self.shown))
 
     def pick(self, members: Sequence[Member]) -> Member | None:
-        scored = [(m.metrics.get(self.choosing, math.nan), m) for m in members]
-        finite = [(value, member) for value, member in scored if math.isfinite(value)]
-        return max(finite, key=lambda pair: gain(pair[0], 0.0, self.mode))[1] if finite else None
+        finite = [member for member in members if known(member.metrics.get(self.choosing))]
+        return next(iter(ranked(finite, lambda member: member.metrics[self.choosing], self.mode)), None)
 
 
 def _kinds(families: Sequence[Mapping[str, Member]]) -> tuple[str, ...]:
@@ -279,7 +278,7 @@ def _row(
     values = {kind: p.value for kind, p in points.items() if p.value is not None and math.isfinite(p.value)}
     best: tuple[str, ...] = ()
     if len(values) > 1:
-        top = best_of(list(values.values()), mode)
+        top = ranked(values.values(), float, mode)[0]
         best = tuple(kind for kind, value in values.items() if same(value, top))
     for name, recipe in recipes.items():
         if made := recipe_at(name, recipe, dict(family), length):

@@ -15,26 +15,26 @@ from rna_watch.journal.quantities import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
-    from rna_watch.journal.run_paths import RunPaths
 
 _AUTO_CHECKPOINTS = 2  # what a trainer writes before it deletes, and once more for what comes meanwhile
 _SHORT, _HELD = "room", "held"  # problems
 _REMEDY = (
     "make room there, name another disk with --output, or lower --keep, --window or --reserve; it goes on by itself"
 )
-LET_GO = "the training may need the room on the disk"
+FOR_TRAINING = "the training may need the room on the disk"
 
 
 class DiskReserve:
     """Measures the disk that outputs are written to against the reserve, and remembers which models wait for room."""
 
-    def __init__(self, config: RunConfig, paths: RunPaths, recorder: Recorder) -> None:
+    def __init__(self, config: RunConfig, output: Path, recorder: Recorder) -> None:
         self._config = config
-        self._output = paths.output
+        self._output = output
         self._recorder = recorder
         self._held: dict[str, int] = {}
         self._writing = False

@@ -6,21 +6,20 @@ where this one ended (but for candidates whose per-example values were lost with
 
 from __future__ import annotations
 
-import math
-import queue
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
 from rna_watch.acceleration.family import Family, distinct, unevaluated
-from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, TRAINED, kind_of
+from rna_watch.acceleration.methods import AVERAGES, LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
 from rna_watch.acceleration.selection import infer_mode
-from rna_watch.acceleration.significance import Mode, gain
+from rna_watch.acceleration.significance import Mode, ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
+from rna_watch.daemon.evaluators import failed, offers, spread
 from rna_watch.errors import EvaluationFailed
-from rna_watch.evaluation.evaluator import FRACTION, TRAINING_LOSS, choosing_metric
+from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, FitRequest, choosing_metric
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.recipe import recorded
@@ -35,10 +34,10 @@ if TYPE_CHECKING:
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
-    from rna_watch.evaluation.evaluator import Evaluation, Evaluator
+    from rna_watch.evaluation.client import Evaluator
+    from rna_watch.evaluation.evaluator import Evaluation
     from rna_watch.layout.dtypes import Array
 
-UNEVALUATED = "models are written unevaluated until it works"
 SCREENED = 3  # how many times as many candidates a cheap first round looks at
 _RE_ESTIMATED_SUFFIX = "+re-estimated"
 
@@ -101,20 +100,17 @@ class EvaluationRounds:
         found = unevaluated(residuals)
         if self.evaluators and self.config.normalization != "combine":
             return found
-        (kind, *_) = statistics_modes.kinds(self, window, frozenset())
+        (kind, *_) = self.kinds(window, None)
         return replace(found, candidates=tuple(replace(each, statistics=kind) for each in found.candidates))
 
-    def offers(self) -> frozenset[str]:
-        """What the user's evaluator can do; nothing where it cannot be loaded."""
-        try:
-            return self.evaluators[0].offers()
-        except EvaluationFailed as error:
-            self.failed(error)
-            return frozenset()
-
-    def failed(self, error: EvaluationFailed) -> None:
-        """Report that the evaluator does not work."""
-        self.recorder.problem("evaluator", f"the evaluator failed: {error}", UNEVALUATED)
+    def kinds(self, window: Window, offered: frozenset[str] | None) -> tuple[str, ...]:
+        """The ways in which normalization statistics are made in a window; what is wanted and cannot be is reported."""
+        kinds, problem = statistics_modes.kinds(self.config.normalization, window.layouts[-1], offered)
+        if problem is not None:
+            self.recorder.problem(NORMALIZATION, *problem)
+        elif RE_ESTIMATED in kinds:
+            self.recorder.solved(NORMALIZATION)
+        return kinds
 
     def settle(self, metric: str) -> None:
         """Say, once, by which metric and in which direction is chosen."""
@@ -124,23 +120,18 @@ class EvaluationRounds:
         if settled is None or not same or settled.mode != mode:
             self.recorder.record(e.MetricChosen(metric=metric, mode=mode))
 
-    def lacks(self, setting: str, function: str) -> None:
-        """Report that a setting asks for what the evaluator's file does not offer."""
-        who = "the evaluator offers no" if self.evaluators else "there is no evaluator that offers"
-        self.recorder.problem(setting, f"{setting} is set, but {who} '{function}'", f"write it, or leave {setting} out")
-
 
 class CheckpointEvaluation:
-    """The trials of one checkpoint.
+    """The evaluation of one checkpoint's candidates.
 
     `kinds` are the ways in which normalization statistics are made here; with two, the second has candidates of its own.
     """
 
-    def __init__(self, of: EvaluationRounds, window: Window, residuals: Residuals, members: Family) -> None:
-        self._of = of
-        self.config = of.config
-        self.recorder = of.recorder
-        self.evaluators = of.evaluators
+    def __init__(self, rounds: EvaluationRounds, window: Window, residuals: Residuals, members: Family) -> None:
+        self._rounds = rounds
+        self.config = rounds.config
+        self.recorder = rounds.recorder
+        self.evaluators = rounds.evaluators
         self.window = window
         self.residuals = residuals
         self.outcome = Evaluated(members)
@@ -156,10 +147,10 @@ class CheckpointEvaluation:
         self._total = 1 + len(others)
         if not self._evaluate([last]) or not search:
             return  # what fails on the original fails on the rest
-        offers = self._of.offers()
-        self.kinds = statistics_modes.kinds(self._of, self.window, offers)
+        offered = offers(self.evaluators[0], self.recorder)
+        self.kinds = self._rounds.kinds(self.window, offered)
         variants = [self.variant(each, kind) for each in others for kind in self.kinds]
-        kept = self._first_round(variants, offers)
+        kept = self._first_round(variants, offered)
         names = {each.name for each in kept}
         self.outcome.family = replace(
             self.outcome.family,
@@ -169,9 +160,9 @@ class CheckpointEvaluation:
         self._total = 1 + len(kept)
         if not self._evaluate(kept):
             return
-        for method, find in searched_candidates.SEARCHES.items():
-            if method in self.config.methods and (method != TRAINED or TRAINING_LOSS in offers):
-                find(self)
+        for method, search_for in {SOUP: self._soup, LINE: self._line, TRAINED: self._trained}.items():
+            if method in self.config.methods and (method != TRAINED or TRAINING_LOSS in offered):
+                search_for()
 
     # -- rounds of evaluation
 
@@ -192,30 +183,9 @@ class CheckpointEvaluation:
         return each.statistics != RE_ESTIMATED and each.method != TRAINED and not current.examples.get(each.name, 0)
 
     def _round(self, wanted: Sequence[Candidate], fraction: float | None) -> None:
-        """Evaluate these, as many at a time as there are evaluators."""
-        if len(self.evaluators) == 1 or len(wanted) <= 1:
-            for each in wanted:
-                self._evaluate_one(self.evaluators[0], each, fraction)
-            return
-        free: queue.SimpleQueue[Evaluator] = queue.SimpleQueue()
-        for evaluator in self.evaluators:
-            free.put(evaluator)
+        spread(self.evaluators, wanted, partial(self._evaluate_one, fraction))
 
-        def evaluate(each: Candidate) -> None:
-            evaluator = free.get()
-            try:
-                self._evaluate_one(evaluator, each, fraction)
-            finally:
-                free.put(evaluator)
-
-        pool = ThreadPoolExecutor(len(self.evaluators), thread_name_prefix="evaluation")
-        try:
-            for future in [pool.submit(evaluate, each) for each in wanted]:
-                future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _evaluate_one(self, evaluator: Evaluator, each: Candidate, fraction: float | None) -> None:
+    def _evaluate_one(self, fraction: float | None, evaluator: Evaluator, each: Candidate) -> None:
         self.show(f"evaluating {each.name}")
         try:
             re_estimate = each.statistics == RE_ESTIMATED
@@ -223,7 +193,7 @@ class CheckpointEvaluation:
             metric = self._metric(each, result)
         except EvaluationFailed as error:
             self.recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=each.name, reason=str(error)))
-            self._of.failed(error)
+            failed(self.recorder, error)
             return
         self.recorder.solved("evaluator")
         self._keep(each, result, metric, fraction)
@@ -231,7 +201,7 @@ class CheckpointEvaluation:
     def show(self, stage: str) -> None:
         """Say what is being done."""
         total = max(self._total, self._done + 1)
-        self._of.show(
+        self._rounds.show(
             Work(checkpoint=self._name, stage=stage, done=self._done, total=total, unit="models", since=self._since)
         )
 
@@ -275,7 +245,7 @@ class CheckpointEvaluation:
             )
         )
         self.outcome.evaluated.add(each.name)
-        self._of.settle(metric)
+        self._rounds.settle(metric)
 
     def value(self, name: str) -> float | None:
         """The choosing metric of a candidate, or of the one that it equals; None if it is not known."""
@@ -289,8 +259,7 @@ class CheckpointEvaluation:
 
     def _number(self, metrics: e.Metrics | None) -> float | None:
         settled = self.recorder.state.metric
-        value = metrics.get(settled.metric) if metrics and settled else None
-        return None if value is None or math.isnan(value) else value
+        return metrics.get(settled.metric) if metrics and settled else None
 
     @property
     def mode(self) -> Mode:
@@ -300,11 +269,7 @@ class CheckpointEvaluation:
 
     def best(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Those that have a value, best first."""
-        return self._ranked([(each, self.value(each.name)) for each in candidates])
-
-    def _ranked(self, valued: Sequence[tuple[Candidate, float | None]]) -> list[Candidate]:
-        known = [(each, value) for each, value in valued if value is not None]
-        return [each for each, value in sorted(known, key=lambda pair: -gain(pair[1], 0.0, self.mode))]
+        return ranked(candidates, lambda each: self.value(each.name), self.mode)
 
     # -- variants
 
@@ -318,7 +283,7 @@ class CheckpointEvaluation:
         best = self.best([each for each in self.outcome.family.candidates if each.method != LAST])
         return best[0].statistics if best else self.kinds[0]
 
-    def _first_round(self, candidates: list[Candidate], offers: frozenset[str]) -> list[Candidate]:
+    def _first_round(self, candidates: list[Candidate], offered: frozenset[str]) -> list[Candidate]:
         """As many as may be evaluated; by a cheap round on a part of the data, if it is wanted."""
         fraction = self.config.first_round
         limit = self.config.max_candidates
@@ -326,8 +291,12 @@ class CheckpointEvaluation:
             return candidates
         if fraction is None:
             return _cut(candidates, limit)
-        if FRACTION not in offers:
-            self._of.lacks("first_round", FRACTION)
+        if FRACTION not in offered:
+            self.recorder.problem(
+                "first_round",
+                f"first_round is set, but the evaluator offers no '{FRACTION}'",
+                "write it, or leave first_round out",
+            )
             return _cut(candidates, limit)
         self.recorder.solved("first_round")
         screened = _cut(candidates, SCREENED * limit)
@@ -335,10 +304,57 @@ class CheckpointEvaluation:
         self._round([each for each in screened if each.name not in self._screened()], fraction)
         self._done = 1  # the original
         values = self._screened()
-        ranked = self._ranked([(each, self._number(values.get(each.name))) for each in screened])
-        return _cut([*ranked, *(each for each in screened if each not in ranked)], limit, screened)
+        known = ranked(screened, lambda each: self._number(values.get(each.name)), self.mode)
+        return _cut([*known, *(each for each in screened if each not in known)], limit, screened)
 
     # -- candidates that evaluations or gradients lead to
+
+    def _soup(self) -> None:
+        # as they are known now: the newest was evaluated after the window was made
+        members = [
+            self.recorder.checkpoint(name) or known
+            for name, known in zip(self.window.names, self.window.members, strict=True)
+        ]
+        # what another evaluator said of a member cannot be compared
+        judge = self.recorder.state.judge
+        values = [self._number(member.evaluations.get(LAST)) if member.judge == judge else None for member in members]
+        kind = self.best_kind()
+
+        def evaluate(candidate: Candidate) -> float | None:
+            variant = self.variant(candidate, kind)
+            self.add([variant])
+            return self.value(variant.name)
+
+        searched_candidates.soup(self.residuals, values, self.mode, evaluate)
+
+    def _line(self) -> None:
+        solutions = [each for each in self.outcome.family.candidates if kind_of(each.method) == SOLUTIONS]
+        for through in self.best(solutions)[:1]:
+            self.add(searched_candidates.line(self.residuals, through))
+
+    def _trained(self) -> None:
+        best = self.best(self.outcome.family.candidates)
+        if not best:
+            return
+        name = f"{TRAINED}-{len(self.window.residuals)}"
+        request = FitRequest(
+            combination=self.window.combination(best[0]),
+            seed=self.window.members[-1].step or 0,
+            memory_limit_bytes=int(self.config.trained_memory * 2**30),
+            steps=searched_candidates.TRAINING_STEPS,
+        )
+        self.show("training weights")
+        candidate, reason = searched_candidates.trained(self.residuals, name, request, self.evaluators[0].fit)
+        if candidate is None:
+            self.recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=name, reason=reason))
+            self.recorder.problem(
+                "trained",
+                f"weights cannot be trained: {reason}",
+                "mend training_loss, or leave 'trained' out of methods",
+            )
+            return
+        self.recorder.solved("trained")
+        self.add([self.variant(candidate, self.best_kind())])
 
     def add(self, candidates: Sequence[Candidate]) -> None:
         """Add candidates, whose statistics are made in one way, to the family if they are models of their own; evaluate them."""

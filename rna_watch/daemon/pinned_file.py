@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import InputChanged
 from rna_watch.formats.recorded_gradient import SUFFIX
-from rna_watch.layout.disk import share_blocks
-from rna_watch.layout.identity import FileIdentity, check_unchanged, identify
+from rna_watch.layout import disk
+from rna_watch.layout.identity import FileIdentity, identify
+from rna_watch.layout.open_file import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from rna_watch.layout.layout import Layout
 
 LINK, REFLINK, COPY, NONE = "link", "reflink", "copy", "none"
-_PIECE_BYTES = 2**24
 
 
 def pin(source: FileIdentity, destination: str, *, link: bool, proceed: Callable[[], None]) -> tuple[str, FileIdentity]:
@@ -40,18 +39,13 @@ def pin(source: FileIdentity, destination: str, *, link: bool, proceed: Callable
         InputChanged: the file is gone or changed since it was probed.
         OSError: there is no room, or the store cannot be written.
     """
-    temporary = f"{destination}.part"
-    Path(temporary).unlink(missing_ok=True)
     try:
-        kind = LINK if link and _link(source.path, temporary) else _copy(source, temporary, proceed)
-        pinned = identify(temporary)
-        if kind == LINK and not source.same_content(pinned):
-            raise InputChanged(f"{source.path} changed before it could be pinned")
-        os.replace(temporary, destination)  # noqa: PTH105 - atomic by specification
+        with disk.replacing(destination, durable=False) as temporary:
+            kind = LINK if link and _link(source.path, temporary) else _copy(source, temporary, proceed)
+            if kind == LINK and not source.same_content(identify(temporary)):
+                raise InputChanged(f"{source.path} changed before it could be pinned")
     except FileNotFoundError as error:
         raise InputChanged(f"{source.path} is gone") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return kind, identify(destination)
 
 
@@ -60,7 +54,7 @@ def pin_checkpoint(layout: Layout, destination: str, *, link: bool, proceed: Cal
 
     Args:
         layout: the checkpoint, a file or a folder.
-        destination: its name in the window store; a recorded gradient goes beside it.
+        destination: its name in the window store; a recorded gradient gets that name with its own ending.
         link: whether hard links will do.
         proceed: called now and then while copying; it raises to give up.
 
@@ -93,7 +87,7 @@ def pin_checkpoint(layout: Layout, destination: str, *, link: bool, proceed: Cal
 
 
 def _pin_gradient(layout: Layout, destination: str, proceed: Callable[[], None]) -> Layout | None:
-    """The recorded gradient of a checkpoint, pinned beside it; None if there is none any more."""
+    """The recorded gradient of a checkpoint, pinned too; None if there is none any more."""
     if layout.gradient is None:
         return None
     try:
@@ -104,12 +98,9 @@ def _pin_gradient(layout: Layout, destination: str, proceed: Callable[[], None])
 
 
 def unpin(destination: str) -> None:
-    """Let go of a pinned checkpoint and its gradient, if it is there."""
+    """Remove a pinned checkpoint and its gradient, if it is there."""
     for path in (destination, destination + SUFFIX):
-        if os.path.isdir(path):  # noqa: PTH112 - a string crosses process boundaries
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            Path(path).unlink(missing_ok=True)
+        disk.remove(path)
 
 
 def held_bytes(destination: str) -> int:
@@ -136,33 +127,17 @@ def _link(source: str, destination: str) -> bool:
 
 
 def _copy(source: FileIdentity, destination: str, proceed: Callable[[], None]) -> str:
-    reader = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        check_unchanged(source, reader)
+    with opened([source]) as (reader,):
         writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            kind = _fill(reader, writer, source.size_bytes, proceed)
-            check_unchanged(source, reader)
+            shared = disk.share_blocks(reader.descriptor, writer)
+            if not shared:
+                offset = 0
+                for piece in reader.pieces(0, source.size_bytes):
+                    proceed()
+                    disk.write_all(writer, piece, offset)
+                    offset += len(piece)
             os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
         finally:
             os.close(writer)
-    finally:
-        os.close(reader)
-    return kind
-
-
-def _fill(reader: int, writer: int, size: int, proceed: Callable[[], None]) -> str:
-    try:
-        share_blocks(reader, writer)
-    except OSError:
-        pass
-    else:
-        return REFLINK
-    offset = 0
-    while offset < size:
-        proceed()
-        data = os.pread(reader, _PIECE_BYTES, offset)
-        if not data:
-            raise InputChanged("the checkpoint became shorter while it was being copied")
-        offset += os.pwrite(writer, data, offset)
-    return COPY
+    return REFLINK if shared else COPY

@@ -17,7 +17,7 @@ from rna_watch.acceleration.selection import Choice, Evidence, choose
 from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
 from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.publication import Publication
-from rna_watch.daemon.window import Window
+from rna_watch.daemon.window import Window, state_of
 from rna_watch.errors import (
     Cancelled,
     EngineError,
@@ -31,17 +31,19 @@ from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.recipe import recorded
 from rna_watch.journal.replay import Stage
-from rna_watch.publishing import output_tree
+from rna_watch.publishing import manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.admission import Admission
+    from rna_watch.daemon.disk_reserve import DiskReserve
+    from rna_watch.daemon.pins import Pins
     from rna_watch.daemon.recorder import Recorder
+    from rna_watch.daemon.sequences import Sequences
     from rna_watch.engine.contract import Engine
-    from rna_watch.evaluation.evaluator import Evaluator
+    from rna_watch.evaluation.client import Evaluator
     from rna_watch.journal.replay import Checkpoint
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.window import tasks_plan
@@ -69,13 +71,18 @@ class Pipeline:
         config: RunConfig,
         paths: RunPaths,
         recorder: Recorder,
-        admission: Admission,
+        *,
+        sequences: Sequences,
+        pins: Pins,
+        disk_reserve: DiskReserve,
         engine: Engine,
         evaluators: Sequence[Evaluator],
     ) -> None:
         self._config = config
         self._recorder = recorder
-        self._admission = admission
+        self._sequences = sequences
+        self._pins = pins
+        self._disk_reserve = disk_reserve
         self._engine = engine
         self._evaluators = evaluators
         self._measuring = Measuring(config, recorder)
@@ -143,11 +150,11 @@ class Pipeline:
 
     def _input_changed(self, checkpoint: Checkpoint, reason: str) -> None:
         """Leave out inputs whose bytes are gone; the next attempt has another window."""
-        members = [*self._admission.sequences.history(checkpoint, self._config.window), checkpoint]
+        members = [*self._sequences.history(checkpoint, self._config.window), checkpoint]
         self._recorder.take(members)
         for member in members:
-            self._admission.forget(member.name)
-            if self._admission.layout(member) is None:
+            self._pins.forget(member.name)
+            if self._pins.layout(member) is None:
                 gone = "its bytes are gone or were changed (the trainer's retention, or a rewrite in place)"
                 self._recorder.record(e.Skipped(checkpoint=member.name, reason=gone))
         current = self._recorder.checkpoint(checkpoint.name)
@@ -162,7 +169,7 @@ class Pipeline:
             if window is None:
                 return
             stage = "measuring" if len(window.members) > 1 else "checking"
-            residuals = self._measuring.residuals(checkpoint, window, partial(self._run, checkpoint, stage))
+            residuals = self._measuring.residuals(window, partial(self._run, checkpoint, stage))
             if residuals is not None:
                 break
             if self._stage(checkpoint.name) is Stage.SKIPPED:
@@ -176,7 +183,7 @@ class Pipeline:
         as_files = self._config.evaluate_command is not None
         if as_files and self._held(checkpoint, self._config.evaluators * window.layouts[-1].size_bytes):
             return
-        with self._admission.disk_reserve.writing() if as_files else nullcontext():
+        with self._disk_reserve.writing() if as_files else nullcontext():
             outcome = self._rounds.run(window, residuals, self._family(residuals))
         if not outcome.evaluated - {LAST}:
             outcome.family = self._rounds.unevaluated(window, residuals)
@@ -189,7 +196,7 @@ class Pipeline:
         elif self._config.publish == "when-better" and choice.better_than_original is False:
             self._finish(checkpoint, f"{choice.reason}, so nothing was written")
         elif not self._held(checkpoint, self._publication.size_bytes(window.layouts[-1])):
-            with self._admission.disk_reserve.writing():
+            with self._disk_reserve.writing():
                 self._publication.publish(
                     checkpoint,
                     window,
@@ -201,9 +208,9 @@ class Pipeline:
 
     def _held(self, checkpoint: Checkpoint, size_bytes: int) -> bool:
         """Whether there is no room to write so much for a checkpoint; it then waits where it is, and others go on."""
-        held = not self._admission.disk_reserve.fits(size_bytes)
+        held = not self._disk_reserve.fits(size_bytes)
         if held:
-            self._admission.disk_reserve.hold(checkpoint.name, size_bytes)
+            self._disk_reserve.hold(checkpoint.name, size_bytes)
         return held
 
     def _stage(self, name: str) -> Stage | None:
@@ -216,20 +223,20 @@ class Pipeline:
     # -- window and Gram matrix
 
     def _window(self, checkpoint: Checkpoint) -> Window | None:
-        newest = self._admission.layout(checkpoint)
+        newest = self._pins.layout(checkpoint)
         if newest is None:
             reason = "its bytes are gone or were changed before it could be used"
             self._recorder.record(e.Skipped(checkpoint=checkpoint.name, reason=reason))
             return None
         members, layouts = [checkpoint], [newest]
-        for member in reversed(self._admission.sequences.history(checkpoint, self._config.window)):
-            layout = self._admission.layout(member)
+        for member in reversed(self._sequences.history(checkpoint, self._config.window)):
+            layout = self._pins.layout(member)
             if layout is None or layout.architecture != newest.architecture:
                 break
             members.insert(0, member)
             layouts.insert(0, layout)
         self._recorder.take(members)
-        states = [self._admission.state(m, layout) for m, layout in zip(members, layouts, strict=True)]
+        states = [state_of(m, layout, self._config.optimizer_order) for m, layout in zip(members, layouts, strict=True)]
         return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states))
 
     def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[tasks_plan.Task]) -> list[Result]:
@@ -318,8 +325,8 @@ class Pipeline:
                 significant=choice.significant,
                 reason=in_one_sentence([*outcome.family.notes, choice.reason]),
                 residuals=residuals.form,
-                diagnostics=output_tree.finite(asdict(choice.candidate.diagnostics)),
-                comparisons=[output_tree.finite(asdict(step)) for step in choice.comparisons],
+                diagnostics=manifest.finite(asdict(choice.candidate.diagnostics)),
+                comparisons=[manifest.finite(asdict(step)) for step in choice.comparisons],
             )
         )
         return choice

@@ -52,7 +52,7 @@ def start_engine(config: RunConfig) -> Engine:
         EngineError: it cannot start.
     """
     workers = config.workers or min(_WORKER_LIMIT, usable_cores())
-    if config.engine == "inline":
+    if config.engine == "local":
         from rna_watch.engine.local import LocalEngine
 
         return LocalEngine(workers)

@@ -9,39 +9,33 @@ from rna_watch.evaluation.evaluator import NORMALIZATION
 from rna_watch.layout.layout import Role, covers
 
 if TYPE_CHECKING:
-    from rna_watch.daemon.evaluation_rounds import EvaluationRounds
-    from rna_watch.daemon.window import Window
+    from rna_watch.layout.layout import Layout
 
 _STATISTICS = (Role.STATISTIC, Role.VARIANCE)
-_KEY = "normalization"
 
 
-def kinds(trials: EvaluationRounds, window: Window, offers: frozenset[str]) -> tuple[str, ...]:
-    """The ways in which statistics are made for this window; what is wanted and cannot be is reported.
+def kinds(
+    wanted: str, newest: Layout, offered: frozenset[str] | None
+) -> tuple[tuple[str, ...], tuple[str, str] | None]:
+    """The ways in which statistics are made in a window, and (what, remedy) where the one that is wanted cannot be.
 
     Args:
-        trials: settings, evaluators, and whom to report to.
-        window: the inputs.
-        offers: what the evaluator can do.
+        wanted: the setting `normalization`.
+        newest: the layout of the window's newest checkpoint.
+        offered: what the evaluator can do; None if there is no evaluator.
     """
-    wanted = trials.config.normalization
-    newest = window.layouts[-1]
     statistics = [view for view in newest.tensors if newest.extents[view.extent].role in _STATISTICS]
     if wanted == "clamp" or not statistics:
-        return (CLAMPED,)
+        return (CLAMPED,), None
     if wanted == "combine":
-        return (COMBINED,)
-    if NORMALIZATION not in offers:
-        trials.lacks(_KEY, NORMALIZATION)
-        return (CLAMPED,)
+        return (COMBINED,), None
+    if NORMALIZATION not in (offered or ()):
+        who = "there is no evaluator that offers" if offered is None else "the evaluator offers no"
+        what = f"normalization is set, but {who} '{NORMALIZATION}'"
+        return (CLAMPED,), (what, "write it, or leave normalization out")
     shared = [view.name for view in statistics if not covers(view, newest.extents[view.extent])]
     if shared:
-        trials.recorder.problem(
-            _KEY,
-            f"normalization statistics cannot be re-estimated: {shared[0]} shares its storage with other tensors, or lies "
-            "in several pieces",
-            "set normalization to clamp or combine",
-        )
-        return (CLAMPED,)
-    trials.recorder.solved(_KEY)
-    return (RE_ESTIMATED,) if wanted == "re-estimate" else (CLAMPED, RE_ESTIMATED)
+        why = f"{shared[0]} shares its storage with other tensors, or lies in several pieces"
+        what = f"normalization statistics cannot be re-estimated: {why}"
+        return (CLAMPED,), (what, "set normalization to clamp or combine")
+    return (RE_ESTIMATED,) if wanted == "re-estimate" else (CLAMPED, RE_ESTIMATED), None

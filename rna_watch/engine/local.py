@@ -1,4 +1,4 @@
-"""The inline engine: this machine without Ray. Small work runs in this process, large work in a few child processes.
+"""The local engine: this machine without Ray. Small work runs in this process, large work in a few child processes.
 
 Threads would do worse than one: every small read and product hands the interpreter's lock over (measured on two cores:
 2.9 s for what one thread does in 1.4 s).
@@ -18,13 +18,14 @@ from threadpoolctl import threadpool_limits
 
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled, EngineError
-from rna_watch.evaluation.local import LocalEvaluator
+from rna_watch.evaluation.client import Evaluator
+from rna_watch.evaluation.local import ChildProcess
 from rna_watch.window import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rna_watch.evaluation.evaluator import Evaluator, EvaluatorSpec
+    from rna_watch.evaluation.evaluator import EvaluatorSpec
     from rna_watch.window.tasks_plan import Task
 
 _POLL_S = 0.2
@@ -36,13 +37,13 @@ _SMALL_BYTES = 2**26
 class LocalEngine:
     """Runs tasks in this process, or `workers` at a time in children that are started when they are first needed."""
 
-    name = "inline"
+    name = "local"
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
         self._cancelled = threading.Event()
-        self._evaluators: list[LocalEvaluator] = []
+        self._evaluators: list[Evaluator] = []
         self._busy = False
 
     def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[tasks.Result]:
@@ -59,7 +60,7 @@ class LocalEngine:
         try:
             return self._here(work, on_done) if small else self._in_children(work, on_done)
         except BrokenProcessPool as error:
-            raise EngineError("a child process of the inline engine died; see the log") from error
+            raise EngineError("a child process of the local engine died; see the log") from error
         finally:
             self._busy = False
 
@@ -101,7 +102,7 @@ class LocalEngine:
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived evaluating process."""
-        evaluator = LocalEvaluator(spec)
+        evaluator = Evaluator(spec, ChildProcess)
         self._evaluators.append(evaluator)
         return evaluator
 

@@ -1,6 +1,6 @@
 """Folders of torch.distributed.checkpoint (DCP): `.metadata` and `__R_N.distcp` shards, with a small torch zip for each piece.
 
-So do Lightning's sharded `*.ckpt/`, torchtitan's `step-N/`, Megatron's `iter_0000010/` and Accelerate's `pytorch_model_fsdp_0/`.
+Lightning's sharded `*.ckpt/`, torchtitan's `step-N/`, Megatron's `iter_N/` and Accelerate's `pytorch_model_fsdp_0/` are such.
 A tensor is an extent in the order of its logical elements, whatever blocks the ranks saved it in.
 """
 
@@ -9,30 +9,27 @@ from __future__ import annotations
 import json
 import os
 import re
-from bisect import bisect_left, bisect_right
 from dataclasses import replace
-from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import dcp_metadata, dcp_pieces, model_source, torch_zip
-from rna_watch.formats.dcp_items import METADATA, Blob, Reading, opened, records_of
+from rna_watch.formats import dcp_metadata, dcp_pieces, dcp_shard, model_source, torch_zip
+from rna_watch.formats.dcp_items import Reading, opened
+from rna_watch.formats.dcp_shard import ENDING, METADATA
+from rna_watch.formats.format import FolderFormat
 from rna_watch.formats.safe_pickle import PickledTensor, Storage
+from rna_watch.formats.zip_directory import MAGIC
 from rna_watch.layout.dtypes import DTYPES
-from rna_watch.layout.identity import FileIdentity, check_unchanged, identify
+from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Extent, Layout, TensorView
-from rna_watch.layout.open_file import FileSlice, OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rna_watch.formats.dcp_metadata import Metadata, Stored
-    from rna_watch.formats.hugging_face import ReadFile
+    from rna_watch.formats.format import ReadFile
 
-NAME = "dcp"
-SHARD = "distcp"  # the kind of a single file
-ENDING = ".distcp"
 _LIGHTNING = "meta.pt"
 _MEGATRON = ("metadata.json", "common.pt")
 _ITERATION = re.compile(r"^(iter_\d{7}|release)$")
@@ -105,13 +102,13 @@ def read_layout(folder: str, source: str | None, _read_file: ReadFile) -> Layout
         views.append(replace(view, extent=len(extents)))
         extents.append(extent)
     counters = _counters(reading.numbers)
-    for beside in (_LIGHTNING, _MEGATRON[1]):
-        if beside in names:
-            counters = _counters_in(os.path.join(place, beside)) | counters  # noqa: PTH118
+    for small in (_LIGHTNING, _MEGATRON[1]):
+        if small in names:
+            counters = _counters_in(os.path.join(place, small)) | counters  # noqa: PTH118
     return Layout(
-        format=NAME,
+        format=FORMAT.name,
         files=tuple(reading.files),
-        kinds=(SHARD,) * len(reading.files),
+        kinds=(dcp_shard.FORMAT.name,) * len(reading.files),
         source=path,
         tensors=tuple(views),
         extents=tuple(extents),
@@ -134,7 +131,7 @@ def _check_written(folder: str, outer: set[str], names: set[str]) -> None:
     if METADATA not in names:
         if any(_OF_ONE_RANK.match(name) for name in names):
             raise RefusedCheckpoint(
-                "each rank wrote a .metadata of its own (use_collectives=False), so it cannot be told whether all are there; "
+                "each rank wrote a .metadata of its own (use_collectives=False), so nothing says whether all are there; "
                 "save with collectives"
             )
         raise IncompleteCheckpoint(f"{METADATA}, written last, is not there yet")
@@ -166,7 +163,7 @@ def _check_megatron(folder: str, names: set[str]) -> None:
 def _tree(metadata: Metadata) -> dict[str, Any]:
     """What was saved, as nested mappings with a description of each tensor; optimizers are left out.
 
-    Some writers join keys themselves: then an optimizer is known by how its names begin.
+    Some writers join keys themselves; an optimizer's entries are recognised there by how their names begin.
 
     Raises:
         RefusedCheckpoint: a name is a tensor's and a mapping's.
@@ -216,7 +213,7 @@ def _linear(each: Stored) -> bool:
 
 
 def _counter_names(metadata: Metadata) -> set[str]:
-    """The entries that tell how far the training is, by their keys."""
+    """The names of entries that are step or epoch counters, by their keys."""
     known = {*model_source.STEP_KEYS, *model_source.EPOCH_KEYS}
     found = [
         each
@@ -238,7 +235,7 @@ def _counters(numbers: Iterable[tuple[Stored, int]]) -> dict[str, int]:
 
 
 def _counters_in(path: str) -> dict[str, int]:
-    """The counters in a small torch file beside the shards.
+    """The counters in a small torch file next to the shards.
 
     Raises:
         IncompleteCheckpoint: it is not whole (yet).
@@ -246,12 +243,9 @@ def _counters_in(path: str) -> dict[str, int]:
     with opened(path) as file:
         try:
             head = file.read(0, min(4, file.size_bytes))
-            if torch_zip.MAGIC.startswith(head) and head != torch_zip.MAGIC:
+            if MAGIC.startswith(head) and head != MAGIC:
                 raise IncompleteCheckpoint(f"it has only {len(head)} bytes so far")
-            if not torch_zip.recognises(head):
-                return {}
-            window = FileSlice(file, 0, file.size_bytes)
-            return model_source.counters(Blob(window, records_of(window)).tree())
+            return model_source.counters(torch_zip.read(file).tree()) if head == MAGIC else {}
         except (IncompleteCheckpoint, RefusedCheckpoint) as error:
             raise IncompleteCheckpoint(f"{os.path.basename(path)} is not whole (yet): {error}") from error  # noqa: PTH119
         finally:
@@ -259,7 +253,7 @@ def _counters_in(path: str) -> dict[str, int]:
 
 
 def _carried(folder: str, place: str, model: set[str]) -> list[FileIdentity]:
-    """All other files; of a trainer's folder around it, nothing of the training's state."""
+    """All other files, but for the training's state in a trainer's folder around it."""
     found: list[FileIdentity] = []
     for at, folders, files in os.walk(folder):
         around = at == folder and place != folder
@@ -273,48 +267,4 @@ def _carried(folder: str, place: str, model: set[str]) -> list[FileIdentity]:
     return found
 
 
-def read_shard(_file: OpenFile, _source: str | None) -> Layout:
-    """A single shard is never a checkpoint.
-
-    Raises:
-        RefusedCheckpoint: always.
-    """
-    raise RefusedCheckpoint("it is one shard of a checkpoint; name the folder that it is in")
-
-
-def blobs(file: OpenFile) -> list[FileSlice]:
-    """The torch zips in a shard, in order, as the `.metadata` beside it says.
-
-    Raises:
-        IncompleteCheckpoint, RefusedCheckpoint: that cannot be read.
-    """
-    folder, name = os.path.split(file.identity.path)
-    with OpenFile(os.path.join(folder, METADATA)) as metadata:  # noqa: PTH118
-        places = _places(metadata.identity).get(name, [])
-    return [FileSlice(file, offset, size) for offset, size in places]
-
-
-@lru_cache(maxsize=2)  # one after the other, all shards of a folder are repaired
-def _places(identity: FileIdentity) -> dict[str, list[tuple[int, int]]]:
-    with OpenFile(identity.path) as file:
-        check_unchanged(identity, file.descriptor)
-        metadata = dcp_metadata.read(file.read(0, file.size_bytes))
-    return {
-        name: [(item.offset_bytes, item.size_bytes) for _, item in items] for name, items in metadata.by_file.items()
-    }
-
-
-def repair(file: OpenFile, written: dict[int, tuple[int, int]], writer: int) -> None:
-    """Bring the checksums of a patched shard up to date, in each of its torch zips.
-
-    Args:
-        file: the clone's shard, open for reading; the clone's `.metadata` is beside it.
-        written: byte offset of each patched run -> (length in bytes, its CRC-32).
-        writer: a descriptor of the shard that can be written.
-    """
-    starts = sorted(written)
-    for window in blobs(file):
-        base, end = window.start_bytes, window.start_bytes + window.size_bytes
-        own = starts[bisect_left(starts, base) : bisect_right(starts, end)]
-        if own:
-            torch_zip.repair(window, {start - base: written[start] for start in own}, writer, base)
+FORMAT = FolderFormat(name="dcp", recognises=recognises, read_layout=read_layout)

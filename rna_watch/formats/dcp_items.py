@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats import model_source, safe_pickle, torch_zip
+from rna_watch.formats.dcp_shard import METADATA
 from rna_watch.formats.safe_pickle import OpaqueTensor, PickledTensor
+from rna_watch.formats.zip_directory import MAGIC, payload_offset
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.open_file import FileSlice, OpenFile
 
 if TYPE_CHECKING:
     from rna_watch.formats.dcp_metadata import Item, Metadata, Stored
-    from rna_watch.formats.torch_zip import Record
+    from rna_watch.formats.torch_zip import TorchZip
     from rna_watch.layout.identity import FileIdentity
 
-METADATA = ".metadata"
 _SAMPLES = 64
 
 
@@ -34,40 +34,7 @@ class Part:
     start_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """An item, which is a torch zip of its own: the bytes of its file, and its records by name."""
-
-    window: FileSlice
-    records: dict[str, Record]
-
-    def payload(self, name: str) -> bytes:
-        """A record's bytes, compared with their checksum.
-
-        Raises:
-            RefusedCheckpoint: there is none, or it is damaged.
-        """
-        record = self.records.get(name)
-        if record is None:
-            raise RefusedCheckpoint(f"a torch.save file in it has no {name}: it is damaged")
-        data = self.window.read(torch_zip.payload_offset(self.window, record), record.size_bytes)
-        if record.crc and zlib.crc32(data) != record.crc:
-            raise RefusedCheckpoint(f"record {name} is damaged: its checksum does not match")
-        return data
-
-    def tree(self) -> object:
-        """What was saved."""
-        if "byteorder" in self.records and self.payload("byteorder") != b"little":
-            raise RefusedCheckpoint("it was written on a big-endian machine; save it again on a little-endian one")
-        return _unpickled(self.payload("data.pkl"))
-
-
-@lru_cache(maxsize=1024)  # the pieces of equal shape have equal pickles
-def _unpickled(data: bytes) -> object:
-    try:
-        return safe_pickle.load(data)
-    except ValueError as error:
-        raise RefusedCheckpoint(str(error)) from error
+_load = lru_cache(maxsize=1024)(safe_pickle.load)  # the pieces of equal shape have equal pickles
 
 
 def opened(path: str) -> OpenFile:
@@ -81,7 +48,15 @@ def opened(path: str) -> OpenFile:
 
 
 class Reading:
-    """All items of a folder, read file by file: where the model's pieces lie, numbers beside it, and a digest of it all.
+    """All items of a folder, read file by file: where the model's pieces lie, the counters, and a digest of it all.
+
+    Args:
+        folder: where the shards lie.
+        names: of the folder's files.
+        written_ns: when the `.metadata` was written; no shard is newer.
+        metadata: what it says.
+        model: names of the model's tensors.
+        counters: names of entries that are numbers to read.
 
     Raises:
         IncompleteCheckpoint: a file is missing, too short, or newer than the `.metadata`.
@@ -131,12 +106,12 @@ class Reading:
         window = FileSlice(file, item.offset_bytes, item.size_bytes)
         where = f"{each.name}|{item.offsets}|{item.sizes}"
         head = window.read(0, min(4, item.size_bytes))
-        if not torch_zip.recognises(head):
+        if head != MAGIC:
             if each.dtype:
                 raise RefusedCheckpoint("it is no torch.save file: only that form of shards is read")
             self._sample(where, window, 0, item.size_bytes)  # bytes that a trainer put there itself
             return
-        blob = Blob(window, records_of(window))
+        blob = torch_zip.read(window)
         for name, record in sorted(blob.records.items()):
             if name != ".data/serialization_id":
                 self._lines.append(f"{where}|{name}|{record.size_bytes}|{record.crc}\n")
@@ -144,7 +119,7 @@ class Reading:
             self._checked = True
         else:
             for record in blob.records.values():
-                at = torch_zip.payload_offset(window, record)
+                at = payload_offset(window, record)
                 self._sample(f"{where}|{record.name}", window, at, record.size_bytes)
         if each.name in self._model:
             tensor, start_bytes = _tensor(each, item, blob)
@@ -162,18 +137,13 @@ class Reading:
         self._samples.append((where, digest.hexdigest()))
 
 
-def records_of(window: FileSlice) -> dict[str, Record]:
-    """A torch zip's records by name."""
-    return {record.name.partition("/")[2]: record for record in torch_zip.read_directory(window)}
-
-
-def _tensor(each: Stored, item: Item, blob: Blob) -> tuple[PickledTensor, int]:
+def _tensor(each: Stored, item: Item, blob: TorchZip) -> tuple[PickledTensor, int]:
     """The piece as its torch zip describes it, and where its storage begins in the file.
 
     Raises:
         RefusedCheckpoint: it is not the block that `.metadata` says, or no plain tensor.
     """
-    tensor = blob.tree()
+    tensor = blob.tree(_load)
     if isinstance(tensor, OpaqueTensor):
         raise RefusedCheckpoint(f"it is {tensor.what}, which cannot be averaged; save the model with plain tensors")
     if not isinstance(tensor, PickledTensor):
@@ -182,23 +152,23 @@ def _tensor(each: Stored, item: Item, blob: Blob) -> tuple[PickledTensor, int]:
         raise RefusedCheckpoint(
             f"it holds {tensor.dtype} of shape {list(tensor.shape)}, and .metadata says {each.dtype} of shape {list(item.sizes)}"
         )
-    record = blob.records.get(f"data/{tensor.storage.key}")
-    if record is None:
+    place = blob.place(tensor.storage)
+    if place is None:
         raise RefusedCheckpoint("its storage is missing: it is damaged")
     plain = model_source.as_pairs(tensor)
     if plain.start < 0 or any(step < 0 for step in plain.stride):
         raise RefusedCheckpoint("its strides are negative: it is damaged")
     last = plain.start + sum((size - 1) * step for size, step in zip(plain.shape, plain.stride, strict=True))
-    if 0 not in plain.shape and (last + 1) * DTYPES[plain.dtype].itemsize > record.size_bytes:
+    if 0 not in plain.shape and (last + 1) * DTYPES[plain.dtype].itemsize > place[1]:
         raise RefusedCheckpoint("its storage is shorter than the tensor: it is damaged")
-    return plain, item.offset_bytes + torch_zip.payload_offset(blob.window, record)
+    return plain, item.offset_bytes + place[0]
 
 
-def _number(blob: Blob) -> int | None:
+def _number(blob: TorchZip) -> int | None:
     """A whole number that was saved as it is, or as a tensor."""
 
     def read(tensor: PickledTensor) -> bytes | None:
         itemsize = DTYPES[tensor.dtype].itemsize
         return blob.payload(f"data/{tensor.storage.key}")[tensor.start * itemsize :][:itemsize]
 
-    return model_source.counters({"step": blob.tree()}, read).get("step")
+    return model_source.counters({"step": blob.tree(_load)}, read).get("step")

@@ -1,8 +1,8 @@
 """Folders of DeepSpeed: fp32 master weights that lie, cut over the data-parallel ranks, in the optimizer's shards.
 
-ZeRO-1/2: each rank has a part of each group's flat vector, parameters one behind the other (with padding). ZeRO-3: each rank
-has a part of each parameter. Names, shapes, buffers and frozen parameters are in the model states. The arithmetic is that of
-DeepSpeed 0.19's `zero_to_fp32.py`. Without ZeRO the model states are an ordinary file.
+ZeRO-1/2: each rank has a part of each group's flat vector, in which parameters follow each other (with padding). ZeRO-3: each
+rank has a part of each parameter. Names, shapes, buffers and frozen parameters are in the model states. The arithmetic is that
+of DeepSpeed 0.19's `zero_to_fp32.py`. The model states are an ordinary file where there is no ZeRO.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats import deepspeed_save, model_source, storages, torch_zip
+from rna_watch.formats.format import FolderFormat, ReadFile, WrittenAs
 from rna_watch.formats.safe_pickle import PickledTensor, Storage
+from rna_watch.formats.zip_directory import MAGIC
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Chunk, Extent, Layout, TensorView
 from rna_watch.layout.open_file import OpenFile
 from rna_watch.layout.strides import contiguous
 
-NAME = "deepspeed"
-_WHOLE = "deepspeed without ZeRO"
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
 _OPTIMIZER = re.compile(r"^(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt$")
 _MODEL = re.compile(r"^(?:zero_pp_rank_(\d+)_)?mp_rank_(\d+)_model_states\.pt$")
 _OTHER_PARALLELISM = re.compile(r"^layer_\d+.*_(model|optim)_states\.pt$|^expp_rank_\d+.*_optim_states\.pt$")
@@ -34,30 +36,22 @@ _NOT_CARRIED = re.compile(
 )
 _MODULE = "module"
 _STEPS = "global_steps"
-ReadFile = Callable[[str, str | None], Layout]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
-    """A rank's file: its number in the layout, its name, what it holds; of a shard, the steps that its optimizer has taken."""
+    """A rank's file: its number in the layout, its name, what it holds, and the steps that the optimizer in it has taken."""
 
     number: int
     name: str
     identity: FileIdentity
-    contents: torch_zip.Contents
+    tree: dict[Any, Any]
+    storages: dict[str, tuple[int, int]]
+    fingerprint: str
     optimizer_step: int | None
 
-    @property
-    def tree(self) -> dict[Any, Any]:
-        return self.contents.tree if isinstance(self.contents.tree, dict) else {}
-
     def locate(self, storage: Storage) -> tuple[int, int] | None:
-        return self.contents.storages.get(storage.key)
-
-
-def recognises(_folder: str, names: set[str]) -> bool:
-    """Whether a folder with these entries is (or is becoming) such a checkpoint."""
-    return any(_OPTIMIZER.match(name) or _MODEL.match(name) for name in names)
+        return self.storages.get(storage.key)
 
 
 def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
@@ -66,7 +60,7 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
     Args:
         folder: the checkpoint.
         source: key path of the model in its file, where it is not partitioned.
-        read_file: gives the layout of one of its files.
+        read_file: returns the layout of one of its files.
 
     Raises:
         IncompleteCheckpoint: a rank's file is not there yet, or not whole.
@@ -89,9 +83,13 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
         raise RefusedCheckpoint("it is cut over tensor-parallel ranks, which is not supported")
     if not optimizers and first.tree.get("param_shapes") is None:
         layout = read_file(first.identity.path, source if source is not None else _MODULE)
-        kinds = (layout.format,)
         return replace(
-            layout, format=_WHOLE, kinds=kinds, root=folder, carried=carried, counters=_counters(first.tree, layout)
+            layout,
+            format=WITHOUT_ZERO.name,
+            kinds=(layout.format,),
+            root=folder,
+            carried=carried,
+            counters=_counters(first.tree, layout),
         )
     if not optimizers:
         raise IncompleteCheckpoint("the optimizer's shards, which hold the weights, are not there yet")
@@ -105,11 +103,11 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
         [(each.name, each.identity.mtime_ns, each.optimizer_step) for each in shards],
         first.tree.get("ds_config"),
     )
-    digest = hashlib.blake2b("".join(f.contents.fingerprint for f in [*states, *shards]).encode(), digest_size=16)
+    digest = hashlib.blake2b("".join(f.fingerprint for f in [*states, *shards]).encode(), digest_size=16)
     return Layout(
-        format=NAME,
+        format=FORMAT.name,
         files=tuple(each.identity for each in [*states, *shards]),
-        kinds=(torch_zip.NAME,) * (len(states) + len(shards)),
+        kinds=(torch_zip.FORMAT.name,) * (len(states) + len(shards)),
         source="",
         tensors=tuple(place.views),
         extents=tuple(place.extents),
@@ -133,16 +131,23 @@ def _read(folder: str, name: str, number: int) -> _File:
     try:
         with OpenFile(os.path.join(folder, name)) as file:  # noqa: PTH118
             head = file.read(0, min(4, file.size_bytes))
-            if head.strip(b"\0") and not torch_zip.MAGIC.startswith(head):
+            if head.strip(b"\0") and not MAGIC.startswith(head):
                 raise RefusedCheckpoint("it is not in torch's zip format (checkpoint_serialization is off)")
-            contents = torch_zip.read_contents(file)
-            step = deepspeed_save.optimizer_step(file, contents) if _OPTIMIZER.match(name) else None
+            content = torch_zip.read(file)
+            tree = content.tree()
+            found = _File(
+                number=number,
+                name=name,
+                identity=file.identity,
+                tree=tree if isinstance(tree, dict) else {},
+                storages=content.storages(),
+                fingerprint=content.fingerprint(),
+                optimizer_step=deepspeed_save.optimizer_step(content, tree) if _OPTIMIZER.match(name) else None,
+            )
             file.check_unchanged()
-            return _File(number=number, name=name, identity=file.identity, contents=contents, optimizer_step=step)
-    except IncompleteCheckpoint as error:
-        raise IncompleteCheckpoint(f"{name}: {error}") from error
-    except RefusedCheckpoint as error:
-        raise RefusedCheckpoint(f"{name}: {error}") from error
+            return found
+    except (IncompleteCheckpoint, RefusedCheckpoint) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _counters(tree: dict[Any, Any], layout: Layout | None) -> dict[str, int]:
@@ -173,7 +178,7 @@ class _Placing:
         """
         first = self._states[0]
         if self._stage not in {1, 2, 3} or self._ranks < 1:
-            raise RefusedCheckpoint(f"{self._shards[0].name} does not tell its ZeRO stage and its number of partitions")
+            raise RefusedCheckpoint(f"{self._shards[0].name} does not say its ZeRO stage and its number of partitions")
         for files, wanted in ((self._shards, self._ranks), (self._states, self._ranks if self._stage == 3 else 1)):
             if len(files) < wanted:
                 raise IncompleteCheckpoint(f"{len(files)} of {wanted} ranks' files such as {files[0].name} are there")
@@ -185,7 +190,7 @@ class _Placing:
         self._frozen()
         groups = first.tree.get("param_shapes")
         if not isinstance(groups, list) or not all(isinstance(shapes, dict) for shapes in groups):
-            raise RefusedCheckpoint(f"{first.name} does not tell the shapes of the parameters")
+            raise RefusedCheckpoint(f"{first.name} does not say the shapes of the parameters")
         if self._stage == 3:
             self._over_ranks({name: shape for shapes in groups for name, shape in shapes.items()})
         else:
@@ -227,7 +232,7 @@ class _Placing:
         self.extents.append(replace(extent, chunks=chunks))
 
     def _in_groups(self, groups: Sequence[dict[str, tuple[int, ...]]]) -> None:
-        """ZeRO-1 and 2: each group is one vector, its parts lie with the ranks one behind the other."""
+        """ZeRO-1 and 2: each group is one vector, of which the ranks have consecutive parts."""
         paddings = self._optimizers[0].get("param_alignment_paddings")
         parts = [self._flat(number, "single_partition_of_fp32_groups") for number in range(self._ranks)]
         for group, shapes in enumerate(groups):
@@ -336,3 +341,17 @@ def _number(value: object) -> int:
     if not isinstance(value, int):
         value = next(iter(vars(value).get("args", ())), None) if hasattr(value, "__dict__") else None
     return value if type(value) is int else 0
+
+
+FORMAT = FolderFormat(
+    name="deepspeed",
+    recognises=lambda _folder, names: any(map(_OPTIMIZER.match, names)),
+    read_layout=read_layout,
+    written_as=WrittenAs.SAFETENSORS,
+)
+# a folder of ZeRO too, until the shards of its optimizer are there
+WITHOUT_ZERO = FolderFormat(
+    name="deepspeed without ZeRO",
+    recognises=lambda _folder, names: any(map(_MODEL.match, names)),
+    read_layout=read_layout,
+)

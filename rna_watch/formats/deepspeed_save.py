@@ -1,6 +1,6 @@
 """Whether all files of a DeepSpeed folder are of one save: a second one under the same tag writes over them one by one.
 
-Model states tell their step. The shards of the optimizer tell only how many steps it has taken, and are written behind a
+Model states hold their step. The shards of the optimizer hold only how many steps it has taken, and are written behind a
 barrier after all model states: the ranks must agree, and no shard may be older than a model state.
 """
 
@@ -19,8 +19,7 @@ from rna_watch.layout.dtypes import DTYPES, widen
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rna_watch.formats.torch_zip import Contents
-    from rna_watch.layout.open_file import OpenFile
+    from rna_watch.formats.torch_zip import TorchZip
 
 _OPTIMIZER = "optimizer_state_dict"
 _COUNTS = ("step", "base_optimizer_state_step")
@@ -30,15 +29,14 @@ _SAME_SAVE_NS = 1_000_000_000  # clocks of network file systems differ a little
 # engines that write in the background, each file when its turn comes
 _IN_ANY_ORDER = ("nebula", "datastates_ckpt")
 
-Told = tuple[str, int, int | None]  # a file's name, when it was written, and the step that it tells
+Dated = tuple[str, int, int | None]  # a file's name, when it was written (ns), and the step in it
 
 
-def optimizer_step(file: OpenFile, contents: Contents) -> int | None:
-    """The most steps that any parameter of a shard's optimizer has taken, None if it does not say."""
-    tree = contents.tree
+def optimizer_step(content: TorchZip, tree: object) -> int | None:
+    """The most steps that any parameter of the optimizer in a shard's tree has taken, None if it does not say."""
     found: list[int] = []
     for value in _counts(tree.get(_OPTIMIZER) if isinstance(tree, dict) else None, _MAX_DEPTH):
-        number = _whole(file, contents, value)
+        number = _whole(content, value)
         if number is not None:
             found.append(number)
         if len(found) == _MOST:
@@ -56,17 +54,17 @@ def _counts(value: object, depth: int) -> Iterator[object]:
         yield from _counts(item, depth - 1)
 
 
-def _whole(file: OpenFile, contents: Contents, value: object) -> int | None:
+def _whole(content: TorchZip, value: object) -> int | None:
     """A count: a number of Python's, or of a tensor, which torch's optimizers keep as a float."""
     if type(value) is int:
         return value
     if not isinstance(value, PickledTensor) or prod(value.shape) != 1 or value.dtype not in DTYPES:
         return None
-    offset = storages.first_byte(value, lambda storage: contents.storages.get(storage.key))
+    offset = storages.first_byte(value, content.place)
     if offset is None:
         return None
     dtype = DTYPES[value.dtype]
-    bits = np.frombuffer(file.read(offset, dtype.itemsize), dtype=dtype.bits)
+    bits = np.frombuffer(content.file.read(offset, dtype.itemsize), dtype=dtype.bits)
     if not dtype.linear:
         return int(bits[0])
     wide = np.empty(1)
@@ -74,8 +72,8 @@ def _whole(file: OpenFile, contents: Contents, value: object) -> int | None:
     return int(wide[0]) if isfinite(wide[0]) else None
 
 
-def check_one_save(states: Sequence[Told], shards: Sequence[Told], config: object) -> None:
-    """Compare what the files tell.
+def check_one_save(states: Sequence[Dated], shards: Sequence[Dated], config: object) -> None:
+    """Compare steps and times of the files.
 
     Args:
         states: the model states.
@@ -94,7 +92,7 @@ def check_one_save(states: Sequence[Told], shards: Sequence[Told], config: objec
             )
     if _in_any_order(config):
         return
-    oldest, newest = min(shards, key=lambda told: told[1]), max(states, key=lambda told: told[1])
+    oldest, newest = min(shards, key=lambda each: each[1]), max(states, key=lambda each: each[1])
     if oldest[1] + _SAME_SAVE_NS < newest[1]:
         raise IncompleteCheckpoint(
             f"{oldest[0]} is older than {newest[0]}, which is written before it: the folder is being written again (if it is a "

@@ -1,7 +1,7 @@
 """Checkpoints that are folders of ordinary weight files: Hugging Face, PEFT, Accelerate; the model in one file or in shards.
 
-Recognised by the names of their files. The model is complete when every shard that the index names is, and when what
-the trainer writes last is there.
+They are recognised by the names of their files. The model is complete when every shard that the index names is complete and
+what the trainer writes last is there.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+from rna_watch.formats.format import FolderFormat, ReadFile
+from rna_watch.layout.artifacts import is_output
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Extent, Layout, TensorView
-from rna_watch.layout.open_file import OpenFile
 
-NAME = "folder"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # a model's files, in the order in which loaders look for them; an index names shards
 _MODELS = (
     "model.safetensors",
@@ -40,9 +41,9 @@ _STATE_FILES = (
     r"(optimizer|scheduler|lr_scheduler|scaler|rng_state|random_states|sampler|dl_state_dict|custom_checkpoint"
     r"|trainer_state|training_args)[\w.]*"
 )
-# of a resumable training: never part of a model that is given back
+# of a resumable training: never part of a model that is written out
 _TRAINING = re.compile(rf"^{_STATE_FILES}$|^latest$|^global_step\d+$|^zero_to_fp32\.py$|^\.", re.IGNORECASE)
-# what may stand there before the weights do: a folder with anything else in it is not known to become ours
+# files that may be there before the weights: a folder with any other file is not known to become a checkpoint
 _BEFORE_WEIGHTS = re.compile(
     rf"^{_STATE_FILES}$|\.(json|jsonl|jinja|txt|md|py|model|tiktoken)$|^\.tmp\w{{6}}$", re.IGNORECASE
 )
@@ -55,8 +56,6 @@ _RANDOM_STATES = "random_states_0.pkl"
 _ADAPTER_CONFIG = "adapter_config.json"
 _CARRIED_LIMIT = 10_000
 _TAIL_BYTES = 64
-_PIECE_BYTES = 2**20
-ReadFile = Callable[[str, str | None], Layout]
 
 
 def recognises(folder: str, names: set[str]) -> bool:
@@ -78,7 +77,7 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
     Args:
         folder: the checkpoint.
         source: key path of the model inside its files.
-        read_file: gives the layout of one of its files.
+        read_file: returns the layout of one of its files.
 
     Raises:
         IncompleteCheckpoint: something that is written later is not there yet.
@@ -92,10 +91,8 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
     for name in shards:
         try:
             layouts.append(read_file(os.path.join(folder, name), source))  # noqa: PTH118
-        except IncompleteCheckpoint as error:
-            raise IncompleteCheckpoint(f"{name}: {error}") from error
-        except RefusedCheckpoint as error:
-            raise RefusedCheckpoint(f"{name}: {error}") from error
+        except (IncompleteCheckpoint, RefusedCheckpoint) as error:
+            raise type(error)(f"{name}: {error}") from error
     joined = join(layouts)
     absent = weight_map.keys() - {view.name for view in joined.tensors}
     if absent:
@@ -106,7 +103,7 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
     counters = {key: int(state[name]) for key, name in (("step", "global_step"),) if isinstance(state.get(name), int)}
     return replace(
         joined,
-        format=f"{NAME} of {joined.format}",
+        format=f"{FORMAT.name} of {joined.format}",
         kinds=tuple(layout.format for layout in layouts),
         root=folder,
         carried=tuple(_carried(folder, {*shards}, index)),
@@ -153,7 +150,7 @@ def _trainer_state(folder: str, names: set[str]) -> dict[str, Any]:
 
 
 def _check_order(folder: str, names: set[str], shards: Sequence[str], index: str) -> None:
-    """What is written last must not be older than the weights: else a folder is being written again, over an old save.
+    """Check that what is written last is not older than the weights, as it is while a folder is written over an old save.
 
     Raises:
         IncompleteCheckpoint: it is, and what shows it.
@@ -171,7 +168,7 @@ def _check_order(folder: str, names: set[str], shards: Sequence[str], index: str
 
 def _neighbour_with(folder: str, pattern: re.Pattern[str], name: str) -> str:
     """The name of another checkpoint of the same training that has a file ("" if none has, or if this one is ours)."""
-    if os.path.exists(f"{os.path.normpath(folder)}.json"):  # noqa: PTH110 - the manifest of a model that we gave back
+    if is_output(Path(folder)):
         return ""
     above = os.path.dirname(os.path.abspath(folder))  # noqa: PTH100, PTH120
     try:
@@ -182,7 +179,7 @@ def _neighbour_with(folder: str, pattern: re.Pattern[str], name: str) -> str:
 
 
 def _check_ends(folder: str, names: set[str]) -> None:
-    """JSON is written in place: what has its beginning and not its end is being written.
+    """Check that JSON files, which are written in place, have their ends.
 
     Raises:
         IncompleteCheckpoint: such a file, and which.
@@ -258,7 +255,7 @@ def _is_state_folder(name: str) -> bool:
 
 
 def join(layouts: Sequence[Layout]) -> Layout:
-    """Several files as one checkpoint: their tensors side by side.
+    """Several files as one checkpoint: the tensors of all.
 
     Raises:
         RefusedCheckpoint: two of them hold a tensor of the same name.
@@ -294,21 +291,4 @@ def join(layouts: Sequence[Layout]) -> Layout:
     )
 
 
-def carried_differences(model: Layout, newest: Layout) -> dict[str, int]:
-    """How many bytes of the files that both carry differ, by file; a file that only one of the two has does not count."""
-    own = {model.inside(file): file for file in model.carried}
-    counts: dict[str, int] = {}
-    for theirs in newest.carried:
-        name = newest.inside(theirs)
-        if name not in own:
-            continue
-        count = abs(own[name].size_bytes - theirs.size_bytes)
-        with OpenFile(own[name].path) as stored, OpenFile(theirs.path) as source:
-            shared = min(stored.size_bytes, source.size_bytes)
-            for offset in range(0, shared, _PIECE_BYTES):
-                size = min(_PIECE_BYTES, shared - offset)
-                a, b = (np.frombuffer(each.read(offset, size), dtype=np.uint8) for each in (stored, source))
-                count += int(np.count_nonzero(a != b))
-        if count:
-            counts[name] = count
-    return counts
+FORMAT = FolderFormat(name="folder", recognises=recognises, read_layout=read_layout)

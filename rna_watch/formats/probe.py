@@ -4,70 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import (
-    dcp,
-    deepspeed,
-    embedded_averages,
-    hugging_face,
-    recorded_gradient,
-    safetensors_file,
-    torch_legacy,
-    torch_zip,
-)
+from rna_watch.formats import embedded_averages, recorded_gradient, registry
 from rna_watch.layout.identity import identify_folder
 from rna_watch.layout.open_file import OpenFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from rna_watch.formats.format import FileFormat
     from rna_watch.layout.layout import Layout
 
 _HEAD_BYTES = 64
+_FEWEST_BYTES = 9  # by which every format is recognised
 _LFS = b"version https://git-lfs"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
-    """What a format offers: recognition by the first bytes, the layout, and the repair of a patched clone."""
-
-    recognises: Callable[[bytes], bool]
-    read_layout: Callable[[OpenFile, str | None], Layout]
-    repair: Callable[[OpenFile, dict[int, tuple[int, int]], int], None] | None
-
-
-FORMATS: dict[str, Format] = {
-    torch_zip.NAME: Format(recognises=torch_zip.recognises, read_layout=torch_zip.read_layout, repair=torch_zip.repair),
-    safetensors_file.NAME: Format(
-        recognises=safetensors_file.recognises, read_layout=safetensors_file.read_layout, repair=None
-    ),
-    torch_legacy.NAME: Format(recognises=torch_legacy.recognises, read_layout=torch_legacy.read_layout, repair=None),
-    # a shard begins like a torch zip: only its name tells
-    dcp.SHARD: Format(recognises=lambda _: False, read_layout=dcp.read_shard, repair=dcp.repair),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderFormat:
-    """What a format of whole folders offers: recognition by the names in it, and the layout."""
-
-    recognises: Callable[[str, set[str]], bool]
-    read_layout: Callable[[str, str | None, Callable[[str, str | None], Layout]], Layout]
-
-
-FOLDERS: dict[str, FolderFormat] = {
-    dcp.NAME: FolderFormat(recognises=dcp.recognises, read_layout=dcp.read_layout),
-    deepspeed.NAME: FolderFormat(recognises=deepspeed.recognises, read_layout=deepspeed.read_layout),
-    hugging_face.NAME: FolderFormat(recognises=hugging_face.recognises, read_layout=hugging_face.read_layout),
-}
-
-
-def folder_format(path: str, names: set[str]) -> FolderFormat | None:
-    """The format that takes a folder with these entries for a checkpoint as a whole, if one does."""
-    return next((each for each in FOLDERS.values() if each.recognises(path, names)), None)
 
 
 def probe(path: str, source: str | None = None) -> Layout:
@@ -112,7 +62,7 @@ def _probe(path: str, source: str | None) -> Layout:
 def _probe_folder(path: str, source: str | None) -> Layout:
     try:
         before = identify_folder(path)
-        found = folder_format(path, set(os.listdir(path)))  # noqa: PTH208
+        found = registry.recognised_folder(path, set(os.listdir(path)))  # noqa: PTH208
         if found is None:
             raise RefusedCheckpoint(
                 "it is not a regular file, nor a folder of a kind that is known; name a checkpoint in it"
@@ -139,17 +89,16 @@ def _probe_file(path: str, source: str | None) -> Layout:
     return layout
 
 
-def _format_of(file: OpenFile) -> Format:
+def _format_of(file: OpenFile) -> FileFormat:
     head = os.pread(file.descriptor, _HEAD_BYTES, 0)
     if not head.strip(b"\0"):
         raise IncompleteCheckpoint("it is empty" if not head else "it begins with zeros: not written yet")
-    if file.identity.path.endswith(dcp.ENDING):
-        return FORMATS[dcp.SHARD]
-    for candidate in FORMATS.values():
-        if candidate.recognises(head):
-            return candidate
-    if len(head) < _HEAD_BYTES and (torch_zip.MAGIC.startswith(head[:4]) or len(head) < 9):
+    found = registry.recognised_file(file.identity.path, head)
+    if found is not None:
+        return found
+    if len(head) < _FEWEST_BYTES:
         raise IncompleteCheckpoint(f"it has only {len(head)} bytes so far")
     if head.startswith(_LFS):
         raise RefusedCheckpoint("it is a Git LFS pointer, not the file itself; run `git lfs pull`")
-    raise RefusedCheckpoint("it is neither a torch.save zip file nor a safetensors file")
+    known = ", ".join(each.name for each in registry.FILES if each.endings)
+    raise RefusedCheckpoint(f"it is in no format that is known ({known})")

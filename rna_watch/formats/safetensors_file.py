@@ -1,8 +1,8 @@
 """The safetensors format, one file: a JSON header with the tensors' byte ranges, then their bytes.
 
-Complete means that header and ranges cover the file exactly; a shorter or a longer file is still being written. So is one
-with holes: release candidates of safetensors 0.7.1 and 0.8.0 give a file its size first. Zeros that were written are no hole;
-a copy that left them out has some, and is taken once it has rested.
+A file is complete when header and ranges cover it exactly; a shorter or a longer one is still being written. So is one with
+holes, as release candidates of safetensors 0.7.1 and 0.8.0 set a file's size first. Zeros that were written are no hole; a
+sparse copy has some, and is taken as complete two minutes after its last change.
 Format: https://huggingface.co/docs/safetensors, "Format".
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats import model_source
+from rna_watch.formats.format import FileFormat
 from rna_watch.layout.dtypes import DTYPES, PAIRS
 from rna_watch.layout.layout import Chunk, Extent, Layout, Role, TensorView
 from rna_watch.layout.strides import contiguous
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from rna_watch.layout.open_file import OpenFile
 
-NAME = "safetensors"
 _HEADER_LIMIT = 100_000_000
 _COUNT = re.compile(r"[0-9]{1,18}")
 _SAMPLES = 1024
@@ -54,11 +54,6 @@ _NAMES = {
     "F8_E8M0": "float8_e8m0fnu",
 }
 STORED_NAMES = {dtype: name for name, dtype in _NAMES.items()}
-
-
-def recognises(head: bytes) -> bool:
-    """Whether a file that begins so can be one of ours: a header length that is allowed, then a brace."""
-    return len(head) >= 9 and head[8:9] == b"{" and struct.unpack_from("<Q", head)[0] <= _HEADER_LIMIT
 
 
 def read_layout(file: OpenFile, source: str | None = None) -> Layout:
@@ -96,7 +91,7 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
         )
     extents, views = _place(entries, base)
     return Layout(
-        format=NAME,
+        format=FORMAT.name,
         files=(file.identity,),
         source="",
         tensors=views,
@@ -176,3 +171,16 @@ def _fingerprint(file: OpenFile, header: bytes, extents: Sequence[Extent]) -> st
             for sample in file.samples(chunk.offset_bytes, chunk.count * DTYPES[extent.dtype].itemsize, number):
                 digest.update(sample)
     return digest.hexdigest()
+
+
+def _recognises(_path: str, head: bytes) -> bool:
+    """A header length that is allowed, then a brace."""
+    return len(head) >= 9 and head[8:9] == b"{" and struct.unpack_from("<Q", head)[0] <= _HEADER_LIMIT
+
+
+FORMAT = FileFormat(
+    name="safetensors",
+    recognises=_recognises,
+    read_layout=read_layout,
+    endings=(".safetensors",),
+)

@@ -1,4 +1,4 @@
-"""The format of `torch.save` before torch 1.6: pickles in a row, then the storages, one behind the other.
+"""The format of `torch.save` before torch 1.6: five pickles, then the storages, without gaps.
 
 A magic number, a protocol version, facts about the machine, the object itself and the list of storage keys are a pickle
 each; a storage is its number of elements in 8 bytes, then its bytes. There is no directory and no checksum: a file is
@@ -14,17 +14,16 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import model_source, optimizer_state, safe_pickle, storages
+from rna_watch.formats import safe_pickle, storages, torch_zip
+from rna_watch.formats.format import FileFormat
 from rna_watch.formats.safe_pickle import Storage, StorageType
 from rna_watch.layout.dtypes import DTYPES
-from rna_watch.layout.layout import Layout
 from rna_watch.layout.open_file import HEADER_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from rna_watch.formats.safe_pickle import PickledTensor
+    from rna_watch.layout.layout import Layout
     from rna_watch.layout.open_file import OpenFile
 
-NAME = "torch legacy"
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 _OPENING = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
@@ -48,19 +47,6 @@ _ITEM_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()} | {
 }
 # a short text of digits, in any pickle protocol: the addresses that serve as keys are such
 _KEY = re.compile(rb"(?:X.\0\0\0|[\x8cU].)(\d+)", re.DOTALL)
-
-
-def recognises(head: bytes) -> bool:
-    """Whether a file that begins so can be one of ours, or of those in a tar archive that came before."""
-    if head in _TAR_NAMES:
-        return True
-    opening = head[11:] if head[2:3] == _FRAME else head[2:]
-    return (
-        len(head) >= 9
-        and head[:1] == b"\x80"
-        and head[1] in _PICKLE_PROTOCOLS
-        and _OPENING.startswith(opening[: len(_OPENING)])
-    )
 
 
 def read_layout(file: OpenFile, source: str | None = None) -> Layout:
@@ -92,27 +78,14 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
         raise RefusedCheckpoint(str(error)) from error
     _check_keys(keys, references)
     places = _walk(file, stream.position, keys, references)
-    path, tensors = model_source.find_model(tree, source)
 
     def locate(storage: Storage) -> tuple[int, int]:
         return places[storage.key][0], storage.count * _ITEM_BYTES[storage.dtype]
 
-    def value(tensor: PickledTensor) -> bytes | None:
-        offset = storages.first_byte(tensor, locate)
-        return None if offset is None else file.read(offset, DTYPES[tensor.dtype].itemsize)
+    def fingerprint() -> str:
+        return _fingerprint(file, end_of_tree, [(key, *places[key]) for key in references.storages])
 
-    extents, views = storages.place(tensors, locate)
-    return Layout(
-        format=NAME,
-        files=(file.identity,),
-        source=path,
-        tensors=views,
-        extents=extents,
-        counters=model_source.counters(tree, value),
-        fingerprint=_fingerprint(file, end_of_tree, [(key, *places[key]) for key in references.storages]),
-        optimizer=optimizer_state.find_optimizer(tree, lambda tensor: storages.first_byte(tensor, locate)),
-        sources=model_source.sources(tree),
-    )
+    return storages.layout(file, FORMAT.name, tree, source, locate, fingerprint)
 
 
 class _Stream:
@@ -264,3 +237,25 @@ def _fingerprint(file: OpenFile, end_of_tree: int, parts: list[tuple[str, int, i
         for sample in file.samples(offset, size, number):
             digest.update(sample)
     return digest.hexdigest()
+
+
+def _recognises(_path: str, head: bytes) -> bool:
+    """The first pickle, or that of the tar archives that came before."""
+    if head in _TAR_NAMES:
+        return True
+    opening = head[11:] if head[2:3] == _FRAME else head[2:]
+    return (
+        len(head) >= 9
+        and head[:1] == b"\x80"
+        and head[1] in _PICKLE_PROTOCOLS
+        and _OPENING.startswith(opening[: len(_OPENING)])
+    )
+
+
+FORMAT = FileFormat(
+    name="torch legacy",
+    recognises=_recognises,
+    read_layout=read_layout,
+    endings=torch_zip.FORMAT.endings,
+    not_alone="it is in torch's old format, which is only patched; save it with torch 1.6 or newer",
+)

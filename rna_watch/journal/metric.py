@@ -1,4 +1,4 @@
-"""The metric that decides, as far as the journal tells it: its name, its direction, its values at a checkpoint."""
+"""The metric that decides, as far as the journal tells it: its name, its direction, its values, and which of them is best."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, kind_of
+from rna_watch.acceleration.significance import Mode, gain, ranked
+from rna_watch.journal.replay import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,9 +27,7 @@ class Metric:
     def best(self, values: Iterable[float | None]) -> float | None:
         """The best of these values; those that are no number never win."""
         finite = [value for value in values if value is not None and math.isfinite(value)]
-        if not finite:
-            return None
-        return max(finite) if self.mode == "max" else min(finite)
+        return next(iter(ranked(finite, float, "max" if self.mode == "max" else "min")), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,27 @@ def metric_of(state: RunState) -> Metric | None:
             if metrics:
                 return Metric(name=next(iter(metrics)), mode=None)
     return None
+
+
+def best_so_far(state: RunState, name: str) -> float | None:
+    """The value of a checkpoint's model, if it is better than its original and every original and model before; else None.
+
+    Only what one evaluator said is compared.
+    """
+    current, settled = state.checkpoints[name], state.metric
+    if settled is None or current.chosen is None or not current.chosen.better_than_original:
+        return None
+    said: list[Metrics | None] = [metrics for judge, metrics in state.replaced if judge == current.judge]
+    for other in list(state.checkpoints.values()):  # a copy: another thread may add to them
+        if other.judge == current.judge:
+            said += [other.evaluations.get("last")]
+            if other.name != name and other.stage is Stage.PUBLISHED and other.chosen:
+                said += [other.chosen.metrics.get("chosen")]
+    values = [_value(metrics, settled.metric) for metrics in (current.chosen.metrics.get("chosen"), *said)]
+    value, *others = (each if each is not None and math.isfinite(each) else None for each in values)
+    mode: Mode = "max" if settled.mode == "max" else "min"
+    beats = value is not None and all(gain(value, other, mode) > 0 for other in others if other is not None)
+    return value if beats else None
 
 
 def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:

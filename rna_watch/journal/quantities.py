@@ -19,7 +19,12 @@ def plain(text: str) -> str:
 
     Names of files and messages of evaluators are other people's: escape codes, line ends, or bytes that are no text.
     """
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """The text with every character replaced that a terminal would obey, and its spaces as they are."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def size(count_bytes: float) -> str:

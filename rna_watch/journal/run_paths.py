@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import StoreError, UsageError
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ class RunPaths:
 
     @property
     def state(self) -> Path:
-        """Journal, lock, log and window store."""
+        """Journal, lock, log and pins."""
         return self.output / ".rna-watch"
 
     @property
@@ -64,9 +65,22 @@ class RunPaths:
         return self.state / "stop"
 
     @property
-    def window(self) -> Path:
-        """The window store: pinned checkpoints."""
-        return self.state / "window"
+    def pins(self) -> Path:
+        """Checkpoints that are kept while a window may need them."""
+        return self.state / "pins"
+
+    @property
+    def pin_folders(self) -> tuple[Path, Path]:
+        """Where pins may lie: in their folder, or in that of version 0.1.0 until a later one has watched the run."""
+        return self.pins, self.state / "window"
+
+    def pinned(self, recorded: str) -> Path:
+        """Where the pin is that an event records by its path below `output`, in whichever folder it lies by now."""
+        path = self.output / recorded
+        if path.parent not in self.pin_folders:
+            return path
+        places = [folder / path.name for folder in self.pin_folders]
+        return next((place for place in places if place.exists()), places[0])
 
     @property
     def scratch(self) -> Path:
@@ -78,18 +92,40 @@ class RunPaths:
         return str(path.relative_to(self.models))
 
     def create(self) -> None:
-        """Make the folders.
+        """Make the folders; that of the pins only if `adopt_pins` will not.
 
         Raises:
             StoreError: they cannot be made.
         """
+        pins, old = self.pin_folders
         try:
-            for folder in (self.models, self.state, self.window):
+            for folder in (self.models, self.state, *([] if old.exists() else [pins])):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
                 f"cannot make {error.filename}: {error.strerror}; name a folder that can be written with --output"
             ) from error
+
+
+def adopt_pins(paths: RunPaths) -> None:
+    """Take over the pins of version 0.1.0, by one rename; whoever calls this holds the run's lock.
+
+    Where version 0.1.0 worked on after a later one there are two folders, and what is in the old one is moved. At whatever
+    moment this ends, `RunPaths.pinned` finds each pin.
+
+    Raises:
+        StoreError: the folder cannot be renamed.
+    """
+    pins, old = paths.pin_folders
+    try:
+        if pins.is_dir() and any(pins.iterdir()) and old.is_dir():
+            for pin in old.iterdir():
+                pin.rename(pins / pin.name)
+            old.rmdir()
+        elif old.exists():
+            old.rename(pins)
+    except OSError as error:
+        raise StoreError(f"cannot rename {old} to {pins}: {error.strerror}; check the folders' permissions") from error
 
 
 def _registry_file(run: Path) -> Path:
@@ -193,8 +229,7 @@ def remember(paths: RunPaths) -> None:
     file = _registry_file(paths.run)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"run": str(paths.run), "output": str(paths.output)}))
-        os.replace(temporary, file)  # noqa: PTH105 - atomic by specification
+        with disk.replacing(file, durable=False) as temporary:
+            Path(temporary).write_text(json.dumps({"run": str(paths.run), "output": str(paths.output)}))
     except OSError:
         return

@@ -75,7 +75,7 @@ def verdict(chosen: e.Chosen) -> str:
 def _started(event: e.Started) -> str:
     evaluation = f"evaluated by {event.evaluator}" if event.evaluator else "nothing is evaluated: add --evaluator"
     return (
-        f"watching {event.run}, writing to {PurePath(event.output) / OUTPUT_TREE}; {event.engine} engine; {evaluation} "
+        f"watching {event.run}, writing to {PurePath(event.output) / OUTPUT_TREE}; {event.engine_name} engine; {evaluation} "
         f"(rna-watch {event.version}, {event.host}:{event.pid})"
     )
 

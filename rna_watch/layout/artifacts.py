@@ -1,24 +1,30 @@
-"""Which files are ours: manifests and serving copies, known by what stands beside them."""
+"""Which files are ours: models that have a manifest, and plain copies of models, wherever they lie."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-ENDING = ".export.safetensors"  # beside the model; never an input, wherever it lies
+ENDING = ".export.safetensors"  # of a plain copy; never an input
 
 
-def export_name(model: str) -> str:
-    """The name of a model's export, which lies beside it."""
-    return model + ENDING
+def manifest_path(model: Path) -> Path:
+    """The manifest of a model: in the same folder, under the model's full name plus `.json`."""
+    return Path(f"{model}.json")
 
 
-def is_manifest(path: str) -> bool:
-    """Whether a file is one of our manifests: then what it stands beside is an output, wherever it lies."""
+def export_path(model: Path) -> Path:
+    """The plain copy of a model: in the same folder, under the model's full name plus `ENDING`."""
+    return Path(f"{model}{ENDING}")
+
+
+def is_output(model: Path) -> bool:
+    """Whether a file or folder is one of our outputs, whether it is still there or not: its manifest is there."""
+    path = manifest_path(model)
     try:
-        if not Path(path).is_file():
+        if not path.is_file():
             return False  # a pipe would be waited for
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= {"schema", "inputs", "weights", "coefficients"}

@@ -1,50 +1,130 @@
-"""Acts on the disk: whole writes, shared blocks, fsync, temporary names, removal."""
+"""Acts on the disk: replacement at once, whole writes, shared blocks, temporary names, removal."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rna_watch.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TEMPORARY_PREFIX = ".rna-watch-"
+TEMPORARY_SUFFIX = ".tmp"
 _FICLONE = 0x40049409
 
 
-def share_blocks(reader: int, writer: int) -> None:
-    """Make a file's content that of another, sharing its blocks (reflink).
+def temporary_path(path: str) -> str:
+    """This process's temporary path for another, in the same folder: a dot begins its name, no checkpoint's ending ends it."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f"{TEMPORARY_PREFIX}{name}.{os.getpid()}{TEMPORARY_SUFFIX}")  # noqa: PTH118
+
+
+@contextmanager
+def replacing(path: str | Path, *, durable: bool) -> Iterator[str]:
+    """A temporary path; what was made there takes the name when the context ends, at once, in place of what had it.
+
+    Args:
+        path: the name of a file, a folder or a link; its folder exists.
+        durable: put what was made on the disk before it takes the name, and then the name: even when the machine stops, the
+            old one or the new one is there, whole.
 
     Raises:
-        OSError: the file system cannot (most cannot), or the two lie on different ones.
+        OSError: it cannot be written; then the old one stays, and nothing of the new one.
     """
-    fcntl.ioctl(writer, _FICLONE, reader)
+    temporary = temporary_path(str(path))
+    remove(temporary)
+    try:
+        yield temporary
+        if durable:
+            _sync(temporary)
+        _take_name(temporary, str(path))
+        if durable:
+            _sync_entry(os.path.dirname(path) or ".")  # noqa: PTH120
+    finally:
+        with suppress(OSError):
+            remove(temporary)
+
+
+@contextmanager
+def writing(path: str | Path, option: str = "--output") -> Iterator[None]:
+    """Errors of the disk in words.
+
+    Args:
+        path: what is written.
+        option: the option that names another folder for it.
+
+    Raises:
+        StoreError: there is no room, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; make room there, or name another folder with {option}"
+        ) from error
+
+
+def _take_name(temporary: str, path: str) -> None:
+    """Rename; a full folder cannot be renamed over, so it is swapped out and removed."""
+    if not os.path.isdir(temporary) or os.path.islink(temporary):  # noqa: PTH112, PTH114
+        os.replace(temporary, path)  # noqa: PTH105 - atomic by specification
+        return
+    old = f"{temporary}.old{TEMPORARY_SUFFIX}"
+    replaced = os.path.lexists(path)
+    if replaced:
+        os.rename(path, old)  # noqa: PTH104
+    try:
+        os.rename(temporary, path)  # noqa: PTH104
+    except OSError:
+        if replaced:
+            os.rename(old, path)  # noqa: PTH104
+        raise
+    remove(old)
+
+
+def _sync(path: str) -> None:
+    """Put a file on the disk, or a folder with all that is in it."""
+    for folder, _, names in os.walk(path):
+        for name in (*names, "."):
+            _sync_entry(os.path.join(folder, name))  # noqa: PTH118
+    if not os.path.isdir(path):  # noqa: PTH112
+        _sync_entry(path)
+
+
+def _sync_entry(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def share_blocks(reader: int, writer: int) -> bool:
+    """Make a file's content that of another, sharing its blocks (reflink); False where the file systems cannot (most)."""
+    try:
+        fcntl.ioctl(writer, _FICLONE, reader)
+    except OSError:
+        return False
+    return True
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    """Write all bytes at an offset, however the system splits them."""
+    """Write all bytes at an offset, however the system splits them.
+
+    Args:
+        descriptor: of the file.
+        data: bytes.
+        offset: where the first one goes.
+    """
     while data:
         count = os.pwrite(descriptor, data, offset)
         data, offset = data[count:], offset + count
-
-
-TEMPORARY_PREFIX = ".rna-watch-"
-
-
-TEMPORARY_SUFFIX = ".tmp"
-
-
-def temporary_name(name: str, owner: str) -> str:
-    """A name that no trainer's pattern matches: it begins with a dot and does not end like a checkpoint."""
-    return f"{TEMPORARY_PREFIX}{name}.{owner}{TEMPORARY_SUFFIX}"
-
-
-def settle(path: str, mtime_ns: int) -> None:
-    """Give a file that was written its time, and put it on the disk."""
-    writer = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.utime(writer, ns=(mtime_ns, mtime_ns))
-        os.fsync(writer)
-    finally:
-        os.close(writer)
 
 
 def remove(path: str) -> None:
@@ -53,12 +133,3 @@ def remove(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         Path(path).unlink(missing_ok=True)
-
-
-def sync_folder(folder: str) -> None:
-    """Put a folder's entries on the disk (fsync of a file does not cover its name)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rna_watch.formats import deepspeed, safetensors_file
+from rna_watch.formats import registry, safetensors_file
+from rna_watch.formats.format import WrittenAs
 from rna_watch.publishing import safetensors_writer
 from rna_watch.publishing.new_file import Rewriting
 
@@ -29,11 +30,11 @@ def plan(layout: Layout) -> Rewriting:
         else:
             first[view.extent] = view
     counters = {key: str(value) for key, value in layout.counters.items()}
-    made = safetensors_writer.safetensors(
+    made = safetensors_writer.skeleton(
         {view.name: view for view in first.values()}, {"format": "pt"} | counters | aliases
     )
     return Rewriting(
-        kind=safetensors_file.NAME,
+        format=safetensors_file.FORMAT,
         name=NAME,
         skeleton=made,
         bases=tuple(made.offsets[first[number].name] for number in range(len(layout.extents))),
@@ -42,7 +43,7 @@ def plan(layout: Layout) -> Rewriting:
 
 def published(layout: Layout) -> Layout:
     """A layout as the model that is published of it has it: of several names for one tensor, the first."""
-    if layout.format != deepspeed.NAME:
+    if registry.written_as(layout) is not WrittenAs.SAFETENSORS:
         return layout
     first = {view.extent: view for view in reversed(layout.tensors)}
     return replace(layout, tensors=tuple(view for view in layout.tensors if first[view.extent] is view))

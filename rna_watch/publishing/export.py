@@ -7,30 +7,24 @@ Of names for one tensor only the first is kept; the file's metadata say which na
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from rna_watch.errors import RefusedCheckpoint
-from rna_watch.publishing import safetensors_writer
-from rna_watch.window.copies import Strip, elements, strips
+from rna_watch.formats.probe import probe
+from rna_watch.layout import disk
+from rna_watch.publishing import new_file, safetensors_writer
+from rna_watch.window import copies, tasks_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rna_watch.layout.layout import Layout, TensorView
-    from rna_watch.publishing.safetensors_writer import Skeleton
+    from rna_watch.publishing.new_file import Skeleton
+    from rna_watch.window.copies import Copy
+    from rna_watch.window.tasks import Run
 
 SAFETENSORS = "safetensors"
 _FORMAT = {"format": "pt"}
-_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """What an export is made of: the file without its tensors, and the strips that fill it."""
-
-    skeleton: Skeleton
-    strips: tuple[Strip, ...]
 
 
 def plain_tensors(layout: Layout) -> tuple[dict[str, TensorView], dict[str, str]]:
@@ -55,44 +49,46 @@ def plain_tensors(layout: Layout) -> tuple[dict[str, TensorView], dict[str, str]
 def obstacle(layout: Layout) -> str:
     """In words, why a checkpoint's model cannot be exported ("" if it can)."""
     try:
-        safetensors_writer.safetensors(plain_tensors(layout)[0], _FORMAT)
+        safetensors_writer.skeleton(plain_tensors(layout)[0], _FORMAT)
     except RefusedCheckpoint as error:
         return str(error)
     return ""
 
 
-def plan(layout: Layout) -> Export:
-    """How a checkpoint's model is exported.
+def write(model: str, destination: str, source: str, run: Run) -> int:
+    """Write a model's export under its final name, whole or not at all; returns its size in bytes.
+
+    Args:
+        model: a checkpoint that is complete.
+        destination: the export's path; an existing file is replaced.
+        source: key path of the model inside it.
+        run: runs tasks, as an engine's `map` does.
 
     Raises:
-        RefusedCheckpoint: safetensors has no such dtype.
-    """
-    tensors, aliases = plain_tensors(layout)
-    made = safetensors_writer.safetensors(tensors, _FORMAT | aliases)
-    return Export(
-        skeleton=made,
-        strips=tuple(strip for name in tensors for strip in _strips(layout, tensors[name], made.offsets[name])),
-    )
-
-
-def _strips(layout: Layout, view: TensorView, offset_bytes: int) -> Iterator[Strip]:
-    return strips(layout.extents[view.extent], view.shape, view.stride, view.start, 0, offset_bytes)
-
-
-def compared(layout: Layout, path: str) -> tuple[list[str], list[str]]:
-    """Problems of a published model's export, and notes on it, in words.
-
-    Raises:
+        StoreError: there is no room, or the folder cannot be written.
         RefusedCheckpoint: safetensors has no such dtype.
         InputChanged: the model changed meanwhile.
     """
-    name = os.path.basename(path)  # noqa: PTH119 - a string crosses process boundaries
-    try:
-        found = problems(layout, path)
-    except OSError as error:
-        return [], [f"its plain copy {name} was not compared: {error.strerror or error}"]
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ([f"its plain copy {name}: {', '.join(found[:_SHOWN])}{more}"] if found else []), []
+    layout = probe(model, source or None)
+    made, copied = _plan(layout)
+    newest = max(layout.files, key=lambda file: file.mtime_ns)
+    with disk.writing(destination), disk.replacing(destination, durable=True) as temporary:
+        new_file.make(made, temporary, newest)
+        run(tasks_plan.copy_tasks(layout.files, chain(*copied.values()), (temporary,)))
+        os.utime(temporary, ns=(newest.mtime_ns, newest.mtime_ns))
+    return made.size_bytes
+
+
+def _plan(layout: Layout) -> tuple[Skeleton, dict[str, list[Copy]]]:
+    """The file without its tensors, and for each of those what fills it."""
+    tensors, aliases = plain_tensors(layout)
+    made = safetensors_writer.skeleton(tensors, _FORMAT | aliases)
+    return made, {
+        name: list(
+            copies.of_view(layout.extents[view.extent], view.shape, view.stride, view.start, 0, made.offsets[name])
+        )
+        for name, view in tensors.items()
+    }
 
 
 def problems(layout: Layout, path: str) -> list[str]:
@@ -103,20 +99,16 @@ def problems(layout: Layout, path: str) -> list[str]:
         RefusedCheckpoint: safetensors has no such dtype.
         InputChanged: the checkpoint changed meanwhile.
     """
-    tensors, aliases = plain_tensors(layout)
-    made = safetensors_writer.safetensors(tensors, _FORMAT | aliases)
-    with open(path, "rb") as file:  # noqa: PTH123 - a string crosses process boundaries
+    made, copied = _plan(layout)
+    with Path(path).open("rb") as file:
         if os.fstat(file.fileno()).st_size != made.size_bytes:
             return ["it has another size than its model's tensors take"]
         if any(_read(file, offset, len(data)) != data for offset, data in made.parts):
             return ["its header does not name its model's tensors"]
         return [
             f"{name} is not as in the model"
-            for name, view in tensors.items()
-            if any(
-                _read(file, strip.offset_bytes, strip.size_bytes) != bits.tobytes()
-                for strip, bits in elements(layout.files, list(_strips(layout, view, made.offsets[name])))
-            )
+            for name, own in copied.items()
+            if any(_read(file, at, len(data)) != data.tobytes() for _, at, data in copies.contents(layout.files, own))
         ]
 
 

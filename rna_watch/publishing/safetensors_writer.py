@@ -1,20 +1,16 @@
-"""Skeletons: new files with all but the tensors' bytes in them, which say where those go."""
+"""A safetensors file of contiguous tensors: its header, and where the tensors' bytes go."""
 
 from __future__ import annotations
 
 import json
-import os
 import struct
-from contextlib import suppress
-from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import RefusedCheckpoint, StoreError
+from rna_watch.errors import RefusedCheckpoint
 from rna_watch.formats.safetensors_file import STORED_NAMES
-from rna_watch.layout.disk import write_all
 from rna_watch.layout.dtypes import DTYPES
+from rna_watch.publishing.new_file import Skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,19 +18,7 @@ if TYPE_CHECKING:
     from rna_watch.layout.layout import TensorView
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skeleton:
-    """A file to be made: its size, what is known of its bytes, and the offset at which each part of the model goes.
-
-    `parts` are (offset, bytes); `offsets` are by name.
-    """
-
-    size_bytes: int
-    parts: tuple[tuple[int, bytes], ...]
-    offsets: dict[str, int]
-
-
-def safetensors(tensors: Mapping[str, TensorView], metadata: Mapping[str, str]) -> Skeleton:
+def skeleton(tensors: Mapping[str, TensorView], metadata: Mapping[str, str]) -> Skeleton:
     """A safetensors file of contiguous tensors, by name; the widest numbers come first, so that all are aligned.
 
     Raises:
@@ -62,29 +46,3 @@ def safetensors(tensors: Mapping[str, TensorView], metadata: Mapping[str, str]) 
         parts=((0, struct.pack("<Q", len(text)) + text),),
         offsets={name: base + offset for name, offset in offsets.items()},
     )
-
-
-def make(skeleton: Skeleton, path: str, mode: int) -> None:
-    """Make the file, of its full size.
-
-    Raises:
-        StoreError: there is no room, or the folder cannot be written.
-    """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            os.fchmod(descriptor, mode & 0o777 | 0o200)
-            os.ftruncate(descriptor, skeleton.size_bytes)
-            for offset, data in skeleton.parts:
-                write_all(descriptor, memoryview(data), offset)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        with suppress(OSError):
-            Path(path).unlink(missing_ok=True)
-        raise StoreError(cannot_write(path, error)) from error
-
-
-def cannot_write(path: str, error: OSError) -> str:
-    """What failed, and what to do about it."""
-    return f"cannot write {path}: {error.strerror or error}; make room there, or name another folder with --output"

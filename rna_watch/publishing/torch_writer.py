@@ -1,4 +1,4 @@
-"""A torch file with the model alone, at the key where the original has it: what lay beside is left out.
+"""A torch file with the model alone, at the key where the original has it: the rest of the file is left out.
 
 Counters stay, and what loaders build the model from (Lightning's hyper-parameters and version, `model_args`, `config`).
 
@@ -10,17 +10,18 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
+import zlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import RefusedCheckpoint
-from rna_watch.formats import model_source, torch_zip
+from rna_watch.formats import model_source, registry, torch_zip
+from rna_watch.formats.format import WrittenAs
 from rna_watch.formats.safe_pickle import STORAGES, PickledTensor
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import TensorView
-from rna_watch.layout.open_file import OpenFile
-from rna_watch.publishing.new_file import Rewriting
-from rna_watch.publishing.safetensors_writer import Skeleton
+from rna_watch.layout.open_file import opened
+from rna_watch.publishing.new_file import Rewriting, Skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,26 +44,24 @@ _MOST_VALUES, _DEEPEST = 100_000, 50
 
 
 def obstacle(layout: Layout) -> str:
-    """In words, why a model cannot be written alone where something lies beside it ("" if it can, or if it is alone)."""
-    if layout.format == "torch legacy":
-        return "it is in torch's old format, which is only patched; save it with torch 1.6 or newer"
-    if layout.format == torch_zip.NAME:
+    """In words, why a model cannot be written without the rest of its file ("" if it can, or if there is no rest)."""
+    if registry.written_as(layout, alone=True) is WrittenAs.TORCH_ZIP:
         try:
             plan(layout)
         except RefusedCheckpoint as error:
             return str(error)
-    return ""
+    return registry.file_format(layout.format).not_alone
 
 
 def plan(layout: Layout) -> Rewriting:
     """The file to be made of a torch zip file.
 
     Raises:
-        RefusedCheckpoint: the model in it is an object, or is known for an average by what lies beside it.
+        RefusedCheckpoint: the model in it is an object, or is known for an average by the rest of the file.
+        InputChanged: the file is gone or changed.
     """
-    with OpenFile(layout.files[0].path) as file:
-        tree = torch_zip.read_tree(file)
-        file.check_unchanged()
+    with opened(layout.files[:1]) as (file,):
+        tree = torch_zip.read(file).tree()
     if layout.averaged and layout.source == model_source.RAW_BESIDE_AVERAGE[1]:
         raise RefusedCheckpoint("its average of the weights would pass for the weights without those beside it")
     if isinstance(tree, dict) and _LIGHTNING in tree and not _plain(tree.get(_HYPER_PARAMETERS)):
@@ -87,7 +86,7 @@ def plan(layout: Layout) -> Rewriting:
         ]
     )
     return Rewriting(
-        kind=torch_zip.NAME, name="", skeleton=made, bases=tuple(made.offsets[storage] for storage in storages)
+        format=torch_zip.FORMAT, name="", skeleton=made, bases=tuple(made.offsets[storage] for storage in storages)
     )
 
 
@@ -215,7 +214,7 @@ def archive(records: Sequence[tuple[str, bytes | int]]) -> Skeleton:
     position = 0
     for name, content in records:
         size = len(content) if isinstance(content, bytes) else content
-        crc = torch_zip.checksum(content) if isinstance(content, bytes) else _UNKNOWN_CRC if size else 0
+        crc = zlib.crc32(content) if isinstance(content, bytes) else _UNKNOWN_CRC if size else 0
         path = f"archive/{name}".encode()
         large, far = size >= _LARGE, position >= _LARGE
         wide = struct.pack("<HHQQ", 1, 16, size, size) if large else b""

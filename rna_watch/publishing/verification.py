@@ -1,41 +1,30 @@
-"""Verification: where a published file parts from the recipe of its model, found with bounded memory.
-
-Letters: K checkpoints. Values are compared by their stored bits, so that -0.0 is not 0.0.
-"""
+"""Verification: a published model is recomputed from its manifest, and is what it claims, or not, or cannot be verified."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from rna_watch.errors import InputChanged
-from rna_watch.formats import checksums, hugging_face, torch_zip
-from rna_watch.layout.dtypes import DTYPES, Array, Float64, widen
-from rna_watch.layout.identity import check_unchanged
-from rna_watch.layout.layout import Role
-from rna_watch.layout.open_file import OpenFile
-from rna_watch.layout.strides import merge_runs, runs
-from rna_watch.window.combine import combined_blocks
-from rna_watch.window.segments import BLOCK_ELEMENTS, WindowReader, window_segments
+from rna_watch.acceleration.candidate import CLAMPED, COMBINED, RE_ESTIMATED
+from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.formats.probe import probe
+from rna_watch.layout.layout import difference
+from rna_watch.publishing import consolidated, differences, export
+from rna_watch.publishing.manifest import SCHEMA
+from rna_watch.window.combine import Combination
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Sequence
 
-    from rna_watch.layout.layout import Layout, TensorView
-    from rna_watch.window.combine import Combination
-    from rna_watch.window.segments import Place, Segment
+    from rna_watch.layout.layout import Layout
 
-_COPY_BYTES = 2**20
-_SHOWN = 5
-_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_SUM_TOLERANCE = 1e-9
+_UPDATE = "this rna-watch does not know it, update it"
 
 
 class Verdict(StrEnum):
@@ -94,269 +83,207 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A tensor that is not what it should be: how many of its elements differ, and by how much at most."""
+class Manifest:
+    """What of a manifest says how the model is made; inputs oldest first."""
 
-    name: str
-    differing: int
-    elements: int
-    largest: float
+    inputs: tuple[Input, ...]
+    statistics: str
+    candidate: str
+    source: str | None
+    rewritten: bool = False
+    export: str | None = None
 
 
-def combined_differences(
-    model: Layout, combination: Combination, groups: Sequence[Sequence[Segment]], block_elements: int = BLOCK_ELEMENTS
-) -> list[Difference]:
-    """The tensors of a file that are not, bit for bit, sum_k w_k y_k, in the model's order.
+class VerificationEnded(Exception):  # noqa: N818 - it is an outcome, not a failure
+    """Nothing (more) can be compared: the verdict that this makes, and why in words."""
+
+    def __init__(self, verdict: Verdict, *problems: str) -> None:
+        super().__init__(*problems)
+        self.verdict = verdict
+        self.problems = problems
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A manifest, checked: known schema, as many weights as inputs, all finite, with the sum 1.
+
+    Raises:
+        VerificationEnded: it is something else, and what.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        what = f"its manifest cannot be read: {error.strerror or error}"
+        raise VerificationEnded(Verdict.UNVERIFIABLE, what) from error
+    except (ValueError, RecursionError) as error:
+        raise VerificationEnded(Verdict.DIFFERS, f"its manifest is damaged: it is not JSON ({error})") from error
+    fields = content if isinstance(content, dict) else {}
+    schema, inputs, weights = (fields.get(key) for key in ("schema", "inputs", "weights"))
+    statistics = fields.get("statistics", CLAMPED)
+    problem = ""
+    if type(schema) is int and schema > SCHEMA:
+        raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest has schema {schema}: {_UPDATE}")
+    if type(schema) is not int or schema < 1:
+        problem = "it has no schema number"
+    elif not isinstance(inputs, list) or not inputs or not all(_is_input(each) for each in inputs):
+        problem = "it does not name its inputs with path and fingerprint"
+    elif not isinstance(weights, list) or not all(type(each) in {int, float} for each in weights):
+        problem = "it has no weights"
+    elif len(weights) != len(inputs):
+        problem = f"it has {len(weights)} weights for {len(inputs)} inputs"
+    elif not all(abs(each) < math.inf for each in weights):
+        problem = "a weight is not finite"
+    elif abs(math.fsum(weights) - 1) > _SUM_TOLERANCE:
+        problem = f"its weights sum to {math.fsum(weights):.12g}, not to 1"
+    if problem:
+        raise VerificationEnded(Verdict.DIFFERS, f"its manifest is damaged: {problem}")
+    if statistics not in {CLAMPED, COMBINED, RE_ESTIMATED}:
+        raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest says statistics: {statistics!r}; {_UPDATE}")
+    paired = zip(fields["inputs"], fields["weights"], strict=True)
+    return Manifest(
+        inputs=tuple(Input(path=i["path"], fingerprint=i["fingerprint"], weight=float(w)) for i, w in paired),
+        statistics=statistics,
+        candidate=str(fields.get("candidate") or fields.get("method") or ""),
+        source=str(fields.get("source") or "") or None,
+        rewritten=fields.get("optimizer_state") == "dropped",
+        export=Path(str(fields["export"])).name if fields.get("export") else None,
+    )
+
+
+def _is_input(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("path", "fingerprint"))
+
+
+def verify(manifest: Manifest, model: Path, find: Callable[[Input], Layout | str]) -> Verification:
+    """Recompute a model from its manifest, and compare it with its file bit for bit.
 
     Args:
-        model: the file, of the inputs' architecture.
-        combination: the recipe, K checkpoints.
-        groups: segments of (model, *inputs), cut as they were when the file was written: the last bits of a float64 sum
-            depend on the block it is computed in.
-        block_elements: elements of a block, likewise.
-
-    Raises:
-        InputChanged: a file changed meanwhile.
+        manifest: the recipe.
+        model: the file.
+        find: gives an input's layout, by its fingerprint, or says in words why it cannot.
     """
-    tally = _Tally(combination.layouts[-1])
-    with _Stored(model) as stored, WindowReader(combination.files) as reader:
-        for group in groups:
-            segments = [replace(segment, places=segment.places[1:]) for segment in group]
-            for number, start, bits in combined_blocks(reader, segments, combination.weights, block_elements):
-                segment = group[number]
-                found = stored.read(segment.places[0], start, len(bits), segment.dtype)
-                tally.add(segment, start, bits, found)
-    return tally.differences()
-
-
-def copied_differences(model: Layout, newest: Layout) -> list[Difference]:
-    """The integers and flags of a file that are not those of the newest checkpoint.
-
-    Raises:
-        InputChanged: a file changed meanwhile.
-    """
-    tally = _Tally(newest)
-    with _Stored(model) as stored, _Stored(newest) as source:
-        for segment in window_segments((model, newest), frozenset({Role.COPIED}), BLOCK_ELEMENTS):
-            found, wanted = (
-                each.read(places, 0, segment.count, segment.dtype)
-                for each, places in zip((stored, source), segment.places, strict=True)
-            )
-            tally.add(segment, 0, wanted, found)
-    return tally.differences()
-
-
-def differences_beside(model: Layout, newest: Layout) -> dict[str, int] | None:
-    """Bytes outside the model's tensors that are not the newest checkpoint's, by the part or the file they are in.
-
-    None where the two cannot be laid over each other, because the file was saved again. Checksums may differ.
-
-    Raises:
-        InputChanged: a file changed meanwhile.
-    """
-    places = [{extent.name: extent.chunks for extent in layout.extents} for layout in (model, newest)]
-    sizes = [[file.size_bytes for file in layout.files] for layout in (model, newest)]
-    if places[0] != places[1] or sizes[0] != sizes[1]:
-        return None
-    counts: dict[str, int] = {}
-    with _Stored(model) as stored, _Stored(newest) as source:
-        for file in range(len(newest.files)):
-            names, starts, ends = _parts(source.files[file], newest.kind(file))
-            where = f" of {newest.inside(newest.files[file])}" if newest.root else ""
-            for offset, size in _outside(newest, file):
-                a, b = (np.frombuffer(each.files[file].read(offset, size), dtype=np.uint8) for each in (stored, source))
-                if np.array_equal(a, b):
-                    continue
-                positions = offset + np.flatnonzero(a != b)
-                inside = np.searchsorted(starts, positions, side="right") - 1
-                known = (inside >= 0) & (positions < ends[inside])
-                for number, count in zip(*np.unique(np.where(known, inside, -1), return_counts=True), strict=True):
-                    name = names[number] if number >= 0 else "its headers"
-                    if name:
-                        counts[name + where] = counts.get(name + where, 0) + int(count)
-    return counts | hugging_face.carried_differences(model, newest)
-
-
-def sentences(differences: Sequence[Difference], what: str) -> list[str]:
-    """The first differences in words; `what` says what an element is that differs."""
-    found = [
-        f"{each.name}: {each.differing:,} of {each.elements:,} elements {'are' if each.differing > 1 else 'is'} {what}; "
-        f"largest difference {each.largest:.3g}"
-        for each in differences[:_SHOWN]
-    ]
-    more = len(differences) - _SHOWN
-    return [*found, f"and {more} more tensor{'s' * (more > 1)}"] if more > 0 else found
-
-
-def damage(layout: Layout) -> tuple[list[str], bool]:
-    """In words, what of a file does not match its checksums, and whether its writer kept any.
-
-    Raises:
-        InputChanged: the file changed meanwhile.
-    """
-    problems: list[str] = []
-    kept = True
-    with _Stored(layout) as stored:
-        for number, file in enumerate(stored.files):
-            pieces = ((chunk, extent.name) for extent in layout.extents for chunk in extent.chunks)
-            owners = sorted((chunk.offset_bytes, name) for chunk, name in pieces if chunk.file == number)
-            zips = checksums.zips(file, layout.kind(number))
-            kept &= bool(zips)
-            for base, part in zips:
-                found = checksums.damage(part, [(offset - base, name) for offset, name in owners if offset >= base])
-                problems += found or []
-                kept &= found is not None
-    return problems, kept
-
-
-def _parts(file: OpenFile, format_name: str) -> tuple[list[str], Array, Array]:
-    """The named parts of a file, ascending, with their first and end bytes; checksums have no name."""
-    parts: list[tuple[int, int, str]] = []
-    for base, part in checksums.zips(file, format_name):
-        for record in torch_zip.read_directory(part):
-            offset = torch_zip.payload_offset(part, record)
-            parts += [(base + field, base + field + 4, "") for field in checksums.checksum_fields(record, offset)]
-            parts.append((base + offset, base + offset + record.size_bytes, f"record {record.name}"))
-    parts = sorted(part for part in parts if part[0] < part[1]) or [(0, 0, "")]
-    return [part[2] for part in parts], np.array([part[0] for part in parts]), np.array([part[1] for part in parts])
-
-
-def _outside(layout: Layout, file: int) -> Iterator[tuple[int, int]]:
-    """The byte ranges (offset, size) of a file outside the model's tensors, in pieces."""
-    tensors = merge_runs(
-        (chunk.offset_bytes, chunk.count * DTYPES[extent.dtype].itemsize)
-        for extent in layout.extents
-        for chunk in extent.chunks
-        if chunk.file == file
+    found = [(each, find(each)) for each in manifest.inputs]
+    notes: tuple[str, ...] = ()
+    summary = ""
+    try:
+        problems, notes, summary = _check(manifest, model, found)
+        verdict = Verdict.DIFFERS if problems else Verdict.VERIFIED
+    except VerificationEnded as end:
+        problems, verdict = end.problems, end.verdict
+    except InputChanged as error:
+        problems, verdict = (f"{error}; try again",), Verdict.UNVERIFIABLE
+    except (IncompleteCheckpoint, RefusedCheckpoint) as error:
+        problems, verdict = (f"a file cannot be read any more: {error}",), Verdict.UNVERIFIABLE
+    except OSError as error:
+        problems, verdict = (f"it cannot be read: {error.strerror or error}",), Verdict.UNVERIFIABLE
+    return Verification(
+        output=str(model),
+        verdict=verdict,
+        problems=problems,
+        notes=notes,
+        inputs=tuple((each, None if isinstance(got, str) else got.path) for each, got in found),
+        summary=summary,
     )
-    position = 0
-    for start, count in [*tensors, (layout.files[file].size_bytes, 0)]:
-        for offset in range(position, start, _COPY_BYTES):
-            yield offset, min(_COPY_BYTES, start - offset)
-        position = start + count
 
 
-class _Stored:
-    """A checkpoint's own bytes, in a context that checks before and after that it is the one that was planned."""
+def _check(
+    manifest: Manifest, model: Path, found: Sequence[tuple[Input, Layout | str]]
+) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Problems, notes, and what was compared, in words.
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._open = ExitStack()
-        self.files: list[OpenFile] = []
-
-    def __enter__(self) -> _Stored:
-        try:
-            for identity in self._layout.files:
-                try:
-                    self.files.append(self._open.enter_context(OpenFile(identity.path)))
-                except OSError as error:
-                    raise InputChanged(f"{identity.path} cannot be opened any more ({error.strerror})") from error
-            self._check()
-        except BaseException:
-            self._open.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._check()
-        finally:
-            self._open.close()
-
-    def _check(self) -> None:
-        for identity, file in zip(self._layout.files, self.files, strict=True):
-            check_unchanged(identity, file.descriptor)
-
-    def read(self, places: Sequence[Place], start: int, count: int, dtype: str) -> Array:
-        """The stored bits of elements [start, start + count), counted over these places."""
-        bits = DTYPES[dtype].bits
-        parts = []
-        position = 0
-        for number, offset, size in places:
-            low, high = max(start, position), min(start + count, position + size)
-            if low < high:
-                at = offset + (low - position) * bits.itemsize
-                parts.append(self._bytes(number, at, (high - low) * bits.itemsize))
-            position += size
-        return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), dtype=bits)
-
-    def _bytes(self, number: int, offset: int, count: int) -> bytes:
-        path = self._layout.files[number].path
-        try:
-            data = os.pread(self.files[number].descriptor, count, offset)
-        except OSError as error:
-            raise InputChanged(f"{path} cannot be read any more ({error.strerror})") from error
-        if len(data) != count:
-            raise InputChanged(f"{path} became shorter while it was being read")
-        return data
+    Raises:
+        VerificationEnded: there is nothing (more) to compare.
+    """
+    missing = [
+        f"input {each.path} (weight {each.weight:+.4f}) {got}"
+        for each, got in found
+        if isinstance(got, str) and (each.weight != 0.0 or each is manifest.inputs[-1])
+    ]
+    published, damaged, checksums = _published(model, manifest.source, missing)
+    problems = [f"the file is damaged: {each}" for each in damaged]
+    if missing:
+        raise VerificationEnded(Verdict.DIFFERS if problems else Verdict.UNVERIFIABLE, *problems, *missing)
+    combination = Combination(
+        layouts=tuple(consolidated.published(got) for _, got in found if not isinstance(got, str)),
+        weights=tuple(each.weight for each, got in found if not isinstance(got, str)),
+        clamp=manifest.statistics != COMBINED,
+    ).without_zeros()
+    newest = combination.layouts[-1]
+    for layout in combination.layouts:
+        if why := difference(layout, newest):
+            raise VerificationEnded(Verdict.DIFFERS, *problems, f"its inputs do not fit together: {why}")
+    if why := difference(newest, published):
+        raise VerificationEnded(Verdict.DIFFERS, *problems, f"its tensors are not those of its newest input: {why}")
+    differing, notes, values = _compare(published, combination, manifest)
+    if differing and not damaged and (culprits := _damaged_inputs(combination)):
+        raise VerificationEnded(Verdict.UNVERIFIABLE, *culprits)
+    if not checksums:
+        instead = "; nor do its inputs, so one of them may have changed instead" if differing else ""
+        notes.append(f"the file keeps no checksums{instead}")
+    if manifest.export is not None:
+        copied, said = _compare_export(published, model.with_name(manifest.export))
+        differing, notes = differing + copied, notes + said
+    count = len(combination.layouts)
+    summary = f"{values:,} values are bit for bit the combination of {count} checkpoint{'s' * (count > 1)}"
+    named = f" ({manifest.candidate})" if manifest.candidate else ""
+    return (*problems, *differing), tuple(notes), summary + named
 
 
-class _Tally:
-    """Counts differing elements by the tensors that they belong to; of tensors that are the same view, the first."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._views: list[list[int]] = [[] for _ in layout.extents]
-        self._counts: dict[int, tuple[int, float]] = {}
-        seen = set()
-        for number, view in enumerate(layout.tensors):
-            key = (view.extent, view.shape, view.stride, view.start)
-            if key not in seen:
-                self._views[view.extent].append(number)
-            seen.add(key)
-
-    def add(self, segment: Segment, start: int, expected: Array, found: Array) -> None:
-        unsigned = _UNSIGNED[expected.itemsize]
-        where = np.flatnonzero(expected.view(unsigned) != found.view(unsigned))
-        if not len(where):
-            return
-        with np.errstate(invalid="ignore", over="ignore"):
-            by = np.abs(_values(found[where], segment.dtype) - _values(expected[where], segment.dtype))
-        positions = segment.start + start + where
-        for number in self._views[segment.extent]:
-            firsts, ends = _pieces(self._layout.tensors[number])
-            if not len(firsts) or positions[0] >= ends[-1] or positions[-1] < firsts[0]:
-                continue
-            piece = np.searchsorted(firsts, positions, side="right") - 1
-            inside = (piece >= 0) & (positions < ends[piece])
-            if inside.any():
-                count, largest = self._counts.get(number, (0, 0.0))
-                self._counts[number] = (
-                    count + int(np.count_nonzero(inside)),
-                    float(np.maximum(largest, by[inside].max())),
-                )
-
-    def differences(self) -> list[Difference]:
-        return [
-            Difference(
-                name=view.name,
-                differing=count,
-                elements=_elements(view),
-                largest=largest,
-            )
-            for view, (count, largest) in (
-                (self._layout.tensors[n], found) for n, found in sorted(self._counts.items())
-            )
-        ]
+def _published(model: Path, source: str | None, missing: Sequence[str]) -> tuple[Layout, list[str], bool]:
+    """The published file's layout, what of it is damaged, and whether it keeps checksums."""
+    try:
+        layout = probe(str(model), source)
+        return layout, *differences.damage(layout)
+    except FileNotFoundError:
+        what = "the model is gone, only its manifest is here"
+    except IncompleteCheckpoint as error:
+        what = f"the file is not complete: {error}"
+    except RefusedCheckpoint as error:
+        if not os.access(model, os.R_OK) or any(each.endswith(str(error)) for each in missing):
+            raise VerificationEnded(Verdict.UNVERIFIABLE, str(error), *missing) from error
+        what = f"the file is damaged: {error}"
+    raise VerificationEnded(Verdict.DIFFERS, what, *missing)
 
 
-def _values(bits: Array, dtype: str) -> Float64:
-    values = np.empty(len(bits), dtype=np.float64)
-    widen(bits, dtype, values)
-    return values
+def _compare(published: Layout, combination: Combination, manifest: Manifest) -> tuple[list[str], list[str], int]:
+    """Differences and notes in words, and how many values were compared."""
+    newest = combination.layouts[-1]
+    notes = []
+    given = [extent.name for extent in newest.extents if extent.role in differences.STATISTICS]
+    if manifest.statistics != RE_ESTIMATED:
+        given = []
+    elif given:
+        notes.append(
+            f"{len(given)} normalization statistics (such as {given[0]}) were re-estimated by forward passes: "
+            "they cannot be recomputed and were not checked"
+        )
+    combined, values = differences.combined_differences(published, combination, statistics=not given)
+    problems = differences.sentences(combined, "not the combination of its inputs")
+    problems += differences.sentences(
+        differences.copied_differences(published, newest), "not copied from its newest input"
+    )
+    beside = differences.differences_beside(published, newest)
+    if beside is None:
+        why = "the model alone was written" if manifest.rewritten else "the file was saved again since"
+        notes.append(f"{why}: what it holds beside the model was not compared")
+    elif beside:
+        parts = [f"{name} ({count:,} byte{'s' * (count > 1)})" for name, count in beside.items()]
+        problems.append(f"beside the model, this differs from its newest input: {differences.some(parts)}")
+    return problems, notes, values
 
 
-def _elements(view: TensorView) -> int:
-    """How many elements of its storage a tensor covers (an expanded one has fewer than its shape says)."""
-    firsts, ends = _pieces(view)
-    return min(math.prod(view.shape), int((ends - firsts).sum()))
+def _compare_export(published: Layout, path: Path) -> tuple[list[str], list[str]]:
+    """Problems of a published model's plain copy, and notes on it, in words."""
+    try:
+        found = export.problems(published, str(path))
+    except OSError as error:
+        return [], [f"its plain copy {path.name} was not compared: {error.strerror or error}"]
+    return ([f"its plain copy {path.name}: {differences.some(found)}"] if found else []), []
 
 
-@lru_cache(maxsize=64)
-def _pieces(view: TensorView) -> tuple[Array, Array]:
-    """The runs of a tensor's storage that it covers: first elements and ends."""
-    covered = np.array(runs(view.shape, view.stride, view.start), dtype=np.int64).reshape(-1, 2)
-    return covered[:, 0], covered[:, 0] + covered[:, 1]
+def _damaged_inputs(combination: Combination) -> list[str]:
+    """Inputs that no longer match their own checksums: then a difference says nothing about the model."""
+    return [
+        f"input {layout.path} is damaged: {problem}"
+        for layout in combination.layouts
+        for problem in differences.damage(layout)[0][:1]
+    ]

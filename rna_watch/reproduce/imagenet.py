@@ -6,10 +6,12 @@ nothing about ImageNet.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rna_watch.layout import disk
 from rna_watch.reproduce import networks_plot
 from rna_watch.reproduce.images.results import (
     AVERAGE_5,
@@ -30,7 +32,6 @@ from rna_watch.reproduce.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from rna_watch.reproduce.experiment import Plan, Settings
     from rna_watch.reproduce.images.spec import RunSpec
@@ -89,12 +90,10 @@ def generated(folder: Path, classes: int = 4, train: int = 30, test: int = 10) -
 
     if (folder / "val").is_dir():
         return folder
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
     random = np.random.default_rng(0)
-    for part, count in (("train", train), ("val", test)):
-        for number in range(classes):
-            place = temporary / part / f"n{number:08d}"
+    with disk.replacing(folder, durable=False) as temporary:
+        for (part, count), number in product((("train", train), ("val", test)), range(classes)):
+            place = Path(temporary, part, f"n{number:08d}")
             place.mkdir(parents=True)
             for i in range(count):
                 height, width = random.integers(40, 80, 2)
@@ -103,7 +102,6 @@ def generated(folder: Path, classes: int = 4, train: int = 30, test: int = 10) -
                 wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 0.6 + random.uniform(0, 6))
                 pixels = 128 + 60 * wave[..., None] + 25 * random.standard_normal((height, width, 3))
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(place / f"{part}_{i:04d}.JPEG", quality=90)
-    temporary.replace(folder)
     return folder
 
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from rna_watch.journal.quantities import printable
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ _TRAINERS = (
 )
 _SEQUENCE = 2
 _BLOT = "\0"  # what no name holds
+MOST_BESIDE = 3  # of several runs, groups or links are named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,22 +263,14 @@ def within(names: Mapping[str, int], folder: str) -> dict[str, int]:
     return {name[len(folder) + 1 :]: changed for name, changed in names.items() if name.startswith(f"{folder}/")}
 
 
-_MOST_BESIDE = 3
-
-
 @lru_cache(maxsize=1)
 def several_runs(names: tuple[str, ...], run: Path) -> tuple[str, str] | None:
     """The problem that several runs are watched as one, and its remedy, if these names are of several."""
     runs = discover(dict.fromkeys(names, 0)).runs
     if not runs:
         return None
-    listed = [each.folder for each in runs[:_MOST_BESIDE]]
+    listed = [each.folder for each in runs[:MOST_BESIDE]]
     more = f" and {len(runs) - len(listed)} more" if len(runs) > len(listed) else ""
     what = f"{len(runs)} runs lie here and are watched as one ({', '.join(listed)}{more}): windows may mix them"
     remedy = f"stop this and watch each by itself, such as: rna-watch start {shlex.quote(str(run / runs[-1].folder))}"
-    return _printable(what), _printable(remedy)
-
-
-def _printable(text: str) -> str:
-    """Names of any bytes, as a terminal takes them."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return printable(what), printable(remedy)

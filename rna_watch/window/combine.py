@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from rna_watch.layout.identity import FileIdentity
-    from rna_watch.window.segments import Place
 
 COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 
@@ -28,8 +28,7 @@ COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 class Combination:
     """A model as a recipe: these checkpoints (oldest first, the newest last) with these weights, which sum to one.
 
-    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise
-    equal.
+    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise equal.
     Integers and flags are the newest checkpoint's. Running variances are kept from going below zero if `clamp`.
     `values` are those extents, by number, that are not combined but given, as bytes.
     """
@@ -77,7 +76,7 @@ class Combination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """A run that was written: file number and byte offset in the clone, length, CRC-32 of the bytes."""
+    """A run of a tensor's bytes that was written: number of the file, byte offset, length, CRC-32."""
 
     file: int
     offset_bytes: int
@@ -88,7 +87,14 @@ class Patch:
 def combined_blocks(
     reader: WindowReader, segments: Sequence[Segment], weights: Sequence[float], block_elements: int = BLOCK_ELEMENTS
 ) -> Iterator[tuple[int, int, Array]]:
-    """The combination as (segment number, first element within it, bits in the stored dtype), in order."""
+    """The combination as (segment number, first element within it, bits in the stored dtype), in order.
+
+    Args:
+        reader: of the K checkpoints, oldest first.
+        segments: what to combine.
+        weights: K weights.
+        block_elements: elements of a block.
+    """
     w = np.asarray(weights[:-1], dtype=np.float64)
     total = np.empty(block_elements, dtype=np.float64)
     for block in reader.blocks(segments, block_elements):
@@ -124,56 +130,52 @@ def write_combination(
     outputs: Sequence[str],
     block_elements: int = BLOCK_ELEMENTS,
 ) -> list[Patch]:
-    """Write the combination of these segments into the clone, each at its place in the newest checkpoint.
+    """Write the combination of these segments, each at its target, or else at its place in the newest checkpoint.
 
     Args:
         files: the files of each of the K checkpoints.
         segments: what to write.
         weights: K weights.
-        outputs: the clone's files, numbered as the newest checkpoint's.
+        outputs: the files that are written, by number.
         block_elements: elements of a block.
 
     Raises:
         InputChanged: a checkpoint changed meanwhile.
-        OSError: the clone cannot be written.
+        OSError: an output cannot be written.
     """
     crcs = [0] * len(segments)
-    descriptors = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in outputs]
-    try:
-        with WindowReader(files) as reader:
-            for number, start, bits in combined_blocks(reader, segments, weights, block_elements):
-                file, offset, _ = _target(segments[number])
-                write_all(descriptors[file], bits.data.cast("B"), offset + start * bits.itemsize)
-                crcs[number] = zlib.crc32(bits.data, crcs[number])
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+    places = [segment.target or segment.places[-1][0] for segment in segments]
+    with ExitStack() as stack, WindowReader(files) as reader:
+        writers = {
+            file: stack.enter_context(Path(outputs[file]).open("r+b", buffering=0))
+            for file in {each[0] for each in places}
+        }
+        for number, start, bits in combined_blocks(reader, segments, weights, block_elements):
+            file, offset, _ = places[number]
+            write_all(writers[file].fileno(), bits.data.cast("B"), offset + start * bits.itemsize)
+            crcs[number] = zlib.crc32(bits.data, crcs[number])
     return [
-        Patch(
-            file=_target(segment)[0],
-            offset_bytes=_target(segment)[1],
-            size_bytes=segment.size_bytes,
-            crc=crc,
-        )
-        for segment, crc in zip(segments, crcs, strict=True)
+        Patch(file=file, offset_bytes=offset, size_bytes=segment.size_bytes, crc=crc)
+        for segment, (file, offset, _), crc in zip(segments, places, crcs, strict=True)
     ]
 
 
-def _target(segment: Segment) -> Place:
-    """Where a segment is written."""
-    return segment.target or segment.places[-1][0]
-
-
 def write_values(combination: Combination, target: Layout, outputs: Sequence[str]) -> list[Patch]:
-    """Write the values that are given instead of combined into the output's files, whose layout is the target's."""
+    """Write the values that are given instead of combined.
+
+    Args:
+        combination: the model, with such values.
+        target: its layout, with its chunks in the outputs.
+        outputs: the files that are written, by number.
+
+    Raises:
+        OSError: an output cannot be written.
+    """
     patches = []
     for number, data in combination.values:
         chunk = target.extents[number].chunks[0]
-        descriptor = os.open(outputs[chunk.file], os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            write_all(descriptor, memoryview(data), chunk.offset_bytes)
-        finally:
-            os.close(descriptor)
+        with Path(outputs[chunk.file]).open("r+b", buffering=0) as writer:
+            write_all(writer.fileno(), memoryview(data), chunk.offset_bytes)
         patches.append(
             Patch(file=chunk.file, offset_bytes=chunk.offset_bytes, size_bytes=len(data), crc=zlib.crc32(data))
         )

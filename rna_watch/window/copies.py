@@ -1,72 +1,105 @@
-"""Strips: parts of tensors that are carried over from a checkpoint to another place in the order of their logical elements.
+"""Copies: pieces of a checkpoint's files that are written elsewhere as they are, with bounded memory.
 
-A strip is a strided view of one extent, small enough to be held in memory, and the place where its elements go.
+A view is written in the order of its logical elements, so that a transposed tensor comes out contiguous.
 """
 
 from __future__ import annotations
 
-import os
 import zlib
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.errors import InputChanged
 from rna_watch.layout.disk import write_all
 from rna_watch.layout.dtypes import DTYPES, Array
-from rna_watch.layout.open_file import OpenFile
+from rna_watch.layout.layout import Chunk
+from rna_watch.layout.open_file import opened
 from rna_watch.layout.strides import contiguous, runs
 from rna_watch.window.combine import Patch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rna_watch.layout.identity import FileIdentity
-    from rna_watch.layout.layout import Chunk, Extent
+    from rna_watch.layout.layout import Extent
+    from rna_watch.layout.open_file import OpenFile
 
-STRIP_ELEMENTS = 2**20
-# scattered elements need an index beside them, and as many runs at most as `runs` gives
+# what is held in memory: contiguous elements, or scattered ones, which need an index as well, and as many runs at most as
+# `runs` gives
+_CONTIGUOUS_ELEMENTS = 2**20
 _SCATTERED_ELEMENTS = 2**18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Strip:
-    """Elements of an extent (a view of its storage), the chunks that hold them, and where they go: file and byte offset."""
+class Copy:
+    """A piece of a checkpoint's files, and the place where it goes: file and byte offset.
 
-    dtype: str
+    The piece is a view (`shape`, `stride`, `start`) of elements of `dtype` that lie in `chunks`; or, without a dtype, the
+    bytes of one chunk.
+    """
+
     chunks: tuple[Chunk, ...]
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    start: int
     file: int
     offset_bytes: int
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    start: int = 0
 
     @property
     def size_bytes(self) -> int:
         """Bytes to write."""
-        return prod(self.shape) * DTYPES[self.dtype].itemsize
+        return prod(self.shape) * DTYPES[self.dtype].itemsize if self.dtype else self.chunks[0].count
+
+    @property
+    def sources(self) -> list[int]:
+        """The numbers of the files that hold the piece."""
+        return sorted({chunk.file for chunk in self.chunks})
 
 
-def strips(
+def of_bytes(source: int, offset_bytes: int, size_bytes: int, file: int) -> Copy:
+    """A copy of raw bytes, to the same offset of another file.
+
+    Args:
+        source: number of the file that holds them.
+        offset_bytes: of the first one, in both files.
+        size_bytes: how many.
+        file: number of the file that is written.
+    """
+    chunk = Chunk(file=source, offset_bytes=offset_bytes, start=0, count=size_bytes)
+    return Copy(chunks=(chunk,), file=file, offset_bytes=offset_bytes)
+
+
+def of_view(
     extent: Extent, shape: tuple[int, ...], stride: tuple[int, ...], start: int, file: int, offset_bytes: int
-) -> Iterator[Strip]:
-    """A view of an extent, cut into strips that stand one behind the other at the place where they go."""
+) -> Iterator[Copy]:
+    """A view of an extent, cut into copies that stand one behind the other at the place where they go.
+
+    Args:
+        extent: the elements, numbered as in their storage.
+        shape: of the view.
+        stride: in elements.
+        start: number of the first element.
+        file: number of the file that is written.
+        offset_bytes: where the first element goes.
+    """
     itemsize = DTYPES[extent.dtype].itemsize
     for sizes, steps, first in _cut(shape, stride, start):
-        count = prod(sizes)
         last = first + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
-        yield Strip(
-            dtype=extent.dtype,
+        yield Copy(
             chunks=tuple(each for each in extent.chunks if each.start <= last and each.start + each.count > first),
+            file=file,
+            offset_bytes=offset_bytes,
+            dtype=extent.dtype,
             shape=sizes,
             stride=steps,
             start=first,
-            file=file,
-            offset_bytes=offset_bytes,
         )
-        offset_bytes += count * itemsize
+        offset_bytes += prod(sizes) * itemsize
 
 
 def _cut(
@@ -75,8 +108,8 @@ def _cut(
     """Views (shape, stride, start) that have the elements of one in its order."""
     count = prod(shape)
     if stride == contiguous(shape):
-        for first in range(0, count, STRIP_ELEMENTS):
-            yield (min(STRIP_ELEMENTS, count - first),), (1,), start + first
+        for first in range(0, count, _CONTIGUOUS_ELEMENTS):
+            yield (min(_CONTIGUOUS_ELEMENTS, count - first),), (1,), start + first
         return
     if count <= _SCATTERED_ELEMENTS:
         if count:
@@ -92,91 +125,75 @@ def _cut(
         yield (min(rows, shape[0] - row), *shape[1:]), stride, start + row * stride[0]
 
 
-def carry(files: Sequence[FileIdentity], group: Sequence[Strip], outputs: Sequence[str]) -> list[Patch]:
-    """Write strips of a checkpoint's files to their places in the outputs.
+def write_copies(files: Sequence[FileIdentity], copies: Iterable[Copy], outputs: Sequence[str]) -> list[Patch]:
+    """Write copies to their places; returns what was written of tensors.
+
+    Args:
+        files: the checkpoint's, as they were when the copies were planned.
+        copies: what to copy.
+        outputs: the files that are written.
 
     Raises:
         InputChanged: the checkpoint changed meanwhile.
         OSError: an output cannot be written.
     """
     patches = []
-    writers = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in outputs]
-    try:
-        for strip, bits in elements(files, group):
-            data = bits.data.cast("B")
-            write_all(writers[strip.file], data, strip.offset_bytes)
-            patches.append(
-                Patch(
-                    file=strip.file, offset_bytes=strip.offset_bytes, size_bytes=strip.size_bytes, crc=zlib.crc32(data)
-                )
-            )
-    finally:
-        for writer in writers:
-            os.close(writer)
+    for number, group in groupby(copies, key=lambda each: each.file):
+        with Path(outputs[number]).open("r+b", buffering=0) as writer:
+            for each, offset, data in contents(files, group):
+                write_all(writer.fileno(), data, offset)
+                if each.dtype:
+                    crc = zlib.crc32(data)
+                    patches.append(Patch(file=number, offset_bytes=offset, size_bytes=len(data), crc=crc))
     return patches
 
 
-def elements(files: Sequence[FileIdentity], group: Sequence[Strip]) -> Iterator[tuple[Strip, Array]]:
-    """The bits of each strip of a checkpoint's files, in logical order.
+def contents(files: Sequence[FileIdentity], copies: Iterable[Copy]) -> Iterator[tuple[Copy, int, memoryview]]:
+    """What copies are to write, in bounded pieces, each with its place: the copy, the byte offset, the bytes.
+
+    A piece is of use until the next one.
 
     Raises:
         InputChanged: the checkpoint changed meanwhile.
     """
-    readers: dict[int, OpenFile] = {}
-    try:
-        for number in sorted({chunk.file for strip in group for chunk in strip.chunks}):
-            try:
-                readers[number] = OpenFile(files[number].path)
-            except OSError as error:
-                raise InputChanged(f"{files[number].path} cannot be opened any more ({error.strerror})") from error
-            if not readers[number].identity.same_content(files[number]):
-                raise InputChanged(f"{files[number].path} changed before it could be copied")
-        for strip in group:
-            yield strip, _elements(strip, readers)
-        for reader in readers.values():
-            reader.check_unchanged()
-    finally:
-        for reader in readers.values():
-            os.close(reader.descriptor)
+    for numbers, group in groupby(copies, key=lambda each: each.sources):
+        with opened(files[number] for number in numbers) as found:
+            readers = dict(zip(numbers, found, strict=True))
+            for each in group:
+                if each.dtype:
+                    yield each, each.offset_bytes, _elements(each, readers).data.cast("B")
+                    continue
+                (chunk,), offset = each.chunks, each.offset_bytes
+                for piece in readers[chunk.file].pieces(chunk.offset_bytes, chunk.count):
+                    yield each, offset, piece
+                    offset += len(piece)
 
 
-def _elements(strip: Strip, readers: dict[int, OpenFile]) -> Array:
-    """The bits of a strip's elements, in logical order."""
-    used = runs(strip.shape, strip.stride, strip.start)
-    bits = DTYPES[strip.dtype].bits
+def _elements(copy: Copy, readers: Mapping[int, OpenFile]) -> Array:
+    """The bits of a view's elements, in logical order."""
+    used = runs(copy.shape, copy.stride, copy.start)
+    bits = DTYPES[copy.dtype].bits
     stored = np.empty(sum(count for _, count in used), dtype=bits)
     raw = stored.data.cast("B")
     begins = []
     done = 0
     for first, count in used:
         begins.append(done)
-        for chunk in strip.chunks:
+        for chunk in copy.chunks:
             low, high = max(first, chunk.start), min(first + count, chunk.start + chunk.count)
             if low < high:
                 into = (done + low - first) * bits.itemsize
-                _read(
-                    readers[chunk.file],
+                readers[chunk.file].read_into(
                     raw[into : into + (high - low) * bits.itemsize],
                     chunk.offset_bytes + (low - chunk.start) * bits.itemsize,
                 )
         done += count
-    if strip.stride == contiguous(strip.shape):
+    if copy.stride == contiguous(copy.shape):
         return stored
-    places = np.array([strip.start], dtype=np.int64)
-    for size, step in zip(strip.shape, strip.stride, strict=True):
+    places = np.array([copy.start], dtype=np.int64)
+    for size, step in zip(copy.shape, copy.stride, strict=True):
         places = (places[:, None] + np.arange(size, dtype=np.int64) * step).reshape(-1)
     firsts = np.array([first for first, _ in used], dtype=np.int64)
     run = np.searchsorted(firsts, places, side="right") - 1
     gathered: Array = stored[np.array(begins, dtype=np.int64)[run] + places - firsts[run]]
     return gathered
-
-
-def _read(reader: OpenFile, into: memoryview, offset: int) -> None:
-    while into:
-        try:
-            got = os.preadv(reader.descriptor, [into], offset)
-        except OSError as error:
-            raise InputChanged(f"{reader.identity.path} cannot be read any more ({error.strerror})") from error
-        if got == 0:
-            raise InputChanged(f"{reader.identity.path} became shorter while it was being read")
-        into, offset = into[got:], offset + got

@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import IncompleteCheckpoint
+import numpy as np
+
+from rna_watch.errors import InputChanged
 from rna_watch.layout.dtypes import DTYPES
-from rna_watch.layout.open_file import OpenFile
+from rna_watch.layout.open_file import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.layout.layout import Layout
 
-_PIECE_BYTES = 2**22
-
 
 def same_values(first: Layout, second: Layout, proceed: Callable[[], None]) -> bool:
-    """Whether the model's bytes are the same in both; read only up to the first that differ."""
+    """Whether the model's bytes are the same in both; read only up to the first that differ.
+
+    Args:
+        first: a checkpoint.
+        second: another.
+        proceed: called now and then; it raises to give up.
+    """
     if first.architecture != second.architecture:
         return False
     try:
-        with ExitStack() as opened:
-            files = [[opened.enter_context(OpenFile(file.path)) for file in each.files] for each in (first, second)]
-            for own, each in zip(files, (first, second), strict=True):
-                if not all(a.identity.same_content(b) for a, b in zip(own, each.files, strict=True)):
+        with opened(first.files) as own, opened(second.files) as others:
+            for extent, other in zip(first.extents, second.extents, strict=True):
+                if [chunk.count for chunk in extent.chunks] != [chunk.count for chunk in other.chunks]:
                     return False
-            for pair in zip(first.extents, second.extents, strict=True):
-                if [chunk.count for chunk in pair[0].chunks] != [chunk.count for chunk in pair[1].chunks]:
-                    return False
-                itemsize = DTYPES[pair[0].dtype].itemsize
-                for one, other in zip(pair[0].chunks, pair[1].chunks, strict=True):
-                    for start in range(0, one.count * itemsize, _PIECE_BYTES):
+                itemsize = DTYPES[extent.dtype].itemsize
+                for a, b in zip(extent.chunks, other.chunks, strict=True):
+                    size = a.count * itemsize
+                    pieces = own[a.file].pieces(a.offset_bytes, size)
+                    for one, same in zip(pieces, others[b.file].pieces(b.offset_bytes, size), strict=True):
                         proceed()
-                        size = min(_PIECE_BYTES, one.count * itemsize - start)
-                        a, b = (
-                            own[chunk.file].read(chunk.offset_bytes + start, size)
-                            for own, chunk in zip(files, (one, other), strict=True)
-                        )
-                        if a != b:
+                        if not np.array_equal(one, same):
                             return False
-    except (OSError, IncompleteCheckpoint):
+    except InputChanged:
         return False
     return True

@@ -1,12 +1,11 @@
 """Segments: runs of logical elements and where each of the window's K checkpoints keeps them, read block by block.
 
-Letters: K checkpoints, C sources beside them (momentum buffers, gradients), n elements of a block. A block's values are
-`(K + C, n)` float64, or `(K, n)` where nothing stands beside these elements.
+Letters: K checkpoints, C companions (momentum buffers, gradients), n elements of a block. A block's values are
+`(K + C, n)` float64, or `(K, n)` where these elements have no companions.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 from bisect import bisect_left, bisect_right
 from contextlib import ExitStack
@@ -17,16 +16,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from rna_watch.errors import InputChanged
 from rna_watch.layout.dtypes import DTYPES, Float64, widen
-from rna_watch.layout.identity import FileIdentity, check_unchanged
 from rna_watch.layout.layout import Layout, Role
+from rna_watch.layout.open_file import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    from rna_watch.layout.identity import FileIdentity
     from rna_watch.layout.layout import Chunk
+    from rna_watch.layout.open_file import OpenFile
     from rna_watch.window.companions import Companions
 
 # 65,536 float32 are 256 KiB a read; the float64 block of eleven iterates, 5.8 MB, stays in the last cache. Smaller blocks cost
@@ -44,9 +44,8 @@ class Segment:
     """A run of one extent's elements: `places[k]` says where checkpoint k keeps them.
 
     `extent` and `start` (in elements of its storage) say which they are in the newest, last checkpoint, where they
-    lie in one piece. Behind the K checkpoints, `places` may name the `companions` sources beside them, of
-    `companion_dtype`; `group` is then the optimizer's parameter group. `target` is where they are written, if not where the
-    newest checkpoint keeps them.
+    lie in one piece. Behind the K checkpoints, `places` may name `companions`, of `companion_dtype`; `group` is then the
+    optimizer's parameter group. `target` is where they are written, if not where the newest checkpoint keeps them.
     """
 
     extent: int
@@ -177,7 +176,7 @@ def _places(
 
 
 def cut_blocks(segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> Iterator[tuple[Piece, ...]]:
-    """Pack segments into blocks of at most `capacity` elements of one kind: dtype, role, group, what stands beside."""
+    """Pack segments into blocks of at most `capacity` elements of one kind: dtype, role, group, companions."""
     pieces: list[Piece] = []
     column = 0
     kind: tuple[str, Role, int, str] | None = None
@@ -218,46 +217,25 @@ class WindowReader:
     def __init__(self, files: Sequence[Sequence[FileIdentity]]) -> None:
         self._files = files
         self._open = ExitStack()
-        self._descriptors: list[list[int]] = []
+        self._readers: list[list[OpenFile]] = []
         self.read_bytes = 0
 
     def __enter__(self) -> WindowReader:
-        self._open.enter_context(np.errstate(invalid="ignore"))  # signalling NaNs
         allow_files(sum(len(files) for files in self._files))
-        try:
-            for files in self._files:
-                self._descriptors.append([self._open_one(file) for file in files])
-            self._check()
-        except BaseException:
-            self._open.close()
-            raise
+        with ExitStack() as stack:
+            stack.enter_context(np.errstate(invalid="ignore"))  # signalling NaNs
+            self._readers = [stack.enter_context(opened(files)) for files in self._files]
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._check()
-        finally:
-            self._open.close()
-
-    def _open_one(self, file: FileIdentity) -> int:
-        try:
-            descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise InputChanged(f"{file.path} cannot be opened any more ({error.strerror})") from error
-        self._open.callback(os.close, descriptor)
-        return descriptor
-
-    def _check(self) -> None:
-        for files, descriptors in zip(self._files, self._descriptors, strict=True):
-            for file, descriptor in zip(files, descriptors, strict=True):
-                check_unchanged(file, descriptor)
+        self._open.__exit__(kind, error, traceback)
 
     def blocks(self, segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> Iterator[Block]:
         """The values of all segments, a block at a time, in order."""
-        values = np.empty((len(self._descriptors), capacity), dtype=np.float64)
+        values = np.empty((len(self._readers), capacity), dtype=np.float64)
         raw = np.empty(capacity * 8, dtype=np.uint8)
         for pieces in cut_blocks(segments, capacity):
             size = pieces[-1].column + pieces[-1].count
@@ -277,14 +255,7 @@ class WindowReader:
             into[:] = bytes(len(into))
             return
         self.read_bytes += len(into)
-        while into:
-            try:
-                got = os.preadv(self._descriptors[k][file], [into], offset)
-            except OSError as error:
-                raise InputChanged(f"{self._files[k][file].path} cannot be read any more ({error.strerror})") from error
-            if got == 0:
-                raise InputChanged(f"{self._files[k][file].path} became shorter while it was being read")
-            into, offset = into[got:], offset + got
+        self._readers[k][file].read_into(into, offset)
 
 
 def _runs(k: int, segments: Sequence[Segment], pieces: Sequence[Piece], itemsize: int) -> list[tuple[int, int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,20 +15,21 @@ from rna_watch.acceleration.qr_factor import block_factor, stacked_factor
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
 from rna_watch.window.combine import Patch, write_combination
-from rna_watch.window.copies import carry
-from rna_watch.window.copying import copy_gaps
+from rna_watch.window.copies import write_copies
 from rna_watch.window.segments import WindowReader, still_infinities
-from rna_watch.window.tasks_plan import CarryTask, CombineTask, CopyTask, FactorTask, GramTask, Task
+from rna_watch.window.tasks_plan import CombineTask, CopyTask, FactorTask, GramTask, Task
 
 if TYPE_CHECKING:
     from rna_watch.window.segments import Segment
 
 Float64 = npt.NDArray[np.float64]
-Result = GramRows | Float64 | list[Patch] | int
+Result = GramRows | Float64 | list[Patch]
+# what runs tasks: an engine's `map`, or `run_all`
+Run = Callable[[Sequence[Task]], Sequence[Result]]
 
 
 def run(task: Task) -> Result:
-    """Do one task: rows of the Gram matrix, a triangular factor, patches that were written, or the number of bytes copied."""
+    """Do one task: rows of the Gram matrix, a triangular factor, or the patches that were written."""
     match task:
         case GramTask():
             return gram_rows(task)
@@ -36,9 +38,12 @@ def run(task: Task) -> Result:
         case CombineTask():
             return write_combination(task.files, task.segments, task.weights, task.outputs, task.block_elements)
         case CopyTask():
-            return copy_gaps(task.files, task.gaps, task.outputs)
-        case CarryTask():
-            return carry(task.files, task.strips, task.outputs)
+            return write_copies(task.files, task.copies, task.outputs)
+
+
+def run_all(work: Sequence[Task]) -> list[Result]:
+    """Do tasks here, one after the other."""
+    return [run(task) for task in work]
 
 
 def single_thread() -> None:

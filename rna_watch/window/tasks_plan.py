@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, TypeVar
 
 from rna_watch.layout.identity import FileIdentity
 from rna_watch.layout.layout import Role
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, window_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rna_watch.acceleration.residuals import Form
     from rna_watch.layout.layout import Layout
     from rna_watch.window.combine import Combination
     from rna_watch.window.companions import Companions
-    from rna_watch.window.copies import Strip
-    from rna_watch.window.copying import Gap
+    from rna_watch.window.copies import Copy
 
 # 4 Mi elements of 11 float32 iterates are 184 MB of reading, about 0.1 s: long against the cost of a task, short
 # against a stop.
 TASK_ELEMENTS = 2**22
+COPY_BYTES = 2**26
+BUDGET_MIB = 64.0  # of block buffers in one worker
 _MOST_TASKS = 512
-# of the block buffers in one worker
-BUDGET_MIB = 64.0
 _STATISTICS = frozenset({Role.STATISTIC, Role.VARIANCE})
 
 Files = tuple[tuple[FileIdentity, ...], ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GramTask:
     """Part of the last `new` rows of the Gram matrix over these segments; statistics are only checked for being finite.
 
-    The first `checkpoints` of `files` are the window's; what stands beside them follows. `factors[group][i]` is (p, q) of
+    The first `checkpoints` of `files` are the window's; those of the companions follow. `factors[group][i]` is (p, q) of
     residual i, where the residuals have another form besides the difference.
     """
 
@@ -70,7 +71,7 @@ class FactorTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CombineTask:
-    """Part of a weighted combination, written into the clone's files."""
+    """Part of a weighted combination, written into the outputs."""
 
     files: Files
     segments: tuple[Segment, ...]
@@ -86,33 +87,19 @@ class CombineTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyTask:
-    """Bytes that the clone takes over from the newest checkpoint."""
+    """Pieces of a checkpoint's files, copied to their places in other files."""
 
     files: tuple[FileIdentity, ...]
-    gaps: tuple[Gap, ...]
-    outputs: tuple[str, ...]
-
-    @property
-    def work_bytes(self) -> int:
-        """Bytes to read."""
-        return sum(gap.size_bytes for gap in self.gaps)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CarryTask:
-    """Strips of a checkpoint's tensors, carried to their places in other files."""
-
-    files: tuple[FileIdentity, ...]
-    strips: tuple[Strip, ...]
+    copies: tuple[Copy, ...]
     outputs: tuple[str, ...]
 
     @property
     def work_bytes(self) -> int:
         """Bytes to write."""
-        return sum(strip.size_bytes for strip in self.strips)
+        return sum(copy.size_bytes for copy in self.copies)
 
 
-Task = GramTask | FactorTask | CombineTask | CopyTask | CarryTask
+Task = GramTask | FactorTask | CombineTask | CopyTask
 
 
 def task_elements(count: int) -> int:
@@ -120,8 +107,8 @@ def task_elements(count: int) -> int:
     return max(TASK_ELEMENTS, -(-count // _MOST_TASKS))
 
 
-def block_elements(checkpoints: int, budget_mib: float) -> int:
-    """Elements of a block, so that its float64 values and the buffers beside it stay within a worker's budget."""
+def block_elements(checkpoints: int, budget_mib: float = BUDGET_MIB) -> int:
+    """Elements of a block, so that its float64 values and the other buffers stay within a worker's budget."""
     within = int(budget_mib * 2**20) // (8 * (checkpoints + 4))
     return max(256, min(BLOCK_ELEMENTS, within))
 
@@ -129,7 +116,15 @@ def block_elements(checkpoints: int, budget_mib: float) -> int:
 def gram_tasks(
     layouts: Sequence[Layout], new: int, budget_mib: float, form: Form | None = None, beside: Companions | None = None
 ) -> list[GramTask]:
-    """Tasks for the last `new` rows of the Gram matrix of these checkpoints' residuals, in merge order."""
+    """Tasks for the last rows of the Gram matrix of a window's residuals, in merge order.
+
+    Args:
+        layouts: the K checkpoints, oldest first.
+        new: how many rows.
+        budget_mib: memory of a worker's block.
+        form: of the residuals; None for differences.
+        beside: what is read besides the checkpoints.
+    """
     limit = task_elements(layouts[-1].parameters)
     segments = window_segments(layouts, frozenset({Role.PARAMETER}) | _STATISTICS, limit, beside)
     files = _files(layouts, beside)
@@ -143,14 +138,21 @@ def gram_tasks(
             block_elements=block,
             factors=_by_group(form),
         )
-        for group in _groups(segments, limit)
+        for group in _groups(segments, attrgetter("count"), limit)
     ]
 
 
 def factor_tasks(
     layouts: Sequence[Layout], budget_mib: float, form: Form, beside: Companions | None = None
 ) -> list[FactorTask]:
-    """Tasks for the triangular factor of these checkpoints' residuals, in merge order."""
+    """Tasks for the triangular factor of a window's residuals, in merge order.
+
+    Args:
+        layouts: the K checkpoints, oldest first.
+        budget_mib: memory of a worker's block.
+        form: of the residuals.
+        beside: what is read besides the checkpoints.
+    """
     limit = task_elements(layouts[-1].parameters)
     segments = window_segments(layouts, frozenset({Role.PARAMETER}), limit, beside)
     files = _files(layouts, beside)
@@ -163,7 +165,7 @@ def factor_tasks(
             scales=form.scales,
             factors=_by_group(form),
         )
-        for group in _groups(segments, limit)
+        for group in _groups(segments, attrgetter("count"), limit)
     ]
 
 
@@ -176,10 +178,14 @@ def _by_group(form: Form | None) -> tuple[tuple[tuple[float, float], ...], ...]:
     return tuple(zip(*form.factors, strict=True)) if form else ()
 
 
-def combine_tasks(
-    combination: Combination, segments: Sequence[Segment], outputs: tuple[str, ...], budget_mib: float
-) -> list[CombineTask]:
-    """Tasks that write a combination; `segments` as `combination.segments(...)` gives them."""
+def combine_tasks(combination: Combination, segments: Sequence[Segment], outputs: tuple[str, ...]) -> list[CombineTask]:
+    """Tasks that write a combination.
+
+    Args:
+        combination: the model.
+        segments: what to write of it, as `combination.segments(...)` gives them.
+        outputs: the files that are written.
+    """
     limit = task_elements(combination.layouts[-1].parameters)
     return [
         CombineTask(
@@ -187,59 +193,38 @@ def combine_tasks(
             segments=group,
             weights=combination.weights,
             outputs=outputs,
-            block_elements=block_elements(len(combination.layouts), budget_mib),
+            block_elements=block_elements(len(combination.layouts)),
         )
-        for group in _groups(segments, limit)
+        for group in _groups(segments, attrgetter("count"), limit)
     ]
 
 
 def copy_tasks(
-    files: tuple[FileIdentity, ...], gaps: Iterable[Gap], outputs: tuple[str, ...], limit_bytes: int = 2**26
+    files: tuple[FileIdentity, ...], copies: Iterable[Copy], outputs: tuple[str, ...], limit_bytes: int = COPY_BYTES
 ) -> list[CopyTask]:
-    """Tasks that copy gaps of a checkpoint's files into the outputs."""
-    tasks: list[CopyTask] = []
-    group: list[Gap] = []
+    """Tasks that copy pieces of a checkpoint's files.
+
+    Args:
+        files: the checkpoint's.
+        copies: what to copy, and where to.
+        outputs: the files that are written.
+        limit_bytes: most bytes of a task that copies more than one piece.
+    """
+    groups = _groups(copies, attrgetter("size_bytes"), limit_bytes)
+    return [CopyTask(files=files, copies=group, outputs=outputs) for group in groups]
+
+
+def _groups(items: Iterable[T], size: Callable[[T], int], limit: int) -> list[tuple[T, ...]]:
+    """Neighbours, together of at most the limit, but for one that is larger alone."""
+    groups: list[tuple[T, ...]] = []
+    group: list[T] = []
     total = 0
-    for gap in gaps:
-        group.append(gap)
-        total += gap.size_bytes
-        if total >= limit_bytes:
-            tasks.append(CopyTask(files=files, gaps=tuple(group), outputs=outputs))
-            group, total = [], 0
-    if group:
-        tasks.append(CopyTask(files=files, gaps=tuple(group), outputs=outputs))
-    return tasks
-
-
-def carry_tasks(
-    files: tuple[FileIdentity, ...], strips: Iterable[Strip], outputs: tuple[str, ...], limit_bytes: int = 2**26
-) -> list[CarryTask]:
-    """Tasks that carry strips to their places."""
-    tasks: list[CarryTask] = []
-    group: list[Strip] = []
-    total = 0
-    for strip in strips:
-        group.append(strip)
-        total += strip.size_bytes
-        if total >= limit_bytes:
-            tasks.append(CarryTask(files=files, strips=tuple(group), outputs=outputs))
-            group, total = [], 0
-    if group:
-        tasks.append(CarryTask(files=files, strips=tuple(group), outputs=outputs))
-    return tasks
-
-
-def _groups(segments: Iterable[Segment], limit: int) -> list[tuple[Segment, ...]]:
-    """Neighbouring segments, together at most `limit` elements (each alone is)."""
-    groups: list[tuple[Segment, ...]] = []
-    group: list[Segment] = []
-    total = 0
-    for segment in segments:
-        if group and total + segment.count > limit:
+    for item in items:
+        if group and total + size(item) > limit:
             groups.append(tuple(group))
             group, total = [], 0
-        group.append(segment)
-        total += segment.count
+        group.append(item)
+        total += size(item)
     if group:
         groups.append(tuple(group))
     return groups

@@ -1,7 +1,6 @@
 """`make bench`: prints medians and ratios of everything measured side by side, and the machine it was measured on.
 
-Usage: python -m tests.benchmarks [window] [latency] [search] [digits] [beside] [readme] [--rounds N] [--seeds N] [--dir FOLDER]
-[--record FOLDER] [--trainer loop|hugging-face (the job of `beside`)]; `readme` puts the tables of kept results into the README.
+`make bench SMALL=1` runs the same code on tiny shapes. `readme` puts the tables of kept results into the README.
 """
 
 from __future__ import annotations
@@ -9,65 +8,64 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.benchmarks import beside, digits, latency, readme, search, window
+from tests.benchmarks.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+BENCHMARKS: dict[str, Callable[[Options], None]] = {
+    "window": window.show,
+    "latency": latency.show,
+    "search": search.show,
+    "digits": digits.show,
+    "beside": beside.show,
+}
+ROUNDS = 5
+SEEDS = 5
 
 
-def main() -> None:
-    """Run the benchmarks that are named (all by default)."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", default=["window", "latency", "search", "digits", "beside"])
-    parser.add_argument("--rounds", type=int, default=window.ROUNDS)
-    parser.add_argument("--seeds", type=int, default=digits.SEEDS)
+def parsed(arguments: Sequence[str] | None = None) -> tuple[list[str], Options]:
+    """The names and options of a command line (the program's own if None)."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (all by default); readme")
+    parser.add_argument(
+        "--small", action="store_true", help="tiny shapes, one round: seconds, and figures of no meaning"
+    )
+    parser.add_argument("--rounds", type=int, help=f"times that all contenders run in turn [{ROUNDS}; small: 1]")
+    parser.add_argument("--seeds", type=int, help=f"trainings of `digits` [{SEEDS}; small: 1]")
     parser.add_argument("--trainer", choices=beside.TRAINERS, default="loop", help="the training of `beside`")
     parser.add_argument("--record", type=Path, help="folder for results as JSON")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "rna-watch-bench")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
+    if unknown := sorted(set(given.names) - {*BENCHMARKS, "readme"}):
+        parser.error(f"no benchmark is named {', '.join(unknown)}; there are {', '.join(BENCHMARKS)} and readme")
+    options = Options(
+        folder=given.dir,
+        rounds=given.rounds or (1 if given.small else ROUNDS),
+        seeds=given.seeds or (1 if given.small else SEEDS),
+        trainer=given.trainer,
+        record=given.record,
+        small=given.small,
+    )
+    return given.names or list(BENCHMARKS), options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmarks that are named."""
+    names, options = parsed(arguments)
     print(f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}")
-    if "window" in arguments.names:
-        show_window(window.compare(arguments.dir, arguments.rounds))
-    if "latency" in arguments.names:
-        latency.show(arguments.dir, arguments.rounds)
-    if "search" in arguments.names:
-        search.show()
-    if "beside" in arguments.names:
-        beside.show(arguments.dir, arguments.rounds, arguments.trainer)
-    if "readme" in arguments.names:
+    if options.small:
+        print("small: tiny shapes, to see that everything runs; the figures mean nothing")
+    for name, show in BENCHMARKS.items():
+        if name in names:
+            show(options)
+    if "readme" in names:
         readme.main()
-    if "digits" in arguments.names:
-        record = arguments.record / "digits.json" if arguments.record else None
-        digits.show(arguments.dir, arguments.seeds, record)
-
-
-def show_window(results: dict[str, list[dict[str, float]]]) -> None:
-    """The table of the window benchmark."""
-    rounds = len(results["floor"])
-    print(
-        f"\none window, N = 10, ResNet-152 (60,192,808 parameters, 932 tensors), page cache warm, {rounds} rounds in turn"
-    )
-    print("median seconds (min-max), ratio to the average loop and to the floor (medians of the pairs in a round)")
-    heading = (
-        f"{'':<20}{'seconds':>22}{'/ average':>11}{'/ floor':>9}{'read GB':>9}{'memory MiB':>12}{'worker MiB':>12}"
-    )
-    print(heading)
-    for name, runs in results.items():
-        seconds = [run["seconds"] for run in runs]
-
-        def ratio(other: str, mine: list[float] = seconds) -> float:
-            return statistics.median(a / b["seconds"] for a, b in zip(mine, results[other], strict=True))
-
-        spread = f"{statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
-        memory = statistics.median(run["memory_mib"] for run in runs)
-        worker = statistics.median(run.get("worker_memory_mib", 0.0) for run in runs)
-        read = statistics.median(run["read_gb"] for run in runs)
-        shown = f"{worker:.0f}" if worker else "-"
-        print(
-            f"{name:<20}{spread:>22}{ratio('average loop'):>11.2f}{ratio('floor'):>9.2f}"
-            f"{read:>9.2f}{memory:>12.0f}{shown:>12}"
-        )
 
 
 if __name__ == "__main__":

@@ -13,77 +13,90 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-_SAVES = 12
-_STEPS = 50
-_TRAINER_STEPS = 100
+if TYPE_CHECKING:
+    from tests.benchmarks.options import Options
+
 _BATCH = 128
-_WIDTH = 768
 _LIMIT_S = 120.0
 _TRAINING_LIMIT_S = 3600.0  # on a busy machine
 CASES: dict[str, list[str] | None] = {
     "alone": None,
     "inline": ["--engine", "inline", "--workers", "1"],
-    "Ray": ["--workers", "1"],
+    "Ray": ["--engine", "ray", "--workers", "1"],
 }
+# the jobs: a plain loop, and trainers of tests/trainers by their scripts
+TRAINERS = {"loop": "", "hugging-face": "hf_trainer"}
 
 
-# trainers of tests/trainers: script, what it is given for a job of some seconds, and the name of its last checkpoint
-TRAINERS: dict[str, tuple[str, tuple[object, ...], str]] = {
-    "loop": ("", (), f"epoch_{_SAVES:03d}.pt"),
-    "hugging-face": (
-        "hf_trainer",
-        ("--saves", _SAVES, "--every", _TRAINER_STEPS, "--limit", 3, "--hidden", 192),
-        f"checkpoint-{_SAVES * _TRAINER_STEPS}",
-    ),
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Checkpoints and the steps between them, the width of the loop's layers, that of the trainer's, and who stands beside."""
+
+    saves: int = 12
+    steps: int = 50
+    trainer_steps: int = 100
+    width: int = 768
+    hidden: int = 192
+    cases: tuple[str, ...] = tuple(CASES)
 
 
-def train(folder: Path) -> dict[str, float]:
-    """The job: about 1.2 million parameters, Adam, 12 checkpoints of 14 MB; returns seconds in all and in `torch.save`."""
+# to start Ray takes longer than the small job
+_JOBS = {False: Job(), True: Job(saves=4, steps=2, trainer_steps=2, width=16, hidden=16, cases=("alone", "inline"))}
+
+
+def train(folder: Path, job: Job) -> dict[str, float]:
+    """The loop: about 1.2 million parameters, Adam, 12 checkpoints of 14 MB; returns seconds in all and in `torch.save`."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = nn.Sequential(nn.Linear(_WIDTH, _WIDTH), nn.ReLU(), nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, 10))
+    width = job.width
+    model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.Linear(width, 10))
     optimizer = torch.optim.Adam(model.parameters())
-    x, y = torch.randn(_BATCH, _WIDTH), torch.arange(_BATCH) % 10
+    x, y = torch.randn(_BATCH, width), torch.arange(_BATCH) % 10
     begun, saving = time.perf_counter(), 0.0
-    for number in range(1, _SAVES + 1):
-        for _ in range(_STEPS):
+    for number in range(1, job.saves + 1):
+        for _ in range(job.steps):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
         before = time.perf_counter()
         content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": number}
-        torch.save(content, folder / f"epoch_{number:03d}.pt")
-        (folder / f"epoch_{number - 3:03d}.pt").unlink(missing_ok=True)
+        torch.save(content, folder / _name(number))
+        (folder / _name(number - 3)).unlink(missing_ok=True)
         saving += time.perf_counter() - before
     return {"seconds": time.perf_counter() - begun, "saving": saving}
 
 
-def measure(folder: Path, settings: list[str] | None, trainer: str = "loop") -> dict[str, float]:
+def measure(folder: Path, job: Job, settings: list[str] | None, trainer: str = "loop") -> dict[str, float]:
     """The job in a process of its own, with a daemon beside it unless `settings` is None; `published` counts its models."""
-    name, given, newest = TRAINERS[trainer]
+    name = TRAINERS[trainer]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "rna_watch"]
     if settings is not None:
-        start = [*command, "start", str(folder), "--keep", str(_SAVES), *settings]
+        start = [*command, "start", str(folder), "--keep", str(job.saves), *settings]
         subprocess.run(start, check=True, capture_output=True)
     try:
         if name:
             from tests.trainers.live_run import script  # not in the loop's own process
 
+            given = ("--saves", job.saves, "--every", job.trainer_steps, "--limit", 3, "--hidden", job.hidden)
             said = script(name, folder, *given, limit_s=_TRAINING_LIMIT_S)
             result = {"saving": math.nan} | next(each for each in said if "seconds" in each)
         else:
-            job = [sys.executable, "-m", "tests.benchmarks.beside", str(folder)]
-            result = json.loads(subprocess.run(job, check=True, capture_output=True, text=True).stdout)
+            loop = [sys.executable, "-m", "tests.benchmarks.beside", str(folder), json.dumps(asdict(job))]
+            result = json.loads(subprocess.run(loop, check=True, capture_output=True, text=True).stdout)
+        newest = f"checkpoint-{job.saves * job.trainer_steps}" if name else _name(job.saves)
         last, until = folder / "rna" / newest, time.perf_counter() + _LIMIT_S
-        while settings is not None and not last.exists() and time.perf_counter() < until:
+        while settings is not None and not last.exists():
+            if time.perf_counter() > until:
+                raise RuntimeError(f"{last} was not published within {_LIMIT_S:.0f} seconds")
             time.sleep(0.05)
     finally:
         if settings is not None:
@@ -92,20 +105,27 @@ def measure(folder: Path, settings: list[str] | None, trainer: str = "loop") -> 
     return result | {"published": float(len(published))}
 
 
-def compare(folder: Path, rounds: int, trainer: str = "loop") -> dict[str, list[dict[str, float]]]:
+def _name(number: int) -> str:
+    return f"epoch_{number:03d}.pt"
+
+
+def compare(folder: Path, job: Job, rounds: int, trainer: str = "loop") -> dict[str, list[dict[str, float]]]:
     """All cases in turn, so many rounds; each round begins with another case."""
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in CASES}
-    names = list(CASES)
+    names = job.cases
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            results[name].append(measure(folder, CASES[name], trainer))
+            results[name].append(measure(folder, job, CASES[name], trainer))
     return results
 
 
-def show(folder: Path, rounds: int, trainer: str = "loop") -> None:
+def show(options: Options) -> None:
     """Print medians, spread, and the ratio to the training alone (median of the pairs in a round)."""
-    results = compare(folder / "beside", rounds, trainer)
-    print(f"\na training ({trainer}) alone and beside us: one thread, {_SAVES} checkpoints, {rounds} rounds in turn")
+    job = _JOBS[options.small]
+    results = compare(options.folder / "beside", job, options.rounds, options.trainer)
+    print(
+        f"\na training ({options.trainer}) alone and beside us: one thread, {job.saves} checkpoints, {options.rounds} rounds"
+    )
     print(f"load of the machine before: {os.getloadavg()[0]:.1f}; the trainer's own seconds, median (min-max)")
     print(f"{'':<8}{'seconds':>22}{'/ alone':>9}{'saving':>9}{'models':>8}")
     for name, runs in results.items():
@@ -119,4 +139,4 @@ def show(folder: Path, rounds: int, trainer: str = "loop") -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(train(Path(sys.argv[1]))))
+    print(json.dumps(train(Path(sys.argv[1]), Job(**json.loads(sys.argv[2])))))

@@ -15,15 +15,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rna_watch.comparison.comparison import compare
 from rna_watch.demo import train_digits
 from rna_watch.journal import log
 from rna_watch.journal.replay import replay
 
-SEEDS = 5
-EPOCHS = 40
-PHASES = {"early": range(4, 9), "middle": range(16, 25), "late": range(33, 41)}
+if TYPE_CHECKING:
+    from tests.benchmarks.options import Options
+
+# small: windows end with epoch 3, and begin to hold all that they can with 6
+_PHASES = {
+    False: {"early": range(4, 9), "middle": range(16, 25), "late": range(33, 41)},
+    True: {"early": range(4, 6), "late": range(6, 8)},
+}
 LEVELS = (10.0, 5.0, 3.0)
 _PAPER = "rna-5-1e-08"
 _COLUMNS = {
@@ -38,12 +44,12 @@ _COLUMNS = {
 Curves = dict[str, dict[int, float | None]]
 
 
-def measure(folder: Path, seed: int) -> Curves:
+def measure(folder: Path, seed: int, epochs: int) -> Curves:
     """Test error in percent at every epoch, of every column, for one seed."""
     run = folder / f"seed{seed}"
     shutil.rmtree(run, ignore_errors=True)
     script = Path(train_digits.__file__)
-    command = [sys.executable, str(script), str(run), "--epochs", str(EPOCHS), "--seed", str(seed)]
+    command = [sys.executable, str(script), str(run), "--epochs", str(epochs), "--seed", str(seed)]
     subprocess.run(command, check=True, capture_output=True)
     evaluator = f"{script.with_name('evaluate_digits.py')}:evaluate"
     curves: Curves = {}
@@ -69,25 +75,27 @@ def epochs_to(curve: dict[int, float | None], level: float) -> int | None:
     return next((epoch for epoch, value in sorted(curve.items()) if value is not None and value <= level), None)
 
 
-def show(folder: Path, seeds: int = SEEDS, record: Path | None = None) -> None:
+def show(options: Options) -> None:
     """Run all seeds, print the tables, and keep the numbers as JSON if a file is named."""
+    seeds, phases = options.seeds, _PHASES[options.small]
+    epochs = max(phase[-1] for phase in phases.values())
     begun = time.perf_counter()
-    runs = [measure(folder / "digits", seed) for seed in range(seeds)]
+    runs = [measure(options.folder / "digits", seed, epochs) for seed in range(seeds)]
     seconds = time.perf_counter() - begun
     print(
-        f"\ndigits, {seeds} seeds, {EPOCHS} epochs, {seconds:.0f} s; test error in percent on 400 images that chose nothing"
+        f"\ndigits, {seeds} seeds, {epochs} epochs, {seconds:.0f} s; test error in percent on 400 images that chose nothing"
     )
     print(
         "mean over epochs of the phase, then over seeds ± standard error; in brackets the paired difference to the best"
     )
     print("plain average ± its standard error (negative: better)")
-    print(f"{'':<32}" + "".join(f"{f'{name} ({r[0]}-{r[-1]})':>30}" for name, r in PHASES.items()))
+    print(f"{'':<32}" + "".join(f"{f'{name} ({r[0]}-{r[-1]})':>30}" for name, r in phases.items()))
     table: dict[str, dict[str, object]] = {}
     for column in _COLUMNS:
         cells, table[column] = [], {}
-        for phase, epochs in PHASES.items():
-            means = [_mean(run[column], epochs) for run in runs]
-            rivals = [_mean(run["best plain average"], epochs) for run in runs]
+        for phase, span in phases.items():
+            means = [_mean(run[column], span) for run in runs]
+            rivals = [_mean(run["best plain average"], span) for run in runs]
             paired = [mine - other for mine, other in zip(means, rivals, strict=True)]
             table[column][phase] = {"seeds": means, "mean": statistics.fmean(means), "standard_error": _error(means)}
             cell = f"{statistics.fmean(means):.2f} ± {_error(means):.2f}"
@@ -102,13 +110,14 @@ def show(folder: Path, seeds: int = SEEDS, record: Path | None = None) -> None:
             for level, values in reached.items()
         )
         print(f"{column:<32}{shown}")
-    if record is not None:
+    if options.record is not None:
         settings = {
             "seeds": seeds,
-            "epochs": EPOCHS,
+            "epochs": epochs,
             "seconds": round(seconds),
-            "phases": {k: [r[0], r[-1]] for k, r in PHASES.items()},
+            "phases": {k: [r[0], r[-1]] for k, r in phases.items()},
         }
+        record = options.record / "digits.json"
         record.write_text(json.dumps({"settings": settings, "results": table}, indent=1) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BLOCKS = (3, 8, 36, 3)
-PARAMETERS = 60_192_808
-TENSORS = 932
 
 
-def shapes() -> OrderedDict[str, tuple[int, ...] | None]:
-    """The state dict's keys; None stands for an int64 counter."""
+def parameters(base: int = 64) -> int:
+    """The number of parameters: 60,192,808 at full width."""
+    kinds = ("running_mean", "running_var")
+    return sum(math.prod(shape) for name, shape in shapes(base).items() if shape and not name.endswith(kinds))
+
+
+def shapes(base: int = 64) -> OrderedDict[str, tuple[int, ...] | None]:
+    """The state dict's keys; None stands for an int64 counter. `base` is the width of the first stage."""
     found: OrderedDict[str, tuple[int, ...] | None] = OrderedDict()
 
     def norm(name: str, width: int) -> None:
@@ -24,11 +29,11 @@ def shapes() -> OrderedDict[str, tuple[int, ...] | None]:
             found[f"{name}.{part}"] = (width,)
         found[f"{name}.num_batches_tracked"] = None
 
-    found["conv1.weight"] = (64, 3, 7, 7)
-    norm("bn1", 64)
-    width_in = 64
+    found["conv1.weight"] = (base, 3, 7, 7)
+    norm("bn1", base)
+    width_in = base
     for stage, blocks in enumerate(_BLOCKS):
-        width = 64 * 2**stage
+        width = base * 2**stage
         for block in range(blocks):
             name = f"layer{stage + 1}.{block}"
             found[f"{name}.conv1.weight"] = (width, width_in, 1, 1)
@@ -41,12 +46,12 @@ def shapes() -> OrderedDict[str, tuple[int, ...] | None]:
                 found[f"{name}.downsample.0.weight"] = (4 * width, width_in, 1, 1)
                 norm(f"{name}.downsample.1", 4 * width)
             width_in = 4 * width
-    found["fc.weight"] = (1000, 2048)
+    found["fc.weight"] = (1000, 32 * base)
     found["fc.bias"] = (1000,)
     return found
 
 
-def write(folder: Path, count: int, *, optimizer: bool = False) -> list[Path]:
+def write(folder: Path, count: int, base: int = 64) -> list[Path]:
     """`count` checkpoints of a slow random walk, oldest first; made once, then reused."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"epoch_{number:03d}.pt" for number in range(count)]
@@ -54,7 +59,7 @@ def write(folder: Path, count: int, *, optimizer: bool = False) -> list[Path]:
         return paths
     generator = torch.Generator().manual_seed(0)
     state: OrderedDict[str, torch.Tensor] = OrderedDict()
-    for name, shape in shapes().items():
+    for name, shape in shapes(base).items():
         if shape is None:
             state[name] = torch.zeros((), dtype=torch.int64)
         else:
@@ -66,9 +71,5 @@ def write(folder: Path, count: int, *, optimizer: bool = False) -> list[Path]:
                 tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=1e-4)
             else:
                 tensor.add_(100)
-        content: object = state
-        if optimizer:
-            momentum = {"state": {0: {"momentum_buffer": torch.zeros(PARAMETERS)}}, "param_groups": [{"lr": 0.1}]}
-            content = {"model": state, "optimizer": momentum}
-        torch.save(content, path)
+        torch.save(state, path)
     return paths

@@ -7,14 +7,30 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-ROUNDS = 5
+if TYPE_CHECKING:
+    from tests.benchmarks.options import Options
+
 _SAMPLE_S = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    """Number of checkpoints, and the width of the network's first stage."""
+
+    count: int
+    base: int
+
+
+_SIZES = {False: _Size(count=11, base=64), True: _Size(count=4, base=2)}
 
 
 def rss_anon() -> int:
@@ -111,8 +127,9 @@ def floor(paths: list[str], out: str) -> dict[str, float]:
 
 def rna(paths: list[str], out: str, *, engine_name: str, new: int | None) -> dict[str, float]:
     """rna-watch: Gram matrix (all rows, or the newest), coefficients, combination, clone and patch, fsync."""
-    from rna_watch.acceleration.family import rna_of, unevaluated
-    from rna_watch.acceleration.gram import GramRows, merge
+    from rna_watch.acceleration.family import Search, single
+    from rna_watch.acceleration.gram import GramRows, merge, rounding_variance
+    from rna_watch.acceleration.residuals import Residuals
     from rna_watch.engine.local import LocalEngine
     from rna_watch.engine.ray_engine import RayEngine
     from rna_watch.formats.probe import probe
@@ -141,18 +158,12 @@ def rna(paths: list[str], out: str, *, engine_name: str, new: int | None) -> dic
         if known is not None:
             gram = known.rows.copy()
             gram[-1] = gram[:, -1] = total.rows[-1]
-        candidate, note = rna_of(gram, n, 1e-8, total.rounding_energy)
+        residuals = Residuals.of_differences(gram, rounding_variance(total.rounding_energy))
+        candidate, note = single(residuals, "rna", 1e-8, Search(windows=()))
         if candidate is None:
-            candidate = unevaluated(gram, rounding_energy=total.rounding_energy).candidates[-1]
-            print(note, file=sys.stderr)
+            raise RuntimeError(note)
         combination = Combination(layouts=tuple(layouts), weights=candidate.weights).without_zeros()
-        publish(
-            combination,
-            out,
-            temporary=f"{out}.part",
-            budget_mib=64.0,
-            run=engine.map,
-        )
+        publish(combination, out, engine.map)
     planned = sum(task.work_bytes for task in tasks)
     planned += len(combination.layouts) * sum(segment.size_bytes for segment in combination.segments())
     result = meter.result | {"worker_memory_mib": worker_memory.growth_mib, "read_gb": planned / 1e9}
@@ -202,14 +213,17 @@ CONTENDERS = {
 }
 
 
-def compare(folder: Path, rounds: int = ROUNDS) -> dict[str, list[dict[str, float]]]:
-    """Each contender in a fresh process, in turn, `rounds` times."""
+def compare(options: Options) -> dict[str, list[dict[str, float]]]:
+    """Each contender in a fresh process, in turn, after a round that warms the page cache (but small)."""
     from tests.benchmarks import resnet152
 
-    paths = [str(path) for path in resnet152.write(folder / "resnet152", 11)]
+    size = _SIZES[options.small]
+    folder = options.folder / f"resnet152-{size.base}"
+    paths = [str(path) for path in resnet152.write(folder, size.count, size.base)]
     results: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
     os.sync()
-    for number in range(rounds + 1):
+    warming = 0 if options.small else 1
+    for number in range(options.rounds + warming):
         for name in CONTENDERS:
             out = folder / "out.pt"
             out.unlink(missing_ok=True)
@@ -220,10 +234,40 @@ def compare(folder: Path, rounds: int = ROUNDS) -> dict[str, list[dict[str, floa
                 check=False,
             )
             if run.returncode:
-                raise RuntimeError(run.stderr)
-            if number:  # the first round warms the page cache
+                raise RuntimeError(f"{name}: {run.stderr}")
+            if number >= warming:
                 results[name].append(json.loads(run.stdout.splitlines()[-1]))
     return results
+
+
+def show(options: Options) -> None:
+    """Print the table."""
+    from tests.benchmarks import resnet152
+
+    size = _SIZES[options.small]
+    results = compare(options)
+    shapes = resnet152.shapes(size.base)
+    print(
+        f"\none window, N = {size.count - 1}, ResNet-152 ({resnet152.parameters(size.base):,} parameters, {len(shapes)} "
+        f"tensors), page cache warm, {options.rounds} rounds in turn"
+    )
+    print("median seconds (min-max), ratio to the average loop and to the floor (medians of the pairs in a round)")
+    print(f"{'':<20}{'seconds':>22}{'/ average':>11}{'/ floor':>9}{'read GB':>9}{'memory MiB':>12}{'worker MiB':>12}")
+    for name, runs in results.items():
+        seconds = [run["seconds"] for run in runs]
+
+        def ratio(other: str, mine: list[float] = seconds) -> float:
+            return statistics.median(a / b["seconds"] for a, b in zip(mine, results[other], strict=True))
+
+        spread = f"{statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
+        memory = statistics.median(run["memory_mib"] for run in runs)
+        worker = statistics.median(run.get("worker_memory_mib", 0.0) for run in runs)
+        read = statistics.median(run["read_gb"] for run in runs)
+        shown = f"{worker:.0f}" if worker else "-"
+        print(
+            f"{name:<20}{spread:>22}{ratio('average loop'):>11.2f}{ratio('floor'):>9.2f}"
+            f"{read:>9.2f}{memory:>12.0f}{shown:>12}"
+        )
 
 
 if __name__ == "__main__":

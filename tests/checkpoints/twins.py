@@ -62,16 +62,10 @@ def same_bits(a, b):
     )
 
 
-def publish_here(paths, weights, destination, *, source=None, budget_mib=64.0):
+def publish_here(paths, weights, destination, *, source=None):
     """Publish a combination of files in this process; returns the destination as a string."""
     combination = Combination(layouts=tuple(probe(str(path), source) for path in paths), weights=tuple(weights))
-    publish(
-        combination,
-        str(destination),
-        temporary=f"{destination}.tmp",
-        budget_mib=budget_mib,
-        run=lambda work: [tasks.run(task) for task in work],
-    )
+    publish(combination, str(destination), tasks.run_all)
     return str(destination)
 
 

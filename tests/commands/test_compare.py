@@ -24,7 +24,7 @@ def test_a_real_run_is_compared_from_its_journal_alone(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(run, count=6)
     assert rna_watch("compare", run).returncode == 3
-    done = rna_watch("once", run, "--engine", "inline", "--evaluator", EVALUATOR)
+    done = rna_watch("once", run, "--engine", "local", "--evaluator", EVALUATOR)
     assert done.returncode == 0, done.stderr
     picture = tmp_path / "picture.svg"
     result = rna_watch("compare", run, "--json", "--plot", picture)

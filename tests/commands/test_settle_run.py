@@ -80,7 +80,7 @@ def _on_a_terminal(cwd: Path, *arguments: str, answers: list[str]) -> tuple[int,
 def test_two_runs_without_a_terminal_are_refused_and_the_command_for_each_works(two_runs: Path) -> None:
     """Exit code 2, the runs with what is in them, nothing written; one of the commands, as it stands, takes that run."""
     before = _everything(two_runs)
-    refused = rna_watch("once", f"{two_runs}/", "--engine", "inline", "--output", two_runs.parent / "out")
+    refused = rna_watch("once", f"{two_runs}/", "--engine", "local", "--output", two_runs.parent / "out")
     assert refused.returncode == 2
     assert refused.stdout == ""
     lines = refused.stderr.splitlines()
@@ -93,7 +93,7 @@ def test_two_runs_without_a_terminal_are_refused_and_the_command_for_each_works(
     assert not (two_runs.parent / "out").exists()
     command = shlex.split(re.sub("  4 checkpoints.*", "", lines[2]))
     chosen = two_runs / "lightning_logs" / "version_1"
-    assert command == ["rna-watch", "once", str(chosen), "--engine", "inline", "--output", str(two_runs.parent / "out")]
+    assert command == ["rna-watch", "once", str(chosen), "--engine", "local", "--output", str(two_runs.parent / "out")]
     done = rna_watch(*command[1:])
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == (
@@ -104,7 +104,7 @@ def test_two_runs_without_a_terminal_are_refused_and_the_command_for_each_works(
 
 def test_on_a_terminal_the_run_is_asked_for_and_started(two_runs: Path) -> None:
     """A numbered question, wrong answers asked again, the newest by default; only the chosen run is watched."""
-    code, said = _on_a_terminal(two_runs.parent, "start", "my run", "--engine", "inline", answers=["3\n", "1\n"])
+    code, said = _on_a_terminal(two_runs.parent, "start", "my run", "--engine", "local", answers=["3\n", "1\n"])
     chosen = two_runs / "lightning_logs" / "version_0"
     try:
         assert code == 0, said
@@ -122,7 +122,7 @@ def test_on_a_terminal_the_run_is_asked_for_and_started(two_runs: Path) -> None:
     finally:
         assert rna_watch("stop", chosen).returncode == 0
     assert not (two_runs / ".rna-watch").exists()
-    code, said = _on_a_terminal(two_runs.parent, "once", "my run", "--engine", "inline", answers=["\n"])
+    code, said = _on_a_terminal(two_runs.parent, "once", "my run", "--engine", "local", answers=["\n"])
     assert code == 0, said
     assert len(published(two_runs / "lightning_logs" / "version_1")) == 2
 
@@ -141,7 +141,7 @@ def test_a_run_directory_that_is_empty_takes_what_appears_and_tells_of_several_r
     """Started before the training; a second run under it is a problem in words and no end, not even at the next start."""
     run = tmp_path / "run"
     run.mkdir()
-    started = rna_watch("start", run, "--engine", "inline", "--quiet", 0.1, "--scan-interval", 0.1)
+    started = rna_watch("start", run, "--engine", "local", "--quiet", 0.1, "--scan-interval", 0.1)
     try:
         assert started.returncode == 0, started.stderr
         assert started.stdout.startswith(
@@ -160,29 +160,29 @@ def test_a_run_directory_that_is_empty_takes_what_appears_and_tells_of_several_r
         "remedy": f"stop this and watch each by itself, such as: rna-watch start {run}/lightning_logs/version_1",
     }
     assert status(run)["problems"] == [problem]
-    again = rna_watch("once", run, "--engine", "inline")
+    again = rna_watch("once", run, "--engine", "local")
     assert again.returncode == 0, again.stderr
     assert again.stdout.startswith(
         "found    4 checkpoints in lightning_logs/version_0/checkpoints, as Lightning writes"
     )
     shutil.rmtree(run / "lightning_logs" / "version_0")
-    assert rna_watch("once", run, "--engine", "inline").returncode == 0
+    assert rna_watch("once", run, "--engine", "local").returncode == 0
     assert status(run)["problems"] == []
 
 
 def test_a_run_directory_that_is_to_come_is_waited_for_and_not_made(tmp_path: Path, trained: Path) -> None:
     """Without --wait it is an error that names it; with --wait the daemon begins when the trainer has made the folder."""
     run = tmp_path / "run"
-    refused = rna_watch("start", run, "--engine", "inline")
+    refused = rna_watch("start", run, "--engine", "local")
     assert refused.returncode == 2
     assert refused.stderr == (
         f"rna-watch: the run directory {run} does not exist; "
         "if the training is yet to make it, wait for it with --wait\n"
     )
-    nowhere = rna_watch("start", run / "below", "--wait", "--engine", "inline")
+    nowhere = rna_watch("start", run / "below", "--wait", "--engine", "local")
     assert nowhere.returncode == 2
     assert "does not exist" in nowhere.stderr
-    daemon = start_foreground(run, "--wait", "--engine", "inline")
+    daemon = start_foreground(run, "--wait", "--engine", "local")
     try:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == f"waiting  for {run}, which the training is to make (Ctrl-C ends)\n"
@@ -233,12 +233,10 @@ def test_links_to_folders_are_named_where_nothing_is_found(tmp_path: Path, train
     assert chosen == run
     assert said[0].startswith("found    no checkpoint yet")
     assert said[1:] == [f"note     {words}"]
-    result = rna_watch("once", run, "--engine", "inline")
+    result = rna_watch("once", run, "--engine", "local")
     assert result.returncode == 3
-    assert (
-        f"there are no checkpoints (files ending in .pt, .pth, .ckpt, .bin, .safetensors; or --patterns); {words}\n"
-        in (result.stderr)
-    )
+    endings = ".pt, .pth, .ckpt, .bin, .pth.tar, .pt.tar, .safetensors"
+    assert f"there are no checkpoints (files ending in {endings}; or --patterns); {words}\n" in result.stderr
     shutil.copy(next(trained.glob("*.pt")), run)
     assert [line for line in _settle(run)[1] if "link" in line] == []
 
@@ -256,7 +254,7 @@ def test_patterns_say_what_to_take(two_runs: Path) -> None:
     assert _settle(two_runs, RunConfig.model_validate({"patterns": ["*.new"]}))[1] == [
         "found    no checkpoint yet; what appears here is taken (files like *.new)"
     ]
-    done = rna_watch("once", two_runs, "--engine", "inline", "--patterns", "*.ckpt")
+    done = rna_watch("once", two_runs, "--engine", "local", "--patterns", "*.ckpt")
     assert done.returncode == 0, done.stderr
     assert events(two_runs, "problem") == []
 
@@ -311,12 +309,12 @@ def test_a_run_inside_a_run_is_asked_for_again(tmp_path: Path) -> None:
 
 
 def test_names_cannot_play_with_the_terminal(tmp_path: Path) -> None:
-    """Control characters and bytes that are no text are shown as question marks."""
+    """Control characters and bytes that are no text are shown as replacement characters."""
     (tmp_path / "a\x1b[31m_1.pt").touch()
     (tmp_path / os.fsdecode(b"b\xff_2.pt")).touch()
     assert _settle(tmp_path)[1] == [
-        "found    1 checkpoint: a?[31m_1.pt, number 1",
-        "also     1 checkpoint: b?_2.pt, number 2",
+        "found    1 checkpoint: a\ufffd[31m_1.pt, number 1",
+        "also     1 checkpoint: b\ufffd_2.pt, number 2",
     ]
 
 
@@ -332,6 +330,6 @@ def test_the_problem_names_few_of_many_runs() -> None:
 def test_our_own_outputs_are_not_found(two_runs: Path) -> None:
     """Models that were given back to one of the runs are no checkpoints of a third."""
     chosen = two_runs / "lightning_logs" / "version_1"
-    assert rna_watch("once", chosen, "--engine", "inline").returncode == 0
+    assert rna_watch("once", chosen, "--engine", "local").returncode == 0
     paths = RunPaths(run=two_runs, output=two_runs)
     assert len(settle_run.look(CONFIG, paths)) == 8

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from rna_watch.commands.verify import Finder, Input, Verdict, VerificationEnded, conclude, read_manifest, verify
+from rna_watch.commands.verify import conclude
 from rna_watch.daemon import pinned_file
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.formats.probe import probe
-from rna_watch.publishing import output_tree
+from rna_watch.layout import artifacts
+from rna_watch.publishing.inputs import Finder
+from rna_watch.publishing.verification import Input, Verdict, VerificationEnded, read_manifest, verify
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks
 from rna_watch.window.combine import Combination
 from tests.daemon.runs import fingerprints, rna_watch, train
-from tests.publishing.test_verification import _offset, flip
+from tests.publishing.test_differences import _offset, flip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five checkpoints, nested with an optimizer, tied weights and batch norm, after `once`, and moved since."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(folder, count=5)
-    result = rna_watch("once", folder, "--engine", "inline")
+    result = rna_watch("once", folder, "--engine", "local")
     assert result.returncode == 0, result.stderr
     return folder.rename(folder.with_name("moved"))
 
@@ -57,13 +59,13 @@ def _manifest(run: Path) -> tuple[Path, dict]:
 
 def _verify(model: Path):
     """In this process: the verdict and all sentences as one."""
-    manifest = output_tree.manifest_path(model)
+    manifest = artifacts.manifest_path(model)
     done = verify(read_manifest(manifest), model, Finder(manifest.parent, None))
     return done.verdict, " / ".join((*done.problems, *done.notes))
 
 
 def _without_pins(run: Path) -> None:
-    shutil.rmtree(run / ".rna-watch" / "window")
+    shutil.rmtree(run / ".rna-watch" / "pins")
 
 
 def test_every_model_of_a_run_is_what_it_claims(finished: Path, tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_best_and_an_output_elsewhere_are_followed(tmp_path: Path, monkeypatch: 
     """With --output, the journal says where the inputs lie, and the run directory stands for its models."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
     train(tmp_path / "run", count=3, form="zip")
-    rna_watch("once", tmp_path / "run", "--engine", "inline", "--output", tmp_path / "out", "--pin", "none")
+    rna_watch("once", tmp_path / "run", "--engine", "local", "--output", tmp_path / "out", "--pin", "none")
     best = tmp_path / "out" / "rna" / "best"
     best.symlink_to("step_3.pt")
     for given in (best, tmp_path / "run"):
@@ -216,8 +218,8 @@ def test_an_input_with_other_contents_is_not_taken(run: Path, link: bool) -> Non
     _without_pins(run)
     (run / "step_3.pt").write_bytes((run / "step_2.pt").read_bytes())
     recorded = read_manifest(_manifest(run)[0]).inputs[2]
-    (run / ".rna-watch" / "window").mkdir()
-    wrong = run / ".rna-watch" / "window" / f"x.{recorded.fingerprint[:8]}.pinned"
+    (run / ".rna-watch" / "pins").mkdir()
+    wrong = run / ".rna-watch" / "pins" / f"x.{recorded.fingerprint[:8]}.pinned"
     pinned_file.pin(probe(str(run / "step_2.pt")).files[0], str(wrong), link=link, proceed=lambda: None)
     verdict, words = _verify(_newest(run))
     assert verdict is Verdict.UNVERIFIABLE
@@ -292,20 +294,14 @@ def test_the_manifest_says_how_running_variances_were_treated(tmp_path: Path, cl
         torch.save(content, tmp_path / f"step_{k}.pt")
     layouts = tuple(probe(str(tmp_path / f"step_{k}.pt")) for k in range(3))
     model = folder / "step_2.pt"
-    publish(
-        Combination(layouts=layouts, weights=(0.0, 2.0, -1.0), clamp=clamp),
-        str(model),
-        temporary=str(folder / "part"),
-        budget_mib=64.0,
-        run=lambda work: [tasks.run(task) for task in work],
-    )
+    publish(Combination(layouts=layouts, weights=(0.0, 2.0, -1.0), clamp=clamp), str(model), tasks.run_all)
     assert (torch.load(model, weights_only=True)["running_var"][0] >= 0) == clamp
     content = {
         "schema": 1,
         "inputs": [{"path": f"step_{k}.pt", "fingerprint": each.fingerprint} for k, each in enumerate(layouts)],
         "weights": [0.0, 2.0, -1.0],
     }
-    manifest = output_tree.manifest_path(model)
+    manifest = artifacts.manifest_path(model)
     for statistics, fits in (("clamped", clamp), ("combined", not clamp), (None, clamp), ("re-estimated", True)):
         manifest.write_text(json.dumps(content | ({"statistics": statistics} if statistics else {})))
         verdict, words = _verify(model)

@@ -48,7 +48,7 @@ def _train(folder: Folder, *, deletes_first: bool) -> None:
             old.unlink(missing_ok=True)
         _take(folder, step)
         old.unlink(missing_ok=True)
-        folder.admission.keep_room()
+        folder.pins.keep_room()
 
 
 def _pinned(folder: Folder) -> list[int | None]:
@@ -61,49 +61,49 @@ def _fill(disk: Path, left_kib: int) -> Path:
     return ballast
 
 
-def test_what_the_trainer_deleted_is_let_go_oldest_first(disk: Path) -> None:
+def test_what_the_trainer_deleted_is_unpinned_oldest_first(disk: Path) -> None:
     """Only as many as the training needs, none that the trainer still has, visibly; with room again all is as before."""
     folder = Folder(disk)
     _take(folder, 1, 2, 3, 4, 5)
-    folder.admission.keep_room()
+    folder.pins.keep_room()
     assert _pinned(folder) == [1, 2, 3, 4, 5]
     for step in (2, 1, 3):
         (disk / f"step_{step}.pt").unlink()
     _fill(disk, 2 * SIZE_KIB + SIZE_KIB // 2)
-    folder.admission.keep_room()
+    folder.pins.keep_room()
     assert _pinned(folder) == [2, 3, 4, 5]
     assert events(disk, "unpinned")[0].reason == "the training may need the room on the disk"
     problem = folder.recorder.state.problems["room"]
     assert "windows become shorter" in problem.what
     assert "--reserve" in problem.remedy
     count = len(folder.paths.journal.read_bytes())
-    folder.admission.keep_room()
+    folder.pins.keep_room()
     assert len(folder.paths.journal.read_bytes()) == count
     resize(disk, 20 * SIZE_KIB)
-    folder.admission.keep_room()
+    folder.pins.keep_room()
     assert "room" not in folder.recorder.state.problems
     _take(folder, 6)
     assert _pinned(folder) == [2, 3, 4, 5, 6]
 
 
 def test_below_the_reserve_nothing_is_kept_from_the_trainers_retention(disk: Path) -> None:
-    """A link would take from the trainer what its next deletion gives: all are let go, no new one is made, and it recovers."""
+    """A link would take from the trainer what its next deletion gives: all are unpinned, no new one is made, and it recovers."""
     folder = Folder(disk)
     _take(folder, 1, 2, 3)
     ballast = _fill(disk, 2 * SIZE_KIB)
     _take(folder, 4)
-    folder.admission.keep_room()
+    folder.pins.keep_room()
     assert _pinned(folder) == []
-    assert list(folder.paths.window.iterdir()) == []
+    assert list(folder.paths.pins.iterdir()) == []
     assert events(disk, "admitted")[-1].pin == "none"
     assert "room" in folder.recorder.state.problems
     newest = folder.recorder.checkpoint("step_4.pt")
     assert newest is not None
-    layout = folder.admission.layout(newest)
+    layout = folder.pins.layout(newest)
     assert layout is not None
     assert layout.path == str(disk / "step_4.pt")
     ballast.unlink()
-    folder.admission.keep_room()
+    folder.pins.keep_room()
     assert folder.recorder.state.problems == {}
     _take(folder, 5)
     assert _pinned(folder) == [5]
@@ -114,7 +114,7 @@ def test_copies_of_a_rewritten_name_give_way_too(disk: Path) -> None:
     folder = Folder(disk)
     for step in range(1, 11):
         folder.consider(_save(folder, step, "last.pt"))
-        folder.admission.keep_room()
+        folder.pins.keep_room()
         assert shutil.disk_usage(disk).free >= 3 * SIZE_KIB * KIB
     assert _pinned(folder) == [6, 7, 8, 9, 10]
     assert "room" in folder.recorder.state.problems
@@ -128,7 +128,7 @@ def test_the_reserve_is_a_setting(disk: Path, reserve: float | str, kept: list[i
     for step in (1, 2, 3):
         (disk / f"step_{step}.pt").unlink()
     _fill(disk, 2 * SIZE_KIB)
-    folder.admission.keep_room()
+    folder.pins.keep_room()
     assert _pinned(folder) == kept
 
 

@@ -64,8 +64,7 @@ class Daemon:
         """The residuals of a window; what was read is in `work`."""
         self.admit()
         self.work = []
-        window = self.window(first, last)
-        return self.measuring.residuals(window.members[-1], window, self._map)
+        return self.measuring.residuals(self.window(first, last), self._map)
 
     def _map(self, work: Sequence[tasks_plan.Task]) -> list[tasks.Result]:
         self.work += work

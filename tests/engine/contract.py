@@ -1,4 +1,4 @@
-"""What every engine must give: one contract for the inline and the Ray engine."""
+"""What every engine must give: one contract for the local and the Ray engine."""
 
 import threading
 
@@ -9,7 +9,7 @@ from rna_watch.acceleration.residuals import GRADIENT
 from rna_watch.errors import Cancelled, InputChanged
 from rna_watch.layout.identity import identify
 from rna_watch.window import tasks_plan
-from rna_watch.window.copying import Gap
+from rna_watch.window.copies import of_bytes
 from rna_watch.window.tasks_plan import CopyTask
 from tests.formats.test_optimizer_state import Run, form_of
 
@@ -67,11 +67,11 @@ class EngineContract:
         (tmp_path / "epoch_1.pt").unlink()
         with pytest.raises(InputChanged, match=r"epoch_1\.pt cannot be opened any more"):
             engine.map(work)
-        gap = Gap(file=0, offset_bytes=0, size_bytes=10)
-        copy = CopyTask(files=layouts[0].files, gaps=(gap,), outputs=(str(tmp_path / "none" / "clone"),))
+        piece = of_bytes(0, 0, 10, 0)
+        copy = CopyTask(files=layouts[0].files, copies=(piece,), outputs=(str(tmp_path / "none" / "clone"),))
         with pytest.raises(FileNotFoundError, match="none/clone"):
             engine.map([copy])
-        assert engine.map([CopyTask(files=(), gaps=(), outputs=())]) == [0]
+        assert engine.map([CopyTask(files=(), copies=(), outputs=())]) == [[]]
 
     def test_when_an_error_arrives_nothing_is_written_any_more(self, engine, tmp_path):
         """A task beside the one that failed has ended when its error comes out: nobody writes behind the caller's back."""
@@ -79,14 +79,14 @@ class EngineContract:
         source.write_bytes(b"\1" * size)
         output.write_bytes(b"")
         files = (identify(str(source)),)
-        gap = Gap(file=0, offset_bytes=0, size_bytes=size)
-        slow = CopyTask(files=files, gaps=(gap,), outputs=(str(output),))
-        failing = CopyTask(files=files, gaps=(gap,), outputs=(str(tmp_path / "none" / "output"),))
-        engine.map([CopyTask(files=(), gaps=(), outputs=())] * 4)  # workers that are killed by a test before are back
+        piece = of_bytes(0, 0, size, 0)
+        slow = CopyTask(files=files, copies=(piece,), outputs=(str(output),))
+        failing = CopyTask(files=files, copies=(piece,), outputs=(str(tmp_path / "none" / "output"),))
+        engine.map([CopyTask(files=(), copies=(), outputs=())] * 4)  # workers that are killed by a test before are back
         with pytest.raises(FileNotFoundError):
             engine.map([slow, failing])
         written = output.stat()
-        assert engine.map([CopyTask(files=(), gaps=(), outputs=())] * 8) == [0] * 8
+        assert engine.map([CopyTask(files=(), copies=(), outputs=())] * 8) == [[]] * 8
         assert (output.stat().st_size, output.stat().st_mtime_ns) == (written.st_size, written.st_mtime_ns)
         assert written.st_size in {0, size}
 
@@ -98,7 +98,7 @@ class EngineContract:
 
         with pytest.raises(ZeroDivisionError):
             engine.map(tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB), on_done)
-        assert engine.map([CopyTask(files=(), gaps=(), outputs=())]) == [0]
+        assert engine.map([CopyTask(files=(), copies=(), outputs=())]) == [[]]
 
     def test_its_processes_are_named(self, engine):
         """Every process of ours is alive and told by what it is for."""

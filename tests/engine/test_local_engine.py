@@ -25,13 +25,13 @@ def large_work():
 
 @pytest.fixture(scope="class", params=[1, 2], ids=["in this process", "in two children"])
 def engine(request, large_work):
-    """An inline engine for many tests, closed at the end."""
+    """An local engine for many tests, closed at the end."""
     engine = LocalEngine(request.param)
     yield engine
     engine.close()
 
 
-class TestInlineEngine(EngineContract):
+class TestLocalEngine(EngineContract):
     """The contract in this process and in children of it."""
 
 
@@ -81,7 +81,7 @@ def test_children_of_a_killed_parent_end(tmp_path):
         "if __name__ == '__main__':\n"
         "    local._SMALL_BYTES = 0\n"
         "    engine = local.LocalEngine(2)\n"
-        "    engine.map([tasks_plan.CopyTask(files=(), gaps=(), outputs=())] * 4)\n"
+        "    engine.map([tasks_plan.CopyTask(files=(), copies=(), outputs=())] * 4)\n"
         "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
         "    sys.stdin.read()\n"
     )

@@ -39,11 +39,5 @@ def gram(layouts, run=serial):
 
 def published(layouts, destination, run=serial):
     """The bytes of the published combination."""
-    publish(
-        Combination(layouts=layouts, weights=WEIGHTS),
-        str(destination),
-        temporary=f"{destination}.tmp",
-        budget_mib=BUDGET_MIB,
-        run=run,
-    )
+    publish(Combination(layouts=layouts, weights=WEIGHTS), str(destination), run)
     return destination.read_bytes()

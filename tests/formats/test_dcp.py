@@ -20,7 +20,6 @@ from rna_watch.formats import dcp_pieces
 from rna_watch.formats.probe import probe
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import OpenFile
-from rna_watch.publishing import clone
 from rna_watch.window.segments import window_segments
 from tests.checkpoints import twins
 from tests.checkpoints.damage import is_sound, put
@@ -230,8 +229,8 @@ class TestIncompleteAndRefused:
         whole = pickle.dumps(metadata, 4)
         del metadata.planner_data["model.wide"]
         for content, words in (
-            (pickle.dumps(metadata, 4), "the keys of model.wide are not told"),
-            (whole.replace(b"planner_data", b"planner_bata"), "does not tell whether keys were joined"),
+            (pickle.dumps(metadata, 4), "the keys of model.wide are missing"),
+            (whole.replace(b"planner_data", b"planner_bata"), "does not say whether keys were joined"),
         ):
             put(path / ".metadata", content)
             with pytest.raises(RefusedCheckpoint, match=words):
@@ -321,14 +320,14 @@ class TestIncompleteAndRefused:
 
 
 def test_a_clone_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    """When the repair of a shard fails, no folder and no temporary one is left."""
+    """When the disk fails at the end, no folder and no temporary one is left."""
     path = tmp_path / "step-1"
     save(path, {"model": state(1)}, parts=2, files=2)
 
     def fail(*_arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(clone, "sync_folder", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(Exception, match="No space left"):
         twins.publish_here([path, path], (-1.0, 2.0), tmp_path / "out")
     assert list(tmp_path.iterdir()) == [path]

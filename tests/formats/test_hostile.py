@@ -5,7 +5,7 @@ import torch
 
 from rna_watch.formats import safe_pickle
 from rna_watch.formats.probe import probe
-from rna_watch.formats.torch_zip import read_directory
+from rna_watch.formats.zip_directory import read_directory
 from rna_watch.layout.open_file import OpenFile
 from tests.daemon.runs import events, rna_watch
 
@@ -50,6 +50,6 @@ def test_a_damaged_record_beside_the_model_costs_nothing(tmp_path):
         file.seek(record.header_offset)
         file.write(struct.pack("<I", 0))
     assert probe(str(path)).parameters == 50
-    result = rna_watch("once", tmp_path, "--engine", "inline")
+    result = rna_watch("once", tmp_path, "--engine", "local")
     assert result.returncode == 0, result.stderr
     assert [event.checkpoint for event in events(tmp_path, "published")] == ["step_3.pt", "step_4.pt", "step_5.pt"]

@@ -15,7 +15,8 @@ from rna_watch.daemon.pinned_file import pin_checkpoint, unpin
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats import hugging_face as folder_module
 from rna_watch.formats import probe as probe_module
-from rna_watch.formats.probe import folder_format, probe
+from rna_watch.formats.probe import probe
+from rna_watch.formats.registry import recognised_folder
 from rna_watch.watching.scan import scan
 from tests.trainers.saved_folder import ADAPTER, CARRIED, INDEX, SHARDED, SHARDS, STATE, save
 
@@ -66,7 +67,7 @@ def test_a_folder_is_incomplete_until_its_last_file_is_there(tmp_path, layout):
             cut,
             reason,
         )
-        assert folder_format(str(growing), set(os.listdir(growing))) is not None or "no weights" in reason
+        assert recognised_folder(str(growing), set(os.listdir(growing))) is not None or "no weights" in reason
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

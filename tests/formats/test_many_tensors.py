@@ -33,7 +33,7 @@ before, begun = value("VmRSS"), time.process_time()
 layouts = tuple(probe(path) for path in paths)
 rows = merge([tasks.run(task) for task in tasks_plan.gram_tasks(layouts, len(paths) - 1, 16.0)]).rows
 run = lambda work: [tasks.run(task) for task in work]
-publish(Combination(layouts=layouts, weights=weights), out, temporary=out + ".tmp", budget_mib=16.0, run=run)
+publish(Combination(layouts=layouts, weights=weights), out, run)
 json.dump([value("VmHWM") - before, time.process_time() - begun, rows.tolist()], sys.stdout)
 """
 

@@ -58,9 +58,18 @@ def test_files_of_which_little_is_there_are_incomplete(content, message, tmp_pat
             lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
             "Git LFS pointer, not the file itself; run `git lfs pull`",
         ),
-        (lambda: b"<!DOCTYPE html><html><body>404, and more words than that</body></html>" * 2, "neither a torch.save"),
-        (lambda: b"\x89HDF\r\n\x1a\n" + bytes(100), "neither a torch.save zip file nor a safetensors file"),
-        (lambda: struct.pack("<Q", 2**40) + b"{" + bytes(100), "neither a torch.save zip file nor a safetensors file"),
+        (
+            lambda: b"<!DOCTYPE html><html><body>404, and more words than that</body></html>" * 2,
+            "in no format that is known",
+        ),
+        (
+            lambda: b"\x89HDF\r\n\x1a\n" + bytes(100),
+            r"no format that is known \(torch zip, safetensors, torch legacy\)",
+        ),
+        (
+            lambda: struct.pack("<Q", 2**40) + b"{" + bytes(100),
+            r"no format that is known \(torch zip, safetensors, torch legacy\)",
+        ),
     ],
 )
 def test_foreign_files_are_refused_with_what_they_are(make, message, tmp_path):

@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 
 from rna_watch.acceleration.gram import rounding_variance
 from rna_watch.acceleration.residuals import DIFFERENCE, GRADIENT, LEARNING_RATE, RECORDED
-from rna_watch.daemon.measurement import problem_with, residuals_of
-from rna_watch.daemon.window import without
+from rna_watch.config import RunConfig
+from rna_watch.daemon import measurement
+from rna_watch.daemon.measurement import problem_with
+from rna_watch.daemon.window import Window, without
 from rna_watch.errors import InputChanged
 from rna_watch.formats.probe import probe
 from rna_watch.window import tasks, tasks_plan
@@ -209,8 +211,9 @@ def test_the_gradient_keeps_its_own_dtype(tmp_path):
     )
     assert {extent.dtype for extent in run.layouts[-1].extents} == {"bfloat16"}
     check(run, tolerance=1e-7)
-    form, beside = form_of(run)
-    found = residuals_of(measure(run.layouts, form, beside), form)
+    window = Window.of(run.layouts, run.states)
+    found = measurement.measure(window, RunConfig(), lambda work: [tasks.run(task) for task in work], smallest=1.0)
+    assert found.form == RECORDED
     newest = sum(float(mean.float().double().square().sum()) for mean in run.truth[-1].values())
     assert found.rounding == pytest.approx(rounding_variance(newest * 2.0**-46), rel=1e-12, abs=0.0)
 

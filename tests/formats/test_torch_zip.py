@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats.probe import probe
-from rna_watch.formats.torch_zip import combine_crc
+from rna_watch.formats.zip_checksums import combine_crc
 from tests.checkpoints import twins
 from tests.checkpoints.writers import BARE, model, under
 

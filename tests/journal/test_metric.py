@@ -1,89 +1,75 @@
-"""The metric at a checkpoint: what the columns mean does not depend on whether a model was chosen already."""
+"""Which model of a run is the best, over made journals."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import pytest
 
-from rna_watch.acceleration.family import family
-from rna_watch.acceleration.methods import AVERAGES, COMPUTED, SOLUTIONS, Search, kind_of
-from rna_watch.acceleration.residuals import Residuals
-from rna_watch.acceleration.selection import Evidence, choose
 from rna_watch.journal import events as e
-from rna_watch.journal.metric import Metric, Values, values_of
-from rna_watch.journal.recipe import recorded
-from tests.acceleration import twins
-from tests.dashboard.run_builder import RunBuilder
-
-ERROR = Metric(name="error", mode="min")
+from rna_watch.journal.metric import best_so_far
+from tests.comparison.run_of import Run
 
 
-def _evaluated(values: dict[str, float], recipes: dict[str, dict[str, Any]] | None = None) -> RunBuilder:
-    run = RunBuilder().admit(9)
-    for name, value in values.items():
-        run.add(
-            e.Evaluated(
-                checkpoint="epoch_009.pt",
-                candidate=name,
-                metrics={"error": value},
-                seconds=0.1,
-                recipe=(recipes or {}).get(name, {}),
-            )
-        )
-    return run
+def _publish(run: Run, step: int, original: float, model: float) -> str:
+    """A checkpoint whose model was written."""
+    better = model > original if run.events[1].mode == "max" else model < original
+    run.checkpoint(step, {"last": original, "rna-5-1e-08": model}, chosen="rna-5-1e-08", better=better).publish(step)
+    return f"epoch_{step:03}.pt"
 
 
-def _values(run: RunBuilder) -> Values:
-    (checkpoint,) = run.state.checkpoints.values()
-    return values_of(checkpoint, ERROR)
+def _judged_by(run: Run, evaluator: str) -> None:
+    """From now on another evaluator judges."""
+    started = run.events[0]
+    run.add(e.Started(**{name: getattr(started, name) for name in started.__slots__} | {"evaluator": evaluator}))
 
 
-@pytest.mark.parametrize("best", COMPUTED)
-def test_a_column_means_the_same_before_and_after_the_choice(best: str) -> None:
-    """Whichever method is the best of its kind, its column holds it while candidates are evaluated and once one is chosen."""
-    found = family(
-        Residuals.of_differences(twins.gram(twins.linear_iterates(7, 40, seed=33, noise=1e-3))),
-        Search(windows=(2, 6), regularizations=(1e-8, 1e-2), limit=100),
-    ).candidates
-    values = {each.name: 1.0 if each.method == best else 2.0 for each in found}
-    run = _evaluated(values, {each.name: recorded(each) for each in found})
-    before = _values(run)
-    choice = choose(found, Evidence(values=values, mode="min"))
-    metrics: dict[str, e.Metrics | None] = {
-        "original": {"error": values["last"]},
-        "average": {"error": values[choice.best_average or ""]},
-        "rna": {"error": values[choice.best_rna or ""]},
-        "chosen": {"error": values[choice.candidate.name]},
-    }
-    run.add(
-        e.Chosen(
-            checkpoint="epoch_009.pt",
-            candidate=choice.candidate.name,
-            method=choice.candidate.method,
-            inputs=[],
-            weights=[],
-            metrics=metrics,
-            better_than_original=True,
-            significant=None,
-            reason="so it is",
-        )
-    )
-    after = _values(run)
-    assert before.chosen is None
-    assert (before.original, before.average, before.rna) == (after.original, after.average, after.rna)
-    assert (before.average, before.rna) == {AVERAGES: (1.0, 2.0), SOLUTIONS: (2.0, 1.0)}[kind_of(best) or ""]
+@pytest.mark.parametrize(
+    ("mode", "original", "model", "best"),
+    [
+        ("min", 0.5, 0.3, True),
+        ("min", 0.5, 0.4, False),
+        ("min", 0.39, 0.39, False),
+        ("max", 0.5, 0.9, True),
+        ("max", 0.5, 0.6, False),
+        ("min", 0.5, math.nan, False),
+        ("min", 0.5, -math.inf, False),
+    ],
+    ids=["better", "as good as a model before", "no better than its original", "larger", "smaller", "NaN", "infinite"],
+)
+def test_the_best_beats_every_original_and_every_model(mode: str, original: float, model: float, best: bool) -> None:
+    """Strictly, in the direction of the metric; what is no finite number never wins."""
+    run = Run(mode=mode)
+    _publish(run, 3, 0.7, 0.4)
+    name = _publish(run, 4, original, model)
+    assert best_so_far(run.state, name) == (model if best else None)
 
 
-def test_records_without_fields_are_told_by_their_names() -> None:
-    """Journals of 0.1.0 name a candidate and no more: an exponential average is an average, simplex RNA is RNA."""
-    values = {"last": 5.0, "average-5": 4.0, "ema-5": 3.0, "rna-5-1e-08": 2.5, "simplex-5-1e-08": 2.0, "trained-5": 1.0}
-    assert _values(_evaluated(values)) == Values(original=5.0, average=3.0, rna=2.0)
+def test_what_a_replaced_checkpoint_reached_counts_on() -> None:
+    """A name that is written again takes nothing back: its former model is still to be beaten."""
+    run = Run()
+    _publish(run, 3, 0.7, 0.4)
+    name = _publish(run, 3, 0.7, 0.5)
+    assert best_so_far(run.state, name) is None
 
 
-def test_a_name_that_says_otherwise_is_not_believed_against_the_record() -> None:
-    """What is recorded with the evaluation counts, whatever a candidate is called."""
-    run = _evaluated(
-        {"last": 5.0, "average-of-mine": 1.0}, {"average-of-mine": {"method": "simplex", "statistics": "clamped"}}
-    )
-    assert _values(run) == Values(original=5.0, average=None, rna=1.0)
+def test_an_original_alone_is_to_be_beaten() -> None:
+    """Also one whose window is too short for a model."""
+    run = Run().checkpoint(1, {"last": 0.1})
+    name = _publish(run, 3, 0.7, 0.4)
+    assert best_so_far(run.state, name) is None
+
+
+def test_only_values_of_one_evaluator_are_compared() -> None:
+    """Another evaluator's numbers say nothing of this one's; where it judges again, its former numbers count again."""
+    run = Run()
+    _publish(run, 3, 0.7, 0.4)
+    _judged_by(run, "other.py:evaluate")
+    other = _publish(run, 4, 7.0, 4.0)
+    assert best_so_far(run.state, other) == 4.0
+    _judged_by(run, "eval.py:evaluate")
+    worse = _publish(run, 5, 0.7, 0.5)
+    assert best_so_far(run.state, worse) is None
+    better = _publish(run, 6, 0.7, 0.3)
+    assert best_so_far(run.state, better) == 0.3
+    assert best_so_far(run.state, other) == 4.0

@@ -100,6 +100,14 @@ def test_the_start_says_what_is_watched_and_what_is_missing():
     )
 
 
+def test_the_former_name_of_the_local_engine_is_read_as_its_name():
+    """A journal of 0.1.0 says `inline`, newer ones `local`: the line is the same."""
+    start = RunBuilder().events[0]
+    old, new = (describe(dataclasses.replace(start, engine=name)) for name in ("inline", "local"))
+    assert old == new
+    assert "; local engine; " in new
+
+
 def test_measuring_tells_how_fast_it_read():
     """The line of a measurement has the bytes, the time and the rate, and none of them divides by zero."""
     run = RunBuilder().admit(1).measure(1)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from rna_watch.errors import StoreError
 from rna_watch.formats.probe import probe
-from rna_watch.layout import disk
-from rna_watch.publishing import clone
+from rna_watch.publishing import clone, draft
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks
 from rna_watch.window.combine import Combination
@@ -43,17 +42,11 @@ def test_gaps_are_the_rest_of_the_file(runs, limit):
     assert all(0 < count <= limit for _, count in gaps)
 
 
-def test_a_temporary_name_is_no_checkpoint_s(paths):
-    """The name in the making begins with a dot and ends like nothing that a trainer or a loader looks for."""
-    name = disk.temporary_name("epoch_3.pt", "77")
-    assert name == ".rna-watch-epoch_3.pt.77.tmp"
-
-
 def test_a_reflink_leaves_no_gaps(paths, tmp_path, monkeypatch):
     """Where blocks can be shared the clone begins whole, and only the model's extents are written."""
 
     def share(reader, writer):
-        os.sendfile(writer, reader, 0, os.fstat(reader).st_size)
+        return os.sendfile(writer, reader, 0, os.fstat(reader).st_size) > 0
 
     kinds = []
 
@@ -62,10 +55,10 @@ def test_a_reflink_leaves_no_gaps(paths, tmp_path, monkeypatch):
         return [tasks.run(task) for task in work]
 
     expected = Path(twins.publish_here(paths, WEIGHTS, tmp_path / "copied.pt")).read_bytes()
-    monkeypatch.setattr(clone, "share_blocks", share)
+    monkeypatch.setattr(draft, "share_blocks", share)
     out = tmp_path / "shared.pt"
     combination = Combination(layouts=tuple(probe(str(path)) for path in paths), weights=WEIGHTS)
-    publish(combination, str(out), temporary=f"{out}.tmp", budget_mib=1.0, run=run)
+    publish(combination, str(out), run)
     assert set(kinds) == {"CombineTask"}
     assert out.read_bytes() == expected
 

@@ -4,6 +4,7 @@ import errno
 import os
 import zipfile
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import safetensors
@@ -11,12 +12,13 @@ import safetensors.torch
 import torch
 
 from rna_watch.errors import RefusedCheckpoint, StoreError
-from rna_watch.formats import torch_zip
+from rna_watch.formats import zip_directory
 from rna_watch.formats.probe import probe
 from rna_watch.layout import artifacts
+from rna_watch.layout.disk import TEMPORARY_PREFIX
+from rna_watch.layout.identity import identify
 from rna_watch.layout.open_file import OpenFile
-from rna_watch.publishing import export, safetensors_writer, torch_writer
-from rna_watch.publishing import write_export as engine_export
+from rna_watch.publishing import export, new_file, torch_writer
 from rna_watch.publishing.write import publish
 from rna_watch.window import copies, tasks
 from rna_watch.window.combine import Combination
@@ -35,9 +37,9 @@ def run(work):
 def exported(path, source=None):
     """The export of a file, under the name that it gets."""
     out = f"{path}{artifacts.ENDING}"
-    size = engine_export.write(str(path), out, source=source, temporary=f"{out}.tmp", run=run)
+    size = export.write(str(path), out, source or "", run)
     assert os.path.getsize(out) == size
-    assert not os.path.exists(f"{out}.tmp")
+    assert not list(Path(out).parent.glob(f"{TEMPORARY_PREFIX}*"))
     return out
 
 
@@ -61,7 +63,7 @@ def test_an_export_of_every_form_holds_the_published_model_s_bits_under_plain_na
 def test_views_of_any_stride_come_out_contiguous_and_in_logical_order(tmp_path, monkeypatch):
     """Transposed, channels-last, sliced, expanded, empty and complex tensors are written as `contiguous()` gives them."""
     monkeypatch.setattr(copies, "_SCATTERED_ELEMENTS", 12)
-    monkeypatch.setattr(copies, "STRIP_ELEMENTS", 10)
+    monkeypatch.setattr(copies, "_CONTIGUOUS_ELEMENTS", 10)
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(6, 8, generator=generator)
     tensors = {
@@ -155,14 +157,7 @@ def test_an_export_has_the_model_s_time_and_loads_into_the_network(tmp_path):
 def drop(paths, destination, source=None):
     """A published combination without what lay beside the model."""
     layouts = tuple(probe(str(path), source) for path in paths)
-    publish(
-        Combination(layouts=layouts, weights=WEIGHTS),
-        str(destination),
-        temporary=f"{destination}.tmp",
-        budget_mib=64.0,
-        run=run,
-        drop=True,
-    )
+    publish(Combination(layouts=layouts, weights=WEIGHTS), str(destination), run, drop=True)
     return str(destination)
 
 
@@ -175,7 +170,7 @@ def test_the_model_alone_has_the_clone_s_bits_at_the_clone_s_keys(name, tmp_path
         form.write(path, model(seed), seed)
     clone = twins.publish_here(paths, WEIGHTS, tmp_path / "clone.pt")
     out = drop(paths, tmp_path / "out.pt")
-    assert not os.path.exists(f"{out}.tmp")
+    assert not list(tmp_path.glob(f"{TEMPORARY_PREFIX}*"))
     found, whole = torch.load(out, weights_only=True), torch.load(clone, weights_only=name not in UNSAFE)
     if form.source:
         assert found.keys() == {form.source} | ({"epoch"} & whole.keys())
@@ -302,15 +297,18 @@ def test_large_archives_are_zip64(tmp_path, size, count):
     """Records, offsets and numbers of them beyond the old format's fields are read back by zip readers, torch's too."""
     made = torch_writer.archive([("version", b"3\n"), *((f"data/{number}", size) for number in range(count))])
     path = tmp_path / "large.pt"
-    safetensors_writer.make(made, str(path), 0o644)
+    new_file.make(made, str(path), identify(__file__))
     with zipfile.ZipFile(path) as archive:
         assert len(archive.namelist()) == count + 1
         assert archive.getinfo(f"archive/data/{count - 1}").file_size == size
     reader = torch._C.PyTorchFileReader(str(path))
     assert reader.get_record_offset(f"data/{count - 1}") == made.offsets[f"data/{count - 1}"]
     with OpenFile(str(path)) as file:
-        records = {record.name: record for record in torch_zip.read_directory(file)}
-        assert torch_zip.payload_offset(file, records[f"archive/data/{count - 1}"]) == made.offsets[f"data/{count - 1}"]
+        records = {record.name: record for record in zip_directory.read_directory(file)}
+        assert (
+            zip_directory.payload_offset(file, records[f"archive/data/{count - 1}"])
+            == made.offsets[f"data/{count - 1}"]
+        )
 
 
 @pytest.mark.parametrize(("name", "after"), [("pwrite", 0), ("pwrite", 4), ("fsync", 0), ("replace", 0)])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 LIMIT_S = 120.0
-QUICK = ("--engine", "inline", "--workers", 1, "--quiet", 0.2, "--scan-interval", 0.2, "--keep", 99)
+QUICK = ("--engine", "local", "--workers", 1, "--quiet", 0.2, "--scan-interval", 0.2, "--keep", 99)
 DONE = ("published", "finished")
 # a torchvision built for another torch breaks the import of transformers, and nothing here needs it
 _TRANSFORMERS = ("hf_trainer", "accelerate_trainer")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def _history(folder: Folder, name: str) -> list[str]:
     newest = folder.recorder.checkpoint(name)
     assert newest is not None
-    return [checkpoint.name for checkpoint in folder.admission.sequences.history(newest, 9)]
+    return [checkpoint.name for checkpoint in folder.sequences.history(newest, 9)]
 
 
 def _found(name: str, mtime: int = 1) -> Found:

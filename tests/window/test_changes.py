@@ -1,7 +1,6 @@
 """Checkpoints that change while they are read: the right bytes, or `InputChanged`, never a mixture."""
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from rna_watch.acceleration.gram import merge
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, StoreError
 from rna_watch.evaluation.materialize import state_dict
 from rna_watch.formats.probe import probe
+from rna_watch.layout.disk import TEMPORARY_PREFIX
 from rna_watch.layout.layout import Role
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks, tasks_plan
@@ -158,7 +158,7 @@ def test_a_change_while_it_is_published(paths, change, which, moment, form, tmp_
 
     def go():
         combination = Combination(layouts=layouts, weights=(0.0, -1.0, 2.0))
-        publish(combination, str(out), temporary=f"{out}.tmp", budget_mib=1.0, run=run)
+        publish(combination, str(out), run)
 
     if moment == "after the tasks":
         go()
@@ -176,15 +176,9 @@ def test_a_change_before_it_is_cloned(paths, change, tmp_path):
     change(paths[-1])
     out = tmp_path / "out"
     with pytest.raises(InputChanged, match=paths[-1].name):
-        publish(
-            Combination(layouts=layouts, weights=(0.0, 0.0, 1.0)),
-            str(out),
-            temporary=f"{out}.tmp",
-            budget_mib=1.0,
-            run=list,
-        )
+        publish(Combination(layouts=layouts, weights=(0.0, 0.0, 1.0)), str(out), list)
     assert not out.exists()
-    assert not Path(f"{out}.tmp").exists()
+    assert not list(tmp_path.glob(f"{TEMPORARY_PREFIX}*"))
 
 
 @pytest.mark.parametrize("which", [1, 2])
@@ -212,4 +206,4 @@ def test_no_room_is_trouble_of_the_store_not_of_the_input(paths, tmp_path):
     combination = Combination(layouts=layouts, weights=(0.0, -1.0, 2.0))
     missing = tmp_path / "no" / "such" / "folder"
     with pytest.raises(StoreError, match="make room there, or name another folder with --output"):
-        publish(combination, str(missing), temporary=f"{missing}.tmp", budget_mib=1.0, run=list)
+        publish(combination, str(missing), list)

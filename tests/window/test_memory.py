@@ -35,7 +35,7 @@ for task in work:
     tasks.run(task)
 run = lambda work: [tasks.run(task) for task in work]
 out = paths[0] + ".out"
-publish(Combination(layouts=layouts, weights=(-1.0, 2.0)), out, temporary=out + ".tmp", budget_mib=16.0, run=run)
+publish(Combination(layouts=layouts, weights=(-1.0, 2.0)), out, run)
 print(value("VmHWM") - before)
 """
 

@@ -1,6 +1,7 @@
 """How work is cut: bounded, complete, and the same for any number of workers."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,9 +13,8 @@ from rna_watch.formats.probe import probe
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
 from rna_watch.publishing import clone
-from rna_watch.window import tasks_plan
+from rna_watch.window import copies, tasks_plan
 from rna_watch.window.combine import Combination
-from rna_watch.window.copying import Gap
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, cut_blocks
 from tests.engine import windows
 
@@ -57,7 +57,7 @@ def test_every_element_is_in_one_task(layouts, size, monkeypatch):
     segments = combination.segments(tasks_plan.task_elements(layouts[-1].parameters))
     for tasks in (
         tasks_plan.gram_tasks(layouts, 3, 64.0),
-        tasks_plan.combine_tasks(combination, segments, ("clone",), 64.0),
+        tasks_plan.combine_tasks(combination, segments, ("clone",)),
     ):
         covered = elements(tasks)
         assert len(covered) == len(set(covered))
@@ -119,19 +119,13 @@ def test_blocks_hold_every_element_once_and_one_kind(kinds, capacity):
 
 @given(st.lists(st.integers(1, 100)), st.integers(1, 250))
 def test_copies_are_grouped_up_to_a_limit(sizes, limit):
-    """Every gap is copied once, in order, in groups that end as soon as they reach the limit."""
-    gaps = tuple(Gap(file=0, offset_bytes=1000 * number, size_bytes=size) for number, size in enumerate(sizes))
-    layout = _layout()
-    found = tasks_plan.copy_tasks(layout.files, gaps, ("clone",), limit)
-    assert tuple(gap for task in found for gap in task.gaps) == gaps
-    assert all(sum(gap.size_bytes for gap in task.gaps[:-1]) < limit for task in found)
+    """Every piece is copied once, in order, in groups that no neighbour fits into, each within the limit or of one piece."""
+    pieces = tuple(copies.of_bytes(0, 1000 * number, size, 0) for number, size in enumerate(sizes))
+    found = tasks_plan.copy_tasks((), pieces, ("clone",), limit)
+    assert tuple(copy for task in found for copy in task.copies) == pieces
+    assert all(task.work_bytes <= limit or len(task.copies) == 1 for task in found)
+    assert all(a.work_bytes + b.copies[0].size_bytes > limit for a, b in pairwise(found))
     assert sum(task.work_bytes for task in found) == sum(sizes)
-
-
-def _layout():
-    from rna_watch.layout.layout import Layout
-
-    return Layout(format="torch zip", files=(), source="", tensors=(), extents=(), counters={}, fingerprint="")
 
 
 def test_tensors_lie_elsewhere_in_each_checkpoint(tmp_path):
@@ -152,16 +146,14 @@ def test_a_combination_names_only_what_matters(layouts):
     assert found.layouts == layouts[1:]
 
 
-def test_gaps_are_what_no_combine_task_writes(layouts, tmp_path):
+def test_copies_are_what_no_combine_task_writes(layouts, tmp_path):
     """Combine and copy tasks together write every byte of the clone once."""
-    combination = Combination(layouts=layouts, weights=windows.WEIGHTS)
-    segments = combination.segments()
-    begun = clone.begin(layouts[-1], segments, str(tmp_path / "clone.tmp"))
-    written = [(segment.places[-1][0][1], segment.size_bytes) for segment in segments]
+    begun = clone.begin(Combination(layouts=layouts, weights=windows.WEIGHTS), str(tmp_path / "clone.tmp"), 2**22)
+    written = [(segment.places[-1][0][1], segment.size_bytes) for segment in begun.segments]
     written += [
-        (gap.offset_bytes, gap.size_bytes)
-        for task in tasks_plan.copy_tasks(begun.sources, begun.gaps, begun.temporaries)
-        for gap in task.gaps
+        (copy.offset_bytes, copy.size_bytes)
+        for task in tasks_plan.copy_tasks(layouts[-1].files, begun.copies, begun.outputs)
+        for copy in task.copies
     ]
     at = 0
     for offset, size in sorted(written):

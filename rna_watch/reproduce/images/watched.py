@@ -20,9 +20,8 @@ from rna_watch.comparison.members import members_of
 from rna_watch.daemon import background
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.journal import run_paths
-from rna_watch.journal.lock import living_owner
 from rna_watch.journal.replay import PENDING, Stage
-from rna_watch.journal.status import load
+from rna_watch.journal.status import load, status_of
 from rna_watch.reproduce.images import judge, spec
 from rna_watch.reproduce.images.training import CURVE, EPOCHS, STATE
 
@@ -43,7 +42,7 @@ _STUCK_S = 7200.0
 _LARGE_BYTES = 2**30
 # the members that the tables show: averages of 3, 5 and 10, exponential ones and RNA at 5 and 10, RNA at two lambdas
 DAEMON: dict[str, Any] = {
-    "engine": "inline",
+    "engine": "inline",  # the former name of `local`: finished runs are known by these very words
     "workers": 1,
     "window": 10,
     "methods": ["average", "ema", "rna"],
@@ -119,7 +118,7 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device
         _forget(folder, where)
     (folder / "evaluator.py").write_text(judge.EVALUATOR)
     settings.write_text(text)
-    if living_owner(where) is None:
+    if not status_of(where).alive:
         evaluator = f"{folder / 'evaluator.py'}:evaluate"
         background.start(where, [str(epochs), "--config", str(settings), "--evaluator", evaluator])
     try:
@@ -160,7 +159,7 @@ def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None
     """Wait until the daemon has been through every epoch."""
     since, before = time.monotonic(), (-1, 0)
     while True:
-        state, _ = load(where)
+        state, status = load(where)
         stages = [checkpoint.stage for checkpoint in state.checkpoints.values()]
         done = sum(stage not in PENDING and stage != Stage.WAITING for stage in stages)
         if done >= run.epochs:
@@ -170,7 +169,7 @@ def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None
             say(f"{run.key}: {done} of {run.epochs} judged")
         if progress != before:
             before, since = progress, time.monotonic()
-        if living_owner(where) is None:
+        if not status.alive:
             raise RnaWatchError(f"the daemon ended early; see {where.log}")
         if time.monotonic() - since > _STUCK_S:
             raise RnaWatchError(f"the daemon made no progress for {_STUCK_S:g} s; see {where.log}")

@@ -6,7 +6,6 @@ import shutil
 import struct
 import tracemalloc
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rna_watch.errors import InputChanged, RefusedCheckpoint
-from rna_watch.formats import torch_zip
+from rna_watch.formats import zip_checksums, zip_directory
 from rna_watch.formats.probe import probe
 from rna_watch.layout.open_file import OpenFile
-from rna_watch.publishing import verification
-from rna_watch.window import tasks_plan
+from rna_watch.publishing import differences
 from rna_watch.window.combine import Combination
 from tests.checkpoints import writers
 from tests.checkpoints.twins import publish_here
@@ -47,11 +45,7 @@ def _save(folder, form, dtype=torch.float32):
 
 
 def _differences(out, combination):
-    combination = combination.without_zeros()
-    model = probe(str(out))
-    both = replace(combination, layouts=(model, *combination.layouts), weights=(0.0, *combination.weights))
-    groups = [task.segments for task in tasks_plan.combine_tasks(both, both.segments(), (), 64.0)]
-    return verification.combined_differences(model, combination, groups)
+    return differences.combined_differences(probe(str(out)), combination.without_zeros())[0]
 
 
 def _offset(path, name, element=0):
@@ -70,11 +64,11 @@ def flip(path, offset, *, repair, bit=0):
     Path(path).write_bytes(content)
     if repair:
         with OpenFile(str(path)) as file, Path(path).open("r+b") as writer:
-            starts = {torch_zip.payload_offset(file, each): each for each in torch_zip.read_directory(file)}
+            starts = {zip_directory.payload_offset(file, each): each for each in zip_directory.read_directory(file)}
             start = max(each for each in starts if each <= offset)
             size = starts[start].size_bytes
             crc = zlib.crc32(file.read(start, size))
-            torch_zip.repair(file, {start: (size, crc)}, writer.fileno())
+            zip_checksums.repair(file, {start: (size, crc)}, writer.fileno())
 
 
 @DTYPES
@@ -84,9 +78,9 @@ def test_what_was_published_is_found_equal(tmp_path, form, dtype):
     out, combination = _save(tmp_path, form, dtype)
     model, newest = probe(str(out)), combination.layouts[-1]
     assert _differences(out, combination) == []
-    assert verification.copied_differences(model, newest) == []
-    assert verification.differences_beside(model, newest) == {}
-    assert verification.damage(model) == ([], form == "zip")
+    assert differences.copied_differences(model, newest) == []
+    assert differences.differences_beside(model, newest) == {}
+    assert differences.damage(model) == ([], form == "zip")
 
 
 @DTYPES
@@ -98,7 +92,7 @@ def test_one_flipped_bit_is_found_and_named(tmp_path, dtype):
     assert (found.name, found.differing, found.elements) == ("head.weight", 1, 20)
     value = abs(torch.load(out, weights_only=True)["model"]["head.weight"].flatten()[7].double().item())
     assert 0 < found.largest <= 2 * torch.finfo(dtype).eps * value
-    assert verification.damage(probe(str(out))) == ([], True)
+    assert differences.damage(probe(str(out))) == ([], True)
 
 
 def test_an_element_of_two_overlapping_tensors_is_named_by_both(tmp_path):
@@ -133,9 +127,9 @@ def test_a_changed_integer_is_named(tmp_path):
     """Integers and flags must be the newest checkpoint's."""
     out, combination = _save(tmp_path, "zip")
     flip(out, _offset(out, "bn.num_batches_tracked"), bit=2, repair=True)
-    (found,) = verification.copied_differences(probe(str(out)), combination.layouts[-1])
+    (found,) = differences.copied_differences(probe(str(out)), combination.layouts[-1])
     assert (found.name, found.differing, found.largest) == ("bn.num_batches_tracked", 1, 4.0)
-    assert verification.sentences([found], "not copied") == [
+    assert differences.sentences([found], "not copied") == [
         "bn.num_batches_tracked: 1 of 1 elements is not copied; largest difference 4"
     ]
 
@@ -147,12 +141,12 @@ def test_a_change_beside_the_model_is_named_by_its_record(tmp_path):
         owned = {chunk.offset_bytes for extent in probe(str(out)).extents for chunk in extent.chunks}
         with OpenFile(str(out)) as file:
             beside = next(
-                (torch_zip.payload_offset(file, each), each.name)
-                for each in torch_zip.read_directory(file)
-                if "/data/" in each.name and torch_zip.payload_offset(file, each) not in owned
+                (zip_directory.payload_offset(file, each), each.name)
+                for each in zip_directory.read_directory(file)
+                if "/data/" in each.name and zip_directory.payload_offset(file, each) not in owned
             )
         flip(out, beside[0], repair=repair)
-        found = verification.differences_beside(probe(str(out)), combination.layouts[-1])
+        found = differences.differences_beside(probe(str(out)), combination.layouts[-1])
         assert found == {f"record {beside[1]}": 1}
         assert _differences(out, combination) == []
 
@@ -163,7 +157,7 @@ def test_a_safetensors_header_counts_too(tmp_path):
     safetensors.torch.save_file(tensors, tmp_path / "a.safetensors", metadata={"step": "1"})
     safetensors.torch.save_file(tensors, tmp_path / "b.safetensors", metadata={"step": "2"})
     a, b = (probe(str(tmp_path / f"{name}.safetensors")) for name in "ab")
-    assert verification.differences_beside(a, b) == {"its headers": 1}
+    assert differences.differences_beside(a, b) == {"its headers": 1}
 
 
 def test_a_file_that_was_saved_again_is_still_compared_by_its_tensors(tmp_path):
@@ -172,8 +166,8 @@ def test_a_file_that_was_saved_again_is_still_compared_by_its_tensors(tmp_path):
     content = torch.load(out, weights_only=True)
     torch.save({"note": "a" * 500, **content}, out)
     assert _differences(out, combination) == []
-    assert verification.copied_differences(probe(str(out)), combination.layouts[-1]) == []
-    assert verification.differences_beside(probe(str(out)), combination.layouts[-1]) is None
+    assert differences.copied_differences(probe(str(out)), combination.layouts[-1]) == []
+    assert differences.differences_beside(probe(str(out)), combination.layouts[-1]) is None
 
 
 @given(st.data())
@@ -187,8 +181,8 @@ def test_any_flipped_bit_of_the_stored_records_is_found(tmp_path_factory, data):
     out = folder / "flipped.pt"
     shutil.copy(folder / "out.pt", out)
     with OpenFile(str(out)) as file:
-        record = data.draw(st.sampled_from([r for r in torch_zip.read_directory(file) if r.size_bytes]))
-        start = torch_zip.payload_offset(file, record)
+        record = data.draw(st.sampled_from([r for r in zip_directory.read_directory(file) if r.size_bytes]))
+        start = zip_directory.payload_offset(file, record)
     place = data.draw(st.integers(0, record.size_bytes - 1))
     flip(out, start + place, bit=data.draw(st.integers(0, 7)), repair=False)
     reason = ""
@@ -199,23 +193,23 @@ def test_any_flipped_bit_of_the_stored_records_is_found(tmp_path_factory, data):
     if reason:
         assert "damaged" in reason
         return
-    problems, checked = verification.damage(model)
+    problems, checked = differences.damage(model)
     assert checked
     assert record.name in problems[0]
     newest = combination.layouts[-1]
     if model.architecture == newest.architecture:
-        beside = verification.differences_beside(model, newest)
-        assert _differences(out, combination) or verification.copied_differences(model, newest) or beside
+        beside = differences.differences_beside(model, newest)
+        assert _differences(out, combination) or differences.copied_differences(model, newest) or beside
 
 
 def test_a_checksum_that_only_one_of_its_two_places_has_is_damage(tmp_path):
     """The directory and the data descriptor must agree."""
     out, _ = _save(tmp_path, "zip")
     with OpenFile(str(out)) as file:
-        record = next(r for r in torch_zip.read_directory(file) if r.name.endswith("data/0"))
-        end = torch_zip.payload_offset(file, record) + record.size_bytes
+        record = next(r for r in zip_directory.read_directory(file) if r.name.endswith("data/0"))
+        end = zip_directory.payload_offset(file, record) + record.size_bytes
     flip(out, end + 4, repair=False)
-    (problem,) = verification.damage(probe(str(out)))[0]
+    (problem,) = differences.damage(probe(str(out)))[0]
     assert problem == f"the checksum of scale (record {record.name}) does not match its bytes"
 
 
@@ -226,7 +220,7 @@ def test_a_file_without_checksums_is_not_called_damaged(tmp_path):
         torch.save(writers.model(1), tmp_path / "a.pt")
     finally:
         torch.serialization.set_crc32_options(True)
-    assert verification.damage(probe(str(tmp_path / "a.pt"))) == ([], False)
+    assert differences.damage(probe(str(tmp_path / "a.pt"))) == ([], False)
 
 
 def test_a_file_that_changes_meanwhile_stops_the_comparison(tmp_path):
@@ -235,10 +229,10 @@ def test_a_file_that_changes_meanwhile_stops_the_comparison(tmp_path):
     model, newest = probe(str(out)), combination.layouts[-1]
     flip(out, _offset(out, "head.weight"), repair=True)
     with pytest.raises(InputChanged, match="changed"):
-        verification.copied_differences(model, newest)
+        differences.copied_differences(model, newest)
     out.unlink()
     with pytest.raises(InputChanged, match="cannot be opened"):
-        verification.differences_beside(model, newest)
+        differences.differences_beside(model, newest)
 
 
 def test_memory_is_bounded_by_blocks_not_by_the_model(tmp_path):
@@ -254,8 +248,8 @@ def test_memory_is_bounded_by_blocks_not_by_the_model(tmp_path):
     try:
         (found,) = _differences(tmp_path / "0.pt", combination)
         model = probe(str(tmp_path / "0.pt"))
-        assert verification.damage(model) == ([], True)
-        verification.differences_beside(model, combination.layouts[-1])
+        assert differences.damage(model) == ([], True)
+        differences.differences_beside(model, combination.layouts[-1])
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

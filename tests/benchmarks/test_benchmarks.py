@@ -1,0 +1,68 @@
+"""Benchmarks run: each small, through the code that its full size goes through, by the commands that the README names."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import beside
+from tests.benchmarks.__main__ import BENCHMARKS, main, parsed
+
+ROOT = Path(__file__).parents[2]
+# its own training is run with the others
+OTHER_TRAINERS = [name for name in beside.TRAINERS if name != parsed([])[1].trainer]
+
+
+def _small(folder: Path, *arguments: str) -> None:
+    main([*arguments, "--small", "--dir", str(folder), "--record", str(folder)])
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_runs_small(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It ends without an error, after a heading and at least one line of figures."""
+    _small(tmp_path, name)
+    _, _, heading, *lines = (line for line in capsys.readouterr().out.splitlines() if line)
+    assert re.search(r"[a-z]{3}", heading)
+    assert any(len(re.findall(r"\d+\.\d", line)) >= 3 for line in lines)
+
+
+@pytest.mark.parametrize("trainer", OTHER_TRAINERS)
+def test_the_training_beside_us_may_be_any_of_the_trainers(
+    trainer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of `--trainer` runs small, alone and watched."""
+    _small(tmp_path, "beside", "--trainer", trainer)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    models = {words[0]: int(words[-1]) for words in lines if words and words[0] in beside.CASES}
+    assert models.keys() == {"alone", "inline"}
+    assert models["alone"] == 0
+    assert models["inline"] > 0
+
+
+def test_every_benchmark_command_of_the_readme_is_one() -> None:
+    """The README's commands name benchmarks and options that exist, and each benchmark stands in one of them or is said there."""
+    commands = re.findall(r"python -m tests\.benchmarks ([^`]+)`", (ROOT / "README.md").read_text())
+    assert commands
+    named = {name for command in commands for name in parsed(command.split())[0]}
+    assert named == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize(("setting", "small"), [([], False), (["SMALL=1"], True)])
+def test_make_bench_runs_all_benchmarks(setting: list[str], small: bool) -> None:
+    """`make bench` runs all in full, and with SMALL=1 all small."""
+    shown = subprocess.run(
+        ["make", "--dry-run", "bench", *setting], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    names, options = parsed(shown.stdout.splitlines()[-1].partition("tests.benchmarks")[2].split())
+    assert names == list(BENCHMARKS)
+    assert options.small is small
+
+
+def test_an_unknown_benchmark_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong name ends with those that exist."""
+    with pytest.raises(SystemExit):
+        parsed(["windows"])
+    assert "no benchmark is named windows; there are window, latency" in capsys.readouterr().err
