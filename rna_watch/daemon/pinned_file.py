@@ -54,7 +54,7 @@ def pin_checkpoint(layout: Layout, destination: str, *, link: bool, proceed: Cal
 
     Args:
         layout: the checkpoint, a file or a folder.
-        destination: its name in the window store; a recorded gradient goes beside it.
+        destination: its name in the window store; a recorded gradient gets that name with its own ending.
         link: whether hard links will do.
         proceed: called now and then while copying; it raises to give up.
 
@@ -87,7 +87,7 @@ def pin_checkpoint(layout: Layout, destination: str, *, link: bool, proceed: Cal
 
 
 def _pin_gradient(layout: Layout, destination: str, proceed: Callable[[], None]) -> Layout | None:
-    """The recorded gradient of a checkpoint, pinned beside it; None if there is none any more."""
+    """The recorded gradient of a checkpoint, pinned too; None if there is none any more."""
     if layout.gradient is None:
         return None
     try:
@@ -98,7 +98,7 @@ def _pin_gradient(layout: Layout, destination: str, proceed: Callable[[], None])
 
 
 def unpin(destination: str) -> None:
-    """Let go of a pinned checkpoint and its gradient, if it is there."""
+    """Remove a pinned checkpoint and its gradient, if it is there."""
     for path in (destination, destination + SUFFIX):
         disk.remove(path)
 

@@ -151,7 +151,7 @@ class Publication:
             self._point(newest.checkpoint, model)
 
     def _place(self, checkpoint: Checkpoint) -> Path:
-        """Where a model goes: under its checkpoint's name, or beside it where `best` names what an earlier run put there."""
+        """Where a model goes: under its checkpoint's name, or another where `best` is what an earlier run put there."""
         name, best = checkpoint.name, self._recorder.state.best
         model = self._paths.models / name
         assert checkpoint.admitted is not None

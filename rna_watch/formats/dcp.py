@@ -1,6 +1,6 @@
 """Folders of torch.distributed.checkpoint (DCP): `.metadata` and `__R_N.distcp` shards, with a small torch zip for each piece.
 
-So do Lightning's sharded `*.ckpt/`, torchtitan's `step-N/`, Megatron's `iter_0000010/` and Accelerate's `pytorch_model_fsdp_0/`.
+Lightning's sharded `*.ckpt/`, torchtitan's `step-N/`, Megatron's `iter_N/` and Accelerate's `pytorch_model_fsdp_0/` are such.
 A tensor is an extent in the order of its logical elements, whatever blocks the ranks saved it in.
 """
 
@@ -102,9 +102,9 @@ def read_layout(folder: str, source: str | None, _read_file: ReadFile) -> Layout
         views.append(replace(view, extent=len(extents)))
         extents.append(extent)
     counters = _counters(reading.numbers)
-    for beside in (_LIGHTNING, _MEGATRON[1]):
-        if beside in names:
-            counters = _counters_in(os.path.join(place, beside)) | counters  # noqa: PTH118
+    for small in (_LIGHTNING, _MEGATRON[1]):
+        if small in names:
+            counters = _counters_in(os.path.join(place, small)) | counters  # noqa: PTH118
     return Layout(
         format=FORMAT.name,
         files=tuple(reading.files),
@@ -131,7 +131,7 @@ def _check_written(folder: str, outer: set[str], names: set[str]) -> None:
     if METADATA not in names:
         if any(_OF_ONE_RANK.match(name) for name in names):
             raise RefusedCheckpoint(
-                "each rank wrote a .metadata of its own (use_collectives=False), so it cannot be told whether all are there; "
+                "each rank wrote a .metadata of its own (use_collectives=False), so nothing says whether all are there; "
                 "save with collectives"
             )
         raise IncompleteCheckpoint(f"{METADATA}, written last, is not there yet")
@@ -163,7 +163,7 @@ def _check_megatron(folder: str, names: set[str]) -> None:
 def _tree(metadata: Metadata) -> dict[str, Any]:
     """What was saved, as nested mappings with a description of each tensor; optimizers are left out.
 
-    Some writers join keys themselves: then an optimizer is known by how its names begin.
+    Some writers join keys themselves; an optimizer's entries are recognised there by how their names begin.
 
     Raises:
         RefusedCheckpoint: a name is a tensor's and a mapping's.
@@ -213,7 +213,7 @@ def _linear(each: Stored) -> bool:
 
 
 def _counter_names(metadata: Metadata) -> set[str]:
-    """The entries that tell how far the training is, by their keys."""
+    """The names of entries that are step or epoch counters, by their keys."""
     known = {*model_source.STEP_KEYS, *model_source.EPOCH_KEYS}
     found = [
         each
@@ -235,7 +235,7 @@ def _counters(numbers: Iterable[tuple[Stored, int]]) -> dict[str, int]:
 
 
 def _counters_in(path: str) -> dict[str, int]:
-    """The counters in a small torch file beside the shards.
+    """The counters in a small torch file next to the shards.
 
     Raises:
         IncompleteCheckpoint: it is not whole (yet).
@@ -253,7 +253,7 @@ def _counters_in(path: str) -> dict[str, int]:
 
 
 def _carried(folder: str, place: str, model: set[str]) -> list[FileIdentity]:
-    """All other files; of a trainer's folder around it, nothing of the training's state."""
+    """All other files, but for the training's state in a trainer's folder around it."""
     found: list[FileIdentity] = []
     for at, folders, files in os.walk(folder):
         around = at == folder and place != folder

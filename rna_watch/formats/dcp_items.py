@@ -48,7 +48,15 @@ def opened(path: str) -> OpenFile:
 
 
 class Reading:
-    """All items of a folder, read file by file: where the model's pieces lie, numbers beside it, and a digest of it all.
+    """All items of a folder, read file by file: where the model's pieces lie, the counters, and a digest of it all.
+
+    Args:
+        folder: where the shards lie.
+        names: of the folder's files.
+        written_ns: when the `.metadata` was written; no shard is newer.
+        metadata: what it says.
+        model: names of the model's tensors.
+        counters: names of entries that are numbers to read.
 
     Raises:
         IncompleteCheckpoint: a file is missing, too short, or newer than the `.metadata`.

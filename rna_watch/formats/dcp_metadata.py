@@ -1,7 +1,7 @@
 """The `.metadata` of a torch.distributed.checkpoint folder: which tensors there are, how they are cut, where the pieces lie.
 
-It is a pickle. Nothing in it is imported or called: the few classes that it may hold are told by their names, their states
-are plain values, and each is checked against the others.
+It is a pickle. Nothing in it is imported or called: the few classes that it may hold are recognised by their names, their
+states are plain values, and each is checked against the others.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def read(data: bytes) -> Metadata:
     if not isinstance(tensors, dict) or not isinstance(places, dict):
         raise _damaged("it lists no tensors")
     if "planner_data" not in state:  # there, if only to say that no keys were joined
-        raise _damaged("it does not tell whether keys were joined")
+        raise _damaged("it does not say whether keys were joined")
     items = _items(places)
     paths = state.get("planner_data")
     stored = {}
@@ -127,7 +127,7 @@ def _sizes(value: object, what: str) -> tuple[int, ...]:
 
 
 def _items(places: dict[Any, Any]) -> dict[str, dict[tuple[int, ...] | None, tuple[str, int, int]]]:
-    """Where everything lies: by name, then by the first element of a tensor's piece."""
+    """The places of all items: by name, then by the first element of a tensor's piece."""
     found: dict[str, dict[tuple[int, ...] | None, tuple[str, int, int]]] = {}
     for key, value in dict.items(places):
         index, info = _state(key, _MODULE + "MetadataIndex"), _state(value, _INFO)
@@ -197,7 +197,7 @@ def _path(name: str, paths: dict[Any, Any]) -> tuple[str | int, ...]:
         return (name,)
     path = dict.get(paths, name)
     if path is None:
-        raise _damaged(f"the keys of {name} are not told")
+        raise _damaged(f"the keys of {name} are missing")
     keys = isinstance(path, tuple) and all(isinstance(key, str) or type(key) is int for key in path)
     if not keys or not path or ".".join(map(str, path)) != name:
         raise _damaged(f"the keys of {name} are other ones")

@@ -27,12 +27,17 @@ Piece = tuple[int, int, int, int]  # first element of the tensor, count, file nu
 
 
 def strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides that torch gives a contiguous tensor, be it empty."""
+    """The strides of a contiguous tensor, as torch has them for an empty one too."""
     return contiguous([max(size, 1) for size in shape])
 
 
 def extent(name: str, tensor: PickledTensor, parts: Sequence[Part]) -> tuple[Extent, TensorView]:
     """A tensor's extent, in the order of its logical elements, and its view.
+
+    Args:
+        name: of the tensor.
+        tensor: the whole of it: dtype, shape, and strides of a contiguous one.
+        parts: its saved pieces.
 
     Raises:
         RefusedCheckpoint: its pieces overlap, leave elements out, or are too many.
@@ -68,7 +73,7 @@ def extent(name: str, tensor: PickledTensor, parts: Sequence[Part]) -> tuple[Ext
 
 
 def scattered(name: str, count: int) -> RefusedCheckpoint:
-    """That a tensor is in too many pieces."""
+    """The refusal of a tensor that lies in too many pieces."""
     return RefusedCheckpoint(
         f"{name} is cut by columns, or strided, into {count} pieces, more than can be read one by one; cut it by rows, or save "
         "it whole"

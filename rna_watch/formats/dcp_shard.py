@@ -32,7 +32,7 @@ def _zips(file: OpenFile) -> list[FileSlice]:
     """The torch zips in a shard, in order.
 
     Raises:
-        IncompleteCheckpoint, RefusedCheckpoint: the `.metadata` beside it cannot be read.
+        IncompleteCheckpoint, RefusedCheckpoint: the `.metadata` next to it cannot be read.
     """
     folder, name = os.path.split(file.identity.path)
     with OpenFile(os.path.join(folder, METADATA)) as metadata:  # noqa: PTH118

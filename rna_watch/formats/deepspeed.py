@@ -1,8 +1,8 @@
 """Folders of DeepSpeed: fp32 master weights that lie, cut over the data-parallel ranks, in the optimizer's shards.
 
-ZeRO-1/2: each rank has a part of each group's flat vector, parameters one behind the other (with padding). ZeRO-3: each rank
-has a part of each parameter. Names, shapes, buffers and frozen parameters are in the model states. The arithmetic is that of
-DeepSpeed 0.19's `zero_to_fp32.py`. Without ZeRO the model states are an ordinary file.
+ZeRO-1/2: each rank has a part of each group's flat vector, in which parameters follow each other (with padding). ZeRO-3: each
+rank has a part of each parameter. Names, shapes, buffers and frozen parameters are in the model states. The arithmetic is that
+of DeepSpeed 0.19's `zero_to_fp32.py`. The model states are an ordinary file where there is no ZeRO.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _STEPS = "global_steps"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
-    """A rank's file: its number in the layout, its name, what it holds; of a shard, the steps that its optimizer has taken."""
+    """A rank's file: its number in the layout, its name, what it holds, and the steps that the optimizer in it has taken."""
 
     number: int
     name: str
@@ -60,7 +60,7 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
     Args:
         folder: the checkpoint.
         source: key path of the model in its file, where it is not partitioned.
-        read_file: gives the layout of one of its files.
+        read_file: returns the layout of one of its files.
 
     Raises:
         IncompleteCheckpoint: a rank's file is not there yet, or not whole.
@@ -83,11 +83,10 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
         raise RefusedCheckpoint("it is cut over tensor-parallel ranks, which is not supported")
     if not optimizers and first.tree.get("param_shapes") is None:
         layout = read_file(first.identity.path, source if source is not None else _MODULE)
-        kinds = (layout.format,)
         return replace(
             layout,
             format=WITHOUT_ZERO.name,
-            kinds=kinds,
+            kinds=(layout.format,),
             root=folder,
             carried=carried,
             counters=_counters(first.tree, layout),
@@ -147,10 +146,8 @@ def _read(folder: str, name: str, number: int) -> _File:
             )
             file.check_unchanged()
             return found
-    except IncompleteCheckpoint as error:
-        raise IncompleteCheckpoint(f"{name}: {error}") from error
-    except RefusedCheckpoint as error:
-        raise RefusedCheckpoint(f"{name}: {error}") from error
+    except (IncompleteCheckpoint, RefusedCheckpoint) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _counters(tree: dict[Any, Any], layout: Layout | None) -> dict[str, int]:
@@ -181,7 +178,7 @@ class _Placing:
         """
         first = self._states[0]
         if self._stage not in {1, 2, 3} or self._ranks < 1:
-            raise RefusedCheckpoint(f"{self._shards[0].name} does not tell its ZeRO stage and its number of partitions")
+            raise RefusedCheckpoint(f"{self._shards[0].name} does not say its ZeRO stage and its number of partitions")
         for files, wanted in ((self._shards, self._ranks), (self._states, self._ranks if self._stage == 3 else 1)):
             if len(files) < wanted:
                 raise IncompleteCheckpoint(f"{len(files)} of {wanted} ranks' files such as {files[0].name} are there")
@@ -193,7 +190,7 @@ class _Placing:
         self._frozen()
         groups = first.tree.get("param_shapes")
         if not isinstance(groups, list) or not all(isinstance(shapes, dict) for shapes in groups):
-            raise RefusedCheckpoint(f"{first.name} does not tell the shapes of the parameters")
+            raise RefusedCheckpoint(f"{first.name} does not say the shapes of the parameters")
         if self._stage == 3:
             self._over_ranks({name: shape for shapes in groups for name, shape in shapes.items()})
         else:
@@ -235,7 +232,7 @@ class _Placing:
         self.extents.append(replace(extent, chunks=chunks))
 
     def _in_groups(self, groups: Sequence[dict[str, tuple[int, ...]]]) -> None:
-        """ZeRO-1 and 2: each group is one vector, its parts lie with the ranks one behind the other."""
+        """ZeRO-1 and 2: each group is one vector, of which the ranks have consecutive parts."""
         paddings = self._optimizers[0].get("param_alignment_paddings")
         parts = [self._flat(number, "single_partition_of_fp32_groups") for number in range(self._ranks)]
         for group, shapes in enumerate(groups):

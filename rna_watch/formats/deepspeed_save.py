@@ -1,6 +1,6 @@
 """Whether all files of a DeepSpeed folder are of one save: a second one under the same tag writes over them one by one.
 
-Model states tell their step. The shards of the optimizer tell only how many steps it has taken, and are written behind a
+Model states hold their step. The shards of the optimizer hold only how many steps it has taken, and are written behind a
 barrier after all model states: the ranks must agree, and no shard may be older than a model state.
 """
 
@@ -29,7 +29,7 @@ _SAME_SAVE_NS = 1_000_000_000  # clocks of network file systems differ a little
 # engines that write in the background, each file when its turn comes
 _IN_ANY_ORDER = ("nebula", "datastates_ckpt")
 
-Told = tuple[str, int, int | None]  # a file's name, when it was written, and the step that it tells
+Dated = tuple[str, int, int | None]  # a file's name, when it was written (ns), and the step in it
 
 
 def optimizer_step(content: TorchZip, tree: object) -> int | None:
@@ -72,8 +72,8 @@ def _whole(content: TorchZip, value: object) -> int | None:
     return int(wide[0]) if isfinite(wide[0]) else None
 
 
-def check_one_save(states: Sequence[Told], shards: Sequence[Told], config: object) -> None:
-    """Compare what the files tell.
+def check_one_save(states: Sequence[Dated], shards: Sequence[Dated], config: object) -> None:
+    """Compare steps and times of the files.
 
     Args:
         states: the model states.
@@ -92,7 +92,7 @@ def check_one_save(states: Sequence[Told], shards: Sequence[Told], config: objec
             )
     if _in_any_order(config):
         return
-    oldest, newest = min(shards, key=lambda told: told[1]), max(states, key=lambda told: told[1])
+    oldest, newest = min(shards, key=lambda each: each[1]), max(states, key=lambda each: each[1])
     if oldest[1] + _SAME_SAVE_NS < newest[1]:
         raise IncompleteCheckpoint(
             f"{oldest[0]} is older than {newest[0]}, which is written before it: the folder is being written again (if it is a "

@@ -1,8 +1,8 @@
-"""Moving averages of the weights inside the weights' own state dict: `model_ema.*` or `ema.module.*` beside `model.*`.
+"""Moving averages of the weights inside the weights' own state dict: `model_ema.*` or `ema.module.*` next to `model.*`.
 
 Such tensors are no part of the residuals, and stay as they are in the newest checkpoint, unless they are chosen as the model.
-They are known by certain signs only: names that begin with an average's, behind which stand the names of other tensors of the
-group, all of them of the same shapes, and not a few. Latent diffusion's `LitEma` leaves the dots out of its names.
+An average is recognised by its names, which are a prefix that says so and the names of other tensors of the group, all of the
+same shapes, and only if it is a large part of them. Latent diffusion's `LitEma` leaves the dots out of its names.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     Views = Mapping[str, TensorView]
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module"}
-_LEAST = 0.25  # of the values: a layer of a network may be called an average too
-_MOST_BASES = 64  # the longest name of a model stands behind very few beginnings
+_LEAST = 0.25  # of the values: a layer of a network may have a name like an average's
+_MOST_BASES = 64  # the longest name of a model follows very few prefixes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ def _joined(source: str, path: str) -> str:
 
 
 def _path(name: str) -> str:
-    """The beginning of a name that is an average's, wrappers in front of it included ("" if it is none)."""
+    """The prefix of a name that is an average's, wrappers in front of it included ("" if there is none)."""
     *parts, _ = name.split(".")
     last = 0
     for number, part in enumerate(parts, 1):
@@ -118,7 +118,7 @@ def _path(name: str) -> str:
 
 
 def _matches(path: str, members: Views, others: Views) -> Iterator[dict[str, str]]:
-    """For each way to see these members as others' copies, the others' names within their part, by member."""
+    """For each way in which these members match other tensors, the names of those without their prefix, by member."""
     rests = {name[len(path) + 1 :]: name for name in members}
     for spelled in spellings(rests):
         wanted = {spelled[rest]: members[name] for rest, name in rests.items() if prod(members[name].shape) > 1}
@@ -138,7 +138,7 @@ def _matches(path: str, members: Views, others: Views) -> Iterator[dict[str, str
 
 
 def _bases(rest: str, others: Views, *, dots: bool) -> Sequence[str]:
-    """The beginnings of others' names behind which a name stands, with its dots or without."""
+    """The prefixes in others' names that a name follows, with its dots or without."""
     found = []
     for name in others:
         parts = name.split(".")
@@ -150,7 +150,7 @@ def _bases(rest: str, others: Views, *, dots: bool) -> Sequence[str]:
 
 
 def _below(base: str, others: Views, *, dots: bool) -> dict[str, tuple[str, TensorView | None]]:
-    """Others by their names behind a beginning, with their dots or without; two that would become one are no match."""
+    """Others by their names without a prefix, with their dots or without; two that would become one are no match."""
     found: dict[str, tuple[str, TensorView | None]] = {}
     for name, view in others.items():
         if name.startswith(base):

@@ -53,7 +53,7 @@ class FileFormat:
         endings: of names, by which a scan takes files for candidates; the usual one first.
         checksums: None where the format keeps none.
         written_as: what a model of it is written out as.
-        alone_as: what it is written out as without what lies beside it in the file.
+        alone_as: what it is written out as without what else is in the file.
         not_alone: why it cannot be ("" if it can).
     """
 
@@ -74,7 +74,7 @@ class FolderFormat:
     Args:
         name: as `Layout.format` has it, alone or before " of " and the format of the files.
         recognises: whether a folder of this path, with entries of these names, is one, or becomes one.
-        read_layout: as for a file, given the path, and with a function that gives the layout of one of its files.
+        read_layout: as for a file, given the path, and a function that returns the layout of one of its files.
         written_as: what a model of it is written out as; a new file comes into a folder with what the layout carries.
     """
 

@@ -1,7 +1,7 @@
 """Checkpoints that are folders of ordinary weight files: Hugging Face, PEFT, Accelerate; the model in one file or in shards.
 
-Recognised by the names of their files. The model is complete when every shard that the index names is, and when what
-the trainer writes last is there.
+They are recognised by the names of their files. The model is complete when every shard that the index names is complete and
+what the trainer writes last is there.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _STATE_FILES = (
     r"(optimizer|scheduler|lr_scheduler|scaler|rng_state|random_states|sampler|dl_state_dict|custom_checkpoint"
     r"|trainer_state|training_args)[\w.]*"
 )
-# of a resumable training: never part of a model that is given back
+# of a resumable training: never part of a model that is written out
 _TRAINING = re.compile(rf"^{_STATE_FILES}$|^latest$|^global_step\d+$|^zero_to_fp32\.py$|^\.", re.IGNORECASE)
-# what may stand there before the weights do: a folder with anything else in it is not known to become ours
+# files that may be there before the weights: a folder with any other file is not known to become a checkpoint
 _BEFORE_WEIGHTS = re.compile(
     rf"^{_STATE_FILES}$|\.(json|jsonl|jinja|txt|md|py|model|tiktoken)$|^\.tmp\w{{6}}$", re.IGNORECASE
 )
@@ -77,7 +77,7 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
     Args:
         folder: the checkpoint.
         source: key path of the model inside its files.
-        read_file: gives the layout of one of its files.
+        read_file: returns the layout of one of its files.
 
     Raises:
         IncompleteCheckpoint: something that is written later is not there yet.
@@ -91,10 +91,8 @@ def read_layout(folder: str, source: str | None, read_file: ReadFile) -> Layout:
     for name in shards:
         try:
             layouts.append(read_file(os.path.join(folder, name), source))  # noqa: PTH118
-        except IncompleteCheckpoint as error:
-            raise IncompleteCheckpoint(f"{name}: {error}") from error
-        except RefusedCheckpoint as error:
-            raise RefusedCheckpoint(f"{name}: {error}") from error
+        except (IncompleteCheckpoint, RefusedCheckpoint) as error:
+            raise type(error)(f"{name}: {error}") from error
     joined = join(layouts)
     absent = weight_map.keys() - {view.name for view in joined.tensors}
     if absent:
@@ -152,7 +150,7 @@ def _trainer_state(folder: str, names: set[str]) -> dict[str, Any]:
 
 
 def _check_order(folder: str, names: set[str], shards: Sequence[str], index: str) -> None:
-    """What is written last must not be older than the weights: else a folder is being written again, over an old save.
+    """Check that what is written last is not older than the weights, as it is while a folder is written over an old save.
 
     Raises:
         IncompleteCheckpoint: it is, and what shows it.
@@ -181,7 +179,7 @@ def _neighbour_with(folder: str, pattern: re.Pattern[str], name: str) -> str:
 
 
 def _check_ends(folder: str, names: set[str]) -> None:
-    """JSON is written in place: what has its beginning and not its end is being written.
+    """Check that JSON files, which are written in place, have their ends.
 
     Raises:
         IncompleteCheckpoint: such a file, and which.
@@ -257,7 +255,7 @@ def _is_state_folder(name: str) -> bool:
 
 
 def join(layouts: Sequence[Layout]) -> Layout:
-    """Several files as one checkpoint: their tensors side by side.
+    """Several files as one checkpoint: the tensors of all.
 
     Raises:
         RefusedCheckpoint: two of them hold a tensor of the same name.

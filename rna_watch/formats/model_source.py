@@ -1,7 +1,7 @@
-"""Which part of a checkpoint is the model: its key path, its tensors by role, and the step counters beside it.
+"""Which part of a checkpoint is the model: its key path, its tensors by role, and the step counters next to it.
 
-A moving average of the weights is a source of its own, taken only where it is named or stands alone: residuals are those of
-the iterates, and an average smooths them away. What is not taken stays as it is in the newest checkpoint, so that a program
+A moving average of the weights is a source of its own, the model only if it is named or stands alone: residuals are those of
+the iterates, and an average smooths them away. Every other source stays as it is in the newest checkpoint, so that a program
 that loads the average by itself (Lightning's `load_from_checkpoint` after WeightAveraging, timm's `use_ema`) does not see
 the extrapolation: name that source to extrapolate it instead.
 """
@@ -119,7 +119,7 @@ def find_model(tree: object, source: str | None = None) -> tuple[str, dict[str, 
 def check_dtypes(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> None:
     """Refuse models whose weights are stored as what cannot be averaged; other integers and eight-bit floats are copied.
 
-    Integers are weights (quantized) where they are called so and have two axes or more; eight-bit floats also where they
+    Integers are weights (quantized) where they are named so and have two axes or more; eight-bit floats also where they
     are more than a hundredth of the model's floating-point values.
 
     Args:
@@ -200,7 +200,7 @@ def _mapping(value: object) -> dict[Any, Any]:
 
 
 def _whole(value: object, read: Callable[[PickledTensor], bytes | None]) -> int | None:
-    """A whole number, whoever's."""
+    """A whole number of Python's, numpy's or torch's; None if it is none."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -259,7 +259,7 @@ class _Walk:
         """Find the groups of tensors at and below a path: mappings of tensors, with all that is below them."""
         if len(self._above) >= _MAX_DEPTH:
             return
-        if any(_is_tensor(item) for item in self._items(value)):
+        if any(_is_tensor(item) for key, item in dict.items(value) if isinstance(key, str)):
             self.flatten(value, path)
             return
         for key, item in self._inner(value):
@@ -286,7 +286,7 @@ class _Walk:
                 self._gather(item, f"{prefix}{key}.", path, into)
 
     def _inner(self, value: dict[Any, Any]) -> Iterator[tuple[str, dict[Any, Any]]]:
-        """The mappings below one, but for those that it stands in itself."""
+        """The mappings inside one, but for those that it is inside of itself."""
         self._visits += 1
         if self._visits > _MOST_MAPPINGS:
             raise RefusedCheckpoint(
@@ -298,10 +298,6 @@ class _Walk:
                 yield key, item
         self._above.discard(id(value))
 
-    @staticmethod
-    def _items(value: dict[Any, Any]) -> Iterator[object]:
-        return (item for key, item in dict.items(value) if isinstance(key, str))
-
 
 def _tensor_groups(tree: object) -> dict[str, TensorGroup]:
     """Every mapping that holds tensors, by its key path; a mapping of mappings of tensors is one group of dotted names."""
@@ -311,7 +307,7 @@ def _tensor_groups(tree: object) -> dict[str, TensorGroup]:
     if not any(isinstance(dict.get(tree, key), dict) for key in MODEL_KEYS):
         walk.visit(tree, "")
         return walk.groups
-    # a tensor beside the model (a loss, a random state) does not make the whole file the model
+    # a tensor next to the model (a loss, a random state) does not make the whole file the model
     for key, item in dict.items(tree):
         if isinstance(key, str) and isinstance(item, dict) and item is not tree:
             if key in MODEL_KEYS:

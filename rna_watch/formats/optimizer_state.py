@@ -42,7 +42,7 @@ Order = Literal["auto", "state-dict", "matrices-first", "vectors-first"]
 
 
 def find_optimizer(tree: object, place: Callable[[PickledTensor], int | None]) -> OptimizerState | None:
-    """The optimizer's state in a checkpoint's tree; None if there is none; of several only that they are.
+    """The optimizer's state in a checkpoint's tree; None if there is none; of several it only says that they are several.
 
     Args:
         tree: what the checkpoint holds.
@@ -133,12 +133,12 @@ def _buffer(tensor: PickledTensor, place: Callable[[PickledTensor], int | None])
 
 
 def assign(layout: Layout, order: Order = "auto") -> tuple[dict[str, Companion], str]:
-    """For each parameter extent, by name, its momentum; or a sentence that says why it cannot be told.
+    """For each parameter extent, by name, its momentum; or a sentence that says why it is not known.
 
     Args:
         layout: a checkpoint with an optimizer's state.
-        order: how the optimizer numbers parameters where neither names nor shapes tell: as the state dict, or tensors of
-            two and more dimensions first (weights that decay), or those of fewer first.
+        order: how the optimizer numbers parameters, for use where neither names nor shapes match them: as the state dict,
+            or tensors of two and more dimensions first (weights that decay), or those of fewer first.
     """
     state = layout.optimizer
     parameters = _parameters(layout)
@@ -161,7 +161,7 @@ def assign(layout: Layout, order: Order = "auto") -> tuple[dict[str, Companion],
 
 
 def _unusable(layout: Layout, parameters: Sequence[tuple[TensorView, Extent]]) -> str:
-    """Why no exact gradients can be computed from a checkpoint, whatever belongs to what ("" if they can)."""
+    """Why no exact gradients can be computed from a checkpoint, whichever momentum is whose ("" if they can)."""
     state = layout.optimizer
     if state is None:
         return "the checkpoint holds no optimizer state"

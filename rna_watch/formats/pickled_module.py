@@ -1,4 +1,4 @@
-"""A whole `nn.Module` in a pickle: the state dict that it would give, read from its inert state without running it.
+"""A whole `nn.Module` in a pickle: the state dict that it would return, read from its inert state without running it.
 
 Parameters, then buffers that are persistent, then the children's, under dotted names, as `Module.state_dict` does. What a
 class adds or renames by code of its own (hooks, extra state) is not seen.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rna_watch.layout.layout import Layout
 
 _HEAD_BYTES = 64
-_FEWEST_BYTES = 9  # by which every format is told
+_FEWEST_BYTES = 9  # by which every format is recognised
 _LFS = b"version https://git-lfs"
 
 

@@ -1,10 +1,10 @@
-"""The mean gradient that a training run may save beside a checkpoint: a safetensors file named CHECKPOINT.gradient.
+"""The mean gradient that a training run may save next to a checkpoint: a safetensors file named CHECKPOINT.gradient.
 
 It holds, under the names of the model's state dict (no wrapper prefixes), the mean over the steps since the checkpoint
 before of the gradients that the optimizer saw, weight decay included. It is written before its checkpoint, whole: under
 another name first, then renamed. Parameters that were not trained may be missing. Its metadata may state, as JSON: `order`,
 the axes of a tensor in the order in which they are written, where that is another than the parameter's; and `weights`, of some
-parameters dtype and the bits of the first, middle and last element, by which it is told whether it is this checkpoint's.
+parameters dtype and the bits of the first, middle and last element, which show whether it is this checkpoint's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Recording:
 
 
 def attached(layout: Layout) -> Layout:
-    """A checkpoint's layout with that of the gradient beside it, if there is one that can be read."""
+    """A checkpoint's layout with that of the gradient next to it, if there is one that can be read."""
     recording = _read(layout.path + SUFFIX)
     if recording is None:
         return layout
@@ -72,9 +72,9 @@ def _ordered(view: TensorView, order: list[int]) -> TensorView:
 
 
 def _problem(layout: Layout, recording: _Recording) -> str:
-    """Why a gradient is not this checkpoint's own, or nothing: what it states of the weights does not agree with these.
+    """Why a gradient is not this checkpoint's own ("" if it is): what it states of the weights does not agree with these.
 
-    It is another's where a name is written again and the training was stopped between gradient and checkpoint.
+    This happens where a name is written again and the training was stopped between gradient and checkpoint.
     """
     spelled, plain = _spelled(layout, recording.layout), layout.plain_names
     views = {plain[view.name]: view for view in reversed(layout.tensors) if view.name in plain}

@@ -36,12 +36,12 @@ def recognised_folder(path: str, names: set[str]) -> FolderFormat | None:
 
 
 def file_format(name: str) -> FileFormat:
-    """The format of files of a name, as `Layout.kind` gives it."""
+    """The format of files of this name, which `Layout.kind` returns."""
     return {each.name: each for each in FILES}[name]
 
 
 def written_as(layout: Layout, *, alone: bool = False) -> WrittenAs:
-    """What a model is written out as, from its newest checkpoint; `alone`: without what lies beside it in its file."""
+    """What a model is written out as, from its newest checkpoint; `alone`: without what else is in its file."""
     if layout.root:
         return {each.name: each for each in FOLDERS}[layout.format.partition(" of ")[0]].written_as
     own = file_format(layout.format)

@@ -1,8 +1,7 @@
 """A pickle reader that builds inert values only: nothing named in the file is ever imported or called.
 
-Classes and functions come back as inert classes that remember their name and arguments, so that a `Namespace`, a
-numpy scalar
-or a whole `nn.Module` can be read for the tensors within.
+Classes and functions become inert classes that remember their name and arguments, so that a `Namespace`, a numpy scalar or a
+whole `nn.Module` can be read for the tensors within.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Inert:
-    """An object of a class that is not ours to run: its arguments, items and state, and nothing else."""
+    """An object of a class that is not run: its arguments, items and state, and nothing else."""
 
     qualified_name = ""
 
@@ -53,7 +52,7 @@ class Inert:
 
 
 class InertDict(dict[Any, Any]):
-    """A mapping of a class that is not ours to run (a defaultdict, a Counter): its items without its behaviour."""
+    """A mapping of a class that is not run (a defaultdict, a Counter): its items without its behaviour."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(next((arg for arg in args if isinstance(arg, dict)), {}))
@@ -81,7 +80,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickledTensor:
-    """A tensor as the pickle describes it; `pairs`: of complex numbers, described as real ones with a last axis of two."""
+    """A tensor as the pickle describes it; `pairs`: its complex numbers are described as real ones with a last axis of two."""
 
     storage: Storage
     dtype: str
@@ -196,8 +195,14 @@ class Stream(Protocol):
 
 # opcodes that torch.save never writes, and that reserve memory or reach objects beyond the file
 _FOREIGN = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
-
-
+# opcodes that hash keys, and where on the stack those are
+_HASHING = {
+    pickle.SETITEM: slice(-2, -1),
+    pickle.SETITEMS: slice(0, None, 2),
+    pickle.DICT: slice(0, None, 2),
+    pickle.ADDITEMS: slice(None),
+    pickle.FROZENSET: slice(None),
+}
 _DEEPEST_KEY = 3
 _WIDEST_KEY = 64
 
@@ -209,6 +214,17 @@ def _check_key(key: object, depth: int = _DEEPEST_KEY) -> None:
             raise TypeError("a key is nested deeper than any that torch writes")
         for item in key:
             _check_key(item, depth - 1)
+
+
+def _with_checked_keys(read: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
+    """The reading of an opcode, but for keys that would be hashed for ever."""
+
+    def checked(reader: _Reader) -> None:
+        for key in reader.stack[keys]:
+            _check_key(key)
+        read(reader)
+
+    return checked
 
 
 def _name_of(key: object) -> str:
@@ -229,6 +245,8 @@ class _Reader(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code: read for code, read in pickle._Unpickler.dispatch.items() if bytes([code]) not in _FOREIGN
     }
+    for _code, _keys in _HASHING.items():
+        dispatch[_code[0]] = _with_checked_keys(dispatch[_code[0]], _keys)
 
     def __init__(self, stream: Stream, refer: Callable[[Any], object]) -> None:
         # Python 2 wrote byte strings, whatever was in them
@@ -236,49 +254,10 @@ class _Reader(pickle._Unpickler):
         self._refer = refer
 
     def load_frame(self) -> None:
-        """Frames only say what to read ahead: one that a damaged file makes up must not."""
+        """Skip the length of a frame: it only says how much to read ahead, and a damaged file may claim any."""
         self.read(8)
 
     dispatch[pickle.FRAME[0]] = load_frame
-
-    def load_setitem(self) -> None:
-        """As Python's, but for keys that would be hashed for ever."""
-        _check_key(self.stack[-2])
-        super().load_setitem()  # type: ignore[misc]
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-
-    def load_setitems(self) -> None:
-        """The same for several."""
-        for key in self.stack[::2]:
-            _check_key(key)
-        super().load_setitems()  # type: ignore[misc]
-
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-
-    def load_dict(self) -> None:
-        """The same for a whole mapping."""
-        for key in self.stack[::2]:
-            _check_key(key)
-        super().load_dict()  # type: ignore[misc]
-
-    dispatch[pickle.DICT[0]] = load_dict
-
-    def load_additems(self) -> None:
-        """The same for a set."""
-        for key in self.stack:
-            _check_key(key)
-        super().load_additems()  # type: ignore[misc]
-
-    dispatch[pickle.ADDITEMS[0]] = load_additems
-
-    def load_frozenset(self) -> None:
-        """The same for a set that stays."""
-        for key in self.stack:
-            _check_key(key)
-        super().load_frozenset()  # type: ignore[misc]
-
-    dispatch[pickle.FROZENSET[0]] = load_frozenset
 
     def load_reduce(self) -> None:
         """As Python's, but for an ordered mapping of such keys."""
@@ -292,7 +271,7 @@ class _Reader(pickle._Unpickler):
     dispatch[pickle.REDUCE[0]] = load_reduce
 
     def load_build(self) -> None:
-        """Give a state to an inert object; of a mapping's only a state dict's metadata count; for others it is an attack."""
+        """Set the state of an inert object, and a state dict's metadata; a state for any other object is an attack."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Inert):
@@ -344,8 +323,8 @@ def read(stream: Stream, refer: Callable[[Any], object]) -> object:
     """The tree of values in the next pickle of a stream, which is read no further than the pickle goes.
 
     Args:
-        stream: may raise our own errors, which pass.
-        refer: gives what a persistent id stands for.
+        stream: an error of ours that it raises is passed on.
+        refer: returns what a persistent id stands for.
 
     Raises:
         ValueError: what is there is not a pickle that can be read.

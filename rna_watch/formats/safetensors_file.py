@@ -1,8 +1,8 @@
 """The safetensors format, one file: a JSON header with the tensors' byte ranges, then their bytes.
 
-Complete means that header and ranges cover the file exactly; a shorter or a longer file is still being written. So is one
-with holes: release candidates of safetensors 0.7.1 and 0.8.0 give a file its size first. Zeros that were written are no hole;
-a copy that left them out has some, and is taken once it has rested.
+A file is complete when header and ranges cover it exactly; a shorter or a longer one is still being written. So is one with
+holes, as release candidates of safetensors 0.7.1 and 0.8.0 set a file's size first. Zeros that were written are no hole; a
+sparse copy has some, and is taken as complete two minutes after its last change.
 Format: https://huggingface.co/docs/safetensors, "Format".
 """
 

@@ -1,4 +1,4 @@
-"""From tensors of a pickle to extents, wherever a torch format keeps its storages."""
+"""From the tree of a pickle to a layout, wherever a torch format keeps its storages."""
 
 from __future__ import annotations
 
@@ -6,19 +6,56 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import model_source
+from rna_watch.formats import model_source, optimizer_state
 from rna_watch.layout.dtypes import DTYPES
-from rna_watch.layout.layout import Chunk, Extent, Role, TensorView
+from rna_watch.layout.layout import Chunk, Extent, Layout, Role, TensorView
 from rna_watch.layout.strides import merge_runs, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.formats.safe_pickle import PickledTensor, Storage
+    from rna_watch.layout.open_file import OpenFile
 
     Locate = Callable[[Storage], tuple[int, int] | None]
 
 _MOST_ELEMENTS = 2**48
+
+
+def layout(
+    file: OpenFile, name: str, tree: object, source: str | None, locate: Locate, fingerprint: Callable[[], str]
+) -> Layout:
+    """The layout of a file that holds a pickle and storages.
+
+    Args:
+        file: the file.
+        name: its format's.
+        tree: the values of the pickle.
+        source: key path of the model in it; found if None.
+        locate: the first byte of a storage in the file and its length in bytes, None if it is not there.
+        fingerprint: computes the digest of the content.
+
+    Raises:
+        RefusedCheckpoint: it holds no model that can be combined.
+    """
+    path, tensors = model_source.find_model(tree, source)
+
+    def value(tensor: PickledTensor) -> bytes | None:
+        offset = first_byte(tensor, locate)
+        return None if offset is None else file.read(offset, DTYPES[tensor.dtype].itemsize)
+
+    extents, views = place(tensors, locate)
+    return Layout(
+        format=name,
+        files=(file.identity,),
+        source=path,
+        tensors=views,
+        extents=extents,
+        counters=model_source.counters(tree, value),
+        fingerprint=fingerprint(),
+        optimizer=optimizer_state.find_optimizer(tree, lambda tensor: first_byte(tensor, locate)),
+        sources=model_source.sources(tree),
+    )
 
 
 def place(tensors: dict[str, PickledTensor], locate: Locate) -> tuple[tuple[Extent, ...], tuple[TensorView, ...]]:
@@ -77,7 +114,7 @@ def place(tensors: dict[str, PickledTensor], locate: Locate) -> tuple[tuple[Exte
 
 
 def first_byte(tensor: PickledTensor, locate: Locate) -> int | None:
-    """Where a tensor beside the model begins, if all of it lies in the file in one piece."""
+    """The byte at which a tensor begins, if all of it lies in the file in one piece."""
     try:
         used = _runs("it", tensor)
         found = locate(tensor.storage)
@@ -90,7 +127,7 @@ def first_byte(tensor: PickledTensor, locate: Locate) -> int | None:
 
 
 def _sharing(tensors: dict[str, PickledTensor], used: dict[str, list[tuple[int, int]]]) -> list[list[str]]:
-    """The names of tensors that overlap in one storage; slices of a flat one that lie side by side stand alone."""
+    """The names of tensors that overlap in one storage; adjacent slices of a flat one do not overlap."""
     storages: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
         storages.setdefault(tensor.storage.key, []).append(name)

@@ -1,4 +1,4 @@
-"""The format of `torch.save` before torch 1.6: pickles in a row, then the storages, one behind the other.
+"""The format of `torch.save` before torch 1.6: five pickles, then the storages, without gaps.
 
 A magic number, a protocol version, facts about the machine, the object itself and the list of storage keys are a pickle
 each; a storage is its number of elements in 8 bytes, then its bytes. There is no directory and no checksum: a file is
@@ -14,15 +14,14 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import model_source, optimizer_state, safe_pickle, storages, torch_zip
+from rna_watch.formats import safe_pickle, storages, torch_zip
 from rna_watch.formats.format import FileFormat
 from rna_watch.formats.safe_pickle import Storage, StorageType
 from rna_watch.layout.dtypes import DTYPES
-from rna_watch.layout.layout import Layout
 from rna_watch.layout.open_file import HEADER_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from rna_watch.formats.safe_pickle import PickledTensor
+    from rna_watch.layout.layout import Layout
     from rna_watch.layout.open_file import OpenFile
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -79,27 +78,14 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
         raise RefusedCheckpoint(str(error)) from error
     _check_keys(keys, references)
     places = _walk(file, stream.position, keys, references)
-    path, tensors = model_source.find_model(tree, source)
 
     def locate(storage: Storage) -> tuple[int, int]:
         return places[storage.key][0], storage.count * _ITEM_BYTES[storage.dtype]
 
-    def value(tensor: PickledTensor) -> bytes | None:
-        offset = storages.first_byte(tensor, locate)
-        return None if offset is None else file.read(offset, DTYPES[tensor.dtype].itemsize)
+    def fingerprint() -> str:
+        return _fingerprint(file, end_of_tree, [(key, *places[key]) for key in references.storages])
 
-    extents, views = storages.place(tensors, locate)
-    return Layout(
-        format=FORMAT.name,
-        files=(file.identity,),
-        source=path,
-        tensors=views,
-        extents=extents,
-        counters=model_source.counters(tree, value),
-        fingerprint=_fingerprint(file, end_of_tree, [(key, *places[key]) for key in references.storages]),
-        optimizer=optimizer_state.find_optimizer(tree, lambda tensor: storages.first_byte(tensor, locate)),
-        sources=model_source.sources(tree),
-    )
+    return storages.layout(file, FORMAT.name, tree, source, locate, fingerprint)
 
 
 class _Stream:

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import RefusedCheckpoint
-from rna_watch.formats import model_source, optimizer_state, safe_pickle, storages
+from rna_watch.formats import safe_pickle, storages
 from rna_watch.formats.format import FileFormat, WrittenAs
 from rna_watch.formats.zip_checksums import CHECKSUMS
 from rna_watch.formats.zip_directory import MAGIC, Record, payload_offset, read_directory
-from rna_watch.layout.dtypes import DTYPES
-from rna_watch.layout.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rna_watch.formats.safe_pickle import PickledTensor, Storage
+    from rna_watch.formats.safe_pickle import Storage
+    from rna_watch.layout.layout import Layout
     from rna_watch.layout.open_file import OpenFile
 
 _STORAGES = "data/"
@@ -31,7 +30,7 @@ _SAMPLES = 64
 
 @dataclass(frozen=True, slots=True)
 class TorchZip:
-    """A torch zip, be it an open file or a part of one: its records by name, without that of the folder they are in."""
+    """A torch zip, be it an open file or a part of one: its records by name, without the folder that begins every name in it."""
 
     file: OpenFile
     records: dict[str, Record]
@@ -51,7 +50,7 @@ class TorchZip:
         return data
 
     def tree(self, load: Callable[[bytes], object] = safe_pickle.load) -> object:
-        """What was saved, by a reader of its pickle.
+        """What was saved, read by a reader of pickles.
 
         Raises:
             RefusedCheckpoint: it is no file that `torch.save` wrote here, or damaged.
@@ -116,28 +115,7 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
         RefusedCheckpoint: it is complete, but no checkpoint that can be combined.
     """
     content = read(file)
-    tree = content.tree()
-    path, tensors = model_source.find_model(tree, source)
-
-    def first_byte(tensor: PickledTensor) -> int | None:
-        return storages.first_byte(tensor, content.place)
-
-    def one_element(tensor: PickledTensor) -> bytes | None:
-        offset = first_byte(tensor)
-        return None if offset is None else file.read(offset, DTYPES[tensor.dtype].itemsize)
-
-    extents, views = storages.place(tensors, content.place)
-    return Layout(
-        format=FORMAT.name,
-        files=(file.identity,),
-        source=path,
-        tensors=views,
-        extents=extents,
-        counters=model_source.counters(tree, one_element),
-        fingerprint=content.fingerprint(),
-        optimizer=optimizer_state.find_optimizer(tree, first_byte),
-        sources=model_source.sources(tree),
-    )
+    return storages.layout(file, FORMAT.name, content.tree(), source, content.place, content.fingerprint)
 
 
 FORMAT = FileFormat(

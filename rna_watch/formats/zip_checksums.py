@@ -125,45 +125,32 @@ def _crc_of_bytes(file: OpenFile, offset: int, count: int, crc: int) -> int:
 def combine_crc(first: int, second: int, second_bytes: int) -> int:
     """CRC-32 of two joined byte strings, as zlib's `crc32_combine` gives it.
 
-    Appending n zero bytes is a linear map over GF(2), the n-th power of a 32 x 32 matrix.
+    Appending n zero bytes multiplies by x^(8 n), in polynomials over GF(2) modulo that of CRC-32.
 
     Args:
         first: CRC-32 of the first string.
         second: CRC-32 of the second.
         second_bytes: length of the second.
     """
-    if second_bytes == 0:
-        return first
-    if first == 0:
-        return second
-    return _apply(_appended_zeros(second_bytes), first) ^ second
+    return _product(_appended_zeros(second_bytes), first) ^ second
 
 
 @lru_cache(maxsize=64)  # the runs of a strided tensor are all of one length
-def _appended_zeros(count: int) -> list[int]:
-    """What `count` zero bytes do to a CRC: the images of its 32 bits."""
-    power = [0xEDB88320] + [1 << bit for bit in range(31)]
-    for _ in range(3):
-        power = _square(power)
-    images = [1 << bit for bit in range(32)]
+def _appended_zeros(count: int) -> int:
+    found, power = 1 << 31, 1 << 23  # 1 and x^8: the highest power of x is the lowest bit
     while count:
         if count & 1:
-            images = [_apply(power, image) for image in images]
-        power = _square(power)
+            found = _product(power, found)
+        power = _product(power, power)
         count >>= 1
-    return images
+    return found
 
 
-def _apply(matrix: list[int], vector: int) -> int:
-    total = 0
-    for row in matrix:
-        if vector & 1:
-            total ^= row
-        vector >>= 1
-        if not vector:
-            break
-    return total
-
-
-def _square(matrix: list[int]) -> list[int]:
-    return [_apply(matrix, row) for row in matrix]
+def _product(a: int, b: int) -> int:
+    """Of two polynomials, modulo that of CRC-32."""
+    found = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            found ^= b
+        b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
+    return found

@@ -144,7 +144,7 @@ def payload_offset(file: OpenFile, record: Record) -> int:
     end = offset + record.size_bytes
     if end > file.size_bytes:
         raise IncompleteCheckpoint(f"record {record.name} lies beyond the end of the file")
-    # a flipped bit in the header's lengths would shift the record: what stands before and behind it must fit too
+    # a flipped bit in the header's lengths would shift the record: what lies before and behind it must fit too
     name = file.read(record.header_offset + 30, name_size).decode("utf-8", "replace")
     if name != record.name or (record.described and file.read(end, 4) != _DESCRIPTOR):
         raise RefusedCheckpoint(f"the header of record {record.name} is damaged")

@@ -1,4 +1,4 @@
-"""Which files are ours: models with a manifest beside them, and plain copies of models, wherever they lie."""
+"""Which files are ours: models that have a manifest, and plain copies of models, wherever they lie."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ ENDING = ".export.safetensors"  # of a plain copy; never an input
 
 
 def manifest_path(model: Path) -> Path:
-    """The manifest of a model lies beside it, under its full name plus `.json`."""
+    """The manifest of a model: in the same folder, under the model's full name plus `.json`."""
     return Path(f"{model}.json")
 
 
 def export_path(model: Path) -> Path:
-    """The plain copy of a model lies beside it."""
+    """The plain copy of a model: in the same folder, under the model's full name plus `ENDING`."""
     return Path(f"{model}{ENDING}")
 
 

@@ -20,7 +20,7 @@ _FICLONE = 0x40049409
 
 
 def temporary_path(path: str) -> str:
-    """This process's temporary path beside another: its name begins with a dot and does not end like a checkpoint's."""
+    """This process's temporary path for another, in the same folder: a dot begins its name, no checkpoint's ending ends it."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f"{TEMPORARY_PREFIX}{name}.{os.getpid()}{TEMPORARY_SUFFIX}")  # noqa: PTH118
 

@@ -48,7 +48,7 @@ DTYPES: dict[str, DType] = {
     "uint16": _integer("<u2"),
     "uint8": _integer("u1"),
     "bool": _integer("u1"),
-    # eight bits are too few to average: a few of them, beside a model, are copied like integers
+    # eight bits are too few to average: a few such values in a model are copied like integers
     "float8_e4m3fn": _integer("u1"),
     "float8_e4m3fnuz": _integer("u1"),
     "float8_e5m2": _integer("u1"),
@@ -60,7 +60,13 @@ PAIRS = {"complex64": "float32", "complex128": "float64"}
 
 
 def widen(bits: Array, dtype: str, out: Float64) -> None:
-    """Write stored values (their `bits`) to float64, exactly."""
+    """Write stored values as float64, exactly.
+
+    Args:
+        bits: the stored values, in any shape, as the numpy dtype of `DTYPES`.
+        dtype: what they are.
+        out: where they go, of the same shape.
+    """
     if dtype != "bfloat16":
         out[...] = bits
         return
@@ -69,7 +75,13 @@ def widen(bits: Array, dtype: str, out: Float64) -> None:
 
 
 def narrow(values: Float64, dtype: str, out: Array) -> None:
-    """Write float64 values to the stored dtype's bits, rounding to nearest, ties to even."""
+    """Write float64 values in a stored dtype, rounded to nearest, ties to even (to bfloat16 by way of float32, as torch does).
+
+    Args:
+        values: in any shape.
+        dtype: what they become.
+        out: where their bits go, of the same shape and the numpy dtype of `DTYPES`.
+    """
     with np.errstate(over="ignore"):
         if dtype != "bfloat16":
             out[...] = values

@@ -1,10 +1,8 @@
 """Extents: where the tensors of a checkpoint lie in its files, the one value that all formats share.
 
-A *tensor* is a view (shape, stride, start) of a storage. An *extent* is the part of one storage that the model's
-tensors use,
-each element once however many tensors share it; its *chunks* say where those elements lie in files. Elements are
-numbered
-as in the storage, so that tensors, tied or overlapping, keep their views.
+A *tensor* is a view (shape, stride, start) of a storage. An *extent* is the part of one storage that the model's tensors use,
+each element once however many tensors share it; its *chunks* say where those elements lie in files. Elements are numbered as
+in the storage, so that tied and overlapping tensors keep their views.
 """
 
 from __future__ import annotations
@@ -68,9 +66,9 @@ class Extent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companion:
-    """Values that belong to a parameter extent, element by element (momentum, gradient): dtype and chunks, parallel to its own.
+    """One value for each element of a parameter extent (momentum, gradient): dtype and chunks, parallel to the extent's own.
 
-    `group` is the optimizer's parameter group, -1 where the parameter is in none. No chunks: all values are zero.
+    `group` is the optimizer's parameter group, -1 where the parameter is in none. All values are zero where there are no chunks.
     """
 
     group: int
@@ -111,7 +109,7 @@ class TensorView:
 class Source:
     """A group of tensors in a checkpoint that may be taken as the model: its key path, and how many tensors it has.
 
-    `averaged`: it is a moving average of the weights, kept beside them.
+    `averaged`: it is a moving average of the weights, stored next to them.
     """
 
     path: str
@@ -123,15 +121,23 @@ class Source:
 class Layout:
     """A complete checkpoint: its files, the model's tensors and where their elements lie.
 
-    `source` is the key path of the model inside the file ("" for a bare state dict); `counters` are the step
-    and epoch numbers found inside; `fingerprint` identifies the content, whatever the name; `architecture` is a digest
-    of what must agree within a window: names, dtypes, shapes, strides and sharing of storage. `optimizer` is the state of
-    the one optimizer in the file, `gradient` the layout of the mean gradient that the training saved beside it, and
-    `gradient_problem` why that is not this checkpoint's own, if so.
-    `sources` are all that could have been taken as the model.
-    A checkpoint that is a folder has that folder as its `root`; `files` are those that hold the model, `carried` those that
-    a copy for use takes over as they are (configuration, tokenizer, metadata). `kinds` names the file format of each of
-    `files` where that is not `format`.
+    Args:
+        format: name of its format.
+        files: those that hold the model.
+        source: key path of the model inside the file ("" for a bare state dict).
+        tensors: the model's.
+        extents: where their elements lie; tensors refer to them by number.
+        counters: the step and epoch numbers found inside.
+        fingerprint: identifies the content, whatever the file's name.
+        optimizer: the state of the one optimizer in the file.
+        gradient: the layout of the mean gradient that the training saved next to it.
+        gradient_problem: why that is not this checkpoint's own ("" if it is).
+        root: the folder, of a checkpoint that is one.
+        carried: the files in it that a copy for use takes over as they are (configuration, tokenizer, metadata).
+        kinds: name of the file format of each of `files`, where that is not `format`.
+        sources: all groups of tensors that could have been taken as the model.
+
+    `architecture` is a digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage.
     """
 
     format: str
@@ -201,7 +207,7 @@ class Layout:
 
 
 def covers(view: TensorView, extent: Extent) -> bool:
-    """Whether a tensor is all of its extent, in one piece."""
+    """Whether a tensor covers all of its extent, which lies in one piece."""
     return (
         len(extent.chunks) == 1 and extent.chunks[0].start == view.start and extent.chunks[0].count == prod(view.shape)
     )

@@ -1,6 +1,6 @@
 """Names of tensors without what wrappers put into them: data parallelism, compilation, activation checkpointing, averaging.
 
-A run that is restarted under another wrapper names the same tensors otherwise. A network may have a submodule of its own
+A run that is restarted under another wrapper has other names for the same tensors. A network may have a submodule of its own
 that is called `module`: a prefix is a wrapper's only if every name begins with it.
 """
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 # torch.nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel; torch.compile
 FRONT = ("module.", "_orig_mod.")
-# torch.distributed.fsdp, torch...checkpoint_wrapper: nobody calls a submodule so, and they stand anywhere in a name
+# torch.distributed.fsdp, torch...checkpoint_wrapper: no submodule of a network has such a name, and they stand anywhere in a name
 _INNER = re.compile(r"(?<![^.])(?:_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
-_COUNTER = "n_averaged"  # AveragedModel's own, beside its `module.`
+_COUNTER = "n_averaged"  # AveragedModel's own, next to its `module.`
 
 
 def spellings(names: Iterable[str]) -> Iterator[dict[str, str]]:

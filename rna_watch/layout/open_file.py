@@ -11,7 +11,6 @@ from rna_watch.layout.identity import check_unchanged, identify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
 
     from rna_watch.layout.identity import FileIdentity
 
@@ -32,19 +31,13 @@ class OpenFile:
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.identity = identify(path, self.descriptor)
+        self.size_bytes = self.identity.size_bytes
 
     def __enter__(self) -> OpenFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self.descriptor)
-
-    @property
-    def size_bytes(self) -> int:
-        """Size when it was opened."""
-        return self.identity.size_bytes
 
     def read(self, offset: int, count: int) -> bytes:
         """Exactly `count` bytes of a header.
@@ -89,7 +82,13 @@ class OpenFile:
             yield piece
 
     def samples(self, offset: int, count: int, number: int) -> Iterator[bytes]:
-        """All of a range, or `number` samples (at least 2) spread over it, its first and its last bytes among them."""
+        """All of a range, or samples spread over it, its first and last bytes among them.
+
+        Args:
+            offset: first byte of the range.
+            count: its length in bytes.
+            number: of samples, at least 2, each of 4096 bytes.
+        """
         if count <= number * _SAMPLE_BYTES:
             yield self.read(offset, count)
             return
@@ -97,7 +96,7 @@ class OpenFile:
             yield self.read(offset + place * (count - _SAMPLE_BYTES) // (number - 1), _SAMPLE_BYTES)
 
     def hole(self) -> int | None:
-        """The first byte that was never written, where the file system tells; None if there is none."""
+        """The first byte that was never written; None if there is none, or the file system does not say."""
         try:
             start = os.lseek(self.descriptor, 0, os.SEEK_HOLE)  # at the latest, the end
         except OSError:
@@ -112,7 +111,7 @@ class OpenFile:
 class FileSlice(OpenFile):
     """A part of an open file, read as a file of its own; its first and last bytes, where headers are, are read once.
 
-    It is of use as long as the file is open.
+    It can be read as long as the file is open.
 
     Raises:
         IncompleteCheckpoint: the file ends before it does.
@@ -122,21 +121,14 @@ class FileSlice(OpenFile):
         self.descriptor = file.descriptor
         self.identity = file.identity
         self.start_bytes = start_bytes
-        self._size_bytes = size_bytes
+        self.size_bytes = size_bytes
         self._ends: dict[int, bytes] = {}
         edge = _SAMPLE_BYTES // 2
         for offset in (0,) if size_bytes <= 2 * edge else (0, size_bytes - edge):
             self._ends[offset] = super().read(offset, min(size_bytes, 2 * edge if not offset else edge))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """The file is closed by who opened it."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the part."""
-        return self._size_bytes
 
     def read(self, offset: int, count: int) -> bytes:
         """Exactly `count` bytes.
@@ -144,9 +136,9 @@ class FileSlice(OpenFile):
         Raises:
             IncompleteCheckpoint: the part ends before, or the count is beyond any header.
         """
-        if offset + count > self._size_bytes:
+        if offset + count > self.size_bytes:
             raise IncompleteCheckpoint(
-                f"it ends at byte {self._size_bytes}, {offset + count - self._size_bytes} bytes are missing"
+                f"it ends at byte {self.size_bytes}, {offset + count - self.size_bytes} bytes are missing"
             )
         for start, data in self._ends.items():
             if start <= offset and offset + count <= start + len(data):

@@ -17,6 +17,11 @@ _MOST_RUNS = 2**18
 def runs(shape: Sequence[int], stride: Sequence[int], start: int) -> list[tuple[int, int]]:
     """The runs (first element, count) of a storage that a strided view covers, ascending and merged.
 
+    Args:
+        shape: of the view.
+        stride: in elements, one per axis.
+        start: element of the storage at which the view begins.
+
     Raises:
         ValueError: a negative stride or start, an end beyond any storage, or too many runs.
     """

@@ -97,9 +97,9 @@ def copied_differences(model: Layout, newest: Layout) -> list[Difference]:
 
 
 def differences_beside(model: Layout, newest: Layout) -> dict[str, int] | None:
-    """Bytes outside the model's tensors that are not the newest checkpoint's, by the part or the file they are in.
+    """How many bytes outside the model's tensors are not the newest checkpoint's, by the part or the file they are in.
 
-    None where the two cannot be laid over each other, because the file was saved again. Checksums may differ.
+    None if the tensors lie elsewhere, because the file was saved again. Checksums may differ.
 
     Raises:
         InputChanged: a file changed meanwhile.

@@ -39,7 +39,13 @@ class Draft:
 
 
 def paths(newest: Layout, files: Iterable[FileIdentity], temporary: str) -> list[str]:
-    """Where files of a checkpoint are made: in a folder if it is one, with the folders that are in it."""
+    """Where files of a checkpoint are made; for a checkpoint that is a folder, the folders in it are made too.
+
+    Args:
+        newest: the checkpoint.
+        files: of it.
+        temporary: path of the file or folder that is made.
+    """
     if not newest.root:
         return [temporary for _ in files]
     made = [Path(temporary, newest.inside(file)) for file in files]

@@ -51,7 +51,12 @@ class Rewriting:
 
 
 def make(skeleton: Skeleton, path: str, like: FileIdentity) -> None:
-    """Make a file of its full size, with the permissions of another.
+    """Make a file of its full size.
+
+    Args:
+        skeleton: its size, and what is known of its bytes.
+        path: its path.
+        like: the file whose permissions it gets.
 
     Raises:
         InputChanged: the other is gone or changed.

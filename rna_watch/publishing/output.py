@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Output:
     """A model that is to be published: its path, its recipe, the path of its plain copy (None: there is none).
 
-    `dropped`: what lies beside the model in its newest input is left out. `notes` say why what was wanted is not done.
+    `dropped`: the rest of the newest input's file is left out. `notes` say why something that was wanted is not done.
     """
 
     model: Path
@@ -39,7 +39,7 @@ def plan(model: Path, recipe: Combination, *, exported: str, optimizer_state: st
         model: its path.
         recipe: the inputs and their weights.
         exported: the setting `export`: which plain copy is wanted.
-        optimizer_state: the setting of that name: whether what lies beside the model is wanted.
+        optimizer_state: the setting of that name: whether the rest of the newest input's file is wanted.
     """
     newest = recipe.layouts[-1]
     dropped = registry.written_as(newest) is not WrittenAs.CLONE  # a new file holds the model alone
@@ -73,7 +73,7 @@ def write(output: Output, manifest: bytes, run: Run) -> int:
     Raises:
         StoreError: there is no room, or the folder cannot be written.
         InputChanged: an input changed meanwhile.
-        RefusedCheckpoint, IncompleteCheckpoint: the newest input is damaged beside the model.
+        RefusedCheckpoint, IncompleteCheckpoint: the newest input is damaged outside its model.
     """
     output_tree.remove_export(output.model)  # after a crash, that of an older output would pass for this one's
     output_tree.write_manifest(output.model, manifest)

@@ -1,4 +1,4 @@
-"""A torch file with the model alone, at the key where the original has it: what lay beside is left out.
+"""A torch file with the model alone, at the key where the original has it: the rest of the file is left out.
 
 Counters stay, and what loaders build the model from (Lightning's hyper-parameters and version, `model_args`, `config`).
 
@@ -44,7 +44,7 @@ _MOST_VALUES, _DEEPEST = 100_000, 50
 
 
 def obstacle(layout: Layout) -> str:
-    """In words, why a model cannot be written alone where something lies beside it ("" if it can, or if it is alone)."""
+    """In words, why a model cannot be written without the rest of its file ("" if it can, or if there is no rest)."""
     if registry.written_as(layout, alone=True) is WrittenAs.TORCH_ZIP:
         try:
             plan(layout)
@@ -57,7 +57,7 @@ def plan(layout: Layout) -> Rewriting:
     """The file to be made of a torch zip file.
 
     Raises:
-        RefusedCheckpoint: the model in it is an object, or is known for an average by what lies beside it.
+        RefusedCheckpoint: the model in it is an object, or is known for an average by the rest of the file.
         InputChanged: the file is gone or changed.
     """
     with opened(layout.files[:1]) as (file,):

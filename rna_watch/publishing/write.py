@@ -28,12 +28,12 @@ def publish(combination: Combination, destination: str, run: Run, *, drop: bool 
         combination: the model.
         destination: its path; what is there is replaced.
         run: runs tasks, as an engine's `map` does.
-        drop: leave out what lies beside the model in its file, but for counters.
+        drop: leave out the rest of the newest checkpoint's file, but for counters.
 
     Raises:
         StoreError: there is no room, or the folder cannot be written.
         InputChanged: a checkpoint changed meanwhile.
-        RefusedCheckpoint: what lies beside the model cannot be left out (`torch_writer.obstacle` says why).
+        RefusedCheckpoint: the rest cannot be left out (`torch_writer.obstacle` says why).
     """
     combination = combination.without_zeros()
     newest = combination.layouts[-1]

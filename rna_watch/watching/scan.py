@@ -1,4 +1,4 @@
-"""The scan: which files of a folder look like checkpoints, the truth behind every event."""
+"""The scan: which files and folders below a run directory look like checkpoints; events only say when to scan again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rna_watch.layout.identity import FileIdentity, identify, identify_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# files that trainers write beside the model
+# files that trainers write next to the model
 _NO_MODELS = re.compile(
     r"^(optimizer|scheduler|lr_scheduler|rng_state|random_states|scaler|sampler|dl_state_dict|training_args|optim)(\b|_)"
     r"|^(model|pytorch_model)-\d{5}-of-\d{5}\.",
@@ -28,22 +28,7 @@ _CHECKPOINT_FOLDER = re.compile(r"^checkpoint[-_]\d+$")
 _MAX_DEPTH = 6
 _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and backslashes in mount points
-_NETWORK = (
-    "nfs",
-    "lustre",
-    "gpfs",
-    "cifs",
-    "smb",
-    "fuse",
-    "beegfs",
-    "ceph",
-    "glusterfs",
-    "9p",
-    "afs",
-    "pvfs",
-    "wekafs",
-    "virtiofs",
-)
+_NETWORK = re.compile("nfs|lustre|gpfs|cifs|smb|fuse|beegfs|ceph|glusterfs|9p|afs|pvfs|wekafs|virtiofs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +42,7 @@ class Found:
 def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = ()) -> tuple[list[Found], list[str]]:
     """All candidates below a folder, and a sentence for each folder that could not be read.
 
-    What stands beside one of our manifests is an output of ours, never an input.
+    A file or folder with one of our manifests next to it is an output of ours, never an input.
 
     Args:
         run: the run directory.
@@ -86,7 +71,7 @@ def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (
 
 
 def linked_folders(run: Path, *, exclude: Sequence[Path] = ()) -> list[tuple[str, str]]:
-    """Links to folders elsewhere, which the scan passes over: their names below `run`, and where they lead."""
+    """Links to folders elsewhere, which the scan does not follow: their names below `run`, and where they lead."""
     ours = [os.path.realpath(folder) for folder in exclude]
     own = os.path.realpath(run)
     found = []
@@ -123,7 +108,7 @@ def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iter
         if entry.name.startswith(".") or (f"{entry.name}.json" in names and is_output(Path(entry.path))):
             continue
         if whole and not _CHECKPOINT_FOLDER.match(entry.name):
-            continue  # a trainer's last model lies beside its checkpoints
+            continue  # a trainer's last model lies next to its checkpoints
         if entry.is_dir(follow_symlinks=False):
             if depth < _MAX_DEPTH and os.path.realpath(entry.path) not in ours:
                 yield from _walk(entry.path, depth + 1, ours, problems)
@@ -164,4 +149,4 @@ def network_file_system(path: Path) -> str | None:
         mount = _ESCAPED.sub(lambda code: chr(int(code[1], 8)), before.split()[4])
         if (real == mount or real.startswith(mount.rstrip("/") + "/")) and len(mount) >= best:
             best, kind = len(mount), after.split()[0]
-    return kind if kind.startswith(_NETWORK) else None
+    return kind if _NETWORK.match(kind) else None

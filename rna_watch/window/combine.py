@@ -76,7 +76,7 @@ class Combination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """A run that was written: file number and byte offset in the clone, length, CRC-32 of the bytes."""
+    """A run of a tensor's bytes that was written: number of the file, byte offset, length, CRC-32."""
 
     file: int
     offset_bytes: int
@@ -87,7 +87,14 @@ class Patch:
 def combined_blocks(
     reader: WindowReader, segments: Sequence[Segment], weights: Sequence[float], block_elements: int = BLOCK_ELEMENTS
 ) -> Iterator[tuple[int, int, Array]]:
-    """The combination as (segment number, first element within it, bits in the stored dtype), in order."""
+    """The combination as (segment number, first element within it, bits in the stored dtype), in order.
+
+    Args:
+        reader: of the K checkpoints, oldest first.
+        segments: what to combine.
+        weights: K weights.
+        block_elements: elements of a block.
+    """
     w = np.asarray(weights[:-1], dtype=np.float64)
     total = np.empty(block_elements, dtype=np.float64)
     for block in reader.blocks(segments, block_elements):
@@ -123,18 +130,18 @@ def write_combination(
     outputs: Sequence[str],
     block_elements: int = BLOCK_ELEMENTS,
 ) -> list[Patch]:
-    """Write the combination of these segments into the clone, each at its place in the newest checkpoint.
+    """Write the combination of these segments, each at its target, or else at its place in the newest checkpoint.
 
     Args:
         files: the files of each of the K checkpoints.
         segments: what to write.
         weights: K weights.
-        outputs: the clone's files, numbered as the newest checkpoint's.
+        outputs: the files that are written, by number.
         block_elements: elements of a block.
 
     Raises:
         InputChanged: a checkpoint changed meanwhile.
-        OSError: the clone cannot be written.
+        OSError: an output cannot be written.
     """
     crcs = [0] * len(segments)
     places = [segment.target or segment.places[-1][0] for segment in segments]
@@ -154,7 +161,16 @@ def write_combination(
 
 
 def write_values(combination: Combination, target: Layout, outputs: Sequence[str]) -> list[Patch]:
-    """Write the values that are given instead of combined into the output's files, whose layout is the target's."""
+    """Write the values that are given instead of combined.
+
+    Args:
+        combination: the model, with such values.
+        target: its layout, with its chunks in the outputs.
+        outputs: the files that are written, by number.
+
+    Raises:
+        OSError: an output cannot be written.
+    """
     patches = []
     for number, data in combination.values:
         chunk = target.extents[number].chunks[0]

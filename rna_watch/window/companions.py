@@ -1,4 +1,4 @@
-"""What stands beside the iterates of a window where residuals are more than differences: momentum buffers or gradients."""
+"""What a window needs besides its iterates where residuals are more than differences: momentum buffers or gradients."""
 
 from __future__ import annotations
 
@@ -18,14 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """C sources beside the K checkpoints: their files, and for each parameter extent, by name, its part of every source."""
+    """C sources besides the K checkpoints: their files, and for each parameter extent, by name, its part of every source."""
 
     files: tuple[tuple[FileIdentity, ...], ...]
     parts: dict[str, tuple[Companion, ...]]
 
 
 def training_state(layout: Layout, steps: int, step_kind: str, order: optimizer_state.Order = "auto") -> TrainingState:
-    """What a checkpoint tells of its training, as the choice of a form needs it."""
+    """What a checkpoint tells of its training, as the choice of a form needs it.
+
+    Args:
+        layout: the checkpoint.
+        steps: its step or epoch.
+        step_kind: what `steps` counts: step, epoch or save.
+        order: how the optimizer's parameters are matched with the model's.
+    """
     problem = recorded_gradient.assign(layout)[1]
     recorded, recording_problem = not problem, problem if layout.gradient else ""
     state = layout.optimizer
@@ -44,7 +51,12 @@ def training_state(layout: Layout, steps: int, step_kind: str, order: optimizer_
 
 
 def companions(layouts: Sequence[Layout], form: str, order: optimizer_state.Order = "auto") -> Companions | None:
-    """The sources that a form of the residuals needs beside these K checkpoints; None if it needs none.
+    """The sources that a form of the residuals needs besides its checkpoints; None if it needs none.
+
+    Args:
+        layouts: the K checkpoints, oldest first.
+        form: name of the form.
+        order: how the optimizer's parameters are matched with the model's.
 
     Raises:
         NotExactError: parameter groups or dtypes do not agree between checkpoints, or momentum began within the window.

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from rna_watch.layout.layout import Extent
     from rna_watch.layout.open_file import OpenFile
 
-# what is held in memory: contiguous elements, and scattered ones, which need an index beside them, and as many runs at most
-# as `runs` gives
+# what is held in memory: contiguous elements, or scattered ones, which need an index as well, and as many runs at most as
+# `runs` gives
 _CONTIGUOUS_ELEMENTS = 2**20
 _SCATTERED_ELEMENTS = 2**18
 
@@ -62,7 +62,14 @@ class Copy:
 
 
 def of_bytes(source: int, offset_bytes: int, size_bytes: int, file: int) -> Copy:
-    """Bytes of file number `source`, which go to the same offset of file number `file`."""
+    """A copy of raw bytes, to the same offset of another file.
+
+    Args:
+        source: number of the file that holds them.
+        offset_bytes: of the first one, in both files.
+        size_bytes: how many.
+        file: number of the file that is written.
+    """
     chunk = Chunk(file=source, offset_bytes=offset_bytes, start=0, count=size_bytes)
     return Copy(chunks=(chunk,), file=file, offset_bytes=offset_bytes)
 

@@ -1,7 +1,7 @@
 """Segments: runs of logical elements and where each of the window's K checkpoints keeps them, read block by block.
 
-Letters: K checkpoints, C sources beside them (momentum buffers, gradients), n elements of a block. A block's values are
-`(K + C, n)` float64, or `(K, n)` where nothing stands beside these elements.
+Letters: K checkpoints, C companions (momentum buffers, gradients), n elements of a block. A block's values are
+`(K + C, n)` float64, or `(K, n)` where these elements have no companions.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ class Segment:
     """A run of one extent's elements: `places[k]` says where checkpoint k keeps them.
 
     `extent` and `start` (in elements of its storage) say which they are in the newest, last checkpoint, where they
-    lie in one piece. Behind the K checkpoints, `places` may name the `companions` sources beside them, of
-    `companion_dtype`; `group` is then the optimizer's parameter group. `target` is where they are written, if not where the
-    newest checkpoint keeps them.
+    lie in one piece. Behind the K checkpoints, `places` may name `companions`, of `companion_dtype`; `group` is then the
+    optimizer's parameter group. `target` is where they are written, if not where the newest checkpoint keeps them.
     """
 
     extent: int
@@ -177,7 +176,7 @@ def _places(
 
 
 def cut_blocks(segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> Iterator[tuple[Piece, ...]]:
-    """Pack segments into blocks of at most `capacity` elements of one kind: dtype, role, group, what stands beside."""
+    """Pack segments into blocks of at most `capacity` elements of one kind: dtype, role, group, companions."""
     pieces: list[Piece] = []
     column = 0
     kind: tuple[str, Role, int, str] | None = None

@@ -35,7 +35,7 @@ T = TypeVar("T")
 class GramTask:
     """Part of the last `new` rows of the Gram matrix over these segments; statistics are only checked for being finite.
 
-    The first `checkpoints` of `files` are the window's; what stands beside them follows. `factors[group][i]` is (p, q) of
+    The first `checkpoints` of `files` are the window's; those of the companions follow. `factors[group][i]` is (p, q) of
     residual i, where the residuals have another form besides the difference.
     """
 
@@ -71,7 +71,7 @@ class FactorTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CombineTask:
-    """Part of a weighted combination, written into the clone's files."""
+    """Part of a weighted combination, written into the outputs."""
 
     files: Files
     segments: tuple[Segment, ...]
@@ -108,7 +108,7 @@ def task_elements(count: int) -> int:
 
 
 def block_elements(checkpoints: int, budget_mib: float = BUDGET_MIB) -> int:
-    """Elements of a block, so that its float64 values and the buffers beside it stay within a worker's budget."""
+    """Elements of a block, so that its float64 values and the other buffers stay within a worker's budget."""
     within = int(budget_mib * 2**20) // (8 * (checkpoints + 4))
     return max(256, min(BLOCK_ELEMENTS, within))
 
@@ -116,7 +116,15 @@ def block_elements(checkpoints: int, budget_mib: float = BUDGET_MIB) -> int:
 def gram_tasks(
     layouts: Sequence[Layout], new: int, budget_mib: float, form: Form | None = None, beside: Companions | None = None
 ) -> list[GramTask]:
-    """Tasks for the last `new` rows of the Gram matrix of these checkpoints' residuals, in merge order."""
+    """Tasks for the last rows of the Gram matrix of a window's residuals, in merge order.
+
+    Args:
+        layouts: the K checkpoints, oldest first.
+        new: how many rows.
+        budget_mib: memory of a worker's block.
+        form: of the residuals; None for differences.
+        beside: what is read besides the checkpoints.
+    """
     limit = task_elements(layouts[-1].parameters)
     segments = window_segments(layouts, frozenset({Role.PARAMETER}) | _STATISTICS, limit, beside)
     files = _files(layouts, beside)
@@ -137,7 +145,14 @@ def gram_tasks(
 def factor_tasks(
     layouts: Sequence[Layout], budget_mib: float, form: Form, beside: Companions | None = None
 ) -> list[FactorTask]:
-    """Tasks for the triangular factor of these checkpoints' residuals, in merge order."""
+    """Tasks for the triangular factor of a window's residuals, in merge order.
+
+    Args:
+        layouts: the K checkpoints, oldest first.
+        budget_mib: memory of a worker's block.
+        form: of the residuals.
+        beside: what is read besides the checkpoints.
+    """
     limit = task_elements(layouts[-1].parameters)
     segments = window_segments(layouts, frozenset({Role.PARAMETER}), limit, beside)
     files = _files(layouts, beside)

@@ -65,7 +65,7 @@ def _verify(model: Path):
 
 
 def _without_pins(run: Path) -> None:
-    shutil.rmtree(run / ".rna-watch" / "window")
+    shutil.rmtree(run / ".rna-watch" / "pins")
 
 
 def test_every_model_of_a_run_is_what_it_claims(finished: Path, tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_an_input_with_other_contents_is_not_taken(run: Path, link: bool) -> Non
     _without_pins(run)
     (run / "step_3.pt").write_bytes((run / "step_2.pt").read_bytes())
     recorded = read_manifest(_manifest(run)[0]).inputs[2]
-    (run / ".rna-watch" / "window").mkdir()
-    wrong = run / ".rna-watch" / "window" / f"x.{recorded.fingerprint[:8]}.pinned"
+    (run / ".rna-watch" / "pins").mkdir()
+    wrong = run / ".rna-watch" / "pins" / f"x.{recorded.fingerprint[:8]}.pinned"
     pinned_file.pin(probe(str(run / "step_2.pt")).files[0], str(wrong), link=link, proceed=lambda: None)
     verdict, words = _verify(_newest(run))
     assert verdict is Verdict.UNVERIFIABLE

@@ -189,7 +189,7 @@ def test_evaluations_of_another_window_choose_nothing(run: Path, tmp_path: Path)
     last = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "searched")
     journal.write_bytes(b"".join(lines[:last]))
     (own / "step_7.pt").unlink()
-    for pinned in (own / ".rna-watch" / "window").glob("step__7.*"):
+    for pinned in (own / ".rna-watch" / "pins").glob("step__7.*"):
         pinned.unlink()
     again = Noise(0)
     checkpoint = process(own, own, [again]).checkpoints["step_9.pt"]

@@ -175,7 +175,7 @@ def test_shared_blocks_are_used_where_the_file_system_has_them(source, store, mo
     assert (store / "pinned").read_bytes() == source.read_bytes()
 
 
-def test_a_file_system_without_shared_blocks_is_told(tmp_path):
+def test_a_file_system_without_shared_blocks_says_so(tmp_path):
     """Two files that cannot share blocks, as on ext4, are answered with no, for the caller to copy instead."""
     reader, writer = os.pipe()
     try:

@@ -229,8 +229,8 @@ class TestIncompleteAndRefused:
         whole = pickle.dumps(metadata, 4)
         del metadata.planner_data["model.wide"]
         for content, words in (
-            (pickle.dumps(metadata, 4), "the keys of model.wide are not told"),
-            (whole.replace(b"planner_data", b"planner_bata"), "does not tell whether keys were joined"),
+            (pickle.dumps(metadata, 4), "the keys of model.wide are missing"),
+            (whole.replace(b"planner_data", b"planner_bata"), "does not say whether keys were joined"),
         ):
             put(path / ".metadata", content)
             with pytest.raises(RefusedCheckpoint, match=words):

@@ -30,7 +30,7 @@ def test_a_range_comes_in_bounded_pieces(path):
 
 
 def test_what_the_system_gives_in_parts_is_read_to_its_end(path, monkeypatch):
-    """A system that gives a few bytes at a time is asked again; a file that ends before is told."""
+    """A system that gives a few bytes at a time is asked again; a file that ends before is an error."""
     real = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, parts, at: real(fd, [part[:1000] for part in parts], at))
     buffer = bytearray(5000)
@@ -42,7 +42,7 @@ def test_what_the_system_gives_in_parts_is_read_to_its_end(path, monkeypatch):
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_files_that_change_are_told_before_and_after(path, when):
+def test_files_that_change_are_noticed_before_and_after(path, when):
     """A rewrite between the plan and the opening, or before the end, spoils the reading."""
     planned = identify(str(path))
 
@@ -58,7 +58,7 @@ def test_files_that_change_are_told_before_and_after(path, when):
         read()
 
 
-def test_a_file_that_is_gone_is_told_and_one_that_goes_meanwhile_is_read(path):
+def test_a_file_that_is_gone_is_an_error_and_one_that_goes_meanwhile_is_read(path):
     """What was opened stays readable without its name."""
     planned = identify(str(path))
     with opened([planned]) as (file,):

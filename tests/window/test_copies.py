@@ -25,7 +25,7 @@ def written(folder, contents):
 
 
 def test_bytes_go_to_their_place_and_views_into_logical_order(tmp_path):
-    """Raw bytes keep their offset; a view that lies in two files comes out contiguous; only the latter is told as a patch."""
+    """Raw bytes keep their offset; a view that lies in two files comes out contiguous; only the latter is reported as a patch."""
     files, outputs = written(tmp_path, [b"abcdefgh", b"ijklmnop"])
     chunks = (Chunk(file=0, offset_bytes=4, start=0, count=4), Chunk(file=1, offset_bytes=0, start=4, count=2))
     extent = Extent(name="w", dtype="uint8", role=Role.COPIED, chunks=chunks)
@@ -68,7 +68,7 @@ def test_many_small_files_are_open_one_after_the_other(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", [b"", b"abc", b"ABCDEFGH, longer"])
 def test_a_source_that_changed_is_not_copied(tmp_path, content):
-    """A file that was rewritten since it was planned, to any length, is told."""
+    """A file that was rewritten since it was planned, to any length, is noticed."""
     files, outputs = written(tmp_path, [b"abcdefgh"])
     (tmp_path / "source0").write_bytes(content)
     with pytest.raises(InputChanged, match="source0 changed"):
