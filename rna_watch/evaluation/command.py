@@ -1,4 +1,4 @@
-"""The user's evaluator as a shell command: the model is written for it as a file, and it prints JSON."""
+"""The user's evaluator as a shell command: it reads the model from a file and prints its metrics as JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
     Args:
         spec: the command, its time limit, and the folder for the model's file.
         combination: the model.
-        fraction: what {fraction} stands for; None for 1.
+        fraction: the number that {fraction} stands for; None for 1.
 
     Raises:
         EvaluationFailed: the command failed, ran past its limit, printed no JSON object, or takes no fraction.
@@ -56,7 +56,7 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
     path = scratch / f"candidate-{os.getpid()}{named.get(newest.format, suffix)}"
     try:
         _write(combination, path)
-        # the path last: it may hold whatever a person calls a folder
+        # the path is put in last: a folder's name may hold anything
         command = spec.command.replace(_FRACTION, f"{1.0 if fraction is None else fraction:g}")
         command = command.replace("{checkpoint}", shlex.quote(str(path)))
         return _last_json(_run(command, spec.timeout_s))
@@ -75,13 +75,13 @@ def _write(combination: Combination, path: Path) -> None:
     )
 
 
-# The command's process group ends with us, however we end: a guard in it waits on a pipe that we hold. It is started
+# The command's process group ends with us, however we end: a guard in it waits on a pipe that we hold. The guard runs
 # outside the command's own shell, whose `wait` would wait for it.
 _GUARDED = 'exec 3<&0 </dev/null; { read _ <&3; kill -9 0; } >/dev/null 2>&1 & exec 3<&-; exec /bin/sh -c "$1"'
 
 
 def _run(command: str, timeout_s: float) -> str:
-    """The standard output of a shell command, which gets a process group of its own so that all of it can be ended."""
+    """The standard output of a shell command; it gets a process group of its own, so that all of it can be ended."""
     lifeline_read, lifeline = os.pipe()
     try:
         with subprocess.Popen(
@@ -113,7 +113,7 @@ def _run(command: str, timeout_s: float) -> str:
 
 
 def _last_json(output: str) -> Any:
-    """The last object that was printed: on a line of its own, or over several lines to the end."""
+    """The last JSON object of the output: on one line, or over several lines to the end."""
     lines = output.splitlines()
     for number in reversed(range(len(lines))):
         if lines[number].lstrip().startswith("{"):

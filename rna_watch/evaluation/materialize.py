@@ -1,18 +1,19 @@
-"""A combination, or a whole window, as tensors in memory: the only place where a model is ever whole.
+"""A combination or a whole window as tensors in memory; a model is whole nowhere else.
 
 Letters: K checkpoints, N = K - 1 residuals, n elements of an extent's storage.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from rna_watch.errors import InputChanged
 from rna_watch.layout.dtypes import DTYPES
+from rna_watch.layout.identity import check_unchanged
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import OpenFile
 from rna_watch.window.combine import combined_blocks
@@ -21,6 +22,7 @@ from rna_watch.window.segments import WindowReader
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rna_watch.layout.identity import FileIdentity
     from rna_watch.layout.layout import Extent, Layout
     from rna_watch.window.combine import Combination
 
@@ -28,7 +30,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def state_dict(combination: Combination, device: torch.device) -> dict[str, torch.Tensor]:
-    """The model under a plain model's keys (wrapper prefixes removed), tied tensors tied, strides as stored.
+    """The model under a plain model's keys (wrapper prefixes removed); tied tensors stay tied, strides are as stored.
 
     Raises:
         InputChanged: a checkpoint changed meanwhile.
@@ -48,9 +50,9 @@ def state_dict(combination: Combination, device: torch.device) -> dict[str, torc
 
 
 def views(layout: Layout, storages: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a model under plain names, in its extents' storages `(n,)`; equal views are one tensor.
+    """The tensors of a model under plain names, as views of its extents' storages `(n,)`; equal views are one tensor.
 
-    `torch.func.functional_call` takes tied parameters only if they are one and the same tensor.
+    `torch.func.functional_call` accepts tied parameters only if they are one and the same tensor.
     """
     same: dict[tuple[object, ...], torch.Tensor] = {}
     tensors = {}
@@ -68,8 +70,8 @@ def views(layout: Layout, storages: Sequence[torch.Tensor]) -> dict[str, torch.T
 def span(combination: Combination) -> list[torch.Tensor]:
     """The combination and the window's residuals, by extent: row 0 and rows 1 to N of `(K, n)`, float32 (or float64).
 
-    Float64 is for extents that are stored so. Integers are the newest checkpoint's, `(n,)`. A variance is not clamped
-    here: it is still to be moved.
+    Float64 is for extents that are stored so. Integers are the newest checkpoint's, `(n,)`. Variances are not clamped yet:
+    they still move.
 
     Raises:
         InputChanged: a checkpoint changed meanwhile.
@@ -107,7 +109,7 @@ def span(combination: Combination) -> list[torch.Tensor]:
 
 
 def compute_dtype(extent: Extent) -> torch.dtype:
-    """The dtype in which a stored one is trained."""
+    """The dtype in which an extent is trained: float64 if it is stored so, else float32."""
     return torch.float64 if extent.dtype == "float64" else torch.float32
 
 
@@ -125,19 +127,17 @@ def _copy_integers(layout: Layout, arrays: list[Any]) -> None:
     ]
     if not wanted:
         return
-    files = []
-    try:
-        for identity in layout.files:
-            files.append(OpenFile(identity.path))
-            if not files[-1].identity.same_content(identity):
-                raise InputChanged(f"{identity.path} changed before its integers were read")
+    with ExitStack() as opened:
+        files = [(opened.enter_context(OpenFile(identity.path)), identity) for identity in layout.files]
+        _check(files)
         for extent, array in wanted:
             itemsize = DTYPES[extent.dtype].itemsize
             for chunk in extent.chunks:
-                data = files[chunk.file].read(chunk.offset_bytes, chunk.count * itemsize)
+                data = files[chunk.file][0].read(chunk.offset_bytes, chunk.count * itemsize)
                 array.view("u1")[chunk.start * itemsize : (chunk.start + chunk.count) * itemsize] = memoryview(data)
-        for file in files:
-            file.check_unchanged()
-    finally:
-        for file in files:
-            file.__exit__(None, None, None)
+        _check(files)
+
+
+def _check(files: Sequence[tuple[OpenFile, FileIdentity]]) -> None:
+    for file, identity in files:
+        check_unchanged(identity, file.descriptor)
