@@ -101,7 +101,7 @@ def _end(number: int, _: object) -> None:
 
 @contextlib.contextmanager
 def _progress(console: Console, name: str) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str], None]]]:
-    """A bar of parts: `advance(done, total, key)` moves it, `say` tells what the part at work does; lines in a log."""
+    """A bar of parts: `advance(done, total, key)` moves it, `say` shows what the part at work does; lines in a log."""
     columns = (
         TextColumn("{task.fields[name]}"),
         BarColumn(),

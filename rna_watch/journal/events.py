@@ -1,11 +1,9 @@
 """The events of a run, a public format: one JSON object a line, `kind` naming a class of this module.
 
-Every line also has `v` (the format's version), `seq`, `time` (seconds since 1970) and `crc` (CRC-32 of the line
-without it).
-Readers skip kinds they do not know, so that kinds may be added; a field is never renamed or given another meaning
-under one version.
-A `checkpoint` is the name of an iterate, unique in its run: the path below the run directory, with the step
-added where the trainer rewrites one file (`last.step500.pt`).
+Every line also has `v` (the format's version), `seq` (its number), `time` (seconds since 1970) and `crc` (CRC-32 of the
+line without it). Readers skip kinds that they do not know, so kinds may be added. Under one version no field is renamed or
+given another meaning. A `checkpoint` is the name of an iterate, unique in its run: the path below the run directory, with
+the step added where the trainer rewrites one file (`last.step500.pt`).
 """
 
 from __future__ import annotations
@@ -307,7 +305,7 @@ class Pruned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpinned(Event):
-    """The window store let go of a checkpoint, and why (out of the window, byte budget)."""
+    """A checkpoint was unpinned, and why (out of the window, byte budget)."""
 
     kind: ClassVar[str] = "unpinned"
     checkpoint: str
