@@ -277,7 +277,7 @@ def test_a_limit_of_file_size_leaves_nothing_torn(tmp_path: Path) -> None:
     try:
         wait_until(lambda: bool(events(tmp_path, "failed")))
         assert "File too large" in events(tmp_path, "problem")[0].what
-        assert [path.suffix for path in (tmp_path / "rna").iterdir() if not path.is_symlink()] == [".json"]
+        assert [path.name for path in (tmp_path / "rna").iterdir() if not path.is_symlink()] == []
     finally:
         daemon.terminate()
         daemon.communicate(timeout=20)
