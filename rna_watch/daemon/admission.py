@@ -1,4 +1,4 @@
-"""From a file at rest to a checkpoint of the run: probed, told from other names of what is known, named, ordered, pinned."""
+"""From a file at rest to a checkpoint of the run: whether it is one, or another name of one; its name, step and pin."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Admission:
         return True
 
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
-        """Record what a file is, unless that is what was said of it last."""
+        """Record what a file is, unless that is what was recorded of it last."""
         before = self._recorder.checkpoint(event.checkpoint)
         probe_state = RunState()
         probe_state.apply(event)
@@ -164,7 +164,7 @@ class Admission:
         self._resolve(path, name, known=True)
 
     def _resolve(self, path: str, name: str, *, known: bool) -> None:
-        """Record that a file is a checkpoint of another name; one admitted from it only where something else was said."""
+        """Record that a file is a checkpoint of another name; a known one only if something else was recorded of it."""
         if path != name and (not known or self._recorder.checkpoint(path) is not None):
             self._note(e.Aliased(checkpoint=path, of=name))
 

@@ -33,14 +33,20 @@ Products = dict[tuple[Pair, Pair], float]
 
 
 def state_of(checkpoint: Checkpoint, layout: Layout, order: Order) -> TrainingState:
-    """What an admitted checkpoint says of its training."""
+    """What an admitted checkpoint says of its training.
+
+    Args:
+        checkpoint: which gives its step.
+        layout: of its bytes.
+        order: the setting `optimizer_order`.
+    """
     assert checkpoint.admitted is not None
     return training_state(layout, checkpoint.admitted.step, checkpoint.admitted.step_kind, order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """K = N + 1 checkpoints, oldest first, with their layouts and what each tells of the training."""
+    """K = N + 1 checkpoints, oldest first, with their layouts and what each says of the training."""
 
     members: tuple[Checkpoint, ...]
     layouts: tuple[Layout, ...]
@@ -82,7 +88,7 @@ def window_form(
     order: Order,
     problem: str = "",
 ) -> tuple[Form, Companions | None]:
-    """The form of a window's residuals, and what must be read next to the checkpoints for it.
+    """The form of a window's residuals, and what must be read next to the checkpoints for it (None: nothing).
 
     Args:
         layouts: of the K checkpoints, oldest first.
@@ -102,7 +108,14 @@ def window_form(
 
 
 def without(states: Sequence[TrainingState], wanted: str, saved: Saved, problem: str) -> Form:
-    """The best form that reads nothing beside the checkpoints, because of a problem with what lies there."""
+    """The best form that reads nothing next to the checkpoints, because of a problem with what lies there.
+
+    Args:
+        states: what the K checkpoints say of the training, oldest first.
+        wanted: the setting `residuals`.
+        saved: the setting `lr_saved`.
+        problem: why not, in words.
+    """
     lost = choose_form(states, wanted, saved)
     if not lost.key:
         return lost

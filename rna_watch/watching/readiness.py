@@ -44,7 +44,7 @@ class Readiness:
 
     Args:
         quiet_s: how long a file must rest.
-        rested_s: tells how long a file that is new to us has rested already.
+        rested_s: says how long a file that is new to us has rested already.
         at_once: report what is incomplete at once, instead of after twice the longest time that a checkpoint took to be
             written so far (at least 10 s, at most ten minutes).
     """
@@ -138,7 +138,13 @@ class Readiness:
                 self._longest_s = max(self._longest_s, entry.changed - entry.since)
 
     def postpone(self, name: str, reason: str, now: float) -> bool:
-        """The candidate is incomplete: probe it later. Returns whether that should be reported (once a reason)."""
+        """Probe a candidate later that is incomplete; returns whether to report that (once a reason).
+
+        Args:
+            name: the candidate's.
+            reason: what it lacks.
+            now: the clock.
+        """
         entry = self._entries.get(name)
         if entry is None:
             return False
