@@ -160,9 +160,9 @@ class CheckpointEvaluation:
         self._total = 1 + len(kept)
         if not self._evaluate(kept):
             return
-        for method, search_for in {SOUP: self._soup, LINE: self._line, TRAINED: self._trained}.items():
+        for method, find in SEARCHES.items():
             if method in self.config.methods and (method != TRAINED or TRAINING_LOSS in offered):
-                search_for()
+                find(self)
 
     # -- rounds of evaluation
 
@@ -309,7 +309,8 @@ class CheckpointEvaluation:
 
     # -- candidates that evaluations or gradients lead to
 
-    def _soup(self) -> None:
+    def soup(self) -> None:
+        """Add a greedy soup of the window's checkpoints, as far as the evaluator that judges now has judged them."""
         # as they are known now: the newest was evaluated after the window was made
         members = [
             self.recorder.checkpoint(name) or known
@@ -327,12 +328,14 @@ class CheckpointEvaluation:
 
         searched_candidates.soup(self.residuals, values, self.mode, evaluate)
 
-    def _line(self) -> None:
+    def line(self) -> None:
+        """Add the points of a line search through the best solution."""
         solutions = [each for each in self.outcome.family.candidates if kind_of(each.method) == SOLUTIONS]
         for through in self.best(solutions)[:1]:
             self.add(searched_candidates.line(self.residuals, through))
 
-    def _trained(self) -> None:
+    def trained(self) -> None:
+        """Add weights trained from the best candidate on, or report why there are none."""
         best = self.best(self.outcome.family.candidates)
         if not best:
             return
@@ -370,6 +373,10 @@ class CheckpointEvaluation:
         )
         self._total += len(new)
         self._evaluate(new)
+
+
+# how the members of searched methods are found, in the order in which they are tried
+SEARCHES = {SOUP: CheckpointEvaluation.soup, LINE: CheckpointEvaluation.line, TRAINED: CheckpointEvaluation.trained}
 
 
 def _cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:
