@@ -51,8 +51,8 @@ class Admission:
         self._pins = pins
         self._proceed = proceed
 
-    def consider(self, name: str, identity: FileIdentity) -> None:
-        """Admit a file, or record that it is an alias, refused or gone.
+    def consider(self, name: str, identity: FileIdentity) -> bool:
+        """Admit a file, or record that it is an alias, refused or gone; returns whether it is a checkpoint.
 
         Args:
             name: path below the run directory.
@@ -62,7 +62,7 @@ class Admission:
             IncompleteCheckpoint: it is not complete; probe it again later.
         """
         if self._known(name, identity):
-            return
+            return True
         try:
             layout = probe(identity.path, self._config.source)
             if not identify_any(identity.path).same_content(identity):
@@ -71,16 +71,17 @@ class Admission:
             if os.path.isdir(identity.path):  # noqa: PTH112 - a string crosses process boundaries
                 raise IncompleteCheckpoint("it is being written, or removed") from error
             self._note(e.Vanished(checkpoint=name))
-            return
+            return False
         except InputChanged as error:
             raise IncompleteCheckpoint("it is being written") from error
         except RefusedCheckpoint as error:
             self._note(e.Refused(checkpoint=name, reason=str(error)))
-            return
+            return False
         except OSError as error:
             reason = f"it cannot be read: {error.strerror or error}; check the disk or mount"
             raise IncompleteCheckpoint(reason) from error
         self._admit(name, layout, identity)
+        return True
 
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
         """Record what a file is, unless that is what was said of it last."""

@@ -191,11 +191,8 @@ class Daemon:
                 self._recorder.problem("hints", refused, "raise fs.inotify.max_user_watches for faster notice")
 
     def _watch(self, hints: Hints) -> None:
-        readiness = Readiness(
-            self._timing.quiet_s,
-            0.0 if self._until_done else self._config.incomplete_after,
-            (lambda _: 0.0) if self._timing.network else rested_s,
-        )
+        rested = (lambda _: 0.0) if self._timing.network else rested_s
+        readiness = Readiness(self._timing.quiet_s, rested, at_once=self._until_done)
         next_scan = 0.0
         begun = time.monotonic()
         while not self._stopping():
@@ -274,8 +271,8 @@ class Daemon:
         for name, identity in readiness.due(time.monotonic()):
             try:
                 with contextlib.suppress(Cancelled):
-                    self._admission.consider(name, identity)
-                    readiness.settle(name)
+                    whole = self._admission.consider(name, identity)
+                    readiness.settle(name, whole=whole)
                     admitted = True
             except IncompleteCheckpoint as error:
                 if readiness.postpone(name, str(error), time.monotonic()):

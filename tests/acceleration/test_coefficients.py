@@ -338,15 +338,20 @@ def factor_in_blocks(residuals_nd, size=16):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_factor_keeps_what_the_gram_matrix_loses(seed):
-    """At cond(R) = 1e11 the factor's c agrees with rational arithmetic; R'R's is wrong in its second digit or worse."""
+    """At cond(R) = 1e11 the factor's c agrees with rational arithmetic to six digits; R'R is refused, or far worse."""
     residuals_nd = conditioned(11, seed=seed)
     expected = twins.exact_coefficients(residuals_nd)
+
+    def error(solution):
+        return np.abs(solution.coefficients - expected).max() / np.abs(expected).max()
+
     solution = solve(spectrum_of_factor(factor_in_blocks(residuals_nd)), 0.0)
     assert solution.status == ""
-    np.testing.assert_allclose(solution.coefficients, expected, atol=1e-6 * np.abs(expected).max())
+    assert error(solution) <= 1e-6
     gram_nn = residuals_nd @ residuals_nd.T
     assert solve(spectrum(gram_nn), 0.0).status != ""
-    assert np.abs(solve(spectrum(gram_nn), 1e-30).coefficients - expected).max() > 0.03 * np.abs(expected).max()
+    # how wrong it is depends on how a BLAS kernel rounds: by a factor of 6e6 or more on all four that were tried
+    assert error(solve(spectrum(gram_nn), 1e-30)) > 1e3 * error(solution)
 
 
 def test_both_routes_agree_where_both_can():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 README = Path(__file__).parents[2] / "README.md"
-RESULTS = Path(__file__).parent / "results" / "reproduce"
+RESULTS = README.parent / "docs" / "results" / "reproduce"
 NAMES = ("methods", "settings", "networks", "prototyping")
 
 

@@ -92,7 +92,7 @@ def test_a_file_that_stays_incomplete_is_reported_and_taken_when_it_is_whole(tmp
     train(tmp_path, count=4)
     whole = (tmp_path / "step_4.pt").read_bytes()
     (tmp_path / "step_4.pt").write_bytes(whole[: len(whole) // 2])
-    daemon = start_foreground(tmp_path, "--engine", "local", "--incomplete-after", 1)
+    daemon = start_foreground(tmp_path, "--engine", "local", report_after_s=1)
     try:
         wait_until(lambda: [event.checkpoint for event in events(tmp_path, "waiting")] == ["step_4.pt"])
         assert published(tmp_path) == ["step_3.pt"]
