@@ -180,7 +180,8 @@ class CheckpointEvaluation:
         current = self.recorder.checkpoint(self._name)
         if current is None or each.name not in current.evaluations:
             return False
-        return each.statistics != RE_ESTIMATED and each.method != TRAINED and not current.examples.get(each.name, 0)
+        lost = each.statistics == RE_ESTIMATED or each.method == TRAINED or current.examples.get(each.name, 0) > 0
+        return not lost and self._same(each, current.models.get(each.name, ""))
 
     def _round(self, wanted: Sequence[Candidate], fraction: float | None) -> None:
         spread(self.evaluators, wanted, partial(self._evaluate_one, fraction))
@@ -227,6 +228,7 @@ class CheckpointEvaluation:
                     fraction=fraction,
                     metrics=result.metrics,
                     seconds=result.seconds,
+                    model=self.window.model(each),
                 )
             )
             return
@@ -242,6 +244,7 @@ class CheckpointEvaluation:
                 seconds=result.seconds,
                 examples=len(result.examples.get(metric, ())),
                 recipe=recorded(each),
+                model=self.window.model(each),
             )
         )
         self.outcome.evaluated.add(each.name)
@@ -253,9 +256,16 @@ class CheckpointEvaluation:
         current = self.recorder.checkpoint(self._name)
         return self._number(current.evaluations.get(name)) if current and name in self.outcome.evaluated else None
 
-    def _screened(self) -> dict[str, e.Metrics]:
+    def _screened(self, candidates: Sequence[Candidate]) -> dict[str, e.Metrics]:
+        """What a first round on this part of the data said of these models."""
         current = self.recorder.checkpoint(self._name)
-        return current.screened if current is not None else {}
+        said = current.screened if current else {}
+        alike = [each for each in candidates if each.name in said and self._same(each, said[each.name].model)]
+        return {m.name: said[m.name].metrics for m in alike if said[m.name].fraction == self.config.first_round}
+
+    def _same(self, each: Candidate, model: str) -> bool:
+        """Whether what was recorded under a candidate's name is its model; journals of 0.1.0 do not tell."""
+        return not model or model == self.window.model(each)
 
     def _number(self, metrics: e.Metrics | None) -> float | None:
         settled = self.recorder.state.metric
@@ -301,9 +311,10 @@ class CheckpointEvaluation:
         self.recorder.solved("first_round")
         screened = _cut(candidates, SCREENED * limit)
         self._done, self._total = 0, len(screened)
-        self._round([each for each in screened if each.name not in self._screened()], fraction)
+        known_already = self._screened(screened)
+        self._round([each for each in screened if each.name not in known_already], fraction)
         self._done = 1  # the original
-        values = self._screened()
+        values = self._screened(screened)
         known = ranked(screened, lambda each: self._number(values.get(each.name)), self.mode)
         return _cut([*known, *(each for each in screened if each not in known)], limit, screened)
 
