@@ -158,9 +158,9 @@ class CheckpointEvaluation:
         self._total = 1 + len(kept)
         if not self._evaluate(kept):
             return
-        for method, search_for in {SOUP: self._soup, LINE: self._line, TRAINED: self._trained}.items():
+        for method, find in SEARCHES.items():
             if method in self._config.methods and (method != TRAINED or TRAINING_LOSS in offered):
-                search_for()
+                find(self)
 
     # -- rounds of evaluation
 
@@ -178,7 +178,8 @@ class CheckpointEvaluation:
         current = self._recorder.checkpoint(self._name)
         if current is None or each.name not in current.evaluations:
             return False
-        return each.statistics != RE_ESTIMATED and each.method != TRAINED and not current.examples.get(each.name, 0)
+        lost = each.statistics == RE_ESTIMATED or each.method == TRAINED or current.examples.get(each.name, 0) > 0
+        return not lost and self._same(each, current.models.get(each.name, ""))
 
     def _round(self, wanted: Sequence[Candidate], fraction: float | None) -> None:
         spread(self._evaluators, wanted, partial(self._evaluate_one, fraction))
@@ -225,6 +226,7 @@ class CheckpointEvaluation:
                     fraction=fraction,
                     metrics=result.metrics,
                     seconds=result.seconds,
+                    model=self._window.model(each),
                 )
             )
             return
@@ -240,6 +242,7 @@ class CheckpointEvaluation:
                 seconds=result.seconds,
                 examples=len(result.examples.get(metric, ())),
                 recipe=recorded(each),
+                model=self._window.model(each),
             )
         )
         self.outcome.evaluated.add(each.name)
@@ -251,9 +254,16 @@ class CheckpointEvaluation:
         current = self._recorder.checkpoint(self._name)
         return self._number(current.evaluations.get(name)) if current and name in self.outcome.evaluated else None
 
-    def _screened(self) -> dict[str, e.Metrics]:
+    def _screened(self, candidates: Sequence[Candidate]) -> dict[str, e.Metrics]:
+        """What a first round on this part of the data said of these models."""
         current = self._recorder.checkpoint(self._name)
-        return current.screened if current is not None else {}
+        said = current.screened if current else {}
+        alike = [each for each in candidates if each.name in said and self._same(each, said[each.name].model)]
+        return {m.name: said[m.name].metrics for m in alike if said[m.name].fraction == self._config.first_round}
+
+    def _same(self, each: Candidate, model: str) -> bool:
+        """Whether what was recorded under a candidate's name is its model; journals of 0.1.0 do not tell."""
+        return not model or model == self._window.model(each)
 
     def _number(self, metrics: e.Metrics | None) -> float | None:
         settled = self._recorder.state.metric
@@ -299,15 +309,17 @@ class CheckpointEvaluation:
         self._recorder.solved("first_round")
         screened = _cut(candidates, SCREENED * limit)
         self._done, self._total = 0, len(screened)
-        self._round([each for each in screened if each.name not in self._screened()], fraction)
+        known_already = self._screened(screened)
+        self._round([each for each in screened if each.name not in known_already], fraction)
         self._done = 1  # the original
-        values = self._screened()
+        values = self._screened(screened)
         known = ranked(screened, lambda each: self._number(values.get(each.name)), self._mode)
         return _cut([*known, *(each for each in screened if each not in known)], limit, screened)
 
     # -- candidates that evaluations or gradients lead to
 
-    def _soup(self) -> None:
+    def soup(self) -> None:
+        """Add a greedy soup of the window's checkpoints, as far as the evaluator that judges now has judged them."""
         # as they are known now: the newest was evaluated after the window was made
         members = [
             self._recorder.checkpoint(name) or known
@@ -325,12 +337,14 @@ class CheckpointEvaluation:
 
         searched_candidates.soup(self._residuals, values, self._mode, evaluate)
 
-    def _line(self) -> None:
+    def line(self) -> None:
+        """Add the points of a line search through the best solution."""
         solutions = [each for each in self.outcome.family.candidates if kind_of(each.method) == SOLUTIONS]
         for through in self._ranked(solutions)[:1]:
             self._add(searched_candidates.line(self._residuals, through))
 
-    def _trained(self) -> None:
+    def trained(self) -> None:
+        """Add weights trained from the best candidate on, or report why there are none."""
         best = self._ranked(self.outcome.family.candidates)
         if not best:
             return
@@ -368,6 +382,10 @@ class CheckpointEvaluation:
         )
         self._total += len(new)
         self._evaluate(new)
+
+
+# how the members of searched methods are found, in the order in which they are tried
+SEARCHES = {SOUP: CheckpointEvaluation.soup, LINE: CheckpointEvaluation.line, TRAINED: CheckpointEvaluation.trained}
 
 
 def _cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:

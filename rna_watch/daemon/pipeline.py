@@ -311,7 +311,9 @@ class Pipeline:
                 mode="max" if settled and settled.mode == "max" else "min",
                 examples=outcome.examples,
                 minimum_gain=self._config.minimum_gain,
-                screened=len(current.screened) if current else 0,
+                screened=sum(event.fraction == self._config.first_round for event in current.screened.values())
+                if current
+                else 0,
             ),
         )
         self._recorder.record(
