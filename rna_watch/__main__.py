@@ -2,5 +2,5 @@
 
 from rna_watch.cli import main
 
-if __name__ == "__main__":  # children of the inline engine import this module too
+if __name__ == "__main__":  # children of the local engine import this module too
     main()

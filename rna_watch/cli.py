@@ -13,60 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import rna_watch
-from rna_watch.config import RunConfig, load
+from rna_watch.acceleration.methods import ALONE, MEMBER_SETTINGS
 from rna_watch.errors import NothingToDo, RnaWatchError
+from rna_watch.options import GroupedCommand, config_of, settings, some_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rna_watch.daemon.paths import RunPaths
+    from rna_watch.config import RunConfig
     from rna_watch.journal.replay import RunState
+    from rna_watch.journal.run_paths import RunPaths
 
 _FOLLOW_S = 0.5
-_LIST_FIELDS = {name for name, field in RunConfig.model_fields.items() if str(field.annotation).startswith("tuple")}
-
-
-def _some_settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """An option for each of these settings, under its own name."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(names):
-            field = RunConfig.model_fields[name]
-            shown = field.default if field.default not in {None, ()} else None
-            command = click.option(
-                f"--{name.replace('_', '-')}",
-                name,
-                default=None,
-                metavar="LIST" if name in _LIST_FIELDS else "VALUE",
-                help=(field.description or "") + (f" [{_plain(shown)}]" if shown is not None else ""),
-            )(command)
-        return command
-
-    return decorate
-
-
-def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An option for each setting, and one for a file of them."""
-    return click.option(
-        "--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings; options win."
-    )(_some_settings(*RunConfig.model_fields)(command))
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(item if isinstance(item, str) else f"{item:g}" for item in value)
-    return str(value)
-
-
-def _config(config_file: Path | None, options: dict[str, Any]) -> RunConfig:
-    values = {
-        key: tuple(part.strip() for part in value.split(",") if part.strip()) if key in _LIST_FIELDS else value
-        for key, value in options.items()
-        if value is not None
-    }
-    return load(config_file, values)
-
-
 _RUN = click.argument("run_dir", type=click.Path(path_type=Path))
 _OUTPUT = click.option("--output", help="Where outputs and state lie, if not in the run directory.")
 
@@ -77,9 +33,9 @@ def app() -> None:
     """Better models from the checkpoints of a living training run, beside it and without touching it."""
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @_RUN
-@_settings
+@settings
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, for containers and services.")
 @click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait until the training makes it.")
 @click.option("--no-terminal", is_flag=True, hidden=True)
@@ -95,14 +51,15 @@ def start(
     **options: Any,
 ) -> None:
     """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`."""
-    from rna_watch.daemon import background, paths
-    from rna_watch.daemon.status import load as load_state
+    from rna_watch.daemon import background
+    from rna_watch.journal import run_paths
+    from rna_watch.journal.status import load as load_state
 
-    config = _config(config_file, options)
+    config = config_of(config_file, options)
     if chosen is None:
-        paths.await_run(run_dir, wait=wait, say=click.echo)
+        run_paths.await_run(run_dir, wait=wait, say=click.echo)
         run_dir = _settled("start", run_dir, config)
-    where = paths.resolve(chosen or run_dir, config.output)
+    where = run_paths.resolve(chosen or run_dir, config.output)
     if foreground:
         background.serve(config, where, to_terminal=not no_terminal)
         return
@@ -115,25 +72,26 @@ def start(
     click.echo(f"look     rna-watch dashboard {run_dir}   (or: status, logs; end with: rna-watch stop {run_dir})")
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @_RUN
-@_settings
+@settings
 def once(run_dir: Path, config_file: Path | None, **options: Any) -> None:
     """Process every checkpoint that is in RUN_DIR now, then exit."""
-    from rna_watch.daemon import background, paths
+    from rna_watch.daemon import background
+    from rna_watch.journal import run_paths
 
-    config = _config(config_file, options)
-    where = paths.resolve(_settled("once", run_dir, config), config.output)
+    config = config_of(config_file, options)
+    where = run_paths.resolve(_settled("once", run_dir, config), config.output)
     state = background.serve(config, where, until_done=True).state
     _summarize(state, where)
 
 
 def _settled(command: str, run_dir: Path, config: RunConfig) -> Path:
     """The run to watch: RUN_DIR, or the one of several in it that is chosen on the terminal; says what lies there."""
-    from rna_watch.daemon import discovery
+    from rna_watch.commands import settle_run
 
     ask = _ask if sys.stdin.isatty() and sys.stdout.isatty() else None
-    run_dir, said = discovery.settle(run_dir, config, ["rna-watch", *sys.argv[1:]], ask, goes_on=command == "start")
+    run_dir, said = settle_run.settle(run_dir, config, ["rna-watch", *sys.argv[1:]], ask, goes_on=command == "start")
     click.echo("".join(f"{line}\n" for line in said), nl=False)
     return run_dir
 
@@ -143,7 +101,7 @@ def _ask(lines: list[str], choices: int, default: int) -> int:
 
 
 def _summarize(state: RunState, where: RunPaths) -> None:
-    from rna_watch.daemon.discovery import nothing
+    from rna_watch.commands.settle_run import nothing
     from rna_watch.journal.replay import DONE, Stage
 
     counts: dict[str, int] = {}
@@ -168,16 +126,14 @@ def _summarize(state: RunState, where: RunPaths) -> None:
 )
 def status(run_dir: Path, output: str | None, *, as_json: bool, check: bool) -> None:
     """Say what is known of RUN_DIR; needs no daemon."""
-    from rna_watch.daemon import paths
-    from rna_watch.daemon import status as run_status
+    from rna_watch.commands import status
+    from rna_watch.journal import run_paths
 
-    where = paths.resolve(run_dir, output)
+    where = run_paths.resolve(run_dir, output)
     if check:
-        state = run_status.status(where)["state"]
-        if state in {"not running", "silent"}:
-            raise RnaWatchError(f"{where.run} is not watched ({state})")
+        status.check(where)
     elif as_json:
-        click.echo(json.dumps(run_status.status(where), indent=2))
+        click.echo(json.dumps(status.as_dict(where), indent=2))
     else:
         _dashboard(where, once=True)
 
@@ -190,17 +146,17 @@ def status(run_dir: Path, output: str | None, *, as_json: bool, check: bool) -> 
 @click.option("--width", default=120, show_default=True, help="Columns of the picture.")
 def dashboard(run_dir: Path, output: str | None, svg: Path | None, width: int, *, once: bool) -> None:
     """Show RUN_DIR live, from any machine that sees its files; q or Ctrl-C leaves, the daemon goes on."""
-    from rna_watch.daemon import paths
-    from rna_watch.daemon.status import load as load_state
+    from rna_watch.journal import run_paths
+    from rna_watch.journal.status import load as load_state
 
-    where = paths.resolve(run_dir, output)
+    where = run_paths.resolve(run_dir, output)
     if svg is None:
         _dashboard(where, once=once)
         return
     from rna_watch.dashboard import picture
 
-    state, beat = load_state(where)
-    svg.write_text(picture.svg(state, beat, now=time.time(), width=width))
+    state, status = load_state(where)
+    svg.write_text(picture.svg(state, status, now=time.time(), width=width))
     click.echo(str(svg))
 
 
@@ -209,7 +165,7 @@ def _dashboard(where: RunPaths, *, once: bool) -> None:
 
     from rna_watch.dashboard.live import watch
 
-    watch(where.journal, where.heartbeat, console=Console(), once=once)
+    watch(where, console=Console(), once=once)
 
 
 @app.command()
@@ -219,9 +175,9 @@ def _dashboard(where: RunPaths, *, once: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
 def logs(run_dir: Path, output: str | None, lines: int, *, follow: bool) -> None:
     """Print the daemon's log."""
-    from rna_watch.daemon import paths
+    from rna_watch.journal import run_paths
 
-    log = paths.resolve(run_dir, output).log
+    log = run_paths.resolve(run_dir, output).log
     if not log.exists():
         raise NothingToDo(f"there is no log at {log}: nobody has watched this run yet")
     with log.open(errors="replace") as file:
@@ -240,9 +196,10 @@ def logs(run_dir: Path, output: str | None, lines: int, *, follow: bool) -> None
 @_OUTPUT
 def stop(run_dir: Path, output: str | None) -> None:
     """Stop watching RUN_DIR; the training and all files stay as they are."""
-    from rna_watch.daemon import background, paths
+    from rna_watch.daemon import background
+    from rna_watch.journal import run_paths
 
-    click.echo(background.stop(paths.resolve(run_dir, output)))
+    click.echo(background.stop(run_paths.resolve(run_dir, output)))
 
 
 @app.command()
@@ -252,7 +209,7 @@ def stop(run_dir: Path, output: str | None) -> None:
     "--method",
     default="rna",
     show_default=True,
-    help="rna, simplex (no negative weights), capped (bounded extrapolation), average, ema, decay, cumulative, last.",
+    help=f"{', '.join(ALONE)}.",
 )
 @click.option("--window", type=click.IntRange(min=1), help="N: use the newest N + 1 checkpoints; all if not given.")
 @click.option(
@@ -260,8 +217,8 @@ def stop(run_dir: Path, output: str | None) -> None:
     type=click.FloatRange(min=0),
     help="Lambda; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
 )
-@_some_settings("residuals", "lr_saved", "optimizer_order", "priors", "mixings", "ema_decay", "l1_cap")
-@_some_settings("normalization", "source", "export", "optimizer_state", "workers", "memory_budget")
+@some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS)
+@some_settings("normalization", "source", "export", "optimizer_state", "workers", "memory_budget")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, and nothing else.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def extrapolate(
@@ -276,11 +233,11 @@ def extrapolate(
     **options: Any,
 ) -> None:
     """Combine CHECKPOINTS into one model: one window, no daemon."""
-    from rna_watch.daemon.extrapolate import Request
-    from rna_watch.daemon.extrapolate import extrapolate as run
+    from rna_watch.commands.extrapolate import Request
+    from rna_watch.commands.extrapolate import extrapolate as run
 
     request = Request(
-        method=method, window=window, regularization=regularization, settings=_config(None, options), force=force
+        method=method, window=window, regularization=regularization, settings=config_of(None, options), force=force
     )
     manifest = run(checkpoints, out, request)
     if as_json:
@@ -297,7 +254,7 @@ def extrapolate(
 @click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
 def inspect(checkpoint: Path, source: str | None, *, as_json: bool) -> None:
     """Say what CHECKPOINT is: format, completeness, step, tensors, and what would be extrapolated."""
-    from rna_watch.checkpoints.inspection import inspect as look
+    from rna_watch.commands.inspect import inspect as look
 
     report = look(checkpoint, source)
     if as_json:
@@ -321,11 +278,10 @@ def inspect(checkpoint: Path, source: str | None, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def compare(run_dir: Path, output: str | None, **options: Any) -> None:
     """Compare every method at every checkpoint of RUN_DIR: what was best, what it saved, and where it lost."""
-    from rna_watch.comparison import command
-    from rna_watch.daemon import paths
-    from rna_watch.daemon.status import load as load_state
+    from rna_watch.commands.compare import show
+    from rna_watch.journal import run_paths, status
 
-    command.show(load_state(paths.resolve(run_dir, output))[0], **options)
+    show(status.load(run_paths.resolve(run_dir, output))[0], **options)
 
 
 @app.command()
@@ -336,7 +292,7 @@ def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
 
     OUTPUTS are models, their manifests, links such as best, or folders: RUN_DIR stands for all that was published.
     """
-    from rna_watch.daemon import verify as verification
+    from rna_watch.commands import verify as verification
 
     done = []
     for each in verification.verify_all(outputs):
@@ -351,10 +307,10 @@ def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
 @app.command()
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where to train; a new folder if not given.")
 @click.option("--epochs", type=click.IntRange(min=4), default=40, show_default=True, help="Epochs to train.")
-@click.option("--engine", default="ray", show_default=True, help="ray or inline.")
+@click.option("--engine", default="ray", show_default=True, help="ray or local.")
 def demo(folder: Path | None, epochs: int, engine: str) -> None:
     """Train a real network on real images in a separate process, watch it, and show what it gained."""
-    from rna_watch.demo.run import run
+    from rna_watch.commands.demo import run
 
     run(folder, epochs=epochs, engine=engine)
 
@@ -375,9 +331,9 @@ def reproduce(name: str, data: Path | None, out: Path, config: Path | None, *, q
 
     NAME is figure1, figure5, figure6, theorem, cost, networks, prototyping or imagenet.
     """
-    from rna_watch.reproduce import command
+    from rna_watch.commands import reproduce
 
-    command.reproduce(name, data=data, out=out, quick=quick, config=config, so_far=so_far)
+    reproduce.reproduce(name, data=data, out=out, quick=quick, config=config, so_far=so_far)
 
 
 def main() -> None:

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from rna_watch.acceleration.methods import METHODS, PRIORS, USUAL, Search
 from rna_watch.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    MethodName = str
+    PriorName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
+    PriorName = Literal[tuple(PRIORS)]
+
 Positive = Annotated[int, Field(ge=1)]
-Method = Literal["average", "ema", "decay", "cumulative", "soup", "rna", "simplex", "capped", "line", "trained"]
+_UNUSUAL = ", ".join(name for name in METHODS if name not in USUAL)
+_SEARCHED = ", ".join(name for name, method in METHODS.items() if not method.weights and not method.solve)
+# settings that went: they are accepted, have no effect, and the sentence says so
+RETIRED = {
+    "averages": "the lengths in `windows` are those of averages too, and without it 3, 5, 10 and 15 are tried",
+    "memory_budget": "a worker's block buffers take 64 MiB",
+    "trained_steps": "weights are trained by 30 gradient steps",
+}
+
+
+# the headings of the settings, each with its first one
+GROUPS = {
+    "what is computed": "window",
+    "how models are judged": "evaluator",
+    "what is written": "output",
+    "how it runs": "engine",
+    "what is watched": "patterns",
+}
+# those that most people need: `--help` shows them, `--help-all` the others too
+COMMON = {
+    *("window", "methods", "normalization"),
+    *("evaluator", "evaluate_command", "metric", "mode"),
+    *("output", "publish", "keep"),
+    *("engine", "workers"),
+}
 
 
 class RunConfig(BaseModel):
@@ -22,23 +55,18 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # what is computed
     window: Positive = Field(5, description="N, the number of residuals: the newest N + 1 checkpoints form the window.")
     windows: tuple[Positive, ...] = Field(
-        (), description="Window lengths to try, each at most `window`; empty: `window` and half of it."
+        (),
+        description="Window lengths to try, each at most `window`; empty: `window` and half of it, and for uniform averages 3, "
+        "5, 10 and 15 too.",
     )
     regularizations: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (1e-8, 1e-4, 1e-2), description="Lambdas to try, relative to the norm of the Gram matrix."
     )
-    averages: tuple[Positive, ...] = Field(
-        (3, 5, 10, 15), description="Lengths of uniform averages to try besides `windows`, each at most `window`."
-    )
-    methods: tuple[Method, ...] = Field(
-        ("average", "ema", "decay", "cumulative", "rna", "simplex", "capped", "trained"),
-        description="Kinds of combinations to try; also: soup, line. `trained` needs training_loss in the evaluator's file.",
-    )
-    priors: tuple[Literal["uniform", "ema", "last"], ...] = Field(
-        ("uniform",), description="What RNA tends to as lambda grows: uniform, ema, last."
+    methods: tuple[MethodName, ...] = Field(USUAL, description=f"Kinds of combinations to try; also: {_UNUSUAL}.")
+    priors: tuple[PriorName, ...] = Field(
+        ("uniform",), description=f"What RNA tends to as lambda grows: {', '.join(PRIORS)}."
     )
     mixings: tuple[float, ...] = Field(
         (1.0,), description="Mixing: 1 combines the newer ends of the intervals, 0 the older ones."
@@ -49,9 +77,8 @@ class RunConfig(BaseModel):
     l1_cap: Annotated[float, Field(ge=1)] = Field(2.0, description="The most that the sum of |c| may be in capped RNA.")
     max_candidates: Positive = Field(
         8,
-        description="Most models of the family evaluated at a checkpoint, besides the original; soup, line, trained come on top.",
+        description=f"Most models of the family evaluated at a checkpoint, besides the original; {_SEARCHED} come on top.",
     )
-    trained_steps: Annotated[int, Field(ge=0)] = Field(30, description="Gradient steps that fit trained weights.")
     trained_memory: Annotated[float, Field(gt=0)] = Field(
         4.0, description="GiB that the models of a window may take in the evaluator for trained weights."
     )
@@ -73,7 +100,6 @@ class RunConfig(BaseModel):
         2.0, description="Ratio of successive learning rates from which on a new window begins (inf: never)."
     )
 
-    # how models are judged
     evaluator: str | None = Field(
         None, description="FILE.py:function called with (state_dict, device); returns metrics."
     )
@@ -97,7 +123,6 @@ class RunConfig(BaseModel):
     device: str = Field("cpu", description="The torch device handed to the evaluator.")
     gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs the evaluator asks of Ray (0: it sees none).")
 
-    # what is written
     output: str | None = Field(None, description="Folder for `rna` and `.rna-watch`; the run directory if not given.")
     publish: Literal["always", "when-better"] = Field("always", description="Which chosen models are written.")
     keep: Positive = Field(5, description="Outputs kept: the best, and this many of the newest.")
@@ -110,12 +135,12 @@ class RunConfig(BaseModel):
     )
 
     # how it runs
-    engine: Literal["ray", "inline"] = Field("ray", description="Where the bulk work runs.")
+    engine: Annotated[Literal["ray", "local"], BeforeValidator(lambda name: "local" if name == "inline" else name)] = (
+        Field("ray", description="Where the bulk work runs: ray, or local, in processes of this machine.")
+    )
     ray_address: str = Field("local", description="Address of a Ray cluster; `local` starts one of our own.")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one a core, at most 4.")
-    memory_budget: Annotated[float, Field(ge=1)] = Field(64.0, description="MiB of block buffers in one worker.")
 
-    # what is watched
     patterns: tuple[str, ...] = Field((), description="Glob patterns of checkpoint names; empty: the usual endings.")
     source: str | None = Field(None, description="Key path of the model inside a checkpoint; found if not given.")
     quiet: Annotated[float, Field(ge=0)] | None = Field(
@@ -141,15 +166,46 @@ class RunConfig(BaseModel):
         "Below it pins are let go, oldest first, and models wait.",
     )
 
-    @property
-    def window_lengths(self) -> tuple[int, ...]:
-        """The window lengths to try."""
-        chosen = self.windows or (self.window, max(self.window // 2, 2))
-        return tuple(sorted({min(length, self.window) for length in chosen}, reverse=True))
+    def search(self, **others: Any) -> Search:
+        """What the family of a window spans by these settings, and others instead."""
+        names = {field.name for field in dataclasses.fields(Search)} & RunConfig.model_fields.keys()
+        return Search(**{name: getattr(self, name) for name in names} | others)
 
 
-def load(path: Path | None, overrides: dict[str, Any]) -> RunConfig:
+def shape_of(name: str) -> str:
+    """What a setting takes, as help writes it: LIST, VALUE, or its words."""
+    words: list[str] = []
+    kinds: list[Any] = [RunConfig.model_fields[name].annotation]
+    while kinds:
+        kind = kinds.pop(0)
+        if get_origin(kind) is tuple:
+            return "LIST"
+        if get_origin(kind) is Literal:
+            words += get_args(kind)
+        elif isinstance(kind, type) and kind is not type(None):
+            words.append("VALUE")
+        kinds += get_args(kind) if get_origin(kind) is not Literal else ()
+    return "|".join(words)
+
+
+def groups() -> dict[str, list[str]]:
+    """The names of the settings below their headings."""
+    found: dict[str, list[str]] = {}
+    headings = {first: heading for heading, first in GROUPS.items()}
+    heading = ""
+    for name in RunConfig.model_fields:
+        heading = headings.get(name, heading)
+        found.setdefault(heading, []).append(name)
+    return found
+
+
+def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None] | None = None) -> RunConfig:
     """The settings of a YAML file (if any) under those of the command line (those that are not None).
+
+    Args:
+        path: the file.
+        overrides: settings of the command line, by name.
+        say: told of settings that have no effect any more, a line for each.
 
     Raises:
         UsageError: the file cannot be read, a key is unknown (the near match is named), or a value is wrong.
@@ -158,11 +214,15 @@ def load(path: Path | None, overrides: dict[str, Any]) -> RunConfig:
     where = str(path) if path else "the command line"
     known = RunConfig.model_fields
     for key in values:
-        if key not in known:
+        if key not in known and key not in RETIRED:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known are: {', '.join(known)}"
             raise UsageError(f"{where}: unknown setting '{key}'{hint}")
     values |= {key: value for key, value in overrides.items() if value is not None}
+    for key in RETIRED.keys() & values.keys():
+        del values[key]
+        if say is not None:
+            say(f"the setting '{key}' has no effect any more: {RETIRED[key]}")
     try:
         config = RunConfig(**values)
     except ValidationError as error:

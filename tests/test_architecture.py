@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,28 +11,35 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rna_watch"
-LEVELS = [
-    {"errors", "__init__"},
-    {"acceleration", "config"},
-    {"checkpoints", "training"},
-    {"watching", "journal", "evaluation", "engine"},
-    {"dashboard", "comparison"},
-    {"daemon"},
-    {"demo", "reproduce"},
+# from the bottom up; no arrow points up, and none from one folder of a level to another
+LEVELS = (
+    {"errors"},
+    {"acceleration"},
+    {"layout", "training", "config"},
+    {"formats", "integrations"},
+    {"journal", "window"},
+    {"publishing", "watching"},
+    {"evaluation"},
+    {"dashboard", "engine"},
+    {"daemon", "comparison"},
+    {"reproduce", "exporters"},
+    {"commands", "options"},
     {"cli"},
     {"__main__"},
-]
+)
+OUTSIDE = {"__init__", "demo"}  # the package's face, and scripts that import nothing of ours
+LARGEST_SHARE = 0.2
 # who may import a library; every other library is free
 GATES = {
     "ray": ("engine/ray_engine.py",),
     "watchdog": ("watching/hints.py",),
-    "rich": ("dashboard/", "comparison/", "demo/", "reproduce/", "cli.py"),
-    "matplotlib": ("comparison/", "reproduce/"),
-    "torch": ("evaluation/", "demo/", "training/", "reproduce/"),
-    "click": ("cli.py",),
+    "rich": ("dashboard/", "comparison/", "commands/", "cli.py"),
+    "matplotlib": ("comparison/", "reproduce/", "commands/reproduce.py"),
+    "torch": ("evaluation/", "demo/", "training/", "integrations/", "reproduce/"),
+    "click": ("cli.py", "options.py"),
     "yaml": ("config.py",),
     "pydantic": ("config.py",),
-    "sklearn": ("demo/", "reproduce/"),
+    "sklearn": ("demo/", "reproduce/", "commands/demo.py"),
     "scipy": ("reproduce/",),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -51,22 +59,106 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
-def _level(part: str) -> int:
-    return next(number for number, parts in enumerate(LEVELS) if part in parts)
+def _room(module: str) -> str:
+    """The folder or file of the package's top level that a module lies in."""
+    return module.split(".")[1] if "." in module else "__init__"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_imports_point_down_only(path: Path) -> None:
-    """A module imports from its own level or from those below, never from above."""
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for imported in _imports(path):
-        parts = imported.split(".")
-        if (
-            parts[0] == "rna_watch"
-            and len(parts) > 1
-            and (PACKAGE / parts[1]).with_suffix("").name in set().union(*LEVELS)
-        ):
-            assert _level(parts[1]) <= _level(own), f"{_name(path)} imports {imported}"
+def _arrows(root: Path) -> dict[str, set[str]]:
+    """Which modules of the package each module imports, at whatever place, for type checking too."""
+    modules = {
+        ".".join((root.name, *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in root.rglob("*.py")
+    }
+    arrows = {}
+    for module, path in modules.items():
+        found = {name for name in _imports(path) if name in modules} - {module}
+        # `from package.folder import module` is an arrow to the module alone
+        arrows[module] = {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
+    return arrows
+
+
+def _wrong_ways(arrows: dict[str, set[str]]) -> list[str]:
+    """The imports that do not point down, or within one folder."""
+    level = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
+    return [
+        f"{module} imports {imported}"
+        for module, targets in sorted(arrows.items())
+        for imported in sorted(targets)
+        if (a := _room(module)) != (b := _room(imported))
+        and a not in OUTSIDE - {"demo"}
+        and (a == "demo" or b in OUTSIDE - {"__init__"} or (b != "__init__" and level[b] >= level[a]))
+    ]
+
+
+def _circle(arrows: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, if there are any: what is left when leaves are taken off again and again."""
+    left = {module: set(targets) for module, targets in arrows.items()}
+    while leaves := [module for module, targets in left.items() if not targets & left.keys()]:
+        for leaf in leaves:
+            del left[leaf]
+    imported = set().union(*left.values()) if left else set()
+    while tops := [module for module in left if module not in imported]:
+        for top in tops:
+            del left[top]
+        imported = set().union(*left.values()) if left else set()
+    return sorted(left)
+
+
+def test_imports_point_down_only() -> None:
+    """A folder imports only from folders on levels below its own; type checking's imports count."""
+    assert _wrong_ways(_arrows(PACKAGE)) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Every module can be understood after those that it imports."""
+    assert _circle(_arrows(PACKAGE)) == []
+
+
+def test_contributing_shows_the_floors() -> None:
+    """The list of floors in CONTRIBUTING.md is made from this module's."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    shown = text.partition("<!-- floors: begin -->\n")[2].partition("<!-- floors: end -->")[0]
+    assert shown == "".join(
+        f"{number}. {', '.join(f'`{room}`' for room in sorted(rooms))}\n" for number, rooms in enumerate(LEVELS, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("acceleration/gram.py", "from rna_watch.layout import dtypes"),
+        ("watching/steps.py", "from rna_watch.publishing.clone import Clone"),
+        ("daemon/window.py", "if True:\n    from rna_watch.commands import inspect"),
+        ("demo/train_digits.py", "from rna_watch import errors"),
+    ],
+)
+def test_an_arrow_up_or_sideways_is_seen(tmp_path: Path, file: str, line: str) -> None:
+    """The tests of the layers fail when such an import is put in."""
+    copy = Path(shutil.copytree(PACKAGE, tmp_path / PACKAGE.name))
+    with (copy / file).open("a") as changed:
+        changed.write(f"\n{line}\n")
+    assert len(_wrong_ways(_arrows(copy))) == 1
+
+
+def test_a_circle_of_files_is_seen(tmp_path: Path) -> None:
+    """The test of circles fails when one is put in within a folder."""
+    copy = Path(shutil.copytree(PACKAGE, tmp_path / PACKAGE.name))
+    with (copy / "layout" / "strides.py").open("a") as changed:
+        changed.write("\nfrom rna_watch.layout.layout import Layout\n")
+    with (copy / "layout" / "layout.py").open("a") as changed:
+        changed.write("\nfrom rna_watch.layout.strides import runs\n")
+    assert "rna_watch.layout.strides" in _circle(_arrows(copy))
+
+
+def test_no_folder_holds_a_fifth_of_the_package() -> None:
+    """The largest folder holds less than a fifth of all lines."""
+    lines: dict[str, int] = {}
+    for path in MODULES:
+        room = path.relative_to(PACKAGE).parts[0]
+        lines[room] = lines.get(room, 0) + len(path.read_text().splitlines())
+    largest = max(lines, key=lines.__getitem__)
+    assert lines[largest] < LARGEST_SHARE * sum(lines.values()), largest
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
@@ -125,7 +217,7 @@ def test_modules_are_short_and_say_what_they_are(path: Path) -> None:
             assert ast.get_docstring(node), f"{_name(path)}: {node.name}"
 
 
-@pytest.mark.parametrize("module", ["rna_watch", "rna_watch.acceleration.family", "rna_watch.checkpoints.probe"])
+@pytest.mark.parametrize("module", ["rna_watch", "rna_watch.acceleration.family", "rna_watch.formats.probe"])
 def test_importing_is_light(module: str) -> None:
     """People import us inside training environments: no Ray, watchdog, torch, rich or click comes along."""
     code = f"import sys, {module}; print(*({{'ray', 'watchdog', 'torch', 'rich', 'click', 'pydantic'}} & set(sys.modules)))"

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from rna_watch.cli import _plain, app
+from rna_watch.cli import app
 from rna_watch.config import RunConfig
+from rna_watch.options import plain
 from tests.benchmarks import readme
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 def _shown(value: object) -> str:
-    return "-" if value is None or value == () else _plain(value)
+    return "-" if value is None or value == () else plain(value)
 
 
 @pytest.mark.parametrize("name", RunConfig.model_fields)

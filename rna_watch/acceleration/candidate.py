@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rna_watch.acceleration.coefficients import Spectrum, input_weights, spectrum, spectrum_of_factor
 from rna_watch.acceleration.diagnostics import Diagnostics, diagnose
-from rna_watch.acceleration.profiles import as_decay
+from rna_watch.acceleration.fixed_weights import as_decay
+from rna_watch.acceleration.methods import UNIFORM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
+    from rna_watch.acceleration.methods import Parameters
     from rna_watch.acceleration.residuals import Residuals
 
     Float64 = npt.NDArray[np.float64]
-
-LAST = "last"
-AVERAGE = "average"
-EMA = "ema"
-DECAY = "decay"
-CUMULATIVE = "cumulative"
-SOUP = "soup"
-RNA = "rna"
-SIMPLEX = "simplex"
-CAPPED = "capped"
-LINE = "line"
-TRAINED = "trained"
-# weights that nothing was fitted to but, at most, which checkpoints are good: what people use today
-AVERAGES = (AVERAGE, EMA, DECAY, CUMULATIVE, SOUP)
-EXTRAPOLATIONS = (RNA, SIMPLEX, CAPPED, LINE, TRAINED)
-# solutions of the paper's system, under constraints or without
-SOLUTIONS = (RNA, SIMPLEX, CAPPED)
 
 CLAMPED, COMBINED, RE_ESTIMATED = "clamped", "combined", "re-estimated"
 
@@ -47,9 +32,10 @@ class Candidate:
 
     `weights` belong to the inputs y_0..y_N, oldest first, and sum to one. `coefficients` are c_1..c_N over the largest
     window's residuals (0 for those before its own `window`): for a solution of Algorithm 1 `weights` are `(0, c)`, or with
-    `mixing` beta < 1 those of its step 4; for any other candidate they are the weights of y_1..y_N. `regularization` is
-    lambda, and `prior` names what a solution tends to as lambda grows. `statistics` says how normalization statistics are
-    made: combined and clamped at zero, combined as the paper does, or re-estimated by forward passes.
+    mixing beta < 1 those of its step 4; for any other candidate they are the weights of y_1..y_N. `regularization` is
+    lambda; `parameters` tell it from its method's other members of the same window and lambda. `statistics` says how
+    normalization statistics are made: combined and clamped at zero, combined as the paper does, or re-estimated by forward
+    passes.
     """
 
     name: str
@@ -59,9 +45,27 @@ class Candidate:
     coefficients: tuple[float, ...]
     weights: tuple[float, ...]
     diagnostics: Diagnostics
-    prior: str | None = None
-    mixing: float = 1.0
+    parameters: Parameters = field(default_factory=dict)
     statistics: str = CLAMPED
+
+
+def name_of(method: str, length: int, regularization: float | None = None, parameters: Parameters | None = None) -> str:
+    """The name of a member: its method, a shape, how many checkpoints it combines, lambda, and a prior and mixing of its own.
+
+    It is for people: whatever is to be known of a candidate stands in its fields.
+    """
+    given = parameters or {}
+    parts = [method, given.get("shape"), str(length), None if regularization is None else _digits(regularization)]
+    if given.get("prior", UNIFORM) != UNIFORM:
+        parts.append(given["prior"])
+    if given.get("mixing", 1.0) != 1.0:
+        parts.append(f"m{given['mixing']:g}")
+    return "-".join(str(part) for part in parts if part is not None)
+
+
+def _digits(regularization: float) -> str:
+    short = f"{regularization:.0e}"
+    return short if float(short) == regularization else f"{regularization:.2e}"
 
 
 def spectrum_of(residuals: Residuals, window: int) -> Spectrum:
@@ -79,13 +83,13 @@ def candidate(
     *,
     regularization: float | None = None,
     spectrum_: Spectrum | None = None,
-    prior: str | None = None,
-    mixing: float = 1.0,
+    parameters: Parameters | None = None,
 ) -> Candidate:
     """The candidate with coefficients c `(w,)` over the newest w residuals."""
-    n, window = len(residuals.gram_nn), len(c)
+    n, window, given = len(residuals.gram_nn), len(c), parameters or {}
     whole = np.concatenate([np.zeros(n - window), c])
-    weights = input_weights(whole, mixing)
+    weights = input_weights(whole, float(given.get("mixing", 1.0)))
+    bounded = given.get("prior", UNIFORM) == UNIFORM  # the bound on ||c||_2 is of the uniform prior
     return Candidate(
         name=name,
         method=method,
@@ -96,16 +100,21 @@ def candidate(
         diagnostics=diagnose(
             residuals.gram_nn[-window:, -window:],
             c,
-            regularization if prior in {None, "uniform"} else None,  # the bound on ||c||_2 is of the uniform prior
+            regularization if bounded else None,
             spectrum_ or spectrum_of(residuals, window),
             weights[-window - 1 :],
         ),
-        prior=prior,
-        mixing=mixing,
+        parameters=given,
     )
 
 
-def of_weights(residuals: Residuals, name: str, method: str, weights: Sequence[float]) -> Candidate:
+def of_weights(
+    residuals: Residuals,
+    name: str,
+    method: str,
+    weights: Sequence[float] | Float64,
+    parameters: Parameters | None = None,
+) -> Candidate:
     """The candidate with weights of y_0..y_N that were found otherwise (a soup, trained weights, a line search)."""
     c = np.asarray(weights[1:], dtype=np.float64)
     explained = c.copy()
@@ -120,6 +129,7 @@ def of_weights(residuals: Residuals, name: str, method: str, weights: Sequence[f
         diagnostics=diagnose(
             residuals.gram_nn, explained, None, spectrum_of(residuals, len(c)), np.asarray(weights, dtype=np.float64)
         ),
+        parameters=parameters or {},
     )
 
 

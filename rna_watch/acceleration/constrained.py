@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rna_watch.acceleration.coefficients import Solution, Spectrum, solve, spectrum
+from rna_watch.acceleration.coefficients import Solution, solve, spectrum
 from rna_watch.acceleration.quadratic import minimize
 
 Float64 = npt.NDArray[np.float64]
@@ -29,15 +29,7 @@ def simplex(gram_nn: Float64, regularization: float) -> Solution:
     Raises:
         ValueError: lambda is negative or NaN.
     """
-    spectrum_ = spectrum(gram_nn)
-    free = solve(spectrum_, regularization)
-    if spectrum_.status or (not free.status and free.coefficients.min() >= 0.0):
-        return free
-    n = len(gram_nn)
-    found = minimize(_objective(gram_nn, spectrum_, regularization), np.ones((1, n)), np.ones(1))
-    if found.status:
-        return _unsolved(n, regularization, found.status)
-    return Solution(coefficients=found.x / found.x.sum(), regularization=regularization)
+    return l1_capped(gram_nn, regularization, cap=1.0)
 
 
 def l1_capped(gram_nn: Float64, regularization: float, cap: float) -> Solution:
@@ -57,31 +49,23 @@ def l1_capped(gram_nn: Float64, regularization: float, cap: float) -> Solution:
     """
     if not cap >= 1.0:
         raise ValueError(f"the cap on ||c||_1 must be at least 1, which is the sum of c, not {cap}")
-    if cap == 1.0:
-        return simplex(gram_nn, regularization)
     spectrum_ = spectrum(gram_nn)
     free = solve(spectrum_, regularization)
-    within = not free.status and float(np.abs(free.coefficients).sum()) <= cap
+    within = not free.status and (free.coefficients.min() >= 0.0 or float(np.abs(free.coefficients).sum()) <= cap)
     if spectrum_.status or within or np.isinf(cap):
         return free
-    # c = u - v with u, v >= 0 and fixed sums: what u and v share brings ||c||_1 below the cap, so no slack is needed
     n = len(gram_nn)
-    objective = _objective(gram_nn, spectrum_, regularization)
-    sums = np.array([(cap + 1.0) / 2.0, (cap - 1.0) / 2.0])
-    rows = np.repeat(np.eye(2), n, axis=1)
-    found = minimize(np.block([[objective, -objective], [-objective, objective]]), rows, sums)
-    if found.status:
-        return _unsolved(n, regularization, found.status)
-    u, v = found.x[:n], found.x[n:]
-    c = u * (sums[0] / u.sum()) - v * (sums[1] / v.sum())
-    return Solution(coefficients=c, regularization=regularization)
-
-
-def _objective(gram_nn: Float64, spectrum_: Spectrum, regularization: float) -> Float64:
-    """G / ||G||_2 + lambda I, divided by 1 + lambda, which changes no minimizer and keeps a large lambda in range."""
+    # divided by 1 + lambda, which changes no minimizer and keeps a large lambda in range
     scaled = (gram_nn + gram_nn.T) / 2.0 / spectrum_.scale
-    return np.asarray((scaled + regularization * np.eye(len(scaled))) / (1.0 + regularization), dtype=np.float64)
-
-
-def _unsolved(n: int, regularization: float, status: str) -> Solution:
-    return Solution(coefficients=np.full(n, 1.0 / n), regularization=regularization, status=status)
+    objective = (scaled + regularization * np.eye(n)) / (1.0 + regularization)
+    # c = u - v with u, v >= 0 and fixed sums: what u and v share brings ||c||_1 below the cap, so no slack is needed
+    signs, sums = np.array([1.0, -1.0]), np.array([(cap + 1.0) / 2.0, (cap - 1.0) / 2.0])
+    if cap == 1.0:
+        signs, sums = signs[:1], sums[:1]
+    shortest = np.arange(n) == np.diagonal(objective).argmin()
+    q = np.block([[one * other * objective for other in signs] for one in signs])
+    found = minimize(q, np.repeat(np.eye(len(sums)), n, axis=1), np.kron(sums, shortest))
+    if found.status:
+        return Solution(coefficients=np.full(n, 1.0 / n), regularization=regularization, status=found.status)
+    parts = found.x.reshape(len(sums), n)
+    return Solution(coefficients=(signs * sums / parts.sum(axis=1)) @ parts, regularization=regularization)

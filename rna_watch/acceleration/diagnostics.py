@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rna_watch.acceleration.coefficients import Spectrum, norm_bound
-from rna_watch.acceleration.profiles import as_decay
+from rna_watch.acceleration.fixed_weights import as_decay
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -7,68 +7,29 @@ evaluation costs time, so duplicates are removed and the rest is ranked before a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.acceleration import profiles
-from rna_watch.acceleration.candidate import (
-    AVERAGE,
-    CAPPED,
-    CUMULATIVE,
-    DECAY,
-    EMA,
-    LAST,
-    RNA,
-    SIMPLEX,
-    SOLUTIONS,
-    Candidate,
-    candidate,
-    distance,
-    of_weights,
-    spectrum_of,
-)
-from rna_watch.acceleration.coefficients import Solution, smallest_stable, solve
-from rna_watch.acceleration.constrained import l1_capped, simplex
+from rna_watch.acceleration.candidate import Candidate, candidate, distance, name_of, of_weights, spectrum_of
+from rna_watch.acceleration.coefficients import Solution, smallest_stable
+from rna_watch.acceleration.methods import AVERAGE, LAST, METHODS, RNA, UNIFORM, Search
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
     from rna_watch.acceleration.coefficients import Spectrum
+    from rna_watch.acceleration.methods import Parameters
     from rna_watch.acceleration.residuals import Residuals
 
     Float64 = npt.NDArray[np.float64]
 
-METHODS = (AVERAGE, EMA, DECAY, CUMULATIVE, RNA, SIMPLEX, CAPPED)
-UNIFORM, EXPONENTIAL = "uniform", "ema"
-PRIORS = (UNIFORM, EXPONENTIAL, LAST)
 # Two combinations closer than this, relative to the newest step's length, are one model for any evaluator.
 _SAME_MODEL = 1e-3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What the family spans.
-
-    `windows`: numbers of residuals; `averages`: further lengths of uniform averages; `methods`: kinds, of `METHODS`;
-    `regularizations`: lambdas; `priors`: what RNA tends to as lambda grows, of `PRIORS`; `mixings`: betas of step 4;
-    `ema_decay`: a checkpoint's weight in the exponential average relative to the next newer one's; `l1_cap`: the most
-    that ||c||_1 may be in capped RNA; `limit`: most candidates to evaluate, besides the last iterate.
-    """
-
-    windows: tuple[int, ...]
-    regularizations: tuple[float, ...] = (1e-8,)
-    averages: tuple[int, ...] = ()
-    methods: tuple[str, ...] = METHODS
-    priors: tuple[str, ...] = (UNIFORM,)
-    mixings: tuple[float, ...] = (1.0,)
-    ema_decay: float = 0.7
-    l1_cap: float = 2.0
-    limit: int = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +53,9 @@ def family(residuals: Residuals, search: Search) -> Family:
         residuals: of the largest window; a shorter window's Gram matrix is its trailing block.
         search: what to try; lengths are cut to the window.
     """
-    n = len(residuals.gram_nn)
-    lengths = sorted({min(max(window, 1), n) for window in search.windows}, reverse=True)
     notes = list(residuals.notes)
-    last = candidate(residuals, LAST, LAST, np.ones(1))
-    found = [last, *_averages(residuals, search, lengths)]
-    made = list(_solutions(residuals, search, lengths))
+    found = [_last(residuals), *_averages(residuals, search)]
+    made = list(_solutions(residuals, search))
     notes += dict.fromkeys(note for _, note in made if note and note not in notes)
     found += [each for each, _ in made if each is not None]
     kept, duplicates = distinct(found, residuals)
@@ -110,30 +68,29 @@ def family(residuals: Residuals, search: Search) -> Family:
     )
 
 
-def _averages(residuals: Residuals, search: Search, lengths: Sequence[int]) -> Iterator[Candidate]:
+def _last(residuals: Residuals) -> Candidate:
+    return candidate(residuals, LAST, LAST, np.ones(1))
+
+
+def _lengths(search: Search, n: int, further: tuple[int, ...] = ()) -> list[int]:
+    """The lengths to try of a window of n residuals, longest first."""
+    usual = (search.window, max(search.window // 2, 2), *further)
+    return sorted({min(max(length, 1), n) for length in search.windows or usual}, reverse=True)
+
+
+def _averages(residuals: Residuals, search: Search) -> Iterator[Candidate]:
     n = len(residuals.gram_nn)
-    if AVERAGE in search.methods:
-        longer = {min(max(length, 1), n) for length in search.averages} - set(lengths)
-        for window in sorted({*lengths, *longer}, reverse=True):
-            yield average_of(residuals, window)
-    if CUMULATIVE in search.methods:  # all that the window holds, its oldest checkpoint too
-        yield of_weights(residuals, f"{CUMULATIVE}-{n + 1}", CUMULATIVE, [1.0 / (n + 1)] * (n + 1))
-    for window in lengths:
-        if EMA in search.methods:
-            yield candidate(residuals, f"{EMA}-{window}", EMA, profiles.exponential(window, search.ema_decay))
-        if DECAY in search.methods:  # a linear decay is the uniform average
-            for shape in ("sqrt", "cosine"):
-                name = f"{DECAY}-{shape}-{window}"
-                yield candidate(residuals, name, DECAY, profiles.decay_profile(window, shape))
+    for name, method in METHODS.items():
+        if name not in search.methods or method.weights is None:
+            continue
+        for length in [n + 1] if method.whole else _lengths(search, n, method.lengths):
+            for parameters, weights in method.weights(length, search):
+                make = of_weights if method.whole else candidate
+                yield make(residuals, name_of(name, length, None, parameters), name, weights, parameters=parameters)
 
 
-def _solutions(residuals: Residuals, search: Search, lengths: Sequence[int]) -> Iterator[tuple[Candidate | None, str]]:
-    solvers: dict[str, Callable[[Float64, float], Solution]] = {
-        SIMPLEX: simplex,
-        CAPPED: lambda gram_nn, value: l1_capped(gram_nn, value, search.l1_cap),
-    }
-    for window in lengths:
-        block = residuals.gram_nn[-window:, -window:]
+def _solutions(residuals: Residuals, search: Search) -> Iterator[tuple[Candidate | None, str]]:
+    for window in _lengths(search, len(residuals.gram_nn)) if search.methods else ():
         spectrum_ = spectrum_of(residuals, window)
         floor = rounding_floor(residuals, spectrum_)
         note = spectrum_.status or (_DROWNED if floor >= 1.0 else "")
@@ -143,16 +100,13 @@ def _solutions(residuals: Residuals, search: Search, lengths: Sequence[int]) -> 
         allowed, note = _above(search.regularizations, floor)
         if note:
             yield None, note
-        for value in allowed:
-            if RNA in search.methods:
-                for prior in search.priors:
-                    for mixing in search.mixings:
-                        yield _rna(residuals, spectrum_, window, value, prior, mixing, search.ema_decay)
-            for method, solver in solvers.items():
-                if method in search.methods:
-                    solution = solver(block, value)
-                    name = f"{method}-{window}-{_digits(value)}"
-                    yield _made(residuals, name, method, solution, spectrum_)
+        for lambda_ in allowed:
+            for name, method in METHODS.items():
+                if name not in search.methods or method.solve is None:
+                    continue
+                block = residuals.gram_nn[-window:, -window:]
+                for parameters, solution in method.solve(block, spectrum_, lambda_, search):
+                    yield _made(residuals, name, solution, spectrum_, parameters), solution.status
 
 
 _DROWNED = "The steps between checkpoints drown in the rounding of the stored dtype, so RNA would fit noise."
@@ -173,43 +127,14 @@ def rounding_floor(residuals: Residuals, spectrum_: Spectrum) -> float:
     return residuals.rounding / spectrum_.scale if spectrum_.scale > 0.0 else 0.0
 
 
-def _rna(
-    residuals: Residuals, spectrum_: Spectrum, window: int, value: float, prior: str, mixing: float, decay: float
-) -> tuple[Candidate | None, str]:
-    centres = {LAST: profiles.last(window), EXPONENTIAL: profiles.exponential(window, decay)}
-    solution = solve(spectrum_, value, centres.get(prior))
-    suffix = ("" if prior == UNIFORM else f"-{prior}") + ("" if mixing == 1.0 else f"-m{mixing:g}")
-    name = f"{RNA}-{window}-{_digits(value)}{suffix}"
-    return _made(residuals, name, RNA, solution, spectrum_, prior=prior, mixing=mixing)
-
-
 def _made(
-    residuals: Residuals,
-    name: str,
-    method: str,
-    solution: Solution,
-    spectrum_: Spectrum,
-    prior: str = UNIFORM,
-    mixing: float = 1.0,
-) -> tuple[Candidate | None, str]:
+    residuals: Residuals, method: str, solution: Solution, spectrum_: Spectrum, parameters: Parameters
+) -> Candidate | None:
     if solution.status:
-        return None, solution.status
-    made = candidate(
-        residuals,
-        name,
-        method,
-        solution.coefficients,
-        regularization=solution.regularization,
-        spectrum_=spectrum_,
-        prior=prior,
-        mixing=mixing,
-    )
-    return made, ""
-
-
-def _digits(regularization: float) -> str:
-    short = f"{regularization:.0e}"
-    return short if float(short) == regularization else f"{regularization:.2e}"
+        return None
+    c, lambda_ = solution.coefficients, solution.regularization
+    name = name_of(method, len(c), lambda_, parameters)
+    return candidate(residuals, name, method, c, regularization=lambda_, spectrum_=spectrum_, parameters=parameters)
 
 
 def distinct(candidates: Sequence[Candidate], residuals: Residuals) -> tuple[list[Candidate], dict[str, str]]:
@@ -266,22 +191,16 @@ def unevaluated(residuals: Residuals) -> Family:
     """
     n = len(residuals.gram_nn)
     spectrum_ = spectrum_of(residuals, n)
-    last = candidate(residuals, LAST, LAST, np.ones(1))
+    average, _ = single(residuals, AVERAGE, 0.0, Search())
+    assert average is not None
     floor = rounding_floor(residuals, spectrum_)
     note = spectrum_.status or (_DROWNED if floor >= 1.0 else "")
     if note:
         notes = (*residuals.notes, f"{note} The plain average is used.")
-        return Family(candidates=(last, average_of(residuals, n)), notes=notes)
+        return Family(candidates=(_last(residuals), average), notes=notes)
     solution = smallest_stable(spectrum_, max(1e-8, floor))
-    name = f"{RNA}-{n}-{_digits(solution.regularization)}"
-    made, _ = _made(residuals, name, RNA, solution, spectrum_)
-    return Family(candidates=(last, made or average_of(residuals, n)), notes=residuals.notes)
-
-
-def average_of(residuals: Residuals, window: int) -> Candidate:
-    """The uniform average of the newest `window` iterates (at most N)."""
-    window = min(window, len(residuals.gram_nn))
-    return candidate(residuals, f"{AVERAGE}-{window}", AVERAGE, profiles.uniform(window))
+    made = _made(residuals, RNA, solution, spectrum_, {"prior": UNIFORM, "mixing": 1.0})
+    return Family(candidates=(_last(residuals), made or average), notes=residuals.notes)
 
 
 def single(residuals: Residuals, method: str, regularization: float, search: Search) -> tuple[Candidate | None, str]:
@@ -289,33 +208,29 @@ def single(residuals: Residuals, method: str, regularization: float, search: Sea
 
     Args:
         residuals: of the window.
-        method: `LAST`, `AVERAGE`, `EMA`, `DECAY`, `CUMULATIVE`, or one of `SOLUTIONS`.
+        method: `LAST`, or one of `methods.COMPUTED`.
         regularization: lambda of a solution.
         search: priors, mixings, decay and cap to use (the first of each).
     """
     n = len(residuals.gram_nn)
     if method == LAST:
-        return candidate(residuals, LAST, LAST, np.ones(1)), ""
-    if method in SOLUTIONS:
-        floor = rounding_floor(residuals, spectrum_of(residuals, n))
-        if regularization < floor < 1.0:
-            least = 10.0 ** (math.ceil(10.0 * math.log10(floor)) / 10.0) * 1.1  # what is named must not be refused
-            return None, (
-                f"Lambda {regularization:g} lies below {least:.1e}, where it would fit the rounding of the stored dtype: take "
-                "a larger one."
-            )
-        made = list(_solutions(residuals, _only(search, method, regularization, n), [n]))
-        return next(((each, "") for each, _ in made if each is not None), (None, made[0][1]))
-    return next(iter(_averages(residuals, _only(search, method, regularization, n), [n]))), ""
-
-
-def _only(search: Search, method: str, regularization: float, window: int) -> Search:
-    return Search(
-        windows=(window,),
+        return _last(residuals), ""
+    only = replace(
+        search,
+        windows=(n,),
         regularizations=(regularization,),
         methods=(method,),
         priors=search.priors[:1],
         mixings=search.mixings[:1],
-        ema_decay=search.ema_decay,
-        l1_cap=search.l1_cap,
     )
+    if METHODS[method].weights:
+        return next(_averages(residuals, only)), ""
+    floor = rounding_floor(residuals, spectrum_of(residuals, n))
+    if regularization < floor < 1.0:
+        least = 10.0 ** (math.ceil(10.0 * math.log10(floor)) / 10.0) * 1.1  # what is named must not be refused
+        return None, (
+            f"Lambda {regularization:g} lies below {least:.1e}, where it would fit the rounding of the stored dtype: take "
+            "a larger one."
+        )
+    made = list(_solutions(residuals, only))
+    return next(((each, "") for each, _ in made if each is not None), (None, made[0][1]))

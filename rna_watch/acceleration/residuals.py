@@ -36,7 +36,7 @@ Saved = Literal["auto", "before", "after"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class ParameterGroup:
     """Settings of one parameter group, by torch's names; `learning_rate` is NaN where it is no plain number."""
 
     learning_rate: float
@@ -46,7 +46,7 @@ class Group:
     maximize: bool = False
     weight_decay: float = 0.0
 
-    def same_rule(self, other: Group) -> bool:
+    def same_rule(self, other: ParameterGroup) -> bool:
         """Whether both update alike, but for the learning rate."""
         return (self.momentum, self.dampening, self.nesterov, self.maximize, self.weight_decay) == (
             other.momentum,
@@ -70,7 +70,7 @@ class TrainingState:
     steps: int
     step_kind: str
     optimizer: str = ""
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ParameterGroup, ...] = ()
     problem: str = ""
     stepped: bool = True
     recorded: bool = False
@@ -147,7 +147,7 @@ def _gradient(states: Sequence[TrainingState], saved: Saved) -> Form:
     return Form(name=GRADIENT, scales=_per_step(states), factors=tuple(factors))
 
 
-def _factor(old: Group, new: Group, rate: float, older: TrainingState) -> tuple[float, float]:
+def _factor(old: ParameterGroup, new: ParameterGroup, rate: float, older: TrainingState) -> tuple[float, float]:
     """(p, q) of the exact mean gradient: [(1-b) (y_0 - y_1) / eta - b (v_0 - v_1)] / (1-a); with Nesterov b^2 (v_0 - v_1)."""
     if not old.same_rule(new):
         raise NotExactError("the optimizer's settings changed between checkpoints")
@@ -223,29 +223,6 @@ def _learning_rates(older: TrainingState, newer: TrainingState, saved: Saved) ->
             )
         rates.append(rate)
     return rates
-
-
-def window_break(older: TrainingState, newer: TrainingState, jump: float) -> str:
-    """Why the residual between two checkpoints cannot stand in a window, and history must begin anew ("" if it can).
-
-    Args:
-        older: the checkpoint before.
-        newer: the checkpoint after.
-        jump: largest ratio of successive learning rates that is still gradual; infinity: none is too large.
-    """
-    if older.optimizer and newer.optimizer and older.optimizer != newer.optimizer:
-        return f"the optimizer changed from {older.optimizer} to {newer.optimizer}"
-    if older.step_kind != newer.step_kind:
-        return f"checkpoints were numbered by {older.step_kind}, now by {newer.step_kind}, so their steps cannot be compared"
-    for old, new in zip(older.groups, newer.groups, strict=False):
-        before, after = old.learning_rate, new.learning_rate
-        if math.isnan(before) or math.isnan(after) or before == after:
-            continue
-        if min(before, after) <= 0.0 or max(before, after) > jump * min(before, after):
-            if math.isinf(jump):
-                continue
-            return f"the learning rate jumped from {before:.3g} to {after:.3g}"
-    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

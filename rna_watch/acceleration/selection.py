@@ -7,14 +7,16 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import AVERAGES, LAST, SOLUTIONS, Candidate
-from rna_watch.acceleration.significance import Comparison, Mode, compare, gain
+from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, kind_of
+from rna_watch.acceleration.significance import Comparison, Mode, compare, gain, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
+
+    from rna_watch.acceleration.candidate import Candidate
 
 _MAXIMIZED = (
     "acc",
@@ -116,7 +118,7 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
     if not evaluated:
         undefined = any(candidate.name in evidence.values for candidate in others)
         what = "what was evaluated gave NaN" if undefined else "nothing was evaluated"
-        preferred = next((c for c in others if c.method in SOLUTIONS), others[0])
+        preferred = next((c for c in others if kind_of(c.method) == SOLUTIONS), others[0])
         return Choice(
             candidate=preferred,
             better_than_original=None,
@@ -127,22 +129,22 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
         )
 
     def best_of(group: Sequence[Candidate]) -> Candidate | None:
-        return max(group, key=lambda c: gain(known[c.name], 0.0, evidence.mode), default=None)
+        return next(iter(ranked(group, lambda c: known[c.name], evidence.mode)), None)
 
-    averages = [c for c in evaluated if c.method in AVERAGES]
-    extrapolations = [c for c in evaluated if c.method not in AVERAGES]
-    rna = best_of([c for c in evaluated if c.method in SOLUTIONS])
+    averages = [c for c in evaluated if kind_of(c.method) == AVERAGES]
+    extrapolations = [c for c in evaluated if kind_of(c.method) != AVERAGES]
+    rna = best_of([c for c in evaluated if kind_of(c.method) == SOLUTIONS])
     average = best_of(averages)
     extrapolation = best_of(extrapolations)
     current: Candidate | None = None
     steps: list[Comparison] = []
     if LAST in known and average is not None:
-        steps.append(_step(average, None, known, evidence, tried=max(len(averages), evidence.screened)))
+        steps.append(_step(average, None, known, evidence, compared_count=max(len(averages), evidence.screened)))
         current = average if steps[-1].accepted else None
     if LAST in known and extrapolation is not None:
         # against the original it is the best of all that was tried, also of the averages that did not make it
-        tried = max(len(extrapolations) if current else len(evaluated), evidence.screened)
-        steps.append(_step(extrapolation, current, known, evidence, tried=tried))
+        compared_count = max(len(extrapolations) if current else len(evaluated), evidence.screened)
+        steps.append(_step(extrapolation, current, known, evidence, compared_count=compared_count))
         simpler_does = (
             average is not None and gain(known[extrapolation.name], known[average.name], evidence.mode) <= 0.0
         )
@@ -167,7 +169,7 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
 
 
 def _step(
-    best: Candidate, current: Candidate | None, known: Mapping[str, float], evidence: Evidence, *, tried: int
+    best: Candidate, current: Candidate | None, known: Mapping[str, float], evidence: Evidence, *, compared_count: int
 ) -> Comparison:
     return compare(
         best.name,
@@ -175,7 +177,7 @@ def _step(
         known,
         evidence.examples,
         mode=evidence.mode,
-        tried=tried,
+        compared_count=compared_count,
         minimum_gain=evidence.minimum_gain,
     )
 
@@ -183,7 +185,7 @@ def _step(
 def _reason(best: Candidate, *, better: bool | None, significant: bool | None) -> str:
     if better is None:
         return "the original could not be evaluated, so it is not known whether it is better"
-    kind = "the plain average" if best.method in AVERAGES else "extrapolation"
+    kind = "the plain average" if kind_of(best.method) == AVERAGES else "extrapolation"
     if not better:
         return f"{kind} is the best of the family, but not better than the original"
     if significant is False:

@@ -1,4 +1,4 @@
-"""Is a gain beyond noise: paired comparison of two models on the same examples, corrected for the number tried.
+"""Is a gain beyond noise: paired comparison of two models on the same examples, corrected for how many were compared.
 
 Examples on which two models give the same say nothing of which is better. Were the models equal, each other difference would
 as soon have the opposite sign (Fisher's randomization test); for 0/1 metrics this is McNemar's exact test on discordant pairs.
@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import numpy.typing as npt
 
     Float64 = npt.NDArray[np.float64]
 
 Mode = Literal["min", "max"]
+T = TypeVar("T")
 # the chance, over one step of the choice, that equal models are told apart
 _LEVEL = 0.05
 _FEWEST_EXAMPLES = 10
@@ -50,6 +51,18 @@ def gain(value: float, reference: float, mode: Mode) -> float:
     return reference - value if mode == "min" else value - reference
 
 
+def ranked(items: Iterable[T], value: Callable[[T], float | None], mode: Mode) -> list[T]:
+    """Those that have a value that is a number, the best first; of equal ones the first stays first.
+
+    Args:
+        items: models, or whatever was evaluated, by one evaluator.
+        value: the choosing metric of one; None or NaN if it is not known.
+        mode: whether the metric is minimized or maximized.
+    """
+    known = [(item, found) for item in items if (found := value(item)) is not None and not math.isnan(found)]
+    return [item for item, _ in sorted(known, key=lambda pair: -gain(pair[1], 0.0, mode))]
+
+
 def paired_standard_error(candidate: Float64, reference: Float64) -> float | None:
     """Standard error of the mean of paired differences, over n examples; None where they cannot be paired or are too few.
 
@@ -64,24 +77,24 @@ def paired_standard_error(candidate: Float64, reference: Float64) -> float | Non
     return deviation / math.sqrt(n) if math.isfinite(deviation) else None
 
 
-def least_gain(differences: Float64, tried: int) -> float:
-    """The mean of paired differences that equal models exceed with a chance of at most 5 %, the best of `tried` among them.
+def least_gain(differences: Float64, compared_count: int) -> float:
+    """The mean of paired differences that equal models exceed by a chance of at most 5 %, the best of `compared_count` of them.
 
     With m differences that are not zero: up to m = 20 the exact quantile of their sum over all 2^m signs (it cannot be
     exceeded where even m equal signs are no more than chance), beyond
 
-        t(1 - 0.05 / tried, m - 1) * standard error + min |difference| / n
+        t(1 - 0.05 / compared_count, m - 1) * standard error + min |difference| / n
 
     with Student's quantile for as many degrees of freedom as there are differences to tell of, and the correction for
     sums that move in steps (Edwards 1948, for 0/1 metrics).
 
     Args:
         differences: of n examples, (n,), finite.
-        tried: how many candidates this one is the best of (one-sided, Bonferroni).
+        compared_count: how many candidates this one is the best of (one-sided, Bonferroni).
     """
     n = len(differences)
     sizes = np.abs(differences[differences != 0.0])
-    m, level = len(sizes), _LEVEL / max(tried, 1)
+    m, level = len(sizes), _LEVEL / max(compared_count, 1)
     if m > _MOST_EXACT:
         error = float(np.std(differences, ddof=1)) / math.sqrt(n)
         return student_quantile(level, m - 1) * error + float(sizes.min()) / n
@@ -111,10 +124,10 @@ def compare(
     examples: Mapping[str, Float64],
     *,
     mode: Mode,
-    tried: int,
+    compared_count: int,
     minimum_gain: float | None = None,
 ) -> Comparison:
-    """Whether a candidate, the best of `tried`, is better than a reference by more than noise.
+    """Whether a candidate, the best of `compared_count`, is better than a reference by more than noise.
 
     Noise is that of the paired examples where there are any, and `minimum_gain` where it is stated; without either any gain
     is accepted.
@@ -125,7 +138,7 @@ def compare(
         values: the choosing metric, by name.
         examples: its per-example values, by name, where there are any.
         mode: whether the metric is minimized or maximized.
-        tried: how many candidates this one is the best of.
+        compared_count: how many candidates this one is the best of.
         minimum_gain: the smallest gain that counts, in the metric's units; None: not stated.
     """
     advantage = gain(values[candidate], values[reference], mode)
@@ -133,7 +146,7 @@ def compare(
     if candidate in examples and reference in examples:
         error = paired_standard_error(examples[candidate], examples[reference])
         if error is not None:
-            threshold = max(threshold, least_gain(examples[candidate] - examples[reference], tried))
+            threshold = max(threshold, least_gain(examples[candidate] - examples[reference], compared_count))
     return Comparison(
         candidate=candidate,
         reference=reference,

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS
+from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS
+from rna_watch.acceleration.methods import kind_of as kind_of_method
 from rna_watch.acceleration.selection import infer_mode
-from rna_watch.acceleration.significance import gain
-from rna_watch.comparison.levels import Level, best_of, known, levels, same
+from rna_watch.acceleration.significance import ranked
+from rna_watch.comparison.levels import Level, known, levels, same
 from rna_watch.comparison.members import Member, length_of, members_of, recipe_at, shape_of
 from rna_watch.comparison.sequences import pick, sequences
-from rna_watch.dashboard.metric import metric_of
 from rna_watch.errors import NothingToDo, UsageError
+from rna_watch.journal.metric import metric_of
 from rna_watch.journal.replay import PENDING
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def kind_of(method: str) -> str:
     """The kind that a method is shown under: all averages together, all solutions together, others by themselves."""
     if method == LAST:
         return ORIGINAL
-    return AVERAGE if method in AVERAGES else RNA if method in SOLUTIONS else method
+    return {AVERAGES: AVERAGE, SOLUTIONS: RNA}.get(kind_of_method(method) or "", method)
 
 
 def _mode(word: str) -> Mode:
@@ -197,9 +198,8 @@ class _Picker:
         return Point(candidate=member.name, value=member.metrics.get(self.shown))
 
     def pick(self, members: Sequence[Member]) -> Member | None:
-        scored = [(m.metrics.get(self.choosing, math.nan), m) for m in members]
-        finite = [(value, member) for value, member in scored if math.isfinite(value)]
-        return max(finite, key=lambda pair: gain(pair[0], 0.0, self.mode))[1] if finite else None
+        finite = [member for member in members if known(member.metrics.get(self.choosing))]
+        return next(iter(ranked(finite, lambda member: member.metrics[self.choosing], self.mode)), None)
 
 
 def _kinds(families: Sequence[Mapping[str, Member]]) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ def _row(
     values = {kind: p.value for kind, p in points.items() if p.value is not None and math.isfinite(p.value)}
     best: tuple[str, ...] = ()
     if len(values) > 1:
-        top = best_of(list(values.values()), mode)
+        top = ranked(values.values(), float, mode)[0]
         best = tuple(kind for kind, value in values.items() if same(value, top))
     for name in members:
         if recipe := recipe_at(name, dict(family), length):

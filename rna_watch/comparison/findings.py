@@ -6,12 +6,12 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import AVERAGE, RNA
+from rna_watch.acceleration.methods import AVERAGE, RNA
 from rna_watch.acceleration.significance import gain
 from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
 from rna_watch.comparison.levels import better
-from rna_watch.dashboard.lines import DIRECTIONS
-from rna_watch.dashboard.quantities import plain
+from rna_watch.journal.quantities import plain
+from rna_watch.journal.words import DIRECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

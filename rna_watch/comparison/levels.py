@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.significance import gain
+from rna_watch.acceleration.significance import gain, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,13 +83,8 @@ def default_tolerances(metric: str, values: Sequence[float], mode: Mode) -> list
     if rate and all(0 <= value <= 100 for value in values):
         unit = 1.0 if max(values) > 1.0 else 0.01
         return [points * unit for points in POINTS]
-    improvement = gain(best_of(values, mode), values[0], mode)
+    improvement = gain(ranked(values, float, mode)[0], values[0], mode)
     return [share * improvement for share in SHARES] if improvement > 0 else []
-
-
-def best_of(values: Sequence[float], mode: Mode) -> float:
-    """The best of some finite values."""
-    return min(values) if mode == "min" else max(values)
 
 
 def levels(
@@ -109,7 +104,7 @@ def levels(
     values = [value for _, value in curves[original] if value is not None and math.isfinite(value)]
     wanted: list[tuple[float, float | None]] = [(level, None) for level in given or ()]
     if given is None and values:
-        best = best_of(values, mode)
+        best = ranked(values, float, mode)[0]
         for tolerance in default_tolerances(metric, values, mode):
             level = best + tolerance if mode == "min" else best - tolerance
             if better(level, values[0], mode):

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import LAST
+from rna_watch.acceleration.methods import LAST
 
 if TYPE_CHECKING:
     from rna_watch.journal.events import Metrics

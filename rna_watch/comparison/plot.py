@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.candidate import AVERAGE, RNA
+from rna_watch.acceleration.methods import AVERAGE, RNA
 from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
-from rna_watch.dashboard.lines import DIRECTIONS
-from rna_watch.dashboard.quantities import plain
 from rna_watch.errors import UsageError
+from rna_watch.journal.quantities import plain
+from rna_watch.journal.words import DIRECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

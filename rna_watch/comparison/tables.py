@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
-from rna_watch.acceleration.candidate import AVERAGE, RNA
+from rna_watch.acceleration.methods import AVERAGE, RNA
+from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
 from rna_watch.comparison.findings import NAMES, findings, provenance
-from rna_watch.comparison.levels import best_of, same
+from rna_watch.comparison.levels import same
 from rna_watch.dashboard.layout import Column, Lines, grid, heading, tail_of, wrap
-from rna_watch.dashboard.quantities import number, places, plain
+from rna_watch.journal.quantities import number, places, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,7 +159,7 @@ def _values(sheet: _Sheet, rows: Sequence[Row], key: str, *, rivals: Sequence[st
 def _is_best(c: Comparison, row: Row, key: str, rivals: Sequence[str]) -> bool:
     value = row.value(key)
     values = [v for rival in rivals if (v := row.value(rival)) is not None]
-    return value is not None and len(values) > 1 and same(value, best_of([value, *values], c.mode))
+    return value is not None and len(values) > 1 and same(value, ranked([value, *values], float, c.mode)[0])
 
 
 def _fitted(columns: Sequence[Column], width: int) -> Lines:
@@ -233,7 +234,7 @@ def _levels(sheet: _Sheet, *, members: bool) -> Lines:
     tolerances = [level.tolerance for level in c.levels if level.tolerance is not None]
     if tolerances:
         values = [value for row in c.rows if (value := row.value(ORIGINAL)) is not None]
-        top = number(best_of(values, c.mode), sheet.decimals)
+        top = number(ranked(values, float, c.mode)[0], sheet.decimals)
         listed = ", ".join(f"{tolerance:.3g}" for tolerance in tolerances)
         word = "plus" if c.mode == "min" else "minus"
         lines += wrap(

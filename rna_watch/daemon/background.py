@@ -13,19 +13,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.daemon.lock import RunLock, living_owner
 from rna_watch.daemon.loop import Daemon
-from rna_watch.daemon.paths import check_output, remember
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.setup import be_nice
-from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, RunIsWatched, UsageError
+from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, UsageError
+from rna_watch.journal.lock import RunLock, check_unwatched
+from rna_watch.journal.run_paths import adopt_pins, check_output, remember
+from rna_watch.journal.status import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.lock import Owner
-    from rna_watch.daemon.paths import RunPaths
+    from rna_watch.journal.owner import Owner
+    from rna_watch.journal.run_paths import RunPaths
 
 READY_FD = "RNA_WATCH_READY_FD"
 _READY = "ready"
@@ -54,6 +55,7 @@ def serve(config: RunConfig, paths: RunPaths, *, until_done: bool = False, to_te
             recorder = Recorder(paths.journal)
             try:
                 _check_run(recorder, paths)
+                adopt_pins(paths)
                 daemon = Daemon(
                     config,
                     paths,
@@ -119,12 +121,7 @@ def start(paths: RunPaths, arguments: Sequence[str]) -> int:
         RnaWatchError: the child's own error.
     """
     check_output(paths)
-    owner = living_owner(paths)
-    if owner is not None:
-        raise RunIsWatched(
-            f"process {owner.pid} on {owner.host} watches {paths.run} already; "
-            f"see `rna-watch status {paths.run}`, end it with `rna-watch stop {paths.run}`"
-        )
+    check_unwatched(paths)
     paths.create()
     reader, writer = os.pipe()
     with paths.log.open("ab") as log:
@@ -175,25 +172,27 @@ def stop(paths: RunPaths) -> str:
         NothingToDo: nobody watches the run.
         RnaWatchError: it did not stop in time.
     """
-    owner = living_owner(paths)
-    if owner is None:
+    status = status_of(paths)
+    if not status.alive:
         raise NothingToDo(f"nobody watches {paths.run}")
-    if owner.is_here():
+    owner = status.owner
+    if owner is not None and owner.is_here():
         with contextlib.suppress(ProcessLookupError):
             os.kill(owner.pid, signal.SIGTERM)
+            os.kill(owner.pid, signal.SIGCONT)  # a process that was suspended takes SIGTERM only then
     else:
         paths.stop_request.touch()
     until = time.monotonic() + _STOP_LIMIT_S
     while time.monotonic() < until:
         if not _still_there(paths, owner):
-            return f"process {owner.pid} on {owner.host} stopped watching {paths.run}"
+            return f"{status.who()} stopped watching {paths.run}"
         time.sleep(_POLL_S)
-    raise RnaWatchError(f"process {owner.pid} on {owner.host} did not stop within {_STOP_LIMIT_S:g} s; see {paths.log}")
+    raise RnaWatchError(f"{status.who()} did not stop within {_STOP_LIMIT_S:g} s; see {paths.log}")
 
 
-def _still_there(paths: RunPaths, owner: Owner) -> bool:
+def _still_there(paths: RunPaths, owner: Owner | None) -> bool:
     """Whether its process is, which outlives its lock by a moment; on another host, whether it holds the run."""
-    if owner.is_here():
+    if owner is not None and owner.is_here():
         return owner.lives_here()
-    current = living_owner(paths)
-    return current is not None and current.pid == owner.pid
+    current = status_of(paths)
+    return current.alive and current.owner == owner

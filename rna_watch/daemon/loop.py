@@ -13,22 +13,27 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import rna_watch
-from rna_watch.checkpoints import clone
-from rna_watch.daemon import outputs
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.discovery import several_runs
+from rna_watch.daemon.disk_reserve import DiskReserve
+from rna_watch.daemon.evaluators import failed
+from rna_watch.daemon.order import next_in_line
+from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.publication import Publication
+from rna_watch.daemon.sequences import Sequences
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes, rested_s, start_engine
-from rna_watch.daemon.trials import UNEVALUATED
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled, EvaluationFailed, IncompleteCheckpoint, RnaWatchError
 from rna_watch.journal import events as e
 from rna_watch.journal import heartbeat
 from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.layout import disk
+from rna_watch.publishing import output_tree
+from rna_watch.watching.discovery import several_runs
 from rna_watch.watching.hints import Hints
 from rna_watch.watching.readiness import Readiness
 from rna_watch.watching.scan import scan
@@ -37,16 +42,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.engine.contract import Engine
+    from rna_watch.journal.run_paths import RunPaths
 
 _LOG = logging.getLogger("rna_watch")
 _TICK_S = 0.25
 _BEAT_S = 1.0
 _JOIN_S = 15.0
-_FIRST_PAUSE_S = 2.0
-_LONGEST_PAUSE_S = 60.0
 _LOST = "the folder of its journal and lock was removed or replaced"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -91,8 +94,11 @@ class Daemon:
         self._handled_for: Engine | None = None
         self._error: RnaWatchError | None = None
         self._pipeline: Pipeline | None = None
-        self._admission = Admission(config, paths, recorder, self._proceed)
-        self._tried: set[str] = set()
+        self._sequences = Sequences(recorder, paths.journal)
+        self._disk_reserve = DiskReserve(config, paths.output, recorder)
+        self._pins = Pins(config, paths, recorder, self._disk_reserve, self._proceed)
+        self._admission = Admission(config, recorder, self._sequences, self._pins, self._proceed)
+        self._attempted: set[str] = set()
         self._idle = False
         self._ready = False
         self._announced = False
@@ -154,10 +160,10 @@ class Daemon:
 
     def _begin(self) -> None:
         self._paths.stop_request.unlink(missing_ok=True)
-        outputs.sweep(self._paths.models)
-        self._admission.sweep()
+        output_tree.sweep(self._paths.models)
+        self._pins.sweep()
         for leftover in self._paths.scratch.glob("*") if self._paths.scratch.is_dir() else ():
-            clone.remove(str(leftover))
+            disk.remove(str(leftover))
         self._recorder.record(
             e.Started(
                 host=socket.gethostname(),
@@ -198,7 +204,7 @@ class Daemon:
                 self._wake.clear()
                 next_scan = now + self._timing.scan_s
                 self._scan(readiness, now)
-                self._admission.keep_room()  # the training fills the disk between our acts
+                self._pins.keep_room()  # the training fills the disk between our acts
                 if self._watching_by == "events and scans" and not hints.alive():
                     hints.stop()
                     self._start_hints(hints)
@@ -333,9 +339,9 @@ class Daemon:
                     self._work_ready.wait(_TICK_S)
                     self._work_ready.clear()
                     continue
-                self._tried.add(name)
+                self._attempted.add(name)
                 pipeline.process(name)
-                self._admission.release(self._config.window)
+                self._pins.release(partial(self._sequences.needed, self._config.window))
         except Cancelled:
             pass
         except RnaWatchError as error:
@@ -354,24 +360,22 @@ class Daemon:
             try:
                 evaluator.warm_up()
             except EvaluationFailed as error:
-                self._recorder.problem("evaluator", f"the evaluator cannot be loaded: {error}", UNEVALUATED)
-        self._pipeline = Pipeline(self._config, self._paths, self._recorder, self._admission, self._engine, evaluators)
+                failed(self._recorder, error, loaded=False)
+        self._pipeline = Pipeline(
+            self._config,
+            self._paths,
+            self._recorder,
+            sequences=self._sequences,
+            pins=self._pins,
+            disk_reserve=self._disk_reserve,
+            engine=self._engine,
+            evaluators=evaluators,
+        )
         return self._pipeline
 
     def _next(self) -> str | None:
-        """The next checkpoint to work on: oldest first; one that failed waits a while, longer each time."""
-        for checkpoint in sorted(self._recorder.checkpoints(), key=lambda c: c.admitted.seq if c.admitted else 0):
-            pending = checkpoint.stage in PENDING or (
-                checkpoint.stage is Stage.FAILED and checkpoint.name not in self._tried
-            )
-            if not pending or self._admission.room.holds(checkpoint.name):
-                continue
-            if checkpoint.attempts and checkpoint.name in self._tried:
-                pause = min(_FIRST_PAUSE_S * 2 ** (checkpoint.attempts - 1), _LONGEST_PAUSE_S)
-                if time.monotonic() - self._progress().last_error_time < pause:
-                    return None
-            return checkpoint.name
-        return None
+        since_error_s = time.monotonic() - self._progress().last_error_time
+        return next_in_line(self._recorder.checkpoints(), self._attempted, since_error_s, self._disk_reserve.holds)
 
     def _done(self) -> bool:
         return self._stop_reason == "done"

@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import AVERAGE, LAST, RNA
-from rna_watch.acceleration.family import METHODS, Family, Search, family, in_one_sentence
+from rna_watch.acceleration.family import Family, family, in_one_sentence
+from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
-from rna_watch.daemon import outputs
-from rna_watch.daemon.measuring import Measuring
+from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
+from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.publication import Publication
-from rna_watch.daemon.trials import SCREENED, Trials, Tried
-from rna_watch.daemon.window import Window
+from rna_watch.daemon.window import Window, state_of
 from rna_watch.errors import (
     Cancelled,
     EngineError,
@@ -31,20 +30,23 @@ from rna_watch.errors import (
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.replay import Stage
+from rna_watch.publishing import manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.admission import Admission
-    from rna_watch.daemon.paths import RunPaths
+    from rna_watch.daemon.disk_reserve import DiskReserve
+    from rna_watch.daemon.pins import Pins
     from rna_watch.daemon.recorder import Recorder
-    from rna_watch.engine import plan
+    from rna_watch.daemon.sequences import Sequences
     from rna_watch.engine.contract import Engine
-    from rna_watch.engine.tasks import Result
-    from rna_watch.evaluation.evaluator import Evaluator
+    from rna_watch.evaluation.client import Evaluator
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.window import tasks_plan
+    from rna_watch.window.tasks import Result
 
 _ATTEMPTS = 3
 _STORE_ATTEMPTS = 30  # a full disk is often mended, by the trainer's own retention to begin with
@@ -68,17 +70,22 @@ class Pipeline:
         config: RunConfig,
         paths: RunPaths,
         recorder: Recorder,
-        admission: Admission,
+        *,
+        sequences: Sequences,
+        pins: Pins,
+        disk_reserve: DiskReserve,
         engine: Engine,
         evaluators: Sequence[Evaluator],
     ) -> None:
         self._config = config
         self._recorder = recorder
-        self._admission = admission
+        self._sequences = sequences
+        self._pins = pins
+        self._disk_reserve = disk_reserve
         self._engine = engine
         self._evaluators = evaluators
         self._measuring = Measuring(config, recorder)
-        self._trials = Trials(config, recorder, evaluators, self._show)
+        self._rounds = EvaluationRounds(config, recorder, evaluators, self._show)
         self._publication = Publication(config, paths, recorder)
         self._cancelled = False
         self.progress = Progress()
@@ -131,7 +138,7 @@ class Pipeline:
             # damage beside the model, found only where the whole file is given back
             self._failed(checkpoint, f"it cannot be given back: {error}", attempts=1)
         except MemoryError:
-            self._failed(checkpoint, "there is not enough memory; lower --memory-budget or --workers")
+            self._failed(checkpoint, "there is not enough memory; lower --workers")
 
     def _failed(self, checkpoint: Checkpoint, reason: str, attempts: int = _ATTEMPTS) -> None:
         if self._cancelled:
@@ -142,11 +149,11 @@ class Pipeline:
 
     def _input_changed(self, checkpoint: Checkpoint, reason: str) -> None:
         """Leave out inputs whose bytes are gone; the next attempt has another window."""
-        members = [*self._admission.sequences.history(checkpoint, self._config.window), checkpoint]
+        members = [*self._sequences.history(checkpoint, self._config.window), checkpoint]
         self._recorder.take(members)
         for member in members:
-            self._admission.forget(member.name)
-            if self._admission.layout(member) is None:
+            self._pins.forget(member.name)
+            if self._pins.layout(member) is None:
                 gone = "its bytes are gone or were changed (the trainer's retention, or a rewrite in place)"
                 self._recorder.record(e.Skipped(checkpoint=member.name, reason=gone))
         current = self._recorder.checkpoint(checkpoint.name)
@@ -161,48 +168,48 @@ class Pipeline:
             if window is None:
                 return
             stage = "measuring" if len(window.members) > 1 else "checking"
-            residuals = self._measuring.residuals(checkpoint, window, partial(self._run, checkpoint, stage))
+            residuals = self._measuring.residuals(window, partial(self._run, checkpoint, stage))
             if residuals is not None:
                 break
             if self._stage(checkpoint.name) is Stage.SKIPPED:
                 return
         self.progress.read_bytes_per_s = self._measuring.read_bytes_per_s
         if len(window.members) < _SMALLEST_WINDOW:
-            self._trials.run(window, residuals, _only_last(residuals), search=False)
+            self._rounds.run(window, residuals, _only_last(residuals), search=False)
             count = len(window.members)
             self._finish(checkpoint, f"number {count} of a new window; extrapolation begins with {_SMALLEST_WINDOW}")
             return
         as_files = self._config.evaluate_command is not None
         if as_files and self._held(checkpoint, self._config.evaluators * window.layouts[-1].size_bytes):
             return
-        with self._admission.room.writing() if as_files else nullcontext():
-            tried = self._trials.run(window, residuals, self._family(residuals))
-        if not tried.evaluated - {LAST}:
-            tried.family = self._trials.unevaluated(window, residuals)
-        self._record_search(checkpoint, residuals, tried.family)
-        choice = self._choose(checkpoint, window, residuals, tried)
+        with self._disk_reserve.writing() if as_files else nullcontext():
+            outcome = self._rounds.run(window, residuals, self._family(residuals))
+        if not outcome.evaluated - {LAST}:
+            outcome.family = self._rounds.unevaluated(window, residuals)
+        self._record_search(checkpoint, residuals, outcome.family)
+        choice = self._choose(checkpoint, window, residuals, outcome)
         if choice is None:
             self._finish(
-                checkpoint, in_one_sentence(tried.family.notes) or "the family holds nothing besides the original"
+                checkpoint, in_one_sentence(outcome.family.notes) or "the family holds nothing besides the original"
             )
         elif self._config.publish == "when-better" and choice.better_than_original is False:
             self._finish(checkpoint, f"{choice.reason}, so nothing was written")
         elif not self._held(checkpoint, self._publication.size_bytes(window.layouts[-1])):
-            with self._admission.room.writing():
+            with self._disk_reserve.writing():
                 self._publication.publish(
                     checkpoint,
                     window,
                     choice,
                     residuals,
-                    tried.statistics.get(choice.candidate.name),
+                    outcome.statistics.get(choice.candidate.name),
                     partial(self._run, checkpoint, "writing"),
                 )
 
     def _held(self, checkpoint: Checkpoint, size_bytes: int) -> bool:
         """Whether there is no room to write so much for a checkpoint; it then waits where it is, and others go on."""
-        held = not self._admission.room.fits(size_bytes)
+        held = not self._disk_reserve.fits(size_bytes)
         if held:
-            self._admission.room.hold(checkpoint.name, size_bytes)
+            self._disk_reserve.hold(checkpoint.name, size_bytes)
         return held
 
     def _stage(self, name: str) -> Stage | None:
@@ -215,23 +222,23 @@ class Pipeline:
     # -- window and Gram matrix
 
     def _window(self, checkpoint: Checkpoint) -> Window | None:
-        newest = self._admission.layout(checkpoint)
+        newest = self._pins.layout(checkpoint)
         if newest is None:
             reason = "its bytes are gone or were changed before it could be used"
             self._recorder.record(e.Skipped(checkpoint=checkpoint.name, reason=reason))
             return None
         members, layouts = [checkpoint], [newest]
-        for member in reversed(self._admission.sequences.history(checkpoint, self._config.window)):
-            layout = self._admission.layout(member)
+        for member in reversed(self._sequences.history(checkpoint, self._config.window)):
+            layout = self._pins.layout(member)
             if layout is None or layout.architecture != newest.architecture:
                 break
             members.insert(0, member)
             layouts.insert(0, layout)
         self._recorder.take(members)
-        states = [self._admission.state(m, layout) for m, layout in zip(members, layouts, strict=True)]
+        states = [state_of(m, layout, self._config.optimizer_order) for m, layout in zip(members, layouts, strict=True)]
         return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states))
 
-    def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[plan.Task]) -> list[Result]:
+    def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[tasks_plan.Task]) -> list[Result]:
         total = sum(task.work_bytes for task in tasks)
         since = time.time()
         done = 0
@@ -241,7 +248,7 @@ class Pipeline:
                 checkpoint=checkpoint.name, stage=stage, done=done, total=total, unit="bytes", since=since
             )
 
-        def on_done(task: plan.Task) -> None:
+        def on_done(task: tasks_plan.Task) -> None:
             nonlocal done
             done += task.work_bytes
             show()
@@ -253,20 +260,12 @@ class Pipeline:
 
     def _family(self, residuals: Residuals) -> Family:
         limit = self._config.max_candidates
-        search = Search(
-            windows=self._config.window_lengths,
-            averages=self._config.averages,
-            regularizations=self._config.regularizations,
-            methods=tuple(method for method in self._config.methods if method in METHODS),
-            priors=self._config.priors,
-            mixings=self._config.mixings,
-            ema_decay=self._config.ema_decay,
-            l1_cap=self._config.l1_cap,
-            limit=limit if self._config.first_round is None else SCREENED * limit,
+        return family(
+            residuals,
+            self._config.search(limit=limit if self._config.first_round is None else SCREENED * limit),
         )
-        return family(residuals, search)
 
-    def _record_search(self, checkpoint: Checkpoint, residuals: Residuals, tried: Family) -> None:
+    def _record_search(self, checkpoint: Checkpoint, residuals: Residuals, searched: Family) -> None:
         self._recorder.record(
             e.Searched(
                 checkpoint=checkpoint.name,
@@ -280,21 +279,23 @@ class Pipeline:
                         "weights": list(each.weights),
                         "sentence": each.diagnostics.sentence,
                     }
-                    for each in tried.candidates
+                    for each in searched.candidates
                 ],
-                duplicates=tried.duplicates,
-                left_out=list(tried.left_out),
-                notes=list(tried.notes),
+                duplicates=searched.duplicates,
+                left_out=list(searched.left_out),
+                notes=list(searched.notes),
             )
         )
 
-    def _choose(self, checkpoint: Checkpoint, window: Window, residuals: Residuals, tried: Tried) -> Choice | None:
-        candidates = tried.family.candidates
+    def _choose(
+        self, checkpoint: Checkpoint, window: Window, residuals: Residuals, outcome: Evaluated
+    ) -> Choice | None:
+        candidates = outcome.family.candidates
         if all(candidate.method == LAST for candidate in candidates):
             return None
         current = self._recorder.checkpoint(checkpoint.name)
         evaluations = {
-            name: m for name, m in (current.evaluations if current else {}).items() if name in tried.evaluated
+            name: m for name, m in (current.evaluations if current else {}).items() if name in outcome.evaluated
         }
         settled = self._recorder.state.metric
         choice = choose(
@@ -302,7 +303,7 @@ class Pipeline:
             Evidence(
                 values={name: m[settled.metric] for name, m in evaluations.items() if settled and settled.metric in m},
                 mode="max" if settled and settled.mode == "max" else "min",
-                examples=tried.examples,
+                examples=outcome.examples,
                 minimum_gain=self._config.minimum_gain,
                 screened=len(current.screened) if current else 0,
             ),
@@ -322,14 +323,14 @@ class Pipeline:
                 },
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
-                reason=in_one_sentence([*tried.family.notes, choice.reason]),
+                reason=in_one_sentence([*outcome.family.notes, choice.reason]),
                 residuals=residuals.form,
-                diagnostics=outputs.finite(asdict(choice.candidate.diagnostics)),
-                comparisons=[outputs.finite(asdict(step)) for step in choice.comparisons],
+                diagnostics=manifest.finite(asdict(choice.candidate.diagnostics)),
+                comparisons=[manifest.finite(asdict(step)) for step in choice.comparisons],
             )
         )
         return choice
 
 
 def _only_last(residuals: Residuals) -> Family:
-    return family(residuals, Search(windows=(), methods=(), limit=0))
+    return family(residuals, Search(methods=(), limit=0))

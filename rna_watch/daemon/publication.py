@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import LAST
-from rna_watch.acceleration.significance import Mode, gain
-from rna_watch.checkpoints import clone, deepspeed, export, model_file
-from rna_watch.checkpoints.extents import identify_any
-from rna_watch.daemon import outputs
-from rna_watch.engine import export as engine_export
-from rna_watch.engine.publish import publish as write
-from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.journal import events as e
+from rna_watch.journal.metric import best_so_far
 from rna_watch.journal.replay import Stage
+from rna_watch.layout import artifacts, disk
+from rna_watch.layout.identity import identify_any
+from rna_watch.publishing import export, manifest, output_tree
+from rna_watch.publishing import output as outputs
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
-    from rna_watch.checkpoints.extents import Layout
-    from rna_watch.checkpoints.numeric import Array
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
-    from rna_watch.engine.plan import Task
-    from rna_watch.engine.tasks import Result
     from rna_watch.journal.replay import Checkpoint
-
-    Run = Callable[[Sequence[Task]], Sequence[Result]]
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.layout.dtypes import Array
+    from rna_watch.layout.layout import Layout
+    from rna_watch.window.tasks import Run
 
 _AGAIN = ".again"
 
@@ -76,15 +69,18 @@ class Publication:
         chosen = self._recorder.current(checkpoint.name).chosen
         assert chosen is not None
         model = self._place(checkpoint)
-        recipe = window.combination(choice.candidate, statistics)
-        export_to, notes = planned_export(self._config.export, window.layouts[-1], model)
-        dropped, kept_because = planned_drop(self._config.optimizer_state, window.layouts[-1])
-        content = outputs.encode(
-            outputs.manifest(
+        output = outputs.plan(
+            model,
+            window.combination(choice.candidate, statistics),
+            exported=self._config.export,
+            optimizer_state=self._config.optimizer_state,
+        )
+        content = manifest.encode(
+            manifest.describe(
+                output,
                 checkpoint=checkpoint.name,
                 step=checkpoint.step,
                 inputs=[_input(member) for member in window.members],
-                source=window.layouts[-1].source,
                 candidate=choice.candidate,
                 metrics=chosen.metrics,
                 better_than_original=choice.better_than_original,
@@ -92,40 +88,18 @@ class Publication:
                 reason=chosen.reason,
                 residuals=residuals,
                 comparisons=chosen.comparisons,
-                export=export_to.name if export_to else None,
-                dropped=dropped,
-                notes=[*notes, *kept_because],
             )
         )
-        temporary = model.with_name(clone.temporary_name(model.name, "publish"))
         self._recorder.record(
             e.Publishing(
                 checkpoint=checkpoint.name,
                 output=self._paths.in_tree(model),
-                temporary=self._paths.in_tree(temporary),
-                manifest_digest=outputs.digest(content),
+                temporary=self._paths.in_tree(Path(disk.temporary_path(str(model)))),
+                manifest_digest=manifest.digest(content),
             )
         )
-        outputs.check_ours(model)
-        outputs.write_manifest(model, content)
-        outputs.export_path(model).unlink(
-            missing_ok=True
-        )  # of an older output: after a crash it would pass for this one's
-        try:
-            written = write(
-                recipe,
-                str(model),
-                temporary=str(temporary),
-                budget_mib=self._config.memory_budget,
-                run=run,
-                drop=dropped,
-            )
-        except (RefusedCheckpoint, IncompleteCheckpoint):
-            if not model.exists():
-                outputs.manifest_path(model).unlink(missing_ok=True)
-            raise
-        if export_to is not None:
-            written += write_export(model, export_to, window.layouts[-1].source, "publish", run)
+        output_tree.check_ours(model)
+        written = outputs.write(output, content, run)
         self._recorder.record(
             e.Published(
                 checkpoint=checkpoint.name,
@@ -148,12 +122,12 @@ class Publication:
         model = self._paths.models / intent.output
         temporary = self._paths.models / intent.temporary
         try:
-            same = outputs.digest(outputs.manifest_path(model).read_bytes()) == intent.manifest_digest
-            same = same and outputs.has_export(model)
+            same = manifest.digest(artifacts.manifest_path(model).read_bytes()) == intent.manifest_digest
+            same = same and output_tree.has_export(model)
         except OSError:
             same = False
         if temporary.exists() or not same or not model.exists() or not _is_of_intent(checkpoint, intent, model):
-            clone.remove(str(temporary))
+            disk.remove(str(temporary))
             return False
         self._recorder.record(
             e.Published(
@@ -177,7 +151,7 @@ class Publication:
             self._point(newest.checkpoint, model)
 
     def _place(self, checkpoint: Checkpoint) -> Path:
-        """Where a model goes: under its checkpoint's name, or beside it where `best` names what an earlier run put there."""
+        """Where a model goes: under its checkpoint's name, or another where `best` is what an earlier run put there."""
         name, best = checkpoint.name, self._recorder.state.best
         model = self._paths.models / name
         assert checkpoint.admitted is not None
@@ -188,47 +162,21 @@ class Publication:
     def _point(self, name: str, model: Path) -> None:
         """Move `latest`, and `best` if this beats every original and every output before; then keep the number bounded."""
         self._link("latest", model)
-        state = self._recorder.state
-        current = state.checkpoints[name]
-        value = self._value(current, "chosen") if current.output == self._paths.in_tree(model) else None
-        if value is not None and current.chosen is not None and current.chosen.better_than_original:
-            mode: Mode = "max" if state.metric and state.metric.mode == "max" else "min"
-            others = [
-                other
-                for checkpoint in self._recorder.checkpoints()
-                for other in (
-                    self._value(checkpoint, "original"),
-                    self._value(checkpoint, "chosen")
-                    if checkpoint.name != name and checkpoint.stage is Stage.PUBLISHED
-                    else None,
-                )
-            ]
-            others += [self._number(metrics) for metrics in state.replaced]
-            if all(gain(value, other, mode) > 0 for other in others if other is not None):
+        current = self._recorder.state.checkpoints[name]
+        if current.output == self._paths.in_tree(model):
+            value = best_so_far(self._recorder.state, name)
+            if value is not None:
                 self._link("best", model)
                 self._recorder.record(e.BestMoved(checkpoint=name, output=self._paths.in_tree(model), value=value))
         self._prune()
 
     def _link(self, name: str, model: Path) -> None:
         link = self._paths.models / name
-        if outputs.point(link, model):
+        if output_tree.point(link, model):
             self._recorder.solved(f"link {name}")
         else:
             what = f"rna-watch did not make {link}, so it does not name the {name} model"
             self._recorder.problem(f"link {name}", what, "move it away")
-
-    def _value(self, checkpoint: Checkpoint, which: str) -> float | None:
-        """The choosing metric of a checkpoint's original or chosen model."""
-        if which == "original":
-            return self._number(checkpoint.evaluations.get(LAST))
-        return self._number(checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen else None)
-
-    def _number(self, metrics: e.Metrics | None) -> float | None:
-        settled = self._recorder.state.metric
-        if settled is None:
-            return None
-        value = metrics.get(settled.metric) if metrics else None
-        return value if value is not None and math.isfinite(value) else None
 
     def _prune(self) -> None:
         best = self._recorder.state.best
@@ -237,36 +185,8 @@ class Publication:
             # the link moves before its record: a crash in between leaves them apart, and neither may lose its model
             if (best is not None and output == best.output) or linked == (self._paths.models / output).resolve():
                 continue
-            outputs.remove(self._paths.models / output)
+            output_tree.remove(self._paths.models / output)
             self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
-
-
-def planned_export(setting: str, newest: Layout, model: Path) -> tuple[Path | None, list[str]]:
-    """Where a model's plain copy goes (None: there is none), and why it cannot be made although it is wanted."""
-    if setting != export.SAFETENSORS:
-        return None, []
-    why = export.obstacle(newest)
-    return (None, [f"It was not exported: {why}."]) if why else (outputs.export_path(model), [])
-
-
-def planned_drop(setting: str, newest: Layout) -> tuple[bool, list[str]]:
-    """Whether what lies beside the model is left out, and why it cannot be although that is wanted."""
-    if newest.format == deepspeed.NAME:
-        return True, []  # the weights alone are consolidated
-    if setting != model_file.DROP or newest.root:
-        return False, []
-    why = model_file.obstacle(newest)
-    return not why, [f"What lies beside the model was kept: {why}."] if why else []
-
-
-def write_export(model: Path, to: Path, source: str, owner: str, run: Run) -> int:
-    """Write a published model's plain copy; returns its size in bytes.
-
-    Raises:
-        StoreError: there is no room, or the folder cannot be written.
-    """
-    temporary = to.with_name(clone.temporary_name(to.name, owner))
-    return engine_export.write(str(model), str(to), source=source or None, temporary=str(temporary), run=run)
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The one way to change what is known: an event goes to the journal, then into the state, then to the log."""
+"""The one way to change what is known: an event goes to the journal, then into the state, then to who listens."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from rna_watch.dashboard.lines import describe
 from rna_watch.errors import Superseded
 from rna_watch.journal import events as e
 from rna_watch.journal.log import Journal, read
 from rna_watch.journal.replay import RunState, replay
+from rna_watch.journal.words import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from rna_watch.journal.replay import Checkpoint
+
+    Listener = Callable[[e.Event, RunState], None]
 
 _LOG = logging.getLogger("rna_watch")
 # what must survive a crash of the machine before the act that follows it
@@ -36,18 +38,32 @@ _OF_WORK = (
 )
 
 
+def write_log_line(event: e.Event, state: RunState) -> None:
+    """The listener that keeps the log: one line for each event that is worth one."""
+    line = describe(event, state)
+    if line:
+        _LOG.log(logging.WARNING if isinstance(event, e.Problem | e.Failed) else logging.INFO, "%s", line)
+
+
 class Recorder:
     """Appends events to a run's journal and keeps the state they add up to; safe from several threads.
 
     A checkpoint may be admitted again while its old version is in work. Events give only its name, so what work says of
     the old version never gets into the journal behind the new one's `Admitted`.
+
+    Args:
+        journal: the file.
+        listeners: called with each event that was recorded and the state that it is part of, in the journal's order. One
+            that raises is reported once, as a problem; neither the event nor the other listeners are affected.
     """
 
-    def __init__(self, journal: Path) -> None:
+    def __init__(self, journal: Path, listeners: Sequence[Listener] = (write_log_line,)) -> None:
         self._lock = threading.RLock()
         self.state: RunState = replay(read(journal))
         self._journal = Journal(journal)
+        self._listeners = tuple(listeners)
         self._in_work: dict[str, int] = {}
+        self._failed: set[Listener] = set()
 
     def take(self, checkpoints: Iterable[Checkpoint]) -> None:
         """From now on what work says of these names is of these versions."""
@@ -76,9 +92,24 @@ class Recorder:
                 self.current(event.checkpoint)
             written = self._journal.append(event, durable=isinstance(event, _DURABLE))
             self.state.apply(written)
-            line = describe(written, self.state)
-        if line:
-            _LOG.log(logging.WARNING if isinstance(event, e.Problem | e.Failed) else logging.INFO, "%s", line)
+            for problem in [found for each in self._listeners if (found := self._inform(each, written))]:
+                self.record(problem)
+
+    def _inform(self, listener: Listener, event: e.Event) -> e.Problem | None:
+        """Call a listener; the problem to report, if this is the first time that it failed."""
+        try:
+            listener(event, self.state)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the event is recorded and the run goes on
+            if listener in self._failed:
+                return None
+            self._failed.add(listener)
+            name = getattr(listener, "__name__", type(listener).__name__)
+            return e.Problem(
+                key=f"listener {name}",
+                what=f"the listener {name} failed at an event of the kind {event.kind}: {error!r}",
+                remedy="nothing else is affected; mend the listener and start again",
+            )
+        return None
 
     def problem(self, key: str, what: str, remedy: str) -> None:
         """Report a problem, once until it is solved or changes."""

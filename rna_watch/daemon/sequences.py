@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from rna_watch.daemon.order import by_admission
 from rna_watch.journal import events as e
 from rna_watch.journal.log import read
+from rna_watch.journal.replay import PENDING
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rna_watch.checkpoints.extents import Layout
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.layout.layout import Layout
 
 _LATER = 2**63
 _KNOWN_IN_NAME = ("step", "epoch")
@@ -129,17 +131,14 @@ class Sequences:
         told = {(c.admitted.step_kind, step): c for step, _, c in before if c.admitted}
         return [member for which, member in told.items() if which != mine_told][-length:]
 
-    def begun_again(self, previous: e.Admitted, path: str, mtime_ns: int) -> str:
-        """What shows that a training was begun again between two saves: a file of another version, of no later step, in time."""
-        for checkpoint in self._recorder.checkpoints():
-            other = checkpoint.admitted
-            if (
-                other is not None
-                and previous.mtime_ns < other.mtime_ns < mtime_ns
-                and other.step <= previous.step
-                and other.step_kind == previous.step_kind
-                and steps.series(other.path) != steps.series(path)
-                and steps.all_versions(other.path) == steps.all_versions(path)
-            ):
-                return checkpoint.name
-        return ""
+    def needed(self, length: int) -> set[str]:
+        """The checkpoints that a later window of this many residuals may hold, or one of those in work."""
+        sequences: dict[str, list[Checkpoint]] = {}
+        for checkpoint in by_admission(self._recorder.checkpoints()):
+            if checkpoint.admitted and checkpoint.usable:
+                sequences.setdefault(self.of_admitted(checkpoint.admitted), []).append(checkpoint)
+        names: set[str] = set()
+        for members in sequences.values():
+            first = next((i for i, c in enumerate(members) if c.stage in PENDING), len(members))
+            names |= {c.name for c in members[max(0, first - length) :]}
+        return names

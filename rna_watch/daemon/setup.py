@@ -15,10 +15,10 @@ from rna_watch.evaluation.evaluator import EvaluatorSpec, split_function
 from rna_watch.watching.scan import network_file_system
 
 if TYPE_CHECKING:
-    from rna_watch.checkpoints.extents import FileIdentity
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.engine.contract import Engine
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.layout.identity import FileIdentity
 
 _WORKER_LIMIT = 4
 _NICENESS = 10
@@ -52,10 +52,10 @@ def start_engine(config: RunConfig) -> Engine:
         EngineError: it cannot start.
     """
     workers = config.workers or min(_WORKER_LIMIT, usable_cores())
-    if config.engine == "inline":
-        from rna_watch.engine.inline import InlineEngine
+    if config.engine == "local":
+        from rna_watch.engine.local import LocalEngine
 
-        return InlineEngine(workers)
+        return LocalEngine(workers)
     from rna_watch.engine.ray_engine import RayEngine
 
     return RayEngine(

@@ -10,8 +10,9 @@ import numpy as np
 
 from rna_watch.acceleration.candidate import COMBINED
 from rna_watch.acceleration.residuals import Form, NotExactError, TrainingState, choose_form, not_of_form
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.companions import Companions, companions
+from rna_watch.journal.replay import Checkpoint, Stage
+from rna_watch.window.combine import Combination
+from rna_watch.window.companions import Companions, companions, training_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,16 +21,21 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.candidate import Candidate
     from rna_watch.acceleration.residuals import Saved
-    from rna_watch.checkpoints.extents import Layout
-    from rna_watch.checkpoints.numeric import Array
-    from rna_watch.checkpoints.optimizer_state import Order
+    from rna_watch.formats.optimizer_state import Order
     from rna_watch.journal.events import Measured
-    from rna_watch.journal.replay import Checkpoint
+    from rna_watch.layout.dtypes import Array
+    from rna_watch.layout.layout import Layout
 
     Float64 = npt.NDArray[np.float64]
 
 Pair = tuple[str, str]
 Products = dict[tuple[Pair, Pair], float]
+
+
+def state_of(checkpoint: Checkpoint, layout: Layout, order: Order) -> TrainingState:
+    """What an admitted checkpoint says of its training."""
+    assert checkpoint.admitted is not None
+    return training_state(layout, checkpoint.admitted.step, checkpoint.admitted.step_kind, order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,12 @@ class Window:
     members: tuple[Checkpoint, ...]
     layouts: tuple[Layout, ...]
     states: tuple[TrainingState, ...] = field(default=())
+
+    @classmethod
+    def of(cls, layouts: Sequence[Layout], states: Sequence[TrainingState]) -> Window:
+        """A window of checkpoints that no journal knows, named by their paths."""
+        members = tuple(Checkpoint(name=layout.path, stage=Stage.READY) for layout in layouts)
+        return cls(members=members, layouts=tuple(layouts), states=tuple(states))
 
     @property
     def names(self) -> list[str]:
@@ -63,9 +75,25 @@ class Window:
 
 
 def window_form(
-    layouts: Sequence[Layout], states: Sequence[TrainingState], wanted: str, saved: Saved, order: Order
+    layouts: Sequence[Layout],
+    states: Sequence[TrainingState],
+    wanted: str,
+    saved: Saved,
+    order: Order,
+    problem: str = "",
 ) -> tuple[Form, Companions | None]:
-    """The form of a window's residuals, and what must be read beside the checkpoints for it."""
+    """The form of a window's residuals, and what must be read next to the checkpoints for it.
+
+    Args:
+        layouts: of the K checkpoints, oldest first.
+        states: what each says of its training.
+        wanted: the setting `residuals`.
+        saved: the setting `lr_saved`.
+        order: the setting `optimizer_order`.
+        problem: why what lies next to the checkpoints cannot be used, if that is known.
+    """
+    if problem:
+        return without(states, wanted, saved, problem), None
     form = choose_form(states, wanted, saved)
     try:
         return form, companions(layouts, form.name, order)

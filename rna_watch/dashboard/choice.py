@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, heading, pack, wrap
-from rna_watch.dashboard.quantities import plain
+from rna_watch.journal.quantities import plain
 
 if TYPE_CHECKING:
     from rna_watch.journal.events import Chosen

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, pack, spread, tail_of, wrap
-from rna_watch.dashboard.lines import DIRECTIONS, output_of
-from rna_watch.dashboard.quantities import age, duration, number, places, plain, size
+from rna_watch.journal.quantities import age, duration, number, places, plain, size
+from rna_watch.journal.words import DIRECTIONS, output_of
 
 if TYPE_CHECKING:
-    from rna_watch.dashboard.metric import Metric
-    from rna_watch.dashboard.status import Status
-    from rna_watch.journal.heartbeat import Heartbeat
+    from rna_watch.journal.metric import Metric
     from rna_watch.journal.replay import RunState
+    from rna_watch.journal.status import Status
 
 _STATUS_STYLES = {
     "starting": ("◌", "cyan"),
     "watching": ("●", "green"),
     "working": ("●", "green"),
     "stopping": ("◌", "yellow"),
-    "stopped": ("■", "bold"),
+    "silent": ("✗", "bold red"),
     "not running": ("✗", "bold red"),
-    "not started": ("○", "yellow"),
 }
+_ENDED = ("■", "bold")
+_NEVER = ("○", "yellow")
 
 
 def problems(state: RunState, *, width: int, most: int) -> Lines:
@@ -44,21 +44,18 @@ def problems(state: RunState, *, width: int, most: int) -> Lines:
     return lines[:most]
 
 
-def header(
-    state: RunState, heartbeat: Heartbeat | None, status: Status, metric: Metric | None, *, now: float, width: int
-) -> Lines:
+def header(state: RunState, status: Status, metric: Metric | None, *, now: float, width: int) -> Lines:
     """The run and its status on the first line, then what it works with, then the newest and the best checkpoint."""
     started = state.started
-    glyph, style = _STATUS_STYLES.get(status.word, ("●", "green"))
-    left = Text.assemble(("rna-watch", "bold cyan"), "  ", (f"{glyph} {status.word}", style))
+    glyph, style = _STATUS_STYLES.get(status.state, ("●", "green"))
+    if not status.alive:
+        glyph, style = _NEVER if started is None else _ENDED if status.ended else (glyph, style)
+    left = Text.assemble(("rna-watch", "bold cyan"), "  ", (f"{glyph} {plain(status.state)}", style))
     if started is None:
         return [fit(left, width)]
-    until = state.stopped.time if state.stopped else now
-    verb = "up" if status.alive else "ran" if state.stopped else "started"
-    uptime = f"{verb} {duration(round(max(until - started.time, 0.0)))}" + (" ago" if verb == "started" else "")
-    right = Text(f"{plain(started.host)}:{started.pid}  {uptime}", "dim")
-    if status.detail:
-        left.append(f"  {status.detail}")
+    right = Text(f"{plain(started.host)}:{started.pid}  {_uptime(state, status, now)}", "dim")
+    if detail := status.detail(now):
+        left.append(f"  {detail}")
     first = spread(left, right, width)
     run = Text(tail_of(plain(started.run), width))
     # The run's folder shares the first line where there is room, so that a small screen keeps a row for a checkpoint.
@@ -66,10 +63,18 @@ def header(
         lines = [spread(left.append("  ").append_text(run), right, width)]
     else:
         lines = [first, run]
-    facts = [_evaluation(state, metric), Text(f"{plain(started.engine)} engine")]
-    if heartbeat is not None and status.alive and heartbeat.watching:
-        facts.append(Text(f"watches by {plain(heartbeat.watching)}"))
+    facts = [_evaluation(state, metric), Text(f"{plain(started.engine_name)} engine")]
+    if status.watching:
+        facts.append(Text(f"watches by {plain(status.watching)}"))
     return lines + pack(facts, width) + pack(_landmarks(state, metric, now=now), width, separator="   ")
+
+
+def _uptime(state: RunState, status: Status, now: float) -> str:
+    """How long the daemon is up or ran, or how long ago one started that ended without a word."""
+    assert state.started is not None
+    until = state.stopped.time if state.stopped and not status.alive else now
+    text = duration(round(max(until - (status.since or state.started.time), 0.0)))
+    return f"up {text}" if status.alive else f"ran {text}" if state.stopped else f"started {text} ago"
 
 
 def _evaluation(state: RunState, metric: Metric | None) -> Text:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, heading, pack
-from rna_watch.dashboard.metric import values_of
-from rna_watch.dashboard.quantities import number, places
 from rna_watch.dashboard.sparkline import Scale, common_scale, sparkline
+from rna_watch.journal.metric import values_of
+from rna_watch.journal.quantities import number, places
 
 if TYPE_CHECKING:
-    from rna_watch.dashboard.metric import Metric
+    from rna_watch.journal.metric import Metric
     from rna_watch.journal.replay import RunState
 
 Series = list[float | None]

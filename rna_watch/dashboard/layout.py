@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from rna_watch.dashboard.quantities import plain
+from rna_watch.journal.quantities import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

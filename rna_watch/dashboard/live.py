@@ -1,4 +1,4 @@
-"""The live dashboard: follows a run's journal and heartbeat, beside a daemon or none, and never writes to either."""
+"""The live dashboard: follows a run's journal and status, with or without a daemon, and writes to no file of the run."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING
 
 from rich.live import Live
 
-from rna_watch.dashboard.lines import describe
-from rna_watch.dashboard.status import status_of
 from rna_watch.dashboard.terminal import HUNG_UP, keys, polite_end
 from rna_watch.dashboard.view import render
-from rna_watch.journal import heartbeat as heartbeats
-from rna_watch.journal.log import Tail
-from rna_watch.journal.replay import RunState
+from rna_watch.journal.follow import Follower
+from rna_watch.journal.status import status_of
+from rna_watch.journal.words import describe
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
-    from pathlib import Path
 
     from rich.console import Console, RenderableType
 
     from rna_watch.journal.events import Event
-    from rna_watch.journal.heartbeat import Heartbeat
+    from rna_watch.journal.run_paths import RunPaths
 
 _POLL_S = 0.25
 # Ages and progress move on even when nothing happens, but once a second is enough for them.
@@ -35,8 +32,7 @@ _SLICE_S = 0.2
 
 
 def watch(
-    journal_path: Path,
-    heartbeat_path: Path,
+    paths: RunPaths,
     *,
     console: Console,
     once: bool = False,
@@ -46,14 +42,13 @@ def watch(
     """Show a run until a person leaves with `q` or Ctrl-C; on what is no terminal, a plain line for each event.
 
     Args:
-        journal_path: the run's journal; if there is none yet, it is waited for.
-        heartbeat_path: the daemon's heartbeat file.
+        paths: the run's; if it has no journal yet, that is waited for.
         console: where to show it.
         once: show what there is now and return.
         until_stopped: return when the daemon has stopped.
         stop: return when it is set.
     """
-    run = _Run(journal_path, heartbeat_path)
+    run = _Run(paths)
     _tolerate(console)
     with contextlib.suppress(KeyboardInterrupt):
         if not console.is_terminal or console.is_dumb_terminal or (not once and not _owns_screen(console)):
@@ -66,38 +61,17 @@ def watch(
 
 
 class _Run:
-    """The state of a run as its files tell it, kept up to date."""
+    """A run as its files tell it, kept up to date."""
 
-    def __init__(self, journal_path: Path, heartbeat_path: Path) -> None:
-        self.journal_path = journal_path
-        self.heartbeat_path = heartbeat_path
-        self.heartbeat: Heartbeat | None = None
-        self.caught_up = False
-        self._begin(None)
-
-    def _begin(self, identity: tuple[int, int] | None) -> None:
-        self.state = RunState()
-        self._tail = Tail(self.journal_path)
-        self._identity = identity
-        self._size = 0
+    def __init__(self, paths: RunPaths) -> None:
+        self.paths = paths
+        self.follower = Follower(paths.journal)
+        self.status = status_of(paths)
 
     def new(self) -> Iterator[Event]:
-        """The events since the last call, each already part of the state; the heartbeat is read as well."""
-        self.caught_up = False
-        self.heartbeat = heartbeats.read(self.heartbeat_path)
-        try:
-            stat = self.journal_path.stat()
-        except OSError:
-            return
-        identity = (stat.st_dev, stat.st_ino)
-        # A run that was deleted and started afresh has another journal under the same name.
-        if self._identity is not None and (identity != self._identity or stat.st_size < self._size):
-            self._begin(identity)
-        self._identity, self._size = identity, stat.st_size
-        for event in self._tail.new():
-            self.state.apply(event)
-            yield event
-        self.caught_up = True
+        """The events since the last call, each already part of the state; then the status is looked up."""
+        yield from self.follower.new()
+        self.status = status_of(self.paths, self.follower.state)
 
     def catch_up(self) -> None:
         """Read everything there is."""
@@ -117,12 +91,12 @@ class _Run:
     def frame(self, console: Console, *, height: int, hint: str) -> RenderableType:
         """The frame of this moment."""
         return render(
-            self.state,
-            self.heartbeat,
+            self.follower.state,
+            self.status,
             now=time.time(),
             width=console.width,
             height=height,
-            waiting_for=str(self.journal_path),
+            waiting_for=str(self.paths.journal),
             hint=hint,
         )
 
@@ -137,7 +111,7 @@ def _show(run: _Run, console: Console, *, until_stopped: bool, stop: threading.E
         drawn_at = 0.0
         while True:
             changed = run.catch_up_for(_SLICE_S)
-            sight = (console.size, run.heartbeat)
+            sight = (console.size, run.status)
             if changed or sight != shown or time.monotonic() - drawn_at >= _IDLE_REFRESH_S:
                 live.update(run.frame(console, height=console.height, hint="q leaves"), refresh=True)
                 shown, drawn_at = sight, time.monotonic()
@@ -152,14 +126,15 @@ def _print_lines(run: _Run, console: Console, *, once: bool, until_stopped: bool
     told: str | None = None
     while True:
         for event in run.new():
-            text = describe(event, run.state)
+            text = describe(event, run.follower.state)
             if text is not None:
                 _print(console, event.time, text)
-        status = status_of(run.state, run.heartbeat, now=time.time())
-        if status.word != told and status.word in {"not started", "not running"}:
-            waits = f"waiting for {run.journal_path}; start with: rna-watch start RUN_DIR"
-            _print(console, time.time(), waits if run.state.started is None else f"{status.word}: {status.detail}")
-        told = status.word
+        state, status = run.follower.state, run.status
+        if status.state != told and not status.responds and not status.ended:
+            waits = f"waiting for {run.paths.journal}; start with: rna-watch start RUN_DIR"
+            words = waits if state.started is None else f"{status.state}: {status.detail(time.time())}"
+            _print(console, time.time(), words)
+        told = status.state
         if once or _over(run, until_stopped=until_stopped, stop=stop):
             return
         if stop is not None:
@@ -174,7 +149,7 @@ def _print(console: Console, seconds: float, text: str) -> None:
 
 def _over(run: _Run, *, until_stopped: bool, stop: threading.Event | None) -> bool:
     # In the middle of a long history the end of an earlier daemon is not yet followed by the next one's start.
-    ended = run.caught_up and run.state.stopped is not None
+    ended = run.follower.caught_up and run.follower.state.stopped is not None
     return (stop is not None and stop.is_set()) or (until_stopped and ended)
 
 

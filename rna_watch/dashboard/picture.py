@@ -11,12 +11,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from rna_watch.dashboard.quantities import plain
 from rna_watch.dashboard.view import render
+from rna_watch.journal.quantities import plain
 
 if TYPE_CHECKING:
-    from rna_watch.journal.heartbeat import Heartbeat
     from rna_watch.journal.replay import RunState
+    from rna_watch.journal.status import Status
 
 # Rich's own template without its fonts from a content network: a picture should look the same with no network.
 _FORMAT = """\
@@ -65,7 +65,7 @@ _THEME = TerminalTheme(
 )
 
 
-def svg(state: RunState, heartbeat: Heartbeat | None, *, now: float, width: int, height: int | None = None) -> str:
+def svg(state: RunState, status: Status, *, now: float, width: int, height: int | None = None) -> str:
     """The frame as one self-contained SVG document: it loads nothing, not even a font."""
     console = Console(
         file=io.StringIO(),
@@ -75,7 +75,7 @@ def svg(state: RunState, heartbeat: Heartbeat | None, *, now: float, width: int,
         color_system="truecolor",
         legacy_windows=False,
     )
-    console.print(render(state, heartbeat, now=now, width=width, height=height))
+    console.print(render(state, status, now=now, width=width, height=height))
     title = f"rna-watch dashboard {plain(state.started.run)}" if state.started else "rna-watch dashboard"
     picture = console.export_svg(title=title, theme=_THEME, code_format=_FORMAT, unique_id="rna-watch")
     return _TEXT.sub(_in_cells, picture)

@@ -8,15 +8,15 @@ from rich.text import Text
 
 from rna_watch.dashboard import coefficients
 from rna_watch.dashboard.layout import Column, Lines, grid, tail_of
-from rna_watch.dashboard.metric import Values, values_of
-from rna_watch.dashboard.quantities import NOTHING, gain, number, places, plain
+from rna_watch.journal.metric import Values, values_of
+from rna_watch.journal.quantities import NOTHING, gain, number, places, plain
 from rna_watch.journal.replay import DONE, PENDING, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rna_watch.dashboard.metric import Metric
     from rna_watch.journal.events import Chosen
+    from rna_watch.journal.metric import Metric
     from rna_watch.journal.replay import Checkpoint, RunState
 
 STAGES: dict[Stage, tuple[str, str]] = {

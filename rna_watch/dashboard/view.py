@@ -1,4 +1,4 @@
-"""The view: a run's state and its heartbeat as one frame of text, for any width and height; no clock, no files."""
+"""The view: a run's state and status as one frame of text, for any width and height; no clock, no files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from rna_watch.dashboard.coefficients import NEGATIVE_STYLE
 from rna_watch.dashboard.header import header, problems
 from rna_watch.dashboard.history import history
 from rna_watch.dashboard.layout import GAP, Lines, beside, fit, heading, pack, spread, wrap
-from rna_watch.dashboard.lines import describe
-from rna_watch.dashboard.metric import Metric, metric_of
-from rna_watch.dashboard.quantities import age
-from rna_watch.dashboard.status import Status, status_of
 from rna_watch.dashboard.table import newest, table
 from rna_watch.dashboard.work import resources, work_now, workers
+from rna_watch.journal.metric import Metric, metric_of
+from rna_watch.journal.quantities import age
 from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.journal.words import describe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from rna_watch.journal.heartbeat import Heartbeat
     from rna_watch.journal.replay import RunState
+    from rna_watch.journal.status import Status
 
 SIDE_BY_SIDE_FROM = 160
 _WIDEST_TABLE = 150
@@ -50,7 +49,6 @@ class _Sight:
     """Everything that the parts of one frame are drawn from."""
 
     state: RunState
-    heartbeat: Heartbeat | None
     status: Status
     metric: Metric | None
     now: float
@@ -58,7 +56,7 @@ class _Sight:
 
 def render(
     state: RunState,
-    heartbeat: Heartbeat | None,
+    status: Status,
     *,
     now: float,
     width: int,
@@ -70,24 +68,17 @@ def render(
 
     Args:
         state: what the journal adds up to.
-        heartbeat: the daemon's last sign of life, if there is one.
+        status: whether the run is watched, and what is done.
         now: seconds since 1970.
         width: terminal cells; no line is wider.
         height: lines at most; without it, as tall as suits what there is to show.
         waiting_for: the journal that is waited for, said while the run has none.
         hint: what the keys do; if there is one, it stands on the very last line of `height`.
     """
-    status = status_of(state, heartbeat, now=now)
-    sight = _Sight(
-        state=state,
-        heartbeat=heartbeat if status.alive else None,
-        status=status,
-        metric=metric_of(state),
-        now=now,
-    )
+    sight = _Sight(state=state, status=status, metric=metric_of(state), now=now)
     limit = height or _TALLEST
     lines = problems(state, width=width, most=max(limit // 3, 2))
-    lines += header(state, sight.heartbeat, status, sight.metric, now=now, width=width)
+    lines += header(state, status, sight.metric, now=now, width=width)
     foot = _footer(sight, hint, width) if hint or limit >= 20 else []
     room = limit - len(lines) - len(foot)
     if room >= _AIRY_FROM + 2:
@@ -102,7 +93,7 @@ def render(
 
 def _body(sight: _Sight, width: int, room: int, waiting_for: str) -> Lines:
     if sight.state.started is None:
-        return _not_started(waiting_for, width)
+        return _not_started(sight, waiting_for, width)
     if width < SIDE_BY_SIDE_FROM:
         return _stacked(sight, width, room)
     left_width = min(_WIDEST_TABLE, width * 3 // 5)
@@ -123,7 +114,7 @@ def _body(sight: _Sight, width: int, room: int, waiting_for: str) -> Lines:
 def _stacked(sight: _Sight, width: int, room: int) -> Lines:
     airy, roomy = room >= _AIRY_FROM, room >= 28
     now = _now(sight, width, 4 if room >= 24 else 2)
-    has_team = roomy and width >= 100 and sight.heartbeat is not None and bool(sight.heartbeat.workers)
+    has_team = roomy and width >= 100 and bool(sight.status.workers)
     chart_width = width * 3 // 5 if has_team else width
     chart = _history(sight, chart_width, rows=3 if roomy else 1) if room >= 12 else []
     if has_team and chart:
@@ -151,7 +142,7 @@ def _joined(*panels: Lines, airy: bool) -> Lines:
 
 
 def _now(sight: _Sight, width: int, most: int) -> Lines:
-    lines = work_now(sight.state, sight.heartbeat, sight.status, now=sight.now, width=width, most=most)
+    lines = work_now(sight.state, sight.status, now=sight.now, width=width, most=most)
     return [heading("now", "", width), *lines]
 
 
@@ -160,9 +151,8 @@ def _history(sight: _Sight, width: int, *, rows: int) -> Lines:
 
 
 def _workers(sight: _Sight, width: int, most: int) -> Lines:
-    if sight.heartbeat is None or not sight.heartbeat.workers:
-        return []
-    return [heading("workers", "memory", width), *workers(sight.heartbeat, width=width, most=most)]
+    team = sight.status.workers
+    return [heading("workers", "memory", width), *workers(team, width=width, most=most)] if team else []
 
 
 def _checkpoints(sight: _Sight, width: int, room: int) -> Lines:
@@ -208,7 +198,9 @@ def _events(sight: _Sight, width: int, room: int, *, most: int) -> Lines:
     return [heading("last events", "", width), *reversed(lines)] if lines else []
 
 
-def _not_started(waiting_for: str, width: int) -> Lines:
+def _not_started(sight: _Sight, waiting_for: str, width: int) -> Lines:
+    if sight.status.alive:
+        return [heading("now", "", width), Text("A daemon has taken the run and begins.")]
     return [
         heading("now", "", width),
         Text("Nothing is known of this run yet: no daemon has watched it."),
@@ -220,7 +212,7 @@ def _not_started(waiting_for: str, width: int) -> Lines:
 def _footer(sight: _Sight, hint: str, width: int) -> Lines:
     lines: Lines = []
     if sight.state.started:
-        lines += resources(sight.state, sight.heartbeat, width=width)[:1]
+        lines += resources(sight.state, sight.status, width=width)[:1]
     marks = _LEGEND if sight.metric else _LEGEND[-1:]
     legend = [Text.assemble((mark, style), (f" {word}", "dim")) for mark, style, word in marks]
     shown = any(checkpoint.chosen for checkpoint in newest(sight.state, 40))

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, pack, padded, tail_of
-from rna_watch.dashboard.quantities import age, duration, plain, size
+from rna_watch.journal.quantities import age, duration, plain, size
 from rna_watch.journal.replay import PENDING, Stage
 
 if TYPE_CHECKING:
-    from rna_watch.dashboard.status import Status
-    from rna_watch.journal.heartbeat import Heartbeat, Work, Worker
+    from collections.abc import Sequence
+
+    from rna_watch.journal.heartbeat import Work, Worker
     from rna_watch.journal.replay import Checkpoint, RunState
+    from rna_watch.journal.status import Status
 
 _STEPS = ("complete", "measured", "evaluated", "chosen", "published")
 _REACHED = {Stage.READY: 1, Stage.MEASURED: 2, Stage.EVALUATING: 2, Stage.CHOSEN: 4, Stage.PUBLISHING: 4}
@@ -31,13 +33,10 @@ def bar(share: float, width: int) -> Text:
     return Text.assemble((done, "cyan"), ("─" * (width - len(done)), "dim"))
 
 
-def work_now(
-    state: RunState, heartbeat: Heartbeat | None, status: Status, *, now: float, width: int, most: int
-) -> Lines:
+def work_now(state: RunState, status: Status, *, now: float, width: int, most: int) -> Lines:
     """The work in hand with its progress, and a line for each checkpoint on its way; or what is waited for."""
     pending = [c for c in state.checkpoints.values() if c.stage in PENDING]
-    work = heartbeat.work if heartbeat is not None and status.alive else None
-    lines = [_progress(work, now=now, width=width)] if work else []
+    lines = [_progress(status.work, now=now, width=width)] if status.work else []
     if not status.alive:
         if not pending:
             return [fit(Text("nothing is left in work; rna-watch start watches on", "dim"), width)]
@@ -103,24 +102,22 @@ def _idle(state: RunState, *, now: float) -> Text:
     return Text(text + (f", one every {duration(round(statistics.median(gaps)))}" if len(gaps) >= 3 else ""), "dim")
 
 
-def resources(state: RunState, heartbeat: Heartbeat | None, *, width: int) -> Lines:
+def resources(state: RunState, status: Status, *, width: int) -> Lines:
     """Workers, memory and bytes on as few lines as possible."""
     facts = []
-    if heartbeat is not None:
-        workers = heartbeat.workers
-        if workers:
-            busy = sum(worker.busy for worker in workers)
-            count = f"{len(workers)} worker{'s' if len(workers) > 1 else ''}, {busy} busy"
-            facts += [Text(count), Text(f"memory {size(sum(worker.memory_bytes for worker in workers))}")]
-        if heartbeat.read_bytes_per_s > 0:
-            facts.append(Text(f"{size(heartbeat.read_bytes_per_s)}/s"))
+    team = status.workers
+    if team:
+        busy = sum(worker.busy for worker in team)
+        count = f"{len(team)} worker{'s' if len(team) > 1 else ''}, {busy} busy"
+        facts += [Text(count), Text(f"memory {size(sum(worker.memory_bytes for worker in team))}")]
+    if status.read_bytes_per_s > 0:
+        facts.append(Text(f"{size(status.read_bytes_per_s)}/s"))
     facts += [Text(f"read {size(state.read_bytes)}"), Text(f"wrote {size(state.written_bytes)}")]
     return pack(facts, width)
 
 
-def workers(heartbeat: Heartbeat, *, width: int, most: int) -> Lines:
+def workers(team: Sequence[Worker], *, width: int, most: int) -> Lines:
     """A line for each worker: what it is for, whether it is busy, and its memory relative to the largest."""
-    team = heartbeat.workers
     shown = team if len(team) <= most else team[: most - 1]
     largest = max((worker.memory_bytes for worker in team), default=0) or 1
     name_width = max((min(len(plain(worker.name)), 18) for worker in shown), default=0)

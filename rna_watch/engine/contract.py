@@ -1,4 +1,4 @@
-"""What the daemon asks of an engine; the inline and the Ray engine give the same results to the last bit."""
+"""What the daemon asks of an engine; the local and the Ray engine give the same results to the last bit."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rna_watch.engine.plan import Task
-    from rna_watch.engine.tasks import Result
-    from rna_watch.evaluation.evaluator import Evaluator, EvaluatorSpec
+    from rna_watch.evaluation.client import Evaluator
+    from rna_watch.evaluation.evaluator import EvaluatorSpec
+    from rna_watch.window.tasks import Result
+    from rna_watch.window.tasks_plan import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

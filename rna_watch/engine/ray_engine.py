@@ -16,19 +16,21 @@ import signal
 import socket
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.engine import tasks
 from rna_watch.engine.contract import Process
-from rna_watch.engine.ray_evaluator import RayEvaluator
+from rna_watch.engine.ray_evaluator import ActorProcess
 from rna_watch.errors import Cancelled, EngineError, RnaWatchError
+from rna_watch.evaluation.client import Evaluator
+from rna_watch.window import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rna_watch.engine.plan import Task
-    from rna_watch.evaluation.evaluator import Evaluator, EvaluatorSpec
+    from rna_watch.evaluation.evaluator import EvaluatorSpec
+    from rna_watch.window.tasks_plan import Task
 
 LOCAL = "local"
 _SESSION_PREFIX = "rw-"
@@ -69,7 +71,7 @@ class RayEngine:
         self._gpus = gpus
         self._evaluator_cpus = evaluator_cpus
         self._cancelled = threading.Event()
-        self._actors: list[RayEvaluator] = []
+        self._evaluators: list[Evaluator] = []
         self._session: Path | None = None
         _check_address(address)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -97,7 +99,7 @@ class RayEngine:
             where = "on this machine" if address == LOCAL else f"at {address}"
             said = str(error).partition("\n")[0]
             raise EngineError(
-                f"Ray cannot be used {where} ({type(error).__name__}: {said}); try --engine inline"
+                f"Ray cannot be used {where} ({type(error).__name__}: {said}); try --engine local"
             ) from error
         self._run = ray.remote(tasks.run).options(num_cpus=1, num_gpus=0, max_retries=3, runtime_env=_runtime_env(0.0))
         self._warm_up()
@@ -120,9 +122,9 @@ class RayEngine:
 
     def _warm_up(self) -> None:
         """Start the workers and load the kernels now, so that the first checkpoint does not wait for them."""
-        from rna_watch.engine.plan import CopyTask
+        from rna_watch.window.tasks_plan import CopyTask
 
-        empty = CopyTask(files=(), gaps=(), outputs=())
+        empty = CopyTask(files=(), copies=(), outputs=())
         pending = [self._run.remote(empty) for _ in range(self.workers)]
         done, _ = self._ray.wait(pending, num_returns=len(pending), timeout=_START_LIMIT_S)
         if len(done) < len(pending):
@@ -186,27 +188,24 @@ class RayEngine:
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived actor that runs the user's evaluator."""
-        evaluator = RayEvaluator(
-            spec,
-            self._ray,
-            {
-                "num_cpus": self._evaluator_cpus,
-                "num_gpus": self._gpus,
-                "runtime_env": _runtime_env(self._gpus),
-            },
-        )
-        self._actors.append(evaluator)
+        needs = {
+            "num_cpus": self._evaluator_cpus,
+            "num_gpus": self._gpus,
+            "runtime_env": _runtime_env(self._gpus),
+        }
+        evaluator = Evaluator(spec, partial(ActorProcess, ray=self._ray, options=needs))
+        self._evaluators.append(evaluator)
         return evaluator
 
     def processes(self) -> list[Process]:
         """This process, Ray's workers below it, and the rest of Ray; of a cluster elsewhere, only this process."""
         found = [Process(name="daemon", pids=(os.getpid(),), busy=False)]
-        evaluators = {actor.pid() for actor in self._actors}
+        evaluators = {evaluator.pid(): evaluator for evaluator in self._evaluators}
         system: list[int] = []
         for pid in _descendants(os.getpid()):
             title = _title(pid)
             if pid in evaluators:
-                found.append(Process(name="evaluator", pids=(pid,), busy="." in title))
+                found.append(Process(name="evaluator", pids=(pid,), busy=evaluators[pid].busy()))
             elif title.startswith("ray::") and not title.startswith(_AGENTS):
                 found.append(Process(name="worker", pids=(pid,), busy=not title.startswith(_IDLE)))
             else:
@@ -218,8 +217,8 @@ class RayEngine:
     def cancel(self) -> None:
         """Make `map` and evaluations give up; for good."""
         self._cancelled.set()
-        for actor in self._actors:
-            actor.close()
+        for evaluator in self._evaluators:
+            evaluator.close()
 
     def close(self) -> None:
         """Shut our cluster down (or leave the named one) and remove its session folder."""

@@ -11,18 +11,18 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.checkpoints import clone
-from rna_watch.engine import tasks
-from rna_watch.engine.publish import publish
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION
+from rna_watch.formats.registry import file_format
+from rna_watch.layout import disk
+from rna_watch.publishing.write import publish
+from rna_watch.window import tasks
 
 if TYPE_CHECKING:
-    from rna_watch.checkpoints.combine import Combination
     from rna_watch.evaluation.evaluator import EvaluatorSpec
+    from rna_watch.window.combine import Combination
 
 _SHOWN_OUTPUT = 500
-_BUDGET_MIB = 64.0
 _FRACTION = "{fraction}"
 
 
@@ -51,28 +51,16 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
     scratch = Path(spec.scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     newest = combination.layouts[-1]
-    suffix = "" if newest.root else "".join(Path(newest.path).suffixes[-2:])
-    named = {"torch zip": ".pt", "safetensors": ".safetensors"}
-    path = scratch / f"candidate-{os.getpid()}{named.get(newest.format, suffix)}"
+    ending = "" if newest.root else file_format(newest.format).endings[0]
+    path = scratch / f"candidate-{os.getpid()}{ending}"
     try:
-        _write(combination, path)
+        publish(combination, str(path), tasks.run_all)
         # the path last: it may hold whatever a person calls a folder
         command = spec.command.replace(_FRACTION, f"{1.0 if fraction is None else fraction:g}")
         command = command.replace("{checkpoint}", shlex.quote(str(path)))
         return _last_json(_run(command, spec.timeout_s))
     finally:
-        clone.remove(str(path))
-
-
-def _write(combination: Combination, path: Path) -> None:
-    """Write a model as a file or folder for a command to load."""
-    publish(
-        combination,
-        str(path),
-        temporary=str(path.with_name(clone.temporary_name(path.name, str(os.getpid())))),
-        budget_mib=_BUDGET_MIB,
-        run=lambda work: [tasks.run(task) for task in work],
-    )
+        disk.remove(str(path))
 
 
 # The command's process group ends with us, however we end: a guard in it waits on a pipe that we hold. It is started

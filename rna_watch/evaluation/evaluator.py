@@ -1,16 +1,16 @@
-"""The user's evaluator: what it is called with, what it must return, and the one interface behind which it runs."""
+"""The user's evaluator: which it is, what it found, what it fits, and which of its metrics counts."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rna_watch.errors import EvaluationFailed, UsageError
 
 if TYPE_CHECKING:
-    from rna_watch.checkpoints.combine import Combination
-    from rna_watch.checkpoints.numeric import Array, Float64
+    from rna_watch.layout.dtypes import Array, Float64
+    from rna_watch.window.combine import Combination
 
 # what an evaluator may offer beyond plain evaluation
 FRACTION = "fraction"
@@ -87,57 +87,6 @@ class Fit:
     weights: tuple[float, ...]
     losses: tuple[float, ...]
     seconds: float
-
-
-class Evaluator(Protocol):
-    """A long-lived place where models are evaluated, one at a time."""
-
-    def warm_up(self) -> None:
-        """Start the process and load the user's code and data, so that the first model does not wait for them.
-
-        Raises:
-            EvaluationFailed: they cannot be loaded.
-            Cancelled: `close` was called.
-        """
-
-    def offers(self) -> frozenset[str]:
-        """What the user's evaluator can do beyond plain evaluation: of `FRACTION`, `NORMALIZATION`, `TRAINING_LOSS`.
-
-        Raises:
-            EvaluationFailed: the user's code cannot be loaded.
-            Cancelled: `close` was called.
-        """
-
-    def evaluate(
-        self, combination: Combination, *, fraction: float | None = None, re_estimate: bool = False
-    ) -> Evaluation:
-        """The metrics of a model.
-
-        Args:
-            combination: the model.
-            fraction: how much of the data to evaluate on, 0 to 1; None for all of it.
-            re_estimate: whether to re-estimate its batch-norm statistics first.
-
-        Raises:
-            EvaluationFailed: the user's code raised, ran past its time limit, returned something unusable, or does not
-                offer what is asked.
-            Cancelled: `close` was called meanwhile.
-        """
-
-    def fit(self, request: FitRequest) -> Fit:
-        """Weights of a window that lower the user's training loss (Li et al. 2022, "Trainable Weight Averaging").
-
-        Raises:
-            EvaluationFailed: the user's code raised, ran past its time limit, returned no loss to descend on, or offers
-                none; or the window does not fit into memory.
-            Cancelled: `close` was called meanwhile.
-        """
-
-    def pid(self) -> int | None:
-        """The process, if it is on this host and alive."""
-
-    def close(self) -> None:
-        """End the process."""
 
 
 def choosing_metric(metrics: dict[str, float], wanted: str | None) -> str:

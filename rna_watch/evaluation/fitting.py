@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rna_watch.checkpoints.extents import Role
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation import trained
 from rna_watch.evaluation.evaluator import Fit, FitRequest
 from rna_watch.evaluation.materialize import compute_dtype, span, views
 from rna_watch.evaluation.randomness import seeded
+from rna_watch.layout.layout import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from rna_watch.checkpoints.combine import combined_blocks
-from rna_watch.checkpoints.extents import Role
-from rna_watch.checkpoints.numeric import DTYPES
-from rna_watch.checkpoints.opened import OpenFile
-from rna_watch.checkpoints.segments import WindowReader
-from rna_watch.errors import InputChanged
+from rna_watch.layout.dtypes import DTYPES
+from rna_watch.layout.layout import Role
+from rna_watch.layout.open_file import opened
+from rna_watch.window.combine import combined_blocks
+from rna_watch.window.segments import WindowReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rna_watch.checkpoints.combine import Combination
-    from rna_watch.checkpoints.extents import Extent, Layout
+    from rna_watch.layout.layout import Extent, Layout
+    from rna_watch.window.combine import Combination
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -125,19 +124,10 @@ def _copy_integers(layout: Layout, arrays: list[Any]) -> None:
     ]
     if not wanted:
         return
-    files = []
-    try:
-        for identity in layout.files:
-            files.append(OpenFile(identity.path))
-            if not files[-1].identity.same_content(identity):
-                raise InputChanged(f"{identity.path} changed before its integers were read")
+    with opened(layout.files) as files:
         for extent, array in wanted:
             itemsize = DTYPES[extent.dtype].itemsize
+            raw = memoryview(array.view("u1"))
             for chunk in extent.chunks:
-                data = files[chunk.file].read(chunk.offset_bytes, chunk.count * itemsize)
-                array.view("u1")[chunk.start * itemsize : (chunk.start + chunk.count) * itemsize] = memoryview(data)
-        for file in files:
-            file.check_unchanged()
-    finally:
-        for file in files:
-            file.__exit__(None, None, None)
+                into = raw[chunk.start * itemsize : (chunk.start + chunk.count) * itemsize]
+                files[chunk.file].read_into(into, chunk.offset_bytes)

@@ -10,7 +10,7 @@ import numpy as np
 from rna_watch.errors import EvaluationFailed
 
 if TYPE_CHECKING:
-    from rna_watch.checkpoints.numeric import Array, Float64
+    from rna_watch.layout.dtypes import Array, Float64
 
 _WANTED = "return a number, or one number per example as a 1-D tensor, array or list"
 

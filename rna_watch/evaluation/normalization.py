@@ -15,15 +15,15 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from rna_watch.checkpoints.numeric import DTYPES, narrow
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import NORMALIZATION
 from rna_watch.evaluation.randomness import seeded
+from rna_watch.layout.dtypes import DTYPES, narrow
 
 if TYPE_CHECKING:
-    from rna_watch.checkpoints.extents import Layout
-    from rna_watch.checkpoints.numeric import Array
     from rna_watch.evaluation.users_file import UsersFile
+    from rna_watch.layout.dtypes import Array
+    from rna_watch.layout.layout import Layout
 
 _STATISTICS = ("running_mean", "running_var")
 _SEED = 0  # every model is measured with the same dropout and the same shuffling

@@ -1,6 +1,6 @@
 """The evaluating side: loads the user's evaluator once, then evaluates one model after another.
 
-The same worker lives in a child process (local.py) and in a Ray actor (engine/ray_evaluator.py).
+The same worker lives in a child process (local.py) and in a Ray actor; client.py is the other side of both.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import EvaluationFailed
+from rna_watch.errors import EvaluationFailed, RnaWatchError
 from rna_watch.evaluation import command, users_file
 from rna_watch.evaluation.evaluator import TRAINING_LOSS, Evaluation, EvaluatorSpec, Fit, FitRequest
 from rna_watch.evaluation.metrics import check_metrics
@@ -17,9 +17,9 @@ from rna_watch.evaluation.metrics import check_metrics
 if TYPE_CHECKING:
     import torch
 
-    from rna_watch.checkpoints.combine import Combination
-    from rna_watch.checkpoints.numeric import Array
     from rna_watch.evaluation.normalization import Normalization
+    from rna_watch.layout.dtypes import Array
+    from rna_watch.window.combine import Combination
 
 
 class EvaluationWorker:
@@ -38,6 +38,10 @@ class EvaluationWorker:
         if spec.function is not None:
             self._user = _load(spec.function, spec.threads)
             self._device = _device(spec.device)
+
+    def pid(self) -> int:
+        """The number of this process."""
+        return os.getpid()
 
     def offers(self) -> frozenset[str]:
         """See `Evaluator.offers`."""
@@ -108,6 +112,23 @@ class EvaluationWorker:
 
         with users_file.blamed(self._user.path):
             return fit(request, self._user.function(TRAINING_LOSS), self._device)
+
+
+class AnsweringWorker:
+    """Hosts an `EvaluationWorker` for another process; its errors are answers, so that they arrive as they are."""
+
+    def __init__(self, spec: EvaluatorSpec) -> None:
+        self._spec = spec
+        self._worker: EvaluationWorker | None = None
+
+    def ask(self, method: str, *arguments: object, **options: object) -> object:
+        """What a method of the worker returns or raises; the first call loads the user's code."""
+        try:
+            if self._worker is None:
+                self._worker = EvaluationWorker(self._spec)
+            return getattr(self._worker, method)(*arguments, **options)
+        except RnaWatchError as error:
+            return error
 
 
 def _load(function: str, threads: int) -> users_file.UsersFile:

@@ -45,6 +45,11 @@ class Started(Event):
     settings: dict[str, Any]
     evaluator_digest: str = ""
 
+    @property
+    def engine_name(self) -> str:
+        """The engine by its name of today; `local` was called `inline` in older journals."""
+        return "local" if self.engine == "inline" else self.engine
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped(Event):
@@ -91,7 +96,7 @@ class Aliased(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted(Event):
-    """A checkpoint is complete, identified, and pinned in the window store (`pin`: how; `pin_path`: where)."""
+    """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: where, below the output folder)."""
 
     kind: ClassVar[str] = "admitted"
     checkpoint: str

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from rna_watch.layout import disk
 
 STALE_AFTER_S = 30.0
 
@@ -57,9 +55,8 @@ class Heartbeat:
 
 def write(path: Path, heartbeat: Heartbeat) -> None:
     """Replace the file; a reader sees the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{heartbeat.pid}")
-    temporary.write_text(json.dumps(dataclasses.asdict(heartbeat)))
-    os.replace(temporary, path)  # noqa: PTH105 - atomic by specification
+    with disk.replacing(path, durable=False) as temporary:
+        Path(temporary).write_text(json.dumps(dataclasses.asdict(heartbeat)))
 
 
 def read(path: Path) -> Heartbeat | None:

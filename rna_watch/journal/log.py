@@ -106,27 +106,11 @@ class Journal:
 
 def read(path: Path) -> Iterator[Event]:
     """All sound events of a journal, oldest first; nothing if there is no journal."""
-    yield from Tail(path).new()
-
-
-class Tail:
-    """A reader that remembers how far it read: each `new()` gives what came since."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._offset = 0
-
-    def new(self) -> Iterator[Event]:
-        """The sound events appended since the last call; a line not yet finished stays for the next."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        return
-                    self._offset += len(line)
-                    event = decode(line)
-                    if event is not None:
-                        yield event
-        except FileNotFoundError:
-            return
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                event = decode(line) if line.endswith(b"\n") else None  # else it is not yet finished
+                if event is not None:
+                    yield event
+    except FileNotFoundError:
+        return

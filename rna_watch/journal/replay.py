@@ -42,7 +42,6 @@ _TOLD_BY_NO_NAME = (
     "ema_decay",
     "l1_cap",
     "normalization",
-    "trained_steps",
     "first_round",
 )
 DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
@@ -88,7 +87,8 @@ class RunState:
     """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen.
 
     `outputs` are those that are kept, by path, the newest last. `replaced` holds the metrics of originals and of published
-    models whose checkpoint was written again since: what they reached counts on. `judge` counts changes of the evaluator.
+    models whose checkpoint was written again since, each with its judge: what they reached counts on. `judges` are the
+    evaluators that there were, and `judge` the number of the present one.
     """
 
     started: e.Started | None = None
@@ -98,7 +98,8 @@ class RunState:
     metric: e.MetricChosen | None = None
     best: e.BestMoved | None = None
     outputs: dict[str, e.Published] = field(default_factory=dict)
-    replaced: list[e.Metrics] = field(default_factory=list)
+    replaced: list[tuple[int, e.Metrics]] = field(default_factory=list)
+    judges: list[tuple[object, ...]] = field(default_factory=list)
     judge: int = 0
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     read_bytes: int = 0
@@ -109,10 +110,12 @@ class RunState:
         self.recent.append(event)
         match event:
             case e.Started():
-                if self.started is not None:
-                    self.judge += _judge(self.started) != _judge(event)
-                    if (_judge(self.started), _models(self.started)) != (_judge(event), _models(event)):
-                        self._forget_evaluations()
+                before = self.started or event
+                if (_judge(before), _models(before)) != (_judge(event), _models(event)):
+                    self._forget_evaluations()
+                if _judge(event) not in self.judges:
+                    self.judges.append(_judge(event))
+                self.judge = self.judges.index(_judge(event))
                 self.started, self.stopped, self.problems = event, None, {}
             case e.Stopped():
                 self.stopped = event
@@ -216,11 +219,11 @@ def _without_candidates(checkpoint: Checkpoint) -> Checkpoint:
     )
 
 
-def _reached(checkpoint: Checkpoint) -> list[e.Metrics]:
+def _reached(checkpoint: Checkpoint) -> list[tuple[int, e.Metrics]]:
     """The metrics of a checkpoint's original and of its model, if that was written."""
     original = checkpoint.evaluations.get("last")
     chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen and checkpoint.publishing else None
-    return [metrics for metrics in (original, chosen) if metrics is not None]
+    return [(checkpoint.judge, metrics) for metrics in (original, chosen) if metrics is not None]
 
 
 def _judge(started: e.Started) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rna_watch.acceleration.coefficients import solve, spectrum_of_factor
-from rna_watch.acceleration.factor import block_factor
+from rna_watch.acceleration.qr_factor import block_factor
 from rna_watch.reproduce import style
 from rna_watch.reproduce.experiment import Part, Plan, Settings
 from rna_watch.reproduce.quadratics import gradient_descent, linear

@@ -6,10 +6,12 @@ nothing about ImageNet.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rna_watch.layout import disk
 from rna_watch.reproduce import networks_plot
 from rna_watch.reproduce.images.results import (
     AVERAGE_5,
@@ -25,13 +27,11 @@ from rna_watch.reproduce.images.results import (
     written,
 )
 from rna_watch.reproduce.images.spec import check_filled, chosen
-from rna_watch.reproduce.networks import Choice as NetworksChoice
-from rna_watch.reproduce.networks import of_runs, specs
+from rna_watch.reproduce.networks import NetworksSettings, of_runs, specs
 from rna_watch.reproduce.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from rna_watch.reproduce.experiment import Plan, Settings
     from rna_watch.reproduce.images.spec import RunSpec
@@ -60,7 +60,7 @@ PAPER = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ImagenetSettings:
     """The settings: `networks` of `images.architectures`, `optimizers`, and `run`, any other fields of a run."""
 
     networks: tuple[str, ...] = ("imagenet-resnet50", "imagenet-resnet152")
@@ -70,15 +70,15 @@ class Choice:
 
 def plan(settings: Settings) -> Plan:
     """One part for each network and optimizer."""
-    choice = chosen("imagenet", settings.config, Choice)
+    choice = chosen("imagenet", settings.config, ImagenetSettings)
     check_filled("imagenet", networks=choice.networks, optimizers=choice.optimizers)
     if settings.quick:
-        choice = Choice(networks=("imagenet-resnet18",), optimizers=("momentum",), run=_QUICK)
+        choice = ImagenetSettings(networks=("imagenet-resnet18",), optimizers=("momentum",), run=_QUICK)
         folder = generated(settings.work / "images")
     else:
         folder = settings.folder("imagenet needs a folder with train/CLASS/* and val/CLASS/*: name it with --data")
     tasks = [{**_RECIPE, **choice.run, "network": network} for network in choice.networks]
-    wanted = NetworksChoice(tasks=tuple(tasks), optimizers=tuple(choice.optimizers), online=())
+    wanted = NetworksSettings(tasks=tuple(tasks), optimizers=tuple(choice.optimizers), online=())
     runs = [run for task in tasks for run in specs(task, folder, wanted)]
     return of_runs(runs, settings, lambda results: [_table(runs, results)], networks_plot.draw)
 
@@ -90,12 +90,10 @@ def generated(folder: Path, classes: int = 4, train: int = 30, test: int = 10) -
 
     if (folder / "val").is_dir():
         return folder
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
     random = np.random.default_rng(0)
-    for part, count in (("train", train), ("val", test)):
-        for number in range(classes):
-            place = temporary / part / f"n{number:08d}"
+    with disk.replacing(folder, durable=False) as temporary:
+        for (part, count), number in product((("train", train), ("val", test)), range(classes)):
+            place = Path(temporary, part, f"n{number:08d}")
             place.mkdir(parents=True)
             for i in range(count):
                 height, width = random.integers(40, 80, 2)
@@ -104,7 +102,6 @@ def generated(folder: Path, classes: int = 4, train: int = 30, test: int = 10) -
                 wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 0.6 + random.uniform(0, 6))
                 pixels = 128 + 60 * wave[..., None] + 25 * random.standard_normal((height, width, 3))
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(place / f"{part}_{i:04d}.JPEG", quality=90)
-    temporary.replace(folder)
     return folder
 
 

@@ -32,7 +32,7 @@ _QUICK: dict[str, Any] = {"train_images": 2000, "test_images": 500, "held_out": 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class NetworksSettings:
     """The settings.
 
     `tasks` hold dataset, network, epochs, seeds and any other field of a run; each is trained with each of the `optimizers`,
@@ -53,14 +53,16 @@ def plan(settings: Settings) -> Plan:
     folder = settings.folder("networks needs its images: name their folder with --data")
     choice = _choice(settings.config)
     if settings.quick:
-        choice = Choice(tasks=({**choice.tasks[0], **_QUICK},), optimizers=("momentum",), online=("momentum",))
+        choice = NetworksSettings(
+            tasks=({**choice.tasks[0], **_QUICK},), optimizers=("momentum",), online=("momentum",)
+        )
     runs = [run for task in choice.tasks for run in specs(task, folder, choice)]
     return of_runs(runs, settings, lambda results: networks_tables.tables(runs, results), networks_plot.draw)
 
 
-def _choice(config: Mapping[str, Any]) -> Choice:
+def _choice(config: Mapping[str, Any]) -> NetworksSettings:
     """The settings of a person; online RNA only with optimizers that are run offline too, without which it is in no table."""
-    choice = chosen("networks", config, Choice)
+    choice = chosen("networks", config, NetworksSettings)
     check_filled("networks", tasks=choice.tasks, optimizers=choice.optimizers)
     for task in choice.tasks:
         _check_mapping(task)
@@ -113,7 +115,7 @@ def _check_mapping(task: object) -> None:
         raise UsageError(f"a task of networks is {task!r}: it must be a mapping, such as {{dataset: mnist, ...}}")
 
 
-def specs(task: Mapping[str, Any], folder: Path, choice: Choice) -> list[RunSpec]:
+def specs(task: Mapping[str, Any], folder: Path, choice: NetworksSettings) -> list[RunSpec]:
     """The runs of a task.
 
     Raises:

@@ -42,7 +42,7 @@ _QUICK: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class PrototypingSettings:
     """The settings: the `networks` that are ranked, and how they are trained, as in a run."""
 
     networks: tuple[str, ...] = ("vgg4", "vgg6", "resnet8-narrow", "resnet8", "resnet14", "densenet18")
@@ -62,7 +62,7 @@ def plan(settings: Settings) -> Plan:
         UsageError: a setting is wrong, or the data are not there.
     """
     folder = settings.folder("prototyping needs its images: name the folder of CIFAR-10 or MNIST with --data")
-    own = chosen("prototyping", settings.config, Choice)
+    own = chosen("prototyping", settings.config, PrototypingSettings)
     check_filled("prototyping", networks=own.networks)
     twice = [name for name in own.networks if own.networks.count(name) > 1]
     if twice:
@@ -82,7 +82,7 @@ def plan(settings: Settings) -> Plan:
     )
 
 
-def _run(choice: Choice, folder: Path, network: str, schedule: str) -> RunSpec:
+def _run(choice: PrototypingSettings, folder: Path, network: str, schedule: str) -> RunSpec:
     values = {key: value for key, value in asdict(choice).items() if key != "networks"}
     own = {"network": network, "schedule": schedule, "averaged": schedule == _FLAT}
     return RunSpec(data=folder, **checked("prototyping", {**values, **own}))
@@ -137,7 +137,7 @@ def _moments(epochs: int) -> list[int]:
     return sorted({*(e for e in (3, 4, 5, 7) if e < epochs), epochs})
 
 
-def _tables(choice: Choice, results: Mapping[str, Any]) -> list[Table]:
+def _tables(choice: PrototypingSettings, results: Mapping[str, Any]) -> list[Table]:
     found = _found(choice.networks, results)
     moments = sorted({min(5, choice.epochs), choice.epochs})
     rows = []
@@ -204,7 +204,7 @@ def _parameters(name: str, dataset: str) -> int:
         return sum(parameter.numel() for parameter in build(name, 1 if dataset == "mnist" else 3, 10).parameters())
 
 
-def _draw(choice: Choice, results: Mapping[str, Any]) -> Any:
+def _draw(choice: PrototypingSettings, results: Mapping[str, Any]) -> Any:
     found = _found(choice.networks, results)
     made = style.figure(9.6, 4.0)
     left, right = made.subplots(1, 2, width_ratios=(1.5, 1))

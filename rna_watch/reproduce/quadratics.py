@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rna_watch.acceleration.coefficients import solve, spectrum_of_factor
-from rna_watch.acceleration.factor import block_factor
+from rna_watch.acceleration.qr_factor import block_factor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

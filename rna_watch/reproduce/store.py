@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.errors import StoreError, UsageError
+from rna_watch.errors import UsageError
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 # beside a part's file: what attempts that did not end took
 _UNFINISHED = ".unfinished"
@@ -64,11 +64,9 @@ def alone(path: Path) -> Iterator[None]:
         UsageError: another command holds it.
         StoreError: it cannot be made.
     """
-    try:
+    with disk.writing(path, "--out"):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,16 +85,10 @@ def write(path: Path, text: str) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.new")
-    try:
+    with disk.writing(path, "--out"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; name another folder with --out") from error
+        with disk.replacing(path, durable=True) as temporary:
+            Path(temporary).write_text(text)
 
 
 def _plain(identity: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.errors import StoreError
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -54,10 +54,6 @@ def save(made: Any, stem: Path) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    try:
+    with disk.writing(f"{stem}.svg or .png", "--out"):
         made.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
         made.savefig(stem.with_suffix(".png"))
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {stem}.svg or .png: {error.strerror}; name another folder with --out"
-        ) from error

@@ -10,7 +10,7 @@ import torch
 
 from rna_watch.acceleration.coefficients import Spectrum, input_weights, solve, spectrum, spectrum_of_factor
 from rna_watch.acceleration.diagnostics import Diagnostics, diagnose
-from rna_watch.acceleration.profiles import last
+from rna_watch.acceleration.fixed_weights import last
 from rna_watch.training.tensors import Vector, inner_products, laid_out, triangular_factor
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from rna_watch.acceleration.factor import block_factor, stacked_factor
+from rna_watch.acceleration.qr_factor import block_factor, stacked_factor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

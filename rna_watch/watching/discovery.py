@@ -8,15 +8,19 @@ Folders with names of different words (`best`, `last`) are one run, unless their
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from rna_watch.journal.quantities import printable
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 _VERSION = re.compile(r"-v\d+(?=\.[A-Za-z]|$)")  # Lightning's, for a name that was taken
@@ -55,10 +59,11 @@ _TRAINERS = (
 )
 _SEQUENCE = 2
 _BLOT = "\0"  # what no name holds
+MOST_BESIDE = 3  # of several runs, groups or links are named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class NumberedNames:
     """Checkpoints whose names differ in numbers only, in one folder or in a folder for each step.
 
     `folder` lies below the run directory ("" is that itself); `pattern` is below `folder`, with `*` for what varies; `kind`
@@ -84,7 +89,7 @@ class Run:
     """One of several runs: its folder below the run directory, and what lies in it."""
 
     folder: str
-    groups: tuple[Group, ...]
+    groups: tuple[NumberedNames, ...]
 
     @property
     def changed_ns(self) -> int:
@@ -96,7 +101,7 @@ class Run:
 class Discovery:
     """All groups, the longest sequence first; the runs to choose from, if there are several (else none)."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[NumberedNames, ...]
     runs: tuple[Run, ...]
 
 
@@ -119,9 +124,9 @@ def discover(names: Mapping[str, int], architectures: Mapping[str, str] | None =
     return Discovery(groups=groups, runs=runs)
 
 
-def unexplained(groups: Iterable[Group]) -> list[Group]:
+def unexplained(groups: Iterable[NumberedNames]) -> list[NumberedNames]:
     """Sequences in different folders, the longest of each, that are one run only if their models are of one kind."""
-    first: dict[str, Group] = {}
+    first: dict[str, NumberedNames] = {}
     for group in groups:
         if group.first is not None and group.count >= _SEQUENCE:
             first.setdefault(group.folder, group)
@@ -129,7 +134,7 @@ def unexplained(groups: Iterable[Group]) -> list[Group]:
     return [group for group in outer if not any(_ROLE.match(part) for part in group.folder.split("/"))]
 
 
-def _groups(names: Mapping[str, int]) -> tuple[Group, ...]:
+def _groups(names: Mapping[str, int]) -> tuple[NumberedNames, ...]:
     members: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in sorted(names, key=lambda name: (steps.natural_key(name), name)):
         folder, rest = _split(name)
@@ -145,7 +150,7 @@ def _groups(names: Mapping[str, int]) -> tuple[Group, ...]:
         kind = told[0][0] if told[0] is not None else ""
         newest = max(same, key=lambda name: (names[name], steps.natural_key(name)))
         found.append(
-            Group(
+            NumberedNames(
                 folder=folder,
                 pattern=_varying([_VERSION.sub("", _below_folder(name, folder)) for name in same]),
                 series=series,
@@ -190,7 +195,7 @@ def _trainer(path: str, beside: set[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _forks(groups: tuple[Group, ...]) -> set[str]:
+def _forks(groups: tuple[NumberedNames, ...]) -> set[str]:
     """The folders of several runs: those in which siblings differ, with the same pattern below them."""
     sequences = {group.folder for group in groups if group.first is not None and group.count >= _SEQUENCE}
     classes: dict[tuple[str, ...], dict[tuple[str, ...], bool]] = defaultdict(dict)
@@ -239,7 +244,7 @@ def _last_fork(members: list[tuple[str, ...]]) -> int | None:
     )
 
 
-def _different(groups: tuple[Group, ...], architectures: Mapping[str, str]) -> set[str]:
+def _different(groups: tuple[NumberedNames, ...], architectures: Mapping[str, str]) -> set[str]:
     """The folders of sequences that no role explains, if their models are known to differ."""
     apart = [group.folder for group in unexplained(groups)]
     return set(apart) if len({architectures[folder] for folder in apart if folder in architectures}) > 1 else set()
@@ -256,3 +261,16 @@ def _below(folder: str, root: str) -> bool:
 def within(names: Mapping[str, int], folder: str) -> dict[str, int]:
     """The names below a folder, as seen from there."""
     return {name[len(folder) + 1 :]: changed for name, changed in names.items() if name.startswith(f"{folder}/")}
+
+
+@lru_cache(maxsize=1)
+def several_runs(names: tuple[str, ...], run: Path) -> tuple[str, str] | None:
+    """The problem that several runs are watched as one, and its remedy, if these names are of several."""
+    runs = discover(dict.fromkeys(names, 0)).runs
+    if not runs:
+        return None
+    listed = [each.folder for each in runs[:MOST_BESIDE]]
+    more = f" and {len(runs) - len(listed)} more" if len(runs) > len(listed) else ""
+    what = f"{len(runs)} runs lie here and are watched as one ({', '.join(listed)}{more}): windows may mix them"
+    remedy = f"stop this and watch each by itself, such as: rna-watch start {shlex.quote(str(run / runs[-1].folder))}"
+    return printable(what), printable(remedy)

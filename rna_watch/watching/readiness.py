@@ -11,7 +11,7 @@ from rna_watch.watching import steps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from rna_watch.checkpoints.extents import FileIdentity
+    from rna_watch.layout.identity import FileIdentity
     from rna_watch.watching.scan import Found
 
 _FIRST_RETRY_S = 0.5

@@ -1,8 +1,7 @@
-"""The scan: which files of a folder look like checkpoints, the truth behind every event."""
+"""The scan: which files and folders below a run directory look like checkpoints; events only say when to scan again."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,17 +9,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.checkpoints.export import ENDING
-from rna_watch.checkpoints.extents import FileIdentity, identify, identify_folder
-from rna_watch.checkpoints.probe import folder_format
-from rna_watch.checkpoints.recorded_gradient import SUFFIX
 from rna_watch.errors import UsageError
+from rna_watch.formats import registry
+from rna_watch.formats.recorded_gradient import SUFFIX
+from rna_watch.layout.artifacts import ENDING, is_output
+from rna_watch.layout.identity import FileIdentity, identify, identify_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pth.tar", ".pt.tar")
-# files that trainers write beside the model
+# files that trainers write next to the model
 _NO_MODELS = re.compile(
     r"^(optimizer|scheduler|lr_scheduler|rng_state|random_states|scaler|sampler|dl_state_dict|training_args|optim)(\b|_)"
     r"|^(model|pytorch_model)-\d{5}-of-\d{5}\.",
@@ -30,22 +28,7 @@ _CHECKPOINT_FOLDER = re.compile(r"^checkpoint[-_]\d+$")
 _MAX_DEPTH = 6
 _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and backslashes in mount points
-_NETWORK = (
-    "nfs",
-    "lustre",
-    "gpfs",
-    "cifs",
-    "smb",
-    "fuse",
-    "beegfs",
-    "ceph",
-    "glusterfs",
-    "9p",
-    "afs",
-    "pvfs",
-    "wekafs",
-    "virtiofs",
-)
+_NETWORK = re.compile("nfs|lustre|gpfs|cifs|smb|fuse|beegfs|ceph|glusterfs|9p|afs|pvfs|wekafs|virtiofs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +42,7 @@ class Found:
 def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = ()) -> tuple[list[Found], list[str]]:
     """All candidates below a folder, and a sentence for each folder that could not be read.
 
-    What stands beside one of our manifests is an output of ours, never an input.
+    A file or folder with one of our manifests next to it is an output of ours, never an input.
 
     Args:
         run: the run directory.
@@ -88,7 +71,7 @@ def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (
 
 
 def linked_folders(run: Path, *, exclude: Sequence[Path] = ()) -> list[tuple[str, str]]:
-    """Links to folders elsewhere, which the scan passes over: their names below `run`, and where they lead."""
+    """Links to folders elsewhere, which the scan does not follow: their names below `run`, and where they lead."""
     ours = [os.path.realpath(folder) for folder in exclude]
     own = os.path.realpath(run)
     found = []
@@ -118,14 +101,14 @@ def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iter
         problems.append(f"the folder {folder} cannot be read: {error.strerror}")
         return
     names = {entry.name for entry in entries}
-    whole = depth > 0 and folder_format(folder, names) is not None
+    whole = depth > 0 and registry.recognised_folder(folder, names) is not None
     if whole:
         yield folder, True
     for entry in entries:
-        if entry.name.startswith(".") or (f"{entry.name}.json" in names and is_manifest(f"{entry.path}.json")):
+        if entry.name.startswith(".") or (f"{entry.name}.json" in names and is_output(Path(entry.path))):
             continue
         if whole and not _CHECKPOINT_FOLDER.match(entry.name):
-            continue  # a trainer's last model lies beside its checkpoints
+            continue  # a trainer's last model lies next to its checkpoints
         if entry.is_dir(follow_symlinks=False):
             if depth < _MAX_DEPTH and os.path.realpath(entry.path) not in ours:
                 yield from _walk(entry.path, depth + 1, ours, problems)
@@ -140,17 +123,6 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return False  # a link to itself, or through a folder that may not be entered
 
 
-def is_manifest(path: str) -> bool:
-    """Whether a file is one of our manifests: then what it stands beside is an output, wherever it lies."""
-    try:
-        if not Path(path).is_file():
-            return False  # a pipe would be waited for
-        content = json.loads(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.keys() >= {"schema", "inputs", "weights", "coefficients"}
-
-
 def _inside(path: str, folders: list[str]) -> bool:
     return any(path == folder or path.startswith(folder + os.sep) for folder in folders)
 
@@ -161,7 +133,7 @@ def _matches(name: str, patterns: Sequence[str], *, whole: bool) -> bool:
         return False  # a recorded gradient is no checkpoint, nor is an export, whatever the patterns say
     if patterns:
         return any(fnmatch(last, pattern) or fnmatch(name, pattern) for pattern in patterns)
-    return whole or (last.lower().endswith(_ENDINGS) and not _NO_MODELS.match(last))
+    return whole or (last.lower().endswith(registry.endings()) and not _NO_MODELS.match(last))
 
 
 def network_file_system(path: Path) -> str | None:
@@ -177,4 +149,4 @@ def network_file_system(path: Path) -> str | None:
         mount = _ESCAPED.sub(lambda code: chr(int(code[1], 8)), before.split()[4])
         if (real == mount or real.startswith(mount.rstrip("/") + "/")) and len(mount) >= best:
             best, kind = len(mount), after.split()[0]
-    return kind if kind.startswith(_NETWORK) else None
+    return kind if _NETWORK.match(kind) else None

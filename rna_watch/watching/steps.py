@@ -6,6 +6,8 @@ import re
 from functools import lru_cache
 from pathlib import PurePosixPath
 
+from rna_watch.formats import registry
+
 _STEP = re.compile(r"(?:global[_-]?step|steps?|iter(?:ation)?s?|it|ba|batch|updates?)[=_\-.]?(\d+)", re.IGNORECASE)
 _EPOCH = re.compile(r"(?:epochs?|ep|e)[=_\-.]?(\d+)", re.IGNORECASE)
 _COUNTED = re.compile(r"(?:checkpoint|ckpt|chkpt|model|net|weights|snapshot|save|state)s?[=_\-.]?(\d+)", re.IGNORECASE)
@@ -29,22 +31,19 @@ _HASH = (
 )
 _VARIES = re.compile(rf"{_HASH.pattern}|\d+", re.IGNORECASE)
 _METRIC = re.compile(r"[=_-]?[A-Za-z_]*[=_-]?\d+\.\d+")
-_ENDINGS = (".pth.tar", ".pt.tar", ".safetensors", ".ckpt", ".pth", ".bin", ".pt", ".tar")
+_ARCHIVE = ".tar"  # of names that a pattern asks for
 
 
 def stem(name: str) -> str:
-    """The last part of a path without the endings that checkpoints have."""
+    """The last part of a path without the ending that checkpoints have."""
     last = PurePosixPath(name).name
-    for ending in _ENDINGS:
-        if last.lower().endswith(ending):
-            return last[: -len(ending)]
-    return last
+    return last.removesuffix(ending(last))
 
 
 def ending(name: str) -> str:
-    """What `stem` takes off."""
-    last = PurePosixPath(name).name
-    return last[len(stem(last)) :]
+    """What `stem` takes off: the longest ending of a format that a name has, as it is spelled there ("" if it has none)."""
+    found = [each for each in (*registry.endings(), _ARCHIVE) if name.lower().endswith(each)]
+    return name[-max(map(len, found)) :] if found else ""
 
 
 def from_name(name: str) -> tuple[str, int] | None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rna_watch.acceleration import profiles
+from rna_watch.acceleration import fixed_weights
 from rna_watch.acceleration.coefficients import (
     input_weights,
     norm_bound,
@@ -14,12 +14,17 @@ from rna_watch.acceleration.coefficients import (
     spectrum,
     spectrum_of_factor,
 )
-from rna_watch.acceleration.factor import block_factor, stacked_factor
 from rna_watch.acceleration.gram import block_rows, merge
+from rna_watch.acceleration.qr_factor import block_factor, stacked_factor
 
 from . import twins
 
-PRIORS = [profiles.uniform(5), profiles.exponential(5, 0.6), profiles.last(5), profiles.decay_profile(5, "sqrt")]
+PRIORS = [
+    fixed_weights.uniform(5),
+    fixed_weights.exponential(5, 0.6),
+    fixed_weights.last(5),
+    fixed_weights.decay_profile(5, "sqrt"),
+]
 PATH = [10.0**exponent for exponent in range(-10, 3)]
 
 
@@ -238,7 +243,7 @@ def test_a_prior_centres_the_regularization(prior, regularization):
 def test_a_centred_solution_sums_to_one_and_is_optimal(gram_nn, exponent, kind):
     """From lambda = 1e-16 to 1e16 the sum is one, and c beats the prior and Algorithm 1 on the centred objective."""
     n, regularization = len(gram_nn), 10.0**exponent
-    prior = (profiles.uniform(n), profiles.exponential(n, 0.5), profiles.last(n))[kind]
+    prior = (fixed_weights.uniform(n), fixed_weights.exponential(n, 0.5), fixed_weights.last(n))[kind]
     found = spectrum(gram_nn)
     c = solve(found, regularization, prior).coefficients
     assert c.sum() == pytest.approx(1.0, abs=1e-12)
@@ -257,7 +262,7 @@ def test_the_uniform_prior_is_algorithm_1(gram_nn, exponent):
     """Said or unsaid, the uniform prior gives the paper's c, up to the rounding that the condition allows."""
     found, n = spectrum(gram_nn), len(gram_nn)
     unsaid = solve(found, 10.0**exponent).coefficients
-    said = solve(found, 10.0**exponent, profiles.uniform(n)).coefficients
+    said = solve(found, 10.0**exponent, fixed_weights.uniform(n)).coefficients
     np.testing.assert_allclose(said, unsaid, atol=1e-12 * max(1.0, np.abs(unsaid).max() ** 2))
 
 
@@ -275,12 +280,12 @@ def test_a_small_lambda_forgets_the_prior():
     """Where the residuals say everything, the prior says nothing: lambda = 0 is the same c for all."""
     gram_nn = twins.gram(twins.linear_iterates(5, 50, seed=53, noise=0.3))
     expected = solve(spectrum(gram_nn), 0.0).coefficients
-    np.testing.assert_allclose(solve(spectrum(gram_nn), 0.0, profiles.last(4)).coefficients, expected, rtol=1e-12)
+    np.testing.assert_allclose(solve(spectrum(gram_nn), 0.0, fixed_weights.last(4)).coefficients, expected, rtol=1e-12)
 
 
 def test_the_prior_decides_where_the_residuals_are_equal():
     """Equal residuals leave c free: a small lambda, above R'R's rounding, then gives the prior, not the uniform average."""
-    prior = profiles.exponential(4, 0.5)
+    prior = fixed_weights.exponential(4, 0.5)
     for regularization in (1e-12, 1e-8, 1e-4, 1.0):
         c = solve(spectrum(np.ones((4, 4))), regularization, prior).coefficients
         np.testing.assert_allclose(c, prior, atol=1e-15 / regularization + 1e-14)
@@ -288,7 +293,7 @@ def test_the_prior_decides_where_the_residuals_are_equal():
 
 def test_without_a_solution_the_prior_stands_in():
     """A window that cannot be solved says so, and its coefficients are the prior's."""
-    prior = profiles.last(3)
+    prior = fixed_weights.last(3)
     solution = solve(spectrum(np.zeros((3, 3))), 1e-8, prior)
     assert solution.status.startswith("All checkpoints of the window are equal")
     np.testing.assert_array_equal(solution.coefficients, prior)
@@ -312,7 +317,7 @@ def test_a_prior_that_is_none_is_misuse(prior, message):
 
 def test_the_path_takes_a_prior():
     """Every lambda of a path is solved with the prior."""
-    found, prior = spectrum(twins.gram(twins.linear_iterates(6, 50, seed=54))), profiles.last(5)
+    found, prior = spectrum(twins.gram(twins.linear_iterates(6, 50, seed=54))), fixed_weights.last(5)
     for solution, regularization in zip(solve_path(found, PATH, prior), PATH, strict=True):
         np.testing.assert_array_equal(solution.coefficients, solve(found, regularization, prior).coefficients)
 

@@ -77,6 +77,41 @@ def test_the_capped_solution_satisfies_its_conditions(gram_nn, regularization, c
     assert (np.abs(gradient - mu)[~held] <= nu + 1e-10).all()
 
 
+def large_grams():
+    """R'R of up to 50 residuals: noise, windows of a run, steps that shrink by six decades, pairs that are equal, low rank."""
+    rng = np.random.default_rng(12)
+    for n in (10, 20, 35, 50):
+        decades = 10.0 ** -np.linspace(0, 6, n)[:, None]
+        for residuals_nd in (
+            rng.standard_normal((n, 2 * n)),
+            np.diff(twins.linear_iterates(n + 1, 4 * n, seed=n, noise=1e-3), axis=0),
+            decades * rng.standard_normal((n, 2 * n)),
+            np.repeat(rng.standard_normal((n // 2, n)), 2, axis=0),
+            rng.standard_normal((n, 4)) @ rng.standard_normal((4, n)),
+            rng.integers(-2, 3, (n, n // 3)).astype(float),
+        ):
+            yield residuals_nd @ residuals_nd.T
+
+
+@pytest.mark.parametrize("regularization", [0.0, 1e-12, 1e-8, 1e-2])
+@pytest.mark.parametrize("cap", [1.0, 1.0 + 1e-9, 1.5, 3.0])
+def test_large_windows_satisfy_their_conditions(regularization, cap):
+    """No feasible direction descends, up to 50 residuals and where R'R is singular: c is best among the cap's vertices.
+
+    c'Hc is minimal where no vertex v of the set, (cap + 1) / 2 of one residual less (cap - 1) / 2 of another, has
+    (Hc)'v < (Hc)'c.
+    """
+    for gram_nn in large_grams():
+        solution = l1_capped(gram_nn, regularization, cap)
+        assert solution.status == ""
+        c = solution.coefficients
+        gradient = twins.objective(gram_nn, regularization) @ c
+        assert c.sum() == pytest.approx(1.0, abs=1e-13)
+        assert np.abs(c).sum() <= cap + 1e-12
+        steepest = (cap + 1) / 2 * gradient.min() - (cap - 1) / 2 * gradient.max()
+        assert gradient @ c - steepest <= 1e-13
+
+
 @given(grams(largest=5), REGULARIZATIONS)
 def test_simplex_equals_trying_every_set(gram_nn, regularization):
     """No set of positive entries gives a smaller objective, and c is the best one's."""

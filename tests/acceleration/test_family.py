@@ -7,22 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rna_watch.acceleration import profiles
-from rna_watch.acceleration.candidate import (
-    AVERAGE,
-    CAPPED,
-    CUMULATIVE,
-    DECAY,
-    EMA,
-    LAST,
-    RNA,
-    SIMPLEX,
-    distance,
-    of_weights,
-)
+from rna_watch.acceleration import fixed_weights
+from rna_watch.acceleration.candidate import distance, of_weights
 from rna_watch.acceleration.coefficients import solve, spectrum
-from rna_watch.acceleration.family import METHODS, Search, family, in_one_sentence, rounding_floor, single, unevaluated
+from rna_watch.acceleration.family import family, in_one_sentence, rounding_floor, single, unevaluated
 from rna_watch.acceleration.gram import block_rows, rounding_variance
+from rna_watch.acceleration.methods import AVERAGE, COMPUTED, LAST, RNA, Search
 from rna_watch.acceleration.residuals import Residuals
 
 from . import twins
@@ -81,21 +71,36 @@ def test_prospects_order_each_kind(gram_nn):
 
 def test_every_kind_of_combination_joins(gram_nn):
     """Exponential averages, decay profiles and constrained RNA are members with the weights that their twins have."""
-    found = by_name(family_of(gram_nn, windows=(5,), regularizations=(1e-8,), methods=METHODS, averages=(3, 4, 99)))
+    found = by_name(family_of(gram_nn, windows=(5, 3), regularizations=(1e-8,), methods=COMPUTED))
     np.testing.assert_allclose(found["average-3"].coefficients, (0, 0, 1 / 3, 1 / 3, 1 / 3))
-    np.testing.assert_allclose(found["ema-5"].coefficients, profiles.exponential(5, 0.7))
-    np.testing.assert_allclose(found["decay-sqrt-5"].coefficients, profiles.decay_profile(5, "sqrt"))
-    np.testing.assert_allclose(found["decay-cosine-5"].coefficients, profiles.decay_profile(5, "cosine"))
+    np.testing.assert_allclose(found["ema-5"].coefficients, fixed_weights.exponential(5, 0.7))
+    np.testing.assert_allclose(found["decay-sqrt-5"].coefficients, fixed_weights.decay_profile(5, "sqrt"))
+    np.testing.assert_allclose(found["decay-cosine-5"].coefficients, fixed_weights.decay_profile(5, "cosine"))
     assert found["cumulative-6"].weights == (1 / 6,) * 6, "all checkpoints of the window, the oldest too"
-    assert {c.method for c in found.values()} >= {AVERAGE, EMA, DECAY, CUMULATIVE, RNA}
+    assert {c.method for c in found.values()} >= {AVERAGE, "ema", "decay", "cumulative", RNA}
     free = twins.coefficients(gram_nn, 1e-8)
-    assert (free.min() < 0) == (SIMPLEX in {c.method for c in found.values()})
-    assert (np.abs(free).sum() > 2) == (CAPPED in {c.method for c in found.values()})
+    assert (free.min() < 0) == ("simplex" in {c.method for c in found.values()})
+    assert (np.abs(free).sum() > 2) == ("capped" in {c.method for c in found.values()})
+
+
+def test_without_lengths_the_window_its_half_and_usual_averages_are_tried():
+    """`windows` left out is the window and half of it for every method; averages have lengths of their own besides."""
+    gram_nn = twins.gram(twins.linear_iterates(13, 40, seed=31, noise=0.05))
+    search = Search(window=12, methods=(AVERAGE, "ema", RNA), limit=50)
+    names = set(by_name(family(differences(gram_nn), search)))
+    averages = {f"average-{n}" for n in (12, 6, 3, 5, 10)}
+    assert names == {"last", *averages, "ema-12", "ema-6", "rna-12-1e-08", "rna-6-1e-08"}
+    assert set(by_name(family(differences(gram_nn), replace(search, windows=(4,))))) == {
+        "last",
+        "average-4",
+        "ema-4",
+        "rna-4-1e-08",
+    }
 
 
 def test_constrained_members_that_are_plain_rna_are_named_as_duplicates():
     """Where RNA is an average already, simplex and capped RNA are that model, and the family says so."""
-    found = family_of(np.eye(4), windows=(4,), regularizations=(1e-2,), methods=(RNA, SIMPLEX, CAPPED))
+    found = family_of(np.eye(4), windows=(4,), regularizations=(1e-2,), methods=(RNA, "simplex", "capped"))
     assert [c.name for c in found.candidates] == ["last", "rna-4-1e-02"]
     assert found.duplicates == {"simplex-4-1e-02": "rna-4-1e-02", "capped-4-1e-02": "rna-4-1e-02"}
 
@@ -120,8 +125,9 @@ def test_priors_and_mixings_multiply_the_members(gram_nn):
             mixings=(1.0, 0.5),
         )
     )
-    np.testing.assert_allclose(found["rna-5-1e+12-ema"].coefficients, profiles.exponential(5, 0.7), atol=1e-9)
-    assert found["rna-5-1e-02-last"].prior == "last"
+    np.testing.assert_allclose(found["rna-5-1e+12-ema"].coefficients, fixed_weights.exponential(5, 0.7), atol=1e-9)
+    assert found["rna-5-1e-02-last"].parameters == {"prior": "last", "mixing": 1.0}
+    assert found["rna-5-1e-02-ema-m0.5"].parameters == {"prior": "ema", "mixing": 0.5, "ema_decay": 0.7}
     half = found["rna-5-1e-02-m0.5"]
     c = twins.coefficients(gram_nn, 1e-2)
     np.testing.assert_allclose(half.coefficients, c, rtol=1e-9)
@@ -313,7 +319,7 @@ def test_notes_and_a_reason_make_one_sentence():
     assert in_one_sentence(["no identity", "The average is used.", "so"]) == "no identity; The average is used; so"
 
 
-@pytest.mark.parametrize("method", [LAST, AVERAGE, EMA, DECAY, CUMULATIVE, RNA, SIMPLEX, CAPPED])
+@pytest.mark.parametrize("method", [LAST, *COMPUTED])
 def test_single_members_can_be_asked_for(gram_nn, method):
     """Each method gives one candidate over the whole window by itself, the one that the family holds."""
     candidate, note = single(differences(gram_nn), method, 1e-2, Search(windows=()))

@@ -15,11 +15,10 @@ from rna_watch.acceleration.residuals import (
     LEARNING_RATE,
     RECORDED,
     SGD,
-    Group,
+    ParameterGroup,
     TrainingState,
     choose_form,
     scaled,
-    window_break,
 )
 
 from . import twins
@@ -27,7 +26,11 @@ from . import twins
 
 def states(steps=(1, 2, 3), **changes):
     """Checkpoints with SGD's state and recorded gradients at these steps."""
-    common = {"optimizer": SGD, "groups": (Group(learning_rate=0.1, momentum=0.9),), "recorded": True} | changes
+    common = {
+        "optimizer": SGD,
+        "groups": (ParameterGroup(learning_rate=0.1, momentum=0.9),),
+        "recorded": True,
+    } | changes
     return [TrainingState(steps=step, step_kind="step", **common) for step in steps]
 
 
@@ -36,7 +39,7 @@ BARE = {"optimizer": "", "groups": (), "recorded": False}
 
 def group(rate=0.1, **settings):
     """One parameter group."""
-    return {"groups": (Group(learning_rate=rate, **settings),)}
+    return {"groups": (ParameterGroup(learning_rate=rate, **settings),)}
 
 
 def at_rates(*rates, **changes):
@@ -138,7 +141,7 @@ def test_rates_of_groups_may_differ_but_must_change_alike():
     """Steps over learning rates weigh intervals, not parameters: groups that change each in its own way are refused."""
     for last, form in ((0.02, LEARNING_RATE), (0.04, DIFFERENCE)):
         window = [
-            replace(state, groups=(Group(learning_rate=a), Group(learning_rate=b)))
+            replace(state, groups=(ParameterGroup(learning_rate=a), ParameterGroup(learning_rate=b)))
             for state, (a, b) in zip(states(recorded=False), ((0.4, 0.08), (0.2, 0.04), (0.1, last)), strict=True)
         ]
         found = choose_form([replace(state, problem="no order") for state in window], saved="before")
@@ -221,42 +224,3 @@ def test_moves_of_parameters_outside_count_once_a_row():
         rows = block_rows(values.copy(), new, 0.0, checkpoints=4, factors=[(0.0, 0.0)] * 3)
         assert rows.outside == pytest.approx((steps[-new:] ** 2).sum())
         assert not rows.form_rows.any()
-
-
-@pytest.mark.parametrize(
-    ("rates", "jump", "words"),
-    [
-        ((0.1, 0.1), 2.0, ""),
-        ((0.1, 0.05), 2.0, ""),
-        ((0.1, 0.2), 2.0, ""),
-        ((0.1, 0.049), 2.0, "the learning rate jumped from 0.1 to 0.049"),
-        ((0.1, 0.21), 2.0, "the learning rate jumped from 0.1 to 0.21"),
-        ((0.1, 0.0), 2.0, "the learning rate jumped from 0.1 to 0"),
-        ((0.1, 0.001), math.inf, ""),
-        ((0.1, 0.0), math.inf, ""),
-        ((0.1, 0.021), 5.0, ""),
-        ((math.nan, 0.1), 2.0, ""),
-        ((0.1, math.nan), 2.0, ""),
-    ],
-)
-def test_a_jump_of_the_learning_rate_begins_a_window(rates, jump, words):
-    """Beyond the ratio, up or down, history ends; gradual change, an unknown rate or an infinite ratio do not end it."""
-    assert window_break(*at_rates(*rates), jump) == words
-
-
-def test_other_breaks_of_a_window():
-    """Another optimizer, another numbering: history ends, in words; an optimizer that is missing ends nothing."""
-    older, newer = states((1, 2))
-    assert window_break(older, newer, 2.0) == ""
-    assert window_break(older, replace(newer, optimizer="Adam"), 2.0) == "the optimizer changed from SGD to Adam"
-    assert window_break(older, replace(newer, **BARE), 2.0) == ""
-    words = window_break(older, replace(newer, step_kind="epoch"), 2.0)
-    assert words == "checkpoints were numbered by step, now by epoch, so their steps cannot be compared"
-
-
-def test_a_jump_of_any_group_begins_a_window():
-    """Of two groups, one that jumps is enough; a group that comes or goes is none that jumps."""
-    older, newer = (replace(state, groups=state.groups * 2) for state in states((1, 2)))
-    newer = replace(newer, groups=(newer.groups[0], Group(learning_rate=0.01)))
-    assert "jumped" in window_break(older, newer, 2.0)
-    assert window_break(older, replace(newer, groups=newer.groups[:1]), 2.0) == ""

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rna_watch.acceleration.candidate import AVERAGE, LAST, RNA
 from rna_watch.acceleration.family import Search, family
+from rna_watch.acceleration.methods import AVERAGE, LAST, RNA
 from rna_watch.acceleration.residuals import Residuals
 from rna_watch.acceleration.selection import Evidence, infer_mode
 from rna_watch.acceleration.selection import choose as choose_by

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rna_watch.acceleration.significance import compare, least_gain, student_quantile
+from rna_watch.acceleration.significance import compare, least_gain, ranked, student_quantile
 
 LEVEL = 0.05
 
@@ -18,7 +18,7 @@ def accepted(differences, tried=1):
     """Whether a candidate that gains so much on each example is taken for better than the other."""
     examples = {"candidate": differences, "reference": np.zeros(len(differences))}
     values = {name: float(each.mean()) for name, each in examples.items()}
-    return compare("candidate", "reference", values, examples, mode="max", tried=tried).accepted
+    return compare("candidate", "reference", values, examples, mode="max", compared_count=tried).accepted
 
 
 def by_hand(differences, tried):
@@ -103,3 +103,10 @@ def test_students_quantile_is_the_tables():
     table = {(0.05, 20): 1.7247, (0.05, 60): 1.6706, (0.025, 30): 2.0423, (0.005, 24): 2.7969, (0.001, 40): 3.3069}
     for (level, degrees), value in table.items():
         assert student_quantile(level, degrees) == pytest.approx(value, abs=2e-4)
+
+
+@pytest.mark.parametrize(("mode", "order"), [("min", "ecda"), ("max", "acde")])
+def test_models_are_ranked_by_their_values(mode, order):
+    """Best first, equal ones in the order given; what has no value, or NaN, has no place."""
+    values = {"a": 3.0, "b": None, "c": 2.0, "d": 2.0, "e": -math.inf, "f": math.nan}
+    assert ranked(values, values.get, mode) == list(order)

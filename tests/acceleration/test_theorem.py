@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rna_watch.acceleration.coefficients import solve, spectrum, spectrum_of_factor
-from rna_watch.acceleration.factor import block_factor
+from rna_watch.acceleration.qr_factor import block_factor
 
 N = 5
 KAPPAS = [0.3, 0.1, 0.01, 1e-3]

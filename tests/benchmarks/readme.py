@@ -1,4 +1,4 @@
-"""The README's tables of networks, made from the results that are kept: `python -m tests.benchmarks readme` writes them."""
+"""The README's tables of methods, settings and kept results: `python -m tests.benchmarks readme` writes them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,49 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rna_watch.acceleration.methods import METHODS
+from rna_watch.config import RunConfig, groups
+from rna_watch.options import plain
 from rna_watch.reproduce import networks_tables, prototyping
 from rna_watch.reproduce.images.spec import RunSpec
 from rna_watch.reproduce.tables import Table, render
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 README = Path(__file__).parents[2] / "README.md"
 RESULTS = README.parent / "docs" / "results" / "reproduce"
-NAMES = ("networks", "prototyping")
+NAMES = ("methods", "settings", "networks", "prototyping")
 
 
 def block(name: str) -> str:
-    """The tables of an experiment as they stand in the README, from its kept results."""
+    """The table of the methods or the settings, or those of an experiment from its kept results, as the README has them."""
+    if name == "methods":
+        return _rows(("method", "kind", "what it is", "settings"), _methods())
+    if name == "settings":
+        return _rows(("setting", "default", "meaning"), _settings())
     record = json.loads((RESULTS / f"{name}.json").read_text())
     return "\n".join(_bare(table) for table in _tables(name, record))
+
+
+def _rows(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heading, ("---",) * len(heading), *rows)) + "\n"
+
+
+def _methods() -> Iterator[tuple[str, ...]]:
+    for name, method in METHODS.items():
+        yield f"`{name}`", method.kind, method.words, ", ".join(f"`{setting}`" for setting in method.settings)
+
+
+def _settings() -> Iterator[tuple[str, ...]]:
+    for heading, names in groups().items():
+        yield f"**{heading}**", "", ""
+        for name in names:
+            field = RunConfig.model_fields[name]
+            default = "-" if field.default is None or field.default == () else plain(field.default)
+            yield f"`{name}`", default, field.description or ""
 
 
 def _tables(name: str, record: dict[str, Any]) -> list[Table]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.acceleration.candidate import LAST
-from rna_watch.acceleration.family import Search, family
+from rna_watch.acceleration.family import family
+from rna_watch.acceleration.methods import COMPUTED, LAST
 from rna_watch.acceleration.residuals import Residuals
 from rna_watch.acceleration.selection import Evidence, choose
 from rna_watch.config import RunConfig
@@ -27,9 +27,7 @@ def measure(n: int, rounds: int) -> tuple[list[float], int]:
     steps = 0.9 ** np.arange(n)[:, None] * rng.standard_normal((1, 500)) + 0.05 * rng.standard_normal((n, 500))
     residuals = Residuals.of_differences(steps @ steps.T)
     settings = RunConfig(window=n)
-    search = Search(
-        windows=settings.window_lengths, regularizations=settings.regularizations, averages=settings.averages
-    )
+    search = settings.search(methods=COMPUTED)
     found = family(residuals, search)
     examples = {each.name: rng.standard_normal(_EXAMPLES) for each in found.candidates}
     evidence = Evidence(

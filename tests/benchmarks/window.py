@@ -130,20 +130,20 @@ def rna(paths: list[str], out: str, *, engine_name: str, new: int | None) -> dic
     from rna_watch.acceleration.family import Search, single
     from rna_watch.acceleration.gram import GramRows, merge, rounding_variance
     from rna_watch.acceleration.residuals import Residuals
-    from rna_watch.checkpoints.combine import Combination
-    from rna_watch.checkpoints.probe import probe
-    from rna_watch.engine import plan
-    from rna_watch.engine.inline import InlineEngine
-    from rna_watch.engine.publish import publish
+    from rna_watch.engine.local import LocalEngine
     from rna_watch.engine.ray_engine import RayEngine
+    from rna_watch.formats.probe import probe
+    from rna_watch.publishing.write import publish
+    from rna_watch.window import tasks_plan
+    from rna_watch.window.combine import Combination
 
-    engine = InlineEngine(2) if engine_name == "inline" else RayEngine(2)
+    engine = LocalEngine(2) if engine_name == "inline" else RayEngine(2)
     known = None
     if new is not None:  # the steady state: older layouts and products are known from the checkpoints before
         layouts = [probe(path) for path in paths[:-1]]
         all_layouts = [*layouts, probe(paths[-1])]
         known = merge(
-            p for p in engine.map(plan.gram_tasks(all_layouts, len(paths) - 1, 64.0)) if isinstance(p, GramRows)
+            p for p in engine.map(tasks_plan.gram_tasks(all_layouts, len(paths) - 1, 64.0)) if isinstance(p, GramRows)
         )
     worker_memory = _Workers(
         [pid for process in engine.processes() if process.name == "worker" for pid in process.pids]
@@ -151,7 +151,7 @@ def rna(paths: list[str], out: str, *, engine_name: str, new: int | None) -> dic
     with Meter() as meter, worker_memory:
         layouts = [*layouts, probe(paths[-1])] if new is not None else [probe(path) for path in paths]
         n = len(layouts) - 1
-        tasks = plan.gram_tasks(layouts, new or n, 64.0)
+        tasks = tasks_plan.gram_tasks(layouts, new or n, 64.0)
         parts = engine.map(tasks)
         total = merge(part for part in parts if isinstance(part, GramRows))
         gram = total.rows
@@ -163,13 +163,7 @@ def rna(paths: list[str], out: str, *, engine_name: str, new: int | None) -> dic
         if candidate is None:
             raise RuntimeError(note)
         combination = Combination(layouts=tuple(layouts), weights=candidate.weights).without_zeros()
-        publish(
-            combination,
-            out,
-            temporary=f"{out}.part",
-            budget_mib=64.0,
-            run=engine.map,
-        )
+        publish(combination, out, engine.map)
     planned = sum(task.work_bytes for task in tasks)
     planned += len(combination.layouts) * sum(segment.size_bytes for segment in combination.segments())
     result = meter.result | {"worker_memory_mib": worker_memory.growth_mib, "read_gb": planned / 1e9}

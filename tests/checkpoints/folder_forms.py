@@ -29,7 +29,16 @@ def _form(name, path, files, kind="safetensors", prefix="", **known):
         saved_folder.save(folder, seed, files, model=named)
         return named
 
-    return Form(name=name, format=f"folder of {kind}", path=path, prefix=prefix, write=write, load=_load, **known)
+    return Form(
+        name=name,
+        format=f"folder of {kind}",
+        path=path,
+        prefix=prefix,
+        write=write,
+        load=_load,
+        pickled=kind != "safetensors",
+        **known,
+    )
 
 
 _HUGGING_FACE = {"path": "checkpoint-{}", "counters": {"step": 1}, "left_out": _TRAINING}

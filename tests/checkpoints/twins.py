@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.extents import Role
-from rna_watch.checkpoints.probe import probe
-from rna_watch.engine import tasks
-from rna_watch.engine.publish import publish
+from rna_watch.formats.probe import probe
+from rna_watch.layout.layout import Role
+from rna_watch.publishing.write import publish
+from rna_watch.window import tasks
+from rna_watch.window.combine import Combination
 
 
 def read(layout):
@@ -62,16 +62,10 @@ def same_bits(a, b):
     )
 
 
-def publish_here(paths, weights, destination, *, source=None, budget_mib=64.0):
+def publish_here(paths, weights, destination, *, source=None):
     """Publish a combination of files in this process; returns the destination as a string."""
     combination = Combination(layouts=tuple(probe(str(path), source) for path in paths), weights=tuple(weights))
-    publish(
-        combination,
-        str(destination),
-        temporary=f"{destination}.tmp",
-        budget_mib=budget_mib,
-        run=lambda work: [tasks.run(task) for task in work],
-    )
+    publish(combination, str(destination), tasks.run_all)
     return str(destination)
 
 

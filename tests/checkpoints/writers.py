@@ -10,6 +10,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from . import damage
+
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -260,8 +262,9 @@ class Form:
     `path` is the name of the file or folder of a number, and `counters` what it tells of number 1 (of n, n times as much).
     `memory_mib`: what a window of three with ten thousand small tensors takes less than.
     `checked`: damage of anything but weights shows, as it is under a checksum or said twice. Of a folder, `last` are the files
-    besides the model's without which it is incomplete, and `left_out` those that are not given back. `consolidated`: what is
-    given back is of another form.
+    besides the model's without which it is incomplete, and `left_out` those that are not written out. `consolidated`: what is
+    written out is of another form. `pickled`: there is a pickle in it. `without_checksums`: a file's bytes with every checksum
+    blotted out.
     """
 
     name: str
@@ -278,6 +281,8 @@ class Form:
     last: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     consolidated: bool = False
+    pickled: bool = True
+    without_checksums: Callable[[bytes], bytes] = damage.without_checksums
 
     @property
     def ending(self):
@@ -340,6 +345,7 @@ SAFETENSORS = Form(
     counters=EPOCH,
     write=_write_safetensors,
     load=safetensors.torch.load_file,
+    pickled=False,
 )
 # nestings are the model source's affair, whatever the format: the old one takes those that differ in it
 OLD = ("bare", "state_dict", "parameters", "with company", *OBJECTS)

@@ -74,6 +74,13 @@ def test_settings_that_are_switched_off_load_when_switched_on(file, tmp_path):
     assert (loaded.evaluator is None) == (loaded.evaluate_command is not None)
 
 
+def test_the_former_name_of_the_local_engine_still_works(tmp_path):
+    """`inline` means `local`, from a file and from the command line."""
+    file = tmp_path / "old.yaml"
+    file.write_text("engine: inline\n")
+    assert load(file, {}).engine == load(None, {"engine": "inline"}).engine == "local"
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_an_evaluator_that_is_named_exists(file):
     """The evaluator's path, taken from the root of the repository, is a file that defines the function."""

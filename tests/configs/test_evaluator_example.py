@@ -92,7 +92,7 @@ def test_as_a_command_it_prints_the_metrics_of_a_real_checkpoint(run, as_script,
 def test_rna_watch_judges_models_with_it(run, tmp_path):
     """With the settings of configs/pytorch.yaml, models are judged by the true error."""
     output = tmp_path / "out"
-    command = ["once", run / "run", "--config", PYTORCH, "--engine", "inline", "--output", output]
+    command = ["once", run / "run", "--config", PYTORCH, "--engine", "local", "--output", output]
     result = subprocess.run(
         [sys.executable, "-m", "rna_watch", *command],
         cwd=ROOT,
@@ -111,8 +111,8 @@ def test_rna_watch_judges_models_with_it(run, tmp_path):
 def test_with_training_data_weights_are_trained_and_statistics_re_estimated(run, tmp_path):
     """TRAINING_DATA lets the same file train a window's weights, re-estimate batch norm, and screen on a part of the data."""
     output = tmp_path / "out"
-    command = ["once", run / "run", "--evaluator", f"{EXAMPLE}:evaluate", "--engine", "inline", "--output", output]
-    command += ["--normalization", "re-estimate", "--methods", "average,rna,trained", "--trained-steps", "4"]
+    command = ["once", run / "run", "--evaluator", f"{EXAMPLE}:evaluate", "--engine", "local", "--output", output]
+    command += ["--normalization", "re-estimate", "--methods", "average,rna,trained"]
     command += ["--first-round", "0.5", "--max-candidates", "1"]
     result = subprocess.run(
         [sys.executable, "-m", "rna_watch", *command],

@@ -9,13 +9,16 @@ import numpy as np
 
 from rna_watch.config import RunConfig
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.paths import RunPaths
+from rna_watch.daemon.disk_reserve import DiskReserve
+from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.pipeline import Pipeline
 from rna_watch.daemon.recorder import Recorder
-from rna_watch.engine.inline import InlineEngine
+from rna_watch.daemon.sequences import Sequences
+from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, Evaluation, EvaluatorSpec, Fit, FitRequest
 from rna_watch.evaluation.worker import EvaluationWorker
+from rna_watch.journal.run_paths import RunPaths
 from rna_watch.watching import steps
 from rna_watch.watching.scan import scan
 
@@ -23,9 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rna_watch.checkpoints.combine import Combination
-    from rna_watch.evaluation.evaluator import Evaluator
+    from rna_watch.engine.contract import Engine
+    from rna_watch.evaluation.client import Evaluator
     from rna_watch.journal.replay import RunState
+    from rna_watch.window.combine import Combination
 
 
 def process(run: Path, output: Path, evaluators: Sequence[Evaluator] = (), **settings: object) -> RunState:
@@ -34,9 +38,8 @@ def process(run: Path, output: Path, evaluators: Sequence[Evaluator] = (), **set
     paths = RunPaths(run=run, output=output)
     paths.create()
     recorder = Recorder(paths.journal)
-    engine = InlineEngine(1)
-    admission = Admission(config, paths, recorder, lambda: None)
-    pipeline = Pipeline(config, paths, recorder, admission, engine, evaluators)
+    engine = LocalEngine(1)
+    admission, pipeline = assemble(config, paths, recorder, engine, evaluators)
     try:
         found, _ = scan(run, exclude=(paths.models, paths.state))
         for each in sorted(found, key=lambda each: steps.natural_key(each.name)):
@@ -47,6 +50,26 @@ def process(run: Path, output: Path, evaluators: Sequence[Evaluator] = (), **set
         engine.close()
         recorder.close()
     return recorder.state
+
+
+def assemble(
+    config: RunConfig, paths: RunPaths, recorder: Recorder, engine: Engine, evaluators: Sequence[Evaluator]
+) -> tuple[Admission, Pipeline]:
+    """Admission and pipeline on one window store, as the daemon has them."""
+    sequences = Sequences(recorder, paths.journal)
+    disk_reserve = DiskReserve(config, paths.output, recorder)
+    pins = Pins(config, paths, recorder, disk_reserve, lambda: None)
+    pipeline = Pipeline(
+        config,
+        paths,
+        recorder,
+        sequences=sequences,
+        pins=pins,
+        disk_reserve=disk_reserve,
+        engine=engine,
+        evaluators=evaluators,
+    )
+    return Admission(config, recorder, sequences, pins, lambda: None), pipeline
 
 
 class Here:

@@ -9,29 +9,35 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from rna_watch.checkpoints.extents import identify
 from rna_watch.config import RunConfig
 from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.paths import RunPaths
+from rna_watch.daemon.disk_reserve import DiskReserve
+from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.recorder import Recorder
+from rna_watch.daemon.sequences import Sequences
 from rna_watch.errors import IncompleteCheckpoint
 from rna_watch.journal import events as e
 from rna_watch.journal import log
 from rna_watch.journal.replay import Stage
+from rna_watch.journal.run_paths import RunPaths
+from rna_watch.layout.identity import identify
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 class Folder:
-    """A run directory with an `Admission` on it."""
+    """A run directory with an `Admission` and a window store on it."""
 
     def __init__(self, path: Path, **settings: object) -> None:
         self.path = path
         self.paths = RunPaths(run=path, output=path)
         self.paths.create()
         self.recorder = Recorder(self.paths.journal)
-        self.admission = Admission(RunConfig(**settings), self.paths, self.recorder, lambda: None)
+        config = RunConfig(**settings)
+        self.sequences = Sequences(self.recorder, self.paths.journal)
+        self.pins = Pins(config, self.paths, self.recorder, DiskReserve(config, path, self.recorder), lambda: None)
+        self.admission = Admission(config, self.recorder, self.sequences, self.pins, lambda: None)
 
     def save(self, name: str, value: float, **beside: object) -> None:
         """Write a checkpoint."""
@@ -104,8 +110,8 @@ def test_windows_follow_steps_not_arrival_and_not_the_alphabet(folder: Folder) -
     folder.consider("step_11.pt")
     newest = folder.recorder.checkpoint("step_12.pt")
     assert newest is not None
-    assert [c.name for c in folder.admission.sequences.history(newest, 5)] == ["step_9.pt", "step_10.pt", "step_11.pt"]
-    assert [c.name for c in folder.admission.sequences.history(newest, 2)] == ["step_10.pt", "step_11.pt"]
+    assert [c.name for c in folder.sequences.history(newest, 5)] == ["step_9.pt", "step_10.pt", "step_11.pt"]
+    assert [c.name for c in folder.sequences.history(newest, 2)] == ["step_10.pt", "step_11.pt"]
 
 
 def test_two_sequences_in_one_folder_do_not_mix(folder: Folder) -> None:
@@ -116,7 +122,7 @@ def test_two_sequences_in_one_folder_do_not_mix(folder: Folder) -> None:
             folder.consider(name)
     newest = folder.recorder.checkpoint("D_3.pt")
     assert newest is not None
-    assert [c.name for c in folder.admission.sequences.history(newest, 5)] == ["D_1.pt", "D_2.pt"]
+    assert [c.name for c in folder.sequences.history(newest, 5)] == ["D_1.pt", "D_2.pt"]
 
 
 def test_numbered_files_are_linked_and_rewritten_ones_copied(folder: Folder) -> None:
@@ -131,7 +137,7 @@ def test_numbered_files_are_linked_and_rewritten_ones_copied(folder: Folder) -> 
         pinned = folder.path / admitted.pin_path
         assert (pinned.stat().st_ino == inode) == (admitted.pin == "link")
         (folder.path / name).unlink()
-        layout = folder.admission.layout(folder.recorder.checkpoints()[-1])
+        layout = folder.pins.layout(folder.recorder.checkpoints()[-1])
         assert layout is not None
         assert layout.path == str(pinned)
     assert [c.admitted.pin for c in folder.recorder.checkpoints() if c.admitted] in (
@@ -140,18 +146,32 @@ def test_numbered_files_are_linked_and_rewritten_ones_copied(folder: Folder) -> 
     )
 
 
-def test_pins_are_let_go_once_no_window_can_need_them(folder: Folder) -> None:
+def test_what_no_window_can_need_is_unpinned(folder: Folder) -> None:
     """After eight finished checkpoints only the newest five stay pinned for windows of five residuals."""
     for step in range(1, 9):
         folder.save(f"step_{step}.pt", float(step))
         folder.consider(f"step_{step}.pt")
-    folder.admission.release(5)
-    assert len(list(folder.paths.window.iterdir())) == 8
+    folder.pins.release(lambda: folder.sequences.needed(5))
+    assert len(list(folder.paths.pins.iterdir())) == 8
     for step in range(1, 9):
         folder.finish(f"step_{step}.pt")
-    folder.admission.release(5)
+    folder.pins.release(lambda: folder.sequences.needed(5))
     assert [c.name for c in folder.recorder.checkpoints() if c.pinned] == [f"step_{step}.pt" for step in range(4, 9)]
-    assert len(list(folder.paths.window.iterdir())) == 5
+    assert len(list(folder.paths.pins.iterdir())) == 5
+
+
+def test_what_is_admitted_meanwhile_stays_pinned(folder: Folder) -> None:
+    """The main thread may pin a checkpoint between the question what is needed and the unpinning of the rest."""
+    folder.save("step_1.pt", 1.0)
+    folder.save("step_2.pt", 2.0)
+    folder.consider("step_1.pt")
+
+    def needed() -> set[str]:
+        folder.consider("step_2.pt")
+        return set()
+
+    folder.pins.release(needed)
+    assert [c.name for c in folder.recorder.checkpoints() if c.pinned] == ["step_2.pt"]
 
 
 def test_the_store_keeps_its_byte_budget_and_says_so(tmp_path: Path) -> None:
@@ -160,7 +180,7 @@ def test_the_store_keeps_its_byte_budget_and_says_so(tmp_path: Path) -> None:
     for step in range(1, 5):
         folder.save(f"step_{step}.pt", float(step))
         folder.consider(f"step_{step}.pt")
-    folder.admission.release(5)
+    folder.pins.release(lambda: folder.sequences.needed(5))
     pinned = [c for c in folder.recorder.checkpoints() if c.pinned]
     assert pinned[-1].name == "step_4.pt"
     assert sum(c.admitted.size_bytes for c in pinned if c.admitted) <= 3000
@@ -173,14 +193,14 @@ def test_a_rewrite_under_a_link_is_noticed(folder: Folder) -> None:
     folder.consider("step_1.pt")
     checkpoint = folder.recorder.checkpoint("step_1.pt")
     assert checkpoint is not None
-    folder.admission.forget("step_1.pt")
+    folder.pins.forget("step_1.pt")
     folder.save("step_1.pt", 7.0)
-    assert folder.admission.layout(checkpoint) is None
+    assert folder.pins.layout(checkpoint) is None
     folder.consider("step_1.pt")
     again = folder.recorder.checkpoint("step_1.pt")
     assert again is not None
     assert again.admitted != checkpoint.admitted
-    assert folder.admission.layout(again) is not None
+    assert folder.pins.layout(again) is not None
 
 
 def test_a_file_that_changes_under_the_probe_waits(folder: Folder) -> None:
@@ -215,9 +235,9 @@ def test_the_store_is_swept_of_what_no_record_explains(folder: Folder) -> None:
     """A pinned file whose record was lost in a crash is removed; explained ones stay."""
     folder.save("step_1.pt", 1.0)
     folder.consider("step_1.pt")
-    (folder.paths.window / "step__9.pt.00000000.pinned").touch()
-    folder.admission.sweep()
-    assert [path.name.startswith("step__1.pt") for path in folder.paths.window.iterdir()] == [True]
+    (folder.paths.pins / "step__9.pt.00000000.pinned").touch()
+    folder.pins.sweep()
+    assert [path.name.startswith("step__1.pt") for path in folder.paths.pins.iterdir()] == [True]
 
 
 def test_dates_are_ordered_by_the_counter_inside(folder: Folder) -> None:
@@ -228,7 +248,7 @@ def test_dates_are_ordered_by_the_counter_inside(folder: Folder) -> None:
         folder.consider(name)
     newest = folder.recorder.checkpoint("model_20240131_101200.step300.pt")
     assert newest is not None
-    assert [c.admitted.step for c in folder.admission.sequences.history(newest, 5) if c.admitted] == [100, 200]
+    assert [c.admitted.step for c in folder.sequences.history(newest, 5) if c.admitted] == [100, 200]
     assert not any(c.starts_window for c in folder.recorder.checkpoints())
 
 
@@ -241,7 +261,7 @@ def test_names_that_are_hashes_are_one_sequence_in_the_order_they_were_written(f
         folder.consider(name)
     newest = folder.recorder.checkpoint("1679091c.save3.pt")
     assert newest is not None
-    before = folder.admission.sequences.history(newest, 5)
+    before = folder.sequences.history(newest, 5)
     assert [c.name for c in before] == ["e4da3b7f.save1.pt", "c81e728d.save2.pt"]
     assert not any(c.starts_window for c in folder.recorder.checkpoints())
 
@@ -266,5 +286,5 @@ def test_no_window_holds_a_step_twice(folder: Folder) -> None:
         folder.consider(f"step{step}_{name}.pt")
     newest = folder.recorder.checkpoint("step6_a2.pt")
     assert newest is not None
-    names = [c.name for c in folder.admission.sequences.history(newest, 5)]
+    names = [c.name for c in folder.sequences.history(newest, 5)]
     assert names == ["step4_a2.pt", "step5_a1.pt"]

@@ -47,13 +47,16 @@ def test_each_bad_file_is_named_with_its_reason_and_the_others_are_used(tmp_path
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345678\n" + " " * 40
     )
     torch.save([1, 2, 3], tmp_path / "step_10.pt")
-    result = rna_watch("once", tmp_path, "--engine", "inline")
+    result = rna_watch("once", tmp_path, "--engine", "local")
     assert result.returncode == 0, result.stderr
     reasons = _reasons(tmp_path)
     assert reasons["step_6.pt"] == ("waiting", "it is empty")
     assert reasons["step_7.pt"][0] == "waiting"
     assert "zip directory" in reasons["step_7.pt"][1]
-    assert reasons["step_8.pt"] == ("refused", "it is neither a torch.save zip file nor a safetensors file")
+    assert reasons["step_8.pt"] == (
+        "refused",
+        "it is in no format that is known (torch zip, safetensors, torch legacy)",
+    )
     assert "git lfs pull" in reasons["step_9.pt"][1]
     assert "no named tensors" in reasons["step_10.pt"][1]
     assert published(tmp_path) == ["step_3.pt", "step_4.pt", "step_5.pt"]
@@ -70,7 +73,7 @@ def test_a_name_too_long_for_its_outputs_is_refused_and_the_others_are_used(tmp_
     (tmp_path / deep).parent.mkdir(parents=True)
     (tmp_path / "step_2.pt").rename(tmp_path / deep)
     for _ in range(2):  # what was pinned is not swept
-        result = rna_watch("once", tmp_path, "--engine", "inline")
+        result = rna_watch("once", tmp_path, "--engine", "local")
         assert result.returncode == 0, result.stderr
         assert "Traceback" not in result.stderr + result.stdout
     reasons = _reasons(tmp_path)
@@ -89,7 +92,7 @@ def test_a_file_that_stays_incomplete_is_reported_and_taken_when_it_is_whole(tmp
     train(tmp_path, count=4)
     whole = (tmp_path / "step_4.pt").read_bytes()
     (tmp_path / "step_4.pt").write_bytes(whole[: len(whole) // 2])
-    daemon = start_foreground(tmp_path, "--engine", "inline", "--incomplete-after", 1)
+    daemon = start_foreground(tmp_path, "--engine", "local", "--incomplete-after", 1)
     try:
         wait_until(lambda: [event.checkpoint for event in events(tmp_path, "waiting")] == ["step_4.pt"])
         assert published(tmp_path) == ["step_3.pt"]
@@ -110,7 +113,7 @@ def test_nan_weights_are_left_out_and_the_window_goes_on(tmp_path: Path) -> None
     statistics = torch.load(tmp_path / "step_1.pt", weights_only=True)
     statistics["model"]["norm.running_var"][0] = float("inf")
     torch.save(statistics, tmp_path / "step_1.pt")
-    assert rna_watch("once", tmp_path, "--engine", "inline").returncode == 0
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
     for name in ("step_1.pt", "step_5.pt"):
         assert _reasons(tmp_path)[name] == (
             "skipped",
@@ -127,7 +130,7 @@ def test_another_architecture_and_a_restart_begin_new_windows(tmp_path: Path) ->
         content = torch.load(tmp_path / f"step_{step}.pt", weights_only=True)
         content["model"]["extra.weight"] = torch.full((2, 2), float(step))
         torch.save(content, tmp_path / f"step_{step}.pt")
-    daemon = start_foreground(tmp_path, "--engine", "inline")
+    daemon = start_foreground(tmp_path, "--engine", "local")
     try:
         wait_until(lambda: published(tmp_path) == ["step_3.pt", "step_6.pt"])
         shutil.copy(tmp_path / "step_6.pt", tmp_path / "step_2.pt")
@@ -149,7 +152,7 @@ def test_ranks_and_seeds_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
             for step in range(0, 50, 10):
                 weight = torch.full((4, 4), 0.9**step + 2 * apart + kind) + torch.eye(4) * 0.8**step
                 torch.save({"model": {"weight": weight}}, tmp_path / pattern.format(apart, step))
-    result = rna_watch("once", tmp_path, "--engine", "inline", "--keep", 100)
+    result = rna_watch("once", tmp_path, "--engine", "local", "--keep", 100)
     assert result.returncode == 0, result.stderr
     manifests = [json.loads(file.read_text()) for file in (tmp_path / "rna").glob("*.pt.json")]
     assert len(manifests) == 12
@@ -163,7 +166,7 @@ def test_ranks_and_seeds_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
 def test_a_failing_evaluator_is_an_event_and_models_are_written_unevaluated(tmp_path: Path, evaluator: str) -> None:
     """An evaluator that raises, or is not there, shows as a problem with its line; the paper's method goes on without."""
     train(tmp_path, count=4)
-    result = rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", f"{HERE / 'evaluator.py'}:{evaluator}")
+    result = rna_watch("once", tmp_path, "--engine", "local", "--evaluator", f"{HERE / 'evaluator.py'}:{evaluator}")
     assert result.returncode == 0, result.stderr
     problem = events(tmp_path, "problem")[0]
     assert (
@@ -179,7 +182,7 @@ def test_an_evaluator_that_hangs_is_ended(tmp_path: Path) -> None:
     """An evaluation past its time limit is ended and recorded; the daemon goes on."""
     train(tmp_path, count=3)
     command = "sleep 1000 # {checkpoint}"
-    result = rna_watch("once", tmp_path, "--engine", "inline", "--evaluate-command", command, "--evaluation-timeout", 1)
+    result = rna_watch("once", tmp_path, "--engine", "local", "--evaluate-command", command, "--evaluation-timeout", 1)
     assert result.returncode == 0, result.stderr
     assert "ran longer than 1 s" in events(tmp_path, "evaluation_failed")[0].reason
     assert published(tmp_path) == ["step_3.pt"]
@@ -204,7 +207,7 @@ def test_a_command_evaluates_what_it_is_given(tmp_path: Path) -> None:
             "once",
             str(tmp_path),
             "--engine",
-            "inline",
+            "local",
             "--evaluate-command",
             command,
             "--max-candidates",
@@ -235,7 +238,7 @@ def test_a_full_disk_is_a_problem_until_there_is_room(tmp_path: Path, small_disk
     train(run, count=4)
     ballast = small_disk / "ballast"
     said = tmp_path / "said"
-    command = [os.sys.executable, "-m", "rna_watch", "start", str(run), "--foreground", "--engine", "inline"]
+    command = [os.sys.executable, "-m", "rna_watch", "start", str(run), "--foreground", "--engine", "local"]
     with said.open("w") as terminal:
         daemon = subprocess.Popen(
             [*command, "--output", str(small_disk), "--pin", "none", "--reserve", "0"], stdout=terminal, stderr=terminal
@@ -268,7 +271,7 @@ def test_a_limit_of_file_size_leaves_nothing_torn(tmp_path: Path) -> None:
     size = (tmp_path / "step_3.pt").stat().st_size
     limit_kib = size // 1024 - 1
     command = (
-        f"ulimit -f {limit_kib}; exec {os.sys.executable} -m rna_watch start {tmp_path} --engine inline --foreground"
+        f"ulimit -f {limit_kib}; exec {os.sys.executable} -m rna_watch start {tmp_path} --engine local --foreground"
     )
     daemon = subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -287,7 +290,7 @@ def test_an_unreadable_file_or_folder_is_named(tmp_path: Path) -> None:
         pytest.skip("root may read everything")
     train(tmp_path, count=4)
     (tmp_path / "step_4.pt").chmod(0)
-    assert rna_watch("once", tmp_path, "--engine", "inline").returncode == 0
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
     assert _reasons(tmp_path)["step_4.pt"] == (
         "refused",
         "it cannot be read (permission denied); give this user read access",
@@ -297,17 +300,17 @@ def test_an_unreadable_file_or_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("once", "{empty}", "--engine", "inline"), 3, "there are no checkpoints"),
+        (("once", "{empty}", "--engine", "local"), 3, "there are no checkpoints"),
         (("once", "{empty}/nowhere"), 2, "does not exist"),
         (("start", "{empty}", "--engine", "slow"), 2, "setting 'engine' is 'slow'"),
-        (("start", "{empty}", "--evaluator", "nowhere.py:f", "--engine", "inline"), 2, "nowhere.py does not exist"),
-        (("start", "{empty}", "--evaluator", "nowhere", "--engine", "inline"), 2, "FILE.py:function"),
+        (("start", "{empty}", "--evaluator", "nowhere.py:f", "--engine", "local"), 2, "nowhere.py does not exist"),
+        (("start", "{empty}", "--evaluator", "nowhere", "--engine", "local"), 2, "FILE.py:function"),
         (("start", "{empty}", "--evaluate-command", "true"), 2, "{checkpoint}"),
         (("start", "{empty}", "--config", "{config}"), 2, "unknown setting 'windw'; did you mean 'window'?"),
         (("status", "{empty}/nowhere"), 2, "does not exist"),
         (("stop", "{empty}"), 3, "nobody watches"),
         (("logs", "{empty}"), 3, "nobody has watched"),
-        (("inspect", "{config}"), 1, "neither a torch.save zip file nor a safetensors file"),
+        (("inspect", "{config}"), 1, "in no format that is known"),
         (("frobnicate",), 2, "No such command"),
     ],
 )
@@ -318,7 +321,7 @@ def test_wrong_usage_is_one_line_and_an_exit_code(
     empty = tmp_path / "empty"
     empty.mkdir()
     config = tmp_path / "config.yaml"
-    config.write_text("windw: 5\nengine: inline\n# a comment, so that the file is long enough to be a foreign file\n")
+    config.write_text("windw: 5\nengine: local\n# a comment, so that the file is long enough to be a foreign file\n")
     result = rna_watch(
         *(part.format(empty=empty, config=config) if "{checkpoint}" not in part else part for part in arguments)
     )
@@ -331,7 +334,7 @@ def test_a_folder_whose_every_entry_is_parsed_is_refused(tmp_path: Path) -> None
     """Beside Accelerate's checkpoint_<n> folders nothing is written: start names the option to use."""
     folder = tmp_path / "checkpoints"
     (folder / "checkpoint_0").mkdir(parents=True)
-    result = rna_watch("start", folder, "--engine", "inline")
+    result = rna_watch("start", folder, "--engine", "local")
     assert result.returncode == 2
     assert "--output" in result.stderr
     assert [path.name for path in folder.iterdir()] == ["checkpoint_0"]
@@ -341,7 +344,7 @@ def test_an_empty_folder_whose_entries_accelerate_parses_is_refused(tmp_path: Pa
     """A side-car started before the first checkpoint must not put its folders where every entry is parsed."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    result = rna_watch("once", folder, "--engine", "inline")
+    result = rna_watch("once", folder, "--engine", "local")
     assert result.returncode == 2
     assert "--output" in result.stderr
     assert list(folder.iterdir()) == []
@@ -352,7 +355,7 @@ def test_leftovers_of_an_evaluation_are_swept(tmp_path: Path) -> None:
     left = tmp_path / ".rna-watch" / "scratch" / "candidate-1"
     left.mkdir(parents=True)
     (left / "model.safetensors").touch()
-    result = rna_watch("once", tmp_path, "--engine", "inline")
+    result = rna_watch("once", tmp_path, "--engine", "local")
     assert result.returncode == 3, result.stderr
     assert not left.exists()
 

@@ -29,7 +29,7 @@ def test_infinities_that_never_change_are_constants(tmp_path: Path) -> None:
     """A mask of -inf takes no part in the residuals, comes out bitwise as it was, and the rest is combined; `verify` agrees."""
     mask = torch.full((4, 4), float("-inf")).triu(1)
     save(tmp_path, 5, mask)
-    result = rna_watch("once", tmp_path, "--engine", "inline")
+    result = rna_watch("once", tmp_path, "--engine", "local")
     assert result.returncode == 0, result.stderr
     assert not events(tmp_path, "skipped")
     model = model_of(tmp_path / "rna" / "step_5.pt")
@@ -50,6 +50,6 @@ def test_nan_and_new_infinities_are_never_constants(tmp_path: Path) -> None:
         torch.save(
             {"weight": weight * value, "mask": mask, "norm.running_mean": statistics}, tmp_path / f"step_{step}.pt"
         )
-    result = rna_watch("once", tmp_path, "--engine", "inline")
+    result = rna_watch("once", tmp_path, "--engine", "local")
     assert result.returncode == 0, result.stderr
     assert [event.checkpoint for event in events(tmp_path, "skipped")] == ["step_5.pt", "step_6.pt", "step_7.pt"]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
 from rna_watch.config import RunConfig
 from rna_watch.daemon import loop
-from rna_watch.daemon.paths import RunPaths
 from rna_watch.daemon.recorder import Recorder
-from rna_watch.engine.inline import InlineEngine
+from rna_watch.engine.local import LocalEngine
 from rna_watch.journal import log
+from rna_watch.journal.run_paths import RunPaths
+from rna_watch.layout.disk import TEMPORARY_PREFIX
 from tests.daemon.runs import (
     EVALUATOR,
     check_output,
@@ -45,7 +45,7 @@ def test_killed_at_many_points_and_started_again_it_ends_as_if_never_killed(tmp_
     train(run, count=COUNT)
     train(calm, count=COUNT)
     before = fingerprints(run)
-    arguments = ("--engine", "inline", "--evaluator", EVALUATOR, "--keep", 20)
+    arguments = ("--engine", "local", "--evaluator", EVALUATOR, "--keep", 20)
     for step in (3, 4, 5, 7, 6, 8, 9, 11):
         target = _lines(run) + step
         daemon = start_foreground(run, *arguments)
@@ -74,7 +74,7 @@ def test_killed_at_many_points_and_started_again_it_ends_as_if_never_killed(tmp_
 def test_a_crash_between_the_rename_and_its_record(tmp_path: Path, whole: bool) -> None:
     """A model that got its name but not its record is recorded, not made again; a half-made one is removed and made again."""
     train(tmp_path, count=4)
-    assert rna_watch("once", tmp_path, "--engine", "inline").returncode == 0
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
     journal = tmp_path / ".rna-watch" / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     intent = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "publishing")
@@ -83,7 +83,7 @@ def test_a_crash_between_the_rename_and_its_record(tmp_path: Path, whole: bool) 
     inode = model.stat().st_ino
     if not whole:
         model.rename(tmp_path / "rna" / json.loads(lines[intent])["temporary"])
-    assert rna_watch("once", tmp_path, "--engine", "inline").returncode == 0
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
     assert published(tmp_path) == ["step_3.pt", "step_4.pt"]
     assert not whole or model.stat().st_ino == inode
     assert (events(tmp_path, "published")[-1].seconds == 0.0) == whole  # an inode number may be used again
@@ -94,12 +94,12 @@ def test_a_crash_between_the_rename_and_its_record(tmp_path: Path, whole: bool) 
 def test_a_torn_line_is_closed_off_and_skipped(tmp_path: Path) -> None:
     """A journal that ends in half a line is read up to it, and goes on behind it."""
     train(tmp_path, count=3)
-    assert rna_watch("once", tmp_path, "--engine", "inline").returncode == 0
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
     journal = tmp_path / ".rna-watch" / "journal.jsonl"
     whole = journal.read_bytes()
     journal.write_bytes(whole + whole.splitlines()[-1][:40])
     train(tmp_path, count=1, first=4)
-    assert rna_watch("once", tmp_path, "--engine", "inline").returncode == 0
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
     assert published(tmp_path) == ["step_3.pt", "step_4.pt"]
     numbers = [event.seq for event in log.read(journal)]
     assert numbers == sorted(set(numbers))
@@ -111,9 +111,9 @@ def test_a_second_once_does_nothing_again(tmp_path: Path) -> None:
     (tmp_path / "notes.pt").write_text(
         "not a checkpoint at all, but long enough to be told from one that has only begun"
     )
-    assert rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", EVALUATOR).returncode == 0
+    assert rna_watch("once", tmp_path, "--engine", "local", "--evaluator", EVALUATOR).returncode == 0
     first = _lines(tmp_path)
-    assert rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", EVALUATOR).returncode == 0
+    assert rna_watch("once", tmp_path, "--engine", "local", "--evaluator", EVALUATOR).returncode == 0
     kinds = [event.kind for event in log.read(tmp_path / ".rna-watch" / "journal.jsonl")][first:]
     assert kinds == ["started", "stopped"]
 
@@ -130,7 +130,7 @@ def test_after_a_crash_an_edited_evaluator_evaluates_again(tmp_path: Path, by: s
     how = ("--evaluator", f"{file}:evaluate")
     if by == "command":
         how = ("--evaluate-command", f"{sys.executable} {file} {{checkpoint}}")
-    assert rna_watch("once", run, "--engine", "inline", *how).returncode == 0
+    assert rna_watch("once", run, "--engine", "local", *how).returncode == 0
     journal = run / ".rna-watch" / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     last = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "searched")
@@ -138,7 +138,7 @@ def test_after_a_crash_an_edited_evaluator_evaluates_again(tmp_path: Path, by: s
     before = Counter(event.candidate for event in events(run, "evaluated") if event.checkpoint == "step_3.pt")
     if edited:
         file.write_text(file.read_text() + "# better now\n")
-    assert rna_watch("once", run, "--engine", "inline", *how).returncode == 0
+    assert rna_watch("once", run, "--engine", "local", *how).returncode == 0
     after = Counter(event.candidate for event in events(run, "evaluated") if event.checkpoint == "step_3.pt")
     assert before.keys() == after.keys()
     assert set(before.values()) == {1}
@@ -150,7 +150,7 @@ def test_a_soup_is_made_of_what_one_evaluator_said(tmp_path: Path, other: bool) 
     """Numbers that another evaluator gave older checkpoints rank no ingredients."""
     run = tmp_path / "run"
     train(run, count=3)
-    arguments = ("once", run, "--engine", "inline", "--methods", "average,soup", "--evaluator")
+    arguments = ("once", run, "--engine", "local", "--methods", "average,soup", "--evaluator")
     assert rna_watch(*arguments, EVALUATOR).returncode == 0
     train(run, count=1, first=4)
     assert rna_watch(*arguments, EVALUATOR.replace("evaluate", "examples") if other else EVALUATOR).returncode == 0
@@ -159,7 +159,7 @@ def test_a_soup_is_made_of_what_one_evaluator_said(tmp_path: Path, other: bool) 
     assert any(name.startswith("soup") for name in named) == (not other)
 
 
-class _Unclosable(InlineEngine):
+class _Unclosable(LocalEngine):
     """An engine that breaks while it is closed, as a cluster does that has lost its parts."""
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, load_model
 
-from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
+from rna_watch.layout.disk import TEMPORARY_PREFIX
 from tests.checkpoints import deepspeed_forms
 from tests.checkpoints.twins import combine, is_rounded, publish_here, same_bits
 from tests.daemon.runs import check_output, events, fingerprints, model_of, published, rna_watch, train
@@ -18,7 +18,7 @@ from tests.daemon.trainer import Network
 if TYPE_CHECKING:
     from pathlib import Path
 
-INLINE = ("--engine", "inline", "--workers", 1)
+LOCAL = ("--engine", "local", "--workers", 1)
 
 
 def _manifest(model: Path) -> dict[str, object]:
@@ -42,7 +42,7 @@ def test_each_model_has_an_export_and_they_go_together(tmp_path: Path, form: str
     """`once --export safetensors`: a loadable copy beside every model that is kept, none of what was pruned, none watched."""
     train(tmp_path, count=6, form=form)
     before = fingerprints(tmp_path)
-    result = rna_watch("once", tmp_path, *INLINE, "--export", "safetensors", "--keep", 2)
+    result = rna_watch("once", tmp_path, *LOCAL, "--export", "safetensors", "--keep", 2)
     assert result.returncode == 0, result.stderr
     ending = ".pt" if form == "nested" else ".safetensors"
     models = [tmp_path / "rna" / f"step_{step}{ending}" for step in (5, 6)]
@@ -51,7 +51,7 @@ def test_each_model_has_an_export_and_they_go_together(tmp_path: Path, form: str
     exports = sorted(path.name for path in (tmp_path / "rna").glob("*.export.safetensors"))
     assert exports == [f"{model.name}.export.safetensors" for model in models]
     assert fingerprints(tmp_path) == before
-    again = rna_watch("once", tmp_path, *INLINE, "--export", "safetensors", "--keep", 2)
+    again = rna_watch("once", tmp_path, *LOCAL, "--export", "safetensors", "--keep", 2)
     assert again.returncode == 0
     assert len(published(tmp_path)) == 4
     verified = rna_watch("verify", tmp_path)
@@ -62,7 +62,7 @@ def test_each_model_has_an_export_and_they_go_together(tmp_path: Path, form: str
 def test_a_crash_before_the_export_has_its_name_publishes_again(tmp_path: Path, torn: str) -> None:
     """A model whose export was not finished is no finished output: both are made again, and nothing half-made stays."""
     train(tmp_path, count=4)
-    arguments = ("once", tmp_path, *INLINE, "--export", "safetensors")
+    arguments = ("once", tmp_path, *LOCAL, "--export", "safetensors")
     assert rna_watch(*arguments).returncode == 0
     journal = tmp_path / ".rna-watch" / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -97,14 +97,14 @@ def test_extrapolate_exports_and_an_export_in_a_run_is_no_checkpoint(tmp_path: P
     assert not out.with_name("soup.pt.export.safetensors").exists()
     assert _manifest(out)["export"] is None
     assert rna_watch(*arguments, "--force").returncode == 0
-    assert rna_watch("once", tmp_path, *INLINE).returncode == 0
+    assert rna_watch("once", tmp_path, *LOCAL).returncode == 0
     assert set(published(tmp_path)) == {"step_3.pt", "step_4.pt"}
 
 
 def test_verify_opens_exports(tmp_path: Path) -> None:
     """A plain copy that is not its model's is found, tensor by tensor; one that was taken away is said."""
     train(tmp_path, count=4)
-    assert rna_watch("once", tmp_path, *INLINE, "--export", "safetensors").returncode == 0
+    assert rna_watch("once", tmp_path, *LOCAL, "--export", "safetensors").returncode == 0
     model = tmp_path / "rna" / "step_4.pt"
     copy = model.with_name(f"{model.name}.export.safetensors")
     whole = copy.read_bytes()
@@ -146,7 +146,7 @@ def test_optimizer_state_is_dropped_and_the_rest_is_as_before(tmp_path: Path, co
     given = [tmp_path / f"step_{step}.pt" for step in range(1, 5)]
     out, twin = tmp_path / "rna" / "step_4.pt", tmp_path / "clone.pt"
     if command == "once":
-        result = rna_watch("once", tmp_path, *INLINE, "--optimizer-state", "drop", "--export", "safetensors")
+        result = rna_watch("once", tmp_path, *LOCAL, "--optimizer-state", "drop", "--export", "safetensors")
         weights = _manifest(out)["weights"]
         publish_here(given, weights, twin)
     else:
@@ -179,7 +179,7 @@ def test_a_deepspeed_run_is_watched_published_and_verified(tmp_path: Path) -> No
     for seed in range(1, 5):
         folder = run / f"global_step{10 * seed}"
         deepspeed_forms.write(folder, seed, stage=1 + seed % 3, ranks=2)
-    result = rna_watch("once", run, *INLINE, "--export", "safetensors")
+    result = rna_watch("once", run, *LOCAL, "--export", "safetensors")
     assert result.returncode == 0, result.stderr
     assert published(run) == ["global_step30", "global_step40"]
     model = run / "rna" / "global_step40"

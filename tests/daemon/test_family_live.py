@@ -77,7 +77,7 @@ def test_two_evaluators_work_at_a_time_and_choose_the_same(tmp_path: Path, folde
     run, alone = tmp_path / "run", tmp_path / "alone"
     train(run, count=3)
     train(alone, count=3)
-    settings = ("--engine", "inline", "--workers", 1)
+    settings = ("--engine", "local", "--workers", 1)
     result = rna_watch("once", run, *settings, "--evaluators", 2, "--evaluator", f"{CONCURRENT}:meet")
     assert result.returncode == 0, result.stderr
     assert rna_watch("once", alone, *settings, "--evaluator", EVALUATOR).returncode == 0
@@ -96,7 +96,7 @@ def test_two_evaluators_work_at_a_time_and_choose_the_same(tmp_path: Path, folde
     assert counts == Counter((event.checkpoint, event.candidate) for event in events(alone, "evaluated"))
 
 
-@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_signal_ends_evaluations_at_once(tmp_path: Path, folder: Path, engine: str) -> None:
     """SIGTERM while two models are evaluated ends the daemon within seconds, and both processes with it."""
     run = tmp_path / "run"
@@ -127,7 +127,7 @@ def test_killed_amid_evaluations_it_chooses_what_it_would_have(tmp_path: Path, f
     run, calm = tmp_path / "run", tmp_path / "calm"
     train(run, count=3)
     train(calm, count=3)
-    settings = ("--engine", "inline", "--workers", 1, "--evaluator", f"{CONCURRENT}:examples")
+    settings = ("--engine", "local", "--workers", 1, "--evaluator", f"{CONCURRENT}:examples")
     (folder / "hold").touch()
     daemon = start_foreground(run, *settings)
     try:
@@ -153,7 +153,7 @@ def test_re_estimated_statistics_reach_the_file(tmp_path: Path, sgd: Path, monke
     """A whole command with every kind of candidate: files that torch loads, checksums right, manifests that say it."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     methods = "average,ema,decay,rna,simplex,capped,soup,line,trained"
-    settings = ("--engine", "inline", "--methods", methods, "--evaluator", OFFERING, "--metric", "loss")
+    settings = ("--engine", "local", "--methods", methods, "--evaluator", OFFERING, "--metric", "loss")
     result = rna_watch(
         "once", sgd, *settings, "--output", tmp_path, "--normalization", "both", "--max-candidates", 20, "--keep", 20
     )
@@ -179,7 +179,7 @@ def test_a_jump_of_the_learning_rate_begins_a_new_window(tmp_path: Path) -> None
     """A learning rate cut to a tenth midway is said with its reason; the window behind it holds nothing from before."""
     run = tmp_path / "run"
     train(run, count=7, factor=0.1, at=4)
-    result = rna_watch("once", run, "--engine", "inline")
+    result = rna_watch("once", run, "--engine", "local")
     assert result.returncode == 0, result.stderr
     (started,) = events(run, "window_started")
     assert started.checkpoint == "step_4.pt"

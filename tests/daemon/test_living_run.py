@@ -35,7 +35,7 @@ def test_every_checkpoint_of_a_living_run_is_published_once(tmp_path: Path, form
     """Watched from before its first checkpoint, each one is processed once, published right, and left untouched."""
     run = tmp_path / "run"
     run.mkdir()
-    started = rna_watch("start", run, "--engine", "inline", "--evaluator", EVALUATOR, "--keep", 20)
+    started = rna_watch("start", run, "--engine", "local", "--evaluator", EVALUATOR, "--keep", 20)
     assert started.returncode == 0, started.stderr
     assert str(run) in started.stdout
     try:
@@ -58,7 +58,7 @@ def test_every_checkpoint_of_a_living_run_is_published_once(tmp_path: Path, form
 def test_best_beats_every_original_and_output_before_it(tmp_path: Path) -> None:
     """`best` moves only to a model that is strictly better than every original and output that was there then."""
     train(tmp_path, count=9)
-    result = rna_watch("once", tmp_path, "--engine", "inline", "--evaluator", EVALUATOR, "--keep", 20)
+    result = rna_watch("once", tmp_path, "--engine", "local", "--evaluator", EVALUATOR, "--keep", 20)
     assert result.returncode == 0, result.stderr
     journal = [json.loads(line) for line in (tmp_path / ".rna-watch" / "journal.jsonl").read_text().splitlines()]
     seen: list[float] = []
@@ -86,7 +86,7 @@ def test_the_trainers_retention_takes_no_input_away(tmp_path: Path) -> None:
     """A trainer that keeps only two checkpoints still gets a model for every window of five residuals."""
     run = tmp_path / "run"
     run.mkdir()
-    assert rna_watch("start", run, "--engine", "inline", "--scan-interval", 0.2).returncode == 0
+    assert rna_watch("start", run, "--engine", "local", "--scan-interval", 0.2).returncode == 0
     try:
         train(run, count=10, pause=0.8, keep=2)
         wait_until(lambda: len(published(run)) == 8)
@@ -95,14 +95,14 @@ def test_the_trainers_retention_takes_no_input_away(tmp_path: Path) -> None:
     chosen = events(run, "chosen")
     assert [len(event.inputs) for event in chosen] == [3, 4, 5, 6, 6, 6, 6, 6]
     assert not (run / "step_6.pt").exists()
-    assert len(list((run / ".rna-watch" / "window").iterdir())) <= 6
+    assert len(list((run / ".rna-watch" / "pins").iterdir())) <= 6
 
 
 def test_a_file_rewritten_in_place_gives_an_output_for_each_step(tmp_path: Path) -> None:
     """`last.pt`, written over and over, becomes `last.step1.pt`, `last.step2.pt`, ... with copies of its old bytes."""
     run = tmp_path / "run"
     run.mkdir()
-    assert rna_watch("start", run, "--engine", "inline", "--quiet", 0.2, "--scan-interval", 0.2).returncode == 0
+    assert rna_watch("start", run, "--engine", "local", "--quiet", 0.2, "--scan-interval", 0.2).returncode == 0
     try:
         train(run, count=5, pause=1.2, in_place=True)
         wait_until(lambda: len(published(run)) == 3)
@@ -136,11 +136,11 @@ def test_with_ray_a_lost_raylet_is_replaced_and_signals_end_everything(tmp_path:
 
 def test_a_second_start_says_who_runs(tmp_path: Path) -> None:
     """One daemon a run: another start names the first one's process; stop ends it within seconds; then nobody is there."""
-    first = rna_watch("start", tmp_path, "--engine", "inline")
+    first = rna_watch("start", tmp_path, "--engine", "local")
     assert first.returncode == 0, first.stderr
     pid = status(tmp_path)["owner"]["pid"]
-    second = rna_watch("start", tmp_path, "--engine", "inline")
-    in_foreground = rna_watch("start", tmp_path, "--engine", "inline", "--foreground")
+    second = rna_watch("start", tmp_path, "--engine", "local")
+    in_foreground = rna_watch("start", tmp_path, "--engine", "local", "--foreground")
     assert second.returncode == in_foreground.returncode == 1
     assert f"process {pid}" in second.stderr
     assert f"process {pid}" in in_foreground.stderr
@@ -157,7 +157,7 @@ def test_stop_waits_for_the_process_not_only_for_its_lock(tmp_path: Path, monkey
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     run = tmp_path / "run"
     run.mkdir()
-    assert rna_watch("start", run, "--engine", "inline").returncode == 0
+    assert rna_watch("start", run, "--engine", "local").returncode == 0
     pid = status(run)["owner"]["pid"]
     assert rna_watch("stop", run).returncode == 0
     assert not alive(pid)
@@ -166,7 +166,7 @@ def test_stop_waits_for_the_process_not_only_for_its_lock(tmp_path: Path, monkey
 
 def test_a_stop_asked_from_another_machine_is_a_file(tmp_path: Path) -> None:
     """Where no signal reaches, a file named `stop` in the state folder ends the daemon."""
-    daemon = start_foreground(tmp_path, "--engine", "inline")
+    daemon = start_foreground(tmp_path, "--engine", "local")
     try:
         wait_until(lambda: bool(events(tmp_path, "started")))
         (tmp_path / ".rna-watch" / "stop").touch()
@@ -182,7 +182,7 @@ def test_the_training_is_the_same_with_and_without_us(tmp_path: Path) -> None:
     alone, run = tmp_path / "alone", tmp_path / "run"
     train(alone, count=5)
     run.mkdir()
-    assert rna_watch("start", run, "--engine", "inline").returncode == 0
+    assert rna_watch("start", run, "--engine", "local").returncode == 0
     try:
         train(run, count=5, pause=0.1)
         wait_until(lambda: len(published(run)) == 3)
@@ -199,7 +199,7 @@ def test_output_elsewhere_is_found_again(tmp_path: Path, monkeypatch: pytest.Mon
     run, output = tmp_path / "run", tmp_path / "elsewhere"
     train(run, count=4)
     before = sorted(path.name for path in run.iterdir())
-    result = rna_watch("once", run, "--engine", "inline", "--output", output)
+    result = rna_watch("once", run, "--engine", "local", "--output", output)
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in run.iterdir()) == before
     assert (output / "rna" / "step_4.pt").is_file()
@@ -209,7 +209,7 @@ def test_output_elsewhere_is_found_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_processes_of_a_killed_daemon_do_not_stay(tmp_path: Path) -> None:
     """After SIGKILL of the daemon its evaluator ends by itself."""
     train(tmp_path, count=4)
-    daemon = start_foreground(tmp_path, "--engine", "inline", "--evaluator", EVALUATOR)
+    daemon = start_foreground(tmp_path, "--engine", "local", "--evaluator", EVALUATOR)
     try:
         wait_until(lambda: len(published(tmp_path)) == 2)
         wait_until(lambda: any(w["name"] == "evaluator" for w in status(tmp_path)["workers"]))
@@ -225,7 +225,7 @@ def test_a_trainer_started_later_is_noticed(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     output = tmp_path / "out"
-    daemon = start_foreground(run, "--engine", "inline", "--output", output, "--scan-interval", 0.3)
+    daemon = start_foreground(run, "--engine", "local", "--output", output, "--scan-interval", 0.3)
     try:
         wait_until(lambda: bool(events(run, "started", output)))
         run.rmdir()

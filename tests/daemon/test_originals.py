@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.daemon.lock import read_owner
-from rna_watch.daemon.paths import RunPaths
+from rna_watch.journal.run_paths import RunPaths
+from rna_watch.journal.status import status_of
 from tests.daemon.runs import fingerprints, published, rna_watch, train, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ONCE = ("--engine", "inline", "--quiet", 0.1, "--window", 3)
+ONCE = ("--engine", "local", "--quiet", 0.1, "--window", 3)
 
 
 def _digests(folder: Path) -> dict[str, tuple[str, int]]:
@@ -111,7 +111,7 @@ def test_a_daemon_whose_folder_is_replaced_ends(tmp_path: Path, removed: str) ->
     run = tmp_path / "run"
     train(run, count=3)
     assert rna_watch("start", run, *ONCE).returncode == 0
-    owner = read_owner(RunPaths(run=run, output=run))
+    owner = status_of(RunPaths(run=run, output=run)).owner
     assert owner is not None
     if removed == "the whole run":
         shutil.rmtree(run)
@@ -121,7 +121,7 @@ def test_a_daemon_whose_folder_is_replaced_ends(tmp_path: Path, removed: str) ->
     wait_until(lambda: not owner.lives_here())
     train(run, count=3)
     assert rna_watch("start", run, *ONCE).returncode == 0
-    again = read_owner(RunPaths(run=run, output=run))
+    again = status_of(RunPaths(run=run, output=run)).owner
     assert again is not None
     assert again.pid != owner.pid
     assert rna_watch("stop", run).returncode == 0

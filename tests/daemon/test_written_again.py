@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rna_watch.checkpoints.extents import identify
 from rna_watch.config import RunConfig
-from rna_watch.daemon.admission import Admission
-from rna_watch.daemon.paths import RunPaths
-from rna_watch.daemon.pipeline import Pipeline
 from rna_watch.daemon.recorder import Recorder
-from rna_watch.engine.inline import InlineEngine
+from rna_watch.engine.local import LocalEngine
 from rna_watch.journal.log import read
 from rna_watch.journal.replay import PENDING, Stage, replay
-from tests.daemon.in_process import Noise
+from rna_watch.journal.run_paths import RunPaths
+from rna_watch.layout.identity import identify
+from tests.daemon.in_process import Noise, assemble
 from tests.daemon.runs import check_journal_tells, events, train
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ class _Interrupted(Noise):
         return super().evaluate(combination, **options)
 
 
-class _InterruptedEngine(InlineEngine):
+class _InterruptedEngine(LocalEngine):
     """An engine beside which something happens in the midst of its n-th call."""
 
     def __init__(self, happens: Callable[[], None], number: int) -> None:
@@ -78,7 +76,6 @@ def test_the_new_version_is_processed_for_itself(tmp_path: Path, what: str, map_
     paths = RunPaths(run=run, output=run)
     paths.create()
     recorder = Recorder(paths.journal)
-    admission = Admission(config, paths, recorder, lambda: None)
 
     def written_again() -> None:
         (other / what).replace(run / what)
@@ -86,7 +83,7 @@ def test_the_new_version_is_processed_for_itself(tmp_path: Path, what: str, map_
 
     evaluator = _Interrupted(written_again, model)
     engine = _InterruptedEngine(written_again, map_call)
-    pipeline = Pipeline(config, paths, recorder, admission, engine, [evaluator])
+    admission, pipeline = assemble(config, paths, recorder, engine, [evaluator])
     for step in (2, 3, 4):
         admission.consider(f"step_{step}.pt", identify(str(run / f"step_{step}.pt")))
     while pending := [c.name for c in recorder.checkpoints() if c.stage in PENDING]:

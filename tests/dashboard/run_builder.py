@@ -4,8 +4,10 @@ import dataclasses
 import math
 
 from rna_watch.journal import events as e
-from rna_watch.journal.heartbeat import Heartbeat, Work, Worker
+from rna_watch.journal.heartbeat import Work, Worker
+from rna_watch.journal.owner import Owner
 from rna_watch.journal.replay import RunState, replay
+from rna_watch.journal.status import Status
 
 START = 1_700_000_000.0
 RUN = "/scratch/runs/cifar10-resnet18"
@@ -117,16 +119,15 @@ class RunBuilder:
         self.add(e.Publishing(checkpoint=name, output=name, temporary=f".{name}.x", manifest_digest="0" * 64))
         return self.add(e.Published(checkpoint=name, output=name, written_bytes=SIZE, seconds=0.2), after=0.3)
 
-    def heartbeat(self, *, work=None, state="watching", rate=412e6, queue=0, workers=5):
-        """A sign of life from just now."""
+    def status(self, *, work=None, state="watching", rate=412e6, workers=5):
+        """What the daemon that writes these events is doing just now."""
         names = ["coordinator", "reader 1", "reader 2", "reader 3", "evaluator"]
-        return Heartbeat(
-            host="gpu-07",
-            pid=41233,
-            time=self.now,
-            state=state,
+        return Status(
+            state="working" if work else state,
+            owner=Owner(host="gpu-07", pid=41233, boot_id="", start_ticks=0, since=START),
+            since=START,
+            last_sign=self.now,
             watching="events and scans",
-            queue=queue,
             work=work,
             workers=tuple(
                 Worker(name=names[k % 5], pid=41240 + k, memory_bytes=int((90 + 67 * k) * 1e6), busy=k in {1, 4})

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import json
 import os
 import shlex
 import shutil
@@ -17,7 +18,10 @@ from rich.console import Console
 from rna_watch.dashboard.live import watch
 from rna_watch.journal import events as e
 from rna_watch.journal import heartbeat as heartbeats
+from rna_watch.journal.lock import RunLock
 from rna_watch.journal.log import Journal
+from rna_watch.journal.owner import Owner
+from rna_watch.journal.run_paths import RunPaths
 
 from .run_builder import RunBuilder, realistic_run
 
@@ -44,8 +48,31 @@ def until(condition):
 
 @pytest.fixture
 def paths(tmp_path):
-    """Where the journal and the heartbeat lie."""
-    return tmp_path / "journal.jsonl", tmp_path / "heartbeat.json"
+    """Where a run's files lie."""
+    paths = RunPaths(run=tmp_path, output=tmp_path)
+    paths.create()
+    return paths
+
+
+def watched_until(paths, seconds_ago):
+    """A lock of a daemon of another host, with a heartbeat so old."""
+    time_of_it = time.time() - seconds_ago
+    owner = Owner(host="gpu-07", pid=41233, boot_id="", start_ticks=0, since=time_of_it - 100)
+    paths.lock.write_text(json.dumps(dataclasses.asdict(owner)))
+    heartbeats.write(
+        paths.heartbeat,
+        heartbeats.Heartbeat(
+            host=owner.host,
+            pid=owner.pid,
+            time=time_of_it,
+            state="watching",
+            watching="events",
+            queue=0,
+            work=None,
+            workers=(),
+            read_bytes_per_s=0.0,
+        ),
+    )
 
 
 class Follower:
@@ -56,7 +83,7 @@ class Follower:
         self.stop = threading.Event()
         console = Console(file=self.file, width=40, **options.pop("console", {}))
         self.thread = threading.Thread(
-            target=watch, args=paths, kwargs={"console": console, "stop": self.stop} | options
+            target=watch, args=(paths,), kwargs={"console": console, "stop": self.stop} | options
         )
         self.thread.start()
 
@@ -74,9 +101,9 @@ class Follower:
 
 def test_what_is_no_terminal_gets_the_history_as_plain_lines(paths):
     """Once, without a terminal: one line an event, however narrow, with no control codes."""
-    write(paths[0], realistic_run(6))
+    write(paths.journal, realistic_run(6))
     file = io.StringIO()
-    watch(*paths, console=Console(file=file, width=20), once=True)
+    watch(paths, console=Console(file=file, width=20), once=True)
     lines = file.getvalue().splitlines()
     assert any(
         "epoch_005.pt  published rna/epoch_005.pt: average-4 error 0.1858 (original 0.2353" in line for line in lines
@@ -87,7 +114,7 @@ def test_what_is_no_terminal_gets_the_history_as_plain_lines(paths):
 
 def test_lines_follow_the_journal(paths):
     """What is appended while it watches is printed, and it ends when its caller says so."""
-    journal = write(paths[0], RunBuilder())
+    journal = write(paths.journal, RunBuilder())
     follower = Follower(paths)
     until(lambda: any("watching /scratch" in line for line in follower.lines))
     journal.append(e.Noted(text="something new"))
@@ -97,7 +124,7 @@ def test_lines_follow_the_journal(paths):
 
 def test_colour_forced_on_a_pipe_makes_no_screen(paths):
     """FORCE_COLOR in a CI log does not fill it with frames and control codes."""
-    write(paths[0], RunBuilder())
+    write(paths.journal, RunBuilder())
     follower = Follower(paths, console={"force_terminal": True})
     until(lambda: any("watching /scratch" in line for line in follower.lines))
     follower.end()
@@ -107,8 +134,8 @@ def test_colour_forced_on_a_pipe_makes_no_screen(paths):
 def test_a_journal_that_is_not_there_yet_is_waited_for(paths):
     """Opened before any daemon, it says what it waits for, and goes on when the journal comes."""
     follower = Follower(paths)
-    until(lambda: any(f"waiting for {paths[0]}" in line for line in follower.lines))
-    write(paths[0], RunBuilder())
+    until(lambda: any(f"waiting for {paths.journal}" in line for line in follower.lines))
+    write(paths.journal, RunBuilder())
     until(lambda: any("watching /scratch" in line for line in follower.lines))
     follower.end()
 
@@ -116,18 +143,18 @@ def test_a_journal_that_is_not_there_yet_is_waited_for(paths):
 def test_once_without_a_journal_says_so(paths):
     """Once does not wait: it says what is missing and returns."""
     file = io.StringIO()
-    watch(*paths, console=Console(file=file, width=40), once=True)
-    assert f"waiting for {paths[0]}; start with: rna-watch start RUN_DIR" in file.getvalue()
+    watch(paths, console=Console(file=file, width=40), once=True)
+    assert f"waiting for {paths.journal}; start with: rna-watch start RUN_DIR" in file.getvalue()
 
 
 def test_a_journal_made_anew_is_read_from_its_beginning(paths):
     """A run that was deleted and started again under the same name shows its own events, all of them."""
-    write(paths[0], realistic_run(4)).close()
+    write(paths.journal, realistic_run(4)).close()
     follower = Follower(paths)
     until(lambda: any("epoch_004.pt" in line for line in follower.lines))
-    fresh = paths[0].with_name("fresh")
+    fresh = paths.journal.with_name("fresh")
     write(fresh, RunBuilder(run="/another/run")).close()
-    fresh.replace(paths[0])
+    fresh.replace(paths.journal)
     until(lambda: any("watching /another/run" in line for line in follower.lines))
     follower.end()
 
@@ -136,7 +163,7 @@ def test_it_ends_with_the_run_if_asked(paths):
     """With until_stopped it returns at the daemon's end, not at that of an earlier one."""
     run = RunBuilder()
     run.add(e.Stopped(reason="earlier")).add(run.events[0])
-    journal = write(paths[0], run)
+    journal = write(paths.journal, run)
     follower = Follower(paths, until_stopped=True)
     until(lambda: sum("watching /scratch" in line for line in follower.lines) == 2)
     assert follower.thread.is_alive()
@@ -148,34 +175,31 @@ def test_it_ends_with_the_run_if_asked(paths):
 
 def test_a_daemon_that_dies_is_noticed(paths):
     """In a log, too, silence after a crash is told from silence of a long training."""
-    write(paths[0], RunBuilder())
-    heartbeats.write(paths[1], _aged(RunBuilder().heartbeat(), 0.0))
+    write(paths.journal, RunBuilder())
+    watched_until(paths, 0.0)
     follower = Follower(paths)
     until(lambda: any("watching /scratch" in line for line in follower.lines))
-    heartbeats.write(paths[1], _aged(RunBuilder().heartbeat(), 29.5))
-    until(lambda: any("not running: last sign of life 30 s ago" in line for line in follower.lines))
+    watched_until(paths, 29.5)
+    until(lambda: any("not running: last sign of life" in line for line in follower.lines))
     follower.end()
-
-
-def _aged(heartbeat, seconds):
-    return dataclasses.replace(heartbeat, time=time.time() - seconds)
 
 
 def test_a_damaged_heartbeat_does_no_harm(paths):
     """A heartbeat file that cannot be read is as good as none."""
-    write(paths[0], RunBuilder())
-    paths[1].write_text('{"host": 3')
+    write(paths.journal, RunBuilder())
+    paths.heartbeat.write_text('{"host": 3')
     file = io.StringIO()
-    watch(*paths, console=Console(file=file, width=80, height=24, force_terminal=True), once=True)
+    with RunLock(paths):
+        watch(paths, console=Console(file=file, width=80, height=24, force_terminal=True), once=True)
     assert "starting" in file.getvalue()
 
 
 def test_once_on_a_terminal_prints_one_frame(paths):
     """One frame that fits above the prompt, and the cursor and the screen are left alone."""
-    write(paths[0], realistic_run())
+    write(paths.journal, realistic_run())
     file = io.StringIO()
     console = Console(file=file, width=80, height=24, force_terminal=True, color_system=None)
-    watch(*paths, console=console, once=True)
+    watch(paths, console=console, once=True)
     assert len(file.getvalue().splitlines()) <= 23
     assert "◑ epoch_025.pt" in file.getvalue()
     assert "\x1b[?" not in file.getvalue()
@@ -183,11 +207,11 @@ def test_once_on_a_terminal_prints_one_frame(paths):
 
 def test_a_console_that_lacks_characters_survives(paths):
     """On a terminal without Unicode a character may be a question mark, but the dashboard stays."""
-    write(paths[0], realistic_run())
+    write(paths.journal, realistic_run())
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii")
     console = Console(file=file, width=80, height=24, force_terminal=True, color_system=None)
-    watch(*paths, console=console, once=True)
+    watch(paths, console=console, once=True)
     file.flush()
     assert b"? epoch_025.pt" in raw.getvalue()
 
@@ -246,8 +270,9 @@ import os, sys
 from pathlib import Path
 from rich.console import Console
 from rna_watch.dashboard.live import watch
-Path(sys.argv[3]).write_text(str(os.getpid()))
-watch(Path(sys.argv[1]), Path(sys.argv[2]), console=Console(), until_stopped=True)
+from rna_watch.journal.run_paths import RunPaths
+Path(sys.argv[2]).write_text(str(os.getpid()))
+watch(RunPaths(run=Path(sys.argv[1]), output=Path(sys.argv[1])), console=Console(), until_stopped=True)
 print("left the dash" + "board")
 """
 
@@ -255,12 +280,12 @@ print("left the dash" + "board")
 @pytest.fixture
 def shown(paths, screen, tmp_path):
     """A terminal in which the realistic run is watched, its journal, and a file with the process's number."""
-    journal = write(paths[0], realistic_run())
-    heartbeats.write(paths[1], _aged(RunBuilder().heartbeat(), 0.0))
+    journal = write(paths.journal, realistic_run())
+    watched_until(paths, 0.0)
     script = tmp_path / "look.py"
     script.write_text(SCRIPT)
     pid_file = tmp_path / "pid"
-    command = [sys.executable, str(script), str(paths[0]), str(paths[1]), str(pid_file)]
+    command = [sys.executable, str(script), str(paths.run), str(pid_file)]
     screen.type(f"cd {shlex.quote(str(Path(__file__).parents[2]))} && PYTHONPATH=. {shlex.join(command)}", "Enter")
     until(lambda: SHOWN in screen.text)
     return screen, journal, pid_file

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import math
 import time
@@ -9,28 +8,30 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from rna_watch.dashboard.picture import svg
-from rna_watch.dashboard.quantities import NOTHING
 from rna_watch.dashboard.sparkline import BROKEN
 from rna_watch.dashboard.view import render
 from rna_watch.journal import events as e
-from rna_watch.journal.heartbeat import STALE_AFTER_S, Work
+from rna_watch.journal.heartbeat import Work
+from rna_watch.journal.quantities import NOTHING
 from rna_watch.journal.replay import RunState
+from rna_watch.journal.status import Status
 
 from .run_builder import RunBuilder, evaluating, realistic_run
 
 
-def frame(run, width, height=None, *, heartbeat=None, later=2.0, **more):
-    """The frame's lines as a console without colour prints them."""
+def frame(run, width, height=None, *, status=None, later=2.0, **more):
+    """The frame's lines as a console without colour prints them; of a run that nobody watches, where nothing else is said."""
     file = io.StringIO()
     console = Console(file=file, width=width, height=height or 100, force_terminal=False, color_system=None)
-    console.print(render(run.state, heartbeat, now=run.now + later, width=width, height=height, **more))
+    status = status or Status(last_sign=run.now)
+    console.print(render(run.state, status, now=run.now + later, width=width, height=height, **more))
     return file.getvalue().split("\n")[:-1]
 
 
 def working(width, height=None, **more):
     """The frame of the realistic run while it evaluates."""
     run = realistic_run()
-    return frame(run, width, height, heartbeat=run.heartbeat(work=evaluating(run)), **more)
+    return frame(run, width, height, status=run.status(work=evaluating(run)), **more)
 
 
 def test_eighty_columns():
@@ -94,12 +95,12 @@ SIZES = [(20, 5), (40, 12), (79, 24), (80, 24), (100, 30), (120, 40), (159, 50),
 def awkward_runs():
     """Runs that could break a layout."""
     realistic = realistic_run()
-    yield realistic, realistic.heartbeat(work=evaluating(realistic))
-    yield RunBuilder(), None
+    yield realistic, realistic.status(work=evaluating(realistic))
+    yield RunBuilder(), Status()
     troubled = realistic_run()
     for key in "abcdef":
         troubled.add(e.Problem(key=key, what=f"{key} is full " * 30, remedy="make room " * 40))
-    yield troubled, troubled.heartbeat(workers=40)
+    yield troubled, troubled.status(workers=40)
     foreign = RunBuilder(run="/データ/" + "長い名前" * 40, evaluator="python eval.py " * 20, metric="誤差\x1b[31m")
     for step in range(1, 40):
         foreign.admit(step, name=f"重み/第{step}世代\x1b[31m\n" + "x" * step)
@@ -113,7 +114,7 @@ def awkward_runs():
         )
     yield (
         foreign,
-        foreign.heartbeat(
+        foreign.status(
             work=Work(checkpoint="重" * 60, stage="読" * 30, done=5, total=3, unit="bytes", since=foreign.now - 1e6)
         ),
     )
@@ -122,8 +123,8 @@ def awkward_runs():
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_a_frame_never_exceeds_its_place(width, height):
     """Whatever a run holds, no line is too wide, there are not too many, and nothing in them commands the terminal."""
-    for run, heartbeat in awkward_runs():
-        lines = frame(run, width, height, heartbeat=heartbeat, hint="q leaves")
+    for run, status in awkward_runs():
+        lines = frame(run, width, height, status=status, hint="q leaves")
         assert len(lines) <= height
         assert max(cell_len(line) for line in lines) <= width
         assert all(line.isprintable() for line in lines)
@@ -148,7 +149,7 @@ def test_the_keys_stand_on_the_last_line(width):
 def test_an_empty_run_says_what_it_waits_for(width):
     """Before the first checkpoint the frame says what would be taken up."""
     run = RunBuilder()
-    text = " ".join("\n".join(frame(run, width, 24, heartbeat=run.heartbeat())).split())
+    text = " ".join("\n".join(frame(run, width, 24, status=run.status())).split())
     assert "● watching" in text
     assert "waiting for the first checkpoint" in text
     assert "No checkpoint yet. Whatever a training writes below /scratch/runs/cifar10-resnet18 is taken up" in text
@@ -157,7 +158,7 @@ def test_an_empty_run_says_what_it_waits_for(width):
 def test_a_run_that_nobody_watches_says_how_to_start():
     """Without a journal the frame names the file it waits for and the command that would make it."""
     lines = frame(_Nothing(), 80, 24, waiting_for="/runs/a/.rna-watch/journal.jsonl")
-    assert lines[0] == "rna-watch  ○ not started"
+    assert lines[0] == "rna-watch  ○ not running"
     assert "Waiting for /runs/a/.rna-watch/journal.jsonl" in lines
     assert "Start one with: rna-watch start RUN_DIR" in lines
 
@@ -174,11 +175,11 @@ def test_a_problem_stands_on_top_with_its_remedy(width):
     run.add(
         e.Problem(key="disk", what="only 1.2 GB is free on /scratch", remedy="make room there, or use --output DIR")
     )
-    lines = frame(run, width, 40, heartbeat=run.heartbeat())
+    lines = frame(run, width, 40, status=run.status())
     assert lines[:2] == [" ! only 1.2 GB is free on /scratch", "   → make room there, or use --output DIR"]
     assert "\n".join(lines).count("only 1.2 GB") == 1
     run.add(e.Solved(key="disk"))
-    assert frame(run, width, 40, heartbeat=run.heartbeat())[0].startswith("rna-watch")
+    assert frame(run, width, 40, status=run.status())[0].startswith("rna-watch")
 
 
 def test_many_problems_leave_room_for_the_run():
@@ -191,12 +192,11 @@ def test_many_problems_leave_room_for_the_run():
     assert any("epoch_025.pt" in line for line in lines)
 
 
-def test_a_stale_heartbeat_means_not_running():
+def test_a_daemon_that_is_gone_left_work_behind():
     """A daemon that was killed is told from one that works, and what it left unfinished is counted."""
     run = realistic_run()
-    heartbeat = run.heartbeat(work=evaluating(run))
-    alive = frame(run, 120, 40, heartbeat=heartbeat, later=STALE_AFTER_S - 1)
-    dead = frame(run, 120, 40, heartbeat=heartbeat, later=STALE_AFTER_S + 300)
+    alive = frame(run, 120, 40, status=run.status(work=evaluating(run)))
+    dead = frame(run, 120, 40, status=Status(last_sign=run.now), later=329)
     assert "● working" in alive[0]
     assert "✗ not running  last sign of life 5 min ago" in dead[0]
     text = "\n".join(dead)
@@ -205,26 +205,28 @@ def test_a_stale_heartbeat_means_not_running():
     assert "reader 1" not in text
 
 
-def test_a_run_without_a_heartbeat_is_starting_then_not_running():
-    """The file may come a moment after the start; later its absence means that nobody works."""
-    run = RunBuilder()
-    assert "◌ starting" in frame(run, 80, later=5)[0]
-    assert "✗ not running" in frame(run, 80, later=60)[0]
+def test_a_silent_daemon_is_no_living_one():
+    """A process that has the run and gives no sign of life shows red, and for how long; its work is not known."""
+    run = realistic_run()
+    status = Status(state="silent", since=run.now - 999, last_sign=run.now)
+    line, *rest = frame(run, 120, 40, status=status, later=70)
+    assert "✗ silent  no sign of life for 1 min" in line
+    assert "reader 1" not in "\n".join(rest)
 
 
-def test_the_heartbeat_of_an_earlier_daemon_is_not_believed():
-    """After a crash and a new start the old file says nothing about the new daemon."""
-    run = RunBuilder()
-    old = dataclasses.replace(run.heartbeat(state="stopping"), time=run.now - 500)
-    assert "◌ starting" in frame(run, 80, heartbeat=old)[0]
+def test_a_daemon_that_has_only_taken_the_run_is_starting():
+    """Before its first event there is nothing to say but that it begins, not how to start another."""
+    text = "\n".join(frame(_Nothing(), 80, 24, status=Status(state="starting"), waiting_for="journal.jsonl"))
+    assert "◌ starting" in text
+    assert "rna-watch start" not in text
 
 
 def test_a_stopped_run_says_why():
     """An orderly end is told with its reason and how long the run was watched."""
     run = realistic_run()
     run.add(e.Stopped(reason="rna-watch stop"))
-    line = frame(run, 120, 40, heartbeat=run.heartbeat(), later=9000)[0]
-    assert "■ stopped  rna-watch stop" in line
+    line = frame(run, 120, 40, status=Status(last_sign=run.now, ended="rna-watch stop"), later=9000)[0]
+    assert "■ not running  stopped: rna-watch stop" in line
     assert "ran 1 h 10 min" in line
 
 
@@ -234,7 +236,7 @@ def test_without_an_evaluator_the_frame_says_so():
     for step in (1, 2, 3):
         run.admit(step)
     run.choose(3, original=None, average=None, rna=None, weights=[0, -0.5, 1.5], candidate="rna-2-1e-08").publish(3)
-    lines = frame(run, 80, 24, heartbeat=run.heartbeat())
+    lines = frame(run, 80, 24, status=run.status())
     assert "nothing is evaluated: add --evaluator · ray engine" in "\n".join(lines)
     assert any(line.split() == ["step", "checkpoint", "stage", "model", "weights"] for line in lines)
     row = next(line for line in lines if "  3  ✓" in line)
@@ -249,7 +251,7 @@ def test_numbers_that_are_none_do_not_break(width):
         [(math.nan, 0.5, 0.4), (math.inf, -math.inf, math.nan), (0.5, None, None), (None, 0.3, 0.2), (0.0, 0.0, 0.0)], 1
     ):
         run.admit(step).choose(step, original=original, average=average, rna=rna, weights=[0, math.nan, math.inf])
-    text = "\n".join(frame(run, width, 40, heartbeat=run.heartbeat()))
+    text = "\n".join(frame(run, width, 40, status=run.status()))
     assert " nan " in text
     assert " inf " in text
     assert "-inf" not in next(line for line in text.split("\n") if "epoch_001.pt" in line)
@@ -289,7 +291,7 @@ def test_long_work_shows_how_far_it_is(work, facts):
     stage, done, total, unit, elapsed = work
     run = realistic_run()
     doing = Work(checkpoint="epoch_025.pt", stage=stage, done=done, total=total, unit=unit, since=run.now - elapsed)
-    assert facts in "\n".join(frame(run, 120, 40, heartbeat=run.heartbeat(work=doing)))
+    assert facts in "\n".join(frame(run, 120, 40, status=run.status(work=doing)))
 
 
 def test_a_checkpoint_on_its_way_shows_each_step():
@@ -312,7 +314,7 @@ def test_a_checkpoint_on_its_way_shows_each_step():
 
 
 def _pipeline(run):
-    lines = frame(run, 100, 40, heartbeat=run.heartbeat())
+    lines = frame(run, 100, 40, status=run.status())
     return lines[lines.index(next(line for line in lines if "── now" in line)) + 1]
 
 
@@ -321,7 +323,7 @@ def test_a_backlog_is_counted():
     run = RunBuilder()
     for step in range(1, 10):
         run.admit(step)
-    text = "\n".join(frame(run, 100, 24, heartbeat=run.heartbeat()))
+    text = "\n".join(frame(run, 100, 24, status=run.status()))
     assert "and 8 more" in text
     assert "9 in work" in text
 
@@ -342,12 +344,12 @@ def test_files_that_are_no_checkpoints_do_not_fill_the_table():
 def test_a_frame_of_a_long_run_is_quick():
     """Ten thousand checkpoints do not make a frame slow: only what is shown is rendered."""
     run = realistic_run(10_000)
-    state, heartbeat = run.state, run.heartbeat(work=evaluating(run, 10_000))
+    state, status = run.state, run.status(work=evaluating(run, 10_000))
     console = Console(file=io.StringIO(), width=200, height=50, force_terminal=True)
     times = []
     for _ in range(8):
         begun = time.perf_counter()
-        console.print(render(state, heartbeat, now=run.now, width=200, height=50))
+        console.print(render(state, status, now=run.now, width=200, height=50))
         times.append(time.perf_counter() - begun)
     assert min(times) < 0.05
 
@@ -356,7 +358,7 @@ def test_the_picture_stands_alone():
     """The SVG is well-formed, loads nothing from anywhere, and holds the frame's words, whatever the names contain."""
     run = realistic_run()
     run.admit(26, name="a<b>&\x1b[31m\"'.pt")
-    picture = svg(run.state, run.heartbeat(work=evaluating(run)), now=run.now, width=120)
+    picture = svg(run.state, run.status(work=evaluating(run)), now=run.now, width=120)
     words = " ".join(
         "".join(node.itertext()) for node in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")
     )
@@ -365,4 +367,4 @@ def test_the_picture_stands_alone():
     assert "epoch_024.pt" in words
     assert "url(" not in picture
     assert picture.count("http") == 1
-    assert picture == svg(run.state, run.heartbeat(work=evaluating(run)), now=run.now, width=120)
+    assert picture == svg(run.state, run.status(work=evaluating(run)), now=run.now, width=120)

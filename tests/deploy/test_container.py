@@ -49,7 +49,7 @@ def test_its_command_watches_and_its_health_check_tells(image, run, begin, finis
     health = watching(json.loads(last(image, "HEALTHCHECK").partition("CMD ")[2]), run)
     assert finish(health)[0] != 0
     command = watching([*json.loads(last(image, "ENTRYPOINT")), *json.loads(last(image, "CMD"))], run)
-    watcher = begin([*command, "--engine", "inline"])
+    watcher = begin([*command, "--engine", "local"])
     wait_for(lambda: len(models(run)) == 2, "models", watcher)
     assert finish(health)[0] == 0
     watcher.send_signal(signal.SIGTERM)

@@ -50,11 +50,11 @@ def job():
 
 @pytest.fixture
 def settings(tmp_path):
-    """The folder that the ConfigMap becomes, with Ray replaced by the inline engine."""
+    """The folder that the ConfigMap becomes, with Ray replaced by the local engine."""
     folder = tmp_path / "settings"
     folder.mkdir()
     for name, text in documents("kubernetes-sidecar.yaml")["ConfigMap"]["data"].items():
-        (folder / name).write_text(here(text.replace("engine: ray", "engine: inline"), **{"etc/rna-watch": folder}))
+        (folder / name).write_text(here(text.replace("engine: ray", "engine: local"), **{"etc/rna-watch": folder}))
     return folder
 
 
@@ -147,10 +147,10 @@ def test_the_ray_cluster_fits_rna_watch():
 
 
 def test_the_command_beside_the_ray_cluster_watches(run, begin, finish):
-    """Its command with the inline engine instead of the cluster writes models; its probe passes; `stop` ends it with 0."""
+    """Its command with the local engine instead of the cluster writes models; its probe passes; `stop` ends it with 0."""
     [container] = documents("kuberay.yaml")["Job"]["spec"]["template"]["spec"]["containers"]
     folders = {"runs/demo": run}
-    watcher = begin([*command_of(container, **folders), "--engine", "inline"])
+    watcher = begin([*command_of(container, **folders), "--engine", "local"])
     wait_for(lambda: len(models(run)) == 2, "models", watcher)
     assert finish(probe_of(container, **folders))[0] == 0
     assert finish(["rna-watch", "stop", run])[0] == 0

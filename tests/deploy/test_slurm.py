@@ -26,7 +26,7 @@ def srun_log(tmp_path, environment):
     environment["PATH"] = f"{folder}:{environment['PATH']}"
     environment["SRUN_LOG"] = str(tmp_path / "srun.log")
     environment["RUN_DIR"] = str(tmp_path / "run")
-    environment["RNA_WATCH_OPTIONS"] = "--engine inline --keep 9"
+    environment["RNA_WATCH_OPTIONS"] = "--engine local --keep 9"
     environment["SLURM_JOB_ID"] = "17"
     return tmp_path / "srun.log"
 
@@ -52,9 +52,9 @@ def test_a_run_is_watched_while_it_trains_and_finished_afterwards(begin, srun_lo
     beside = "--overlap --nodes=1 --ntasks=1 --cpus-per-task=4 --gpus=0 rna-watch"
     assert sorted(srun_log.read_text().splitlines()) == sorted(
         [
-            f"{beside} start {run} --foreground --engine inline --keep 9",
+            f"{beside} start {run} --foreground --engine local --keep 9",
             f"--cpus-per-task=3 {sys.executable} {trainer} {run} 5 0 {go}",
-            f"{beside} once {run} --engine inline --keep 9",
+            f"{beside} once {run} --engine local --keep 9",
         ]
     )
 

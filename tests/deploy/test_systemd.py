@@ -30,7 +30,7 @@ def command(setting, run, options=""):
 def test_the_start_command_watches_and_the_stop_signal_ends_it_in_good_order(unit, run, begin):
     """ExecStart writes models, also for a path with a space; KillSignal ends it with 0, so it is not started again."""
     spaced = run.rename(run.with_name("a run"))
-    watcher = begin(command(unit["ExecStart"], spaced, "--engine inline"), cwd=spaced)
+    watcher = begin(command(unit["ExecStart"], spaced, "--engine local"), cwd=spaced)
     wait_for(lambda: len(models(spaced)) == 2, "models", watcher)
     watcher.send_signal(signal.Signals[unit["KillSignal"]])
     said, _ = watcher.communicate(timeout=float(unit["TimeoutStopSec"]))

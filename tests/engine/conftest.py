@@ -2,7 +2,7 @@
 
 import pytest
 
-from rna_watch.engine import plan
+from rna_watch.window import tasks_plan
 
 from . import windows
 
@@ -10,7 +10,7 @@ from . import windows
 @pytest.fixture
 def small_tasks(monkeypatch):
     """Tasks of a few tensors, so that small models are cut into many."""
-    monkeypatch.setattr(plan, "TASK_ELEMENTS", 2000)
+    monkeypatch.setattr(tasks_plan, "TASK_ELEMENTS", 2000)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What every engine must give: one contract for the inline and the Ray engine."""
+"""What every engine must give: one contract for the local and the Ray engine."""
 
 import threading
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from rna_watch.acceleration.residuals import GRADIENT
-from rna_watch.checkpoints.clone import Gap
-from rna_watch.checkpoints.extents import identify
-from rna_watch.engine import plan
-from rna_watch.engine.plan import CopyTask
 from rna_watch.errors import Cancelled, InputChanged
-from tests.checkpoints.test_optimizer_state import Run, form_of
+from rna_watch.layout.identity import identify
+from rna_watch.window import tasks_plan
+from rna_watch.window.copies import of_bytes
+from rna_watch.window.tasks_plan import CopyTask
+from tests.formats.test_optimizer_state import Run, form_of
 
 from . import windows
 
@@ -21,7 +21,7 @@ class EngineContract:
 
     def test_the_gram_matrix_has_the_same_bits(self, engine, layouts):
         """In parallel, rows and rounding energy are what the tasks give one after another, to the last bit."""
-        assert len(plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)) > 10
+        assert len(tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)) > 10
         expected, found = windows.gram(layouts), windows.gram(layouts, engine.map)
         assert found.rows.tobytes() == expected.rows.tobytes()
         assert found.rounding_energy == expected.rounding_energy
@@ -34,13 +34,13 @@ class EngineContract:
         run = Run(tmp_path, network, optimizer).go([1, 2, 1])
         form, beside = form_of(run)
         assert form.name == GRADIENT
-        work = plan.gram_tasks(run.layouts, 3, windows.BUDGET_MIB, form, beside)
+        work = tasks_plan.gram_tasks(run.layouts, 3, windows.BUDGET_MIB, form, beside)
         assert len(work) > 10
         expected, found = windows.serial(work), engine.map(work)
         for one, other in zip(expected, found, strict=True):
             assert other.form_rows.tobytes() == one.form_rows.tobytes()
             assert (other.form_energy, other.outside) == (one.form_energy, one.outside)
-        factors = plan.factor_tasks(run.layouts, windows.BUDGET_MIB, form, beside)
+        factors = tasks_plan.factor_tasks(run.layouts, windows.BUDGET_MIB, form, beside)
         for one, other in zip(windows.serial(factors), engine.map(factors), strict=True):
             assert other.tobytes() == one.tobytes()
 
@@ -51,7 +51,7 @@ class EngineContract:
 
     def test_results_come_in_the_order_of_the_tasks(self, engine, layouts):
         """Whichever ends first, results stand where their tasks stood, and each task is reported done once."""
-        work = plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)
+        work = tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)
         done = []
         results = engine.map(work, done.append)
         assert [result.rows.tobytes() for result in results] == [each.rows.tobytes() for each in windows.serial(work)]
@@ -63,15 +63,15 @@ class EngineContract:
 
     def test_a_task_s_error_arrives_as_its_own(self, engine, layouts, tmp_path):
         """What a task raises keeps its class and words, and the engine goes on afterwards."""
-        work = plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)
+        work = tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)
         (tmp_path / "epoch_1.pt").unlink()
         with pytest.raises(InputChanged, match=r"epoch_1\.pt cannot be opened any more"):
             engine.map(work)
-        gap = Gap(file=0, offset_bytes=0, size_bytes=10)
-        copy = CopyTask(files=layouts[0].files, gaps=(gap,), outputs=(str(tmp_path / "none" / "clone"),))
+        piece = of_bytes(0, 0, 10, 0)
+        copy = CopyTask(files=layouts[0].files, copies=(piece,), outputs=(str(tmp_path / "none" / "clone"),))
         with pytest.raises(FileNotFoundError, match="none/clone"):
             engine.map([copy])
-        assert engine.map([CopyTask(files=(), gaps=(), outputs=())]) == [0]
+        assert engine.map([CopyTask(files=(), copies=(), outputs=())]) == [[]]
 
     def test_when_an_error_arrives_nothing_is_written_any_more(self, engine, tmp_path):
         """A task beside the one that failed has ended when its error comes out: nobody writes behind the caller's back."""
@@ -79,14 +79,14 @@ class EngineContract:
         source.write_bytes(b"\1" * size)
         output.write_bytes(b"")
         files = (identify(str(source)),)
-        gap = Gap(file=0, offset_bytes=0, size_bytes=size)
-        slow = CopyTask(files=files, gaps=(gap,), outputs=(str(output),))
-        failing = CopyTask(files=files, gaps=(gap,), outputs=(str(tmp_path / "none" / "output"),))
-        engine.map([CopyTask(files=(), gaps=(), outputs=())] * 4)  # workers that are killed by a test before are back
+        piece = of_bytes(0, 0, size, 0)
+        slow = CopyTask(files=files, copies=(piece,), outputs=(str(output),))
+        failing = CopyTask(files=files, copies=(piece,), outputs=(str(tmp_path / "none" / "output"),))
+        engine.map([CopyTask(files=(), copies=(), outputs=())] * 4)  # workers that are killed by a test before are back
         with pytest.raises(FileNotFoundError):
             engine.map([slow, failing])
         written = output.stat()
-        assert engine.map([CopyTask(files=(), gaps=(), outputs=())] * 8) == [0] * 8
+        assert engine.map([CopyTask(files=(), copies=(), outputs=())] * 8) == [[]] * 8
         assert (output.stat().st_size, output.stat().st_mtime_ns) == (written.st_size, written.st_mtime_ns)
         assert written.st_size in {0, size}
 
@@ -97,8 +97,8 @@ class EngineContract:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            engine.map(plan.gram_tasks(layouts, 3, windows.BUDGET_MIB), on_done)
-        assert engine.map([CopyTask(files=(), gaps=(), outputs=())]) == [0]
+            engine.map(tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB), on_done)
+        assert engine.map([CopyTask(files=(), copies=(), outputs=())]) == [[]]
 
     def test_its_processes_are_named(self, engine):
         """Every process of ours is alive and told by what it is for."""
@@ -110,7 +110,7 @@ class EngineContract:
 
 def check_cancel(engine, layouts):
     """`cancel` from another thread makes a map give up before its end, for good."""
-    work = plan.gram_tasks(layouts, 3, windows.BUDGET_MIB) * 50
+    work = tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB) * 50
     done = []
 
     def on_done(task):

@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rna_watch.engine import plan, ray_engine
+from rna_watch.engine import ray_engine
 from rna_watch.engine.ray_engine import RayEngine
+from rna_watch.window import tasks_plan
 from tests.evaluation.contract import EvaluatorContract, is_gone
 
 from . import windows
@@ -78,7 +79,7 @@ class TestRayEngine(EngineContract):
 
     def test_a_worker_that_is_killed_costs_nothing(self, engine, layouts):
         """Workers killed in the midst of a map (out of memory, say) are replaced, and the result has the same bits."""
-        work = plan.gram_tasks(layouts, 3, windows.BUDGET_MIB) * 5
+        work = tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB) * 5
         killed = []
 
         def on_done(_task):

@@ -3,10 +3,10 @@
 import torch
 
 from rna_watch.acceleration.gram import merge
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.probe import probe
-from rna_watch.engine import plan, tasks
-from rna_watch.engine.publish import publish
+from rna_watch.formats.probe import probe
+from rna_watch.publishing.write import publish
+from rna_watch.window import tasks, tasks_plan
+from rna_watch.window.combine import Combination
 
 BUDGET_MIB = 1.0
 WEIGHTS = (0.0, -0.5, 0.25, 1.25)
@@ -34,16 +34,10 @@ def serial(work):
 
 def gram(layouts, run=serial):
     """The Gram matrix of a window, by an engine's `map` or serially."""
-    return merge(run(plan.gram_tasks(layouts, len(layouts) - 1, BUDGET_MIB)))
+    return merge(run(tasks_plan.gram_tasks(layouts, len(layouts) - 1, BUDGET_MIB)))
 
 
 def published(layouts, destination, run=serial):
     """The bytes of the published combination."""
-    publish(
-        Combination(layouts=layouts, weights=WEIGHTS),
-        str(destination),
-        temporary=f"{destination}.tmp",
-        budget_mib=BUDGET_MIB,
-        run=run,
-    )
+    publish(Combination(layouts=layouts, weights=WEIGHTS), str(destination), run)
     return destination.read_bytes()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.probe import probe
 from rna_watch.evaluation.evaluator import EvaluatorSpec, FitRequest
 from rna_watch.evaluation.worker import EvaluationWorker
+from rna_watch.formats.probe import probe
+from rna_watch.window.combine import Combination
 
 from .users_network import Network
 

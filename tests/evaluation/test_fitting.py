@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.probe import probe
 from rna_watch.errors import EvaluationFailed, InputChanged
 from rna_watch.evaluation.evaluator import Fit
 from rna_watch.evaluation.materialize import state_dict
 from rna_watch.evaluation.worker import EvaluationWorker
+from rna_watch.formats.probe import probe
+from rna_watch.window.combine import Combination
 
 from .models import NETWORK, network_window, python, request, spec
 

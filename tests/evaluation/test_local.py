@@ -6,7 +6,8 @@ import psutil
 import pytest
 
 from rna_watch.errors import EvaluationFailed
-from rna_watch.evaluation.local import LocalEvaluator
+from rna_watch.evaluation.client import Evaluator
+from rna_watch.evaluation.local import ChildProcess
 
 from . import users_evaluator as user
 from .contract import EvaluatorContract, is_gone
@@ -23,7 +24,7 @@ class TestLocalEvaluator(EvaluatorContract):
         made = []
 
         def make(specification):
-            made.append(LocalEvaluator(specification))
+            made.append(Evaluator(specification, ChildProcess))
             return made[-1]
 
         yield make
@@ -47,16 +48,17 @@ class TestLocalEvaluator(EvaluatorContract):
 
 PARENT = """
 import sys
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.probe import probe
+from rna_watch.window.combine import Combination
+from rna_watch.formats.probe import probe
+from rna_watch.evaluation.client import Evaluator
 from rna_watch.evaluation.evaluator import EvaluatorSpec
-from rna_watch.evaluation.local import LocalEvaluator
+from rna_watch.evaluation.local import ChildProcess
 folder, path = sys.argv[1:]
 command = "sleep 1000 & echo $! > pid; wait"
 spec = EvaluatorSpec(
     function=None, command=command, device="cpu", timeout_s=60.0, threads=1, cwd=folder, scratch=folder
 )
-LocalEvaluator(spec).evaluate(Combination(layouts=(probe(path),), weights=(1.0,)))
+Evaluator(spec, ChildProcess).evaluate(Combination(layouts=(probe(path),), weights=(1.0,)))
 """
 
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.names import plain_names
-from rna_watch.checkpoints.probe import probe
 from rna_watch.evaluation.materialize import state_dict
+from rna_watch.formats.probe import probe
+from rna_watch.layout.names import plain_names
+from rna_watch.window.combine import Combination
 from tests.checkpoints import twins
-from tests.checkpoints.test_views import SHAPES
 from tests.checkpoints.writers import DTYPES, FORMS, Network, model
+from tests.formats.test_views import SHAPES
 
 WEIGHTS = (0.0, -0.9, 1.9)
 

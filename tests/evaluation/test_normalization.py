@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.optim.swa_utils import update_bn
 
-from rna_watch.checkpoints.combine import Combination
-from rna_watch.checkpoints.numeric import DTYPES
-from rna_watch.checkpoints.probe import probe
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.materialize import state_dict
+from rna_watch.formats.probe import probe
+from rna_watch.layout.dtypes import DTYPES
+from rna_watch.window.combine import Combination
 
 from .models import python
 

@@ -72,24 +72,6 @@ def test_a_damaged_line_is_skipped_and_the_others_stand(tmp_path: Path) -> None:
     ]
 
 
-def test_a_tail_gives_what_is_new_and_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
-    """A reader beside the writer gets each event once, and never half of one."""
-    path = tmp_path / "journal.jsonl"
-    tail = log.Tail(path)
-    assert list(tail.new()) == []
-    journal = log.Journal(path)
-    journal.append(e.Noted(text="one"))
-    assert [event.seq for event in tail.new()] == [1]
-    line = log.encode(e.Noted(text="two", seq=2))
-    with path.open("ab") as file:
-        file.write(line[:10])
-        file.flush()
-        assert list(tail.new()) == []
-        file.write(line[10:])
-    assert [event.seq for event in tail.new()] == [2]
-    assert list(tail.new()) == []
-
-
 def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
     """Sequence numbers never repeat, also behind a line torn by a crash."""
     path = tmp_path / "journal.jsonl"
@@ -232,6 +214,7 @@ def _begun(evaluator: str = "eval.py:evaluate", digest: str = "", **settings: ob
     [
         (_begun(), True),
         (_begun(workers=9), True),
+        (dataclasses.replace(_begun(engine="local"), engine="local"), True),
         (_begun(evaluator="other.py:evaluate"), False),
         (_begun(digest="edited"), False),
         (_begun(ema_decay=0.3), False),
@@ -241,6 +224,7 @@ def _begun(evaluator: str = "eval.py:evaluate", digest: str = "", **settings: ob
     ids=[
         "same",
         "other workers",
+        "former name of the engine",
         "other evaluator",
         "edited evaluator",
         "other decay",

@@ -164,7 +164,7 @@ def test_a_finished_run_is_not_trained_again(beside, small_mnist):
 def test_other_settings_of_the_daemon_are_judged_anew(beside, small_mnist, monkeypatch):
     """The journal of other settings is not mixed with these: the models are judged from the beginning."""
     folder, _, _ = beside
-    monkeypatch.setitem(watched.DAEMON, "averages", [3, 5])
+    monkeypatch.setitem(watched.DAEMON, "windows", [3, 5])
     again = watched.train_watched(a_run(small_mnist), folder, lambda _: None, "cpu")
     assert "average-10" not in again["daemon"]["recipes"]
     assert again["daemon"]["epochs"] == list(range(1, 9))
@@ -178,7 +178,7 @@ def test_large_checkpoints_of_a_finished_run_are_removed(beside, small_mnist, tm
     monkeypatch.setattr(watched, "_LARGE_BYTES", 1)
     watched.train_watched(a_run(small_mnist), tmp_path / "run", lambda _: None, "cpu")
     assert not list((tmp_path / "run" / "epochs").glob("*.pt"))
-    monkeypatch.setitem(watched.DAEMON, "averages", [5])
+    monkeypatch.setitem(watched.DAEMON, "windows", [5])
     again = watched.train_watched(a_run(small_mnist), tmp_path / "run", lambda _: None, "cpu")
     assert bare(again["curve"]) == bare(result["curve"])
     assert again["daemon"]["epochs"] == list(range(1, 9))

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rna_watch.checkpoints.extents import FileIdentity, identify_any
-from rna_watch.checkpoints.numeric import DTYPES
-from rna_watch.checkpoints.opened import OpenFile
-from rna_watch.checkpoints.probe import probe
+from rna_watch.formats.probe import probe
+from rna_watch.layout.dtypes import DTYPES
+from rna_watch.layout.identity import FileIdentity, identify_any
+from rna_watch.layout.open_file import OpenFile
 from tests.daemon.runs import events, published, start_foreground, wait_until
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 LIMIT_S = 120.0
-QUICK = ("--engine", "inline", "--workers", 1, "--quiet", 0.2, "--scan-interval", 0.2, "--keep", 99)
+QUICK = ("--engine", "local", "--workers", 1, "--quiet", 0.2, "--scan-interval", 0.2, "--keep", 99)
 DONE = ("published", "finished")
 # a torchvision built for another torch breaks the import of transformers, and nothing here needs it
 _TRANSFORMERS = ("hf_trainer", "accelerate_trainer")

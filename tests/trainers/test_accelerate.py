@@ -41,7 +41,7 @@ def test_a_state_with_our_model_in_it_loads(tmp_path: Path) -> None:
     """`load_state` takes a copy of an original in which our weights stand in place of its own."""
     run = tmp_path / "run"
     watched.run(SCRIPT, run)
-    assert rna_watch("once", run, "--engine", "inline").returncode == 0
+    assert rna_watch("once", run, "--engine", "local").returncode == 0
     model = run / "rna" / published(run)[-1]
     state = run / published(run)[-1]
     (state / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
@@ -59,7 +59,7 @@ def test_the_folder_of_the_checkpoints_itself_needs_an_output_elsewhere(
     project, output, archive = tmp_path / "project", tmp_path / "ours", tmp_path / "archive"
     run = project / "checkpoints"
     (run / "checkpoint_0").mkdir(parents=True)
-    refused = rna_watch("start", run, "--engine", "inline")
+    refused = rna_watch("start", run, "--engine", "local")
     assert refused.returncode == 2
     assert "--output" in refused.stderr
     assert "Accelerate" in refused.stderr

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.checkpoints.clone import TEMPORARY_PREFIX
 from rna_watch.daemon.pipeline import Pipeline
+from rna_watch.layout.disk import TEMPORARY_PREFIX
 from tests.daemon.in_process import process
 from tests.daemon.runs import events, published, rna_watch, start_foreground, wait_until
 from tests.trainers.live_run import listing, watched
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-INLINE = ("--engine", "inline", "--workers", 1, "--keep", 20)
+LOCAL = ("--engine", "local", "--workers", 1, "--keep", 20)
 _KILLED = """
 import os, shutil, sys
 what, text = sys.argv[1:3]
@@ -78,16 +78,16 @@ def _leftovers(run: Path) -> list[str]:
 def test_killed_while_a_folder_is_replaced(tmp_path: Path, what: str, text: str, there: str) -> None:
     """A run began again in its folder; killed at each step of replacing a model, a restart ends as if never killed."""
     _train(tmp_path, 200, 300, 400)
-    assert rna_watch("once", tmp_path, *INLINE).returncode == 0
+    assert rna_watch("once", tmp_path, *LOCAL).returncode == 0
     model = tmp_path / "rna" / "checkpoint-400"
     old = model.stat().st_ino
     _train(tmp_path, 200, 300, 400, seed=1)
-    given = [sys.executable, "-c", _KILLED, what, text, "once", tmp_path, *INLINE]
+    given = [sys.executable, "-c", _KILLED, what, text, "once", tmp_path, *LOCAL]
     assert subprocess.run([*map(str, given)], capture_output=True, check=False).returncode == 137
     inode = model.stat().st_ino if model.exists() else None
     assert {"old": inode == old, "none": inode is None, "new": inode not in {None, old}}[there]
     assert _leftovers(tmp_path)
-    result = rna_watch("once", tmp_path, *INLINE)
+    result = rna_watch("once", tmp_path, *LOCAL)
     assert result.returncode == 0, result.stderr
     assert published(tmp_path) == ["checkpoint-400"] * 2
     assert (model.stat().st_ino == inode) == (there == "new")
@@ -111,7 +111,7 @@ def test_killed_at_many_points_it_ends_as_if_never_killed(tmp_path: Path) -> Non
 
     for step in (4, 9, 3, 5, 6, 4, 8):
         target = lines() + step
-        daemon = start_foreground(run, *INLINE)
+        daemon = start_foreground(run, *LOCAL)
         try:
             wait_until(lambda target=target: lines() >= target or len(published(run)) == 4)
         finally:
@@ -120,7 +120,7 @@ def test_killed_at_many_points_it_ends_as_if_never_killed(tmp_path: Path) -> Non
         for model in (run / "rna").glob("checkpoint-*[0-9]"):
             check_folder(model, run)
     for folder in (run, calm):
-        assert rna_watch("once", folder, *INLINE).returncode == 0
+        assert rna_watch("once", folder, *LOCAL).returncode == 0
     assert sorted(published(run)) == published(calm) == [f"checkpoint-{step}" for step in (300, 400, 500, 600)]
     assert _leftovers(run) == []
     assert listing(run) == before
@@ -167,7 +167,7 @@ def test_a_command_evaluates_folders(tmp_path: Path) -> None:
     _train(tmp_path, *range(100, 600, 100))
     (tmp_path / "evaluate.py").write_text(_EVALUATE)
     command = f"{sys.executable} {tmp_path / 'evaluate.py'} {{checkpoint}}"
-    result = rna_watch("once", tmp_path, *INLINE, "--evaluate-command", command, "--metric", "loss", "--mode", "min")
+    result = rna_watch("once", tmp_path, *LOCAL, "--evaluate-command", command, "--metric", "loss", "--mode", "min")
     assert result.returncode == 0, result.stderr
     assert published(tmp_path) == ["checkpoint-300", "checkpoint-400", "checkpoint-500"]
     for name in published(tmp_path):
@@ -182,7 +182,7 @@ def test_a_command_evaluates_folders(tmp_path: Path) -> None:
 def test_only_so_many_folders_are_kept(tmp_path: Path) -> None:
     """With --keep 1 an older model goes with all that is in it."""
     _train(tmp_path, *range(100, 600, 100))
-    assert rna_watch("once", tmp_path, *INLINE[:-1], 1).returncode == 0
+    assert rna_watch("once", tmp_path, *LOCAL[:-1], 1).returncode == 0
     assert sorted(path.name for path in (tmp_path / "rna").iterdir()) == [
         "checkpoint-500",
         "checkpoint-500.json",

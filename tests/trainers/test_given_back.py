@@ -109,7 +109,7 @@ def test_outputs_load_where_originals_do(tmp_path: Path, name: str) -> None:
     for state in ("keep", "drop"):
         output = tmp_path / state
         settings = ("--output", output, "--optimizer-state", state, "--export", "safetensors", *library.settings)
-        result = rna_watch("once", run, "--engine", "inline", "--workers", 1, *settings)
+        result = rna_watch("once", run, "--engine", "local", "--workers", 1, *settings)
         assert result.returncode == 0, result.stderr
         model = output / "rna" / published(run, output)[-1]
         manifest = json.loads(model.with_name(f"{model.name}.json").read_text())

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from rna_watch.daemon.paths import RunPaths
+from rna_watch.journal.run_paths import RunPaths
 from tests.daemon.runs import published, rna_watch
 from tests.trainers.live_run import script
 from tests.trainers.saved_folder import save
 
-INLINE = ("--engine", "inline", "--workers", 1)
+LOCAL = ("--engine", "local", "--workers", 1)
 
 
 def _needs(name: str) -> pytest.MarkDecorator:
@@ -57,7 +57,7 @@ def test_the_hugging_face_trainer_counts_what_begins_like_a_checkpoint(tmp_path:
     assert _names(harmed) == ["checkpoint-300", "checkpoint-300-rna"]
     _hugging_face(run)
     times = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
-    assert rna_watch("once", run, *INLINE).returncode == 0
+    assert rna_watch("once", run, *LOCAL).returncode == 0
     assert published(run) == ["checkpoint-300"]
     assert {path.name: path.stat().st_mtime_ns for path in run.iterdir() if path.name in times} == times
     assert _decide("rotate", run, 2) == {"last": "checkpoint-300"}
@@ -76,7 +76,7 @@ def test_accelerate_crashes_on_a_foreign_folder_and_deletes_a_numbered_one(tmp_p
     assert _decide("save", tmp_path / "numbered", 3)["deleted"].keys() == {"rna_0", "checkpoint_4"}
     project = tmp_path / "project"
     folder = _accelerate(project)
-    assert rna_watch("once", project, *INLINE).returncode == 0
+    assert rna_watch("once", project, *LOCAL).returncode == 0
     assert published(project) == ["checkpoints/checkpoint_6"]
     assert _names(folder) == ["checkpoint_4", "checkpoint_5", "checkpoint_6"]
     said = _decide("save", project, 3)
@@ -92,7 +92,7 @@ def test_lightning_takes_every_name_that_begins_with_last(tmp_path: Path) -> Non
         content = {"state_dict": {"weight": torch.full((3,), float(step))}, "global_step": step}
         torch.save(content, tmp_path / f"step={step}.ckpt")
     torch.save(content | {"loops": 1}, tmp_path / "last.ckpt")
-    assert rna_watch("once", tmp_path, *INLINE).returncode == 0
+    assert rna_watch("once", tmp_path, *LOCAL).returncode == 0
     assert published(tmp_path)
     assert _decide("last", tmp_path) == {"last": ["last.ckpt"]}
     (tmp_path / "last-rna.ckpt").touch()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.checkpoints.extents import FileIdentity
 from rna_watch.journal.replay import Stage
+from rna_watch.layout.identity import FileIdentity
 from rna_watch.watching.readiness import Readiness
 from rna_watch.watching.scan import Found
 from tests.daemon.test_admission import Folder
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def _history(folder: Folder, name: str) -> list[str]:
     newest = folder.recorder.checkpoint(name)
     assert newest is not None
-    return [checkpoint.name for checkpoint in folder.admission.sequences.history(newest, 9)]
+    return [checkpoint.name for checkpoint in folder.sequences.history(newest, 9)]
 
 
 def _found(name: str, mtime: int = 1) -> Found:

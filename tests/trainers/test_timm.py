@@ -57,7 +57,7 @@ def test_the_best_few_with_hard_links_are_each_taken_once(tmp_path: Path) -> Non
     assert published[-1] == "checkpoint-7.pth.tar"
     _check_weights(run, "checkpoint-7.pth.tar", [2, 3, 4, 5, 6, 7])
     kept = Run(folder=tmp_path / "later", copies=run.copies)
-    result = rna_watch("once", run.folder, "--engine", "inline", "--output", kept.folder, *PLAIN)
+    result = rna_watch("once", run.folder, "--engine", "local", "--output", kept.folder, *PLAIN)
     assert result.returncode == 0, result.stderr
     _check_weights(kept, "checkpoint-7.pth.tar", [1, 6, 7])
     weights = tmp_path / "weights.pt"
@@ -89,7 +89,7 @@ def test_the_moving_average_is_combined_when_it_is_asked_for(tmp_path: Path) -> 
     """With `--source state_dict_ema` windows hold the EMA's tensors, which `create_model(checkpoint_path=...)` prefers."""
     run = Run.below(tmp_path)
     script(TRAINER, "train", run.folder, "--copies", run.copies, "--epochs", 4, "--pause", 0)
-    result = rna_watch("once", run.folder, "--engine", "inline", "--source", "state_dict_ema", *PLAIN)
+    result = rna_watch("once", run.folder, "--engine", "local", "--source", "state_dict_ema", *PLAIN)
     assert result.returncode == 0, result.stderr
     assert check_outputs(run, "state_dict_ema") == ["checkpoint-3.pth.tar"]
     raw = tensors_of(run.folder / "rna" / "checkpoint-3.pth.tar", "state_dict")

@@ -11,8 +11,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 
-from rna_watch.checkpoints.probe import probe
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+from rna_watch.formats.probe import probe
 from tests.trainers import watched
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rna_watch.checkpoints.probe import probe
-from rna_watch.checkpoints.recorded_gradient import assign
+from rna_watch.formats.probe import probe
+from rna_watch.formats.recorded_gradient import assign
 from rna_watch.training import GradientRecorder, Rna
-from tests.checkpoints.test_optimizer_state import Run
-from tests.checkpoints.test_recorded_gradient import check
 from tests.daemon.runs import rna_watch
+from tests.formats.test_optimizer_state import Run
+from tests.formats.test_recorded_gradient import check
 from tests.training.runs import F64, Loop, Tied, Twin, groups, sgd, tied
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rna_watch.checkpoints.extents import FileIdentity
+from rna_watch.layout.identity import FileIdentity
 from rna_watch.watching.readiness import Readiness
 from rna_watch.watching.scan import Found
 

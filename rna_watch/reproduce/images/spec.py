@@ -15,7 +15,7 @@ from rna_watch.reproduce.images.architectures import ARCHITECTURES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Choice = TypeVar("Choice")
+ExperimentSettings = TypeVar("ExperimentSettings")
 
 SPEC = "run.json"
 # learning rate at the first and the last epoch, and momentum; the paper's section 4.2 and its authors' code
@@ -172,7 +172,7 @@ def checked(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return dict(values)
 
 
-def chosen(what: str, values: Mapping[str, Any], kind: type[Choice]) -> Choice:
+def chosen(what: str, values: Mapping[str, Any], kind: type[ExperimentSettings]) -> ExperimentSettings:
     """An experiment's own settings: a dataclass, each value of the kind of its default (a list for a tuple).
 
     Args:

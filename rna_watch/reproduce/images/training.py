@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import fcntl
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch.nn import functional
 
 from rna_watch.errors import RnaWatchError
+from rna_watch.layout import disk
 from rna_watch.reproduce import store
 from rna_watch.reproduce.images import architectures, data
 from rna_watch.reproduce.images.judge import verdict
@@ -130,12 +130,8 @@ def _resume(folder: Path, network: nn.Module, rna: Rna, device: torch.device) ->
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with disk.replacing(path, durable=True) as temporary, Path(temporary).open("wb") as file:
+        torch.save(content, file)  # under a path, the records' names would begin with the temporary one
 
 
 if __name__ == "__main__":

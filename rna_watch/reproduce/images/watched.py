@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rna_watch.acceleration.candidate import AVERAGE, RNA
+from rna_watch.acceleration.methods import AVERAGE, RNA
 from rna_watch.comparison.comparison import CHOSEN, compare
 from rna_watch.comparison.members import members_of
-from rna_watch.daemon import background, paths
-from rna_watch.daemon.lock import living_owner
-from rna_watch.daemon.status import load
+from rna_watch.daemon import background
 from rna_watch.errors import NothingToDo, RnaWatchError
+from rna_watch.journal import run_paths
 from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.journal.status import load, status_of
 from rna_watch.reproduce.images import judge, spec
 from rna_watch.reproduce.images.training import CURVE, EPOCHS, STATE
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from rna_watch.comparison.comparison import Comparison
     from rna_watch.comparison.members import Member
-    from rna_watch.daemon.paths import RunPaths
     from rna_watch.journal.replay import Checkpoint, RunState
+    from rna_watch.journal.run_paths import RunPaths
     from rna_watch.reproduce.images.spec import RunSpec
 
 _POLL_S = 2.0
@@ -40,13 +40,11 @@ _POLL_S = 2.0
 _STUCK_S = 7200.0
 # checkpoints of a finished run that take more than this are removed: their models were judged
 _LARGE_BYTES = 2**30
-# the members that the tables show: averages of several lengths, exponential ones, RNA at two lengths and lambdas
+# the members that the tables show: averages of 3, 5 and 10, exponential ones and RNA at 5 and 10, RNA at two lambdas
 DAEMON: dict[str, Any] = {
-    "engine": "inline",
+    "engine": "inline",  # the former name of `local`: finished runs are known by these very words
     "workers": 1,
     "window": 10,
-    "windows": [5, 10],
-    "averages": [3, 5, 10],
     "methods": ["average", "ema", "rna"],
     "regularizations": [1e-8, 1e-2],
     "metric": judge.HELD_OUT,
@@ -114,13 +112,13 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device
     spec.write(run, folder)
     epochs = folder / EPOCHS
     epochs.mkdir(exist_ok=True)
-    where = paths.resolve(epochs, None)
+    where = run_paths.resolve(epochs, None)
     settings, text = folder / "daemon.yaml", json.dumps({**DAEMON, "device": device}, indent=1)  # JSON is YAML
     if settings.exists() and settings.read_text() != text:
         _forget(folder, where)
     (folder / "evaluator.py").write_text(judge.EVALUATOR)
     settings.write_text(text)
-    if living_owner(where) is None:
+    if not status_of(where).alive:
         evaluator = f"{folder / 'evaluator.py'}:evaluate"
         background.start(where, [str(epochs), "--config", str(settings), "--evaluator", evaluator])
     try:
@@ -161,7 +159,7 @@ def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None
     """Wait until the daemon has been through every epoch."""
     since, before = time.monotonic(), (-1, 0)
     while True:
-        state, _ = load(where)
+        state, status = load(where)
         stages = [checkpoint.stage for checkpoint in state.checkpoints.values()]
         done = sum(stage not in PENDING and stage != Stage.WAITING for stage in stages)
         if done >= run.epochs:
@@ -171,7 +169,7 @@ def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None
             say(f"{run.key}: {done} of {run.epochs} judged")
         if progress != before:
             before, since = progress, time.monotonic()
-        if living_owner(where) is None:
+        if not status.alive:
             raise RnaWatchError(f"the daemon ended early; see {where.log}")
         if time.monotonic() - since > _STUCK_S:
             raise RnaWatchError(f"the daemon made no progress for {_STUCK_S:g} s; see {where.log}")

@@ -1,0 +1,165 @@
+"""The methods: every way of combining a window, what it is, and how its members are made.
+
+`METHODS` is the one list. The settings' defaults and checks, the choices and help of the commands, the kinds of the
+choice, the words of reports and the README's table follow from it. Letters: N residuals, N + 1 checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rna_watch.acceleration import fixed_weights
+from rna_watch.acceleration.coefficients import Solution, Spectrum, solve
+from rna_watch.acceleration.constrained import l1_capped, simplex
+
+Float64 = npt.NDArray[np.float64]
+# what tells a member from its method's others of the same length and lambda: `shape`, `prior`, `mixing`, or a setting's name
+Parameters = Mapping[str, str | float]
+
+# kinds: weights that nothing was fitted to but, at most, which checkpoints are good; solutions of the paper's system, under
+# constraints or without; what evaluations or gradients lead to
+AVERAGES, SOLUTIONS, SEARCHED = "average", "solution", "searched"
+
+LAST = "last"
+AVERAGE, RNA, SOUP, LINE, TRAINED = "average", "rna", "soup", "line", "trained"
+UNIFORM = "uniform"
+# what a solution tends to as lambda grows, of so many residuals and the setting `ema_decay`; None is uniform
+PRIORS: dict[str, Callable[[int, float], Float64 | None]] = {
+    UNIFORM: lambda _n, _decay: None,
+    "ema": fixed_weights.exponential,
+    LAST: lambda n, _decay: fixed_weights.last(n),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One way of combining a window.
+
+    `kind`: what it counts as where models are compared; `words`: what it is, for people; `settings`: those that it reads,
+    besides `window`, `windows` and `regularizations`; `usual`: whether it is tried where `methods` is not set.
+
+    `weights` makes the members of an average: from a length and the search, parameters and weights of the newest so many
+    checkpoints, oldest first. `whole`: its one length is that of the window, with the oldest checkpoint; `lengths`: those
+    that it is tried at besides the usual ones. `solve` makes the members of a solution: from R'R (N, N), its spectrum,
+    lambda and the search, parameters and a solution. A method without either is found by evaluations or gradients.
+    """
+
+    kind: str
+    words: str
+    settings: tuple[str, ...] = ()
+    usual: bool = True
+    weights: Callable[[int, Search], Sequence[tuple[Parameters, Float64]]] | None = None
+    whole: bool = False
+    lengths: tuple[int, ...] = ()
+    solve: Callable[[Float64, Spectrum, float, Search], Sequence[tuple[Parameters, Solution]]] | None = None
+
+
+def _rna(gram_nn: Float64, spectrum_: Spectrum, lambda_: float, search: Search) -> list[tuple[Parameters, Solution]]:
+    made: list[tuple[Parameters, Solution]] = []
+    for prior in search.priors:
+        solution = solve(spectrum_, lambda_, PRIORS[prior](len(gram_nn), search.ema_decay))
+        decay = {"ema_decay": search.ema_decay} if prior == "ema" else {}
+        made += [({"prior": prior, "mixing": mixing, **decay}, solution) for mixing in search.mixings]
+    return made
+
+
+METHODS: dict[str, Method] = {
+    AVERAGE: Method(
+        kind=AVERAGES,
+        words="uniform average of the newest checkpoints (LAWA)",
+        weights=lambda length, _: [({}, fixed_weights.uniform(length))],
+        lengths=(3, 5, 10, 15),
+    ),
+    "ema": Method(
+        kind=AVERAGES,
+        words="exponential average of the newest checkpoints",
+        settings=("ema_decay",),
+        weights=lambda length, search: [
+            ({"ema_decay": search.ema_decay}, fixed_weights.exponential(length, search.ema_decay))
+        ],
+    ),
+    "decay": Method(
+        kind=AVERAGES,
+        words="weights that stand for a 1-sqrt or cosine decay of the learning rate (WSM)",
+        weights=lambda length, _: [  # a linear decay is the uniform average
+            ({"shape": shape}, fixed_weights.decay_profile(length, shape)) for shape in ("sqrt", "cosine")
+        ],
+    ),
+    "cumulative": Method(
+        kind=AVERAGES,
+        words="uniform average of the whole window, its oldest checkpoint too (SWA as far as the window reaches)",
+        weights=lambda length, _: [({}, fixed_weights.uniform(length))],
+        whole=True,
+    ),
+    SOUP: Method(
+        kind=AVERAGES,
+        words="greedy soup: checkpoints join the average, best first, while it gains",
+        usual=False,
+    ),
+    RNA: Method(
+        kind=SOLUTIONS,
+        words="regularized nonlinear acceleration, Algorithm 1 of the paper",
+        settings=("priors", "mixings", "ema_decay"),
+        solve=_rna,
+    ),
+    "simplex": Method(
+        kind=SOLUTIONS,
+        words="RNA without negative weights",
+        solve=lambda gram_nn, _spectrum, lambda_, _search: [({"prior": UNIFORM}, simplex(gram_nn, lambda_))],
+    ),
+    "capped": Method(
+        kind=SOLUTIONS,
+        words="RNA with a cap on the l1 norm of c, on how far it may extrapolate",
+        settings=("l1_cap",),
+        solve=lambda gram_nn, _spectrum, lambda_, search: [
+            ({"prior": UNIFORM, "l1_cap": search.l1_cap}, l1_capped(gram_nn, lambda_, search.l1_cap))
+        ],
+    ),
+    LINE: Method(
+        kind=SEARCHED,
+        words="a search along the line from the newest checkpoint through the best solution",
+        usual=False,
+    ),
+    TRAINED: Method(
+        kind=SEARCHED,
+        words="weights of the window fitted by a few gradient steps; needs training_loss in the evaluator's file",
+        settings=("trained_memory",),
+    ),
+}
+USUAL = tuple(name for name, method in METHODS.items() if method.usual)
+# those whose members follow from the Gram matrix alone
+COMPUTED = tuple(name for name, method in METHODS.items() if method.weights or method.solve)
+# what one window can be combined by alone
+ALONE = (*sorted(COMPUTED, key=lambda name: METHODS[name].kind != SOLUTIONS), LAST)
+# the settings that tell their members apart
+MEMBER_SETTINGS = tuple(dict.fromkeys(name for method in COMPUTED for name in METHODS[method].settings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What the family spans; every field but `limit` is the setting of that name.
+
+    `windows`: numbers of residuals (none: `window`, half of it, and the method's own `lengths`); `regularizations`:
+    lambdas; `methods`: of `METHODS`; `priors`: of `PRIORS`; `mixings`: betas of step 4; `ema_decay`: a checkpoint's weight
+    in the exponential average, relative to the next newer one's; `l1_cap`: the most that ||c||_1 may be in capped RNA;
+    `limit`: most candidates to evaluate, besides the last iterate.
+    """
+
+    window: int = 5
+    windows: tuple[int, ...] = ()
+    regularizations: tuple[float, ...] = (1e-8,)
+    methods: tuple[str, ...] = COMPUTED
+    priors: tuple[str, ...] = (UNIFORM,)
+    mixings: tuple[float, ...] = (1.0,)
+    ema_decay: float = 0.7
+    l1_cap: float = 2.0
+    limit: int = 8
+
+
+def kind_of(method: str) -> str | None:
+    """The kind of a method; None for `LAST`, and for methods that are not known here."""
+    return METHODS[method].kind if method in METHODS else None

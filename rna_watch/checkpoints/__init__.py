@@ -1,1 +1,0 @@
-"""Reading and writing of checkpoints through tensor extents; one module a format."""

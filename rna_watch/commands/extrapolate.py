@@ -1,0 +1,168 @@
+"""One window, no daemon: combine the checkpoints that are named, and write the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.acceleration.candidate import CLAMPED, COMBINED, Candidate
+from rna_watch.acceleration.family import in_one_sentence, single, unevaluated
+from rna_watch.acceleration.methods import ALONE, AVERAGE, RNA
+from rna_watch.daemon.measurement import NotFiniteError, measure
+from rna_watch.daemon.setup import usable_cores
+from rna_watch.daemon.window import Window
+from rna_watch.engine.local import LocalEngine
+from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
+from rna_watch.formats.probe import probe
+from rna_watch.layout import artifacts
+from rna_watch.layout.layout import difference
+from rna_watch.publishing import manifest, output_tree
+from rna_watch.publishing import output as outputs
+from rna_watch.watching import steps
+from rna_watch.window.combine import Combination
+from rna_watch.window.companions import training_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rna_watch.acceleration.residuals import Residuals
+    from rna_watch.config import RunConfig
+    from rna_watch.layout.layout import Layout
+    from rna_watch.window.tasks import Run
+
+_SMALLEST_WINDOW = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One window by hand.
+
+    `window` is N: the newest N + 1 checkpoints are used (all, if None); `regularization` is lambda for rna, simplex and
+    capped (None: for rna the smallest >= 1e-8 that keeps ||c||_2 <= 3, else 1e-8). The other fields are settings of
+    `RunConfig`, or options of their own.
+    """
+
+    method: str
+    window: int | None
+    regularization: float | None
+    settings: RunConfig
+    force: bool
+
+
+def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dict[str, Any]:
+    """Combine checkpoints, write the model to `out` and its manifest to `out`.json; returns the manifest.
+
+    Args:
+        checkpoints: at least three; put in order by their steps, not as given.
+        out: the model's path.
+        request: what to compute.
+
+    Raises:
+        UsageError: too few checkpoints, `out` exists, or it is one of the inputs.
+        RefusedCheckpoint: a file cannot be used, or the window cannot be extrapolated by this method.
+    """
+    if request.method not in ALONE:
+        raise UsageError(f"--method must be one of {', '.join(ALONE)}, not '{request.method}'")
+    for path in (out, artifacts.export_path(out))[: 2 if request.settings.export != "none" else 1]:
+        _check_out(path, checkpoints, force=request.force)
+    if not request.force or out.is_dir():
+        output_tree.check_ours(out)
+    settings = request.settings
+    statistics = {"clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
+    if statistics is None:
+        raise UsageError(f"--normalization {settings.normalization} needs an evaluator; here it is clamp or combine")
+    layouts = _ordered(checkpoints, settings.source)
+    if request.window is not None:
+        layouts = layouts[-(request.window + 1) :]
+    if len(layouts) < _SMALLEST_WINDOW:
+        raise UsageError(f"{len(layouts)} checkpoints are too few: extrapolation needs {_SMALLEST_WINDOW} or more")
+    for older, newer in pairwise(layouts):
+        if why := difference(older, newer):
+            raise RefusedCheckpoint(f"{older.path} and {newer.path} cannot be combined: {why}")
+    engine = LocalEngine(settings.workers or min(4, usable_cores()))
+    try:
+        residuals = _residuals(layouts, request, engine.map)
+        candidate, notes = _solve(residuals, request)
+        candidate = replace(candidate, statistics=statistics)
+        output = outputs.plan(
+            out,
+            Combination(layouts=tuple(layouts), weights=candidate.weights, clamp=statistics != COMBINED),
+            exported=settings.export,
+            optimizer_state=settings.optimizer_state,
+        )
+        content = manifest.describe(
+            output,
+            checkpoint=layouts[-1].path,
+            step=_step(layouts[-1])[1],
+            inputs=[{"path": each.path, "step": _step(each)[1], "fingerprint": each.fingerprint} for each in layouts],
+            candidate=candidate,
+            metrics={"original": None, AVERAGE: None, "chosen": None},
+            better_than_original=None,
+            significant=None,
+            reason=notes or candidate.diagnostics.sentence,
+            residuals=residuals,
+        )
+        outputs.write(output, manifest.encode(content), engine.map)
+    finally:
+        engine.close()
+    return content
+
+
+def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
+    order = request.settings.optimizer_order
+    states = [training_state(layout, _step(layout)[1] or 0, _step(layout)[0], order) for layout in layouts]
+    smallest = 1e-8 if request.regularization is None else request.regularization
+    try:
+        return measure(Window.of(layouts, states), request.settings, run, smallest=smallest)
+    except NotFiniteError as error:
+        bad = ", ".join(layouts[number].path for number in error.numbers)
+        raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out") from error
+
+
+def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:
+    if any(out.exists() and path.exists() and out.samefile(path) for path in checkpoints):
+        raise UsageError(f"{out} is one of the checkpoints; originals are never written, name another file with -o")
+    if any(path.is_dir() and path.resolve() in out.resolve().parents for path in checkpoints):
+        raise UsageError(
+            f"{out} lies in one of the checkpoints; originals are never written, name another place with -o"
+        )
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; name another file, or replace it with --force")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"the folder {out.absolute().parent} does not exist; make it first")
+
+
+def _ordered(checkpoints: Sequence[Path], source: str | None) -> list[Layout]:
+    layouts = []
+    for path in checkpoints:
+        try:
+            layouts.append(probe(str(path), source))
+        except FileNotFoundError as error:
+            raise UsageError(f"{path} does not exist") from error
+        except (RefusedCheckpoint, IncompleteCheckpoint) as error:
+            raise RefusedCheckpoint(f"{path} cannot be used: {error}") from error
+    return sorted(layouts, key=lambda each: (_step(each)[1] or 0, each.files[0].mtime_ns, steps.natural_key(each.path)))
+
+
+def _step(layout: Layout) -> tuple[str, int | None]:
+    """Kind and value of a checkpoint's step, by its name or what is inside."""
+    from_name = steps.from_name(layout.path)
+    if from_name is not None:
+        return from_name
+    for kind in ("step", "epoch"):
+        if kind in layout.counters:
+            return kind, layout.counters[kind]
+    return "save", None
+
+
+def _solve(residuals: Residuals, request: Request) -> tuple[Candidate, str]:
+    if request.method == RNA and request.regularization is None:
+        members = unevaluated(residuals)
+        return members.candidates[-1], in_one_sentence(members.notes)
+    lam = 1e-8 if request.regularization is None else request.regularization
+    candidate, note = single(residuals, request.method, lam, request.settings.search())
+    if candidate is None:
+        raise RefusedCheckpoint(f"{note} Or use --method average.")
+    return candidate, in_one_sentence(residuals.notes)

@@ -1,0 +1,204 @@
+"""What a checkpoint is, in a person's words: format, step, sources, tensors by role, what would be extrapolated, optimizer."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.acceleration.residuals import GRADIENT, choose_form, not_of_form
+from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
+from rna_watch.formats import recorded_gradient
+from rna_watch.formats.model_source import linear
+from rna_watch.formats.probe import probe
+from rna_watch.layout.layout import Layout, Role
+from rna_watch.window.companions import training_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_SHOWN = 3
+_SHOWN_FILES = 8
+_WORDS = {
+    Role.PARAMETER: "parameters, extrapolated",
+    Role.STATISTIC: "normalization statistics, combined with the same weights",
+    Role.VARIANCE: "running variances, combined and kept from going below zero",
+    Role.COPIED: "integers and flags, copied from the newest checkpoint",
+}
+_WITH_AVERAGES = "integers, flags and moving averages, copied from the newest checkpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """A layout, described."""
+
+    layout: Layout
+
+    @property
+    def left_out(self) -> list[str]:
+        """What a folder holds besides the model and what goes with it: the training's state."""
+        layout = self.layout
+        if not layout.root:
+            return []
+        kept = {layout.inside(file).partition(os.sep)[0] for file in layout.files + layout.carried}
+        return sorted(set(os.listdir(layout.root)) - kept)  # noqa: PTH208 - a string crosses process boundaries
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        layout = self.layout
+        return {
+            "path": layout.path,
+            "format": layout.format,
+            "size_bytes": layout.size_bytes,
+            "source": layout.source,
+            "averaged": layout.averaged,
+            "sources": [
+                {"path": each.path, "tensors": each.tensors, "averaged": each.averaged} for each in layout.sources
+            ],
+            "counters": layout.counters,
+            "parameters": layout.parameters,
+            "files": [layout.inside(file) for file in layout.files] if layout.root else [],
+            "carried": [layout.inside(file) for file in layout.carried],
+            "left_out": self.left_out,
+            "fingerprint": layout.fingerprint,
+            "architecture": layout.architecture,
+            "optimizer": self._optimizer(),
+            "recorded_gradient": self._recorded(),
+            "tensors": [
+                {
+                    "name": view.name,
+                    "dtype": view.stored_dtype,
+                    "shape": list(view.stored_shape),
+                    "role": str(layout.extents[view.extent].role),
+                    "tied_to": owner if owner != view.name else None,
+                }
+                for view, owner in zip(layout.tensors, self._owners(), strict=True)
+            ],
+        }
+
+    def _owners(self) -> list[str]:
+        """For each tensor, the first that shares its storage: itself, for most."""
+        first: dict[int, str] = {}
+        return [first.setdefault(view.extent, view.name) for view in self.layout.tensors]
+
+    def _optimizer(self) -> dict[str, Any] | None:
+        """The optimizer's state, and why it would not give the exact mean gradients between such checkpoints, if so."""
+        state = self.layout.optimizer
+        if state is None:
+            return None
+        training = training_state(self.layout, 0, "")
+        form = choose_form((training, training), GRADIENT)
+        why = "" if form.name == GRADIENT else form.notes[0].removeprefix(not_of_form(GRADIENT, ""))
+        return {
+            "kind": state.kind,
+            "groups": [
+                {
+                    "learning_rate": None if math.isnan(group.learning_rate) else group.learning_rate,
+                    "momentum": group.momentum,
+                    "weight_decay": group.weight_decay,
+                }
+                for group in state.groups
+            ],
+            "exact_gradients": not why,
+            "reason": why,
+        }
+
+    def _recorded(self) -> dict[str, Any] | None:
+        """The mean gradient that lies beside the checkpoint, and why it could not be used, if so."""
+        if self.layout.gradient is None:
+            return None
+        why = recorded_gradient.assign(self.layout)[1]
+        return {"path": self.layout.gradient.path, "usable": not why, "reason": why}
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        layout = self.layout
+        counters = ", ".join(f"{kind} {value}" for kind, value in layout.counters.items())
+        where = f"under {layout.source!r}" if layout.source else "at the top"
+        kind = " (a moving average)" if layout.averaged else ""
+        lines = [
+            f"{layout.path}: complete",
+            f"format      {layout.format}, {layout.size_bytes / 1e6:,.1f} MB",
+            f"model       {where}{kind}, {len(layout.tensors)} tensors, {layout.parameters:,} parameters (tied ones once)",
+            f"inside      {counters or 'no step or epoch'}",
+        ]
+        for role, usual in _WORDS.items():
+            words = usual
+            numbers = {number for number, extent in enumerate(layout.extents) if extent.role is role}
+            if numbers:
+                dtypes = ", ".join(sorted({view.stored_dtype for view in layout.tensors if view.extent in numbers}))
+                count = sum(layout.extents[number].count for number in numbers)
+                if role is Role.COPIED and any(linear(layout.extents[number].dtype) for number in numbers):
+                    words = _WITH_AVERAGES
+                lines.append(f"{role:<11} {len(numbers)} tensors, {count:,} values ({dtypes}): {words}")
+        owners = self._owners()
+        tied = [(view.name, owner) for view, owner in zip(layout.tensors, owners, strict=True) if owner != view.name]
+        if tied:
+            shown = ", ".join(f"{name} = {owner}" for name, owner in tied[:_SHOWN])
+            more = ", ..." if len(tied) > _SHOWN else ""
+            lines.append(f"{'tied':<11} {len(tied)} tensors share storage ({shown}{more})")
+        return [*lines, *self._lines_beside()]
+
+    def _lines_beside(self) -> list[str]:
+        """What stands beside the model."""
+        layout = self.layout
+        lines = []
+        if layout.root:
+            lines.append(f"files       {_some([layout.inside(file) for file in layout.files])}: the model")
+            if layout.carried:
+                carried = _some([layout.inside(file) for file in layout.carried])
+                lines.append(f"carried     {carried}: copied along with the model")
+            if self.left_out:
+                lines.append(f"left out    {_some(self.left_out)}: not part of the model, nor needed to use it")
+        if len(layout.sources) > 1:
+            others = ", ".join(
+                f"{each.path!r} ({'a moving average, ' if each.averaged else ''}{each.tensors} tensors)"
+                for each in layout.sources
+                if each.path != layout.source
+            )
+            lines.append(f"sources     also {others}: left as in the newest checkpoint, unless chosen with --source")
+        if (optimizer := self._optimizer()) is not None:
+            groups = optimizer["groups"]
+            rates = {
+                "unknown" if group["learning_rate"] is None else f"{group['learning_rate']:.3g}": None
+                for group in groups
+            }
+            settings = (
+                f", {len(groups)} parameter group{'s' * (len(groups) > 1)}, learning rate {', '.join(rates)}"
+                if groups
+                else ""
+            )
+            exact = (
+                "exact mean gradients can be recovered from it"
+                if optimizer["exact_gradients"]
+                else f"exact mean gradients cannot be recovered from it ({optimizer['reason']})"
+            )
+            lines.append(f"optimizer   {optimizer['kind']}{settings}; {exact}")
+        if (recorded := self._recorded()) is not None:
+            usable = "usable" if recorded["usable"] else f"not usable: {recorded['reason']}"
+            lines.append(f"gradient    a recorded mean gradient lies beside it, {usable}")
+        return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN_FILES
+    return ", ".join(names[:_SHOWN_FILES]) + (f" and {more} more" if more > 0 else "")
+
+
+def inspect(path: Path, source: str | None = None) -> Inspection:
+    """Look at a file.
+
+    Raises:
+        UsageError: it does not exist.
+        IncompleteCheckpoint, RefusedCheckpoint: it cannot be used, and why.
+    """
+    try:
+        return Inspection(layout=probe(str(path), source))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist") from error
+    except IncompleteCheckpoint as error:
+        raise IncompleteCheckpoint(f"{path} is not complete: {error}") from error
+    except RefusedCheckpoint as error:
+        raise RefusedCheckpoint(f"{path} cannot be used: {error}") from error

@@ -1,0 +1,191 @@
+"""What a run directory holds, looked up in one scan and put into words; and the runs to choose from, if there are several."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import RnaWatchError, UsageError
+from rna_watch.formats import registry
+from rna_watch.formats.probe import probe
+from rna_watch.journal.quantities import printable
+from rna_watch.journal.run_paths import resolve
+from rna_watch.watching.discovery import MOST_BESIDE, discover, unexplained, within
+from rna_watch.watching.scan import linked_folders, scan
+from rna_watch.watching.steps import ending, natural_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rna_watch.config import RunConfig
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.watching.discovery import Discovery, NumberedNames, Run
+
+_MOST_CHOICES = 20
+_PROBES = 3
+_UNITS = {"step": ("step", "steps"), "epoch": ("epoch", "epochs"), "number": ("number", "numbers")}
+
+
+def settle(
+    run_dir: Path,
+    config: RunConfig,
+    typed: Sequence[str],
+    ask: Callable[[list[str], int, int], int] | None,
+    *,
+    goes_on: bool,
+) -> tuple[Path, list[str]]:
+    """The run to watch, and what to say of it: the run directory, or the one of several runs in it that is chosen.
+
+    Nothing is asked where patterns say what to take, nor of what was watched before: that goes on (a service that starts
+    again has nobody to ask), and the daemon reports the several runs as a problem.
+
+    Args:
+        run_dir: the run directory, as typed.
+        config: the settings.
+        typed: the whole command, to show it for each run.
+        ask: shows lines and returns a choice (1, 2, ...), given how many there are and the default; None without a terminal.
+        goes_on: whether checkpoints that are still to come will be taken too.
+
+    Raises:
+        UsageError: there is no such folder, or there are several runs and nobody to ask.
+    """
+    where = resolve(run_dir, config.output)
+    names = look(config, where)
+    found = understand(names, where.run, config.source)
+    chosen = run_dir
+    while found.runs and not config.patterns and not where.journal.exists():
+        shown, newest = _choices(found.runs)
+        if ask is None:
+            commands = [_instead(typed, run_dir, chosen / run.folder) for run in shown]
+            raise UsageError(_refusal(found.runs, chosen, commands, shown, newest))
+        more = f" (here the newest {len(shown)})" if len(shown) < len(found.runs) else ""
+        labels = [f"{number:{len(str(len(shown)))}}  {run.folder}" for number, run in enumerate(shown, 1)]
+        said = [printable(f"{len(found.runs)} runs lie below {chosen}{more}:"), *_table(labels, shown, newest)]
+        folder = shown[ask(said, len(shown), newest + 1) - 1].folder
+        chosen, names = chosen / folder, within(names, folder)
+        where = resolve(chosen, config.output)
+        found = understand(names, where.run, config.source)
+    said = lines(found, config, goes_on=goes_on)
+    links = passed_over(where) if goes_on and not found.groups else ""
+    return chosen, [*said, f"note     {links}"] if links else said
+
+
+def nothing(paths: RunPaths) -> str:
+    """That there are no checkpoints, in words."""
+    links = passed_over(paths)
+    what = f"there are no checkpoints (files ending in {', '.join(registry.endings())}; or --patterns)"
+    return f"{what}; {links}" if links else what
+
+
+def passed_over(paths: RunPaths) -> str:
+    """Which links to folders are not followed, where checkpoints may be meant to lie behind one; "" if there are none."""
+    found = linked_folders(paths.run, exclude=(paths.models, paths.state))
+    said = [f"{name} is a link to a folder, which is not followed: name {target} itself" for name, target in found]
+    more = len(said) - MOST_BESIDE
+    return printable("; ".join(said[:MOST_BESIDE]) + (f"; and {more} more" if more > 0 else ""))
+
+
+def _instead(typed: Sequence[str], run_dir: Path, other: Path) -> str:
+    """A command with another run directory."""
+    places = [index for index, each in enumerate(typed) if Path(each) == run_dir]
+    if len(places) != 1:
+        return shlex.join([*typed[:2], str(other)])
+    return shlex.join([*typed[: places[0]], str(other), *typed[places[0] + 1 :]])
+
+
+def look(config: RunConfig, paths: RunPaths) -> dict[str, int]:
+    """The names of what looks like a checkpoint below the run directory, and when each last changed (ns): one scan.
+
+    Raises:
+        UsageError: the run directory cannot be read.
+    """
+    found, _ = scan(paths.run, patterns=config.patterns, exclude=(paths.models, paths.state))
+    return {each.name: each.identity.mtime_ns for each in found}
+
+
+def understand(names: Mapping[str, int], run: Path, source: str | None) -> Discovery:
+    """What the names are; where they leave open whether folders are one run, the models of at most three are compared."""
+    found = discover(names)
+    open_ones = unexplained(found.groups)
+    if found.runs or len(open_ones) < 2:
+        return found
+    architectures = {}
+    for group in open_ones[:_PROBES]:
+        with contextlib.suppress(OSError, RnaWatchError):
+            architectures[group.folder] = probe(str(run / group.newest), source).architecture
+    return discover(names, architectures)
+
+
+def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
+    """What was found, in one or two lines; nothing, where nothing was and nothing more is waited for."""
+    if not found.groups:
+        named = (
+            f"files like {', '.join(config.patterns)}"
+            if config.patterns
+            else f"files ending in {', '.join(registry.endings())}, and folders of them"
+        )
+        return [printable(f"found    no checkpoint yet; what appears here is taken ({named})")] if goes_on else []
+    first, *others = found.groups
+    told = [f"found    {describe(first, place=True)}"]
+    if first.kind == "" and first.count == 1:
+        told[0] += "; taken each time it is written"
+    if others:
+        beside = "; ".join(
+            describe(each, place=each.folder != first.folder, trainer=each.trainer != first.trainer)
+            for each in others[:MOST_BESIDE]
+        )
+        more = len(others) - MOST_BESIDE
+        told.append(f"also     {beside}" + (f"; and {more} more" if more > 0 else ""))
+    return told
+
+
+def describe(group: NumberedNames, *, place: bool = False, trainer: bool = True) -> str:
+    """A group in words: how many, where, as who writes them, by which names, from which step to which."""
+    one = group.count == 1
+    where = f" in {group.folder}" if place and group.folder else ""
+    whose = f", as {group.trainer} writes {'it' if one else 'them'}" if trainer and group.trainer else ""
+    if group.first is None and one:
+        return printable(f"{group.pattern}{where}{whose}")
+    span = ""
+    if group.first is not None:
+        unit, units = _UNITS[group.kind]
+        span = f", {unit} {group.last}" if group.first == group.last else f", {units} {group.first} to {group.last}"
+    return printable(f"{group.count} checkpoint{'' if one else 's'}{where}{whose}: {group.pattern}{span}")
+
+
+def _choices(runs: Sequence[Run]) -> tuple[list[Run], int]:
+    """The runs to choose from (of very many the most recently changed ones), and which of them changed last."""
+    newest = sorted(runs, key=lambda run: run.changed_ns, reverse=True)[:_MOST_CHOICES]
+    shown = sorted(newest, key=lambda run: natural_key(run.folder))
+    return shown, shown.index(newest[0])
+
+
+def _table(labels: Sequence[str], runs: Sequence[Run], newest: int) -> list[str]:
+    """A line for each run: its label, what is in it, and which one is the newest."""
+    width = max(map(len, labels))
+    return [
+        f"  {printable(label):{width}}  {describe(run.groups[0], trainer=False)}{'  (newest)' if index == newest else ''}"
+        for index, (label, run) in enumerate(zip(labels, runs, strict=True))
+    ]
+
+
+def _refusal(runs: Sequence[Run], run_dir: Path, commands: Sequence[str], shown: Sequence[Run], newest: int) -> str:
+    """Several runs and nobody to ask: which ones, and the command for each."""
+    more = [f"  (and {len(runs) - len(shown)} more, not as new)"] if len(shown) < len(runs) else []
+    everything = shlex.quote(",".join(sorted({_any(group) for run in runs for group in run.groups})))
+    return "\n".join(
+        [
+            printable(f"{len(runs)} runs lie below {run_dir}; name the one to take:"),
+            *_table(commands, shown, newest),
+            *more,
+            f"or, if they are one run after all, add --patterns {everything}",
+        ]
+    )
+
+
+def _any(group: NumberedNames) -> str:
+    """A pattern for the names of a group and others of their kind."""
+    last = group.pattern.rpartition("/")[2]
+    return f"*{ending(last)}" if ending(last) else last

@@ -1,0 +1,52 @@
+"""What `rna-watch status` says of a run: a frame or lines for a person, plain data for programs, an exit code for a probe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.errors import RnaWatchError
+from rna_watch.journal.status import load, status_of
+
+if TYPE_CHECKING:
+    from rna_watch.journal.run_paths import RunPaths
+
+
+def check(paths: RunPaths) -> None:
+    """See that a daemon watches the run and gives signs of life.
+
+    Raises:
+        RnaWatchError: none does.
+    """
+    status = status_of(paths)
+    if not status.responds:
+        raise RnaWatchError(f"{paths.run} is not watched ({status.state})")
+
+
+def as_dict(paths: RunPaths) -> dict[str, Any]:
+    """A run as plain data (`status --json`): run, output, state, owner, metric, best, checkpoints, workers, problems."""
+    state, status = load(paths)
+    return {
+        "run": str(paths.run),
+        "output": str(paths.output),
+        "state": status.state,
+        "owner": {"host": status.owner.host, "pid": status.owner.pid} if status.owner else None,
+        "metric": {"name": state.metric.metric, "mode": state.metric.mode} if state.metric else None,
+        "best": {"output": str(paths.models / state.best.output), "value": state.best.value} if state.best else None,
+        "checkpoints": [
+            {
+                "name": checkpoint.name,
+                "step": checkpoint.step,
+                "state": str(checkpoint.stage),
+                "reason": checkpoint.reason,
+                "metrics": checkpoint.chosen.metrics
+                if checkpoint.chosen
+                else {"original": checkpoint.evaluations.get("last")},
+                "better_than_original": checkpoint.chosen.better_than_original if checkpoint.chosen else None,
+                "output": str(paths.models / checkpoint.output) if checkpoint.output else None,
+            }
+            for checkpoint in state.checkpoints.values()
+        ],
+        "workers": [asdict(worker) for worker in status.workers],
+        "problems": [{"what": problem.what, "remedy": problem.remedy} for problem in state.problems.values()],
+    }

@@ -1,0 +1,149 @@
+"""The disk reserve: how much of the disk is left to the training, and what of ours gives way to it.
+
+A pinned checkpoint that the trainer has deleted still takes its space, and so do models: a disk that is large enough for
+the training alone may be too small for both, and a training that cannot save ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from typing import TYPE_CHECKING
+
+from rna_watch.journal.quantities import size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.recorder import Recorder
+    from rna_watch.journal.replay import Checkpoint
+
+_AUTO_CHECKPOINTS = 2  # what a trainer writes before it deletes, and once more for what comes meanwhile
+_SHORT, _HELD = "room", "held"  # problems
+_REMEDY = (
+    "make room there, name another disk with --output, or lower --keep, --window or --reserve; it goes on by itself"
+)
+FOR_TRAINING = "the training may need the room on the disk"
+
+
+class DiskReserve:
+    """Measures the disk that outputs are written to against the reserve, and remembers which models wait for room."""
+
+    def __init__(self, config: RunConfig, output: Path, recorder: Recorder) -> None:
+        self._config = config
+        self._output = output
+        self._recorder = recorder
+        self._held: dict[str, int] = {}
+        self._writing = False
+
+    def fits(self, size_bytes: int, checkpoint_bytes: int = 0) -> bool:
+        """Whether so much may be written: the reserve is free afterwards.
+
+        Args:
+            size_bytes: what is to be written; 0 for a hard link, which takes no space before the trainer lets go of it.
+            checkpoint_bytes: size of the newest checkpoint, if it is not admitted yet.
+        """
+        if self._config.reserve == 0:
+            return True
+        return self._free_bytes() - size_bytes >= self._reserve_bytes(self._largest_bytes(checkpoint_bytes))
+
+    def keep(self, pins: Callable[[], Iterable[tuple[Checkpoint, int]]], let_go: Callable[[Checkpoint], None]) -> None:
+        """See that the training has its room, and one more model its own: let go of pinned checkpoints until it is so.
+
+        Those whose space only we hold go first, the oldest before the newer. Where that is not enough the others go too: held by
+        a link, what the trainer deletes would give it no room.
+
+        Args:
+            pins: all pinned checkpoints, oldest first, with the bytes that only the pin holds.
+            let_go: what lets go of one.
+        """
+        largest = self._largest_bytes()
+        if self._config.reserve == 0 or not largest:
+            return
+        reserve = self._reserve_bytes(largest)
+        # while a model is being written, its own room is in use already
+        model = self._model_bytes(largest)
+        wanted = reserve if self._writing else reserve + model
+        free = self._free_bytes()
+        if free >= wanted:
+            if free >= reserve + model + largest:  # so that the next save does not bring the problem back
+                self._recorder.solved(_SHORT)
+            return
+        holding = [(checkpoint, held) for checkpoint, held in pins() if held]
+        for checkpoint, held in holding:
+            if free >= wanted:
+                break
+            let_go(checkpoint)
+            free += held
+        if free < reserve:
+            for checkpoint, _ in pins():
+                let_go(checkpoint)
+        if holding or free < reserve:
+            self.say_short()
+
+    def say_short(self, checkpoint_bytes: int = 0) -> None:
+        """Report that checkpoints are not kept from the trainer's retention, for want of room."""
+        largest = self._largest_bytes(checkpoint_bytes)
+        wanted = size(self._reserve_bytes(largest) + self._model_bytes(largest))
+        self._recorder.problem(
+            _SHORT,
+            f"less than {wanted} is free for the training: what it deletes is not kept, windows become shorter ({self._output})",
+            _REMEDY,
+        )
+
+    def hold(self, name: str, size_bytes: int) -> None:
+        """Let a model wait until so much fits."""
+        self._held[name] = size_bytes
+        reserve = self._reserve_bytes(self._largest_bytes())
+        self._recorder.problem(
+            _HELD,
+            f"models wait: none has room beside the {size(reserve)} that the training may need ({self._output})",
+            _REMEDY,
+        )
+
+    def holds(self, name: str) -> bool:
+        """Whether a model still waits; where it fits now, it does not any more."""
+        needed = self._held.get(name)
+        if needed is None:
+            return False
+        if not self.fits(needed):
+            return True
+        self._held.pop(name, None)  # the other thread may have asked too
+        if not self._held:
+            self._recorder.solved(_HELD)
+        return False
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """The time in which a model is written, or given to a command, whose room was found before."""
+        self._writing = True
+        try:
+            yield
+        finally:
+            self._writing = False
+
+    def _free_bytes(self) -> float:
+        """What this user may still write; without bounds where the file system does not tell."""
+        try:
+            usage = shutil.disk_usage(self._output)
+        except OSError:
+            return math.inf  # the run's folder is gone for a while; whoever writes there is told
+        return usage.free if usage.total else math.inf
+
+    def _reserve_bytes(self, largest_bytes: int) -> int:
+        reserve = self._config.reserve
+        return _AUTO_CHECKPOINTS * largest_bytes if reserve == "auto" else int(reserve * 2**30)
+
+    def _model_bytes(self, largest_bytes: int) -> int:
+        """Room that the next model takes at most, with its plain copy, or with the candidates that a command is given."""
+        copies = 1 if self._config.export == "none" else 2
+        return max(copies, self._config.evaluators if self._config.evaluate_command else 0) * largest_bytes
+
+    def _largest_bytes(self, at_least: int = 0) -> int:
+        """Size of the largest checkpoint among the newest (a run may save several models, of unequal size)."""
+        admitted = [c.admitted for c in self._recorder.checkpoints() if c.admitted]
+        admitted.sort(key=lambda event: event.seq)
+        return max([at_least, *(event.size_bytes for event in admitted[-self._config.window - 1 :])])

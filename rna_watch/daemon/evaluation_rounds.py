@@ -1,0 +1,380 @@
+"""Rounds of evaluation: the candidates of one checkpoint are evaluated, and those that are searched for with the results.
+
+A round of evaluation runs on several evaluators at a time; every result is recorded as it comes, so that a restart goes on
+where this one ended (but for candidates whose per-example values were lost with the process: those are evaluated again).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
+from rna_watch.acceleration.family import Family, distinct, unevaluated
+from rna_watch.acceleration.methods import AVERAGES, LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
+from rna_watch.acceleration.selection import infer_mode
+from rna_watch.acceleration.significance import Mode, ranked
+from rna_watch.daemon import searched_candidates, statistics_modes
+from rna_watch.daemon.evaluators import failed, offers, spread
+from rna_watch.errors import EvaluationFailed
+from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, FitRequest, choosing_metric
+from rna_watch.journal import events as e
+from rna_watch.journal.heartbeat import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from rna_watch.acceleration.residuals import Residuals
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.recorder import Recorder
+    from rna_watch.daemon.window import Window
+    from rna_watch.evaluation.client import Evaluator
+    from rna_watch.evaluation.evaluator import Evaluation
+    from rna_watch.layout.dtypes import Array
+
+SCREENED = 3  # how many times as many candidates a cheap first round looks at
+_RE_ESTIMATED_SUFFIX = "+re-estimated"
+
+
+@dataclass(slots=True)
+class Evaluated:
+    """What the trials of one checkpoint gave: candidates, their per-example values, re-estimated statistics; by name.
+
+    `evaluated` names those whose metrics in the journal are of the very models that are meant here, with all that belongs
+    to them at hand; others are as good as not evaluated.
+    """
+
+    family: Family
+    evaluated: set[str] = field(default_factory=set)
+    examples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    statistics: dict[str, dict[str, Array]] = field(default_factory=dict)
+
+
+class EvaluationRounds:
+    """Evaluates the candidates of one checkpoint after another.
+
+    Args:
+        config: the settings.
+        recorder: journal and state.
+        evaluators: as many as may run at a time.
+        show: told what is being done.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        recorder: Recorder,
+        evaluators: Sequence[Evaluator],
+        show: Callable[[Work], None],
+    ) -> None:
+        self.config = config
+        self.recorder = recorder
+        self.evaluators = evaluators
+        self.show = show
+
+    def run(self, window: Window, residuals: Residuals, members: Family, *, search: bool = True) -> Evaluated:
+        """Evaluate a window's family and what can be found from it; failures are recorded and leave the others.
+
+        Args:
+            window: the inputs.
+            residuals: of the window.
+            members: the family.
+            search: whether candidates besides the original are to be found at all.
+
+        Raises:
+            Cancelled: the evaluators were closed.
+        """
+        evaluation = CheckpointEvaluation(self, window, residuals, members)
+        if self.evaluators:
+            evaluation.run(search=search)
+        return evaluation.outcome
+
+    def unevaluated(self, window: Window, residuals: Residuals) -> Family:
+        """What is left to publish where nothing could be evaluated."""
+        found = unevaluated(residuals)
+        if self.evaluators and self.config.normalization != "combine":
+            return found
+        (kind, *_) = self.kinds(window, None)
+        return replace(found, candidates=tuple(replace(each, statistics=kind) for each in found.candidates))
+
+    def kinds(self, window: Window, offered: frozenset[str] | None) -> tuple[str, ...]:
+        """The ways in which normalization statistics are made in a window; what is wanted and cannot be is reported."""
+        kinds, problem = statistics_modes.kinds(self.config.normalization, window.layouts[-1], offered)
+        if problem is not None:
+            self.recorder.problem(NORMALIZATION, *problem)
+        elif RE_ESTIMATED in kinds:
+            self.recorder.solved(NORMALIZATION)
+        return kinds
+
+    def settle(self, metric: str) -> None:
+        """Say, once, by which metric and in which direction is chosen."""
+        settled = self.recorder.state.metric
+        same = settled is not None and settled.metric == metric
+        mode = self.config.mode or (settled.mode if settled is not None and same else infer_mode(metric))
+        if settled is None or not same or settled.mode != mode:
+            self.recorder.record(e.MetricChosen(metric=metric, mode=mode))
+
+
+class CheckpointEvaluation:
+    """The evaluation of one checkpoint's candidates.
+
+    `kinds` are the ways in which normalization statistics are made here; with two, the second has candidates of its own.
+    """
+
+    def __init__(self, rounds: EvaluationRounds, window: Window, residuals: Residuals, members: Family) -> None:
+        self._rounds = rounds
+        self.config = rounds.config
+        self.recorder = rounds.recorder
+        self.evaluators = rounds.evaluators
+        self.window = window
+        self.residuals = residuals
+        self.outcome = Evaluated(members)
+        self.kinds: tuple[str, ...] = (CLAMPED,)
+        self._name = window.members[-1].name
+        self._since = time.time()
+        self._done = 0
+        self._total = 0
+
+    def run(self, *, search: bool) -> None:
+        """Evaluate the original, then (if `search`) everything else; failures are recorded and leave the others."""
+        last, *others = self.outcome.family.candidates
+        self._total = 1 + len(others)
+        if not self._evaluate([last]) or not search:
+            return  # what fails on the original fails on the rest
+        offered = offers(self.evaluators[0], self.recorder)
+        self.kinds = self._rounds.kinds(self.window, offered)
+        variants = [self.variant(each, kind) for each in others for kind in self.kinds]
+        kept = self._first_round(variants, offered)
+        names = {each.name for each in kept}
+        self.outcome.family = replace(
+            self.outcome.family,
+            candidates=(last, *kept),
+            left_out=(*(each.name for each in variants if each.name not in names), *self.outcome.family.left_out),
+        )
+        self._total = 1 + len(kept)
+        if not self._evaluate(kept):
+            return
+        for method, search_for in {SOUP: self._soup, LINE: self._line, TRAINED: self._trained}.items():
+            if method in self.config.methods and (method != TRAINED or TRAINING_LOSS in offered):
+                search_for()
+
+    # -- rounds of evaluation
+
+    def _evaluate(self, candidates: Sequence[Candidate]) -> bool:
+        """Evaluate those that are not known yet; returns whether any of them is known now."""
+        self.outcome.evaluated |= {each.name for each in candidates if self._at_hand(each)}
+        self._round([each for each in candidates if each.name not in self.outcome.evaluated], None)
+        return not candidates or any(each.name in self.outcome.evaluated for each in candidates)
+
+    def _at_hand(self, each: Candidate) -> bool:
+        """Whether a candidate was evaluated before a restart, and nothing is lost that the choice or the publication needs.
+
+        Per-example values and re-estimated statistics are not in the journal, nor what the user's training loss drew.
+        """
+        current = self.recorder.checkpoint(self._name)
+        if current is None or each.name not in current.evaluations:
+            return False
+        return each.statistics != RE_ESTIMATED and each.method != TRAINED and not current.examples.get(each.name, 0)
+
+    def _round(self, wanted: Sequence[Candidate], fraction: float | None) -> None:
+        spread(self.evaluators, wanted, partial(self._evaluate_one, fraction))
+
+    def _evaluate_one(self, fraction: float | None, evaluator: Evaluator, each: Candidate) -> None:
+        self.show(f"evaluating {each.name}")
+        try:
+            re_estimate = each.statistics == RE_ESTIMATED
+            result = evaluator.evaluate(self.window.combination(each), fraction=fraction, re_estimate=re_estimate)
+            metric = self._metric(each, result)
+        except EvaluationFailed as error:
+            self.recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=each.name, reason=str(error)))
+            failed(self.recorder, error)
+            return
+        self.recorder.solved("evaluator")
+        self._keep(each, result, metric, fraction)
+
+    def show(self, stage: str) -> None:
+        """Say what is being done."""
+        total = max(self._total, self._done + 1)
+        self._rounds.show(
+            Work(checkpoint=self._name, stage=stage, done=self._done, total=total, unit="models", since=self._since)
+        )
+
+    def _metric(self, each: Candidate, result: Evaluation) -> str:
+        """The choosing metric; an original that has another than before (a new evaluator) changes it.
+
+        Raises:
+            EvaluationFailed: the metric is not there.
+        """
+        settled = self.recorder.state.metric
+        wanted = self.config.metric or (settled.metric if settled is not None else None)
+        if self.config.metric is None and each.method == LAST and wanted not in result.metrics:
+            wanted = None
+        return choosing_metric(result.metrics, wanted)
+
+    def _keep(self, each: Candidate, result: Evaluation, metric: str, fraction: float | None) -> None:
+        self._done += 1
+        if fraction is not None:
+            self.recorder.record(
+                e.Screened(
+                    checkpoint=self._name,
+                    candidate=each.name,
+                    fraction=fraction,
+                    metrics=result.metrics,
+                    seconds=result.seconds,
+                )
+            )
+            return
+        if metric in result.examples:
+            self.outcome.examples[each.name] = result.examples[metric]
+        if result.statistics:
+            self.outcome.statistics[each.name] = result.statistics
+        self.recorder.record(
+            e.Evaluated(
+                checkpoint=self._name,
+                candidate=each.name,
+                metrics=result.metrics,
+                seconds=result.seconds,
+                examples=len(result.examples.get(metric, ())),
+            )
+        )
+        self.outcome.evaluated.add(each.name)
+        self._rounds.settle(metric)
+
+    def value(self, name: str) -> float | None:
+        """The choosing metric of a candidate, or of the one that it equals; None if it is not known."""
+        name = self.outcome.family.duplicates.get(name, name)
+        current = self.recorder.checkpoint(self._name)
+        return self._number(current.evaluations.get(name)) if current and name in self.outcome.evaluated else None
+
+    def _screened(self) -> dict[str, e.Metrics]:
+        current = self.recorder.checkpoint(self._name)
+        return current.screened if current is not None else {}
+
+    def _number(self, metrics: e.Metrics | None) -> float | None:
+        settled = self.recorder.state.metric
+        return metrics.get(settled.metric) if metrics and settled else None
+
+    @property
+    def mode(self) -> Mode:
+        """Whether the choosing metric is to be small or large."""
+        settled = self.recorder.state.metric
+        return "max" if settled is not None and settled.mode == "max" else "min"
+
+    def best(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Those that have a value, best first."""
+        return ranked(candidates, lambda each: self.value(each.name), self.mode)
+
+    # -- variants
+
+    def variant(self, each: Candidate, kind: str) -> Candidate:
+        """A candidate with its statistics made in a way; named after it where both ways are tried."""
+        suffix = _RE_ESTIMATED_SUFFIX if kind == RE_ESTIMATED and len(self.kinds) > 1 else ""
+        return replace(each, name=f"{each.name}{suffix}", statistics=kind)
+
+    def best_kind(self) -> str:
+        """How the best candidate's statistics are made."""
+        best = self.best([each for each in self.outcome.family.candidates if each.method != LAST])
+        return best[0].statistics if best else self.kinds[0]
+
+    def _first_round(self, candidates: list[Candidate], offered: frozenset[str]) -> list[Candidate]:
+        """As many as may be evaluated; by a cheap round on a part of the data, if it is wanted."""
+        fraction = self.config.first_round
+        limit = self.config.max_candidates
+        if len(candidates) <= limit:
+            return candidates
+        if fraction is None:
+            return _cut(candidates, limit)
+        if FRACTION not in offered:
+            self.recorder.problem(
+                "first_round",
+                f"first_round is set, but the evaluator offers no '{FRACTION}'",
+                "write it, or leave first_round out",
+            )
+            return _cut(candidates, limit)
+        self.recorder.solved("first_round")
+        screened = _cut(candidates, SCREENED * limit)
+        self._done, self._total = 0, len(screened)
+        self._round([each for each in screened if each.name not in self._screened()], fraction)
+        self._done = 1  # the original
+        values = self._screened()
+        known = ranked(screened, lambda each: self._number(values.get(each.name)), self.mode)
+        return _cut([*known, *(each for each in screened if each not in known)], limit, screened)
+
+    # -- candidates that evaluations or gradients lead to
+
+    def _soup(self) -> None:
+        # as they are known now: the newest was evaluated after the window was made
+        members = [
+            self.recorder.checkpoint(name) or known
+            for name, known in zip(self.window.names, self.window.members, strict=True)
+        ]
+        # what another evaluator said of a member cannot be compared
+        judge = self.recorder.state.judge
+        values = [self._number(member.evaluations.get(LAST)) if member.judge == judge else None for member in members]
+        kind = self.best_kind()
+
+        def evaluate(candidate: Candidate) -> float | None:
+            variant = self.variant(candidate, kind)
+            self.add([variant])
+            return self.value(variant.name)
+
+        searched_candidates.soup(self.residuals, values, self.mode, evaluate)
+
+    def _line(self) -> None:
+        solutions = [each for each in self.outcome.family.candidates if kind_of(each.method) == SOLUTIONS]
+        for through in self.best(solutions)[:1]:
+            self.add(searched_candidates.line(self.residuals, through))
+
+    def _trained(self) -> None:
+        best = self.best(self.outcome.family.candidates)
+        if not best:
+            return
+        name = f"{TRAINED}-{len(self.window.residuals)}"
+        request = FitRequest(
+            combination=self.window.combination(best[0]),
+            seed=self.window.members[-1].step or 0,
+            memory_limit_bytes=int(self.config.trained_memory * 2**30),
+            steps=searched_candidates.TRAINING_STEPS,
+        )
+        self.show("training weights")
+        candidate, reason = searched_candidates.trained(self.residuals, name, request, self.evaluators[0].fit)
+        if candidate is None:
+            self.recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=name, reason=reason))
+            self.recorder.problem(
+                "trained",
+                f"weights cannot be trained: {reason}",
+                "mend training_loss, or leave 'trained' out of methods",
+            )
+            return
+        self.recorder.solved("trained")
+        self.add([self.variant(candidate, self.best_kind())])
+
+    def add(self, candidates: Sequence[Candidate]) -> None:
+        """Add candidates, whose statistics are made in one way, to the family if they are models of their own; evaluate them."""
+        known = self.outcome.family.candidates
+        names = {each.name for each in known}
+        kind = candidates[0].statistics
+        alike = [each for each in known if each.statistics == kind or (each.method == LAST and kind != RE_ESTIMATED)]
+        kept, duplicates = distinct([*alike, *candidates], self.residuals)
+        new = [each for each in kept if each.name not in names]
+        twins = {name: twin for name, twin in duplicates.items() if name not in names}
+        self.outcome.family = replace(
+            self.outcome.family, candidates=(*known, *new), duplicates=self.outcome.family.duplicates | twins
+        )
+        self._total += len(new)
+        self._evaluate(new)
+
+
+def _cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:
+    """The first of these, the first average and the first solution (of `order`, if it is another) always among them."""
+    anchors = [
+        next((each for each in order or ranked if kind_of(each.method) == kind), None) for kind in (AVERAGES, SOLUTIONS)
+    ]
+    first = [each for each in anchors if each is not None]
+    names = list(dict.fromkeys(each.name for each in [*first, *ranked]))[:limit]
+    return [each for each in ranked if each.name in names]

@@ -1,0 +1,66 @@
+"""The evaluators of a run: as many models at a time as there are of them, and the report where they do not work."""
+
+from __future__ import annotations
+
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import EvaluationFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rna_watch.acceleration.candidate import Candidate
+    from rna_watch.daemon.recorder import Recorder
+    from rna_watch.evaluation.client import Evaluator
+
+_REMEDY = "models are written unevaluated until it works"
+
+
+def failed(recorder: Recorder, error: EvaluationFailed, *, loaded: bool = True) -> None:
+    """Report that the evaluator does not work, or cannot even be loaded."""
+    what = "the evaluator failed" if loaded else "the evaluator cannot be loaded"
+    recorder.problem("evaluator", f"{what}: {error}", _REMEDY)
+
+
+def offers(evaluator: Evaluator, recorder: Recorder) -> frozenset[str]:
+    """What the user's evaluator can do; nothing where it fails, which is reported."""
+    try:
+        return evaluator.offers()
+    except EvaluationFailed as error:
+        failed(recorder, error)
+        return frozenset()
+
+
+def spread(
+    evaluators: Sequence[Evaluator], candidates: Sequence[Candidate], evaluate: Callable[[Evaluator, Candidate], None]
+) -> None:
+    """Evaluate these, as many at a time as there are evaluators.
+
+    Args:
+        evaluators: at least one; each works on one candidate at a time.
+        candidates: in the order in which they begin.
+        evaluate: evaluates one; called in other threads where there are several evaluators.
+    """
+    if len(evaluators) == 1 or len(candidates) <= 1:
+        for each in candidates:
+            evaluate(evaluators[0], each)
+        return
+    free: queue.SimpleQueue[Evaluator] = queue.SimpleQueue()
+    for evaluator in evaluators:
+        free.put(evaluator)
+
+    def evaluate_on_free(each: Candidate) -> None:
+        evaluator = free.get()
+        try:
+            evaluate(evaluator, each)
+        finally:
+            free.put(evaluator)
+
+    pool = ThreadPoolExecutor(len(evaluators), thread_name_prefix="evaluation")
+    try:
+        for future in [pool.submit(evaluate_on_free, each) for each in candidates]:
+            future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

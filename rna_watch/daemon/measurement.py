@@ -1,0 +1,174 @@
+"""From a window to its residuals: which form they have, what is known of them, what must be read."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rna_watch.acceleration.coefficients import spectrum
+from rna_watch.acceleration.gram import GramRows, merge, rounding_variance
+from rna_watch.acceleration.qr_factor import stacked_factor
+from rna_watch.acceleration.residuals import Residuals, scaled
+from rna_watch.daemon.window import assemble, known_products, missing_rows, window_form, without
+from rna_watch.journal import events as e
+from rna_watch.layout.layout import Role
+from rna_watch.window import tasks_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from rna_watch.acceleration.residuals import Form
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.recorder import Recorder
+    from rna_watch.daemon.window import Window
+    from rna_watch.window.companions import Companions
+    from rna_watch.window.tasks import Run
+
+NOT_FINITE = "it holds NaN or infinite weights: training diverged, or the file is damaged"
+_MOVED = "parameters moved that the optimizer in the checkpoints (or the recorded gradient) does not hold"
+# below this, relative to the largest eigenvalue, the Gram matrix has lost digits of what the system is solved for (measured
+# at lambda = 1e-8: coefficients wrong by up to 5e-9)
+_GRAM_DIGITS = 1e-6
+
+
+class NotFiniteError(ValueError):
+    """Checkpoints of a window hold NaN or infinite weights; `numbers` are their places in it."""
+
+    def __init__(self, numbers: Collection[int]) -> None:
+        super().__init__(NOT_FINITE)
+        self.numbers = sorted(numbers)
+
+
+def measure(
+    window: Window,
+    settings: RunConfig,
+    run: Run,
+    *,
+    smallest: float,
+    problem: str = "",
+    record: Callable[[e.Measured, str], None] = lambda *_: None,
+) -> Residuals:
+    """The residuals of a window, in the best form that holds; products that its members hold already are not read again.
+
+    Args:
+        window: K checkpoints, oldest first.
+        settings: of them `residuals`, `lr_saved` and `optimizer_order` count.
+        run: an engine's `map`.
+        smallest: the smallest lambda that is going to be solved for; it decides whether a triangular factor is needed.
+        problem: why what lies next to the checkpoints (momentum, recorded gradients) cannot be used, if that is known.
+        record: called with what was read, before anything else is, and such a problem if reading showed one.
+
+    Raises:
+        NotFiniteError: weights are NaN or infinite.
+    """
+    layouts, states, budget_mib = window.layouts, window.states, tasks_plan.BUDGET_MIB
+    if len(layouts) == 1:  # it has no residual, but its weights must be finite all the same
+        if _merged(run, tasks_plan.gram_tasks(layouts * 2, 1, budget_mib)).non_finite:
+            raise NotFiniteError([0])
+        return Residuals.of_differences(np.zeros((1, 1)))
+    wanted, saved, order = settings.residuals, settings.lr_saved, settings.optimizer_order
+    form, beside = window_form(layouts, states, wanted, saved, order, problem)
+    key = f"{form.key}/{order}" if form.key else ""
+    known = [member.measured for member in window.members if member.measured is not None]
+    products, formed = known_products(known), known_products(known, key) if key else {}
+    new = max(missing_rows(window.residuals, each) for each in ((products, formed) if key else (products,)))
+    own = window.members[-1].measured
+    if new or own is None or own.form != key:
+        own, problem = _read(window, max(new, 1), form, key, beside, budget_mib, run)
+        record(own, problem)
+        products |= known_products([own])
+        if problem:
+            form, beside, key = without(states, wanted, saved, problem), None, ""
+        elif key:
+            formed |= known_products([own], key)
+    steps_nn = assemble(window.residuals, products)
+    found = Residuals(
+        gram_nn=scaled(assemble(window.residuals, formed) if key else steps_nn, form.scales),
+        steps_nn=steps_nn,
+        rounding=rounding_variance(own.form_energy if key else own.rounding_energy) * form.scales[-1] ** 2,
+        form=form.name,
+        notes=form.notes,
+    )
+    parameters = [extent for extent in layouts[-1].extents if extent.role is Role.PARAMETER]
+    eigen = spectrum(found.gram_nn)
+    # only float64 checkpoints hold more digits than the Gram matrix keeps
+    if eigen.status or any(extent.dtype != "float64" for extent in parameters):
+        return found
+    if float(eigen.values[0]) + smallest > _GRAM_DIGITS:
+        return found
+    parts = run(tasks_plan.factor_tasks(layouts, budget_mib, form, beside))
+    return replace(found, factor_nn=stacked_factor(part for part in parts if isinstance(part, np.ndarray)))
+
+
+def _merged(run: Run, tasks: list[tasks_plan.GramTask]) -> GramRows:
+    return merge(part for part in run(tasks) if isinstance(part, GramRows))
+
+
+def _read(
+    window: Window, new: int, form: Form, key: str, beside: Companions | None, budget_mib: float, run: Run
+) -> tuple[e.Measured, str]:
+    """The newest rows, and why the form does not stand after all ("" if it does)."""
+    begun = time.perf_counter()
+    tasks = tasks_plan.gram_tasks(window.layouts, new, budget_mib, form if key else None, beside)
+    total = _merged(run, tasks)
+    seconds = time.perf_counter() - begun
+    if total.non_finite:
+        raise NotFiniteError(total.non_finite)
+    problem = problem_with(total, form)
+    formed = total.form_rows if key and not problem else None
+    measured = e.Measured(
+        checkpoint=window.names[-1],
+        residuals=[list(pair) for pair in window.residuals],
+        rows=total.rows.tolist(),
+        rounding_energy=total.rounding_energy,
+        read_bytes=sum(task.work_bytes for task in tasks),
+        seconds=seconds,
+        form=key if formed is not None else "",
+        form_rows=formed.tolist() if formed is not None else [],
+        form_energy=total.form_energy if formed is not None else 0.0,
+    )
+    return measured, problem
+
+
+def problem_with(total: GramRows, form: Form) -> str:
+    """Why a measured form cannot stand after all ("" if it can)."""
+    if not form.key or total.form_rows is None:
+        return ""
+    if total.outside > 0.0:
+        return _MOVED
+    if not np.isfinite(total.form_rows).all():
+        return "what lies beside the weights (momentum, recorded gradient) holds NaN or infinite values"
+    return ""
+
+
+class Measuring:
+    """Measures the windows of a run and records what it reads; what cannot be used in one window is not tried in the next."""
+
+    def __init__(self, config: RunConfig, recorder: Recorder) -> None:
+        self._config = config
+        self._recorder = recorder
+        self._ended = ""  # why what lies beside the checkpoints of this run cannot be used, once that is known
+        self._damaged: dict[str, str] = {}  # why not in windows that hold these
+        self.read_bytes_per_s = 0.0
+
+    def residuals(self, window: Window, run: Run) -> Residuals | None:
+        """The residuals of a window; None if a member turned out to hold NaN or infinities (it is skipped then)."""
+        problem = self._ended or next((self._damaged[name] for name in window.names if name in self._damaged), "")
+        smallest = min(self._config.regularizations, default=1.0)
+        try:
+            return measure(window, self._config, run, smallest=smallest, problem=problem, record=self._record)
+        except NotFiniteError as error:
+            for number in error.numbers:
+                self._recorder.record(e.Skipped(checkpoint=window.names[number], reason=NOT_FINITE))
+            return None
+
+    def _record(self, measured: e.Measured, problem: str) -> None:
+        if problem == _MOVED:
+            self._ended = problem  # the optimizer of the run is another than it seems
+        elif problem:
+            self._damaged[measured.checkpoint] = problem
+        self.read_bytes_per_s = measured.read_bytes / max(measured.seconds, 1e-9)
+        self._recorder.record(measured)

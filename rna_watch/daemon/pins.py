@@ -1,0 +1,188 @@
+"""The window store: the pinned checkpoints, whose bytes stay as long as a window may need them, and their layouts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from rna_watch.daemon.disk_reserve import FOR_TRAINING
+from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.pinned_file import NONE, held_bytes, pin_checkpoint, unpin
+from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.formats.probe import probe
+from rna_watch.formats.recorded_gradient import SUFFIX
+from rna_watch.journal import events as e
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.disk_reserve import DiskReserve
+    from rna_watch.daemon.recorder import Recorder
+    from rna_watch.journal.replay import Checkpoint
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.layout.layout import Layout
+
+_LONGEST_FLAT_BYTES = 180
+_CUT_BYTES = 150
+
+
+class Pins:
+    """Pins checkpoints, within a byte budget and the disk reserve, and unpins those that no window needs.
+
+    Args:
+        config: the settings `pin`, `store_budget` and `source`.
+        paths: where the run, its outputs and the window store lie.
+        recorder: journal and state.
+        disk_reserve: what must stay free on the disk.
+        proceed: called now and then while copying; it raises to give up.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        paths: RunPaths,
+        recorder: Recorder,
+        disk_reserve: DiskReserve,
+        proceed: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._recorder = recorder
+        self._disk_reserve = disk_reserve
+        self._proceed = proceed
+        self._layouts: dict[str, Layout] = {}
+
+    def pin(self, name: str, layout: Layout, size_bytes: int, *, link: bool) -> tuple[str, str]:
+        """Pin a checkpoint, if that is wanted and there is room; returns how, and where its bytes lie.
+
+        Args:
+            name: the checkpoint's.
+            layout: of the file or folder that the trainer wrote.
+            size_bytes: its size.
+            link: whether a hard link will do, where the setting leaves the choice to us.
+
+        Raises:
+            InputChanged: the file is gone or changed since it was probed.
+        """
+        kind, pinned = self._stored(name, layout, size_bytes, link=link)
+        self._layouts[name] = pinned
+        return kind, layout.path if kind == NONE else os.path.relpath(pinned.path, self._paths.output)
+
+    def _stored(self, name: str, layout: Layout, size_bytes: int, *, link: bool) -> tuple[str, Layout]:
+        mode = self._config.pin
+        if mode == NONE:
+            return NONE, layout
+        if not self._disk_reserve.fits(0, size_bytes):
+            self._disk_reserve.say_short(size_bytes)
+            return NONE, layout
+        destination = str(self._paths.pins / f"{_flat(name)}.{layout.fingerprint[:8]}.pinned")
+        linked = mode == "link" or (mode == "auto" and link)
+        try:
+            if not linked and not self._disk_reserve.fits(layout.size_bytes, size_bytes):
+                raise OSError(28, "too little room left")
+            found = pin_checkpoint(layout, destination, link=linked, proceed=self._proceed)
+        except OSError as error:
+            unpin(destination)
+            self._recorder.problem(
+                "pin",
+                f"{name} could not be pinned ({error.strerror or error}); it is used only while the trainer keeps it",
+                "make room, or set `pin: none` if the trainer keeps its checkpoints",
+            )
+            return NONE, layout
+        self._recorder.solved("pin")
+        return found
+
+    def known(self, name: str) -> Layout | None:
+        """The layout under which a checkpoint was pinned last, as far as it is remembered; nothing is read."""
+        return self._layouts.get(name)
+
+    def layout(self, checkpoint: Checkpoint) -> Layout | None:
+        """The layout of an admitted checkpoint, probed again after a restart; None if its bytes are gone or changed."""
+        admitted = checkpoint.admitted
+        if admitted is None:
+            return None
+        known = self._layouts.get(checkpoint.name)
+        if known is not None and known.fingerprint == admitted.fingerprint:  # it may have been written again since
+            return known
+        places = [self._paths.pinned(admitted.pin_path)] if checkpoint.pinned else []
+        for path in (*places, self._paths.run / admitted.path):
+            try:
+                layout = probe(str(path), self._config.source)
+            except (OSError, RefusedCheckpoint, IncompleteCheckpoint, InputChanged):
+                continue
+            if layout.fingerprint == admitted.fingerprint:
+                self._layouts[checkpoint.name] = layout
+                return layout
+        return None
+
+    def forget(self, name: str) -> None:
+        """Drop a layout that turned out stale."""
+        self._layouts.pop(name, None)
+
+    def unpin(self, checkpoint: Checkpoint, reason: str) -> None:
+        """Remove the pinned bytes of a checkpoint, unless it was admitted again since (and unpinned then)."""
+        assert checkpoint.admitted is not None
+        current = self._recorder.checkpoint(checkpoint.name)
+        if current is None or current.admitted is not checkpoint.admitted:
+            return
+        if checkpoint.admitted.pin != NONE:
+            unpin(str(self._paths.pinned(checkpoint.admitted.pin_path)))
+        self.forget(checkpoint.name)
+        self._recorder.record(e.Unpinned(checkpoint=checkpoint.name, reason=reason))
+
+    def release(self, needed: Callable[[], Collection[str]]) -> None:
+        """Unpin the checkpoints that no window needs, and the oldest beyond the byte budget.
+
+        Args:
+            needed: the names of those that are needed; one that is admitted meanwhile, by another thread, stays.
+        """
+        pinned, names, kept = self._pinned(), needed(), []
+        for checkpoint in pinned:
+            if checkpoint.name in names:
+                kept.append(checkpoint)
+            else:
+                self.unpin(checkpoint, "")
+        total = sum(c.admitted.size_bytes for c in kept if c.admitted)
+        budget = f"{self._config.store_budget:g} GiB"
+        for checkpoint in kept[:-1]:
+            if total <= self._config.store_budget * 2**30:
+                break
+            assert checkpoint.admitted is not None
+            total -= checkpoint.admitted.size_bytes
+            self._recorder.problem(
+                "store-budget",
+                f"pinned checkpoints exceed the budget of {budget}; windows become shorter",
+                "raise --store-budget, or lower --window",
+            )
+            self.unpin(checkpoint, f"the window store holds more than its budget of {budget}")
+
+    def keep_room(self) -> None:
+        """Unpin checkpoints where the training may need their room; to be called now and then."""
+        self._disk_reserve.keep(
+            lambda: [
+                (c, held_bytes(str(self._paths.pinned(c.admitted.pin_path)))) for c in self._pinned() if c.admitted
+            ],
+            lambda checkpoint: self.unpin(checkpoint, FOR_TRAINING),
+        )
+
+    def sweep(self) -> None:
+        """Remove files of the window store that no record explains (a crash between the act and its record)."""
+        explained = {str(self._paths.pinned(c.admitted.pin_path)) for c in self._pinned() if c.admitted}
+        for file in self._paths.pins.iterdir():
+            if str(file).removesuffix(SUFFIX) not in explained:
+                unpin(str(file))
+
+    def _pinned(self) -> list[Checkpoint]:
+        return [checkpoint for checkpoint in by_admission(self._recorder.checkpoints()) if checkpoint.pinned]
+
+
+def _flat(name: str) -> str:
+    """A path as one name; of a long one the beginning, and a digest."""
+    flat = name.replace("_", "__").replace("/", "_s")
+    encoded = os.fsencode(flat)
+    if len(encoded) <= _LONGEST_FLAT_BYTES:
+        return flat
+    digest = hashlib.blake2b(encoded, digest_size=8).hexdigest()
+    return f"{encoded[:_CUT_BYTES].decode(errors='ignore')}.{digest}"

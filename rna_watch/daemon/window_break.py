@@ -1,0 +1,74 @@
+"""Where a window begins: what between two checkpoints of a sequence makes the history before the later one unusable.
+
+Each function says why in words, "" if it knows no reason.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rna_watch.watching import steps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rna_watch.acceleration.residuals import TrainingState
+    from rna_watch.journal.events import Admitted
+    from rna_watch.journal.replay import Checkpoint
+
+
+def same_step(previous: Admitted, current: Admitted) -> str:
+    """Two files that tell the same step: of one run only one of them can stand in a window."""
+    if previous.path == current.path or (previous.step_kind, previous.step) != (current.step_kind, current.step):
+        return ""
+    return f"{previous.checkpoint} and {current.checkpoint} tell the same {current.step_kind} {current.step}"
+
+
+def restart(previous: Admitted, current: Admitted, others: Iterable[Checkpoint]) -> str:
+    """The run went back, or was begun again between two saves: a file of another version, of no later step, in time.
+
+    Args:
+        previous: the checkpoint admitted before, in the same sequence.
+        current: the one admitted now.
+        others: all that are known.
+    """
+    if current.step <= previous.step and current.mtime_ns > previous.mtime_ns:
+        return f"the run went back from {previous.step_kind} {previous.step} to {current.step}: a restart"
+    series, version = steps.series(current.checkpoint), steps.all_versions(current.checkpoint)
+    for checkpoint in others:
+        other = checkpoint.admitted
+        if (
+            other is not None
+            and previous.mtime_ns < other.mtime_ns < current.mtime_ns
+            and other.step <= previous.step
+            and other.step_kind == previous.step_kind
+            and steps.series(other.path) != series
+            and steps.all_versions(other.path) == version
+        ):
+            name = checkpoint.name
+            return f"{name} was saved after {previous.checkpoint}, though it is no later step: a restart"
+    return ""
+
+
+def change(older: TrainingState, newer: TrainingState, jump: float) -> str:
+    """The training changed so much that the residual between two checkpoints cannot stand in a window.
+
+    Args:
+        older: the checkpoint before.
+        newer: the checkpoint after.
+        jump: largest ratio of successive learning rates that is still gradual; infinity: none is too large.
+    """
+    if older.optimizer and newer.optimizer and older.optimizer != newer.optimizer:
+        return f"the optimizer changed from {older.optimizer} to {newer.optimizer}"
+    if older.step_kind != newer.step_kind:
+        return f"checkpoints were numbered by {older.step_kind}, now by {newer.step_kind}, so their steps cannot be compared"
+    for old, new in zip(older.groups, newer.groups, strict=False):
+        before, after = old.learning_rate, new.learning_rate
+        if math.isnan(before) or math.isnan(after) or before == after:
+            continue
+        if min(before, after) <= 0.0 or max(before, after) > jump * min(before, after):
+            if math.isinf(jump):
+                continue
+            return f"the learning rate jumped from {before:.3g} to {after:.3g}"
+    return ""

@@ -1,0 +1,179 @@
+"""The daemon's side of a long-lived process that runs the user's evaluator; the same for every kind of process."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from rna_watch.errors import Cancelled, EvaluationFailed, RnaWatchError
+from rna_watch.evaluation.evaluator import Evaluation, Fit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rna_watch.evaluation.evaluator import EvaluatorSpec, FitRequest
+    from rna_watch.window.combine import Combination
+
+_START_LIMIT_S = 120.0
+
+
+class ProcessDied(Exception):  # noqa: N818 - an event between a process and its client, which says what it means
+    """The evaluating process is gone; the text says how it ended."""
+
+
+class EvaluatorProcess(Protocol):
+    """A process that hosts one `worker.AnsweringWorker`: a child of ours, or a Ray actor."""
+
+    pid: int | None
+
+    def alive(self) -> bool:
+        """Whether it can be asked, as far as is known."""
+
+    def ask(self, limit_s: float, method: str, *arguments: object, **options: object) -> object:
+        """The worker's answer.
+
+        Raises:
+            TimeoutError: there was none within `limit_s` seconds.
+            ProcessDied: the process ended, by itself or by `kill`.
+        """
+
+    def kill(self) -> None:
+        """End it with all that it started."""
+
+
+class Evaluator:
+    """A long-lived place where models are evaluated, one at a time; a process that hangs or dies is replaced at the next.
+
+    Args:
+        spec: the user's evaluator.
+        begin: starts a process that hosts it.
+    """
+
+    def __init__(self, spec: EvaluatorSpec, begin: Callable[[EvaluatorSpec], EvaluatorProcess]) -> None:
+        self._spec = spec
+        self._begin = begin
+        self._lock = threading.Lock()
+        self._process: EvaluatorProcess | None = None
+        self._closed = False
+
+    def warm_up(self) -> None:
+        """Start the process and load the user's code and data, so that the first model does not wait for them.
+
+        Raises:
+            EvaluationFailed: they cannot be loaded.
+            Cancelled: `close` was called.
+        """
+        with self._lock:
+            self._started()
+
+    def offers(self) -> frozenset[str]:
+        """What the user's evaluator can do beyond plain evaluation: of `FRACTION`, `NORMALIZATION`, `TRAINING_LOSS`.
+
+        Raises:
+            EvaluationFailed: the user's code cannot be loaded.
+            Cancelled: `close` was called.
+        """
+        answer = self._answer(_START_LIMIT_S, "offers")
+        assert isinstance(answer, frozenset)
+        return answer
+
+    def evaluate(
+        self, combination: Combination, *, fraction: float | None = None, re_estimate: bool = False
+    ) -> Evaluation:
+        """The metrics of a model.
+
+        Args:
+            combination: the model.
+            fraction: how much of the data to evaluate on, 0 to 1; None for all of it.
+            re_estimate: whether to re-estimate its batch-norm statistics first.
+
+        Raises:
+            EvaluationFailed: the user's code raised, ran past its time limit, returned something unusable, or does not
+                offer what is asked.
+            Cancelled: `close` was called meanwhile.
+        """
+        # a command has its own time limit in the process; this one catches a process that hangs
+        limit_s = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
+        answer = self._answer(limit_s, "evaluate", combination, fraction=fraction, re_estimate=re_estimate)
+        assert isinstance(answer, Evaluation)
+        return answer
+
+    def fit(self, request: FitRequest) -> Fit:
+        """Weights of a window that lower the user's training loss (Li et al. 2022, "Trainable Weight Averaging").
+
+        Raises:
+            EvaluationFailed: the user's code raised, ran past its time limit, returned no loss to descend on, or offers
+                none; or the window does not fit into memory.
+            Cancelled: `close` was called meanwhile.
+        """
+        answer = self._answer(self._spec.timeout_s, "fit", request)
+        assert isinstance(answer, Fit)
+        return answer
+
+    def pid(self) -> int | None:
+        """The process, if it is known and alive."""
+        process = self._process
+        return process.pid if process is not None and process.alive() else None
+
+    def busy(self) -> bool:
+        """Whether the process works for us."""
+        return self._lock.locked()
+
+    def close(self) -> None:
+        """End the process; for good. A call that waits for it raises Cancelled."""
+        self._closed = True
+        self._kill()
+
+    def _answer(self, limit_s: float, method: str, *arguments: object, **options: object) -> object:
+        with self._lock:
+            return self._ask(self._started(), limit_s, method, *arguments, **options)
+
+    def _started(self) -> EvaluatorProcess:
+        if self._closed:
+            raise Cancelled("the evaluator is closed")
+        if self._process is not None and self._process.alive():
+            return self._process
+        self._kill()
+        with self._deaths(_START_LIMIT_S):
+            process = self._process = self._begin(self._spec)
+        try:
+            if self._closed:  # while it was being started
+                raise Cancelled("the evaluator is closed")
+            pid = self._ask(process, _START_LIMIT_S, "pid")
+        except RnaWatchError:
+            self._kill()
+            raise
+        assert isinstance(pid, int)
+        process.pid = pid
+        return process
+
+    def _ask(
+        self, process: EvaluatorProcess, limit_s: float, method: str, *arguments: object, **options: object
+    ) -> object:
+        with self._deaths(limit_s):
+            answer = process.ask(limit_s, method, *arguments, **options)
+        if isinstance(answer, RnaWatchError):
+            raise answer
+        return answer
+
+    @contextlib.contextmanager
+    def _deaths(self, limit_s: float) -> Iterator[None]:
+        """Say what it means when the process hangs or dies."""
+        try:
+            yield
+        except TimeoutError as error:
+            self._kill()
+            raise EvaluationFailed(
+                f"the evaluator ran longer than {limit_s:g} s and was ended; raise --evaluation-timeout"
+            ) from error
+        except ProcessDied as error:
+            self._kill()
+            if self._closed:
+                raise Cancelled("the evaluator was ended") from error
+            raise EvaluationFailed(f"the evaluator's process died ({error}); see the log") from error
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()

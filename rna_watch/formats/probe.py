@@ -1,0 +1,104 @@
+"""Is this a checkpoint, is it complete, and where are its tensors: the one question put to every format."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+from rna_watch.formats import embedded_averages, recorded_gradient, registry
+from rna_watch.layout.identity import identify_folder
+from rna_watch.layout.open_file import OpenFile
+
+if TYPE_CHECKING:
+    from rna_watch.formats.format import FileFormat
+    from rna_watch.layout.layout import Layout
+
+_HEAD_BYTES = 64
+_FEWEST_BYTES = 9  # by which every format is recognised
+_LFS = b"version https://git-lfs"
+
+
+def probe(path: str, source: str | None = None) -> Layout:
+    """The layout of a checkpoint that is complete; moving averages inside the model's own state dict are set apart.
+
+    Args:
+        path: the file or folder.
+        source: key path of the model inside it, or of such an average; found by itself if None.
+
+    Raises:
+        IncompleteCheckpoint: it is still being written, or was cut off.
+        RefusedCheckpoint: it is something else, and what.
+        FileNotFoundError: it is gone.
+    """
+    try:
+        return embedded_averages.set_apart(_probe(path, source))
+    except RefusedCheckpoint as error:
+        if not source:
+            raise
+        try:
+            whole = _probe(path, None)
+        except RefusedCheckpoint:
+            raise error from None
+        average = embedded_averages.choose(whole, source)
+        if average is not None:
+            return average
+        if inside := [each.path for each in embedded_averages.set_apart(whole).sources if each.averaged]:
+            raise RefusedCheckpoint(f"{error} (averages inside it: {', '.join(map(repr, inside))})") from error
+        raise
+
+
+def _probe(path: str, source: str | None) -> Layout:
+    if os.path.isdir(path):  # noqa: PTH112 - a string crosses process boundaries here
+        return _probe_folder(path, source)
+    if not os.path.isfile(path):  # noqa: PTH113
+        if os.path.exists(path):  # noqa: PTH110
+            raise RefusedCheckpoint("it is not a regular file; name the checkpoint file itself")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return recorded_gradient.attached(_probe_file(path, source))
+
+
+def _probe_folder(path: str, source: str | None) -> Layout:
+    try:
+        before = identify_folder(path)
+        found = registry.recognised_folder(path, set(os.listdir(path)))  # noqa: PTH208
+        if found is None:
+            raise RefusedCheckpoint(
+                "it is not a regular file, nor a folder of a kind that is known; name a checkpoint in it"
+            )
+        layout = found.read_layout(path, source, _probe_file)
+        if identify_folder(path) != before:
+            raise IncompleteCheckpoint("it is being written")
+    except FileNotFoundError as error:
+        if not os.path.isdir(path):  # noqa: PTH112
+            raise
+        inside = os.path.relpath(error.filename or path, path)
+        raise IncompleteCheckpoint(f"{inside} is gone or not there yet") from error
+    return layout
+
+
+def _probe_file(path: str, source: str | None) -> Layout:
+    try:
+        file = OpenFile(path)
+    except PermissionError as error:
+        raise RefusedCheckpoint("it cannot be read (permission denied); give this user read access") from error
+    with file:
+        layout = _format_of(file).read_layout(file, source)
+        file.check_unchanged()
+    return layout
+
+
+def _format_of(file: OpenFile) -> FileFormat:
+    head = os.pread(file.descriptor, _HEAD_BYTES, 0)
+    if not head.strip(b"\0"):
+        raise IncompleteCheckpoint("it is empty" if not head else "it begins with zeros: not written yet")
+    found = registry.recognised_file(file.identity.path, head)
+    if found is not None:
+        return found
+    if len(head) < _FEWEST_BYTES:
+        raise IncompleteCheckpoint(f"it has only {len(head)} bytes so far")
+    if head.startswith(_LFS):
+        raise RefusedCheckpoint("it is a Git LFS pointer, not the file itself; run `git lfs pull`")
+    known = ", ".join(each.name for each in registry.FILES if each.endings)
+    raise RefusedCheckpoint(f"it is in no format that is known ({known})")

@@ -1,0 +1,67 @@
+"""Following a journal: its events as they come, whatever becomes of the file; public, for dashboards and exporters."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rna_watch.journal.log import decode
+from rna_watch.journal.replay import RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rna_watch.journal.events import Event
+
+
+class Follower:
+    """A reader of a journal that remembers how far it read.
+
+    `state` is what the events so far add up to, those before `after` included. `caught_up` says whether the last call of
+    `new` came to the end of the file.
+
+    Args:
+        path: the journal; it need not be there yet.
+        after: number (`seq`) of the last event that is already known: only later ones are given. A journal in its place,
+            made anew, is given from its beginning.
+    """
+
+    def __init__(self, path: Path, *, after: int = 0) -> None:
+        self.path = path
+        self._begin(after)
+
+    def _begin(self, after: int) -> None:
+        self.state = RunState()
+        self.caught_up = False
+        self._after = after
+        self._offset = 0
+        self._identity: tuple[int, int] | None = None
+
+    def new(self) -> Iterator[Event]:
+        """The sound events since the last call, each already part of `state`; a line not yet finished stays for the next.
+
+        A file that was replaced, or cut to less than what was read, is another run's: `state` begins anew with it.
+        """
+        self.caught_up = False
+        try:
+            file = self.path.open("rb")
+        except OSError:
+            return
+        with file:
+            stat = os.fstat(file.fileno())
+            identity = (stat.st_dev, stat.st_ino)
+            if self._identity not in {None, identity} or stat.st_size < self._offset:
+                self._begin(0)
+            self._identity = identity
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                event = decode(line)
+                if event is not None:
+                    self.state.apply(event)
+                    if event.seq > self._after:
+                        yield event
+            self.caught_up = True

@@ -1,0 +1,95 @@
+"""The metric that decides, as far as the journal tells it: its name, its direction, its values, and which of them is best."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rna_watch.acceleration.significance import Mode, gain, ranked
+from rna_watch.journal.replay import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rna_watch.journal.events import Metrics
+    from rna_watch.journal.replay import Checkpoint, RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """Which of the evaluator's numbers decides; `mode` is min, max, or None where nobody said."""
+
+    name: str
+    mode: str | None
+
+    def best(self, values: Iterable[float | None]) -> float | None:
+        """The best of these values; those that are no number never win."""
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        return next(iter(ranked(finite, float, "max" if self.mode == "max" else "min")), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Values:
+    """The deciding metric at a checkpoint: of the original, the best plain average, the best RNA model, the choice."""
+
+    original: float | None = None
+    average: float | None = None
+    rna: float | None = None
+    chosen: float | None = None
+
+
+def metric_of(state: RunState) -> Metric | None:
+    """The metric that the journal names or, if it names none, the first one of its newest evaluation, or None."""
+    if state.metric:
+        return Metric(name=state.metric.metric, mode=state.metric.mode)
+    for checkpoint in reversed(state.checkpoints.values()):
+        chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen else None
+        for metrics in (chosen, *checkpoint.evaluations.values()):
+            if metrics:
+                return Metric(name=next(iter(metrics)), mode=None)
+    return None
+
+
+def best_so_far(state: RunState, name: str) -> float | None:
+    """The value of a checkpoint's model, if it is better than its original and every original and model before; else None.
+
+    Only what one evaluator said is compared.
+    """
+    current, settled = state.checkpoints[name], state.metric
+    if settled is None or current.chosen is None or not current.chosen.better_than_original:
+        return None
+    said: list[Metrics | None] = [metrics for judge, metrics in state.replaced if judge == current.judge]
+    for other in list(state.checkpoints.values()):  # a copy: another thread may add to them
+        if other.judge == current.judge:
+            said += [other.evaluations.get("last")]
+            if other.name != name and other.stage is Stage.PUBLISHED and other.chosen:
+                said += [other.chosen.metrics.get("chosen")]
+    values = [_value(metrics, settled.metric) for metrics in (current.chosen.metrics.get("chosen"), *said)]
+    value, *others = (each if each is not None and math.isfinite(each) else None for each in values)
+    mode: Mode = "max" if settled.mode == "max" else "min"
+    beats = value is not None and all(gain(value, other, mode) > 0 for other in others if other is not None)
+    return value if beats else None
+
+
+def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
+    """What is known of the checkpoint: what the choice says, or what was evaluated so far."""
+    if checkpoint.chosen:
+        known = checkpoint.chosen.metrics
+        original, average, rna, chosen = (
+            _value(known.get(key), metric.name) for key in ("original", "average", "rna", "chosen")
+        )
+        return Values(original=original, average=average, rna=rna, chosen=chosen)
+    if not checkpoint.evaluations:
+        return Values()
+    by_name = {name: _value(metrics, metric.name) for name, metrics in checkpoint.evaluations.items()}
+    return Values(
+        original=by_name.get("last"),
+        average=metric.best(value for name, value in by_name.items() if name.startswith("average")),
+        rna=metric.best(value for name, value in by_name.items() if name.startswith("rna")),
+    )
+
+
+def _value(metrics: Metrics | None, name: str) -> float | None:
+    value = metrics.get(name) if metrics else None
+    return float(value) if isinstance(value, (int, float)) else None

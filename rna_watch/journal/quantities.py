@@ -1,0 +1,107 @@
+"""Quantities in a person's words: bytes, durations, metrics, and text that came from outside."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NOTHING = "\N{EN DASH}"
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_WIDEST = 9
+
+
+def plain(text: str) -> str:
+    """The text on one line, with nothing in it that a terminal would obey.
+
+    Names of files and messages of evaluators are other people's: escape codes, line ends, or bytes that are no text.
+    """
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """The text with every character replaced that a terminal would obey, and its spaces as they are."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def size(count_bytes: float) -> str:
+    """Bytes with three digits and a decimal unit: `44.7 MB`."""
+    value = max(float(count_bytes), 0.0)
+    if not math.isfinite(value):
+        return "?"
+    for unit in _UNITS:
+        if value < 999.5 or unit == _UNITS[-1]:
+            break
+        value /= 1000
+    digits = 0 if unit == "B" or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A stretch of time in its two largest units: `0.3 s`, `3 min 20 s`, `2 h 14 min`, `3 d 4 h`."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 9.95:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole = round(seconds)
+    for unit, name, smaller, smaller_name in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= unit:
+            rest = whole % unit // smaller
+            return f"{whole // unit} {name} {rest} {smaller_name}" if rest else f"{whole // unit} {name}"
+    return f"{whole} s"
+
+
+def age(seconds: float) -> str:
+    """How long ago, in one whole unit, so that it does not flicker: `12 s`, `3 min`, `2 h`, `5 d`."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = int(max(seconds, 0.0))
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if whole >= unit:
+            return f"{whole // unit} {name}"
+    return f"{whole} s"
+
+
+def places(values: Iterable[float | None]) -> int | None:
+    """How many decimals suit these numbers together; None if only powers of ten do.
+
+    The median decides, so that one iterate that diverged does not cost all others their digits.
+    """
+    sizes = [abs(value) for value in values if value is not None and math.isfinite(value) and value]
+    if not sizes:
+        return 4
+    exponent = math.floor(math.log10(statistics.median(sizes)))
+    if not -4 <= exponent <= 6:
+        return None
+    return max(4 - exponent, 0) if exponent >= 0 else max(2 - exponent, 4)
+
+
+def number(value: float | None, decimals: int | None) -> str:
+    """A metric with so many decimals, or with a power of ten where it would not fit or would look like zero."""
+    if value is None:
+        return NOTHING
+    if not math.isfinite(value):
+        return str(float(value))
+    fixed = f"{value:.{decimals}f}" if decimals is not None else ""
+    if not fixed or len(fixed) > _WIDEST or (value and not float(fixed)):
+        return f"{value:.2e}" if value else "0"
+    return fixed
+
+
+def gain(original: float | None, ours: float | None, mode: str | None) -> str:
+    """How much better ours is than the original, relative to it: `+23.2%`, negative if worse, empty if unknown."""
+    if original is None or ours is None or mode not in {"min", "max"} or not original:
+        return ""
+    share = (original - ours if mode == "min" else ours - original) / abs(original)
+    if not math.isfinite(share):
+        return ""
+    if abs(share) >= 9.995:
+        return ">+999%" if share > 0 else "<-999%"
+    return f"{share:+.1%}" if abs(share) >= 0.0005 else "0.0%"

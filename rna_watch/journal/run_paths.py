@@ -1,0 +1,235 @@
+"""Where a run's outputs and state lie, and the per-user registry that finds them when `--output` put them elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import StoreError, UsageError
+from rna_watch.layout import disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_WAIT_S = 1.0
+_PARSED_FOLDER = "checkpoints"
+_PARSED_ENTRY = re.compile(r"^checkpoint_\d+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPaths:
+    """The folders and files of one run; `output` is the folder that holds `rna` and `.rna-watch`."""
+
+    run: Path
+    output: Path
+
+    @property
+    def models(self) -> Path:
+        """The output tree: models, manifests, `best`, `latest`."""
+        return self.output / "rna"
+
+    @property
+    def state(self) -> Path:
+        """Journal, lock, log and pins."""
+        return self.output / ".rna-watch"
+
+    @property
+    def journal(self) -> Path:
+        """The journal."""
+        return self.state / "journal.jsonl"
+
+    @property
+    def heartbeat(self) -> Path:
+        """The heartbeat."""
+        return self.state / "heartbeat.json"
+
+    @property
+    def lock(self) -> Path:
+        """The lock."""
+        return self.state / "lock"
+
+    @property
+    def log(self) -> Path:
+        """The log."""
+        return self.state / "log"
+
+    @property
+    def stop_request(self) -> Path:
+        """A file whose appearance asks the daemon to stop, from whatever machine."""
+        return self.state / "stop"
+
+    @property
+    def pins(self) -> Path:
+        """Checkpoints that are kept while a window may need them."""
+        return self.state / "pins"
+
+    @property
+    def pin_folders(self) -> tuple[Path, Path]:
+        """Where pins may lie: in their folder, or in that of version 0.1.0 until a later one has watched the run."""
+        return self.pins, self.state / "window"
+
+    def pinned(self, recorded: str) -> Path:
+        """Where the pin is that an event records by its path below `output`, in whichever folder it lies by now."""
+        path = self.output / recorded
+        if path.parent not in self.pin_folders:
+            return path
+        places = [folder / path.name for folder in self.pin_folders]
+        return next((place for place in places if place.exists()), places[0])
+
+    @property
+    def scratch(self) -> Path:
+        """Files that exist only while something is evaluated."""
+        return self.state / "scratch"
+
+    def in_tree(self, path: Path) -> str:
+        """A path below the output tree, relative to it, as events give it."""
+        return str(path.relative_to(self.models))
+
+    def create(self) -> None:
+        """Make the folders; that of the pins only if `adopt_pins` will not.
+
+        Raises:
+            StoreError: they cannot be made.
+        """
+        pins, old = self.pin_folders
+        try:
+            for folder in (self.models, self.state, *([] if old.exists() else [pins])):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot make {error.filename}: {error.strerror}; name a folder that can be written with --output"
+            ) from error
+
+
+def adopt_pins(paths: RunPaths) -> None:
+    """Take over the pins of version 0.1.0, by one rename; whoever calls this holds the run's lock.
+
+    Where version 0.1.0 worked on after a later one there are two folders, and what is in the old one is moved. At whatever
+    moment this ends, `RunPaths.pinned` finds each pin.
+
+    Raises:
+        StoreError: the folder cannot be renamed.
+    """
+    pins, old = paths.pin_folders
+    try:
+        if pins.is_dir() and any(pins.iterdir()) and old.is_dir():
+            for pin in old.iterdir():
+                pin.rename(pins / pin.name)
+            old.rmdir()
+        elif old.exists():
+            old.rename(pins)
+    except OSError as error:
+        raise StoreError(f"cannot rename {old} to {pins}: {error.strerror}; check the folders' permissions") from error
+
+
+def _registry_file(run: Path) -> Path:
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return base / "rna-watch" / "runs" / f"{hashlib.blake2b(str(run).encode(), digest_size=8).hexdigest()}.json"
+
+
+def resolve(run: Path, output: str | None) -> RunPaths:
+    """The paths of a run: those of `--output`, else those remembered for it, else below the run directory.
+
+    Raises:
+        UsageError: the run directory does not exist or cannot be looked at.
+    """
+    try:
+        return _resolve(run, output)
+    except OSError as error:
+        raise _unseen(run, error) from error
+
+
+def _unseen(run: Path, error: OSError) -> UsageError:
+    what = f"the run directory {run} cannot be looked at: {error.strerror or error}"
+    return UsageError(f"{what}; give this user access to it and to the folders above it")
+
+
+def _resolve(run: Path, output: str | None) -> RunPaths:
+    if not run.is_dir():
+        raise UsageError(f"the run directory {run} does not exist (or is no folder)")
+    run = run.resolve()
+    if output is not None:
+        return RunPaths(run=run, output=Path(output).absolute())
+    if not (run / ".rna-watch").is_dir():
+        try:
+            remembered = json.loads(_registry_file(run).read_text())["output"]
+            if Path(remembered).is_dir():
+                return RunPaths(run=run, output=Path(remembered))
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    return RunPaths(run=run, output=run)
+
+
+def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
+    """See that the run directory is there, or wait until the trainer has made it.
+
+    It is never made here: some trainers refuse a folder that exists, or go on to `exp2` beside it.
+
+    Raises:
+        UsageError: it is not there and is not to be waited for, or cannot come, or cannot be looked at.
+    """
+    try:
+        _await_run(run, wait=wait, say=say)
+    except OSError as error:
+        raise _unseen(run, error) from error
+
+
+def _await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
+    if run.exists() or not run.parent.is_dir():
+        return  # `resolve` says what is wrong with it
+    if not wait:
+        raise UsageError(
+            f"the run directory {run} does not exist; if the training is yet to make it, wait for it with --wait"
+        )
+    say(f"waiting  for {run}, which the training is to make (Ctrl-C ends)")
+    while not run.exists():
+        time.sleep(_WAIT_S)
+
+
+def check_output(paths: RunPaths) -> None:
+    """Refuse a place where models would lie among the run's checkpoints, or where the trainer takes every entry for its own.
+
+    The latter is Accelerate's automatic naming, which crashes on ours.
+
+    Raises:
+        UsageError: the output would lie in such a folder.
+    """
+    models = paths.models.resolve()
+    if paths.run.resolve().is_relative_to(models):
+        raise UsageError(
+            f"{paths.models} is where models would be written, and the run's own checkpoints lie there ({paths.run}); name "
+            "another folder with --output"
+        )
+    if paths.output != paths.run:
+        return
+    names = [entry.name for entry in os.scandir(paths.run)]
+    if not names and paths.run.name == _PARSED_FOLDER:
+        raise UsageError(
+            f"{paths.run} is still empty, and if Accelerate writes there it takes every entry for one of its own; watch the "
+            f"folder above it ({paths.run.parent}), or write elsewhere with --output "
+            f"{paths.run.parent / (paths.run.name + '-rna')}"
+        )
+    if any(_PARSED_ENTRY.match(name) for name in names):
+        raise UsageError(
+            f"{paths.run} holds checkpoint_<n> folders, and Accelerate takes every entry beside them for one of its own; "
+            f"write elsewhere with --output {paths.run.parent / (paths.run.name + '-rna')}"
+        )
+
+
+def remember(paths: RunPaths) -> None:
+    """Note where an output outside its run directory lies; without a writable home, `--output` must be repeated."""
+    if paths.output == paths.run:
+        return
+    file = _registry_file(paths.run)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with disk.replacing(file, durable=False) as temporary:
+            Path(temporary).write_text(json.dumps({"run": str(paths.run), "output": str(paths.output)}))
+    except OSError:
+        return

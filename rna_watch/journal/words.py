@@ -1,0 +1,122 @@
+"""A line: what one event says to a person, in logs, where there is no terminal, and among a frame's last events."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.journal import events as e
+from rna_watch.journal.quantities import duration, number, places, plain, size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rna_watch.journal.replay import RunState
+
+OUTPUT_TREE = "rna"
+DIRECTIONS = {"min": "lower is better", "max": "higher is better"}
+
+
+def describe(event: e.Event, state: RunState | None = None) -> str | None:
+    """One plain line for the event, or None if it is not worth one.
+
+    Args:
+        event: what happened.
+        state: what the run adds up to, this event included. With it the line of an output says what was chosen and by
+            which metric; without it each event speaks for itself.
+    """
+    if isinstance(event, e.Chosen | e.Published | e.BestMoved | e.Pruned):
+        text = _outcome(event, state)
+    elif speaks := _SENTENCES.get(type(event)):
+        text = speaks(event)
+    else:
+        # Aliases, single evaluations, intents and the store's routine are in the journal for whoever needs them.
+        return None
+    name = getattr(event, "checkpoint", "")
+    return f"{plain(name)}  {plain(text)}" if name else plain(text)
+
+
+def output_of(state: RunState | None, output: str) -> str:
+    """An output's path as seen from the run folder, or in full if it lies elsewhere."""
+    if state is None or state.started is None:
+        return output
+    path = PurePath(state.started.output) / OUTPUT_TREE / output
+    return str(path.relative_to(state.started.run) if path.is_relative_to(state.started.run) else path)
+
+
+def choice(chosen: e.Chosen, metric: str | None) -> str:
+    """What was chosen and how it compares: `rna-5-1e-08 error 0.0401 (original 0.0522, best average 0.0450)`."""
+    ours = chosen.metrics.get("chosen")
+    if not ours:
+        return f"{chosen.candidate}, not evaluated"
+    name = metric if metric in ours else next(iter(ours))
+    values = {key: metrics.get(name) for key, metrics in chosen.metrics.items() if metrics}
+    decimals = places(values.values())
+    others = [
+        f"{label} {number(values[key], decimals)}"
+        for key, label in (("original", "original"), ("average", "best average"))
+        if values.get(key) is not None
+    ]
+    versus = f" ({', '.join(others)})" if others else ""
+    return f"{chosen.candidate} {name} {number(values.get('chosen'), decimals)}{versus}"
+
+
+def verdict(chosen: e.Chosen) -> str:
+    """Whether the choice beats the original, in words; empty if that is not known."""
+    if chosen.better_than_original is None:
+        return ""
+    if not chosen.better_than_original:
+        return "not better than the original"
+    return (
+        "better than the original, but not beyond noise" if chosen.significant is False else "better than the original"
+    )
+
+
+def _started(event: e.Started) -> str:
+    evaluation = f"evaluated by {event.evaluator}" if event.evaluator else "nothing is evaluated: add --evaluator"
+    return (
+        f"watching {event.run}, writing to {PurePath(event.output) / OUTPUT_TREE}; {event.engine_name} engine; {evaluation} "
+        f"(rna-watch {event.version}, {event.host}:{event.pid})"
+    )
+
+
+def _measured(event: e.Measured) -> str:
+    rate = f" ({size(event.read_bytes / event.seconds)}/s)" if event.seconds > 0 else ""
+    return f"measured: read {size(event.read_bytes)} in {duration(event.seconds)}{rate}"
+
+
+_SENTENCES: dict[type[e.Event], Callable[[Any], str]] = {
+    e.Started: _started,
+    e.Stopped: lambda event: f"stopped: {event.reason}",
+    e.Waiting: lambda event: f"not complete yet: {event.reason}",
+    e.Refused: lambda event: f"cannot be used: {event.reason}",
+    e.Vanished: lambda event: "gone before it could be used",
+    e.Admitted: lambda event: f"complete: {event.step_kind} {event.step}, {size(event.size_bytes)}, {event.format}",
+    e.WindowStarted: lambda event: f"starts a new window: {event.reason}",
+    e.Measured: _measured,
+    e.MetricChosen: lambda event: f"models are chosen by {event.metric}, {DIRECTIONS.get(event.mode, event.mode)}",
+    e.EvaluationFailed: lambda event: f"evaluation of {event.candidate} failed: {event.reason}",
+    e.Finished: lambda event: f"no output: {event.reason}",
+    e.Skipped: lambda event: f"left out: {event.reason}",
+    e.Failed: lambda event: f"failed: {event.reason}; {'it is tried again' if event.will_retry else 'given up'}",
+    e.Problem: lambda event: f"problem: {event.what}; {event.remedy}",
+    e.Solved: lambda event: f"solved: {event.key}",
+    e.Noted: lambda event: event.text,
+}
+
+
+def _outcome(event: e.Chosen | e.Published | e.BestMoved | e.Pruned, state: RunState | None) -> str:
+    checkpoint = state.checkpoints.get(event.checkpoint) if state else None
+    metric = state.metric.metric if state and state.metric else None
+    if isinstance(event, e.Chosen):
+        if state:
+            return f"chose {event.candidate}: {event.reason}"
+        return f"chose {choice(event, metric)}" + (f": {words}" if (words := verdict(event)) else "")
+    output = output_of(state, event.output)
+    if isinstance(event, e.Pruned):
+        return f"removed the older output {output}"
+    if isinstance(event, e.BestMoved):
+        return f"best so far: {output}, {metric or 'metric'} {number(event.value, places([event.value]))}"
+    if checkpoint and checkpoint.chosen:
+        return f"published {output}: {choice(checkpoint.chosen, metric)}"
+    return f"published {output} ({size(event.written_bytes)} in {duration(event.seconds)})"

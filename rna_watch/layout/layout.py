@@ -1,0 +1,281 @@
+"""Extents: where the tensors of a checkpoint lie in its files, the one value that all formats share.
+
+A *tensor* is a view (shape, stride, start) of a storage. An *extent* is the part of one storage that the model's tensors use,
+each element once however many tensors share it; its *chunks* say where those elements lie in files. Elements are numbered as
+in the storage, so that tied and overlapping tensors keep their views.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from math import prod
+from typing import TYPE_CHECKING
+
+from rna_watch.layout.dtypes import PAIRS
+from rna_watch.layout.names import canonical_names, plain_names
+
+if TYPE_CHECKING:
+    from rna_watch.acceleration.residuals import ParameterGroup
+    from rna_watch.layout.identity import FileIdentity
+
+
+class Role(StrEnum):
+    """What an extent is to the extrapolation (facts: Scieur et al. 2018, section 4.2; buffers are not part of R)."""
+
+    PARAMETER = "parameter"  # in the residuals, and combined
+    STATISTIC = "statistic"  # combined with the same weights, not in the residuals
+    VARIANCE = "variance"  # a statistic that must not become negative
+    COPIED = "copied"  # integers and flags: the newest checkpoint's bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Elements [start, start + count) of an extent's storage, at a byte offset of file number `file`."""
+
+    file: int
+    offset_bytes: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """The used part of one storage: chunks in ascending order, without overlap.
+
+    In a layout, the name is that of its first tensor, as it is known across a window (without wrappers' prefixes).
+    """
+
+    name: str
+    dtype: str
+    role: Role
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def count(self) -> int:
+        """How many elements are used."""
+        return sum(chunk.count for chunk in self.chunks)
+
+    @property
+    def storage_count(self) -> int:
+        """How many elements a storage needs to hold them at their places."""
+        return self.chunks[-1].start + self.chunks[-1].count if self.chunks else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companion:
+    """One value for each element of a parameter extent (momentum, gradient): dtype and chunks, parallel to the extent's own.
+
+    `group` is the optimizer's parameter group, -1 where the parameter is in none. All values are zero where there are no chunks.
+    """
+
+    group: int
+    dtype: str = ""
+    chunks: tuple[Chunk, ...] = ()
+
+
+OUTSIDE = Companion(group=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorView:
+    """A named tensor of the model: shape, stride and start (in elements) within extent number `extent`.
+
+    The name is the stored one. `pairs`: it holds complex numbers, described as real ones with a last axis of two.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    extent: int
+    start: int
+    pairs: bool = False
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype that torch gives it."""
+        return next(name for name, real in PAIRS.items() if real == self.dtype) if self.pairs else self.dtype
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape that torch gives it."""
+        return self.shape[:-1] if self.pairs else self.shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A group of tensors in a checkpoint that may be taken as the model: its key path, and how many tensors it has.
+
+    `averaged`: it is a moving average of the weights, stored next to them.
+    """
+
+    path: str
+    tensors: int
+    averaged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A complete checkpoint: its files, the model's tensors and where their elements lie.
+
+    Args:
+        format: name of its format.
+        files: those that hold the model.
+        source: key path of the model inside the file ("" for a bare state dict).
+        tensors: the model's.
+        extents: where their elements lie; tensors refer to them by number.
+        counters: the step and epoch numbers found inside.
+        fingerprint: identifies the content, whatever the file's name.
+        optimizer: the state of the one optimizer in the file.
+        gradient: the layout of the mean gradient that the training saved next to it.
+        gradient_problem: why that is not this checkpoint's own ("" if it is).
+        root: the folder, of a checkpoint that is one.
+        carried: the files in it that a copy for use takes over as they are (configuration, tokenizer, metadata).
+        kinds: name of the file format of each of `files`, where that is not `format`.
+        sources: all groups of tensors that could have been taken as the model.
+
+    `architecture` is a digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage.
+    """
+
+    format: str
+    files: tuple[FileIdentity, ...]
+    source: str
+    tensors: tuple[TensorView, ...]
+    extents: tuple[Extent, ...]
+    counters: dict[str, int]
+    fingerprint: str
+    optimizer: OptimizerState | None = None
+    gradient: Layout | None = None
+    gradient_problem: str = ""
+    root: str = ""
+    carried: tuple[FileIdentity, ...] = ()
+    kinds: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
+    architecture: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = canonical_names(view.name for view in self.tensors)
+        owners = {view.extent: names[view.name] for view in reversed(self.tensors)}
+        extents = tuple(
+            extent if owners.get(number, extent.name) == extent.name else replace(extent, name=owners[number])
+            for number, extent in enumerate(self.extents)
+        )
+        object.__setattr__(self, "extents", extents)
+        lines = sorted(
+            f"{names[t.name]}|{t.stored_dtype}|{t.shape}|{t.stride}|{t.start}|{owners[t.extent]}" for t in self.tensors
+        )
+        if self.averaged:
+            lines.append("an average")
+        digest = hashlib.blake2b("\n".join(lines).encode(errors="backslashreplace"), digest_size=8).hexdigest()
+        object.__setattr__(self, "architecture", digest)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the model is a moving average of weights that are in the checkpoint too, or were."""
+        return any(source.averaged for source in self.sources if source.path == self.source)
+
+    @property
+    def plain_names(self) -> dict[str, str]:
+        """The key that the bare model uses for each tensor, by stored name."""
+        return plain_names(view.name for view in self.tensors)
+
+    @property
+    def path(self) -> str:
+        """The file, or the folder."""
+        return self.root or self.files[0].path
+
+    def inside(self, file: FileIdentity) -> str:
+        """The path of one of a folder's files within it."""
+        return os.path.relpath(file.path, self.root)
+
+    def kind(self, file: int) -> str:
+        """The file format of one of `files`."""
+        return self.kinds[file] if self.kinds else self.format
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files that a copy of it has."""
+        return sum(file.size_bytes for file in self.files + self.carried)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, tied ones once."""
+        return sum(extent.count for extent in self.extents if extent.role is Role.PARAMETER)
+
+
+def covers(view: TensorView, extent: Extent) -> bool:
+    """Whether a tensor covers all of its extent, which lies in one piece."""
+    return (
+        len(extent.chunks) == 1 and extent.chunks[0].start == view.start and extent.chunks[0].count == prod(view.shape)
+    )
+
+
+def difference(old: Layout, new: Layout) -> str:
+    """In words, why two checkpoints cannot stand in one window ("" if they can)."""
+    if old.architecture == new.architecture:
+        return ""
+    if old.averaged != new.averaged:
+        kinds = ["an average of the weights" if each.averaged else "the weights" for each in (old, new)]
+        return f"the model changed: it was {kinds[0]} ({old.source!r}), is {kinds[1]} ({new.source!r})"
+    a, b = (_by_name(layout) for layout in (old, new))
+    gone, added = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
+    if len(gone) == len(a):
+        return (
+            f"the model changed: it is another, none of its {len(b)} tensors (such as {added[0]}) has the name of one of the "
+            f"{len(a)} before (such as {gone[0]})"
+        )
+    if gone or added:
+        parts = [
+            f"{len(names)} tensors {word} (such as {names[0]})"
+            for names, word in ((gone, "removed"), (added, "added"))
+            if names
+        ]
+        return f"the model changed: {', '.join(parts)}; {len(a.keys() & b.keys())} have the names of before"
+    for what in ("stored_dtype", "stored_shape", "stride"):
+        changed = [name for name in a if getattr(a[name], what) != getattr(b[name], what)]
+        if changed:
+            before, after = (getattr(each[changed[0]], what) for each in (a, b))
+            others = f" ({len(changed)} of {len(a)} tensors changed so)" if len(changed) > 1 else ""
+            return f"the model changed: {what.removeprefix('stored_')} of {changed[0]} was {before}, is {after}{others}"
+    return "the model changed: other tensors share storage than before"
+
+
+def _by_name(layout: Layout) -> dict[str, TensorView]:
+    """The tensors by the names under which a window knows them."""
+    names = canonical_names(view.name for view in layout.tensors)
+    return {names[view.name]: view for view in layout.tensors}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buffer:
+    """A momentum buffer: dtype, shape, and where its elements lie, in one piece."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A parameter as the optimizer knows it: its group, its name where stored, its buffer where it has one.
+
+    `unreadable`: it has momentum, but not as a plain tensor in one piece.
+    """
+
+    group: int
+    name: str | None
+    buffer: Buffer | None
+    unreadable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerState:
+    """One optimizer: its kind, the settings of its groups, and its parameters in its own order."""
+
+    kind: str
+    groups: tuple[ParameterGroup, ...]
+    members: tuple[Member, ...]

@@ -1,0 +1,167 @@
+"""A checkpoint file, open for bounded reads: never mapped, never written."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import IncompleteCheckpoint, InputChanged
+from rna_watch.layout.identity import check_unchanged, identify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rna_watch.layout.identity import FileIdentity
+
+HEADER_LIMIT_BYTES = 256 * 2**20
+_SAMPLE_BYTES = 4096
+_PIECE_BYTES = 2**20
+
+
+class OpenFile:
+    """An open file and the identity it had when it was opened; a context.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    start_bytes: int = 0  # of a part, within its file
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.identity = identify(path, self.descriptor)
+        self.size_bytes = self.identity.size_bytes
+
+    def __enter__(self) -> OpenFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly `count` bytes of a header.
+
+        Raises:
+            IncompleteCheckpoint: the file ends before, or the count is beyond any header.
+        """
+        if count > HEADER_LIMIT_BYTES:
+            raise IncompleteCheckpoint(f"its header claims {count} bytes: the file is damaged or still being written")
+        data = os.pread(self.descriptor, count, self.start_bytes + offset)
+        if len(data) != count:
+            end = self.start_bytes + offset + len(data)
+            raise IncompleteCheckpoint(f"it ends at byte {end}, {count - len(data)} bytes are missing")
+        return data
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer with the bytes at an offset, of a file that was planned to have them.
+
+        Raises:
+            InputChanged: it became shorter, or cannot be read.
+        """
+        offset += self.start_bytes
+        while buffer:
+            try:
+                count = os.preadv(self.descriptor, [buffer], offset)
+            except OSError as error:
+                raise InputChanged(f"{self.identity.path} cannot be read any more ({error.strerror})") from error
+            if count == 0:
+                raise InputChanged(f"{self.identity.path} became shorter while it was being read")
+            buffer, offset = buffer[count:], offset + count
+
+    def pieces(self, offset: int, count: int) -> Iterator[memoryview]:
+        """The `count` bytes at an offset in bounded pieces; a piece is of use until the next one.
+
+        Raises:
+            InputChanged: as `read_into`.
+        """
+        buffer = memoryview(bytearray(min(count, _PIECE_BYTES)))
+        for done in range(0, count, _PIECE_BYTES):
+            piece = buffer[: count - done]
+            self.read_into(piece, offset + done)
+            yield piece
+
+    def samples(self, offset: int, count: int, number: int) -> Iterator[bytes]:
+        """All of a range, or samples spread over it, its first and last bytes among them.
+
+        Args:
+            offset: first byte of the range.
+            count: its length in bytes.
+            number: of samples, at least 2, each of 4096 bytes.
+        """
+        if count <= number * _SAMPLE_BYTES:
+            yield self.read(offset, count)
+            return
+        for place in range(number):
+            yield self.read(offset + place * (count - _SAMPLE_BYTES) // (number - 1), _SAMPLE_BYTES)
+
+    def hole(self) -> int | None:
+        """The first byte that was never written; None if there is none, or the file system does not say."""
+        try:
+            start = os.lseek(self.descriptor, 0, os.SEEK_HOLE)  # at the latest, the end
+        except OSError:
+            return None
+        return start if start < self.size_bytes else None
+
+    def check_unchanged(self) -> None:
+        """Raises: InputChanged: the file is not what it was when it was opened."""
+        check_unchanged(self.identity, self.descriptor)
+
+
+class FileSlice(OpenFile):
+    """A part of an open file, read as a file of its own; its first and last bytes, where headers are, are read once.
+
+    It can be read as long as the file is open.
+
+    Raises:
+        IncompleteCheckpoint: the file ends before it does.
+    """
+
+    def __init__(self, file: OpenFile, start_bytes: int, size_bytes: int) -> None:
+        self.descriptor = file.descriptor
+        self.identity = file.identity
+        self.start_bytes = start_bytes
+        self.size_bytes = size_bytes
+        self._ends: dict[int, bytes] = {}
+        edge = _SAMPLE_BYTES // 2
+        for offset in (0,) if size_bytes <= 2 * edge else (0, size_bytes - edge):
+            self._ends[offset] = super().read(offset, min(size_bytes, 2 * edge if not offset else edge))
+
+    def __exit__(self, *_: object) -> None:
+        """The file is closed by who opened it."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly `count` bytes.
+
+        Raises:
+            IncompleteCheckpoint: the part ends before, or the count is beyond any header.
+        """
+        if offset + count > self.size_bytes:
+            raise IncompleteCheckpoint(
+                f"it ends at byte {self.size_bytes}, {offset + count - self.size_bytes} bytes are missing"
+            )
+        for start, data in self._ends.items():
+            if start <= offset and offset + count <= start + len(data):
+                return data[offset - start : offset - start + count]
+        return super().read(offset, count)
+
+
+@contextmanager
+def opened(files: Iterable[FileIdentity]) -> Iterator[list[OpenFile]]:
+    """Files of a checkpoint, open; checked before and after that they are those that were planned.
+
+    Raises:
+        InputChanged: one is gone, or is not the one that was planned, before the reading or after it.
+    """
+    with ExitStack() as stack:
+        readers = []
+        for file in files:
+            try:
+                reader = stack.enter_context(OpenFile(file.path))
+            except OSError as error:
+                raise InputChanged(f"{file.path} cannot be opened any more ({error.strerror})") from error
+            check_unchanged(file, reader.descriptor)
+            readers.append(reader)
+        yield readers
+        for reader in readers:
+            reader.check_unchanged()

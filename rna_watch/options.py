@@ -1,0 +1,112 @@
+"""The settings as options of the commands: one each under its own name, with its choices, in groups where help shows them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rna_watch.config import COMMON, RETIRED, RunConfig, groups, load, shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Set
+
+    Command = Callable[..., Any]
+
+_LISTS = {name for name in RunConfig.model_fields if shape_of(name) == "LIST"}
+_ALL = f"{__name__}.all"
+
+
+class _Option(click.Option):
+    """An option with the heading that it stands under in `--help-all`."""
+
+    def __init__(self, declarations: list[str], heading: str, **attributes: Any) -> None:
+        super().__init__(declarations, **attributes)
+        self.heading = heading
+
+
+class GroupedCommand(click.Command):
+    """A command whose settings have headings: `--help` shows those that most people need, `--help-all` every one."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings, the command's own first."""
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
+                heading = getattr(parameter, "heading", "") if ctx.meta.get(_ALL) else ""
+                rows.setdefault(heading, []).append(record)
+        for heading in ("", *groups()):
+            if heading in rows:
+                with formatter.section(heading.capitalize() or "Options"):
+                    formatter.write_dl(rows[heading])
+
+
+def _show_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[_ALL] = True
+        for parameter in ctx.command.params:
+            if isinstance(parameter, _Option) and parameter.heading:
+                parameter.hidden = False
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+def some_settings(*names: str, hidden: Set[str] = frozenset()) -> Callable[[Command], Command]:
+    """An option for each of these settings, under its own name.
+
+    Args:
+        names: of settings, or of retired ones.
+        hidden: those that only `--help-all` shows.
+    """
+    headings = {name: heading for heading, members in groups().items() for name in members}
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            option, field = f"--{name.replace('_', '-')}", RunConfig.model_fields.get(name)
+            if field is None:
+                command = click.option(option, name, default=None, hidden=True)(command)
+                continue
+            shown = field.default if field.default not in {None, ()} else None
+            command = click.option(
+                option,
+                name,
+                cls=_Option,
+                heading=headings[name],
+                hidden=name in hidden,
+                default=None,
+                metavar=shape_of(name),
+                help=(field.description or "") + (f" [{plain(shown)}]" if shown is not None else ""),
+            )(command)
+        return command
+
+    return decorate
+
+
+def settings(command: Command) -> Command:
+    """An option for each setting, one for a file of them, and `--help-all`; for a `GroupedCommand`."""
+    some = some_settings(*RunConfig.model_fields, *RETIRED, hidden=RunConfig.model_fields.keys() - COMMON)
+    file = click.option(
+        "--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings; options win."
+    )
+    more = click.option(
+        "--help-all", is_flag=True, expose_value=False, is_eager=True, callback=_show_all, help="Show every setting."
+    )
+    return file(some(more(command)))
+
+
+def plain(value: object) -> str:
+    """A value as a person writes it: a list with commas."""
+    if isinstance(value, tuple):
+        return ", ".join(item if isinstance(item, str) else f"{item:g}" for item in value)
+    return str(value)
+
+
+def config_of(config_file: Path | None, options: dict[str, Any]) -> RunConfig:
+    """The settings of a file and of the command line; what has no effect any more is said on standard error."""
+    values = {
+        key: tuple(part.strip() for part in value.split(",") if part.strip()) if key in _LISTS else value
+        for key, value in options.items()
+        if value is not None
+    }
+    return load(config_file, values, lambda line: click.echo(f"note     {line}", err=True))

@@ -1,0 +1,99 @@
+"""The manifest of a published model: what it is made of, and what it is worth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+import rna_watch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rna_watch.acceleration.candidate import Candidate
+    from rna_watch.acceleration.residuals import Residuals
+    from rna_watch.publishing.output import Output
+
+SCHEMA = 1
+_KEPT = "Optimizer state, if any, is the newest checkpoint's: do not resume training from this model with it."
+_DROPPED = "Optimizer state was left out: training that goes on from this model begins with a new optimizer."
+
+
+def describe(
+    output: Output,
+    *,
+    checkpoint: str,
+    step: int | None,
+    inputs: Sequence[Mapping[str, Any]],
+    candidate: Candidate,
+    metrics: Mapping[str, Mapping[str, float] | None],
+    better_than_original: bool | None,
+    significant: bool | None,
+    reason: str,
+    residuals: Residuals,
+    comparisons: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
+
+    Args:
+        output: the model.
+        checkpoint: name of the newest input.
+        step: its step or epoch.
+        inputs: path, step and fingerprint of each, oldest first.
+        candidate: the weights, with method and diagnostics.
+        metrics: `original`, `average`, `chosen` (and `rna`), each a name -> number map or None.
+        better_than_original: strict, on the choosing metric.
+        significant: whether the gain is beyond noise.
+        reason: the choice in one sentence.
+        residuals: what the weights were found from.
+        comparisons: the steps of the choice.
+    """
+    return {
+        "schema": SCHEMA,
+        "checkpoint": checkpoint,
+        "step": step,
+        "inputs": [dict(each) for each in inputs],
+        "source": output.recipe.layouts[-1].source,
+        "weights": list(candidate.weights),
+        "coefficients": list(candidate.coefficients),
+        "method": candidate.method,
+        "candidate": candidate.name,
+        "window": candidate.window,
+        "regularization": candidate.regularization,
+        "prior": candidate.parameters.get("prior"),
+        "mixing": candidate.parameters.get("mixing", 1.0),
+        "residuals": residuals.form,
+        "notes": [*residuals.notes, *output.notes],
+        "statistics": candidate.statistics,
+        "metrics": {key: None if value is None else dict(value) for key, value in metrics.items()},
+        "better_than_original": better_than_original,
+        "significant": significant,
+        "reason": reason,
+        "comparisons": [finite(step) for step in comparisons],
+        "diagnostics": finite(asdict(candidate.diagnostics)),
+        "versions": {"rna_watch": rna_watch.__version__, "numpy": numpy.__version__},
+        "export": output.export.name if output.export else None,
+        "optimizer_state": "dropped" if output.dropped else "kept",
+        "warning": _DROPPED if output.dropped else _KEPT,
+    }
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity: null stands for them."""
+    return {
+        key: None if isinstance(value, float) and not numpy.isfinite(value) else value for key, value in values.items()
+    }
+
+
+def encode(content: Mapping[str, Any]) -> bytes:
+    """A manifest's bytes."""
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def digest(content: bytes) -> str:
+    """What a journal keeps of a manifest, to tell it from another."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,0 +1,88 @@
+"""An output: a model that is published, with its manifest and, where wanted, its plain copy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rna_watch.formats import registry
+from rna_watch.formats.format import WrittenAs
+from rna_watch.layout import artifacts
+from rna_watch.publishing import export, output_tree, torch_writer
+from rna_watch.publishing.write import publish
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rna_watch.window.combine import Combination
+    from rna_watch.window.tasks import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A model that is to be published: its path, its recipe, the path of its plain copy (None: there is none).
+
+    `dropped`: the rest of the newest input's file is left out. `notes` say why something that was wanted is not done.
+    """
+
+    model: Path
+    recipe: Combination
+    export: Path | None
+    dropped: bool
+    notes: tuple[str, ...]
+
+
+def plan(model: Path, recipe: Combination, *, exported: str, optimizer_state: str) -> Output:
+    """How a model is published.
+
+    Args:
+        model: its path.
+        recipe: the inputs and their weights.
+        exported: the setting `export`: which plain copy is wanted.
+        optimizer_state: the setting of that name: whether the rest of the newest input's file is wanted.
+    """
+    newest = recipe.layouts[-1]
+    dropped = registry.written_as(newest) is not WrittenAs.CLONE  # a new file holds the model alone
+    unexported = kept_because = ""
+    if exported == export.SAFETENSORS:
+        unexported = export.obstacle(newest)
+    if not dropped and optimizer_state == torch_writer.DROP and not newest.root:
+        kept_because = torch_writer.obstacle(newest)
+        dropped = not kept_because
+    notes = (
+        f"It was not exported: {unexported}." if unexported else "",
+        f"What lies beside the model was kept: {kept_because}." if kept_because else "",
+    )
+    return Output(
+        model=model,
+        recipe=recipe,
+        export=artifacts.export_path(model) if exported == export.SAFETENSORS and not unexported else None,
+        dropped=dropped,
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def write(output: Output, manifest: bytes, run: Run) -> int:
+    """Write the manifest, the model and its plain copy; returns the size of both models in bytes.
+
+    Args:
+        output: what is written.
+        manifest: its description, encoded; it comes first, so that no model is ever there without.
+        run: runs tasks, as an engine's `map` does.
+
+    Raises:
+        StoreError: there is no room, or the folder cannot be written.
+        InputChanged: an input changed meanwhile.
+        RefusedCheckpoint, IncompleteCheckpoint: the newest input is damaged outside its model.
+    """
+    output_tree.remove_export(output.model)  # after a crash, that of an older output would pass for this one's
+    output_tree.write_manifest(output.model, manifest)
+    try:
+        size_bytes = publish(output.recipe, str(output.model), run, drop=output.dropped)
+    except BaseException:
+        if not output.model.exists():
+            artifacts.manifest_path(output.model).unlink(missing_ok=True)
+        raise
+    if output.export is not None:
+        size_bytes += export.write(str(output.model), str(output.export), output.recipe.layouts[-1].source, run)
+    return size_bytes

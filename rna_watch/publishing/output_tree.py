@@ -1,0 +1,89 @@
+"""The output tree: models with their manifests and plain copies, and the links `best` and `latest`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from rna_watch.errors import RefusedCheckpoint, StoreError
+from rna_watch.layout import disk
+from rna_watch.layout.artifacts import export_path, is_output, manifest_path
+
+
+def has_export(model: Path) -> bool:
+    """Whether the plain copy that a model's manifest names, if any, is there."""
+    name = json.loads(manifest_path(model).read_bytes()).get("export")
+    return name is None or model.with_name(name).exists()
+
+
+def remove_export(model: Path) -> None:
+    """Remove the plain copy of a model of ours that is about to be replaced."""
+    if is_output(model):
+        export_path(model).unlink(missing_ok=True)
+
+
+def check_ours(model: Path) -> None:
+    """See that a model would replace nothing but an earlier model of ours: one that has a manifest, always written first.
+
+    Raises:
+        RefusedCheckpoint: the model, its manifest or its plain copy would replace what somebody else put there.
+    """
+    if is_output(model):
+        return
+    for path in (model, manifest_path(model), export_path(model)):
+        if os.path.lexists(path):
+            raise RefusedCheckpoint(
+                f"rna-watch did not write {path}, so it is not replaced; move it, or name another place"
+            )
+
+
+def write_manifest(model: Path, content: bytes) -> None:
+    """Write a manifest, whole and on the disk, under its final name.
+
+    Raises:
+        StoreError: there is no room, or the folder cannot be written.
+    """
+    target = manifest_path(model)
+    with disk.writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with disk.replacing(target, durable=True) as temporary:
+            Path(temporary).write_bytes(content)
+
+
+def point(link: Path, target: Path) -> bool:
+    """Let a relative symbolic link name a model, at once; a file system without links goes without.
+
+    Returns:
+        False where something that is no link has its name: that is not replaced.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    if os.path.lexists(link) and not link.is_symlink():
+        return False
+    try:
+        with disk.replacing(link, durable=False) as temporary:
+            Path(temporary).symlink_to(os.path.relpath(target, link.parent))
+    except PermissionError:
+        return True
+    except OSError as error:
+        raise StoreError(f"cannot point {link} to {target.name}: {error.strerror or error}") from error
+    return True
+
+
+def remove(model: Path) -> None:
+    """Remove a model, its plain copy and its manifest (the manifest last: alone it is harmless)."""
+    disk.remove(str(model))
+    export_path(model).unlink(missing_ok=True)
+    manifest_path(model).unlink(missing_ok=True)
+
+
+def sweep(models: Path) -> None:
+    """Remove temporary files and folders that a crash left in the output tree."""
+    for folder, folders, files in os.walk(models):
+        for name in [*files, *folders]:
+            if name.startswith(disk.TEMPORARY_PREFIX) and name.endswith(disk.TEMPORARY_SUFFIX):
+                with contextlib.suppress(OSError):
+                    disk.remove(str(Path(folder, name)))

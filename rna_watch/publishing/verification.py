@@ -1,0 +1,289 @@
+"""Verification: a published model is recomputed from its manifest, and is what it claims, or not, or cannot be verified."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.acceleration.candidate import CLAMPED, COMBINED, RE_ESTIMATED
+from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.formats.probe import probe
+from rna_watch.layout.layout import difference
+from rna_watch.publishing import consolidated, differences, export
+from rna_watch.publishing.manifest import SCHEMA
+from rna_watch.window.combine import Combination
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rna_watch.layout.layout import Layout
+
+_SUM_TOLERANCE = 1e-9
+_UPDATE = "this rna-watch does not know it, update it"
+
+
+class Verdict(StrEnum):
+    """What a verification ends with."""
+
+    VERIFIED = "verified"
+    DIFFERS = "differs"
+    UNVERIFIABLE = "unverifiable"
+
+
+_WORDS = {Verdict.DIFFERS: "DIFFERS from what its manifest claims", Verdict.UNVERIFIABLE: "cannot be verified"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """A checkpoint as a manifest names it."""
+
+    path: str
+    fingerprint: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What came out of verifying one model; `inputs` pairs each recorded one with the path where it was found.
+
+    `target` is what a link points to.
+    """
+
+    output: str
+    verdict: Verdict
+    problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    inputs: tuple[tuple[Input, str | None], ...] = ()
+    summary: str = ""
+    target: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "output": self.output,
+            "verdict": str(self.verdict),
+            "inputs": [
+                {"recorded": each.path, "weight": each.weight, "path": path, "ok": path is not None}
+                for each, path in self.inputs
+            ],
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+        }
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        words = _WORDS.get(self.verdict) or f"verified: {self.summary}"
+        shown = f"{self.output} -> {self.target}" if self.target else self.output
+        return [f"{shown}: {words}", *(f"  {line}" for line in (*self.problems, *self.notes))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What of a manifest says how the model is made; inputs oldest first."""
+
+    inputs: tuple[Input, ...]
+    statistics: str
+    candidate: str
+    source: str | None
+    rewritten: bool = False
+    export: str | None = None
+
+
+class VerificationEnded(Exception):  # noqa: N818 - it is an outcome, not a failure
+    """Nothing (more) can be compared: the verdict that this makes, and why in words."""
+
+    def __init__(self, verdict: Verdict, *problems: str) -> None:
+        super().__init__(*problems)
+        self.verdict = verdict
+        self.problems = problems
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A manifest, checked: known schema, as many weights as inputs, all finite, with the sum 1.
+
+    Raises:
+        VerificationEnded: it is something else, and what.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        what = f"its manifest cannot be read: {error.strerror or error}"
+        raise VerificationEnded(Verdict.UNVERIFIABLE, what) from error
+    except (ValueError, RecursionError) as error:
+        raise VerificationEnded(Verdict.DIFFERS, f"its manifest is damaged: it is not JSON ({error})") from error
+    fields = content if isinstance(content, dict) else {}
+    schema, inputs, weights = (fields.get(key) for key in ("schema", "inputs", "weights"))
+    statistics = fields.get("statistics", CLAMPED)
+    problem = ""
+    if type(schema) is int and schema > SCHEMA:
+        raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest has schema {schema}: {_UPDATE}")
+    if type(schema) is not int or schema < 1:
+        problem = "it has no schema number"
+    elif not isinstance(inputs, list) or not inputs or not all(_is_input(each) for each in inputs):
+        problem = "it does not name its inputs with path and fingerprint"
+    elif not isinstance(weights, list) or not all(type(each) in {int, float} for each in weights):
+        problem = "it has no weights"
+    elif len(weights) != len(inputs):
+        problem = f"it has {len(weights)} weights for {len(inputs)} inputs"
+    elif not all(abs(each) < math.inf for each in weights):
+        problem = "a weight is not finite"
+    elif abs(math.fsum(weights) - 1) > _SUM_TOLERANCE:
+        problem = f"its weights sum to {math.fsum(weights):.12g}, not to 1"
+    if problem:
+        raise VerificationEnded(Verdict.DIFFERS, f"its manifest is damaged: {problem}")
+    if statistics not in {CLAMPED, COMBINED, RE_ESTIMATED}:
+        raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest says statistics: {statistics!r}; {_UPDATE}")
+    paired = zip(fields["inputs"], fields["weights"], strict=True)
+    return Manifest(
+        inputs=tuple(Input(path=i["path"], fingerprint=i["fingerprint"], weight=float(w)) for i, w in paired),
+        statistics=statistics,
+        candidate=str(fields.get("candidate") or fields.get("method") or ""),
+        source=str(fields.get("source") or "") or None,
+        rewritten=fields.get("optimizer_state") == "dropped",
+        export=Path(str(fields["export"])).name if fields.get("export") else None,
+    )
+
+
+def _is_input(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("path", "fingerprint"))
+
+
+def verify(manifest: Manifest, model: Path, find: Callable[[Input], Layout | str]) -> Verification:
+    """Recompute a model from its manifest, and compare it with its file bit for bit.
+
+    Args:
+        manifest: the recipe.
+        model: the file.
+        find: gives an input's layout, by its fingerprint, or says in words why it cannot.
+    """
+    found = [(each, find(each)) for each in manifest.inputs]
+    notes: tuple[str, ...] = ()
+    summary = ""
+    try:
+        problems, notes, summary = _check(manifest, model, found)
+        verdict = Verdict.DIFFERS if problems else Verdict.VERIFIED
+    except VerificationEnded as end:
+        problems, verdict = end.problems, end.verdict
+    except InputChanged as error:
+        problems, verdict = (f"{error}; try again",), Verdict.UNVERIFIABLE
+    except (IncompleteCheckpoint, RefusedCheckpoint) as error:
+        problems, verdict = (f"a file cannot be read any more: {error}",), Verdict.UNVERIFIABLE
+    except OSError as error:
+        problems, verdict = (f"it cannot be read: {error.strerror or error}",), Verdict.UNVERIFIABLE
+    return Verification(
+        output=str(model),
+        verdict=verdict,
+        problems=problems,
+        notes=notes,
+        inputs=tuple((each, None if isinstance(got, str) else got.path) for each, got in found),
+        summary=summary,
+    )
+
+
+def _check(
+    manifest: Manifest, model: Path, found: Sequence[tuple[Input, Layout | str]]
+) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Problems, notes, and what was compared, in words.
+
+    Raises:
+        VerificationEnded: there is nothing (more) to compare.
+    """
+    missing = [
+        f"input {each.path} (weight {each.weight:+.4f}) {got}"
+        for each, got in found
+        if isinstance(got, str) and (each.weight != 0.0 or each is manifest.inputs[-1])
+    ]
+    published, damaged, checksums = _published(model, manifest.source, missing)
+    problems = [f"the file is damaged: {each}" for each in damaged]
+    if missing:
+        raise VerificationEnded(Verdict.DIFFERS if problems else Verdict.UNVERIFIABLE, *problems, *missing)
+    combination = Combination(
+        layouts=tuple(consolidated.published(got) for _, got in found if not isinstance(got, str)),
+        weights=tuple(each.weight for each, got in found if not isinstance(got, str)),
+        clamp=manifest.statistics != COMBINED,
+    ).without_zeros()
+    newest = combination.layouts[-1]
+    for layout in combination.layouts:
+        if why := difference(layout, newest):
+            raise VerificationEnded(Verdict.DIFFERS, *problems, f"its inputs do not fit together: {why}")
+    if why := difference(newest, published):
+        raise VerificationEnded(Verdict.DIFFERS, *problems, f"its tensors are not those of its newest input: {why}")
+    differing, notes, values = _compare(published, combination, manifest)
+    if differing and not damaged and (culprits := _damaged_inputs(combination)):
+        raise VerificationEnded(Verdict.UNVERIFIABLE, *culprits)
+    if not checksums:
+        instead = "; nor do its inputs, so one of them may have changed instead" if differing else ""
+        notes.append(f"the file keeps no checksums{instead}")
+    if manifest.export is not None:
+        copied, said = _compare_export(published, model.with_name(manifest.export))
+        differing, notes = differing + copied, notes + said
+    count = len(combination.layouts)
+    summary = f"{values:,} values are bit for bit the combination of {count} checkpoint{'s' * (count > 1)}"
+    named = f" ({manifest.candidate})" if manifest.candidate else ""
+    return (*problems, *differing), tuple(notes), summary + named
+
+
+def _published(model: Path, source: str | None, missing: Sequence[str]) -> tuple[Layout, list[str], bool]:
+    """The published file's layout, what of it is damaged, and whether it keeps checksums."""
+    try:
+        layout = probe(str(model), source)
+        return layout, *differences.damage(layout)
+    except FileNotFoundError:
+        what = "the model is gone, only its manifest is here"
+    except IncompleteCheckpoint as error:
+        what = f"the file is not complete: {error}"
+    except RefusedCheckpoint as error:
+        if not os.access(model, os.R_OK) or any(each.endswith(str(error)) for each in missing):
+            raise VerificationEnded(Verdict.UNVERIFIABLE, str(error), *missing) from error
+        what = f"the file is damaged: {error}"
+    raise VerificationEnded(Verdict.DIFFERS, what, *missing)
+
+
+def _compare(published: Layout, combination: Combination, manifest: Manifest) -> tuple[list[str], list[str], int]:
+    """Differences and notes in words, and how many values were compared."""
+    newest = combination.layouts[-1]
+    notes = []
+    given = [extent.name for extent in newest.extents if extent.role in differences.STATISTICS]
+    if manifest.statistics != RE_ESTIMATED:
+        given = []
+    elif given:
+        notes.append(
+            f"{len(given)} normalization statistics (such as {given[0]}) were re-estimated by forward passes: "
+            "they cannot be recomputed and were not checked"
+        )
+    combined, values = differences.combined_differences(published, combination, statistics=not given)
+    problems = differences.sentences(combined, "not the combination of its inputs")
+    problems += differences.sentences(
+        differences.copied_differences(published, newest), "not copied from its newest input"
+    )
+    beside = differences.differences_beside(published, newest)
+    if beside is None:
+        why = "the model alone was written" if manifest.rewritten else "the file was saved again since"
+        notes.append(f"{why}: what it holds beside the model was not compared")
+    elif beside:
+        parts = [f"{name} ({count:,} byte{'s' * (count > 1)})" for name, count in beside.items()]
+        problems.append(f"beside the model, this differs from its newest input: {differences.some(parts)}")
+    return problems, notes, values
+
+
+def _compare_export(published: Layout, path: Path) -> tuple[list[str], list[str]]:
+    """Problems of a published model's plain copy, and notes on it, in words."""
+    try:
+        found = export.problems(published, str(path))
+    except OSError as error:
+        return [], [f"its plain copy {path.name} was not compared: {error.strerror or error}"]
+    return ([f"its plain copy {path.name}: {differences.some(found)}"] if found else []), []
+
+
+def _damaged_inputs(combination: Combination) -> list[str]:
+    """Inputs that no longer match their own checksums: then a difference says nothing about the model."""
+    return [
+        f"input {layout.path} is damaged: {problem}"
+        for layout in combination.layouts
+        for problem in differences.damage(layout)[0][:1]
+    ]

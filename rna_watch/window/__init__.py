@@ -1,0 +1,1 @@
+"""Bulk work on the checkpoints of a window, cut into tasks."""

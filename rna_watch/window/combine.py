@@ -1,0 +1,182 @@
+"""The weighted combination of K checkpoints, block by block: sum_k w_k y_k, rounded once to the stored dtype."""
+
+from __future__ import annotations
+
+import zlib
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rna_watch.errors import RefusedCheckpoint
+from rna_watch.layout.disk import write_all
+from rna_watch.layout.dtypes import DTYPES, Array, narrow
+from rna_watch.layout.layout import Layout, Role, covers
+from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, WindowReader, still_infinities, window_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rna_watch.layout.identity import FileIdentity
+
+COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """A model as a recipe: these checkpoints (oldest first, the newest last) with these weights, which sum to one.
+
+    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise equal.
+    Integers and flags are the newest checkpoint's. Running variances are kept from going below zero if `clamp`.
+    `values` are those extents, by number, that are not combined but given, as bytes.
+    """
+
+    layouts: tuple[Layout, ...]
+    weights: tuple[float, ...]
+    clamp: bool = True
+    values: tuple[tuple[int, bytes], ...] = ()
+
+    def without_zeros(self) -> Combination:
+        """The same model, naming only checkpoints that matter (and the newest, which lends everything else)."""
+        last = len(self.weights) - 1
+        kept = [k for k, weight in enumerate(self.weights) if weight != 0.0 or k == last]
+        return replace(self, layouts=tuple(self.layouts[k] for k in kept), weights=tuple(self.weights[k] for k in kept))
+
+    def segments(self, limit: int = 2**22) -> list[Segment]:
+        """The segments that are combined; a variance that is not clamped is a statistic like any other."""
+        segments = window_segments(self.layouts, COMBINED, limit)
+        if self.clamp:
+            return segments
+        return [replace(s, role=Role.STATISTIC) if s.role is Role.VARIANCE else s for s in segments]
+
+    def with_values(self, values: Mapping[str, Array]) -> Combination:
+        """The same model with some tensors given, by name, in the bits of their stored dtype.
+
+        Raises:
+            RefusedCheckpoint: such a tensor shares its storage with others.
+        """
+        newest = self.layouts[-1]
+        given = []
+        for view in newest.tensors:
+            if view.name in values:
+                if not covers(view, newest.extents[view.extent]):
+                    raise RefusedCheckpoint(
+                        f"{view.name} shares its storage with other tensors, so it cannot be replaced"
+                    )
+                given.append((view.extent, values[view.name].tobytes()))
+        return replace(self, values=tuple(given))
+
+    @property
+    def files(self) -> tuple[tuple[FileIdentity, ...], ...]:
+        """The files of every checkpoint."""
+        return tuple(layout.files for layout in self.layouts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """A run of a tensor's bytes that was written: number of the file, byte offset, length, CRC-32."""
+
+    file: int
+    offset_bytes: int
+    size_bytes: int
+    crc: int
+
+
+def combined_blocks(
+    reader: WindowReader, segments: Sequence[Segment], weights: Sequence[float], block_elements: int = BLOCK_ELEMENTS
+) -> Iterator[tuple[int, int, Array]]:
+    """The combination as (segment number, first element within it, bits in the stored dtype), in order.
+
+    Args:
+        reader: of the K checkpoints, oldest first.
+        segments: what to combine.
+        weights: K weights.
+        block_elements: elements of a block.
+    """
+    w = np.asarray(weights[:-1], dtype=np.float64)
+    total = np.empty(block_elements, dtype=np.float64)
+    for block in reader.blocks(segments, block_elements):
+        first = segments[block.pieces[0].segment]
+        size = block.values.shape[1]
+        newest = block.values[-1]
+        if len(w):
+            still = still_infinities(block.values)
+            if still is not None:
+                block.values[:-1, still] = 0.0
+                kept, newest[still] = newest[still], 0.0
+            block.values[:-1] -= newest
+            np.dot(w, block.values[:-1], out=total[:size])
+            unmoved = total[:size] == 0.0
+            total[:size] += newest
+            np.copyto(total[:size], newest, where=unmoved)  # 0.0 + -0.0 is 0.0, other bits than the newest's
+            if still is not None:
+                total[:size][still] = kept
+        else:
+            total[:size] = newest
+        if first.role is Role.VARIANCE:
+            np.maximum(total[:size], 0.0, out=total[:size])
+        bits = np.empty(size, dtype=DTYPES[first.dtype].bits)
+        narrow(total[:size], first.dtype, bits)
+        for piece in block.pieces:
+            yield piece.segment, piece.start, bits[piece.column : piece.column + piece.count]
+
+
+def write_combination(
+    files: Sequence[Sequence[FileIdentity]],
+    segments: Sequence[Segment],
+    weights: Sequence[float],
+    outputs: Sequence[str],
+    block_elements: int = BLOCK_ELEMENTS,
+) -> list[Patch]:
+    """Write the combination of these segments, each at its target, or else at its place in the newest checkpoint.
+
+    Args:
+        files: the files of each of the K checkpoints.
+        segments: what to write.
+        weights: K weights.
+        outputs: the files that are written, by number.
+        block_elements: elements of a block.
+
+    Raises:
+        InputChanged: a checkpoint changed meanwhile.
+        OSError: an output cannot be written.
+    """
+    crcs = [0] * len(segments)
+    places = [segment.target or segment.places[-1][0] for segment in segments]
+    with ExitStack() as stack, WindowReader(files) as reader:
+        writers = {
+            file: stack.enter_context(Path(outputs[file]).open("r+b", buffering=0))
+            for file in {each[0] for each in places}
+        }
+        for number, start, bits in combined_blocks(reader, segments, weights, block_elements):
+            file, offset, _ = places[number]
+            write_all(writers[file].fileno(), bits.data.cast("B"), offset + start * bits.itemsize)
+            crcs[number] = zlib.crc32(bits.data, crcs[number])
+    return [
+        Patch(file=file, offset_bytes=offset, size_bytes=segment.size_bytes, crc=crc)
+        for segment, (file, offset, _), crc in zip(segments, places, crcs, strict=True)
+    ]
+
+
+def write_values(combination: Combination, target: Layout, outputs: Sequence[str]) -> list[Patch]:
+    """Write the values that are given instead of combined.
+
+    Args:
+        combination: the model, with such values.
+        target: its layout, with its chunks in the outputs.
+        outputs: the files that are written, by number.
+
+    Raises:
+        OSError: an output cannot be written.
+    """
+    patches = []
+    for number, data in combination.values:
+        chunk = target.extents[number].chunks[0]
+        with Path(outputs[chunk.file]).open("r+b", buffering=0) as writer:
+            write_all(writer.fileno(), memoryview(data), chunk.offset_bytes)
+        patches.append(
+            Patch(file=chunk.file, offset_bytes=chunk.offset_bytes, size_bytes=len(data), crc=zlib.crc32(data))
+        )
+    return patches

@@ -1,0 +1,286 @@
+"""Segments: runs of logical elements and where each of the window's K checkpoints keeps them, read block by block.
+
+Letters: K checkpoints, C companions (momentum buffers, gradients), n elements of a block. A block's values are
+`(K + C, n)` float64, or `(K, n)` where these elements have no companions.
+"""
+
+from __future__ import annotations
+
+import resource
+from bisect import bisect_left, bisect_right
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from rna_watch.layout.dtypes import DTYPES, Float64, widen
+from rna_watch.layout.layout import Layout, Role
+from rna_watch.layout.open_file import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from rna_watch.layout.identity import FileIdentity
+    from rna_watch.layout.layout import Chunk
+    from rna_watch.layout.open_file import OpenFile
+    from rna_watch.window.companions import Companions
+
+# 65,536 float32 are 256 KiB a read; the float64 block of eleven iterates, 5.8 MB, stays in the last cache. Smaller blocks cost
+# calls, larger ones memory traffic (measured on ResNet-152, one core: 16 Ki 2.0 s, 64 Ki 1.25 s, 256 Ki 1.85 s a combination).
+BLOCK_ELEMENTS = 65_536
+
+Bools = npt.NDArray[np.bool_]
+Place = tuple[int, int, int]  # file number, byte offset, count of elements
+_OTHER_FILES = 512
+NOWHERE = -1  # the number of no file: elements that are zero
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A run of one extent's elements: `places[k]` says where checkpoint k keeps them.
+
+    `extent` and `start` (in elements of its storage) say which they are in the newest, last checkpoint, where they
+    lie in one piece. Behind the K checkpoints, `places` may name `companions`, of `companion_dtype`; `group` is then the
+    optimizer's parameter group. `target` is where they are written, if not where the newest checkpoint keeps them.
+    """
+
+    extent: int
+    start: int
+    count: int
+    dtype: str
+    role: Role
+    places: tuple[tuple[Place, ...], ...]
+    companions: int = 0
+    companion_dtype: str = ""
+    group: int = 0
+    target: Place | None = None
+
+    def dtype_of(self, source: int) -> str:
+        """The dtype in which a source keeps these elements."""
+        return self.dtype if source < len(self.places) - self.companions else self.companion_dtype
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in one checkpoint."""
+        return self.count * DTYPES[self.dtype].itemsize
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes in all sources."""
+        return sum(self.count * DTYPES[self.dtype_of(k)].itemsize for k in range(len(self.places)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Elements [start, start + count) of a segment, at column `column` of a block."""
+
+    segment: int
+    start: int
+    count: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some pieces of equal dtype and role, with their values `(K, n)`; the array is reused for the next block."""
+
+    pieces: tuple[Piece, ...]
+    values: Float64
+
+
+def still_infinities(values_kn: Float64) -> Bools | None:
+    """Which elements are infinite and the same in all checkpoints (the -inf of a mask), or None where there are none.
+
+    They are constants: no residual has a part of them, and every combination keeps them. NaN never is one.
+    """
+    newest = values_kn[-1]
+    if np.isfinite(newest).all():
+        return None
+    found: Bools = (values_kn == newest).all(axis=0) & np.isinf(newest)
+    return found if found.any() else None
+
+
+def window_segments(
+    layouts: Sequence[Layout], roles: frozenset[Role], limit: int, beside: Companions | None = None
+) -> list[Segment]:
+    """The segments of all extents of these roles, of at most `limit` elements, ordered by role, dtype and place.
+
+    Args:
+        layouts: K compatible checkpoints (equal architecture), oldest first.
+        roles: which extents to take.
+        limit: largest number of elements of a segment.
+        beside: what is read along with parameters.
+    """
+    newest = layouts[-1]
+    by_name = [{extent.name: extent for extent in layout.extents} for layout in layouts]
+    segments = []
+    for number, extent in enumerate(newest.extents):
+        if extent.role not in roles:
+            continue
+        peers = [names[extent.name].chunks for names in by_name]
+        parts = beside.parts[extent.name] if beside and extent.role is Role.PARAMETER else ()
+        companion_dtype = next((part.dtype for part in parts if part.chunks), "")
+        itemsizes = [DTYPES[extent.dtype].itemsize] * len(peers)
+        if companion_dtype:
+            peers += [part.chunks for part in parts]
+            itemsizes += [DTYPES[companion_dtype].itemsize] * len(parts)
+        starts = [list(accumulate((chunk.count for chunk in chunks), initial=0)) for chunks in peers]
+        position = 0
+        for chunk in extent.chunks:
+            for first in range(0, chunk.count, limit):
+                count = min(limit, chunk.count - first)
+                segments.append(
+                    Segment(
+                        extent=number,
+                        start=chunk.start + first,
+                        count=count,
+                        dtype=extent.dtype,
+                        role=extent.role,
+                        places=tuple(
+                            _places(chunks, positions, itemsize, position + first, count)
+                            for chunks, positions, itemsize in zip(peers, starts, itemsizes, strict=True)
+                        ),
+                        companions=len(parts) if companion_dtype else 0,
+                        companion_dtype=companion_dtype,
+                        group=parts[0].group if parts else 0,
+                    )
+                )
+            position += chunk.count
+    order = list(Role)
+    k = len(layouts)
+    return sorted(
+        segments, key=lambda s: (order.index(s.role), s.dtype, s.group, s.companion_dtype, s.places[k - 1][0])
+    )
+
+
+def _places(
+    chunks: Sequence[Chunk], positions: Sequence[int], itemsize: int, first: int, count: int
+) -> tuple[Place, ...]:
+    """Where elements [first, first + count), counted over the chunks, lie; without chunks they are zeros.
+
+    `positions` are the counts at which the chunks begin and, last, at which they end.
+    """
+    if not chunks:
+        return ((NOWHERE, 0, count),)
+    places = []
+    for number in range(bisect_right(positions, first) - 1, bisect_left(positions, first + count)):
+        chunk, position = chunks[number], positions[number]
+        low, high = max(first, position), min(first + count, position + chunk.count)
+        if low < high:
+            places.append((chunk.file, chunk.offset_bytes + (low - position) * itemsize, high - low))
+    return tuple(places)
+
+
+def cut_blocks(segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> Iterator[tuple[Piece, ...]]:
+    """Pack segments into blocks of at most `capacity` elements of one kind: dtype, role, group, companions."""
+    pieces: list[Piece] = []
+    column = 0
+    kind: tuple[str, Role, int, str] | None = None
+    for number, segment in enumerate(segments):
+        own = (segment.dtype, segment.role, segment.group, segment.companion_dtype)
+        if pieces and kind != own:
+            yield tuple(pieces)
+            pieces, column = [], 0
+        kind = own
+        start = 0
+        while start < segment.count:
+            count = min(segment.count - start, capacity - column)
+            pieces.append(Piece(segment=number, start=start, count=count, column=column))
+            start, column = start + count, column + count
+            if column == capacity:
+                yield tuple(pieces)
+                pieces, column = [], 0
+    if pieces:
+        yield tuple(pieces)
+
+
+def allow_files(count: int) -> None:
+    """Let this process have so many more files open, as far as the system allows: windows of sharded checkpoints are many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class WindowReader:
+    """Reads blocks of K checkpoints into private, reused buffers; a context that checks the files before and after.
+
+    Raises:
+        InputChanged: a file is gone, or is not the one that was planned, before or after the reading.
+    """
+
+    def __init__(self, files: Sequence[Sequence[FileIdentity]]) -> None:
+        self._files = files
+        self._open = ExitStack()
+        self._readers: list[list[OpenFile]] = []
+        self.read_bytes = 0
+
+    def __enter__(self) -> WindowReader:
+        allow_files(sum(len(files) for files in self._files))
+        with ExitStack() as stack:
+            stack.enter_context(np.errstate(invalid="ignore"))  # signalling NaNs
+            self._readers = [stack.enter_context(opened(files)) for files in self._files]
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, traceback)
+
+    def blocks(self, segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> Iterator[Block]:
+        """The values of all segments, a block at a time, in order."""
+        values = np.empty((len(self._readers), capacity), dtype=np.float64)
+        raw = np.empty(capacity * 8, dtype=np.uint8)
+        for pieces in cut_blocks(segments, capacity):
+            size = pieces[-1].column + pieces[-1].count
+            first = segments[pieces[0].segment]
+            target = raw.data
+            for k in range(len(first.places)):
+                dtype = first.dtype_of(k)
+                done = 0
+                for file, offset, length in _runs(k, segments, pieces, DTYPES[dtype].itemsize):
+                    self._read(k, file, offset, target[done : done + length])
+                    done += length
+                widen(raw[:done].view(DTYPES[dtype].bits), dtype, values[k, :size])
+            yield Block(pieces, values[: len(first.places), :size])
+
+    def _read(self, k: int, file: int, offset: int, into: memoryview) -> None:
+        if file == NOWHERE:
+            into[:] = bytes(len(into))
+            return
+        self.read_bytes += len(into)
+        self._readers[k][file].read_into(into, offset)
+
+
+def _runs(k: int, segments: Sequence[Segment], pieces: Sequence[Piece], itemsize: int) -> list[tuple[int, int, int]]:
+    """What to read of checkpoint k for these pieces: (file, offset, bytes), neighbours in a file as one."""
+    runs: list[tuple[int, int, int]] = []
+    for piece in pieces:
+        for file, offset, count in _part(segments[piece.segment].places[k], piece, itemsize):
+            length = count * itemsize
+            if runs and runs[-1][0] == file and runs[-1][1] + runs[-1][2] == offset:
+                runs[-1] = (file, runs[-1][1], runs[-1][2] + length)
+            else:
+                runs.append((file, offset, length))
+    return runs
+
+
+def _part(places: tuple[Place, ...], piece: Piece, itemsize: int) -> list[Place]:
+    """The places of a piece of a segment."""
+    if len(places) == 1:
+        ((file, offset, _),) = places
+        return [(file, offset + piece.start * itemsize, piece.count)]
+    parts = []
+    position = 0
+    for file, offset, count in places:
+        low, high = max(piece.start, position), min(piece.start + piece.count, position + count)
+        if low < high:
+            parts.append((file, offset + (low - position) * itemsize, high - low))
+        position += count
+    return parts

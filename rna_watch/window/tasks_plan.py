@@ -1,0 +1,230 @@
+"""The plan: bulk work over a window, cut into tasks of bounded size, the same on every engine and for any number of workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, TypeVar
+
+from rna_watch.layout.identity import FileIdentity
+from rna_watch.layout.layout import Role
+from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, window_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from rna_watch.acceleration.residuals import Form
+    from rna_watch.layout.layout import Layout
+    from rna_watch.window.combine import Combination
+    from rna_watch.window.companions import Companions
+    from rna_watch.window.copies import Copy
+
+# 4 Mi elements of 11 float32 iterates are 184 MB of reading, about 0.1 s: long against the cost of a task, short
+# against a stop.
+TASK_ELEMENTS = 2**22
+COPY_BYTES = 2**26
+BUDGET_MIB = 64.0  # of block buffers in one worker
+_MOST_TASKS = 512
+_STATISTICS = frozenset({Role.STATISTIC, Role.VARIANCE})
+
+Files = tuple[tuple[FileIdentity, ...], ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GramTask:
+    """Part of the last `new` rows of the Gram matrix over these segments; statistics are only checked for being finite.
+
+    The first `checkpoints` of `files` are the window's; those of the companions follow. `factors[group][i]` is (p, q) of
+    residual i, where the residuals have another form besides the difference.
+    """
+
+    files: Files
+    segments: tuple[Segment, ...]
+    checkpoints: int
+    new: int
+    block_elements: int
+    factors: tuple[tuple[tuple[float, float], ...], ...] = ()
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes to read."""
+        return sum(segment.read_bytes for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactorTask:
+    """Part of the triangular factor of the residuals (QR route); fields as `GramTask`."""
+
+    files: Files
+    segments: tuple[Segment, ...]
+    checkpoints: int
+    block_elements: int
+    scales: tuple[float, ...]
+    factors: tuple[tuple[tuple[float, float], ...], ...] = ()
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes to read."""
+        return sum(segment.read_bytes for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CombineTask:
+    """Part of a weighted combination, written into the outputs."""
+
+    files: Files
+    segments: tuple[Segment, ...]
+    weights: tuple[float, ...]
+    outputs: tuple[str, ...]
+    block_elements: int
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes to read."""
+        return len(self.files) * sum(segment.size_bytes for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyTask:
+    """Pieces of a checkpoint's files, copied to their places in other files."""
+
+    files: tuple[FileIdentity, ...]
+    copies: tuple[Copy, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes to write."""
+        return sum(copy.size_bytes for copy in self.copies)
+
+
+Task = GramTask | FactorTask | CombineTask | CopyTask
+
+
+def task_elements(count: int) -> int:
+    """Elements of a task for a model of `count` elements: bounded below by what a task costs, above by the number of tasks."""
+    return max(TASK_ELEMENTS, -(-count // _MOST_TASKS))
+
+
+def block_elements(checkpoints: int, budget_mib: float = BUDGET_MIB) -> int:
+    """Elements of a block, so that its float64 values and the other buffers stay within a worker's budget."""
+    within = int(budget_mib * 2**20) // (8 * (checkpoints + 4))
+    return max(256, min(BLOCK_ELEMENTS, within))
+
+
+def gram_tasks(
+    layouts: Sequence[Layout], new: int, budget_mib: float, form: Form | None = None, beside: Companions | None = None
+) -> list[GramTask]:
+    """Tasks for the last rows of the Gram matrix of a window's residuals, in merge order.
+
+    Args:
+        layouts: the K checkpoints, oldest first.
+        new: how many rows.
+        budget_mib: memory of a worker's block.
+        form: of the residuals; None for differences.
+        beside: what is read besides the checkpoints.
+    """
+    limit = task_elements(layouts[-1].parameters)
+    segments = window_segments(layouts, frozenset({Role.PARAMETER}) | _STATISTICS, limit, beside)
+    files = _files(layouts, beside)
+    block = block_elements(len(files), budget_mib)
+    return [
+        GramTask(
+            files=files,
+            segments=group,
+            checkpoints=len(layouts),
+            new=new,
+            block_elements=block,
+            factors=_by_group(form),
+        )
+        for group in _groups(segments, attrgetter("count"), limit)
+    ]
+
+
+def factor_tasks(
+    layouts: Sequence[Layout], budget_mib: float, form: Form, beside: Companions | None = None
+) -> list[FactorTask]:
+    """Tasks for the triangular factor of a window's residuals, in merge order.
+
+    Args:
+        layouts: the K checkpoints, oldest first.
+        budget_mib: memory of a worker's block.
+        form: of the residuals.
+        beside: what is read besides the checkpoints.
+    """
+    limit = task_elements(layouts[-1].parameters)
+    segments = window_segments(layouts, frozenset({Role.PARAMETER}), limit, beside)
+    files = _files(layouts, beside)
+    return [
+        FactorTask(
+            files=files,
+            segments=group,
+            checkpoints=len(layouts),
+            block_elements=block_elements(len(files), budget_mib),
+            scales=form.scales,
+            factors=_by_group(form),
+        )
+        for group in _groups(segments, attrgetter("count"), limit)
+    ]
+
+
+def _files(layouts: Sequence[Layout], beside: Companions | None) -> Files:
+    return tuple(layout.files for layout in layouts) + (beside.files if beside else ())
+
+
+def _by_group(form: Form | None) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """The form's factors, for each parameter group those of every residual."""
+    return tuple(zip(*form.factors, strict=True)) if form else ()
+
+
+def combine_tasks(combination: Combination, segments: Sequence[Segment], outputs: tuple[str, ...]) -> list[CombineTask]:
+    """Tasks that write a combination.
+
+    Args:
+        combination: the model.
+        segments: what to write of it, as `combination.segments(...)` gives them.
+        outputs: the files that are written.
+    """
+    limit = task_elements(combination.layouts[-1].parameters)
+    return [
+        CombineTask(
+            files=combination.files,
+            segments=group,
+            weights=combination.weights,
+            outputs=outputs,
+            block_elements=block_elements(len(combination.layouts)),
+        )
+        for group in _groups(segments, attrgetter("count"), limit)
+    ]
+
+
+def copy_tasks(
+    files: tuple[FileIdentity, ...], copies: Iterable[Copy], outputs: tuple[str, ...], limit_bytes: int = COPY_BYTES
+) -> list[CopyTask]:
+    """Tasks that copy pieces of a checkpoint's files.
+
+    Args:
+        files: the checkpoint's.
+        copies: what to copy, and where to.
+        outputs: the files that are written.
+        limit_bytes: most bytes of a task that copies more than one piece.
+    """
+    groups = _groups(copies, attrgetter("size_bytes"), limit_bytes)
+    return [CopyTask(files=files, copies=group, outputs=outputs) for group in groups]
+
+
+def _groups(items: Iterable[T], size: Callable[[T], int], limit: int) -> list[tuple[T, ...]]:
+    """Neighbours, together of at most the limit, but for one that is larger alone."""
+    groups: list[tuple[T, ...]] = []
+    group: list[T] = []
+    total = 0
+    for item in items:
+        if group and total + size(item) > limit:
+            groups.append(tuple(group))
+            group, total = [], 0
+        group.append(item)
+        total += size(item)
+    if group:
+        groups.append(tuple(group))
+    return groups

@@ -1,0 +1,126 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rna_watch.engine import local
+from rna_watch.engine.local import LocalEngine
+from rna_watch.errors import EngineError
+from rna_watch.window import tasks_plan
+from tests.engine import windows
+from tests.engine.contract import EngineContract, check_cancel
+from tests.evaluation.contract import is_gone
+
+
+@pytest.fixture(scope="class")
+def large_work():
+    """Even small work counts as large, and goes to child processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_SMALL_BYTES", 0)
+        yield
+
+
+@pytest.fixture(scope="class", params=[1, 2], ids=["in this process", "in two children"])
+def engine(request, large_work):
+    """An local engine for many tests, closed at the end."""
+    engine = LocalEngine(request.param)
+    yield engine
+    engine.close()
+
+
+class TestLocalEngine(EngineContract):
+    """The contract in this process and in children of it."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cancel_is_heard_soon(workers, large_work, layouts):
+    """Another thread can make it give up."""
+    engine = LocalEngine(workers)
+    check_cancel(engine, layouts)
+    engine.close()
+
+
+def test_close_ends_its_children(large_work, layouts):
+    """Its processes are told: this one, and as many children as there are workers; after `close` none is left."""
+    engine = LocalEngine(2)
+    windows.gram(layouts, engine.map)
+    assert [process.name for process in engine.processes()] == ["daemon", "worker", "worker"]
+    assert engine.processes()[0].pids == (os.getpid(),)
+    engine.close()
+    assert [process.name for process in engine.processes()] == ["daemon"]
+
+
+def test_small_work_starts_no_process(layouts):
+    """A window of a few kilobytes is done here, whatever the number of workers."""
+    engine = LocalEngine(2)
+    windows.gram(layouts, engine.map)
+    assert [process.name for process in engine.processes()] == ["daemon"]
+    engine.close()
+
+
+def test_a_child_that_dies_is_an_error_of_the_engine(large_work, layouts):
+    """A killed child is not waited for: the map ends with an error that says so."""
+    engine = LocalEngine(2)
+    windows.gram(layouts, engine.map)
+    for process in engine.processes()[1:]:
+        os.kill(process.pids[0], signal.SIGKILL)
+    with pytest.raises(EngineError, match="child process"):
+        windows.gram(layouts, engine.map)
+    engine.close()
+
+
+def test_children_of_a_killed_parent_end(tmp_path):
+    """After SIGKILL of the process that owns the engine, its children end by themselves."""
+    code = (
+        "import multiprocessing, sys\n"
+        "from rna_watch.engine import local\n"
+        "from rna_watch.window import tasks_plan\n"
+        "if __name__ == '__main__':\n"
+        "    local._SMALL_BYTES = 0\n"
+        "    engine = local.LocalEngine(2)\n"
+        "    engine.map([tasks_plan.CopyTask(files=(), copies=(), outputs=())] * 4)\n"
+        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    script = tmp_path / "owner.py"
+    script.write_text(code)
+    owner = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    children = [int(pid) for pid in owner.stdout.readline().split()]
+    owner.kill()
+    owner.communicate()
+    assert len(children) == 2
+    assert all(is_gone(pid) for pid in children)
+
+
+def test_the_result_does_not_depend_on_the_order_of_completion(large_work, tmp_path, monkeypatch):
+    """Tasks that end in any order are merged in the plan's: the last bits agree over many runs."""
+    monkeypatch.setattr(tasks_plan, "TASK_ELEMENTS", 700)
+    found = windows.write(tmp_path, rows=60)
+    engine = LocalEngine(2)
+    try:
+        assert len({windows.gram(found, engine.map).rows.tobytes() for _ in range(10)}) == 1
+    finally:
+        engine.close()
+
+
+def test_torch_is_not_needed(tmp_path):
+    """The engine's work is done by numpy alone: torch is for evaluators."""
+    torch.save({"w": torch.ones(3)}, tmp_path / "a.pt")
+    code = (
+        "import sys\n"
+        "from rna_watch.engine.local import LocalEngine\n"
+        "from rna_watch.window import tasks_plan\n"
+        "from rna_watch.formats.probe import probe\n"
+        "layout = probe(sys.argv[1])\n"
+        "engine = LocalEngine(1)\n"
+        "assert engine.map(tasks_plan.gram_tasks([layout, layout], 1, 1.0))[0].rows.tolist() == [[0.0]]\n"
+        "engine.close()\n"
+        "assert not {'torch', 'ray'} & set(sys.modules)\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.pt")], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr

@@ -1,0 +1,142 @@
+"""Replacing a name at once, durably or not, and what is left when it fails."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from rna_watch.errors import StoreError
+from rna_watch.layout import disk
+
+
+@pytest.fixture
+def acts(monkeypatch):
+    """The renames and the fsyncs, in order, by the name of what they act on."""
+    acts = []
+    sync, replace, rename = os.fsync, os.replace, os.rename
+
+    def fsync(descriptor):
+        acts.append(("fsync", os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        sync(descriptor)
+
+    def watched(real):
+        def call(old, new):
+            acts.append(("rename", os.path.basename(new)))
+            real(old, new)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", watched(replace))
+    monkeypatch.setattr(os, "rename", watched(rename))
+    return acts
+
+
+def temporary_name(name):
+    """What a temporary path of this process is called."""
+    return f".rna-watch-{name}.{os.getpid()}.tmp"
+
+
+def test_a_temporary_name_is_no_checkpoint_s():
+    """The name in the making begins with a dot and ends like nothing that a trainer or a loader looks for."""
+    assert disk.temporary_path("folder/epoch_3.pt") == f"folder/{temporary_name('epoch_3.pt')}"
+    assert disk.temporary_path("epoch_3.pt") == temporary_name("epoch_3.pt")
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_after(tmp_path, acts):
+    """Durable: bytes, rename, folder, so that a machine that stops leaves the old file or the new one."""
+    with disk.replacing(tmp_path / "a", durable=True) as temporary:
+        Path(temporary).write_text("new")
+    assert acts == [("fsync", temporary_name("a")), ("rename", "a"), ("fsync", tmp_path.name)]
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_what_need_not_last_is_not_synced(tmp_path, acts):
+    """Not durable: one rename, and no waiting for the disk."""
+    with disk.replacing(tmp_path / "a", durable=False) as temporary:
+        Path(temporary).write_text("new")
+    assert acts == [("rename", "a")]
+
+
+def test_a_folder_is_swapped_whole(tmp_path, acts):
+    """All files and folders in it are on the disk first; a full folder of that name gives way and is removed."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    with disk.replacing(tmp_path / "a", durable=True) as temporary:
+        Path(temporary, "b").mkdir(parents=True)
+        Path(temporary, "b", "c").touch()
+    name = temporary_name("a")
+    synced = {("fsync", each) for each in (name, "b", "c")}
+    assert set(acts[:3]) == synced
+    assert acts[3:] == [("rename", f"{name}.old.tmp"), ("rename", "a"), ("fsync", tmp_path.name)]
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["a", "a/b", "a/b/c"]
+
+
+def test_a_link_to_a_folder_is_replaced_as_a_link(tmp_path):
+    """A link takes the name of an older link, and what both name stays as it is."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with disk.replacing(tmp_path / "best", durable=False) as temporary:
+            Path(temporary).symlink_to(name)
+    assert os.readlink(tmp_path / "best") == "two"
+    assert sorted(os.listdir(tmp_path)) == ["best", "one", "two"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize(("call", "after"), [("fsync", 0), ("fsync", 1), ("rename", 0), ("rename", 1)])
+def test_a_disk_that_fails_leaves_the_old_one_or_the_new_one_and_nothing_else(
+    tmp_path, monkeypatch, folder, call, after
+):
+    """Whichever act fails, the name stands for something whole, and no temporary name stays."""
+    place = tmp_path / "a"
+    if folder:
+        place.mkdir()
+    content = place / "in" if folder else place
+    content.write_text("old")
+    call = "replace" if call == "rename" and not folder else call
+    real, calls = getattr(os, call), []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) == after + 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*arguments)
+
+    def make():
+        with disk.replacing(place, durable=True) as temporary:
+            if folder:
+                Path(temporary).mkdir()
+            Path(temporary, "in" if folder else "").write_text("new")
+
+    monkeypatch.setattr(os, call, fail)
+    if call == "replace" and after:
+        make()
+    else:
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            make()
+    assert content.read_text() in {"old", "new"}
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_is_raised_while_it_is_made_leaves_the_old_one(tmp_path):
+    """A file that is given up half-written never has the name; one that an earlier try left is made anew."""
+    (tmp_path / "a").write_text("old")
+    (tmp_path / temporary_name("a")).mkdir()
+
+    def give_up():
+        with disk.replacing(tmp_path / "a", durable=True) as temporary:
+            Path(temporary).write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        give_up()
+    assert (tmp_path / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_errors_of_the_disk_say_what_to_do(tmp_path):
+    """What could not be written, why, and the option that names another folder."""
+    words = r"cannot write x/y: No such file or directory; make room there, or name another folder with --out$"
+    with pytest.raises(StoreError, match=words), disk.writing("x/y", "--out"):
+        (tmp_path / "none" / "y").write_text("")

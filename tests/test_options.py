@@ -1,0 +1,80 @@
+"""The settings as options: what help shows, and what still is accepted of settings that went."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from rna_watch.cli import app
+from rna_watch.config import COMMON, RETIRED, RunConfig, groups, load, shape_of
+from rna_watch.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _help(*arguments: str) -> str:
+    return CliRunner().invoke(app, [*arguments], terminal_width=100).output
+
+
+def _settings(text: str) -> set[str]:
+    options = re.findall(r"^ +--([a-z0-9-]+)", text, re.MULTILINE)
+    return {name.replace("-", "_") for name in options} & set(RunConfig.model_fields)
+
+
+def test_help_shows_a_dozen_settings_and_help_all_the_others_in_groups() -> None:
+    """`--help` is read by people who begin, `--help-all` says everything below headings."""
+    short, long = _help("start", "--help"), _help("start", "--help-all")
+    assert len(COMMON) == 12
+    assert _settings(short) == COMMON
+    assert _settings(long) == set(RunConfig.model_fields)
+    assert "--foreground" in short
+    assert "--foreground" in long
+    headings = [heading for heading in groups() if f"\n{heading.capitalize()}:\n" in long]
+    assert headings == list(groups())
+    for heading, names in groups().items():
+        section = long.partition(f"\n{heading.capitalize()}:\n")[2].partition("\n\n")[0]
+        assert _settings(section) == set(names)
+
+
+def test_every_setting_has_one_heading() -> None:
+    """The groups hold each setting once, in the order of the settings."""
+    assert [name for names in groups().values() for name in names] == list(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mode", "min|max"), ("reserve", "auto|VALUE"), ("windows", "LIST"), ("methods", "LIST"), ("keep", "VALUE")],
+)
+def test_help_names_the_choices_of_a_setting(name: str, shape: str) -> None:
+    """What may be given stands beside the option's name."""
+    assert shape_of(name) == shape
+    assert re.search(rf"--{name} {re.escape(shape)}\s", _help("once", "--help-all"))
+
+
+@pytest.mark.parametrize("name", RETIRED)
+def test_a_setting_that_went_is_accepted_and_one_line_says_so(name: str, tmp_path: Path) -> None:
+    """In a file and on the command line it changes nothing, whatever its value, and is no error."""
+    file = tmp_path / "rna-watch.yaml"
+    file.write_text(f"{name}: [3, 5]\nwindow: 7\n")
+    said: list[str] = []
+    assert load(file, {"keep": "2"}, said.append) == RunConfig(window=7, keep=2)
+    assert len(said) == 1
+    assert f"'{name}' has no effect any more" in said[0]
+    assert RETIRED[name] in said[0]
+    assert load(None, {name: "64"}) == RunConfig()
+    assert name not in RunConfig.model_fields
+    result = CliRunner().invoke(app, ["once", str(tmp_path), f"--{name.replace('_', '-')}", "4"])
+    assert f"'{name}' has no effect any more" in result.output
+    assert f"--{name.replace('_', '-')}" not in _help("once", "--help-all")
+
+
+def test_what_was_never_a_setting_is_an_error_that_names_the_near_one(tmp_path: Path) -> None:
+    """A typing error is no retired setting."""
+    file = tmp_path / "rna-watch.yaml"
+    file.write_text("windw: 7\n")
+    with pytest.raises(UsageError, match="unknown setting 'windw'; did you mean 'window'"):
+        load(file, {})
