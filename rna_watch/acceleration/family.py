@@ -7,7 +7,7 @@ evaluation costs time, so duplicates are removed and the rest is ranked before a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -36,14 +36,19 @@ _SAME_MODEL = 1e-3
 class Family:
     """The candidates of a window, the original (`last`) first, in the order in which they deserve an evaluation.
 
-    `duplicates`: members that are, as models, another one, by name; `left_out`: names beyond the limit; `notes`: a
-    sentence for each thing that was not done.
+    `twins`: members that are, as models, another one, each with the name of that; `left_out`: names beyond the limit;
+    `notes`: a sentence for each thing that was not done.
     """
 
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...] = ()
-    duplicates: dict[str, str] = field(default_factory=dict)
+    twins: tuple[tuple[Candidate, str], ...] = ()
     left_out: tuple[str, ...] = ()
+
+    @property
+    def duplicates(self) -> dict[str, str]:
+        """The names of twins, each with the name of the one that it equals."""
+        return {each.name: twin for each, twin in self.twins}
 
 
 def family(residuals: Residuals, search: Search) -> Family:
@@ -58,12 +63,12 @@ def family(residuals: Residuals, search: Search) -> Family:
     made = list(_solutions(residuals, search))
     notes += dict.fromkeys(note for _, note in made if note and note not in notes)
     found += [each for each, _ in made if each is not None]
-    kept, duplicates = distinct(found, residuals)
+    kept, twins = distinct(found, residuals)
     ordered = _ordered(kept[1:], residuals, search)
     return Family(
         candidates=(kept[0], *ordered[: search.limit]),
         notes=tuple(notes),
-        duplicates=duplicates,
+        twins=tuple(twins),
         left_out=tuple(each.name for each in ordered[search.limit :]),
     )
 
@@ -133,22 +138,25 @@ def _made(
     if solution.status:
         return None
     c, lambda_ = solution.coefficients, solution.regularization
-    name = name_of(method, len(c), lambda_, parameters)
-    return candidate(residuals, name, method, c, regularization=lambda_, spectrum_=spectrum_, parameters=parameters)
+    given = {"prior": UNIFORM, "mixing": 1.0, **parameters}
+    name = name_of(method, len(c), lambda_, given)
+    return candidate(residuals, name, method, c, regularization=lambda_, spectrum_=spectrum_, parameters=given)
 
 
-def distinct(candidates: Sequence[Candidate], residuals: Residuals) -> tuple[list[Candidate], dict[str, str]]:
-    """The candidates without those that are, by name or as models, an earlier one; and which those were of whom."""
+def distinct(
+    candidates: Sequence[Candidate], residuals: Residuals
+) -> tuple[list[Candidate], list[tuple[Candidate, str]]]:
+    """The candidates without those that are, by name or as models, an earlier one; and those, each with that one's name."""
     kept: list[Candidate] = []
-    duplicates: dict[str, str] = {}
+    twins: list[tuple[Candidate, str]] = []
     limit = _SAME_MODEL * float(np.sqrt(max(residuals.steps_nn[-1, -1], 0.0)))
     for each in candidates:
         twin = next((k for k in kept if k.name == each.name or distance(residuals, k, each) <= limit), None)
         if twin is None and np.isfinite(each.weights).all():
             kept.append(each)
         elif twin is not None and twin.name != each.name:
-            duplicates[each.name] = twin.name
-    return kept, duplicates
+            twins.append((each, twin.name))
+    return kept, twins
 
 
 def _ordered(candidates: Sequence[Candidate], residuals: Residuals, search: Search) -> list[Candidate]:
@@ -199,7 +207,7 @@ def unevaluated(residuals: Residuals) -> Family:
         notes = (*residuals.notes, f"{note} The plain average is used.")
         return Family(candidates=(_last(residuals), average), notes=notes)
     solution = smallest_stable(spectrum_, max(1e-8, floor))
-    made = _made(residuals, RNA, solution, spectrum_, {"prior": UNIFORM, "mixing": 1.0})
+    made = _made(residuals, RNA, solution, spectrum_, {})
     return Family(candidates=(_last(residuals), made or average), notes=residuals.notes)
 
 

@@ -45,7 +45,8 @@ class Method:
     `weights` makes the members of an average: from a length and the search, parameters and weights of the newest so many
     checkpoints, oldest first. `whole`: its one length is that of the window, with the oldest checkpoint; `lengths`: those
     that it is tried at besides the usual ones. `solve` makes the members of a solution: from R'R (N, N), its spectrum,
-    lambda and the search, parameters and a solution. A method without either is found by evaluations or gradients.
+    lambda and the search, parameters (a prior and a mixing, where they are not uniform and 1) and a solution. A method
+    without either is found by evaluations or gradients.
     """
 
     kind: str
@@ -109,14 +110,14 @@ METHODS: dict[str, Method] = {
     "simplex": Method(
         kind=SOLUTIONS,
         words="RNA without negative weights",
-        solve=lambda gram_nn, _spectrum, lambda_, _search: [({"prior": UNIFORM}, simplex(gram_nn, lambda_))],
+        solve=lambda gram_nn, _spectrum, lambda_, _search: [({}, simplex(gram_nn, lambda_))],
     ),
     "capped": Method(
         kind=SOLUTIONS,
         words="RNA with a cap on the l1 norm of c, on how far it may extrapolate",
         settings=("l1_cap",),
         solve=lambda gram_nn, _spectrum, lambda_, search: [
-            ({"prior": UNIFORM, "l1_cap": search.l1_cap}, l1_capped(gram_nn, lambda_, search.l1_cap))
+            ({"l1_cap": search.l1_cap}, l1_capped(gram_nn, lambda_, search.l1_cap))
         ],
     ),
     LINE: Method(

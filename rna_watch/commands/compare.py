@@ -1,4 +1,4 @@
-"""What `rna-watch compare` does with a run's state: print the comparison, and draw it."""
+"""What `rna-watch compare` does: print the comparison of a run's methods, and draw it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from rna_watch.comparison.plot import plot as draw
 from rna_watch.comparison.record import record
 from rna_watch.comparison.tables import render
 from rna_watch.errors import UsageError
+from rna_watch.journal.status import load
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rna_watch.acceleration.significance import Mode
-    from rna_watch.journal.replay import RunState
+    from rna_watch.journal.run_paths import RunPaths
 
 
 def show(
-    state: RunState,
+    paths: RunPaths,
     *,
     metric: str | None,
     mode: Mode | None,
@@ -35,13 +36,23 @@ def show(
 ) -> None:
     """Print the comparison of a run.
 
+    Args:
+        paths: the run's.
+        metric: the evaluator's metric to show; None: the one that models were chosen by.
+        mode: its direction, where its name does not say it.
+        levels: values of it to be reached, with commas; None: around the original's best.
+        sequence: which checkpoints, where a folder has several kinds.
+        members: whether to show every fixed recipe too.
+        plot: a picture to draw too.
+        as_json: whether to print all of it as one JSON object instead.
+
     Raises:
         NothingToDo: nothing was evaluated.
         UsageError: a level is no number, the metric or the sequence is unknown, or the picture cannot be drawn.
     """
     if plot is not None:
         check(plot)
-    comparison = compare(state, metric=metric, mode=mode, given=parse_levels(levels), sequence=sequence)
+    comparison = compare(load(paths)[0], metric=metric, mode=mode, given=parse_levels(levels), sequence=sequence)
     if plot is not None:
         draw(comparison, plot)
     console = Console(highlight=False)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 from rich.console import Console
@@ -20,14 +19,12 @@ from rna_watch.daemon import background
 from rna_watch.dashboard.live import watch
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal import run_paths
-from rna_watch.journal.replay import PENDING
 from rna_watch.journal.status import load
 
 _SCRIPTS = Path(__file__).parents[1] / "demo"
-_POLL_S = 0.3
 _REPORTED = "test_error"
 _LEVELS = (20.0, 10.0, 5.0, 3.0)
-_CATCH_UP_LIMIT_S = 120.0
+_STUCK_S = 120.0
 
 
 def run(folder: Path | None, *, epochs: int, engine: str) -> None:
@@ -102,7 +99,7 @@ def _watched(where: run_paths.RunPaths, run_dir: Path, epochs: int, console: Con
     def train_and_catch_up() -> None:
         try:
             outcome.append(_train(run_dir, epochs))
-            _catch_up(where, epochs)
+            background.catch_up(where, epochs, stuck_s=_STUCK_S)
         except RnaWatchError as error:
             outcome.append(error)
         finally:
@@ -117,20 +114,6 @@ def _watched(where: run_paths.RunPaths, run_dir: Path, epochs: int, console: Con
             raise result
     assert isinstance(outcome[0], float)
     return outcome[0]
-
-
-def _catch_up(where: run_paths.RunPaths, epochs: int) -> None:
-    """Wait until the daemon has been through every checkpoint."""
-    until = time.monotonic() + _CATCH_UP_LIMIT_S
-    while time.monotonic() < until:
-        state, status = load(where)
-        stages = [checkpoint.stage for checkpoint in state.checkpoints.values()]
-        if len(stages) >= epochs and not any(stage in PENDING for stage in stages):
-            return
-        if not status.alive:
-            raise RnaWatchError(f"the daemon ended early; see {where.log}")
-        time.sleep(_POLL_S)
-    raise RnaWatchError(f"the daemon did not catch up within {_CATCH_UP_LIMIT_S:g} s; see {where.log}")
 
 
 def _digests(folder: Path) -> list[str]:

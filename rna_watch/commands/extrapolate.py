@@ -24,7 +24,7 @@ from rna_watch.window.combine import Combination
 from rna_watch.window.companions import training_state
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rna_watch.acceleration.residuals import Residuals
@@ -119,6 +119,13 @@ def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
     except NotFiniteError as error:
         bad = ", ".join(layouts[number].path for number in error.numbers)
         raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out") from error
+
+
+def lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What was written, for a person: the model, what became of the window, and the weight of each checkpoint."""
+    inputs = zip(manifest["inputs"], manifest["weights"], strict=True)
+    head = f"{out}: {manifest['candidate']} of {len(manifest['inputs'])} checkpoints; {manifest['reason']}"
+    return [head, *(f"  {weight:+.4f}  {each['path']}" for each, weight in inputs)]
 
 
 def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.watching.discovery import Discovery, NumberedNames, Run
 
+    Ask = Callable[[list[str], int, int], int]
+
 _MOST_CHOICES = 20
 _PROBES = 3
 _UNITS = {"step": ("step", "steps"), "epoch": ("epoch", "epochs"), "number": ("number", "numbers")}
@@ -32,7 +34,7 @@ def settle(
     run_dir: Path,
     config: RunConfig,
     typed: Sequence[str],
-    ask: Callable[[list[str], int, int], int] | None,
+    ask: Ask | None,
     *,
     goes_on: bool,
 ) -> tuple[Path, list[str]]:

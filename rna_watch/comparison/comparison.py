@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS
+from rna_watch.acceleration.candidate import RE_ESTIMATED
+from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS, UNIFORM
 from rna_watch.acceleration.methods import kind_of as kind_of_method
 from rna_watch.acceleration.selection import infer_mode
 from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.levels import Level, known, levels, same
-from rna_watch.comparison.members import Member, length_of, members_of, recipe_at, shape_of
+from rna_watch.comparison.members import Member, length_of, members_of, recipe_at
 from rna_watch.comparison.sequences import pick, sequences
 from rna_watch.errors import NothingToDo, UsageError
 from rna_watch.journal.metric import metric_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rna_watch.acceleration.significance import Mode
+    from rna_watch.journal.recipe import Recipe
     from rna_watch.journal.replay import Checkpoint, RunState
 
 ORIGINAL = "original"
@@ -150,9 +152,10 @@ def compare(
     families = [members_of(checkpoint) for checkpoint in evaluated]
     lengths = [length_of(checkpoint) for checkpoint in evaluated]
     kinds = _kinds(families)
-    members = _members(families, lengths, kinds)
+    recipes = _recipes(families, lengths, kinds)
+    members = tuple(recipes)
     rows = [
-        _row(checkpoint, family, length, picker, shown_mode, members)
+        _row(checkpoint, family, length, picker, shown_mode, recipes)
         for checkpoint, family, length in zip(evaluated, families, lengths, strict=True)
     ]
     curves = {key: [(row.step, row.value(key)) for row in rows] for key in (*kinds, CHOSEN, *members)}
@@ -169,7 +172,7 @@ def compare(
         others=tuple(name for name in names if name != shown),
         kinds=kinds,
         members=members,
-        fixed=_fixed(members),
+        fixed=_fixed(recipes),
         rows=tuple(rows),
         levels=tuple(levels(curves, ORIGINAL, shown, shown_mode, given)),
     )
@@ -208,38 +211,51 @@ def _kinds(families: Sequence[Mapping[str, Member]]) -> tuple[str, ...]:
     return (*usual, *sorted(seen - set(usual)))
 
 
-def _members(families: Sequence[Mapping[str, Member]], lengths: Sequence[int], kinds: Sequence[str]) -> tuple[str, ...]:
-    """Names at more than half of the checkpoints that have a family and a window long enough for them."""
-    found: Counter[str] = Counter()
-    methods: dict[str, int] = {}
-    for family in families:
-        found.update(family.keys())
-        for member in family.values():
-            kind = kind_of(member.method)
-            methods.setdefault(member.name, kinds.index(kind))
+def _recipes(
+    families: Sequence[Mapping[str, Member]], lengths: Sequence[int], kinds: Sequence[str]
+) -> dict[str, Recipe]:
+    """Those at more than half of the checkpoints that have a family and a window long enough for them, by name."""
+    found = Counter(name for family in families for name in family)
+    recipes = {name: member.recipe for family in families for name, member in family.items()}
     stable = []
-    for name in methods:
-        shape = shape_of(name)
-        least = shape.window if shape else 0
+    for name, recipe in recipes.items():
+        least = recipe.window or 0
         possible = sum(length >= least and len(family) > 1 for family, length in zip(families, lengths, strict=True))
         if name != LAST and name not in kinds and 2 * found[name] > possible:
             stable.append(name)
-    return tuple(sorted(stable, key=lambda name: (methods[name], *_order(name))))
+    order = {name: (kinds.index(kind_of(recipes[name].method)), *_order(recipes[name]), name) for name in stable}
+    return {name: recipes[name] for name in sorted(stable, key=order.__getitem__)}
 
 
-def _order(name: str) -> tuple[str, int, float, str]:
-    shape = shape_of(name)
-    return (shape.stem, -shape.window, shape.regularization, name) if shape else (name, 0, 0.0, name)
+def _order(recipe: Recipe) -> tuple[str, str, int, float]:
+    """By method and shape, the longest window first, then the smallest lambda."""
+    regularization = math.inf if recipe.regularization is None else recipe.regularization
+    return (recipe.method, str(recipe.parameter("shape", "")), -(recipe.window or 0), regularization)
 
 
-def _fixed(members: Sequence[str]) -> tuple[str, ...]:
-    """The largest uniform average, RNA with the smallest lambda at its largest window, and the average of that window."""
-    shapes = {name: shape for name in members if (shape := shape_of(name))}
+def _fixed(recipes: Mapping[str, Recipe]) -> tuple[str, ...]:
+    """The largest uniform average, the paper's RNA, and the average of that one's window.
+
+    The paper's has the largest window, the smallest lambda, a mixing of 1 and the uniform prior; where none was tried, its
+    nearest stands in.
+    """
+
+    def unlike(name: str) -> tuple[bool, bool, bool]:
+        of = recipes[name]
+        return (
+            of.parameter("mixing", 1.0) != 1.0,
+            of.parameter("prior", UNIFORM) != UNIFORM,
+            of.statistics == RE_ESTIMATED,
+        )
+
     averages, solutions = (
-        sorted((name for name in shapes if shapes[name].stem == stem), key=_order) for stem in (AVERAGE, RNA)
+        sorted(
+            (name for name in recipes if recipes[name].method == method), key=lambda n: (unlike(n), _order(recipes[n]))
+        )
+        for method in (AVERAGE, RNA)
     )
-    rivals = [name for name in averages if solutions and shapes[name].window == shapes[solutions[0]].window]
-    return tuple(dict.fromkeys([*averages[:1], *rivals, *solutions[:1]]))
+    rivals = [name for name in averages if solutions and recipes[name].window == recipes[solutions[0]].window]
+    return tuple(dict.fromkeys([*averages[:1], *rivals[:1], *solutions[:1]]))
 
 
 def _row(
@@ -248,7 +264,7 @@ def _row(
     length: int,
     picker: _Picker,
     mode: Mode,
-    members: Sequence[str],
+    recipes: Mapping[str, Recipe],
 ) -> Row:
     points: dict[str, Point] = {}
     groups: dict[str, list[Member]] = {}
@@ -264,9 +280,9 @@ def _row(
     if len(values) > 1:
         top = ranked(values.values(), float, mode)[0]
         best = tuple(kind for kind, value in values.items() if same(value, top))
-    for name in members:
-        if recipe := recipe_at(name, dict(family), length):
-            points[name] = picker.point(recipe)
+    for name, recipe in recipes.items():
+        if made := recipe_at(name, recipe, dict(family), length):
+            points[name] = picker.point(made)
     decided = checkpoint.chosen is not None or checkpoint.stage not in PENDING
     if decided and (taken := _taken(checkpoint, points, family, picker)):
         points[CHOSEN] = taken

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,14 @@ from rna_watch.daemon.loop import Daemon
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.setup import be_nice
 from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, UsageError
+from rna_watch.journal.follow import Follower
 from rna_watch.journal.lock import RunLock, check_unwatched
+from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.journal.run_paths import adopt_pins, check_output, remember
 from rna_watch.journal.status import status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rna_watch.config import RunConfig
     from rna_watch.journal.owner import Owner
@@ -188,6 +191,38 @@ def stop(paths: RunPaths) -> str:
             return f"{status.who()} stopped watching {paths.run}"
         time.sleep(_POLL_S)
     raise RnaWatchError(f"{status.who()} did not stop within {_STOP_LIMIT_S:g} s; see {paths.log}")
+
+
+def catch_up(paths: RunPaths, count: int, *, stuck_s: float, say: Callable[[str], None] = lambda _: None) -> None:
+    """Wait until the run's daemon has been through its checkpoints.
+
+    Args:
+        paths: the run's.
+        count: how many checkpoints there will be.
+        stuck_s: how long there may be no progress.
+        say: hears how many are done, whenever there are more.
+
+    Raises:
+        RnaWatchError: the daemon ended, or makes no progress.
+    """
+    follower, since, before = Follower(paths.journal), time.monotonic(), (-1, 0)
+    while True:
+        alive = status_of(paths).alive
+        deque(follower.new(), maxlen=0)
+        checkpoints = follower.state.checkpoints.values()
+        done = sum(checkpoint.stage not in PENDING | {Stage.WAITING} for checkpoint in checkpoints)
+        if done >= count:
+            return
+        progress = done, sum(len(checkpoint.evaluations) for checkpoint in checkpoints)
+        if done != before[0]:
+            say(f"{done} of {count} judged")
+        if progress != before:
+            before, since = progress, time.monotonic()
+        if not alive:
+            raise RnaWatchError(f"the daemon ended early; see {paths.log}")
+        if time.monotonic() - since > stuck_s:
+            raise RnaWatchError(f"the daemon made no progress for {stuck_s:g} s; see {paths.log}")
+        time.sleep(_POLL_S)
 
 
 def _still_there(paths: RunPaths, owner: Owner | None) -> bool:

@@ -22,6 +22,7 @@ from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, FitRequest, choosing_metric
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
+from rna_watch.journal.recipe import recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -240,6 +241,7 @@ class CheckpointEvaluation:
                 metrics=result.metrics,
                 seconds=result.seconds,
                 examples=len(result.examples.get(metric, ())),
+                recipe=recorded(each),
             )
         )
         self.outcome.evaluated.add(each.name)
@@ -360,11 +362,11 @@ class CheckpointEvaluation:
         names = {each.name for each in known}
         kind = candidates[0].statistics
         alike = [each for each in known if each.statistics == kind or (each.method == LAST and kind != RE_ESTIMATED)]
-        kept, duplicates = distinct([*alike, *candidates], self.residuals)
+        kept, twins = distinct([*alike, *candidates], self.residuals)
         new = [each for each in kept if each.name not in names]
-        twins = {name: twin for name, twin in duplicates.items() if name not in names}
+        others = [(each, twin) for each, twin in twins if each.name not in names]
         self.outcome.family = replace(
-            self.outcome.family, candidates=(*known, *new), duplicates=self.outcome.family.duplicates | twins
+            self.outcome.family, candidates=(*known, *new), twins=(*self.outcome.family.twins, *others)
         )
         self._total += len(new)
         self._evaluate(new)

@@ -29,6 +29,7 @@ from rna_watch.errors import (
 )
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
+from rna_watch.journal.recipe import recorded
 from rna_watch.journal.replay import Stage
 from rna_watch.publishing import manifest
 
@@ -273,9 +274,7 @@ class Pipeline:
                 candidates=[
                     {
                         "name": each.name,
-                        "method": each.method,
-                        "window": each.window,
-                        "regularization": each.regularization,
+                        **recorded(each),
                         "weights": list(each.weights),
                         "sentence": each.diagnostics.sentence,
                     }
@@ -284,6 +283,7 @@ class Pipeline:
                 duplicates=searched.duplicates,
                 left_out=list(searched.left_out),
                 notes=list(searched.notes),
+                twins=[{"name": each.name, **recorded(each)} for each, _ in searched.twins],
             )
         )
 

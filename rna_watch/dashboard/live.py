@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from typing import TYPE_CHECKING
@@ -73,12 +74,7 @@ class _Run:
         yield from self.follower.new()
         self.status = status_of(self.paths, self.follower.state)
 
-    def catch_up(self) -> None:
-        """Read everything there is."""
-        for _ in self.new():
-            pass
-
-    def catch_up_for(self, seconds: float) -> bool:
+    def catch_up(self, seconds: float = math.inf) -> bool:
         """Read what is new, for so long at most; whether there was anything."""
         deadline = time.monotonic() + seconds
         changed = False
@@ -110,7 +106,7 @@ def _show(run: _Run, console: Console, *, until_stopped: bool, stop: threading.E
         shown = None
         drawn_at = 0.0
         while True:
-            changed = run.catch_up_for(_SLICE_S)
+            changed = run.catch_up(_SLICE_S)
             sight = (console.size, run.status)
             if changed or sight != shown or time.monotonic() - drawn_at >= _IDLE_REFRESH_S:
                 live.update(run.frame(console, height=console.height, hint="q leaves"), refresh=True)

@@ -147,10 +147,12 @@ class Measured(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched(Event):
-    """The family of this window: what is evaluated (`candidates`: name, method, window, regularization, weights, sentence).
+    """The family of this window: what is evaluated (`candidates`: name, recipe, weights, sentence).
 
-    `duplicates` names members that are, as models, another one; `left_out` those beyond the number that may be evaluated;
-    `residuals` is the form of the residuals, and `notes` says what was not done and why.
+    A recipe is method, window, regularization, parameters and statistics (journals of 0.1.0 lack the last two).
+    `duplicates` names members that are, as models, another one, and `twins` are their names and recipes; `left_out` those
+    beyond the number that may be evaluated; `residuals` is the form of the residuals, and `notes` says what was not done and
+    why.
     """
 
     kind: ClassVar[str] = "searched"
@@ -160,6 +162,7 @@ class Searched(Event):
     duplicates: dict[str, str]
     left_out: list[str]
     notes: list[str]
+    twins: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +181,8 @@ class Screened(Event):
 class Evaluated(Event):
     """The user's evaluator gave these metrics for one candidate (`last` is the original).
 
-    `examples` is the number of per-example values that came with the choosing metric, for paired comparisons.
+    `examples` is the number of per-example values that came with the choosing metric, for paired comparisons. `recipe` is
+    the candidate's, as `Searched` has it.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -187,6 +191,7 @@ class Evaluated(Event):
     metrics: Metrics
     seconds: float
     examples: int = 0
+    recipe: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

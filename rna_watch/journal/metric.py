@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, kind_of
 from rna_watch.acceleration.significance import Mode, gain, ranked
 from rna_watch.journal.replay import Stage
 
@@ -31,7 +32,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Values:
-    """The deciding metric at a checkpoint: of the original, the best plain average, the best RNA model, the choice."""
+    """The deciding metric at a checkpoint: of the original, the best average, the best solution (RNA), the choice."""
 
     original: float | None = None
     average: float | None = None
@@ -83,10 +84,11 @@ def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
     if not checkpoint.evaluations:
         return Values()
     by_name = {name: _value(metrics, metric.name) for name, metrics in checkpoint.evaluations.items()}
+    kinds = {name: kind_of(checkpoint.recipes[name].method) for name in by_name}
     return Values(
-        original=by_name.get("last"),
-        average=metric.best(value for name, value in by_name.items() if name.startswith("average")),
-        rna=metric.best(value for name, value in by_name.items() if name.startswith("rna")),
+        original=by_name.get(LAST),
+        average=metric.best(value for name, value in by_name.items() if kinds[name] == AVERAGES),
+        rna=metric.best(value for name, value in by_name.items() if kinds[name] == SOLUTIONS),
     )
 
 

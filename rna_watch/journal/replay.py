@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from rna_watch.journal import events as e
+from rna_watch.journal.recipe import Recipe, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,6 +65,7 @@ class Checkpoint:
     evaluations: dict[str, e.Metrics] = field(default_factory=dict)
     examples: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    recipes: dict[str, Recipe] = field(default_factory=dict)
     chosen: e.Chosen | None = None
     publishing: e.Publishing | None = None
     output: str | None = None
@@ -168,15 +170,17 @@ class RunState:
                 if old.measured is not None and old.measured.residuals != event.residuals:
                     new = _without_candidates(new)  # another window: the same names are other models
             case e.Searched():
-                new = replace(old, searched=event)
+                new = replace(old, searched=event, recipes=old.recipes | _recipes(event))
             case e.Screened():
                 new = replace(old, stage=Stage.EVALUATING, screened=old.screened | {event.candidate: event.metrics})
             case e.Evaluated():
+                recipe = {event.candidate: read(event.candidate, event.recipe)}
                 new = replace(
                     old,
                     stage=Stage.EVALUATING,
                     evaluations=old.evaluations | {event.candidate: event.metrics},
                     examples=old.examples | {event.candidate: event.examples},
+                    recipes=old.recipes | recipe if event.recipe else recipe | old.recipes,
                     judge=self.judge,
                 )
             case e.EvaluationFailed():
@@ -207,6 +211,12 @@ class RunState:
             case _:
                 return
         self.checkpoints[name] = new
+
+
+def _recipes(searched: e.Searched) -> dict[str, Recipe]:
+    """The recipes of a family's members, twins too."""
+    recorded = {str(each.get("name")): each for each in [*searched.twins, *searched.candidates]}
+    return {name: read(name, recorded.get(name, {})) for name in [*searched.duplicates, *recorded]}
 
 
 def _without_candidates(checkpoint: Checkpoint) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from rna_watch.errors import StoreError, UsageError
 from rna_watch.layout import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _WAIT_S = 1.0
 _PARSED_FOLDER = "checkpoints"
@@ -133,63 +134,58 @@ def _registry_file(run: Path) -> Path:
     return base / "rna-watch" / "runs" / f"{hashlib.blake2b(str(run).encode(), digest_size=8).hexdigest()}.json"
 
 
+@contextlib.contextmanager
+def _looking_at(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"the run directory {run} cannot be looked at: {error.strerror or error}"
+        raise UsageError(f"{what}; give this user access to it and to the folders above it") from error
+
+
 def resolve(run: Path, output: str | None) -> RunPaths:
     """The paths of a run: those of `--output`, else those remembered for it, else below the run directory.
 
     Raises:
         UsageError: the run directory does not exist or cannot be looked at.
     """
-    try:
-        return _resolve(run, output)
-    except OSError as error:
-        raise _unseen(run, error) from error
-
-
-def _unseen(run: Path, error: OSError) -> UsageError:
-    what = f"the run directory {run} cannot be looked at: {error.strerror or error}"
-    return UsageError(f"{what}; give this user access to it and to the folders above it")
-
-
-def _resolve(run: Path, output: str | None) -> RunPaths:
-    if not run.is_dir():
-        raise UsageError(f"the run directory {run} does not exist (or is no folder)")
-    run = run.resolve()
-    if output is not None:
-        return RunPaths(run=run, output=Path(output).absolute())
-    if not (run / ".rna-watch").is_dir():
-        try:
-            remembered = json.loads(_registry_file(run).read_text())["output"]
-            if Path(remembered).is_dir():
-                return RunPaths(run=run, output=Path(remembered))
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-    return RunPaths(run=run, output=run)
+    with _looking_at(run):
+        if not run.is_dir():
+            raise UsageError(f"the run directory {run} does not exist (or is no folder)")
+        run = run.resolve()
+        if output is not None:
+            return RunPaths(run=run, output=Path(output).absolute())
+        if not (run / ".rna-watch").is_dir():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                remembered = Path(json.loads(_registry_file(run).read_text())["output"])
+                if remembered.is_dir():
+                    return RunPaths(run=run, output=remembered)
+        return RunPaths(run=run, output=run)
 
 
 def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
     """See that the run directory is there, or wait until the trainer has made it.
 
-    It is never made here: some trainers refuse a folder that exists, or go on to `exp2` beside it.
+    It is never made here: some trainers refuse a folder that exists, or go on to `exp2` next to it.
+
+    Args:
+        run: the run directory.
+        wait: whether to wait.
+        say: shows a line, if there is something to wait for.
 
     Raises:
         UsageError: it is not there and is not to be waited for, or cannot come, or cannot be looked at.
     """
-    try:
-        _await_run(run, wait=wait, say=say)
-    except OSError as error:
-        raise _unseen(run, error) from error
-
-
-def _await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
-    if run.exists() or not run.parent.is_dir():
-        return  # `resolve` says what is wrong with it
-    if not wait:
-        raise UsageError(
-            f"the run directory {run} does not exist; if the training is yet to make it, wait for it with --wait"
-        )
-    say(f"waiting  for {run}, which the training is to make (Ctrl-C ends)")
-    while not run.exists():
-        time.sleep(_WAIT_S)
+    with _looking_at(run):
+        if run.exists() or not run.parent.is_dir():
+            return  # `resolve` says what is wrong with it
+        if not wait:
+            raise UsageError(
+                f"the run directory {run} does not exist; if the training is yet to make it, wait for it with --wait"
+            )
+        say(f"waiting  for {run}, which the training is to make (Ctrl-C ends)")
+        while not run.exists():
+            time.sleep(_WAIT_S)
 
 
 def check_output(paths: RunPaths) -> None:

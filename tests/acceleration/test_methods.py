@@ -18,6 +18,7 @@ from rna_watch.acceleration.methods import (
     PRIORS,
     SEARCHED,
     SOLUTIONS,
+    UNIFORM,
     Search,
     kind_of,
 )
@@ -107,7 +108,7 @@ def test_a_solution_ends_at_its_prior(method):
     """With lambda without end a solution is what it tends to: the uniform average, or another prior."""
     gram_nn = residuals_of(5).gram_nn
     for parameters, solution in METHODS[method].solve(gram_nn, spectrum(gram_nn), 1e16, EVERYTHING):
-        expected = PRIORS[parameters["prior"]](5, EVERYTHING.ema_decay)
+        expected = PRIORS[parameters.get("prior", UNIFORM)](5, EVERYTHING.ema_decay)
         np.testing.assert_allclose(solution.coefficients, np.full(5, 0.2) if expected is None else expected, atol=1e-12)
 
 

@@ -23,6 +23,7 @@ class Run(RunBuilder):
         significant: bool | None = None,
         duplicates: dict[str, str] | None = None,
         methods: dict[str, str] | None = None,
+        recipes: dict[str, dict[str, Any]] | None = None,
         searched: bool = True,
         residuals: int = 0,
         finished: bool = True,
@@ -46,7 +47,8 @@ class Run(RunBuilder):
         }
         if searched:
             candidates: list[dict[str, Any]] = [
-                {"name": key, "method": (methods or {}).get(key, key.partition("-")[0])} for key in values
+                {"name": key, "method": (methods or {}).get(key, key.partition("-")[0])} | (recipes or {}).get(key, {})
+                for key in values
             ]
             self.add(
                 e.Searched(

@@ -121,6 +121,42 @@ def test_the_average_of_rnas_own_window_is_fixed_too():
     assert comparison.fixed == ("average-15", "average-5", "rna-5-1e-08")
 
 
+def solution(regularization, *, mixing=1.0, prior="uniform", window=5):
+    """A recorded recipe of RNA."""
+    return {
+        "method": "rna",
+        "window": window,
+        "regularization": regularization,
+        "parameters": {"mixing": mixing, "prior": prior},
+        "statistics": "clamped",
+    }
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "by name"])
+def test_the_paper_s_recipe_is_the_one_with_the_paper_s_mixing_and_prior(recorded):
+    """With `mixings` or `priors` set, a smaller lambda of another mixing or prior is not what the paper does."""
+    recipes = {
+        "rna-5-1e-08-m0.5": solution(1e-8, mixing=0.5),
+        "rna-5-1e-08-last": solution(1e-8, prior="last"),
+        "rna-5-1e-08-ema-m0.5": solution(1e-8, mixing=0.5, prior="ema"),
+        "rna-5-1e-04": solution(1e-4),
+        "rna-5-1e-02": solution(1e-2),
+        "rna-3-1e-08": solution(1e-8, window=3),
+    }
+    values = {"last": 9.0, "average-5": 3.0, **dict.fromkeys(recipes, 2.0)}
+    run = Run().checkpoint(20, values, residuals=5, recipes=recipes if recorded else None)
+    comparison = compare(run.state)
+    assert comparison.fixed == ("average-5", "rna-5-1e-04")
+    assert comparison.members[1:4] == ("rna-5-1e-08-ema-m0.5", "rna-5-1e-08-last", "rna-5-1e-08-m0.5")
+
+
+def test_where_the_paper_s_recipe_was_not_tried_its_nearest_stands_in():
+    """A run with another mixing alone still has a fixed recipe of RNA, called by its own name."""
+    values = {"last": 9.0, "average-5": 3.0, "rna-5-1e-08-ema-m0.5": 2.0, "rna-5-1e-02-m0.5": 2.0}
+    comparison = compare(Run().checkpoint(20, values, residuals=5).state)
+    assert comparison.fixed == ("average-5", "rna-5-1e-02-m0.5")
+
+
 def test_the_metric_shown_is_the_choosing_one_unless_another_is_named():
     """Its direction is the daemon's; another's is inferred from its name or given."""
     run = Run(metric="score", mode="min")

@@ -1,4 +1,5 @@
-from rna_watch.comparison.members import Shape, length_of, members_of, recipe_at, shape_of
+from rna_watch.comparison.members import length_of, members_of, recipe_at
+from rna_watch.journal.recipe import read
 
 from .run_of import Run
 
@@ -34,16 +35,6 @@ def test_a_duplicate_has_the_metrics_of_the_one_it_equals():
     assert set(found) == {"last", "average-2", "rna-2-1e-02", "rna-2-1e-04"}
 
 
-def test_a_name_tells_its_recipe():
-    """Stem, window and parameter come from the name; a name without a whole number of checkpoints has no shape."""
-    assert shape_of("average-5") == Shape(stem="average", window=5, rest="")
-    assert shape_of("rna-5-1e-08").regularization == 1e-8
-    assert shape_of("decay-sqrt-5") == Shape(stem="decay-sqrt", window=5, rest="")
-    assert shape_of("decay-sqrt-5").of_length(3) == "decay-sqrt-3"
-    assert shape_of("rna-5-1e-08-ema").regularization == float("inf")
-    assert [shape_of(name) for name in ("last", "trained", "ema-0.9", "")] == [None] * 4
-
-
 def test_the_length_of_a_window_is_measured_or_told_by_the_names():
     """Residuals count; without them the largest window that a name speaks of."""
     values = {"last": 3.0, "average-2": 2.0, "rna-4-1e-08": 1.0}
@@ -54,10 +45,30 @@ def test_the_length_of_a_window_is_measured_or_told_by_the_names():
 
 def test_a_recipe_uses_the_whole_window_only_while_that_is_shorter():
     """average-5 is average-3 after three intervals, but nothing else where it was just not evaluated."""
+
+    def at(name, members, length):
+        return recipe_at(name, read(name, {}), members, length)
+
     early = members_of(only(Run().checkpoint(4, {"last": 3.0, "average-3": 2.0, "average-2": 1.0})))
-    assert recipe_at("average-5", early, 3).name == "average-3"
-    assert recipe_at("average-2", early, 3).name == "average-2"
+    assert at("average-5", early, 3).name == "average-3"
+    assert at("average-2", early, 3).name == "average-2"
     late = members_of(only(Run().checkpoint(9, {"last": 3.0, "average-7": 2.0}, residuals=7)))
-    assert recipe_at("average-5", late, 7) is None
-    assert recipe_at("rna-5-1e-08", early, 3) is None
-    assert recipe_at("trained", early, 3) is None
+    assert at("average-5", late, 7) is None
+    assert at("rna-5-1e-08", early, 3) is None
+    assert at("trained", early, 3) is None
+
+
+def test_a_recipe_is_told_by_its_fields_whatever_its_name_is():
+    """The shorter member of the same lambda, prior and mixing stands in, and no other."""
+    values = {"last": 3.0, "rna-3-1e-08": 2.0, "rna-3-1e-08-m0.5": 1.0, "decay-sqrt-3": 1.5, "cumulative-4": 1.2}
+    early = members_of(only(Run().checkpoint(4, values, residuals=3)))
+    for name, shorter in {
+        "rna-5-1e-08": "rna-3-1e-08",
+        "rna-5-1e-08-m0.5": "rna-3-1e-08-m0.5",
+        "rna-5-1e-08-ema": None,
+        "decay-sqrt-5": "decay-sqrt-3",
+        "decay-cosine-5": None,
+        "cumulative-6": "cumulative-4",
+    }.items():
+        found = recipe_at(name, read(name, {}), early, 3)
+        assert (found.name if found else None) == shorter

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +19,6 @@ from rna_watch.comparison.members import members_of
 from rna_watch.daemon import background
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.journal import run_paths
-from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.journal.status import load, status_of
 from rna_watch.reproduce.images import judge, spec
 from rna_watch.reproduce.images.training import CURVE, EPOCHS, STATE
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.reproduce.images.spec import RunSpec
 
-_POLL_S = 2.0
 # longer than one evaluation may take: beyond this without any progress something is wrong
 _STUCK_S = 7200.0
 # checkpoints of a finished run that take more than this are removed: their models were judged
@@ -123,7 +120,7 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device
         background.start(where, [str(epochs), "--config", str(settings), "--evaluator", evaluator])
     try:
         curve = train(run, folder, say)
-        _catch_up(where, run, say)
+        background.catch_up(where, run.epochs, stuck_s=_STUCK_S, say=lambda text: say(f"{run.key}: {text}"))
     finally:
         with contextlib.suppress(NothingToDo):
             background.stop(where)
@@ -153,27 +150,6 @@ def _forget(folder: Path, where: RunPaths) -> None:
 def named(device: str) -> str:
     """What a device is called."""
     return torch.cuda.get_device_name() if device.startswith("cuda") else device
-
-
-def _catch_up(where: RunPaths, run: RunSpec, say: Callable[[str], None]) -> None:
-    """Wait until the daemon has been through every epoch."""
-    since, before = time.monotonic(), (-1, 0)
-    while True:
-        state, status = load(where)
-        stages = [checkpoint.stage for checkpoint in state.checkpoints.values()]
-        done = sum(stage not in PENDING and stage != Stage.WAITING for stage in stages)
-        if done >= run.epochs:
-            return
-        progress = done, sum(len(checkpoint.evaluations) for checkpoint in state.checkpoints.values())
-        if done != before[0]:
-            say(f"{run.key}: {done} of {run.epochs} judged")
-        if progress != before:
-            before, since = progress, time.monotonic()
-        if not status.alive:
-            raise RnaWatchError(f"the daemon ended early; see {where.log}")
-        if time.monotonic() - since > _STUCK_S:
-            raise RnaWatchError(f"the daemon made no progress for {_STUCK_S:g} s; see {where.log}")
-        time.sleep(_POLL_S)
 
 
 def found(comparison: Comparison, state: RunState) -> dict[str, Any]:

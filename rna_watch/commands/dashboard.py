@@ -1,0 +1,34 @@
+"""What `rna-watch dashboard` does: show a run on the terminal, or draw it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from rna_watch.dashboard import picture
+from rna_watch.dashboard.live import watch
+from rna_watch.journal.status import load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rna_watch.journal.run_paths import RunPaths
+
+
+def show(paths: RunPaths, *, once: bool) -> None:
+    """Show a run until a person leaves; with `once` as it is now. Where there is no terminal, line by line."""
+    watch(paths, console=Console(), once=once)
+
+
+def draw(paths: RunPaths, file: Path, width: int) -> None:
+    """Write a run as it is now as a picture.
+
+    Args:
+        paths: the run's.
+        file: the SVG file.
+        width: columns of text.
+    """
+    state, status = load(paths)
+    file.write_text(picture.svg(state, status, now=time.time(), width=width))

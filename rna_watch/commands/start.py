@@ -1,0 +1,63 @@
+"""What `rna-watch start` does: settle which run is meant, begin to watch it, and say how to look at it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rna_watch.commands.settle_run import settle
+from rna_watch.daemon import background
+from rna_watch.journal.run_paths import await_run, resolve
+from rna_watch.journal.status import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from rna_watch.commands.settle_run import Ask
+    from rna_watch.config import RunConfig
+
+
+def start(
+    run_dir: Path,
+    config: RunConfig,
+    typed: Sequence[str],
+    *,
+    wait: bool,
+    chosen: Path | None,
+    foreground: bool,
+    to_terminal: bool,
+    say: Callable[[str], None],
+    ask: Ask | None,
+) -> None:
+    """Watch a run: in the background, or in this process until it is told to stop.
+
+    Args:
+        run_dir: the run directory, as typed.
+        config: the settings.
+        typed: all arguments of the command line; the process in the background gets those of `start`.
+        wait: whether to wait for a run directory that is not there yet.
+        chosen: the run, where it is settled already (by the process in the foreground).
+        foreground: whether to stay in this process.
+        to_terminal: whether the log goes to the terminal too, in the foreground.
+        say: shows a line.
+        ask: see `settle`.
+
+    Raises:
+        RnaWatchError: the run cannot be watched, and why.
+    """
+    if chosen is None:
+        await_run(run_dir, wait=wait, say=say)
+        run_dir, found = settle(run_dir, config, ["rna-watch", *typed], ask, goes_on=True)
+        for line in found:
+            say(line)
+    paths = resolve(chosen or run_dir, config.output)
+    if foreground:
+        background.serve(config, paths, to_terminal=to_terminal)
+        return
+    pid = background.start(paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)])
+    say(f"watching {paths.run} (process {pid})\nmodels   {paths.models}")
+    for problem in load(paths)[0].problems.values():
+        say(f"problem  {problem.what}; {problem.remedy}")
+    if not config.evaluator and not config.evaluate_command:
+        say("note     nothing is evaluated: add --evaluator FILE.py:function to know which models are better")
+    say(f"look     rna-watch dashboard {run_dir}   (or: status, logs; end with: rna-watch stop {run_dir})")

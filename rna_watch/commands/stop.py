@@ -1,0 +1,15 @@
+"""What `rna-watch stop` does: end a run's daemon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rna_watch.daemon import background
+
+if TYPE_CHECKING:
+    from rna_watch.journal.run_paths import RunPaths
+
+
+def stop(paths: RunPaths) -> str:
+    """Ask the daemon to stop and wait until it has; returns a sentence. See `background.stop` for what is raised."""
+    return background.stop(paths)
