@@ -28,6 +28,7 @@ _SEARCHED = ", ".join(name for name, method in METHODS.items() if not method.wei
 # settings that went: they are accepted, have no effect, and the sentence says so
 RETIRED = {
     "averages": "the lengths in `windows` are those of averages too, and without it 3, 5, 10 and 15 are tried",
+    "incomplete_after": "an incomplete file is reported after twice the longest time that one took to be written, at least 10 s",
     "memory_budget": "a worker's block buffers take 64 MiB",
     "trained_steps": "weights are trained by 30 gradient steps",
 }
@@ -148,9 +149,6 @@ class RunConfig(BaseModel):
     )
     scan_interval: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Seconds between scans of the folder; 1, on network file systems 10."
-    )
-    incomplete_after: Annotated[float, Field(gt=0)] = Field(
-        10.0, description="Seconds of rest after which an incomplete file is reported."
     )
     pin: Literal["auto", "link", "copy", "none"] = Field(
         "auto",

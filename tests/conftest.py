@@ -1,10 +1,12 @@
-"""What all tests share: seeded property tests, and the folder of real runs."""
+"""What all tests share: seeded property tests, the folder of real runs, and small data of Madelon's format."""
 
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.reproduce import madelon_files
 
 # contracts are modules that several test modules run
 pytest.register_assert_rewrite("tests.engine.contract", "tests.evaluation.contract")
@@ -22,3 +24,9 @@ def real_runs():
     if not folder.is_dir():
         pytest.skip(f"no real runs at {folder}: set RNA_WATCH_DATA to the data folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_madelon(tmp_path_factory):
+    """A folder with small data of Madelon's format and kind."""
+    return madelon_files.write_small(tmp_path_factory.mktemp("data"))

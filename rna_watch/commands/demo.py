@@ -30,6 +30,11 @@ _STUCK_S = 120.0
 def run(folder: Path | None, *, epochs: int, engine: str) -> None:
     """Train twice (alone, then watched), show the watching, and compare what each method gained.
 
+    Args:
+        folder: where to train; a new folder if None.
+        epochs: how long to train.
+        engine: of the daemon.
+
     Raises:
         UsageError: the folder is not empty, or scikit-learn is missing.
         RnaWatchError: the training or the daemon failed.

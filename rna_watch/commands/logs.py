@@ -17,7 +17,12 @@ _POLL_S = 0.5
 
 
 def tail(paths: RunPaths, count: int, *, follow: bool) -> Iterator[str]:
-    """The last lines of a run's log, each with its end, and with `follow` those that come, without an end.
+    """The last lines of a run's log, each with its line end.
+
+    Args:
+        paths: the run's.
+        count: how many lines.
+        follow: whether to go on with the lines that come.
 
     Raises:
         NothingToDo: there is no log.

@@ -56,6 +56,8 @@ def reproduce(
         NothingToDo: `so_far`, and no part is finished.
         StoreError: the folder cannot be written.
     """
+    from rna_watch.reproduce.machine import single_threaded
+
     console = console or Console(highlight=False)
     begun = time.perf_counter()
     stem = out / (f"{name}-quick" if quick else name)
@@ -98,23 +100,8 @@ def _end(number: int, _: object) -> None:
 
 
 @contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """One thread in torch and in the linear algebra of numpy: the same bits, and times that can be compared."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
 def _progress(console: Console, name: str) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str], None]]]:
-    """A bar of parts: `advance(done, total, key)` moves it, `say` tells what the part at work does; lines in a log."""
+    """A bar of parts: `advance(done, total, key)` moves it, `say` shows what the part at work does; lines in a log."""
     columns = (
         TextColumn("{task.fields[name]}"),
         BarColumn(),

@@ -108,7 +108,13 @@ def look(config: RunConfig, paths: RunPaths) -> dict[str, int]:
 
 
 def understand(names: Mapping[str, int], run: Path, source: str | None) -> Discovery:
-    """What the names are; where they leave open whether folders are one run, the models of at most three are compared."""
+    """What the names are; where they leave open whether folders are one run, the models of at most three are compared.
+
+    Args:
+        names: of checkpoints, below the run, and when each last changed (ns).
+        run: the run directory.
+        source: key path of the model inside the files; found by itself if None.
+    """
     found = discover(names)
     open_ones = unexplained(found.groups)
     if found.runs or len(open_ones) < 2:
@@ -121,7 +127,13 @@ def understand(names: Mapping[str, int], run: Path, source: str | None) -> Disco
 
 
 def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
-    """What was found, in one or two lines; nothing, where nothing was and nothing more is waited for."""
+    """What was found, in one or two lines; nothing, where nothing was and nothing more is waited for.
+
+    Args:
+        found: what lies there.
+        config: the settings.
+        goes_on: whether checkpoints that are still to come will be taken too.
+    """
     if not found.groups:
         named = (
             f"files like {', '.join(config.patterns)}"
@@ -130,21 +142,27 @@ def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
         )
         return [printable(f"found    no checkpoint yet; what appears here is taken ({named})")] if goes_on else []
     first, *others = found.groups
-    told = [f"found    {describe(first, place=True)}"]
+    said = [f"found    {describe(first, place=True)}"]
     if first.kind == "" and first.count == 1:
-        told[0] += "; taken each time it is written"
+        said[0] += "; taken each time it is written"
     if others:
-        beside = "; ".join(
+        also = "; ".join(
             describe(each, place=each.folder != first.folder, trainer=each.trainer != first.trainer)
             for each in others[:MOST_BESIDE]
         )
         more = len(others) - MOST_BESIDE
-        told.append(f"also     {beside}" + (f"; and {more} more" if more > 0 else ""))
-    return told
+        said.append(f"also     {also}" + (f"; and {more} more" if more > 0 else ""))
+    return said
 
 
 def describe(group: NumberedNames, *, place: bool = False, trainer: bool = True) -> str:
-    """A group in words: how many, where, as who writes them, by which names, from which step to which."""
+    """A group in words: how many, where, as who writes them, by which names, from which step to which.
+
+    Args:
+        group: the names.
+        place: whether to say in which folder.
+        trainer: whether to say who writes such names.
+    """
     one = group.count == 1
     where = f" in {group.folder}" if place and group.folder else ""
     whose = f", as {group.trainer} writes {'it' if one else 'them'}" if trainer and group.trainer else ""

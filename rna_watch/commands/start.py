@@ -29,7 +29,7 @@ def start(
     say: Callable[[str], None],
     ask: Ask | None,
 ) -> None:
-    """Watch a run: in the background, or in this process until it is told to stop.
+    """Watch a run: in the background, or in this process until it is asked to stop.
 
     Args:
         run_dir: the run directory, as typed.

@@ -275,7 +275,7 @@ def _row(
         picked = family.get(LAST) if kind == ORIGINAL else picker.pick(group)
         if picked:
             points[kind] = picker.point(picked)
-    values = {kind: p.value for kind, p in points.items() if p.value is not None and math.isfinite(p.value)}
+    values = {kind: p.value for kind, p in points.items() if known(p.value)}
     best: tuple[str, ...] = ()
     if len(values) > 1:
         top = ranked(values.values(), float, mode)[0]

@@ -50,14 +50,12 @@ def compared(comparison: Comparison) -> list[Row]:
 
 def tally(rows: Sequence[Row], kinds: Sequence[str], mode: Mode) -> Tally:
     """The counts of these checkpoints."""
-    duels = [(a, r) for row in rows if (a := row.value(AVERAGE)) is not None and (r := row.value(RNA)) is not None]
-    gains = {}
-    for kind in kinds:
-        pairs = [
-            (v, o) for row in rows if (v := row.value(kind)) is not None and (o := row.value(ORIGINAL)) is not None
-        ]
-        if kind != ORIGINAL and pairs:
-            gains[kind] = statistics.fmean(gain(value, original, mode) for value, original in pairs)
+    duels = _pairs(rows, AVERAGE, RNA)
+    gains = {
+        kind: statistics.fmean(gain(value, original, mode) for value, original in pairs)
+        for kind in kinds
+        if kind != ORIGINAL and (pairs := _pairs(rows, kind, ORIGINAL))
+    }
     return Tally(
         rows=len(rows),
         best={kind: sum(kind in row.best for row in rows) for kind in kinds},
@@ -67,6 +65,11 @@ def tally(rows: Sequence[Row], kinds: Sequence[str], mode: Mode) -> Tally:
         average_wins=sum(better(a, r, mode) for a, r in duels),
         gains=gains,
     )
+
+
+def _pairs(rows: Sequence[Row], one: str, other: str) -> list[tuple[float, float]]:
+    """The values of two kinds or recipes where both have one."""
+    return [(a, b) for row in rows if (a := row.value(one)) is not None and (b := row.value(other)) is not None]
 
 
 def quarters(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
@@ -155,8 +158,7 @@ def _fixed(c: Comparison, rows: Sequence[Row]) -> list[str]:
     told = []
     rna = c.fixed[-1] if c.fixed else ""
     for average in c.fixed[:-1]:
-        duels = [(a, r) for row in rows if (a := row.value(average)) is not None and (r := row.value(rna)) is not None]
-        if duels:
+        if duels := _pairs(rows, average, rna):
             holds = sum(not better(r, a, c.mode) for a, r in duels)
             wins = sum(better(a, r, c.mode) for a, r in duels)
             counts = f"{holds} of {len(duels)} (better at {wins}, equal at {holds - wins})"
@@ -190,9 +192,7 @@ def _taken(c: Comparison) -> list[str]:
     verdict = f"; its gain was {split}" if split else ""
     told = [f"A model was taken instead of the original at {len(taken)} of {len(decided)}{verdict}."]
     if not c.flattered and taken:
-        pairs = [
-            (v, o) for row in taken if (v := row.value(CHOSEN)) is not None and (o := row.value(ORIGINAL)) is not None
-        ]
+        pairs = _pairs(taken, CHOSEN, ORIGINAL)
         worse = sum(better(original, value, c.mode) for value, original in pairs)
         told.append(f"By {plain(c.metric)}, what was taken was worse than the original at {worse} of {len(pairs)}.")
     return told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from rna_watch.acceleration.significance import gain, ranked
 
@@ -55,7 +55,7 @@ def better(one: float, other: float, mode: Mode) -> bool:
     return gain(one, other, mode) > 0 and not same(one, other)
 
 
-def known(value: float | None) -> bool:
+def known(value: float | None) -> TypeGuard[float]:
     """Whether there is a number to compare."""
     return value is not None and math.isfinite(value)
 
@@ -63,7 +63,7 @@ def known(value: float | None) -> bool:
 def first_step(curve: Curve, level: float, mode: Mode) -> int | None:
     """The first step at which the curve is as good as the level; what was not evaluated never is."""
     for step, value in curve:
-        if value is not None and math.isfinite(value) and not better(level, value, mode):
+        if known(value) and not better(level, value, mode):
             return step
     return None
 
@@ -101,7 +101,7 @@ def levels(
         mode: whether it is minimized or maximized.
         given: the levels a person named.
     """
-    values = [value for _, value in curves[original] if value is not None and math.isfinite(value)]
+    values = [value for _, value in curves[original] if known(value)]
     wanted: list[tuple[float, float | None]] = [(level, None) for level in given or ()]
     if given is None and values:
         best = ranked(values, float, mode)[0]

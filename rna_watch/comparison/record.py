@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.comparison.comparison import CHOSEN
 from rna_watch.comparison.findings import compared, findings, provenance, quarters, tally
+from rna_watch.comparison.levels import known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,4 +74,4 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return value if known(value) else None

@@ -93,11 +93,11 @@ def decimals_of(values: Sequence[float | None]) -> int | None:
     return next(enough, most)
 
 
-def thinned(rows: Sequence[Row], most: int = MOST_ROWS) -> list[Row]:
+def thinned(rows: Sequence[Row]) -> list[Row]:
     """At most so many of the rows, evenly, the last one always among them."""
-    if len(rows) <= most:
+    if len(rows) <= MOST_ROWS:
         return list(rows)
-    step = math.ceil((len(rows) - 1) / (most - 1))
+    step = math.ceil((len(rows) - 1) / (MOST_ROWS - 1))
     return [*rows[:-1:step], rows[-1]]
 
 

@@ -1,4 +1,4 @@
-"""From a file at rest to a checkpoint of the run: probed, told from other names of what is known, named, ordered, pinned."""
+"""From a file at rest to a checkpoint of the run: whether it is one, or another name of one; its name, step and pin."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Admission:
         self._pins = pins
         self._proceed = proceed
 
-    def consider(self, name: str, identity: FileIdentity) -> None:
-        """Admit a file, or record that it is an alias, refused or gone.
+    def consider(self, name: str, identity: FileIdentity) -> bool:
+        """Admit a file, or record that it is an alias, refused or gone; returns whether it is a checkpoint.
 
         Args:
             name: path below the run directory.
@@ -62,7 +62,7 @@ class Admission:
             IncompleteCheckpoint: it is not complete; probe it again later.
         """
         if self._known(name, identity):
-            return
+            return True
         try:
             layout = probe(identity.path, self._config.source)
             if not identify_any(identity.path).same_content(identity):
@@ -71,19 +71,20 @@ class Admission:
             if os.path.isdir(identity.path):  # noqa: PTH112 - a string crosses process boundaries
                 raise IncompleteCheckpoint("it is being written, or removed") from error
             self._note(e.Vanished(checkpoint=name))
-            return
+            return False
         except InputChanged as error:
             raise IncompleteCheckpoint("it is being written") from error
         except RefusedCheckpoint as error:
             self._note(e.Refused(checkpoint=name, reason=str(error)))
-            return
+            return False
         except OSError as error:
             reason = f"it cannot be read: {error.strerror or error}; check the disk or mount"
             raise IncompleteCheckpoint(reason) from error
         self._admit(name, layout, identity)
+        return True
 
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
-        """Record what a file is, unless that is what was said of it last."""
+        """Record what a file is, unless that is what was recorded of it last."""
         before = self._recorder.checkpoint(event.checkpoint)
         probe_state = RunState()
         probe_state.apply(event)
@@ -163,7 +164,7 @@ class Admission:
         self._resolve(path, name, known=True)
 
     def _resolve(self, path: str, name: str, *, known: bool) -> None:
-        """Record that a file is a checkpoint of another name; one admitted from it only where something else was said."""
+        """Record that a file is a checkpoint of another name; a known one only if something else was recorded of it."""
         if path != name and (not known or self._recorder.checkpoint(path) is not None):
             self._note(e.Aliased(checkpoint=path, of=name))
 

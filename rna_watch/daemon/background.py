@@ -41,7 +41,13 @@ _LOG_FILES = 3
 
 
 def serve(config: RunConfig, paths: RunPaths, *, until_done: bool = False, to_terminal: bool = True) -> Recorder:
-    """Run the daemon in this process until it is told to stop (or nothing is left to do); returns what is known then.
+    """Run the daemon in this process until it is asked to stop (or nothing is left to do); returns what is known then.
+
+    Args:
+        config: the settings.
+        paths: the run's.
+        until_done: whether to end when nothing is left to do.
+        to_terminal: whether the log goes to standard output too.
 
     Raises:
         RunIsWatched: another process watches the run.
@@ -200,7 +206,7 @@ def catch_up(paths: RunPaths, count: int, *, stuck_s: float, say: Callable[[str]
         paths: the run's.
         count: how many checkpoints there will be.
         stuck_s: how long there may be no progress.
-        say: hears how many are done, whenever there are more.
+        say: called with how many are done, whenever there are more.
 
     Raises:
         RnaWatchError: the daemon ended, or makes no progress.

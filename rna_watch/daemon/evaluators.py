@@ -19,7 +19,13 @@ _REMEDY = "models are written unevaluated until it works"
 
 
 def failed(recorder: Recorder, error: EvaluationFailed, *, loaded: bool = True) -> None:
-    """Report that the evaluator does not work, or cannot even be loaded."""
+    """Report that the evaluator does not work.
+
+    Args:
+        recorder: journal and state.
+        error: what happened.
+        loaded: whether it could be loaded at all.
+    """
     what = "the evaluator failed" if loaded else "the evaluator cannot be loaded"
     recorder.problem("evaluator", f"{what}: {error}", _REMEDY)
 

@@ -55,7 +55,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Daemon:
-    """Watches one run until it is told to stop (or, with `until_done`, until nothing is left to do).
+    """Watches one run until it is stopped (or, with `until_done`, until nothing is left to do).
 
     Args:
         config: the settings.
@@ -85,8 +85,8 @@ class Daemon:
         self._until_done = until_done
         self._on_ready = on_ready
         self._lost = lost
-        self._timing = Timing.of(config, paths.run)
-        self._evaluator_spec = evaluator_spec(config, paths)
+        self._timing = Timing.of(paths.run, config.quiet, config.scan_interval)
+        self._evaluator_spec = evaluator_spec(config, paths.scratch)
         self._stop_reason = ""
         self._wake = threading.Event()
         self._work_ready = threading.Event()
@@ -142,7 +142,7 @@ class Daemon:
             raise self._error
 
     def _close_engine(self) -> None:
-        """Last of all: all that was done is on the disk by now, and stands whatever a broken cluster does in its end."""
+        """Close the engine last of all: what was done is on the disk by now, whatever a broken cluster does in its end."""
         if self._engine is None:
             return
         try:
@@ -174,7 +174,7 @@ class Daemon:
                 engine=self._config.engine,
                 evaluator=self._config.evaluator or self._config.evaluate_command,
                 settings=json.loads(self._config.model_dump_json()),  # an infinity becomes null
-                evaluator_digest=evaluator_digest(self._config),
+                evaluator_digest=evaluator_digest(self._config.evaluator, self._config.evaluate_command),
             )
         )
         Publication(self._config, self._paths, self._recorder).settle()
@@ -191,11 +191,8 @@ class Daemon:
                 self._recorder.problem("hints", refused, "raise fs.inotify.max_user_watches for faster notice")
 
     def _watch(self, hints: Hints) -> None:
-        readiness = Readiness(
-            self._timing.quiet_s,
-            0.0 if self._until_done else self._config.incomplete_after,
-            (lambda _: 0.0) if self._timing.network else rested_s,
-        )
+        rested = (lambda _: 0.0) if self._timing.network else rested_s
+        readiness = Readiness(self._timing.quiet_s, rested, at_once=self._until_done)
         next_scan = 0.0
         begun = time.monotonic()
         while not self._stopping():
@@ -230,7 +227,7 @@ class Daemon:
         return bool(self._stop_reason) or self._error is not None
 
     def _proceed(self) -> None:
-        """Called now and then during long copies: shows a sign of life, and makes them give up when we stop.
+        """Give a sign of life during a long copy, and make it give up when we stop.
 
         Raises:
             Cancelled: the daemon is stopping.
@@ -274,8 +271,8 @@ class Daemon:
         for name, identity in readiness.due(time.monotonic()):
             try:
                 with contextlib.suppress(Cancelled):
-                    self._admission.consider(name, identity)
-                    readiness.settle(name)
+                    whole = self._admission.consider(name, identity)
+                    readiness.settle(name, whole=whole)
                     admitted = True
             except IncompleteCheckpoint as error:
                 if readiness.postpone(name, str(error), time.monotonic()):
@@ -351,7 +348,7 @@ class Daemon:
             self._error = RnaWatchError(f"a defect in rna-watch ended it: {error!r}; see the log")
 
     def _set_up(self) -> Pipeline:
-        """Start the engine, and a pipeline on it; again, should the engine be lost (a node, or Ray itself, died)."""
+        """Start the engine, and a pipeline on it; also anew when the engine is lost (a node, or Ray itself, died)."""
         self._engine = start_engine(self._config)
         spec = self._evaluator_spec
         count = self._config.evaluators if spec else 0

@@ -112,7 +112,13 @@ class Recorder:
         return None
 
     def problem(self, key: str, what: str, remedy: str) -> None:
-        """Report a problem, once until it is solved or changes."""
+        """Report a problem, once until it is solved or changes.
+
+        Args:
+            key: what identifies it, for `solved`.
+            what: what is wrong, with names and numbers.
+            remedy: what a person can do.
+        """
         known = self.state.problems.get(key)
         if known is None or known.what != what:
             self.record(e.Problem(key=key, what=what, remedy=remedy))

@@ -41,7 +41,13 @@ class Sequences:
                 self.prove(event.checkpoint, event.of, event.seq)
 
     def prove(self, path: str, of: str, seq: int) -> None:
-        """Remember that a file was another name of a checkpoint: a rewritten name (`last`) shows the same run from then on."""
+        """Remember that a file was another name of a checkpoint: a rewritten name (`last`) shows the same run from then on.
+
+        Args:
+            path: of the file.
+            of: the checkpoint's name.
+            seq: of the event that says so.
+        """
         checkpoint = self._recorder.checkpoint(of)
         admitted = checkpoint.admitted if checkpoint is not None else None
         if admitted is None or admitted.path == path:
@@ -53,7 +59,12 @@ class Sequences:
         """What the checkpoints of one sequence have in common: the pattern of their names.
 
         A rewritten name continues the sequence of what it was another name of last, so that `last.pt` fills the gaps that
-        retention by metric leaves among numbered files. Only what was proved before `seq` counts, so that the past stays.
+        retention by metric leaves among numbered files.
+
+        Args:
+            path: of the file.
+            kind: what its step counts: step, epoch, number or save.
+            seq: only what was proved before this event counts, so that the past stays.
         """
         if kind == "save" or steps.from_name(path) is not None:
             return steps.series(path)
@@ -103,7 +114,7 @@ class Sequences:
         """The checkpoints that may stand before this one in a window, oldest first, at most `length`.
 
         They are of the same sequence of names, after its last break (restart, other model), and of smaller steps. Of two
-        that tell the same step the one admitted last counts.
+        that have the same step the one admitted last counts.
         """
         assert checkpoint.admitted is not None
         sequence = self.of_admitted(checkpoint.admitted)
@@ -127,9 +138,9 @@ class Sequences:
             and (admitted.step, admitted.seq) < mine
         ]
         before.sort(key=lambda item: item[:2])
-        mine_told = (checkpoint.admitted.step_kind, checkpoint.admitted.step)
-        told = {(c.admitted.step_kind, step): c for step, _, c in before if c.admitted}
-        return [member for which, member in told.items() if which != mine_told][-length:]
+        own_step = (checkpoint.admitted.step_kind, checkpoint.admitted.step)
+        by_step = {(c.admitted.step_kind, step): c for step, _, c in before if c.admitted}
+        return [member for step, member in by_step.items() if step != own_step][-length:]
 
     def needed(self, length: int) -> set[str]:
         """The checkpoints that a later window of this many residuals may hold, or one of those in work."""

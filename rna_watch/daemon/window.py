@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -28,19 +30,26 @@ if TYPE_CHECKING:
 
     Float64 = npt.NDArray[np.float64]
 
+_DIGITS = 6
 Pair = tuple[str, str]
 Products = dict[tuple[Pair, Pair], float]
 
 
 def state_of(checkpoint: Checkpoint, layout: Layout, order: Order) -> TrainingState:
-    """What an admitted checkpoint says of its training."""
+    """What an admitted checkpoint says of its training.
+
+    Args:
+        checkpoint: which gives its step.
+        layout: of its bytes.
+        order: the setting `optimizer_order`.
+    """
     assert checkpoint.admitted is not None
     return training_state(layout, checkpoint.admitted.step, checkpoint.admitted.step_kind, order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """K = N + 1 checkpoints, oldest first, with their layouts and what each tells of the training."""
+    """K = N + 1 checkpoints, oldest first, with their layouts and what each says of the training."""
 
     members: tuple[Checkpoint, ...]
     layouts: tuple[Layout, ...]
@@ -73,6 +82,21 @@ class Window:
         recipe = Combination(layouts=self.layouts, weights=weights, clamp=candidate.statistics != COMBINED)
         return recipe.with_values(statistics) if statistics else recipe
 
+    def model(self, candidate: Candidate) -> str:
+        """A digest of what a candidate's model is made of: the inputs that weigh, their source, weights, statistics.
+
+        Windows of other lengths give other last digits of the same weights: six of them count, where three would tell models
+        apart in a family.
+        """
+        weights = [round(weight, _DIGITS) for weight in self.combination(candidate).weights]
+        inputs = [
+            (layout.fingerprint, layout.source, weight)
+            for layout, weight in zip(self.layouts, weights, strict=True)
+            if weight != 0.0
+        ]
+        made_of = json.dumps([inputs, candidate.statistics if len(inputs) > 1 else ""])
+        return hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
+
 
 def window_form(
     layouts: Sequence[Layout],
@@ -82,7 +106,7 @@ def window_form(
     order: Order,
     problem: str = "",
 ) -> tuple[Form, Companions | None]:
-    """The form of a window's residuals, and what must be read next to the checkpoints for it.
+    """The form of a window's residuals, and what must be read next to the checkpoints for it (None: nothing).
 
     Args:
         layouts: of the K checkpoints, oldest first.
@@ -102,7 +126,14 @@ def window_form(
 
 
 def without(states: Sequence[TrainingState], wanted: str, saved: Saved, problem: str) -> Form:
-    """The best form that reads nothing beside the checkpoints, because of a problem with what lies there."""
+    """The best form that reads nothing next to the checkpoints, because of a problem with what lies there.
+
+    Args:
+        states: what the K checkpoints say of the training, oldest first.
+        wanted: the setting `residuals`.
+        saved: the setting `lr_saved`.
+        problem: why not, in words.
+    """
     lost = choose_form(states, wanted, saved)
     if not lost.key:
         return lost

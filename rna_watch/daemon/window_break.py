@@ -1,6 +1,6 @@
 """Where a window begins: what between two checkpoints of a sequence makes the history before the later one unusable.
 
-Each function says why in words, "" if it knows no reason.
+The functions that look at two checkpoints say why in words, "" if they know no reason.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rna_watch.acceleration.residuals import TrainingState
     from rna_watch.journal.events import Admitted
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.layout.layout import Layout
 
 
 def same_step(previous: Admitted, current: Admitted) -> str:
-    """Two files that tell the same step: of one run only one of them can stand in a window."""
+    """Two files have the same step: of one run only one of them can stand in a window."""
     if previous.path == current.path or (previous.step_kind, previous.step) != (current.step_kind, current.step):
         return ""
     return f"{previous.checkpoint} and {current.checkpoint} tell the same {current.step_kind} {current.step}"
@@ -72,3 +73,13 @@ def change(older: TrainingState, newer: TrainingState, jump: float) -> str:
                 continue
             return f"the learning rate jumped from {before:.3g} to {after:.3g}"
     return ""
+
+
+def joined(layouts: Sequence[Layout | None]) -> list[Layout]:
+    """The newest of these that can stand in one window: none of them is gone (None), and all have one architecture."""
+    found: list[Layout] = []
+    for layout in reversed(layouts):
+        if layout is None or (found and layout.architecture != found[0].architecture):
+            break
+        found.insert(0, layout)
+    return found

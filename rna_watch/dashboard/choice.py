@@ -31,7 +31,13 @@ def newest_choice(state: RunState) -> Checkpoint | None:
 
 
 def choice(state: RunState, *, width: int, most: int) -> Lines:
-    """The title and at most so many lines in all; none where nothing was chosen yet or there is no room."""
+    """The title and at most so many lines in all; none where nothing was chosen yet or there is no room.
+
+    Args:
+        state: what the journal adds up to.
+        width: terminal cells.
+        most: lines at most.
+    """
     checkpoint = newest_choice(state)
     if checkpoint is None or checkpoint.chosen is None or most < 3:
         return []

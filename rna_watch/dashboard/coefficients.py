@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MOST = 12
 # The full block is left out: it would touch the bars of the row above.
 _POSITIVE = "▁▂▃▄▅▆▇"
-# Triangles that point down, small and large: told apart from the bars by their form, not only by their colour.
+# Triangles that point down, small and large: they differ from the bars in form, not only in colour.
 _NEGATIVE = "▾▼"
 _ZERO = "·"
 NEGATIVE_STYLE = "magenta"

@@ -28,7 +28,13 @@ _NEVER = ("○", "yellow")
 
 
 def problems(state: RunState, *, width: int, most: int) -> Lines:
-    """What a person should mend, newest last, each with its remedy; nothing if all is well."""
+    """What a person should mend, newest last, each with its remedy; nothing if all is well.
+
+    Args:
+        state: what the journal adds up to.
+        width: terminal cells.
+        most: lines at most.
+    """
     lines: Lines = []
     todo = list(state.problems.values())
     for index, problem in enumerate(todo):
@@ -45,7 +51,15 @@ def problems(state: RunState, *, width: int, most: int) -> Lines:
 
 
 def header(state: RunState, status: Status, metric: Metric | None, *, now: float, width: int) -> Lines:
-    """The run and its status on the first line, then what it works with, then the newest and the best checkpoint."""
+    """The run and its status on the first line, then what it works with, then the newest and the best checkpoint.
+
+    Args:
+        state: what the journal adds up to.
+        status: whether the run is watched, and what is done.
+        metric: the metric that decides, if one is known.
+        now: seconds since 1970.
+        width: terminal cells.
+    """
     started = state.started
     glyph, style = _STATUS_STYLES.get(status.state, ("●", "green"))
     if not status.alive:

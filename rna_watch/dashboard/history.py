@@ -27,6 +27,12 @@ def history(state: RunState, metric: Metric, *, width: int, rows: int) -> Lines:
     """A strip for the originals and one for the chosen models, with their lowest, highest and last number.
 
     Of a very long run the newest part; nothing until two checkpoints have been evaluated.
+
+    Args:
+        state: what the journal adds up to.
+        metric: the metric that decides.
+        width: terminal cells.
+        rows: lines of each strip.
     """
     originals: Series = []
     chosen: Series = []

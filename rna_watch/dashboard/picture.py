@@ -66,7 +66,15 @@ _THEME = TerminalTheme(
 
 
 def svg(state: RunState, status: Status, *, now: float, width: int, height: int | None = None) -> str:
-    """The frame as one self-contained SVG document: it loads nothing, not even a font."""
+    """The frame as one self-contained SVG document: it loads nothing, not even a font.
+
+    Args:
+        state: what the journal adds up to.
+        status: whether the run is watched, and what is done.
+        now: seconds since 1970.
+        width: columns of text.
+        height: lines of text; without it, as many as there is to show.
+    """
     console = Console(
         file=io.StringIO(),
         record=True,

@@ -65,7 +65,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def sparkline(values: Sequence[float | None], *, scale: Scale, width: int, rows: int = 1) -> list[str]:
-    """The strip, top row first: no bar where there is no number, a cross where the number is not finite."""
+    """The strip, top row first: no bar where there is no number, a cross where the number is not finite.
+
+    Args:
+        values: the numbers, from left to right.
+        scale: what the bars stand for.
+        width: terminal cells.
+        rows: lines.
+    """
     columns = resample(values, width)
     strip = []
     for row in reversed(range(rows)):

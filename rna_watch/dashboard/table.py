@@ -55,7 +55,14 @@ def newest(state: RunState, count: int) -> list[Checkpoint]:
 
 
 def table(state: RunState, metric: Metric | None, *, width: int, most: int) -> Lines:
-    """A line of titles and at most so many rows; columns that do not fit are left out, the least telling first."""
+    """A line of titles and at most so many rows; columns that do not fit are left out, the least telling first.
+
+    Args:
+        state: what the journal adds up to.
+        metric: the metric that decides, if one is known.
+        width: terminal cells.
+        most: rows at most.
+    """
     rows = newest(state, most)
     values = [values_of(row, metric) if metric else Values() for row in rows]
     pairs = list(zip(rows, values, strict=True))

@@ -1,4 +1,4 @@
-"""The terminal that a live frame borrows: single keys without Enter, and everything as it was when it is given back."""
+"""The terminal that a live frame borrows: single keys without Enter, and everything as it was afterwards."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def _no_key(seconds: float) -> str:
 
 @contextlib.contextmanager
 def polite_end() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether this process was told to end, so that the terminal can be given back first.
+    """Gives a function that says whether a signal asked this process to end, so that the terminal can be restored first.
 
-    SIGTERM and SIGHUP take effect on leaving; who handles them elsewhere keeps them.
+    SIGTERM and SIGHUP take effect on leaving; a handler that somebody else set stays.
     """
     received: list[int] = []
 

@@ -34,7 +34,15 @@ def bar(share: float, width: int) -> Text:
 
 
 def work_now(state: RunState, status: Status, *, now: float, width: int, most: int) -> Lines:
-    """The work in hand with its progress, and a line for each checkpoint on its way; or what is waited for."""
+    """The work in hand with its progress, and a line for each checkpoint on its way; or what is waited for.
+
+    Args:
+        state: what the journal adds up to.
+        status: whether the run is watched, and what is done.
+        now: seconds since 1970.
+        width: terminal cells.
+        most: lines at most.
+    """
     pending = [c for c in state.checkpoints.values() if c.stage in PENDING]
     lines = [_progress(status.work, now=now, width=width)] if status.work else []
     if not status.alive:
@@ -103,7 +111,13 @@ def _idle(state: RunState, *, now: float) -> Text:
 
 
 def resources(state: RunState, status: Status, *, width: int) -> Lines:
-    """Workers, memory and bytes on as few lines as possible."""
+    """Workers, memory and bytes on as few lines as possible.
+
+    Args:
+        state: what the journal adds up to.
+        status: whether the run is watched, and what is done.
+        width: terminal cells.
+    """
     facts = []
     team = status.workers
     if team:
@@ -117,7 +131,13 @@ def resources(state: RunState, status: Status, *, width: int) -> Lines:
 
 
 def workers(team: Sequence[Worker], *, width: int, most: int) -> Lines:
-    """A line for each worker: what it is for, whether it is busy, and its memory relative to the largest."""
+    """A line for each worker: what it is for, whether it is busy, and its memory relative to the largest.
+
+    Args:
+        team: the workers.
+        width: terminal cells.
+        most: lines at most.
+    """
     shown = team if len(team) <= most else team[: most - 1]
     largest = max((worker.memory_bytes for worker in team), default=0) or 1
     name_width = max((min(len(plain(worker.name)), 18) for worker in shown), default=0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process of ours, or several that belong together: what it is for, its numbers, whether it is busy."""
+    """A process of ours, or several that belong together: its purpose, its process ids, and whether it is busy."""
 
     name: str
     pids: tuple[int, ...]
@@ -30,16 +30,16 @@ class Engine(Protocol):
     workers: int
 
     def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[Result]:
-        """The result of each task, in the order of the tasks."""
+        """The result of each task, in the order of the tasks; `on_done` is called with each task as it ends."""
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
-        """A long-lived process that runs the user's evaluator: it evaluates models and fits weights, as the file offers."""
+        """A long-lived process that runs the user's evaluator: it evaluates models, and fits weights if the file offers it."""
 
     def processes(self) -> list[Process]:
         """Our processes on this host."""
 
     def cancel(self) -> None:
-        """Make a running `map`, and running evaluations, raise Cancelled; for good."""
+        """Make a running `map` and running evaluations raise Cancelled, and every later one too."""
 
     def close(self) -> None:
         """End all processes and remove what they left."""

@@ -1,7 +1,7 @@
 """The local engine: this machine without Ray. Small work runs in this process, large work in a few child processes.
 
-Threads would do worse than one: every small read and product hands the interpreter's lock over (measured on two cores:
-2.9 s for what one thread does in 1.4 s).
+Threads would be slower than one thread: every small read and product hands over the interpreter's lock (measured on two
+cores: 2.9 s for what one thread does in 1.4 s).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LocalEngine:
         self._busy = False
 
     def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[tasks.Result]:
-        """The result of each task, in the order of the tasks; `on_done` hears of each as it ends.
+        """The result of each task, in the order of the tasks; `on_done` is called with each task as it ends.
 
         Raises:
             Cancelled: `cancel` was called.
@@ -118,7 +118,7 @@ class LocalEngine:
         return found
 
     def cancel(self) -> None:
-        """Make `map` and evaluations give up; for good."""
+        """See `Engine.cancel`."""
         self._cancelled.set()
         for evaluator in self._evaluators:
             evaluator.close()
@@ -131,7 +131,7 @@ class LocalEngine:
 
 
 def _begin(parent: int) -> None:
-    """Set a child up: one thread for the kernels, and an end should the parent be killed."""
+    """Prepare a child: one thread for the kernels, and an exit when the parent is gone."""
     tasks.single_thread()
 
     def follow_parent() -> None:

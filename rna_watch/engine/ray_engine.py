@@ -1,8 +1,8 @@
 """The Ray engine: tasks and evaluators on a Ray cluster of our own (the default), or on one that is named.
 
-Precautions, each for a trap that was measured (runtime notes): never join a cluster that happens to be there; leave
-no authentication file behind; never stop a Ray that is not ours; no GPU and no CUDA context unless asked; only paths
-and coefficients travel, never tensors.
+Each precaution answers a problem that was really met. We never join a cluster that happens to be there, and never stop
+one that is not ours. No authentication file is left behind. Workers see no GPU and open no CUDA context unless asked.
+Only paths and coefficients travel, never tensors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _POLL_S = 0.2
 _IDLE = "ray::IDLE"
 _AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")  # parts of Ray; the system cuts names off here
 _START_LIMIT_S = 120.0
-# tasks are short; where the cluster is about to be closed, which ends them, one on a stuck file system is not waited for
+# tasks are short; a cluster that is about to be closed ends them anyway, so one on a stuck file system is hardly waited for
 _SETTLE_LIMIT_S, _CANCELLED_LIMIT_S = 60.0, 5.0
 _CONNECT_LIMIT_S = 5.0
 _QUIET = {
@@ -55,8 +55,9 @@ class RayEngine:
     Args:
         workers: how many tasks run at a time.
         address: "local" for a cluster of our own, else that of a running one.
-        gpus: GPUs an evaluator asks for; without any, workers see no GPU.
-        evaluators: how many evaluators run beside the tasks, each with `evaluator_cpus` cores.
+        gpus: GPUs that each evaluator asks for; with 0 no worker sees a GPU.
+        evaluators: how many evaluators run at the same time as the tasks.
+        evaluator_cpus: cores of each evaluator.
 
     Raises:
         EngineError: Ray cannot be started or reached.
@@ -75,12 +76,11 @@ class RayEngine:
         self._session: Path | None = None
         _check_address(address)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        # when its connection to the raylet breaks, Ray ends this very process without a word (status 1) if the raylet of
-        # this number is gone, or, without a number, if our parent is process 1 (a daemon, a container): we are never gone
+        # Ray ends this very process without a message (status 1) when its connection to the raylet breaks and the process
+        # of this number is gone; without a number, when our parent is process 1 (a daemon, a container). We are never gone.
         os.environ["RAY_RAYLET_PID"] = str(os.getpid())
         if address == LOCAL:
-            # with a token in our own environment Ray writes none to the home folder, where it would change the user's
-            # other clusters
+            # Ray writes no token to the home folder, which would change the user's other clusters, if we bring our own
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         import ray
@@ -121,7 +121,7 @@ class RayEngine:
         )
 
     def _warm_up(self) -> None:
-        """Start the workers and load the kernels now, so that the first checkpoint does not wait for them."""
+        """Start the workers and load the kernels, so that the first checkpoint does not wait for them."""
         from rna_watch.window.tasks_plan import CopyTask
 
         empty = CopyTask(files=(), copies=(), outputs=())
@@ -165,8 +165,8 @@ class RayEngine:
     def _settle(self, references: list[Any]) -> None:
         """Wait until no task in flight can still write; they are few, and each is as short as its byte budget.
 
-        `ray.cancel` is not for us, forced or not: a reply that crosses it ends the whole process (Ray 2.60, a check in
-        task_manager.cc: completed, but not pending; seen in one of nine runs and more on a busy machine).
+        We never use `ray.cancel`, forced or not: a reply that crosses it ends the whole process (Ray 2.60, a check in
+        task_manager.cc: completed, but not pending; seen in one of nine runs, more often on a busy machine).
         """
         if references:
             limit_s = _CANCELLED_LIMIT_S if self._cancelled.is_set() else _SETTLE_LIMIT_S
@@ -198,7 +198,7 @@ class RayEngine:
         return evaluator
 
     def processes(self) -> list[Process]:
-        """This process, Ray's workers below it, and the rest of Ray; of a cluster elsewhere, only this process."""
+        """This process, Ray's workers below it, and the rest of Ray; only this process if the cluster runs elsewhere."""
         found = [Process(name="daemon", pids=(os.getpid(),), busy=False)]
         evaluators = {evaluator.pid(): evaluator for evaluator in self._evaluators}
         system: list[int] = []
@@ -215,13 +215,13 @@ class RayEngine:
         return found
 
     def cancel(self) -> None:
-        """Make `map` and evaluations give up; for good."""
+        """See `Engine.cancel`."""
         self._cancelled.set()
         for evaluator in self._evaluators:
             evaluator.close()
 
     def close(self) -> None:
-        """Shut our cluster down (or leave the named one) and remove its session folder."""
+        """Shut down our cluster and remove its session folder, or leave the named cluster."""
         self.cancel()
         with _keep_signal_handlers():
             self._ray.shutdown()
@@ -233,16 +233,15 @@ class RayEngine:
 
 
 def _runtime_env(gpus: float) -> dict[str, Any]:
-    # since Ray stopped hiding GPUs from workers that asked for none, we do, or they would open contexts beside the
-    # training's
+    # Ray no longer hides GPUs from workers that asked for none: they would open contexts next to the training's
     return {"env_vars": _QUIET if gpus else _QUIET | {"CUDA_VISIBLE_DEVICES": ""}}
 
 
 def _check_address(address: str) -> None:
-    """Ask whether anybody answers there: Ray itself would wait for more than a minute, and may end the process.
+    """Check that something answers there: Ray itself would wait for more than a minute, and may end the process.
 
     Raises:
-        EngineError: nobody does.
+        EngineError: nothing does.
     """
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdigit():
@@ -257,7 +256,7 @@ def _check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def _keep_signal_handlers() -> Iterator[None]:
-    """`ray.init` replaces the SIGTERM handler of the calling program; put it back."""
+    """Restore the signal handlers of the calling program, which `ray.init` replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -270,7 +269,7 @@ def _keep_signal_handlers() -> Iterator[None]:
 
 
 def remove_stale_sessions() -> None:
-    """Remove session folders of ours whose daemon is gone (killed without a chance to clean up)."""
+    """Remove session folders of ours whose daemon was killed before it could."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SESSION_PREFIX}*-*"):
         owner = folder.name.removeprefix(_SESSION_PREFIX).partition("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
@@ -291,7 +290,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _title(pid: int) -> str:
-    """What a process calls itself (Ray's workers say what they run), at most 15 characters."""
+    """The name that a process gave itself (Ray's workers name what they run), at most 15 characters."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:

@@ -1,7 +1,4 @@
-"""An evaluator's process as a Ray actor.
-
-Ray itself is handed in by the engine (ray_engine.py).
-"""
+"""An evaluator's process as a Ray actor; the engine (ray_engine.py) passes Ray in."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ class ActorProcess:
     Args:
         spec: the user's evaluator.
         ray: the library.
-        options: of the actor: what it needs of the cluster.
+        options: what the actor needs of the cluster, as `ray.remote(...).options` takes it.
     """
 
     def __init__(self, spec: EvaluatorSpec, ray: Any, options: dict[str, Any]) -> None:
@@ -38,7 +35,7 @@ class ActorProcess:
             raise ProcessDied(type(error).__name__) from error
 
     def alive(self) -> bool:
-        """See `client.EvaluatorProcess.alive`: that an actor died is learned by asking it."""
+        """See `client.EvaluatorProcess.alive`; only `ask` finds out that an actor died."""
         return not self._killed
 
     def ask(self, limit_s: float, method: str, *arguments: object, **options: object) -> object:

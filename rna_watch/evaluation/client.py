@@ -28,7 +28,7 @@ class EvaluatorProcess(Protocol):
     pid: int | None
 
     def alive(self) -> bool:
-        """Whether it can be asked, as far as is known."""
+        """Whether the process can be asked, as far as is known."""
 
     def ask(self, limit_s: float, method: str, *arguments: object, **options: object) -> object:
         """The worker's answer.
@@ -39,7 +39,7 @@ class EvaluatorProcess(Protocol):
         """
 
     def kill(self) -> None:
-        """End it with all that it started."""
+        """End the process with everything that it started."""
 
 
 class Evaluator:
@@ -68,7 +68,7 @@ class Evaluator:
             self._started()
 
     def offers(self) -> frozenset[str]:
-        """What the user's evaluator can do beyond plain evaluation: of `FRACTION`, `NORMALIZATION`, `TRAINING_LOSS`.
+        """What the user's evaluator offers beyond plain evaluation: some of `FRACTION`, `NORMALIZATION`, `TRAINING_LOSS`.
 
         Raises:
             EvaluationFailed: the user's code cannot be loaded.
@@ -85,8 +85,8 @@ class Evaluator:
 
         Args:
             combination: the model.
-            fraction: how much of the data to evaluate on, 0 to 1; None for all of it.
-            re_estimate: whether to re-estimate its batch-norm statistics first.
+            fraction: the part of the data to evaluate on, 0 to 1; None for all of it.
+            re_estimate: whether its batch-norm statistics are re-estimated first.
 
         Raises:
             EvaluationFailed: the user's code raised, ran past its time limit, returned something unusable, or does not
@@ -112,16 +112,16 @@ class Evaluator:
         return answer
 
     def pid(self) -> int | None:
-        """The process, if it is known and alive."""
+        """The id of the process, if it is known and alive."""
         process = self._process
         return process.pid if process is not None and process.alive() else None
 
     def busy(self) -> bool:
-        """Whether the process works for us."""
+        """Whether a call is waiting for the process."""
         return self._lock.locked()
 
     def close(self) -> None:
-        """End the process; for good. A call that waits for it raises Cancelled."""
+        """End the process for good; a call that waits for it raises Cancelled, and so does every later one."""
         self._closed = True
         self._kill()
 
@@ -159,7 +159,7 @@ class Evaluator:
 
     @contextlib.contextmanager
     def _deaths(self, limit_s: float) -> Iterator[None]:
-        """Say what it means when the process hangs or dies."""
+        """Turn a process that hangs or dies into the error that says so."""
         try:
             yield
         except TimeoutError as error:

@@ -1,4 +1,4 @@
-"""The user's evaluator as a shell command: the model is written for it as a file, and it prints JSON."""
+"""The user's evaluator as a shell command: it reads the model from a file and prints its metrics as JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
     Args:
         spec: the command, its time limit, and the folder for the model's file.
         combination: the model.
-        fraction: what {fraction} stands for; None for 1.
+        fraction: the number that {fraction} stands for; None for 1.
 
     Raises:
         EvaluationFailed: the command failed, ran past its limit, printed no JSON object, or takes no fraction.
@@ -69,7 +69,7 @@ _GUARDED = 'exec 3<&0 </dev/null; { read _ <&3; kill -9 0; } >/dev/null 2>&1 & e
 
 
 def _run(command: str, timeout_s: float) -> str:
-    """The standard output of a shell command, which gets a process group of its own so that all of it can be ended."""
+    """The standard output of a shell command; it gets a process group of its own, so that all of it can be ended."""
     lifeline_read, lifeline = os.pipe()
     try:
         with subprocess.Popen(
@@ -101,7 +101,7 @@ def _run(command: str, timeout_s: float) -> str:
 
 
 def _last_json(output: str) -> Any:
-    """The last object that was printed: on a line of its own, or over several lines to the end."""
+    """The last JSON object of the output: on one line, or over several lines to the end."""
     lines = output.splitlines()
     for number in reversed(range(len(lines))):
         if lines[number].lstrip().startswith("{"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,9 +22,8 @@ class EvaluatorSpec:
     """Which evaluator, and where and how it runs.
 
     Exactly one of `function` (FILE.py:function) and `command` (a shell command with {checkpoint} in it, and perhaps
-    {fraction}) is given.
-    `cwd` and `environment` are those of the command that started us; `scratch` is a folder for the files that a command
-    evaluates.
+    {fraction}) is given. `cwd` and `environment` are those of the command that started us. `scratch` is a folder for the
+    files that a command evaluates.
     """
 
     function: str | None
@@ -39,7 +37,7 @@ class EvaluatorSpec:
 
     @property
     def description(self) -> str:
-        """How it is shown to a person."""
+        """The evaluator as a person named it."""
         return self.function or self.command or ""
 
 
@@ -50,10 +48,10 @@ class Evaluation:
     Args:
         metrics: metrics by name, in the evaluator's order.
         seconds: how long it took.
-        examples: for metrics that were given by example, the values `(M,)`: the same examples in the same order for
+        examples: the values `(M,)` of metrics that were given per example; the examples and their order are the same for
             every model.
         statistics: re-estimated normalization statistics by the stored tensor's name (wrapper prefixes included), in
-            the tensor's shape, as the bits of the stored dtype (`numeric.DTYPES[dtype].bits`): the model that was
+            the tensor's shape, as the bits of the stored dtype (`dtypes.DTYPES[dtype].bits`): the model that was
             evaluated has exactly these bytes.
     """
 
@@ -65,13 +63,13 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitRequest:
-    """Weights to be fitted by the user's training loss.
+    """Weights to be fitted with the user's training loss.
 
     Args:
         combination: the K inputs, oldest first, with the K weights to start from.
-        steps: how many steps, each with one random batch.
-        seed: of the batches, and of whatever the user's code draws from torch.
-        memory_limit_bytes: how much the K models, the one being trained and its gradient may take together.
+        steps: number of steps, each with one random batch.
+        seed: seed of the batches, and of whatever the user's code draws from torch.
+        memory_limit_bytes: the most that the K models, the one being trained and its gradient may take together.
     """
 
     combination: Combination
@@ -90,7 +88,7 @@ class Fit:
 
 
 def choosing_metric(metrics: dict[str, float], wanted: str | None) -> str:
-    """The name of the metric to choose by: the wanted one, or the first.
+    """The name of the metric to choose by: the wanted one, or the first one.
 
     Raises:
         EvaluationFailed: the wanted metric is not there.
@@ -102,16 +100,11 @@ def choosing_metric(metrics: dict[str, float], wanted: str | None) -> str:
     return wanted
 
 
-def finite(metrics: dict[str, float], name: str) -> bool:
-    """Whether a metric is there and a number."""
-    return name in metrics and math.isfinite(metrics[name])
-
-
 def split_function(spec: str) -> tuple[str, str]:
     """FILE.py:function as its two parts.
 
     Raises:
-        UsageError: it has another form.
+        UsageError: the text has another form.
     """
     file, colon, function = spec.rpartition(":")
     if not colon or not function.isidentifier() or not file.endswith(".py"):

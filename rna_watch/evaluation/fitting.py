@@ -1,4 +1,4 @@
-"""Fitting a window's weights with the user's training loss: the window is read into memory once, then descended in."""
+"""Fitting a window's weights with the user's training loss; the window is read into memory once."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from rna_watch.layout.layout import Role
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_BESIDE = 2  # models beside the window's K: the one being trained, and its gradient
+_OTHER_MODELS = 2  # besides the window's K: the one being trained, and its gradient
 
 
 def fit(request: FitRequest, training_loss: Callable[..., Any], device: torch.device) -> Fit:
     """Weights of a window that lower the user's training loss.
 
-    Parameters move; running means and variances are combined with the weights of each step (the latter kept from going
-    below zero, if the combination says so), integers are the newest checkpoint's. The same request gives the same
-    weights, as far as the user's code draws from the generator or from torch, on a device whose kernels do.
+    Parameters move. Running means and variances are combined with the weights of each step; variances are kept from going
+    below zero if the combination says so. Integers are the newest checkpoint's. The same request gives the same weights,
+    if the user's code draws from the generator or from torch alone, and if the device's kernels are deterministic.
 
     Args:
-        request: the window, where to start, how far to go.
-        training_loss: `training_loss(state_dict, device, generator)`: a scalar that can be differentiated by the tensors
-            of `state_dict`, float32 (or float64, where stored so) under plain names, for one batch that is drawn with
-            the generator, a `torch.Generator` on the CPU.
-        device: where the models are.
+        request: the window, the weights to start from, the number of steps.
+        training_loss: `training_loss(state_dict, device, generator)` returns the loss of one batch, a scalar that can be
+            differentiated by the tensors of `state_dict`. These are float32 (float64 if stored so), under plain names.
+            The batch is drawn with the generator, a `torch.Generator` on the CPU.
+        device: the device of the models.
 
     Raises:
         EvaluationFailed: the loss is unusable, the window does not fit into memory, or its checkpoints do not differ.
@@ -75,7 +75,7 @@ def fit(request: FitRequest, training_loss: Callable[..., Any], device: torch.de
 
 
 def _check_memory(request: FitRequest) -> None:
-    """Compare what the window takes with the limit.
+    """Compare the memory that the window takes with the limit.
 
     Raises:
         EvaluationFailed: it takes more.
@@ -86,10 +86,10 @@ def _check_memory(request: FitRequest) -> None:
         for extent in layouts[-1].extents
         if extent.role is not Role.COPIED
     )
-    needed = (len(layouts) + _BESIDE) * size
+    needed = (len(layouts) + _OTHER_MODELS) * size
     if needed > request.memory_limit_bytes:
         raise EvaluationFailed(
             f"training the weights of {len(layouts)} checkpoints takes {needed / 2**20:,.0f} MiB (each of them, the "
-            f"model and its gradient: {len(layouts) + _BESIDE} times {size / 2**20:,.0f} MiB in float32), more than the "
+            f"model and its gradient: {len(layouts) + _OTHER_MODELS} times {size / 2**20:,.0f} MiB in float32), more than the "
             f"{request.memory_limit_bytes / 2**20:,.0f} MiB allowed; take a smaller window or allow more memory"
         )

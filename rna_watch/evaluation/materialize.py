@@ -1,4 +1,4 @@
-"""A combination, or a whole window, as tensors in memory: the only place where a model is ever whole.
+"""A combination or a whole window as tensors in memory; a model is whole nowhere else.
 
 Letters: K checkpoints, N = K - 1 residuals, n elements of an extent's storage.
 """
@@ -27,7 +27,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def state_dict(combination: Combination, device: torch.device) -> dict[str, torch.Tensor]:
-    """The model under a plain model's keys (wrapper prefixes removed), tied tensors tied, strides as stored.
+    """The model under a plain model's keys (wrapper prefixes removed); tied tensors stay tied, strides are as stored.
 
     Raises:
         InputChanged: a checkpoint changed meanwhile.
@@ -47,9 +47,9 @@ def state_dict(combination: Combination, device: torch.device) -> dict[str, torc
 
 
 def views(layout: Layout, storages: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a model under plain names, in its extents' storages `(n,)`; equal views are one tensor.
+    """The tensors of a model under plain names, as views of its extents' storages `(n,)`; equal views are one tensor.
 
-    `torch.func.functional_call` takes tied parameters only if they are one and the same tensor.
+    `torch.func.functional_call` accepts tied parameters only if they are one and the same tensor.
     """
     same: dict[tuple[object, ...], torch.Tensor] = {}
     tensors = {}
@@ -67,8 +67,8 @@ def views(layout: Layout, storages: Sequence[torch.Tensor]) -> dict[str, torch.T
 def span(combination: Combination) -> list[torch.Tensor]:
     """The combination and the window's residuals, by extent: row 0 and rows 1 to N of `(K, n)`, float32 (or float64).
 
-    Float64 is for extents that are stored so. Integers are the newest checkpoint's, `(n,)`. A variance is not clamped
-    here: it is still to be moved.
+    Float64 is for extents that are stored so. Integers are the newest checkpoint's, `(n,)`. Variances are not clamped yet:
+    they still move.
 
     Raises:
         InputChanged: a checkpoint changed meanwhile.
@@ -106,7 +106,7 @@ def span(combination: Combination) -> list[torch.Tensor]:
 
 
 def compute_dtype(extent: Extent) -> torch.dtype:
-    """The dtype in which a stored one is trained."""
+    """The dtype in which an extent is trained: float64 if it is stored so, else float32."""
     return torch.float64 if extent.dtype == "float64" else torch.float32
 
 

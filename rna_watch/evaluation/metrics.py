@@ -1,4 +1,4 @@
-"""What the user's evaluator returned, as metrics and their values on each example."""
+"""What the user's evaluator returned, checked: metrics, and their values on each example."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _WANTED = "return a number, or one number per example as a 1-D tensor, array or 
 
 
 def check_metrics(value: object) -> tuple[dict[str, float], dict[str, Float64]]:
-    """The metrics that an evaluator returned as floats, and the values per example of those that were given so.
+    """The metrics that an evaluator returned, as floats, and the values per example of those that have them.
 
-    A metric is a number, or a 1-D tensor, array or list of M > 1 values, one per example; then it is their mean.
+    A metric is a number, or a 1-D tensor, array or list of M > 1 values, one per example; their mean is the metric then.
 
     Returns:
         The metrics by name, in the evaluator's order; the values `(M,)` of the metrics given by example.
 
     Raises:
-        EvaluationFailed: it is no mapping of names to numbers or to values per example, or it is empty.
+        EvaluationFailed: the value is no mapping of names to numbers or to values per example, or it is empty.
     """
     if not isinstance(value, Mapping) or not value:
         raise EvaluationFailed(f"the evaluator must return a dict of metric names to numbers, not {value!r:.100}")
@@ -45,7 +45,7 @@ def check_metrics(value: object) -> tuple[dict[str, float], dict[str, Float64]]:
 
 
 def _values(given: Any) -> Float64 | None:
-    """What was given as an array of its own `(M,)`; None if it should be a number."""
+    """The values per example as a new array `(M,)`; None for what should be a single number."""
     if isinstance(given, list | tuple):
         return _checked(np.array([_number(each, given) for each in given], dtype=np.float64))
     if getattr(given, "ndim", 0) == 0:

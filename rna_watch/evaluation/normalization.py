@@ -1,6 +1,6 @@
-"""Re-estimated batch-norm statistics: those of a combination are not the combination of the statistics.
+"""Re-estimated batch-norm statistics: a combination's statistics are not the combination of the statistics.
 
-Running means and variances belong to the weights they were measured with; a combination needs its own, from forward
+Running means and variances belong to the weights with which they were measured. A combination needs its own, from forward
 passes over training inputs (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima", section 3.2).
 """
 
@@ -32,8 +32,8 @@ _SEED = 0  # every model is measured with the same dropout and the same shufflin
 class Normalization:
     """The user's network and training inputs, from `normalization(device)` of the evaluator's file.
 
-    It is called once, and called again only if the inputs can be gone through only once (a generator). A network is
-    used again for every model: its tensors are overwritten, its modes put back.
+    The function is called once, or for every model if the inputs are an iterator, which can be read only once. The
+    network serves every model: its tensors are overwritten, its modes are restored.
     """
 
     def __init__(self, user: UsersFile, device: torch.device) -> None:
@@ -42,14 +42,14 @@ class Normalization:
         self._kept: tuple[torch.nn.Module, Iterable[Any]] | None = None
 
     def re_estimate(self, tensors: dict[str, torch.Tensor], layout: Layout) -> dict[str, Array]:
-        """Re-estimate the statistics of every batch-norm layer, and put them into the model.
+        """Re-estimate the statistics of every batch-norm layer, and write them into the model.
 
-        Cumulative averages over all batches in training mode, as `torch.optim.swa_utils.update_bn` takes them, rounded
-        to the stored dtype. `num_batches_tracked` stays as it is.
+        They are cumulative averages over all batches in training mode, as `torch.optim.swa_utils.update_bn` takes them,
+        rounded to the stored dtype. `num_batches_tracked` stays as it is.
 
         Args:
             tensors: the model under plain names; its statistics are overwritten.
-            layout: how it is stored.
+            layout: where its tensors are stored, and in which dtypes.
 
         Returns:
             The statistics by the stored tensor's name, in its shape, as the bits of its dtype.
@@ -105,7 +105,7 @@ class Normalization:
         return network, batches
 
     def _inputs(self, batches: Iterable[Any]) -> Iterator[torch.Tensor]:
-        """Each batch's inputs on the device; of pairs, as data loaders give them, the first is meant."""
+        """Each batch's inputs on the device; the first element of a pair, as data loaders give them."""
         empty = True
         for batch in batches:
             inputs = batch[0] if isinstance(batch, list | tuple) else batch
@@ -118,7 +118,7 @@ class Normalization:
 
 
 def _statistics(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The running statistics by their names in the state dict; a layer that stands in two places has two."""
+    """The running statistics by their names in the state dict; a layer that is used in two places has two names."""
     return {
         f"{path}.{name}" if path else name: getattr(module, name)
         for path, module in network.named_modules(remove_duplicate=False)
@@ -129,7 +129,7 @@ def _statistics(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @contextlib.contextmanager
 def _as_it_was(network: torch.nn.Module) -> Iterator[None]:
-    """Put back every module's mode and momentum, even if a forward pass raised."""
+    """Restore every module's mode and momentum, even if a forward pass raised."""
     modes = {module: module.training for module in network.modules()}
     momenta = {module: module.momentum for module in network.modules() if isinstance(module, _BatchNorm)}
     try:

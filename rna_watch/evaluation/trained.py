@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _BLOCK = 2**16  # elements widened to float64 at a time
-# Directions shorter than a thousandth of the longest (1e-3 squared) are left out: to move along them takes coefficients of
-# thousands, which are made of the rounding errors of the iterates and leave no running variance above zero.
+# Directions shorter than a thousandth of the longest (1e-3 squared) are left out: moving along them takes coefficients of
+# thousands, which consist of the rounding errors of the iterates and leave no running variance above zero.
 _RANK = 1e-6
 # Measured on quadratics of condition 10 to 1000, K = 4 and 10, gradients with and without noise, 30 steps: of steps from
 # 0.1 to 0.8 and usual betas these end nearest to the best point of the span (median 1.03 of its loss with much noise).
@@ -47,15 +47,15 @@ def fit(
 ) -> Trained:
     """Descend on a loss inside the span of a window: theta = theta_0 + sum_j a_j q_j = theta_0 + sum_i c_i r_i.
 
-    Adam on a, with one second moment for all coordinates, so that the steps do not depend on which orthonormal basis
-    it is; a step is 0.4 of the root mean square of ||r_i||. The result is the average of the last half of the iterates
-    of a.
+    The optimizer is Adam on a, with one second moment for all coordinates, so that the steps do not depend on the choice
+    of the orthonormal basis. A step is 0.4 of the root mean square of ||r_i||. The result is the average of the last half
+    of the iterates of a.
 
     Args:
         base: theta_0, one tensor `(n,)` an extent.
         differences: the residuals, one tensor `(N, n)` an extent.
-        loss: given theta (leaves that require gradients) and c `(N,)`, a scalar that has a gradient.
-        steps: how many steps; 0 leaves everything where it is.
+        loss: takes theta (leaves that require gradients) and c `(N,)`; returns a scalar that has a gradient.
+        steps: number of steps; 0 leaves everything where it is.
 
     Raises:
         EvaluationFailed: the loss or its gradient is unusable, or the iterates are not finite or do not differ.

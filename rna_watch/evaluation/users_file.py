@@ -1,4 +1,4 @@
-"""The user's evaluator file: loaded once, with the functions that it must and may define, and the blame for their errors."""
+"""The user's evaluator file: its functions, loaded once, and errors that name the line of the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ARGUMENTS = {NORMALIZATION: ("device",), TRAINING_LOSS: ("state_dict", "device"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsersFile:
-    """A loaded file: its absolute path, the evaluating function, and the optional functions by name."""
+    """A loaded file: its absolute path, the evaluating function, and the optional functions that it defines, by name."""
 
     path: str
     evaluate: Callable[..., object]
@@ -35,10 +35,10 @@ class UsersFile:
         return frozenset(self.optional) | ({FRACTION} if self._fraction() else set())
 
     def arguments(self, fraction: float | None) -> dict[str, float]:
-        """The keyword arguments that tell the evaluating function how much of the data to use.
+        """The keyword arguments for the evaluating function: the part of the data to use, if it takes that.
 
         Raises:
-            EvaluationFailed: it takes no `fraction`.
+            EvaluationFailed: a part is asked for, and the function takes no `fraction`.
         """
         parameter = self._fraction()
         if fraction is None:
@@ -66,7 +66,7 @@ class UsersFile:
         """An optional function.
 
         Raises:
-            EvaluationFailed: the file does not define it.
+            EvaluationFailed: the file does not define that function.
         """
         if name not in self.optional:
             raise EvaluationFailed(f"{self.path} defines no function {name}({', '.join(_ARGUMENTS[name])})")
@@ -75,7 +75,7 @@ class UsersFile:
 
 @contextlib.contextmanager
 def blamed(path: str = "") -> Iterator[None]:
-    """Turn any error but our own into EvaluationFailed, with the line of the user's file that it passed through."""
+    """Turn every error but our own into EvaluationFailed, with the line of the user's file where it arose."""
     try:
         yield
     except RnaWatchError:
@@ -88,8 +88,8 @@ def load(function: str) -> UsersFile:
     """Load FILE.py:function.
 
     Raises:
-        UsageError: it is named otherwise.
-        EvaluationFailed: the file is not there, cannot be imported, or has no such function.
+        UsageError: the text has another form.
+        EvaluationFailed: the file does not exist, cannot be imported, or has no such function.
     """
     file, name = split_function(function)
     path = Path(file).absolute()
@@ -117,7 +117,7 @@ def load(function: str) -> UsersFile:
 
 
 def _takes(value: Callable[..., Any], count: int) -> bool:
-    """Whether it is a function of so many arguments: a file may use our names for something of its own."""
+    """Whether a value is a function of so many arguments: a file may use our names for something else."""
     if not inspect.isroutine(value):
         return False
     try:
@@ -128,7 +128,7 @@ def _takes(value: Callable[..., Any], count: int) -> bool:
 
 
 def _where(error: BaseException, file: str) -> str:
-    """The error and the line of the user's file that it passed through, if it did."""
+    """The error in words, with the line of the user's file where it arose, if it arose there."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     place = f" ({Path(file).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{place}"

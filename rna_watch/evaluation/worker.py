@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class EvaluationWorker:
-    """Evaluates models in this process, with the environment and working directory of the command that started us.
+    """Evaluates models in this process, in the environment and working directory of the command that started us.
 
     Raises:
         EvaluationFailed: the evaluator's file cannot be loaded, or the device cannot be used.
@@ -77,14 +77,14 @@ class EvaluationWorker:
     def _call(
         self, user: users_file.UsersFile, combination: Combination, fraction: float | None, re_estimate: bool
     ) -> tuple[object, dict[str, Array]]:
-        """What the user's function returned, and the statistics that were re-estimated."""
+        """The return value of the user's function, and the statistics that were re-estimated."""
         import torch
 
         from rna_watch.evaluation.materialize import state_dict
 
         arguments = user.arguments(fraction)
         with torch.no_grad():
-            normalization = self._normalized(user) if re_estimate else None  # first: it may not be offered
+            normalization = self._normalized(user) if re_estimate else None  # first, because the file may not offer it
             tensors = state_dict(combination, self._device)
             statistics = normalization.re_estimate(tensors, combination.layouts[-1]) if normalization else {}
             return user.evaluate(tensors, self._device, **arguments), statistics

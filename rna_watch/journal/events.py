@@ -1,11 +1,9 @@
 """The events of a run, a public format: one JSON object a line, `kind` naming a class of this module.
 
-Every line also has `v` (the format's version), `seq`, `time` (seconds since 1970) and `crc` (CRC-32 of the line
-without it).
-Readers skip kinds they do not know, so that kinds may be added; a field is never renamed or given another meaning
-under one version.
-A `checkpoint` is the name of an iterate, unique in its run: the path below the run directory, with the step
-added where the trainer rewrites one file (`last.step500.pt`).
+Every line also has `v` (the format's version), `seq` (its number), `time` (seconds since 1970) and `crc` (CRC-32 of the
+line without it). Readers skip kinds that they do not know, so kinds may be added. Under one version no field is renamed or
+given another meaning. A `checkpoint` is the name of an iterate, unique in its run: the path below the run directory, with
+the step added where the trainer rewrites one file (`last.step500.pt`).
 """
 
 from __future__ import annotations
@@ -167,7 +165,10 @@ class Searched(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screened(Event):
-    """A cheap first round on a part of the data gave these metrics for one candidate; they never choose the model."""
+    """A cheap first round on a part of the data gave these metrics for one candidate; they never choose the model.
+
+    `model` tells the model from others of its name, as in `Evaluated`.
+    """
 
     kind: ClassVar[str] = "screened"
     checkpoint: str
@@ -175,6 +176,7 @@ class Screened(Event):
     fraction: float
     metrics: Metrics
     seconds: float
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +184,7 @@ class Evaluated(Event):
     """The user's evaluator gave these metrics for one candidate (`last` is the original).
 
     `examples` is the number of per-example values that came with the choosing metric, for paired comparisons. `recipe` is
-    the candidate's, as `Searched` has it.
+    the candidate's, as `Searched` has it; `model` is a digest of what the model is made of: inputs, source, weights, statistics.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -192,6 +194,7 @@ class Evaluated(Event):
     seconds: float
     examples: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,7 +310,7 @@ class Pruned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpinned(Event):
-    """The window store let go of a checkpoint, and why (out of the window, byte budget)."""
+    """A checkpoint was unpinned, and why (out of the window, byte budget)."""
 
     kind: ClassVar[str] = "unpinned"
     checkpoint: str

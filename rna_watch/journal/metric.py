@@ -1,4 +1,4 @@
-"""The metric that decides, as far as the journal tells it: its name, its direction, its values, and which of them is best."""
+"""The metric that decides, as far as the journal says it: its name, its direction, its values, and which of them is best."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import IO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Who holds a run: host, process, and what tells that process from a later one of the same number."""
+    """Who holds a run: host, process, and what distinguishes it from a later process of the same number."""
 
     host: str
     pid: int

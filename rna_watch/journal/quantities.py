@@ -96,7 +96,13 @@ def number(value: float | None, decimals: int | None) -> str:
 
 
 def gain(original: float | None, ours: float | None, mode: str | None) -> str:
-    """How much better ours is than the original, relative to it: `+23.2%`, negative if worse, empty if unknown."""
+    """How much better ours is than the original, relative to it: `+23.2%`, negative if worse, empty if unknown.
+
+    Args:
+        original: the original's value.
+        ours: our model's value.
+        mode: min or max; None where nobody said.
+    """
     if original is None or ours is None or mode not in {"min", "max"} or not original:
         return ""
     share = (original - ours if mode == "min" else ours - original) / abs(original)

@@ -213,7 +213,7 @@ def check_output(paths: RunPaths) -> None:
         )
     if any(_PARSED_ENTRY.match(name) for name in names):
         raise UsageError(
-            f"{paths.run} holds checkpoint_<n> folders, and Accelerate takes every entry beside them for one of its own; "
+            f"{paths.run} holds checkpoint_<n> folders, and Accelerate takes every entry next to them for one of its own; "
             f"write elsewhere with --output {paths.run.parent / (paths.run.name + '-rna')}"
         )
 

@@ -74,7 +74,7 @@ def status_of(paths: RunPaths, state: RunState | None = None) -> Status:
     """The status of a run at this moment.
 
     A lock that somebody holds is proof of life. Where the lock can be tried, one that is free proves of a process of this
-    host that it is gone; where it cannot, the process itself tells. On another host the heartbeat tells, by its age.
+    host that it is gone; where it cannot, that process is looked up. On another host the heartbeat's age decides.
 
     Args:
         paths: the run's.

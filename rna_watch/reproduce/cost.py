@@ -1,8 +1,8 @@
 """What one extrapolation costs against one mini-batch forward pass, ResNet-18 to ResNet-152.
 
-An extrapolation is what `training.Rna` does at the end of an epoch: keep the iterate and its residual and take the row of
-the Gram matrix (`store`), solve for c (`solve`), write the combination into another network (`combine`); all in memory,
-with a full window.
+An extrapolation is what `training.Rna` does at the end of an epoch, in memory and with a full window. It keeps the iterate
+and its residual and computes the row of the Gram matrix (`store`), solves for c (`solve`), and writes the combination into
+another network (`combine`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rna_watch.reproduce import style
+from rna_watch.reproduce import machine, style
 from rna_watch.reproduce.experiment import Part, Plan, Settings
 from rna_watch.reproduce.resnets import DEPTHS, ResNet
 from rna_watch.reproduce.tables import Table
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SEED = 0
 _WINDOW = 5
 _REGULARIZATION = 1e-8
-# images of a batch: few enough for a processor; the paper's ImageNet batches are larger, see the break-even column
+# images of a batch, few enough for a processor; the paper's ImageNet batches are larger: see the break-even column
 _BATCH, _BATCH_DEVICE = 8, 256
 _SIDE = 224
 _ROUNDS, _ROUNDS_QUICK = 7, 3
@@ -36,11 +36,11 @@ _STAGES = ("store", "solve", "combine")
 
 
 def plan(settings: Settings) -> Plan:
-    """One part for each depth; the contenders take turns within it."""
+    """One part for each depth, within which the contenders take turns."""
     depths = (18,) if settings.quick else tuple(DEPTHS)
     side = 64 if settings.quick else _SIDE
     rounds = _ROUNDS_QUICK if settings.quick else _ROUNDS
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = machine.device()
     batch = _BATCH if device == "cpu" else _BATCH_DEVICE
     return Plan(
         parts=tuple(
@@ -53,7 +53,7 @@ def plan(settings: Settings) -> Plan:
             "batch": batch,
             "side": side,
             "rounds": rounds,
-            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "device": machine.device_name(),
             "threads": 1,
         },
         seeds=(_SEED,),
@@ -69,13 +69,13 @@ def _measurement(
 
 
 def measure(depth: int, *, side: int, batch: int, rounds: int, device: str) -> dict[str, Any]:
-    """Medians in seconds, over rounds in which every contender runs once, after a window was filled and one warm-up.
+    """Medians in seconds over rounds in which every contender runs once; the window is full, and one warm-up came first.
 
     Args:
-        depth: of the ResNet.
-        side: pixels of a square image.
-        batch: images.
-        rounds: how many.
+        depth: of the ResNet, a key of `DEPTHS`.
+        side: pixels of the side of a square image.
+        batch: images of a batch.
+        rounds: number of rounds.
         device: cpu or cuda.
     """
     gc.collect()  # the networks of the part before
@@ -121,7 +121,7 @@ def measure(depth: int, *, side: int, batch: int, rounds: int, device: str) -> d
 
 
 def _step(network: torch.nn.Module, rna: Rna) -> None:
-    """A step with a gradient that differs from the one before; its time is not measured."""
+    """One step, whose gradient differs from the one before; its time is not measured."""
     for parameter in network.parameters():
         assert parameter.grad is not None
         parameter.grad.mul_(0.9).add_(torch.randn_like(parameter), alpha=0.1)

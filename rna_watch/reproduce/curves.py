@@ -1,8 +1,8 @@
 """A run as it is kept: when it first reached each power of ten, and enough points to draw it.
 
-Keys: `reached`, for j = 1, 2, ... the [iterations, gradients, evaluations] after which the relative suboptimality
-(f - f*) / (f(0) - f*) was at most 10^-j for the first time; `iterations`, `evaluations` and `suboptimality` of the points to
-draw; `stopped`, empty or why the run ended early.
+Keys: `reached` has for j = 1, 2, ... the [iterations, gradients, evaluations] after which the relative suboptimality
+(f - f*) / (f(0) - f*) was at most 10^-j for the first time. `iterations`, `evaluations` and `suboptimality` are those of the
+points to draw. `stopped` is empty, or says why the run ended early.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ _GROWTH = 1.12
 
 
 def curve(iterations: Iterator[Iteration], optimum: float, most: int, lowest: float = LOWEST) -> dict[str, Any]:
-    """Follow a run until it is at `lowest`, has made `most` iterations, or has left the finite numbers."""
+    """A run, followed until it reaches `lowest`, has made `most` iterations, or leaves the finite numbers.
+
+    Args:
+        iterations: of the run.
+        optimum: f*.
+        most: the most iterations.
+        lowest: the relative suboptimality at which the run ends.
+    """
     reached: list[list[int]] = []
     kept: list[tuple[int, int, float]] = []
     following, stopped = 1, ""
@@ -60,5 +67,5 @@ def _next(k: int) -> int:
 
 
 def at(reached: Sequence[Sequence[int]], exponent: int) -> Sequence[int] | None:
-    """The [iterations, gradients, evaluations] of 10^-exponent, or None if it was not reached."""
+    """The [iterations, gradients, evaluations] at which 10^-exponent was reached; None if it was not."""
     return reached[exponent - 1] if len(reached) >= exponent else None

@@ -1,10 +1,10 @@
 """Gradient and Nesterov's method on a convex problem, each plain, with offline or with online RNA, and what they cost.
 
     x_N = y_{N-1} - h grad f(y_{N-1}),  y_N = x_N + b (x_N - x_{N-1}),  b = (1 - sqrt(mu h)) / (1 + sqrt(mu h))
-The gradient method has b = 0. Offline RNA looks at the last N pairs (x_i, x_i - y_{i-1}) and leaves the run alone; online
-RNA puts its extrapolation z_N in the place of x_N in the second equation (arXiv 1805.09639, equations 3 and 8).
-Backtracking: h is halved until f(x_N) <= f(y_{N-1}) - (h/2) ||grad f||^2, and never grows again: RNA combines steps, and
-steps of one length are what makes them comparable. All of RNA is `training.FlatRna`, over `acceleration`.
+The gradient method has b = 0. Offline RNA extrapolates the last N pairs (x_i, x_i - y_{i-1}) and does not change the run.
+Online RNA puts its extrapolation z_N in the place of x_N in the second equation (arXiv 1805.09639, equations 3 and 8).
+Backtracking halves h until f(x_N) <= f(y_{N-1}) - (h/2) ||grad f||^2. h never grows again, because RNA combines steps, and
+only steps of one length are comparable. All of RNA is `training.FlatRna`, over `acceleration`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ FIRST_STEP = 16.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """What to run: `n` = 0 is without RNA. `momentum` None: from `strong_convexity` (None: the problem's own mu).
+    """What to run.
 
+    `n` is N of RNA, 0 for none. `momentum` is b; None: computed from `strong_convexity` (None: the problem's own mu).
     `first_step` is the h that backtracking tries first; None: no line search, h = 1/L throughout.
     """
 
@@ -46,10 +47,10 @@ class Method:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iteration:
-    """After one iteration: the `loss` of the point that the method offers, and what it has cost since the start.
+    """The state after one iteration: the `loss` at the method's point, and the cost since the start.
 
     `evaluations` counts every point at which the method computed a loss, a gradient or both, trials of the line search
-    included; `gradients` those with a gradient. The loss of an offline extrapolation is looked at, and not counted.
+    included. `gradients` counts those with a gradient. The loss of an offline extrapolation is not counted.
     """
 
     loss: float
@@ -59,7 +60,7 @@ class Iteration:
 
 
 def descend(problem: Logistic, method: Method) -> Iterator[Iteration]:
-    """Iterations from w = 0, without end."""
+    """The iterations of a method from w = 0, without end."""
     rna = FlatRna(method.n, method.regularization) if method.n else None
     at_y = problem.at(problem.start())
     before = at_y.w_d
@@ -95,7 +96,7 @@ def descend(problem: Logistic, method: Method) -> Iterator[Iteration]:
 
 
 def _search(problem: Logistic, at_y: Point, gradient: Tensor, h: float) -> tuple[float, Point, int]:
-    """The first of h, h/2, h/4, ... whose step decreases the loss enough, the point there, and how many were tried."""
+    """The first of h, h/2, h/4, ... whose step decreases the loss enough, the point there, and the number of trials."""
     decrease = 0.5 * float(gradient @ gradient)
     trials = 1
     ahead = problem.at(at_y.w_d - h * gradient)
@@ -117,6 +118,6 @@ def _momentum(problem: Logistic, method: Method, h: float) -> float:
 
 
 def held_vectors(method: Method) -> int:
-    """Vectors of d elements that the method holds at once: those of the step, and 2 N for the history of RNA."""
+    """The number of vectors of d elements that the method holds at once: those of the step, and 2 N for RNA's history."""
     step = 3 if method.base == "gradient" else 4  # y, gradient, trial point; and the point before
     return step + 2 * method.n

@@ -1,4 +1,4 @@
-"""An experiment of the paper: parts that are run one by one, and the tables and the figure made of their results."""
+"""An experiment of the paper: parts that run one by one, and the tables and the figure of their results."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def _silent(_: str) -> None:
 class Settings:
     """What a person chose.
 
-    `data` is the folder of data; `quick`: a small version, in seconds, is enough; `config` are the experiment's own settings;
-    `work` is a folder for what long parts leave to go on from; `say` hears how they get on; `so_far`: nothing is to be run.
+    `data` is the folder of data. `quick` asks for a small version, in seconds. `config` has the experiment's own settings.
+    `work` is a folder where long parts keep what they continue from. `say` is called with the progress in words. `so_far`:
+    nothing is run.
     """
 
     data: Path | None = None
@@ -47,7 +48,7 @@ class Settings:
     so_far: bool = False
 
     def folder(self, message: str) -> Path:
-        """The folder of data; where nothing is run, none is needed.
+        """The folder of data; none is needed if nothing is run.
 
         Raises:
             UsageError: with the message, if there is none.
@@ -61,7 +62,7 @@ class Settings:
 class Part:
     """One piece of work, kept under its `key`; `run` takes the results of the parts before it, and returns JSON.
 
-    A kept part is used again where its `identity` is the same; without one, where all settings of the plan are.
+    A kept part is used again if its `identity` is the same; if it has none, all settings of the plan must be the same.
     """
 
     key: str
@@ -71,9 +72,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The parts of an experiment in order, its `settings` and `seeds` as stated in the result, and what to make of it.
+    """The parts of an experiment in order, its `settings` and `seeds` as stated in the result, its tables and its figure.
 
-    `partial`: tables and figure can be made of the parts that there are, and mark the others as not run.
+    `partial`: tables and figure can be made of the finished parts alone, and mark the others as not run.
     """
 
     parts: tuple[Part, ...]
@@ -88,7 +89,7 @@ def plan(name: str, settings: Settings) -> Plan:
     """The plan of an experiment.
 
     Raises:
-        UsageError: there is none of this name, its tables cannot be made of parts of it, or it lacks data or a library.
+        UsageError: there is no such experiment, its tables need all its parts, or it lacks data or a library.
     """
     if name not in EXPERIMENTS:
         raise UsageError(f"there is no experiment {name!r}: take one of {', '.join(EXPERIMENTS)}")

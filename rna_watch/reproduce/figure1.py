@@ -1,6 +1,6 @@
 """Figure 1: l2-regularized logistic regression on Madelon at several condition numbers.
 
-Keys of the results: `optimum-K` for condition number K, then one curve for each method; see `Curve` in `curves`.
+Keys of the results: `optimum-K` for condition number K, then one curve for each method, as `curves.curve` makes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("scipy",)
 REGULARIZATION = 1e-8
-# most iterations, by condition number: at 1e3 the gradient method, at 1e5 Nesterov's runs to the end, so that slopes show
+# most iterations, by condition number: the gradient method runs to the end at 1e3, Nesterov's at 1e5, so that slopes show
 _MOST = {1e3: 6000, 1e5: 4000, 1e7: 2000}
 _MOST_QUICK = 600
 _MISSPECIFIED = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -37,7 +37,7 @@ def plan(settings: Settings) -> Plan:
     """All curves of the figure, then the runs with wrong constants.
 
     Raises:
-        UsageError: no folder of data is named, or Madelon is not in it.
+        UsageError: no folder of data is given, or Madelon is not in it.
     """
     if settings.data is None:
         raise UsageError("figure1 needs Madelon: name the folder of its files with --data (or $RNA_WATCH_DATA)")
@@ -77,7 +77,7 @@ def plan(settings: Settings) -> Plan:
 
 
 def methods(windows: tuple[int, ...]) -> Iterator[tuple[str, Method]]:
-    """Every method of the figure but L-BFGS, by its key."""
+    """Every method of the figure except L-BFGS, with its key."""
     bases: tuple[Literal["gradient", "nesterov"], ...] = ("gradient", "nesterov")
     for base in bases:
         yield base, Method(base=base)
@@ -93,7 +93,7 @@ def methods(windows: tuple[int, ...]) -> Iterator[tuple[str, Method]]:
 def _curves(
     problem: Callable[[float], Logistic], condition: float, windows: tuple[int, ...], most: int
 ) -> Iterator[Part]:
-    name = f"{condition:.0e}".replace("e+0", "e")
+    name = figure1_tables.short(condition)
 
     def optimum(_: Mapping[str, Any]) -> dict[str, float]:
         p = problem(condition)
@@ -121,9 +121,8 @@ def _curves(
 
 
 def _robustness(problem: Callable[[float], Logistic], condition: float, *, quick: bool) -> Iterator[Part]:
-    """Nesterov with a wrong strong-convexity constant or any momentum, and backtracking from several first steps."""
-    name = f"{condition:.0e}".replace("e+0", "e")
-
+    """Nesterov with a wrong strong-convexity constant or some momentum, and backtracking from several first steps."""
+    name = figure1_tables.short(condition)
     most = _MOST_ROBUST_QUICK if quick else _MOST_ROBUST
 
     def run(wrong: dict[str, Any]) -> Callable[[Mapping[str, Any]], Any]:

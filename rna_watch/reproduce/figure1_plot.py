@@ -1,10 +1,11 @@
-"""Figure 1 as a picture: suboptimality against iterations and against evaluations, one column for a condition number."""
+"""Figure 1 as a picture: suboptimality against iterations and against evaluations, a column for each condition number."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.reproduce import style
+from rna_watch.reproduce.figure1_tables import short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,18 +24,19 @@ _LINES: dict[str, tuple[str, str, Any, float]] = {
 }
 _MOST_ITERATIONS = 320
 _LOWEST = 1e-10
+_WINDOW = 20
 
 
-def draw(results: Mapping[str, Any], conditions: Sequence[float], n: int = 20) -> Any:
+def draw(results: Mapping[str, Any], conditions: Sequence[float]) -> Any:
     """The figure, with RNA of the longest window."""
     made = style.figure(3.7 * max(len(conditions), 2), 6.6)
     grid = made.subplots(2, len(conditions), sharey=True, squeeze=False)
     for column, condition in enumerate(conditions):
-        name = f"{condition:.0e}".replace("e+0", "e")
+        name = short(condition)
         for row, (what, most) in enumerate((("iterations", _MOST_ITERATIONS), ("evaluations", 2 * _MOST_ITERATIONS))):
             axes = grid[row][column]
             for key, (label, colour, dashes, width) in _LINES.items():
-                found = results[f"{key.format(n=n)}-{name}"]
+                found = results[f"{key.format(n=_WINDOW)}-{name}"]
                 axes.semilogy(
                     [0, *found[what]],
                     [1.0, *found["suboptimality"]],
@@ -55,7 +57,7 @@ def draw(results: Mapping[str, Any], conditions: Sequence[float], n: int = 20) -
     handles, labels = grid[0][0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=5)
     made.suptitle(
-        rf"Logistic regression on Madelon, backtracking line search; RNA with N = {n}, $\lambda$ = 1e-8",
+        rf"Logistic regression on Madelon, backtracking line search; RNA with N = {_WINDOW}, $\lambda$ = 1e-8",
         x=0.01,
         ha="left",
         fontsize=11,

@@ -1,4 +1,4 @@
-"""The tables of figure 1: costs to reach tolerances, the shift of offline RNA, memory, wrong constants; and what they say."""
+"""The tables of figure 1: costs to reach tolerances, the shift of offline RNA, memory, wrong constants."""
 
 from __future__ import annotations
 
@@ -44,7 +44,13 @@ def name(key: str) -> str:
 
 
 def tables(results: Results, conditions: Sequence[float], windows: Sequence[int]) -> list[Table]:
-    """All of them, one of costs for each condition number first."""
+    """All tables; first the costs, one table for each condition number.
+
+    Args:
+        results: the results of all parts, by key.
+        conditions: the condition numbers.
+        windows: N of RNA.
+    """
     keys = ["gradient", "nesterov"]
     keys += [f"{base}-offline-{n}" for base in ("gradient", "nesterov") for n in windows]
     keys += [f"{base}-{n}" for base in ("gradient-online", "nesterov-online", "gradient-fixed") for n in windows]
@@ -101,10 +107,10 @@ def ratios(results: Results, conditions: Sequence[float], windows: Sequence[int]
     """Online RNA on the gradient method over L-BFGS, in iterations, gradients and evaluations, with the verdict.
 
     Args:
-        results: of all parts.
-        conditions: condition numbers.
+        results: the results of all parts, by key.
+        conditions: the condition numbers.
         windows: N of RNA.
-        equal: against L-BFGS with m = N, not with its usual memory.
+        equal: compare with L-BFGS of m = N instead of its usual memory.
     """
     rows: list[tuple[str, ...]] = []
     held: list[str] = []
@@ -156,7 +162,13 @@ _SEARCH = {"online": "backtracking", "fixed": "fixed 1/L"}
 
 
 def shifts(results: Results, conditions: Sequence[float], windows: Sequence[int]) -> Table:
-    """How far offline RNA moves a curve to the left, and the slope before and after."""
+    """How far offline RNA moves a curve to the left, and the slope before and after.
+
+    Args:
+        results: the results of all parts, by key.
+        conditions: the condition numbers.
+        windows: N of RNA.
+    """
     rows = []
     for condition in conditions:
         for base in ("gradient", "nesterov"):
@@ -188,7 +200,7 @@ def shifts(results: Results, conditions: Sequence[float], windows: Sequence[int]
 
 
 def slopes(plain: Results, moved: Results) -> tuple[int, int, float, float]:
-    """Over the later half of the iterations that two curves share: first and last, and iterations per decade of each."""
+    """The later half of the iterations that two curves share: its first and last, and the iterations per decade of each."""
     last = min(plain["iterations"][-1], moved["iterations"][-1])
     first = last // 2
     found = []

@@ -1,7 +1,7 @@
 """Figure 5: the geometric picture of RNA in two dimensions.
 
-The gradients g_i at the iterates y_{i-1} are forces. RNA looks for masses c_i, of sum one, whose forces balance,
-sum_i c_i g_i = 0; the extrapolated point is the centre of these masses, sum_i c_i y_{i-1}.
+The gradients g_i at the iterates y_{i-1} are forces. RNA looks for masses c_i, of sum one, whose forces balance:
+sum_i c_i g_i = 0. The extrapolated point is the centre of these masses, sum_i c_i y_{i-1}.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STEP = 1.75
 _REGULARIZATION = 1e-8
 _N = 3
 _FORCE_SCALE = 0.6
-# where the iterates' labels stand, in points
+# offsets of the iterates' labels, in points
 _LABELS = ((6, 17), (20, 16), (-6, -26))
 
 

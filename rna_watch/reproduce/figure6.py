@@ -10,6 +10,7 @@ from rna_watch.acceleration.coefficients import norm_bound, solve, spectrum_of_f
 from rna_watch.acceleration.qr_factor import block_factor
 from rna_watch.reproduce import style
 from rna_watch.reproduce.experiment import Part, Plan, Settings
+from rna_watch.reproduce.quadratics import rounded
 from rna_watch.reproduce.tables import Table
 
 if TYPE_CHECKING:
@@ -50,14 +51,14 @@ def _path(noise: float, steps: int) -> Callable[[Mapping[str, Any]], dict[str, A
 
 
 def path(noise: float, steps: int) -> dict[str, Any]:
-    """Along gradient descent with steps 1 / L on f = x'Hx / 2: the numbers of the window's R'R, and what RNA makes of it.
+    """The condition of the window's R'R and RNA's result along gradient descent with steps 1 / L on f = x'Hx / 2.
 
-    R is formed in float64; `stored` is the distance where the iterates that c combines were stored in float32, as those of
+    R is formed in float64. `stored` is the distance if the iterates that c combines are rounded to float32, as those of
     networks are.
 
     Args:
-        noise: length of a random error added to each gradient, relative to the gradient.
-        steps: how many.
+        noise: length of the random error of each gradient, relative to the gradient.
+        steps: number of steps.
     """
     rng = np.random.default_rng(_SEED)
     curvature_d = np.geomspace(1.0 / _CONDITION, 1.0, _DIMENSION)
@@ -77,27 +78,23 @@ def path(noise: float, steps: int) -> dict[str, Any]:
         window_nd = np.array(residuals[-_WINDOW:])
         spectrum = spectrum_of_factor(block_factor(window_nd))
         found["step"].append(k)
-        found["last"].append(_short(float(np.linalg.norm(y_d))))
+        found["last"].append(rounded(float(np.linalg.norm(y_d)), 4))
         for value in _REGULARIZATIONS:
             solution = solve(spectrum, value)
             into = found["of"][f"{value:g}"]
-            into["condition"].append(_short((1.0 + value) / (max(float(spectrum.values[0]), 0.0) + value)))
+            into["condition"].append(rounded((1.0 + value) / (max(float(spectrum.values[0]), 0.0) + value), 4))
             usable = not solution.status
             c = solution.coefficients
-            into["norm"].append(_short(float(np.linalg.norm(c))) if usable else None)
+            into["norm"].append(rounded(float(np.linalg.norm(c)), 4) if usable else None)
             window_xs = np.array(xs[-_WINDOW:])
-            into["distance"].append(_short(float(np.linalg.norm(c @ window_xs))) if usable else None)
-            rounded = window_xs.astype(np.float32).astype(np.float64)
-            into["stored"].append(_short(float(np.linalg.norm(c @ rounded))) if usable else None)
+            into["distance"].append(rounded(float(np.linalg.norm(c @ window_xs)), 4) if usable else None)
+            stored = window_xs.astype(np.float32).astype(np.float64)
+            into["stored"].append(rounded(float(np.linalg.norm(c @ stored)), 4) if usable else None)
     return found
 
 
 def _empty() -> dict[str, list[float | None]]:
     return {"condition": [], "norm": [], "distance": [], "stored": []}
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
 
 
 def _table(results: Mapping[str, Any]) -> Table:
@@ -158,7 +155,7 @@ def _table(results: Mapping[str, Any]) -> Table:
 
 
 def _gain(distances: Sequence[float | None], last: Sequence[float], among: Sequence[bool] | None = None) -> str:
-    """The median of what is left of the distance, over the steps of `among` (None: all) that were solved."""
+    """The median of the distance left, relative to the last iterate's, over the solved steps of `among` (None: all)."""
     steps = zip(distances, last, among or [True] * len(last), strict=True)
     ratios = [distance / other for distance, other, taken in steps if taken and distance is not None]
     return f"{np.median(ratios):.2g}" if ratios else "-"
@@ -203,7 +200,7 @@ def _draw(results: Mapping[str, Any]) -> Any:
 
 
 def _mark_end(axes: Any, steps: Sequence[int], norms: Sequence[float | None]) -> None:
-    """Say where lambda = 0 ends, if it does."""
+    """Mark the step where lambda = 0 ends, if it does."""
     solved = [(step, norm) for step, norm in zip(steps, norms, strict=True) if norm is not None]
     if len(solved) < len(steps):
         axes.annotate(

@@ -1,6 +1,6 @@
 """ResNet-50 and ResNet-152 on ImageNet, or on any folder of images laid out like it: Fig. 4's curves and Table 5.
 
-The small version makes a folder of tiny images itself: it shows that everything from decoding to the table works, and
+The small version makes a folder of tiny images itself. It shows that everything from decoding to the table works, and says
 nothing about ImageNet.
 """
 
@@ -50,6 +50,9 @@ _RECIPE: dict[str, Any] = {
     "seeds": [0],
 }
 _QUICK: dict[str, Any] = {"side": 32, "batch": 16, "epochs": 4, "threads": 1, "held_out": 20, "scale": 0.1}
+_CLASSES = 4
+# images of a class in each part of the small version's folder
+_GENERATED = {"train": 30, "val": 10}
 _METHODS = (LAST, LOOP, DAEMON_RNA, AVERAGE_5, BEST_AVERAGE, CHOSEN)
 # paper: top-1 error in percent (Table 5): last iterate, with RNA
 PAPER = {
@@ -83,8 +86,8 @@ def plan(settings: Settings) -> Plan:
     return of_runs(runs, settings, lambda results: [_table(runs, results)], networks_plot.draw)
 
 
-def generated(folder: Path, classes: int = 4, train: int = 30, test: int = 10) -> Path:
-    """A folder of small images laid out like ImageNet: gratings of a direction for each class, with noise, of varying size."""
+def generated(folder: Path) -> Path:
+    """A folder of small images laid out like ImageNet: noisy gratings of varying size, a direction for each class."""
     import numpy as np
     from PIL import Image
 
@@ -92,13 +95,13 @@ def generated(folder: Path, classes: int = 4, train: int = 30, test: int = 10) -
         return folder
     random = np.random.default_rng(0)
     with disk.replacing(folder, durable=False) as temporary:
-        for (part, count), number in product((("train", train), ("val", test)), range(classes)):
+        for (part, count), number in product(_GENERATED.items(), range(_CLASSES)):
             place = Path(temporary, part, f"n{number:08d}")
             place.mkdir(parents=True)
             for i in range(count):
                 height, width = random.integers(40, 80, 2)
                 y, x = np.mgrid[:height, :width]
-                angle = np.pi * (number + 0.2 * random.standard_normal()) / classes
+                angle = np.pi * (number + 0.2 * random.standard_normal()) / _CLASSES
                 wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 0.6 + random.uniform(0, 6))
                 pixels = 128 + 60 * wave[..., None] + 25 * random.standard_normal((height, width, 3))
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(place / f"{part}_{i:04d}.JPEG", quality=90)

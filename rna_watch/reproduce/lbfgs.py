@@ -1,4 +1,4 @@
-"""L-BFGS as scipy has it, told iteration by iteration."""
+"""L-BFGS of scipy, iteration by iteration."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def lbfgs(problem: Logistic, *, memory: int, most: int, ended: Callable[[float],
 
     Args:
         problem: what to minimize.
-        memory: m, pairs of vectors kept.
-        most: iterations.
+        memory: m, the number of pairs of vectors that are kept.
+        most: the most iterations.
         ended: whether a loss is low enough to stop.
     """
     from scipy.optimize import minimize

@@ -1,8 +1,8 @@
 """l2-regularized logistic regression with a chosen condition number, and its minimum.
 
     f(w) = (1/n) sum_i log(1 + exp(-b_i a_i'w)) + (mu/2) ||w||^2
-Letters: n examples, d features, a_i the features and b_i the label of example i, L and mu the largest and the least
-curvature, w weights. A loss costs one product with the data, a gradient at the same point one more.
+Letters: n examples, d features; a_i are the features and b_i is the label of example i; L and mu are the largest and the
+least curvature; w are the weights. A loss costs one product with the data, a gradient at the same point one more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SMALLEST_LENGTH = 1e-9
 
 
 class Point:
-    """The loss at one point; the gradient when it is asked for."""
+    """The loss at one point, and its derivatives on demand."""
 
     __slots__ = ("_margins_n", "_problem", "loss", "w_d")
 
@@ -38,7 +38,7 @@ class Point:
         return p.signed_nd.T @ (torch.sigmoid(-self._margins_n) / -len(p.signed_nd)) + p.mu * self.w_d
 
     def hessian(self) -> Tensor:
-        """(d, d)."""
+        """The matrix of second derivatives, (d, d)."""
         p = self._problem
         s = torch.sigmoid(-self._margins_n)
         weights_n = s * (1.0 - s) / len(p.signed_nd)
@@ -49,8 +49,8 @@ class Logistic:
     """The problem whose L / mu is the given condition number: mu = ||A||_2^2 / (4 n) / (condition - 1).
 
     Args:
-        features_nd: A, standardized.
-        labels_n: b, -1 or +1.
+        features_nd: A (n, d), standardized.
+        labels_n: b (n,), -1 or +1.
         condition: L / mu, above 1.
     """
 
@@ -70,7 +70,7 @@ class Logistic:
         return Point(self, w_d)
 
     def minimum(self) -> tuple[float, float]:
-        """f* and ||grad f|| there, by Newton's method to the end of float64's digits."""
+        """f* and ||grad f|| there, by Newton's method, to the last digits of float64."""
         point = best = self.at(self.start())
         for _ in range(_NEWTON_STEPS):
             direction = torch.linalg.solve(point.hessian(), -point.gradient())
@@ -85,5 +85,5 @@ class Logistic:
 
 
 def relative(loss: float, optimum: float) -> float:
-    """(f - f*) / (f(0) - f*)."""
+    """The relative suboptimality (f - f*) / (f(0) - f*)."""
     return (loss - optimum) / (math.log(2.0) - optimum)

@@ -31,11 +31,11 @@ def load(folder: Path, part: str = "train") -> Labelled:
     """One part of the data.
 
     Args:
-        folder: with the files, or with a folder `madelon` that has them.
+        folder: the folder of the files, or of a folder `madelon` that has them.
         part: train or valid.
 
     Raises:
-        UsageError: the files are not there, are not of this format, or nothing varies in them.
+        UsageError: the files do not exist, have another format, or nothing varies in them.
     """
     places = [place for place in (folder, folder / "madelon") if (place / f"madelon_{part}.data").is_file()]
     if not places:
@@ -56,7 +56,7 @@ def load(folder: Path, part: str = "train") -> Labelled:
 
 def standardized(features_nd: Float64) -> Float64:
     """Each feature with mean 0 and standard deviation 1; a constant one becomes 0."""
-    varies_d = (features_nd != features_nd[0]).any(axis=0)  # a constant's deviation may be rounding, and not 0
+    varies_d = (features_nd != features_nd[0]).any(axis=0)  # a constant may have a deviation of rounding
     centred = features_nd - features_nd.mean(axis=0)
     deviation = np.where(varies_d, features_nd.std(axis=0), 1.0)
     return np.where(varies_d, centred / deviation, 0.0)

@@ -1,7 +1,7 @@
 """Networks on images: SGD with and without momentum, offline RNA in the loop and from checkpoints, online RNA.
 
-Every run is a training in a process of its own with the paper's schedule; beside it the daemon watches the checkpoints of
-its epochs, as it would any other training. Models are chosen on held-out training images and reported on test images.
+Every run is a training in a process of its own with the paper's schedule. The daemon watches the checkpoints of its epochs,
+as it would watch any other training. Models are chosen on held-out training images and reported on test images.
 """
 
 from __future__ import annotations
@@ -9,21 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from rna_watch.errors import UsageError
-from rna_watch.reproduce import networks_plot, networks_tables
-from rna_watch.reproduce.experiment import Part, Plan, Settings
+from rna_watch.reproduce import machine, networks_plot, networks_tables
+from rna_watch.reproduce.experiment import Plan, Settings
 from rna_watch.reproduce.images import origin
 from rna_watch.reproduce.images.spec import RunSpec, check_filled, checked, chosen
-from rna_watch.reproduce.images.watched import DAEMON, named, train, train_watched
+from rna_watch.reproduce.images.watched import DAEMON, part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
 CONFIGURABLE = PARTIAL = True
-# what two cores do in two hours; the paper's networks need a GPU (configs/reproduce/networks-gpu.yaml)
+# two hours on two cores; the paper's networks need a GPU (configs/reproduce/networks-gpu.yaml)
 _TASKS: tuple[dict[str, Any], ...] = (
     {"dataset": "mnist", "network": "vgg4", "epochs": 12, "seeds": [0, 1, 2]},
     {"dataset": "cifar10", "network": "resnet8", "epochs": 30, "seeds": [0, 1]},
@@ -35,8 +33,9 @@ _QUICK: dict[str, Any] = {"train_images": 2000, "test_images": 500, "held_out": 
 class NetworksSettings:
     """The settings.
 
-    `tasks` hold dataset, network, epochs, seeds and any other field of a run; each is trained with each of the `optimizers`,
-    and with those of `online` again as online RNA, first seed only: by default all of them, where they are the usual ones.
+    `tasks` hold dataset, network, epochs, seeds and any other field of a run. Each task is trained with each of the
+    `optimizers`. With those of `online` (by default all that are in `optimizers`) it is trained again as online RNA, for the
+    first seed only.
     """
 
     tasks: tuple[dict[str, Any], ...] = _TASKS
@@ -45,10 +44,10 @@ class NetworksSettings:
 
 
 def plan(settings: Settings) -> Plan:
-    """One part a run: every seed of a task with every optimizer, then online.
+    """One part for each run: every seed of a task with every optimizer, then online.
 
     Raises:
-        UsageError: a setting is wrong, or the data are not there.
+        UsageError: a setting is wrong, or the data are missing.
     """
     folder = settings.folder("networks needs its images: name their folder with --data")
     choice = _choice(settings.config)
@@ -61,7 +60,7 @@ def plan(settings: Settings) -> Plan:
 
 
 def _choice(config: Mapping[str, Any]) -> NetworksSettings:
-    """The settings of a person; online RNA only with optimizers that are run offline too, without which it is in no table."""
+    """A person's settings; online RNA runs only with optimizers that run offline too, because no table would have it."""
     choice = chosen("networks", config, NetworksSettings)
     check_filled("networks", tasks=choice.tasks, optimizers=choice.optimizers)
     for task in choice.tasks:
@@ -81,7 +80,17 @@ def of_runs(
     tables: Callable[[Mapping[str, Any]], Any],
     draw: Callable[[list[RunSpec], Mapping[str, Any]], Any],
 ) -> Plan:
-    """A plan of a part for each run, watched by the daemon where it is not online."""
+    """A plan with a part for each run; the daemon watches the runs that are not online.
+
+    Args:
+        runs: the runs.
+        settings: what a person chose.
+        tables: makes the tables of the results, by key of a run.
+        draw: makes the figure of the runs and their results.
+
+    Raises:
+        UsageError: two runs have one key, or a run cannot be trained.
+    """
     keys = [run.key for run in runs]
     for key in keys:
         if keys.count(key) > 1:
@@ -89,12 +98,11 @@ def of_runs(
                 f"two runs are called {key}: give tasks of one dataset and network other seeds, or run them apart"
             )
     digests = origin.of_runs(runs, settings)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return Plan(
-        parts=tuple(Part(key=run.key, run=_training(run, settings, digests), identity=_identity(run)) for run in runs),
+        parts=tuple(part(run, run.key, settings, digests, watched=not run.online) for run in runs),
         settings={
             "quick": settings.quick,
-            "device": device,
+            "device": machine.device_name(),
             "data": digests,
             "daemon": DAEMON,
             "runs": [run.stated() for run in runs],
@@ -106,10 +114,6 @@ def of_runs(
     )
 
 
-def _identity(run: RunSpec) -> dict[str, Any]:
-    return {"run": run.stated()} if run.online else {"run": run.stated(), "daemon": DAEMON}
-
-
 def _check_mapping(task: object) -> None:
     if not isinstance(task, dict):
         raise UsageError(f"a task of networks is {task!r}: it must be a mapping, such as {{dataset: mnist, ...}}")
@@ -117,6 +121,11 @@ def _check_mapping(task: object) -> None:
 
 def specs(task: Mapping[str, Any], folder: Path, choice: NetworksSettings) -> list[RunSpec]:
     """The runs of a task.
+
+    Args:
+        task: fields of a run, and `seeds`.
+        folder: of the data.
+        choice: the optimizers, with and without online RNA.
 
     Raises:
         UsageError: a setting is unknown or wrong.
@@ -141,18 +150,3 @@ def specs(task: Mapping[str, Any], folder: Path, choice: NetworksSettings) -> li
 
     offline = [made(optimizer, seed, online=False) for seed in seeds for optimizer in choice.optimizers]
     return [*offline, *(made(optimizer, seeds[0], online=True) for optimizer in choice.online)]
-
-
-def _training(
-    run: RunSpec, settings: Settings, digests: Mapping[str, str]
-) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def act(_: Mapping[str, Any]) -> dict[str, Any]:
-        origin.keep(digests, settings)
-        folder = settings.work / run.key
-        if run.online:
-            return {"device": named(device), "curve": train(run, folder, settings.say)}
-        return train_watched(run, folder, settings.say, device)
-
-    return act

@@ -22,12 +22,12 @@ _LINES: dict[str, dict[str, Any]] = {
     CHOSEN: {"color": style.GREEN, "linewidth": 1.6, "linestyle": style.DASHED},
 }
 _OPTIMIZERS = {"momentum": "SGD with momentum", "sgd": "SGD"}
-# errors below this are drawn there: a logarithmic axis has no zero
+# smaller errors are drawn at this height: a logarithmic axis has no zero
 _LEAST = 0.05
 
 
 def draw(runs: Sequence[RunSpec], results: Mapping[str, Any]) -> Any:
-    """Means over seeds as lines, and the range over seeds as a shade; an empty figure that says so without any result."""
+    """Means over seeds as lines, ranges over seeds as shades; without any result, a figure that says `not run`."""
     finished = tasks(runs, results)
     if not finished:
         made = style.figure(4.0, 2.0)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TOLERANCES = (5.0, 2.0, 1.0, 0.5, 0.2)
 _SHORT = (LAST, LOOP, BEST_RNA, UNIFORM, BEST_AVERAGE, CHOSEN, ONLINE)
 _SHORT_TOLERANCES = (2.0, 1.0, 0.5)
-# averages and RNA of the same window; and, last, a shorter average
+# an average and RNA of the same window; the last pair has a shorter average
 _PAIRS = (
     ("average-5", "rna-5-1e-08"),
     ("average-10", "rna-10-1e-08"),
@@ -66,14 +66,14 @@ PAPER: dict[str, dict[str, tuple[int | None, ...]]] = {
 
 
 def tables(runs: Sequence[RunSpec], results: Mapping[str, Any]) -> list[Table]:
-    """Two tables for every task of which something is finished, and one for the paper's networks that were not run."""
+    """Two tables for every task with a finished run, and one for the paper's networks that were not run."""
     finished = tasks(runs, results)
     made = [table for task in finished for table in (_levels(task), _errors(task))]
     return [*made, *_absent(finished)]
 
 
 def summary(runs: Sequence[RunSpec], results: Mapping[str, Any]) -> list[Table]:
-    """One short table for every task of which something is finished: the methods that matter, three levels, the end."""
+    """A short table for every task with a finished run: the most telling methods, three levels, the last epoch."""
     made = []
     for task in tasks(runs, results):
         rows = []
@@ -99,7 +99,7 @@ def _seeds(task: Task) -> str:
 
 
 def _reached(task: Task, row: Row, tolerance: float) -> str:
-    """Epochs to a level, mean over seeds, with the speed-up over the reference."""
+    """Epochs to the best + tolerance, mean over seeds, with the speed-up over the reference."""
     taken = [first_epoch(curve, task.best(seed) + tolerance) for seed, curve in row.own.items()]
     reached = [epoch for epoch in taken if epoch is not None]
     if not reached:
@@ -197,7 +197,7 @@ def _honest(task: Task) -> list[str]:
 
 
 def _one_by_one(task: Task) -> list[str]:
-    """How often one recipe of an average was better than one of RNA; the best of several flatters the side with more."""
+    """How often a recipe of averages was better than one of RNA: the best of several favours the side with more recipes."""
     found = []
     for average, rna in _PAIRS:
         halves = {True: [0, 0, 0], False: [0, 0, 0]}

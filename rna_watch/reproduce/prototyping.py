@@ -1,7 +1,7 @@
-"""Which of several architectures will be best? Told from early epochs at a flat learning rate, raw and extrapolated.
+"""Which of several architectures will be best? Predicted from early epochs at a flat learning rate, raw and extrapolated.
 
-Every architecture is trained twice: at a flat learning rate, where the last iterate, RNA and the uniform average of the same
-window are judged at every epoch; and with the paper's schedule to its end, which gives the ranking that is to be foretold.
+Every architecture is trained twice. At a flat learning rate, the last iterate, RNA and the uniform average of the same window
+are evaluated at every epoch. The paper's schedule, run to its end, gives the ranking that is to be predicted.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import torch
 
 from rna_watch.errors import UsageError
 from rna_watch.reproduce import style
-from rna_watch.reproduce.experiment import Part, Plan, Settings
+from rna_watch.reproduce.experiment import Plan, Settings
 from rna_watch.reproduce.images import origin
 from rna_watch.reproduce.images.architectures import build
 from rna_watch.reproduce.images.judge import HELD_OUT, TEST
 from rna_watch.reproduce.images.results import AVERAGE_5, LAST, LOOP, curves
 from rna_watch.reproduce.images.spec import RunSpec, check_filled, checked, chosen
-from rna_watch.reproduce.images.watched import named, train
+from rna_watch.reproduce.images.watched import part
 from rna_watch.reproduce.tables import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 CONFIGURABLE = PARTIAL = True
 LIBRARIES = ("scipy",)
 _WAYS = {LAST: "last iterate", LOOP: "RNA, N = 5", AVERAGE_5: "uniform average"}
-# the history is forgotten after the second epoch: at the third a window holds one model, and all ways are that one
+# the history is forgotten after the second epoch, so a window holds one model at the third, which is the result of all ways
 _FIRST_OF_TWO = 4
 _FLAT, _TO_THE_END = "flat", "paper"
 _QUICK: dict[str, Any] = {
@@ -59,7 +59,7 @@ def plan(settings: Settings) -> Plan:
     """Two parts for each architecture.
 
     Raises:
-        UsageError: a setting is wrong, or the data are not there.
+        UsageError: a setting is wrong, or the data are missing.
     """
     folder = settings.folder("prototyping needs its images: name the folder of CIFAR-10 or MNIST with --data")
     own = chosen("prototyping", settings.config, PrototypingSettings)
@@ -71,9 +71,7 @@ def plan(settings: Settings) -> Plan:
     runs = [_run(choice, folder, name, schedule) for name in choice.networks for schedule in (_FLAT, _TO_THE_END)]
     digests = origin.of_runs(runs, settings)
     return Plan(
-        parts=tuple(
-            Part(key=_key(run), run=_training(run, settings, digests), identity={"run": run.stated()}) for run in runs
-        ),
+        parts=tuple(part(run, _key(run), settings, digests, watched=False) for run in runs),
         settings={"quick": settings.quick, "data": digests, "runs": [run.stated() for run in runs]},
         seeds=(choice.seed,),
         tables=lambda results: _tables(choice, results),
@@ -92,24 +90,12 @@ def _key(run: RunSpec) -> str:
     return f"{run.network}-{run.schedule}"
 
 
-def _training(
-    run: RunSpec, settings: Settings, digests: Mapping[str, str]
-) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    device = named("cuda" if torch.cuda.is_available() else "cpu")
-
-    def act(_: Mapping[str, Any]) -> dict[str, Any]:
-        origin.keep(digests, settings)
-        return {"device": device, "curve": train(run, settings.work / _key(run), settings.say)}
-
-    return act
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """What is known of the networks whose two runs are finished.
+    """The errors of the networks whose two runs are finished.
 
-    `final` is the test error at the end of the paper's schedule; `flat` the test errors by epoch of each way at a flat
-    learning rate, `told` the held-out errors there, by which a person would choose.
+    `final` is the test error at the end of the paper's schedule. `flat` has the test errors of each way by epoch at a flat
+    learning rate; `told` has the held-out errors there, by which a person would choose.
     """
 
     final: dict[str, float]
@@ -167,7 +153,7 @@ def _tables(choice: PrototypingSettings, results: Mapping[str, Any]) -> list[Tab
 
 
 def summary(results: Mapping[str, Any]) -> list[Table]:
-    """The rank correlations, where more than two networks are finished."""
+    """The rank correlations, if more than two networks are finished."""
     found = _found([key.removesuffix(f"-{_FLAT}") for key in results if key.endswith(f"-{_FLAT}")], results)
     if len(found.final) <= 2:
         return []

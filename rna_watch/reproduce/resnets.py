@@ -21,7 +21,14 @@ DEPTHS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 
 
 class Block(nn.Module):
-    """A residual block: two 3x3 convolutions, or 1x1, 3x3 (with the stride) and 1x1 to four times the width."""
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3 (with the stride) and 1x1 to four times the width.
+
+    Args:
+        inputs: channels of the input.
+        width: channels of the convolutions; a bottleneck's output has four times as many.
+        stride: of the block.
+        bottleneck: whether the block is the second kind.
+    """
 
     def __init__(self, inputs: int, width: int, stride: int, *, bottleneck: bool) -> None:
         super().__init__()
@@ -42,7 +49,7 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(self.outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of (batch, inputs, h, w), (batch, outputs, h / stride, w / stride)."""
+        """Features (batch, outputs, h / stride, w / stride) of an input (batch, inputs, h, w)."""
         way = x if self.downsample is None else self.downsample(x)
         for i in range(1, self.depth + 1):
             x = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x))
@@ -57,7 +64,7 @@ class ResNet(nn.Module):
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        classes: 1000 in ImageNet.
+        classes: number of classes, 1000 in ImageNet.
     """
 
     def __init__(self, depth: int, classes: int = 1000) -> None:
@@ -82,7 +89,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, classes)."""
+        """Logits (batch, classes) of images (batch, 3, h, w)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)

@@ -1,4 +1,7 @@
-"""The results of an experiment's parts on disk, one JSON file each, so that a stopped run goes on where it was."""
+"""The results of an experiment's parts on disk, one JSON file each, so that a stopped run continues where it was.
+
+A part has a `key`, which is the name of its file, and an `identity`: the settings that its result depends on.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,18 @@ from rna_watch.layout import disk
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# beside a part's file: what attempts that did not end took
+# next to a part's file: the time of attempts that did not end
 _UNFINISHED = ".unfinished"
 
 
 def read(folder: Path, key: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A kept part (`result`, `seconds`), or None: not run yet, run with other settings, or damaged."""
+    """A kept part (`result`, `seconds`); None if it was not run, was run with other settings, or is damaged.
+
+    Args:
+        folder: of the parts.
+        key: of the part.
+        identity: of the part.
+    """
     try:
         kept = json.loads((folder / f"{key}.json").read_text())
     except (OSError, ValueError):
@@ -31,7 +40,18 @@ def read(folder: Path, key: str, identity: Mapping[str, Any]) -> dict[str, Any] 
 
 
 def keep(folder: Path, key: str, identity: Mapping[str, Any], result: Any, seconds: float) -> dict[str, Any]:
-    """Keep a part, whole or not at all; what is returned is what `read` will return."""
+    """Keep a part, whole or not at all; returns what `read` will return.
+
+    Args:
+        folder: of the parts.
+        key: of the part.
+        identity: of the part.
+        result: JSON.
+        seconds: the time that it took, with attempts that did not end.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
     kept = {"identity": dict(identity), "seconds": round(seconds, 3), "result": result}
     text = json.dumps(kept)
     write(folder / f"{key}.json", text)
@@ -41,14 +61,30 @@ def keep(folder: Path, key: str, identity: Mapping[str, Any], result: Any, secon
 
 
 def interrupted(folder: Path, key: str, identity: Mapping[str, Any], seconds: float) -> None:
-    """Add the time of an attempt that did not end to what the part has taken so far."""
+    """Add the time of an attempt that did not end to the time of the part so far.
+
+    Args:
+        folder: of the parts.
+        key: of the part.
+        identity: of the part.
+        seconds: the time of the attempt.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
     before = spent(folder, key, identity)
     text = json.dumps({"identity": dict(identity), "seconds": round(before + seconds, 3)})
     write(folder / f"{key}{_UNFINISHED}", text)
 
 
 def spent(folder: Path, key: str, identity: Mapping[str, Any]) -> float:
-    """What earlier attempts at a part took, with these settings, in seconds."""
+    """The time of earlier attempts at a part that did not end, in seconds; 0 if they had other settings.
+
+    Args:
+        folder: of the parts.
+        key: of the part.
+        identity: of the part.
+    """
     try:
         found = json.loads((folder / f"{key}{_UNFINISHED}").read_text())
         return float(found["seconds"]) if found["identity"] == _plain(identity) else 0.0
@@ -58,11 +94,11 @@ def spent(folder: Path, key: str, identity: Mapping[str, Any]) -> float:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold a lock file for as long as this lasts; where the file system knows none, go on without.
+    """Hold a lock file during this block; do without one if the file system has no locks.
 
     Raises:
-        UsageError: another command holds it.
-        StoreError: it cannot be made.
+        UsageError: another command holds the lock.
+        StoreError: the file cannot be made.
     """
     with disk.writing(path, "--out"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +116,7 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file in place of what was there, whole or not at all.
+    """Write or replace a file, whole or not at all.
 
     Raises:
         StoreError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""How the figures look: Okabe and Ito's colours, told apart by every kind of colour vision, and plain axes."""
+"""How the figures look: plain axes, and Okabe and Ito's colours, which every kind of colour vision can distinguish."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _RC = {
 
 
 def context() -> AbstractContextManager[None]:
-    """Within it figures are drawn in this style."""
+    """A context in which figures are drawn in this style."""
     import matplotlib as mpl
 
     return mpl.rc_context(_RC)  # type: ignore[arg-type]  # its key type is a Literal of all settings
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty figure, in inches, that is drawn without a screen."""
+    """An empty figure that needs no screen; width and height in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A title, a header, rows of the same length, and sentences below: what holds, what does not, and why."""
+    """A title, a header, rows of the same length, and sentences below them: what holds, what does not, and why."""
 
     title: str
     header: tuple[str, ...]
@@ -16,7 +16,7 @@ class Table:
 
 
 def render(table: Table) -> str:
-    """The table with aligned columns: text to the left in the first, numbers to the right in the others."""
+    """The table with aligned columns: the first to the left, the others to the right."""
     lines = [table.header, *table.rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
 

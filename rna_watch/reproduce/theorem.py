@@ -1,4 +1,4 @@
-"""Theorem 3.1: what is left of the residual after extrapolation, against its bound, for several kappa and N."""
+"""Theorem 3.1: the residual left after extrapolation, against its bound, for several kappa and N."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from rna_watch.reproduce import style
 from rna_watch.reproduce.experiment import Part, Plan, Settings
-from rna_watch.reproduce.quadratics import METHODS, bound, hardest, linear, residual_left
+from rna_watch.reproduce.quadratics import METHODS, bound, hardest, linear, residual_left, rounded
 from rna_watch.reproduce.tables import Table
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _DIMENSION = 200
 # a case counts where rounding is below this part of the bound
 _RESOLVED = 0.01
-# to which the results are kept
+# the relative precision of the kept results
 _DIGITS = 1e-9
 _COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE)
 _MARKERS = ("o", "s", "^", "D")
@@ -47,11 +47,9 @@ def _measurement(
 
 
 def _case(kappa: float, n: int, seeds: Sequence[int]) -> dict[str, Any]:
-    """The residuals left, and their rounding, for each method: of every random start, and of the hardest one.
+    """The residuals left and their rounding, for each method, of every random start and of the hardest one.
 
-    None where float64 does not resolve them.
-
-    x* is 0, which loses no generality and no digits.
+    A pair is None if float64 does not resolve it. x* is 0, which loses no generality and no digits.
     """
     starts = []
     for seed in seeds:
@@ -63,19 +61,17 @@ def _case(kappa: float, n: int, seeds: Sequence[int]) -> dict[str, Any]:
         for values, offset in [*starts, hardest(kappa, n)]:
             measured = residual_left(*method(linear(values, np.zeros(len(values))), -offset, n))
             resolved = measured is not None and measured.rounding <= _RESOLVED * bound(kappa, n)
-            left.append([_short(measured.value), _short(measured.rounding)] if measured and resolved else None)
+            left.append(
+                [rounded(measured.value, 10), rounded(measured.rounding, 10)] if measured and resolved else None
+            )
         found["random"][name], found["hardest"][name] = left[:-1], left[-1]
     return found
 
 
 def _best(case: Mapping[str, Any]) -> float | None:
-    """The residual left of the hardest start, by the method whose rounding is least."""
+    """The residual left of the hardest start, by the method with the least rounding; None if none is resolved."""
     measured = [pair for pair in case["hardest"].values() if pair is not None]
     return min(measured, key=lambda pair: pair[1])[0] if measured else None
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.10g}")
 
 
 def violations(results: Mapping[str, Any]) -> list[str]:

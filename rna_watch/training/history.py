@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from rna_watch.training.tensors import Float64
 
-# below this (smallest relative eigenvalue plus lambda) the Gram matrix' rounding is more than 1e-10 of c (measured: 4e-9 of it
-# at lambda = 1e-8, 5e-5 at 1e-12, N = 5)
+# the Gram matrix' rounding is more than 1e-10 of c where the smallest relative eigenvalue plus lambda is below this (measured:
+# 4e-9 of c at lambda = 1e-8, 5e-5 at 1e-12, N = 5)
 _GRAM_DIGITS = 1e-6
 
 
@@ -29,8 +29,8 @@ _GRAM_DIGITS = 1e-6
 class Extrapolation:
     """The coefficients of one extrapolation: x_extr = sum_i c_i x_i.
 
-    `c` are c_1..c_N, oldest first, sum 1; empty where nothing is stored yet. `regularization` is lambda. `status` is empty,
-    or a sentence that says why this is the newest iterate and no extrapolation. `diagnostics` are None then.
+    `c` are c_1..c_N, oldest first, sum 1; empty if nothing is stored yet. `regularization` is lambda. `status` is empty, or a
+    sentence that says why this is the newest iterate and no extrapolation; `diagnostics` are None then.
     """
 
     c: tuple[float, ...]
@@ -42,8 +42,8 @@ class Extrapolation:
 class History:
     """The newest n pairs of an iterate and its residual, oldest first, on the device where they were made.
 
-    Iterates are copied; a tensor that did not change since the iterate before is kept once for both. Residuals are taken
-    over as they are. Nothing else is kept: n copies of what changes, n residuals, and the Gram matrix (N, N).
+    Iterates are copied; a tensor that did not change since the iterate before is kept once for both. Residuals are kept
+    without a copy. So the history holds n copies of what changes, n residuals, and the Gram matrix (N, N).
 
     Args:
         n: most pairs to keep, at least 1.
@@ -68,11 +68,11 @@ class History:
 
     @torch.no_grad()
     def append(self, iterate: Mapping[str, Tensor], residual: Vector) -> None:
-        """Add a pair; beyond n the oldest goes, before anything is copied.
+        """Add a pair; the oldest of n pairs is dropped first, before anything is copied.
 
         Args:
             iterate: x_i by name; copied.
-            residual: r_i by name, (d,) in all; parameters without one count as zero. Not to be changed any more.
+            residual: r_i by name, (d,) in all; parameters without one count as zero. The caller must not change it later.
         """
         if len(self) == self.n:
             del self.iterates[0], self.residuals[0]
@@ -92,7 +92,7 @@ class History:
     def solve(self, regularization: float) -> Extrapolation:
         """The coefficients of Algorithm 1: solve (R'R / ||R'R||_2 + lambda I) z = 1, c = z / sum(z).
 
-        Where there is no solution, c takes the newest iterate, and the status says why.
+        c takes the newest iterate if there is no solution; the status says why.
 
         Args:
             regularization: lambda >= 0.
@@ -120,7 +120,7 @@ class History:
         )
 
     def _spectrum(self, regularization: float) -> Spectrum:
-        """Of R'R; by QR where only that keeps what a small lambda needs, which float64 residuals alone hold."""
+        """The spectrum of R'R; by QR if a small lambda needs the digits, which only float64 residuals have."""
         found = spectrum(self.gram_nn)
         if found.status or float(found.values[0]) + regularization > _GRAM_DIGITS:
             return found
@@ -129,17 +129,17 @@ class History:
         return spectrum_of_factor(triangular_factor(self.residuals))
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, as tensors and lists."""
+        """The whole history, as tensors and lists."""
         gram = torch.from_numpy(self.gram_nn.copy())
         return {"iterates": list(self.iterates), "residuals": list(self.residuals), "gram": gram}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any], devices: Mapping[str, torch.device]) -> None:
-        """Take over another history's state, its newest n pairs.
+        """Load another history's state, its newest n pairs.
 
         Args:
-            state: of `state_dict`.
-            devices: where each tensor belongs, by name.
+            state: what `state_dict` returned.
+            devices: the device of each tensor, by name.
         """
         self.clear()
         start = max(len(state["iterates"]) - self.n, 0)
@@ -155,13 +155,13 @@ class History:
 
 
 def _shared(tensor: Tensor, before: Tensor | None) -> Tensor:
-    """The tensor before, if it is the same."""
+    """The tensor of the iterate before if its values are the same, else this one."""
     same = before is not None and before.device == tensor.device and before.dtype == tensor.dtype
     return before if same and before is not None and torch.equal(before, tensor) else tensor
 
 
 def _kept(tensor: Tensor, before: Tensor | None) -> Tensor:
-    """A copy laid out as the tensor before; or that itself, if it is the same."""
+    """A copy with the memory layout of the tensor before; or that tensor itself if its values are the same."""
     if _shared(tensor, before) is before and before is not None:
         return before
     if before is not None and before.shape == tensor.shape:

@@ -32,19 +32,19 @@ _DECOUPLED = (optim.AdamW, *(getattr(optim, name) for name in ("Adafactor", "Muo
 class GradientMean:
     """The mean over steps of the gradients that the optimizer saw: mean_t (grad_t + weight decay x theta_t).
 
-    The learning rate is dropped. Gradients count as they are when the optimizer steps: after clipping and unscaling. Steps
-    that a `GradScaler` skips, and steps without any gradient, do not count. A closure's first evaluation counts, at the
-    point where the step began; L-BFGS' further ones do not. A parameter without a gradient in a step counts as zero in it.
-    Sums are float32, or the parameter's dtype if that is wider, on its device.
+    The learning rate is not part of it. Gradients count as they are when the optimizer steps: after clipping and unscaling.
+    Steps that a `GradScaler` skips do not count, nor do steps without any gradient. The first evaluation of a closure
+    counts, at the point where the step began; further ones of L-BFGS do not. A parameter without a gradient counts as zero
+    in that step. Sums are float32, or the parameter's dtype if that is wider, on its device.
 
     Args:
-        network: parameters of the optimizer that are not in it are left out.
-        optimizer: any of torch's, or like them; its step gets a hook, which goes with this object.
+        network: what is trained; parameters of the optimizer that are not in it are left out.
+        optimizer: one of torch's, or like them; its step gets a hook, which is removed with this object.
         coupled_decay: whether the optimizer adds weight decay to the gradient (SGD, Adam) or applies it apart (AdamW);
-            None: known, for the optimizers of torch.
+            None: looked up, for the optimizers of torch.
 
     Raises:
-        ValueError: the optimizer trains nothing of this network; weight decay of an unknown optimizer; sharded parameters.
+        ValueError: the optimizer trains nothing of this network, or is unknown and has weight decay, or parameters are sharded.
     """
 
     def __init__(self, network: nn.Module, optimizer: optim.Optimizer, coupled_decay: bool | None = None) -> None:
@@ -131,7 +131,7 @@ class GradientMean:
         return self._sums[name]
 
     def _decay(self, optimizer: optim.Optimizer, group: Mapping[str, Any]) -> float:
-        """What the optimizer adds to a gradient for each unit of the parameter."""
+        """The factor of the parameter that the optimizer adds to its gradient."""
         decay = float(group.get("weight_decay", 0.0))
         coupled = self._coupled_decay
         if coupled is None and decay:
@@ -147,13 +147,13 @@ class GradientMean:
         return (-decay if group.get("maximize") else decay) if coupled else 0.0
 
     def stranger(self, network: nn.Module) -> str | None:
-        """The name of a trainable parameter of the network that was not there when this object was made; None if none is."""
+        """The name of a trainable parameter that the network did not have when this object was made, or None."""
         named = trained(network).items()
         return next((name for name, each in named if each.requires_grad and each not in self._names), None)
 
     @torch.no_grad()
     def take(self) -> Vector:
-        """The mean since the last one was taken, by name, of the parameters that had a gradient; then begin a new one."""
+        """The mean since the last call, by name, of the parameters that had a gradient; a new mean begins."""
         sums, count = self._sums, self.count
         self.clear()
         for total in sums.values():
@@ -172,7 +172,7 @@ class GradientMean:
         """Continue a mean.
 
         Raises:
-            ValueError: it is another network's.
+            ValueError: the state is another network's.
         """
         check_loaded(state["sums"], self._parameters)
         self._sums = {

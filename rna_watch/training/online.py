@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 class FlatRna:
     """RNA for a function of one tensor: store each step, extrapolate whenever wanted: sum_i c_i (p_i - h r_i).
 
-    Online, the extrapolation is where the next step starts; offline, it is looked at only. Steps of one length h store where
-    they led, and steps of varying length (a line search) where they began, with the gradient there:
+    The next step starts at the extrapolation online; offline, the extrapolation changes nothing. Steps of one length h store
+    the point that they reached. Steps of varying length (a line search) store the point where they began, and the gradient:
 
         x = step(y)                             gradient = f.gradient(y)
         rna.store(x, x - y)                     rna.store(y, gradient)
         y, found = rna.extrapolate()            y, found = rna.extrapolate(step=h)
 
-    For one h both are the same. Where lengths vary, sum_i c_i x_i with R of gradients is not: c makes sum_i c_i r_i
-    small, but not sum_i c_i h_i r_i.
+    Both are the same for one h. They differ for varying lengths, where sum_i c_i x_i with R of gradients would be wrong: c makes
+    sum_i c_i r_i small, but not sum_i c_i h_i r_i.
 
     Args:
         n: most steps to combine.
@@ -54,11 +54,11 @@ class FlatRna:
         """Remember a step.
 
         Args:
-            point: p_i: x_i = g(y_{i-1}), or y_{i-1}; of any shape; copied.
-            residual: r_i: x_i - y_{i-1}, or the gradient at y_{i-1}; of the same shape; copied.
+            point: p_i, which is x_i = g(y_{i-1}) or y_{i-1}; of any shape; copied.
+            residual: r_i, which is x_i - y_{i-1} or the gradient at y_{i-1}; of the same shape; copied.
 
         Raises:
-            ValueError: the two, or this point and those before, have different shapes; or one is no real floating point.
+            ValueError: the shapes differ, or differ from those of earlier points; or a tensor is no real floating point.
         """
         for name, tensor in (("point", point), ("residual", residual)):
             if tensor.dtype not in LINEAR:
@@ -77,7 +77,7 @@ class FlatRna:
         """A new tensor sum_i c_i (p_i - h r_i), and c.
 
         Args:
-            step: h; 0 where the points already hold their steps.
+            step: h; 0 if the points are those that the steps reached.
 
         Raises:
             RuntimeError: nothing is stored.
@@ -102,7 +102,7 @@ def _combined(vectors: Sequence[Vector], c: Sequence[float]) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iteration:
-    """One step of online RNA: `x` = g(y_{N-1}), `y` = y_N, from which the next step starts, and the `extrapolation`."""
+    """One step of online RNA: `x` = g(y_{N-1}); `y` = y_N, from which the next step starts; the `extrapolation`."""
 
     x: Tensor
     y: Tensor
@@ -117,11 +117,11 @@ def online_rna(
     With b = 0 this is equation 8; with b > 0 Nesterov's extrapolation is taken on top, from the accelerated points.
 
     Args:
-        step: g, such as y - gradient(y) / L; one step length, for R's columns are x_i - y_{i-1}.
+        step: g, such as y - gradient(y) / L, with one step length, because R's columns are x_i - y_{i-1}.
         start: y_0, of any shape; float64 for precise minima.
         n: most steps to combine.
         reg: lambda >= 0, relative to ||R'R||_2.
-        momentum: b.
+        momentum: b, at least 0.
 
     Source: arXiv 1805.09639, equation 8 (b = 0) and equation 3 (Nesterov).
     """
@@ -139,8 +139,8 @@ def online_rna(
 class OnlineRna(Rna):
     """Online RNA around any torch optimizer of a network: after each step the parameters become sum_i c_i x_i.
 
-    R's columns are the gradients that the steps used, which for gradient descent are x_i - y_{i-1} up to the learning rate:
-    momentum and gradual schedules do no harm, a jump of the learning rate does until the window has passed it. Buffers
+    R's columns are the gradients that the steps used, which for gradient descent are x_i - y_{i-1} up to the learning rate.
+    Momentum and gradual schedules do no harm; a jump of the learning rate does, until the window has passed it. Buffers
     stay as forward passes left them. A window of n steps costs n copies of the parameters and n gradients. Equation 8 was
     made for convex problems; networks with batch normalization gain little (the paper's Fig. 7). `last` is the newest
     extrapolation.

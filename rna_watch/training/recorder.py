@@ -1,9 +1,10 @@
-"""The gradient recorder: it saves the mean gradient of each interval beside its checkpoint, for the daemon.
+"""The gradient recorder: it saves the mean gradient of each interval next to its checkpoint, for the daemon.
 
 The file is CHECKPOINT.gradient, in the safetensors format (8 bytes with the header's length, a JSON header with dtype, shape
 and byte range of each tensor, then their bytes): https://huggingface.co/docs/safetensors, "Format". Its metadata hold the
-number of `steps`; as JSON `order`, for tensors whose axes are written in another order than the parameter has them (the
-elements lie as in the checkpoint), those axes; and `weights`, some elements of the parameters, which tell whose it is.
+number of `steps`, and as JSON `order` and `weights`. `order` has the axes of tensors that are written in another order of
+axes than the parameter's (elements lie as in the checkpoint). `weights` are some elements of the parameters, by which the
+file is recognized as its checkpoint's.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ if TYPE_CHECKING:
 
 SUFFIX = ".gradient"
 _DTYPES = {torch.float64: "F64", torch.float32: "F32"}
-# so many tensors, at most, have their first, middle and last element stated
+# the most tensors whose first, middle and last element are stated
 _STATED = 32
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class GradientRecorder:
-    """The mean over the steps between two checkpoints of the gradients that the optimizer used, saved beside the second.
+    """The mean over the steps between two checkpoints of the gradients that the optimizer used, saved next to the second.
 
-    Two lines in a training loop: make it after the optimizer, and call `save` before each checkpoint is saved. It holds one
-    sum of gradients, on the network's device. With several processes, save where the checkpoint is saved.
+    It takes two lines in a training loop: make it after the optimizer, and call `save` before each checkpoint is saved. It
+    holds one sum of gradients, on the network's device. Of several processes, the one that saves the checkpoint saves it.
 
     Args:
         network: what is trained and saved; bare, or in DDP, or compiled.
         optimizer: of its parameters.
-        coupled_decay: whether the optimizer adds weight decay to the gradient; None: known, for the optimizers of torch.
+        coupled_decay: whether the optimizer adds weight decay to the gradient; None: looked up, for the optimizers of torch.
 
     Raises:
         ValueError: as `GradientMean` says.
@@ -52,18 +53,18 @@ class GradientRecorder:
     def save(self, checkpoint_path: str | os.PathLike[str]) -> Path | None:
         """Write CHECKPOINT.gradient, whole or not at all, and begin a new mean; call it *before* the checkpoint is written.
 
-        It holds every parameter of the optimizer under its name in the state dict, in float32 or the parameter's dtype if
-        that is wider, and the number of `steps`. Elements lie as `torch.save` writes them (channels_last stays so), beside a
-        `.safetensors` file in rows. Before the first step there is nothing to write.
+        The file holds every parameter of the optimizer under its name in the state dict, in float32 or the parameter's dtype
+        if that is wider, and the number of `steps`. Elements lie as `torch.save` writes them (channels_last stays so); for a
+        `.safetensors` checkpoint they lie in rows. Nothing is written before the first step.
 
         Args:
-            checkpoint_path: of the checkpoint, one file.
+            checkpoint_path: where the checkpoint, one file, will be saved.
 
         Returns:
-            Its path, or None if no step was taken since the last checkpoint.
+            The path of the file, or None if no step was taken since the last checkpoint.
 
         Raises:
-            OSError: it cannot be written; then none is left beside the checkpoint.
+            OSError: the file cannot be written; none is left next to the checkpoint then.
         """
         checkpoint = Path(checkpoint_path)
         path = checkpoint.with_name(checkpoint.name + SUFFIX)
@@ -90,19 +91,19 @@ class GradientRecorder:
         return self.mean.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue it."""
+        """Continue the mean of an interval."""
         self.mean.load_state_dict(state)
 
 
 def _order(tensor: Tensor) -> list[int]:
-    """The axes as they lie in memory, the slowest first; as they are counted, where the tensor is no such permutation."""
+    """The axes in the order of memory, the slowest first; in their usual order if the tensor is no such permutation."""
     counted = list(range(tensor.dim()))
     lying = sorted(counted, key=lambda axis: -tensor.stride()[axis])
     return counted if tensor.is_contiguous() or not tensor.permute(lying).is_contiguous() else lying
 
 
 def _stated(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Of some parameters dtype, and first, middle and last element (counted in rows), their bits as integers."""
+    """The dtype of some parameters, and the bits of their first, middle and last element (in row order) as integers."""
     names = sorted(name for name, parameter in parameters.items() if parameter.numel())
     stated = {}
     for name in names[:: -(-len(names) // _STATED) or 1]:
@@ -116,7 +117,7 @@ def _stated(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
 
 
 def _write(path: Path, tensors: Vector, metadata: dict[str, str]) -> None:
-    """Write a safetensors file under another name, force it to disk, then rename it."""
+    """Write a safetensors file under a temporary name, sync it to disk, then rename it."""
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so that all are aligned
     header: dict[str, Any] = {"__metadata__": metadata}
     position = 0

@@ -28,23 +28,22 @@ class Rna(optim.Optimizer):
 
         R = [r_1, ..., r_N],  (R'R / ||R'R||_2 + lambda I) z = 1,  c = z / sum(z)
 
-    r_i is the mean over epoch i of the gradients that the optimizer used (weight decay that it adds included, learning rate
-    dropped), over parameters only; x_i is the network at the end of epoch i: all of one c, floating buffers too (running
-    variances end at zero), integers from the newest.
+    r_i is the mean over epoch i of the gradients that the optimizer used, over parameters only: with the weight decay that the
+    optimizer adds, without the learning rate. x_i is the network at the end of epoch i. One c combines everything, floating
+    buffers too (running variances are clamped at zero); integers are the newest iterate's.
 
     It steps as the optimizer does and passes `param_groups`, `state`, hooks and everything else through, so schedulers may
-    hold either of the two. Steps taken by `GradScaler.step` count, with this object or with the optimizer, as do
-    closures: see `GradientMean`. All tensors stay on the network's device: N copies of what changes in the network, N mean
-    gradients, and the one that grows.
+    hold either of the two. Steps by `GradScaler.step` count, with this object or with the optimizer, and so do closures: see
+    `GradientMean`. All tensors stay on the network's device: N copies of what changes in the network, N mean gradients, and
+    the running mean.
 
     Args:
         network: what is trained; bare, or in DDP, or compiled.
-        optimizer: of its parameters.
-        n: most epochs to combine; the window grows up to it.
+        optimizer: the optimizer of its parameters.
+        n: the most epochs to combine; the window grows up to it.
         reg: lambda >= 0, relative to ||R'R||_2.
-        reset_after: the history is forgotten once, after this many epochs, as the authors' code does after the second; 0:
-            never.
-        coupled_decay: whether the optimizer adds weight decay to the gradient; None: known, for the optimizers of torch.
+        reset_after: the number of epochs after which the history is forgotten once, two in the authors' code; 0: never.
+        coupled_decay: whether the optimizer adds weight decay to the gradient; None: looked up, for the optimizers of torch.
 
     Raises:
         TypeError: n is no whole number.
@@ -53,7 +52,7 @@ class Rna(optim.Optimizer):
     Source: Scieur, Oyallon, d'Aspremont, Bach 2018, arXiv 1805.09639, Algorithm 1, section 4.2 and Listing 1.
     """
 
-    # GradScaler must unscale before it calls us, also where the optimizer could do so within its step
+    # GradScaler must unscale before it calls us, even if the optimizer could do so within its step
     _step_supports_amp_scaling = False
 
     def __init__(
@@ -66,7 +65,7 @@ class Rna(optim.Optimizer):
         reset_after: int = 2,
         coupled_decay: bool | None = None,
     ) -> None:
-        # Optimizer's own __init__ is left out on purpose: groups and state are the wrapped optimizer's, see __getattr__
+        # Optimizer.__init__ is not called on purpose: groups and state are the wrapped optimizer's, see __getattr__
         if not reg >= 0.0:
             raise ValueError(f"reg must be at least 0, not {reg}")
         if reset_after < 0:
@@ -128,18 +127,18 @@ class Rna(optim.Optimizer):
     def accelerate(self, network: nn.Module) -> Extrapolation:
         """Write x_extr = sum_i c_i x_i into a network, and return c.
 
-        Offline: `network` is another one of the same form, and the run is untouched. Online: `network` is the trained one
-        itself, which goes on from the extrapolated point; history and momentum stay, as in the authors' code, for the
+        Offline, `network` is another one with the same tensors, and the run is untouched. Online, `network` is the trained
+        one itself, which goes on from the extrapolated point. History and momentum stay then, as in the authors' code: the
         epochs' gradients remain what they are.
 
-        Where nothing is stored yet (before the first epoch, and after the reset), the network is copied as it is; where
-        there is no solution, the newest iterate is taken; `status` says so.
+        The network is copied as it is if nothing is stored yet (before the first epoch, and after the reset). The newest
+        iterate is taken if there is no solution. `status` says so.
 
         Args:
             network: bare or wrapped, on any device; its mode (train, eval) stays.
 
         Raises:
-            ValueError: the network is not of the same form.
+            ValueError: the network does not have the same tensors.
 
         Source: arXiv 1805.09639, Algorithm 1; online: equation 8.
         """
@@ -158,7 +157,7 @@ class Rna(optim.Optimizer):
             weights: w_1..w_N, oldest first, sum 1; one for each of `len(self.history)`.
 
         Raises:
-            ValueError: there are more or fewer weights than stored iterates, or the network is not of the same form.
+            ValueError: there are more or fewer weights than stored iterates, or the network does not have the same tensors.
         """
         if len(weights) != len(self.history) or not weights:
             raise ValueError(f"{len(self.history)} iterates are stored: they need as many weights, not {len(weights)}")
@@ -166,7 +165,7 @@ class Rna(optim.Optimizer):
 
     @torch.no_grad()
     def _write(self, iterates: Sequence[dict[str, Tensor]], weights: Sequence[float], network: nn.Module) -> None:
-        """Write a weighted sum; what iterates do not hold is the network's own."""
+        """Write a weighted sum; tensors that no iterate holds are the network's own."""
         present = once(everything(self.network))
         places: dict[str, list[Tensor]] = {}
         for name, place in matched(self.network, network):
@@ -176,13 +175,13 @@ class Rna(optim.Optimizer):
             write_sum(tensors, weights, name, places[name])
 
     def restart(self, *, momentum: bool = False) -> Extrapolation:
-        """Put the network itself to the extrapolated point and begin anew there: history and running mean are forgotten.
+        """Move the network itself to the extrapolated point and start again there: history and running mean are forgotten.
 
         The momentum of the old trajectory is set to zero (`momentum_buffer`, Adam's first moment; L-BFGS forgets its
-        pairs); second moments and step counters stay.
+        pairs). Second moments and step counters stay.
 
         Args:
-            momentum: keep it.
+            momentum: whether the momentum is kept.
         """
         found = self.accelerate(self.network)
         self.history.clear()
@@ -201,15 +200,15 @@ class Rna(optim.Optimizer):
                     state[key].zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's, with an entry `rna`: history, the mean within an epoch, and the count of epochs.
+        """The optimizer's state, with an entry `rna`: history, the mean within an epoch, and the count of epochs.
 
-        It holds all stored iterates and gradients: save it where a run resumes from, not with every checkpoint.
+        It holds all stored iterates and gradients: save it in the file from which a run resumes, not in every checkpoint.
         """
         own = {"history": self.history.state_dict(), "mean": self.mean.state_dict(), "stored": self.stored}
         return {**self.optimizer.state_dict(), _ENTRY: own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue, bitwise, where `state_dict` was taken.
+        """Continue where `state_dict` was taken, with the same bits.
 
         Raises:
             ValueError: the state has no entry `rna`, or belongs to another network.

@@ -1,6 +1,6 @@
 """A network as named tensors, and the two things done with several of them: inner products and weighted sums.
 
-Everything stays on the tensors' own device and goes block by block through float64, so that no copy of a network is made.
+Everything stays on the tensors' own device and is computed block by block in float64, so that no network is copied.
 Letters: N vectors, n elements of a block. A vector is a dict of tensors by name; a tensor that a vector lacks is zero.
 """
 
@@ -26,7 +26,7 @@ Vector = dict[str, torch.Tensor]
 
 LINEAR = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 _WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel, AveragedModel)
-# elements of a block: what N of fit in a processor's cache; on an accelerator, what hides the cost of a launch
+# elements of a block: N blocks fit in a processor's cache; on an accelerator a block hides the cost of a launch
 _BLOCK_CPU, _BLOCK_DEVICE = 2**16, 2**20
 # normalization statistics are known by name, as in checkpoints
 _VARIANCE = re.compile(r"(^|\.)running_var$")
@@ -44,7 +44,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 def trained(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of the bare network by their names in its state dict; a tied one once, under its first name.
+    """The parameters of the bare network by their names in its state dict; a tied one has its first name only.
 
     Raises:
         ValueError: a parameter is sharded over processes.
@@ -57,7 +57,7 @@ def trained(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def everything(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of the bare network under all their names; a compiled submodule's like an ordinary one's."""
+    """Parameters and buffers of the bare network under all their names; a compiled submodule's names are ordinary ones."""
     bare = unwrapped(network)
     named: dict[str, Tensor] = dict(bare.named_parameters(remove_duplicate=False))
     named.update(bare.named_buffers(remove_duplicate=False))
@@ -73,10 +73,10 @@ def once(named: Mapping[str, Tensor]) -> Vector:
 
 
 def matched(source: nn.Module, target: nn.Module) -> list[tuple[str, Tensor]]:
-    """Every tensor of `target` with the first name of what belongs into it in `source`.
+    """Every tensor of `target`, with the first name of the tensor of `source` that belongs into it.
 
     Raises:
-        ValueError: the networks are not of the same form.
+        ValueError: the networks do not have the same tensors.
     """
     own, other = everything(source), everything(target)
     if own.keys() != other.keys():
@@ -98,14 +98,14 @@ def matched(source: nn.Module, target: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def check_loaded(vector: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:
-    """See that a saved vector belongs to a network.
+    """Check that a saved vector belongs to a network.
 
     Args:
-        vector: of a state.
-        named: the network's tensors.
+        vector: tensors of a state, by name.
+        named: the network's tensors, by name.
 
     Raises:
-        ValueError: it has a tensor that the network has not, or of another shape.
+        ValueError: the vector has a tensor that the network does not have, or one of another shape.
     """
     for name, tensor in vector.items():
         if name not in named:
@@ -117,7 +117,7 @@ def check_loaded(vector: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> N
 
 
 def widened(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which gradients of parameters of a dtype are summed: float32, or its own if that is wider."""
+    """The dtype in which gradients of parameters of this dtype are summed: float32, or the dtype itself if it is wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -153,7 +153,7 @@ def inner_products(vectors: Sequence[Vector], newest: Vector) -> Float64:
 
 
 def triangular_factor(vectors: Sequence[Vector]) -> Float64:
-    """T with T'T = R'R, (N, N), by QR of the blocks: for float64 vectors whose products would lose small eigenvalues."""
+    """T with T'T = R'R, (N, N), by QR of the blocks, for float64 vectors whose products would lose small eigenvalues."""
 
     def parts() -> Iterator[Float64]:
         for name in dict.fromkeys(name for vector in vectors for name in vector):
@@ -167,22 +167,23 @@ def triangular_factor(vectors: Sequence[Vector]) -> Float64:
 
 
 def _rows(vectors: Sequence[Vector], name: str) -> tuple[list[int], Iterator[Tensor]]:
-    """Which vectors have a tensor, and theirs, block by block, (M, n) float64."""
+    """The numbers of the M vectors that have a tensor, and their parts of it, block by block, (M, n) float64."""
     rows = [i for i, vector in enumerate(vectors) if name in vector]
     flats = [_flat(vectors[i][name]) for i in rows]
     return rows, (torch.stack([_wide(flat[part]) for flat in flats]) for part in _parts(flats[0]))
 
 
 def write_sum(tensors: Sequence[Tensor], weights: Sequence[float], name: str, places: Sequence[Tensor]) -> None:
-    """Write sum_i w_i y_i, rounded once, computed as y_N + sum_i w_i (y_i - y_N): what does not move stays bitwise equal.
+    """Write sum_i w_i y_i, rounded once, computed as y_N + sum_i w_i (y_i - y_N): what does not move keeps its bits.
 
-    Integers, and tensors that are one and the same throughout, are the newest's; running variances end at zero.
+    Integers are the newest iterate's, and so are tensors that are the same object in all. Running variances are clamped at
+    zero.
 
     Args:
         tensors: y_1..y_N, of one shape, dtype and layout.
         weights: w_1..w_N, sum 1.
-        name: by which a running variance is known.
-        places: where to write; of any dtype, layout and device.
+        name: the tensor's name, which shows whether it is a running variance.
+        places: the tensors to write to; of any dtype, layout and device.
     """
     newest = tensors[-1]
     others = [(y, w) for y, w in zip(tensors[:-1], weights[:-1], strict=True) if w != 0.0 and y is not newest]

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
+# an incomplete file is reported after twice the longest time that a checkpoint of the run took to be written, within these
+LEAST_REPORT_S = 10.0
+_MOST_REPORT_S = 600.0
 
 
 @dataclass(slots=True)
 class _Entry:
     identity: FileIdentity
-    since: float
+    since: float  # seen first in its present writing
+    changed: float  # seen with this identity
     due: float
     retry_s: float = _FIRST_RETRY_S
     settled: bool = False
@@ -33,20 +37,30 @@ class _Entry:
 class Readiness:
     """Tracks every candidate: due once it has rested for `quiet_s`, and again, later and later, while incomplete.
 
-    One that keeps changing for `report_after_s` is due, once, as it was when it was first seen: it is then found to be
-    written still, and reported.
+    One that keeps changing, for as long as an incomplete one goes unreported, is due once as it was when it was first
+    seen: it is then found to be written still, and reported.
 
-    All times are seconds of one monotonic clock, passed in. `rested_s` tells how long a file that is new to us has
-    rested already.
+    All times are seconds of one monotonic clock, passed in.
+
+    Args:
+        quiet_s: how long a file must rest.
+        rested_s: says how long a file that is new to us has rested already.
+        at_once: report what is incomplete at once, instead of after twice the longest time that a checkpoint took to be
+            written so far (at least 10 s, at most ten minutes).
     """
 
     def __init__(
-        self, quiet_s: float, report_after_s: float, rested_s: Callable[[FileIdentity], float] = lambda _: 0.0
+        self, quiet_s: float, rested_s: Callable[[FileIdentity], float] = lambda _: 0.0, *, at_once: bool = False
     ) -> None:
         self._quiet_s = quiet_s
         self._rested_s = rested_s
-        self._report_after_s = report_after_s
+        self._at_once = at_once
+        self._longest_s = 0.0
         self._entries: dict[str, _Entry] = {}
+
+    @property
+    def _report_after_s(self) -> float:
+        return 0.0 if self._at_once else max(LEAST_REPORT_S, min(2 * self._longest_s, _MOST_REPORT_S))
 
     def update(self, found: Iterable[Found], now: float) -> list[str]:
         """Take in a scan; returns the names that were there before and are gone.
@@ -66,7 +80,7 @@ class Readiness:
                     entry.identity = each.identity  # links and permissions change ctime, not content
                     continue
                 rested = 0.0 if entry is not None else min(self._rested_s(each.identity), self._quiet_s)
-                new = _Entry(each.identity, now, now + self._quiet_s - rested)
+                new = _Entry(each.identity, now, now, now + self._quiet_s - rested)
                 if entry is not None and not entry.settled:
                     new.since, new.reported, new.restless = (
                         entry.since,
@@ -110,13 +124,27 @@ class Readiness:
         """When the next candidate is due."""
         return min((entry.due for entry in self._entries.values() if not entry.settled), default=None)
 
-    def settle(self, name: str) -> None:
-        """The candidate was admitted or refused: leave it alone until it changes."""
-        if name in self._entries:
-            self._entries[name].settled = True
+    def settle(self, name: str, *, whole: bool) -> None:
+        """Leave a candidate alone until it changes.
+
+        Args:
+            name: the candidate's.
+            whole: whether it is a checkpoint; how long that took to be written is remembered then.
+        """
+        entry = self._entries.get(name)
+        if entry is not None:
+            entry.settled = True
+            if whole:
+                self._longest_s = max(self._longest_s, entry.changed - entry.since)
 
     def postpone(self, name: str, reason: str, now: float) -> bool:
-        """The candidate is incomplete: probe it later. Returns whether that should be reported (once a reason)."""
+        """Probe a candidate later that is incomplete; returns whether to report that (once a reason).
+
+        Args:
+            name: the candidate's.
+            reason: what it lacks.
+            now: the clock.
+        """
         entry = self._entries.get(name)
         if entry is None:
             return False

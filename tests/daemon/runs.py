@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 EVALUATOR = f"{HERE / 'evaluator.py'}:evaluate"
 LIMIT_S = 60.0
+_REPORTING_AFTER = """
+from rna_watch.cli import main
+from rna_watch.watching import readiness
+readiness.LEAST_REPORT_S = {}
+main()
+"""
 
 
 def command(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -84,9 +90,15 @@ def _as_a_process(given: list[str], said: io.StringIO, told: io.StringIO, cwd: P
         logger.handlers, logger.level, logger.propagate, logging.raiseExceptions = before
 
 
-def start_foreground(*arguments: object) -> subprocess.Popen[str]:
-    """A daemon in the foreground, as in a container."""
-    command = [sys.executable, "-m", "rna_watch", "start", *map(str, arguments), "--foreground"]
+def start_foreground(*arguments: object, report_after_s: float | None = None) -> subprocess.Popen[str]:
+    """A daemon in the foreground, as in a container.
+
+    Args:
+        arguments: of `start`.
+        report_after_s: when it reports an incomplete file, before it has seen how long one takes to be written.
+    """
+    begin = ["-m", "rna_watch"] if report_after_s is None else ["-c", _REPORTING_AFTER.format(report_after_s)]
+    command = [sys.executable, *begin, "start", *map(str, arguments), "--foreground"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from rna_watch.errors import EvaluationFailed, UsageError
-from rna_watch.evaluation.evaluator import choosing_metric, finite, split_function
+from rna_watch.evaluation.evaluator import choosing_metric, split_function
 
 from .models import spec
 
@@ -17,12 +17,6 @@ def test_models_are_chosen_by_the_wanted_metric_or_the_first():
     assert choosing_metric(metrics, "accuracy") == "accuracy"
     with pytest.raises(EvaluationFailed, match=r"no 'acc' \(--metric\), only: loss, accuracy"):
         choosing_metric(metrics, "acc")
-
-
-def test_only_finite_metrics_count():
-    """NaN, infinity and absence are no numbers to compare by."""
-    metrics = {"loss": 0.5, "bad": math.nan, "worse": math.inf}
-    assert [finite(metrics, name) for name in ("loss", "bad", "worse", "none")] == [True, False, False, False]
 
 
 @pytest.mark.parametrize(

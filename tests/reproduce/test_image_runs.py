@@ -60,7 +60,7 @@ def alone(small_mnist, tmp_path_factory):
 def beside(small_mnist, tmp_path_factory):
     """The same run with the daemon beside it: its folder, its result, and what was said."""
     folder, said = tmp_path_factory.mktemp("beside"), []
-    return folder, watched.train_watched(a_run(small_mnist), folder, said.append, "cpu"), said
+    return folder, watched.train_watched(a_run(small_mnist), folder, said.append), said
 
 
 def bare(curve):
@@ -133,7 +133,7 @@ def test_the_daemon_judges_what_the_training_judges(beside):
 def test_the_daemon_solves_for_the_coefficients_of_the_training(optimizer, small_mnist, tmp_path):
     """Where windows are the same, c is, to 1e-6; a flat learning rate keeps steps far above the rounding of the weights."""
     run = a_run(small_mnist, optimizer=optimizer, schedule="flat")
-    result = watched.train_watched(run, tmp_path, lambda _: None, "cpu")
+    result = watched.train_watched(run, tmp_path, lambda _: None)
     count, worst = difference_of_coefficients(result, run)
     assert count == 2  # epochs 7 and 8: before, the daemon's window has the second epoch's interval too
     assert worst < 1e-6
@@ -156,7 +156,7 @@ def test_a_finished_run_is_not_trained_again(beside, small_mnist):
     """Called again, nothing is said of epochs, and the result is the same."""
     folder, result, _ = beside
     said = []
-    again = watched.train_watched(a_run(small_mnist), folder, said.append, "cpu")
+    again = watched.train_watched(a_run(small_mnist), folder, said.append)
     assert again == result
     assert not any("epoch" in line and "judged" not in line for line in said)
 
@@ -165,7 +165,7 @@ def test_other_settings_of_the_daemon_are_judged_anew(beside, small_mnist, monke
     """The journal of other settings is not mixed with these: the models are judged from the beginning."""
     folder, _, _ = beside
     monkeypatch.setitem(watched.DAEMON, "windows", [3, 5])
-    again = watched.train_watched(a_run(small_mnist), folder, lambda _: None, "cpu")
+    again = watched.train_watched(a_run(small_mnist), folder, lambda _: None)
     assert "average-10" not in again["daemon"]["recipes"]
     assert again["daemon"]["epochs"] == list(range(1, 9))
 
@@ -176,10 +176,10 @@ def test_large_checkpoints_of_a_finished_run_are_removed(beside, small_mnist, tm
     shutil.copytree(folder, tmp_path / "run", symlinks=True)
     shutil.rmtree(tmp_path / "run" / "epochs" / ".rna-watch")
     monkeypatch.setattr(watched, "_LARGE_BYTES", 1)
-    watched.train_watched(a_run(small_mnist), tmp_path / "run", lambda _: None, "cpu")
+    watched.train_watched(a_run(small_mnist), tmp_path / "run", lambda _: None)
     assert not list((tmp_path / "run" / "epochs").glob("*.pt"))
     monkeypatch.setitem(watched.DAEMON, "windows", [5])
-    again = watched.train_watched(a_run(small_mnist), tmp_path / "run", lambda _: None, "cpu")
+    again = watched.train_watched(a_run(small_mnist), tmp_path / "run", lambda _: None)
     assert bare(again["curve"]) == bare(result["curve"])
     assert again["daemon"]["epochs"] == list(range(1, 9))
 
@@ -238,7 +238,7 @@ def made(last, **others):
 def test_levels_are_counted_as_the_paper_does(small_mnist):
     """Epochs to the best last iterate + tolerance, the speed-up over momentum, and what never got there."""
     task = {"dataset": "mnist", "network": "vgg4", "epochs": 5, "seeds": [0, 1]}
-    choice = networks.Choice(optimizers=("momentum", "sgd"), online=())
+    choice = networks.NetworksSettings(optimizers=("momentum", "sgd"), online=())
     runs = networks.specs(task, small_mnist, choice)
     average = [None, None, 5.2, 5.1, 4.9]
     results = {
@@ -262,7 +262,7 @@ def test_levels_are_counted_as_the_paper_does(small_mnist):
 def test_seeds_that_only_one_optimizer_has_do_not_count(small_mnist):
     """Levels and means are over the seeds that all optimizers have; what is missing is named; online names its seed."""
     task = {"dataset": "mnist", "network": "vgg4", "epochs": 3, "seeds": [0, 1, 2]}
-    runs = networks.specs(task, small_mnist, networks.Choice(online=("momentum",)))
+    runs = networks.specs(task, small_mnist, networks.NetworksSettings(online=("momentum",)))
     results = {run.key: made([9, 8, 7]) for run in runs if run.seed < 2 and run.key != "mnist-vgg4-sgd-seed1"}
     for row in results["mnist-vgg4-momentum-online-seed0"]["curve"]:
         row["extrapolated"] = None
@@ -286,7 +286,9 @@ def test_what_was_not_judged_is_not_filled_in(small_mnist):
     assert found["rna"][2] != found["rna"][2]
     assert first_epoch(found["rna"], 5) == 2
     assert written([1.0, found["rna"][2]]) == "-"
-    runs = networks.specs({"dataset": "mnist", "network": "vgg4", "epochs": 4}, small_mnist, networks.Choice(online=()))
+    runs = networks.specs(
+        {"dataset": "mnist", "network": "vgg4", "epochs": 4}, small_mnist, networks.NetworksSettings(online=())
+    )
     results = {run.key: made([9, 8, 7, 6], rna=[None, None, None, None], average=[None, 5, 5, None]) for run in runs}
     _, errors, _ = networks_tables.tables(runs, results)
     assert not any("best RNA" in row[0] for row in errors.rows)
@@ -295,7 +297,9 @@ def test_what_was_not_judged_is_not_filled_in(small_mnist):
 
 def test_recipes_are_counted_one_by_one(small_mnist):
     """Where the average, neither or RNA was better from epoch 4 on, whole and first half; what was not judged is left out."""
-    runs = networks.specs({"dataset": "mnist", "network": "vgg4", "epochs": 8}, small_mnist, networks.Choice(online=()))
+    runs = networks.specs(
+        {"dataset": "mnist", "network": "vgg4", "epochs": 8}, small_mnist, networks.NetworksSettings(online=())
+    )
     errors = {"average-5": [None, None, 1, 4, 4, 5, 3, 3], "rna-5-1e-08": [None, None, 2, 5, 5, 5, 2, None]}
     results = {run.key: made([9, 8, 7, 6, 5, 5, 5, 5], **errors) for run in runs}
     _, table, _ = networks_tables.tables(runs, results)
@@ -307,7 +311,9 @@ def test_recipes_are_counted_one_by_one(small_mnist):
 
 def test_the_short_tables_name_what_was_not_run(small_mnist):
     """The README's form: a task's title, three levels, the end, and every run that is missing."""
-    runs = networks.specs({"dataset": "mnist", "network": "vgg4", "epochs": 4}, small_mnist, networks.Choice())
+    runs = networks.specs(
+        {"dataset": "mnist", "network": "vgg4", "epochs": 4}, small_mnist, networks.NetworksSettings()
+    )
     results = {run.key: made([9, 8, 7, 6]) for run in runs if not run.online}
     (table,) = networks_tables.summary(runs, results)
     assert table.title == "vgg4 on mnist, 4 epochs, seed 0"
@@ -319,7 +325,7 @@ def test_the_short_tables_name_what_was_not_run(small_mnist):
 def test_the_papers_numbers_stand_beside_ours(small_mnist):
     """A network of the paper on CIFAR-10 has the paper's rows; it is not listed as not run any more."""
     runs = networks.specs(
-        {"dataset": "cifar10", "network": "resnet18", "epochs": 5}, small_mnist, networks.Choice(online=())
+        {"dataset": "cifar10", "network": "resnet18", "epochs": 5}, small_mnist, networks.NetworksSettings(online=())
     )
     levels, _, absent = networks_tables.tables(runs, {run.key: made([20, 9, 6, 5.5, 5]) for run in runs})
     assert ("paper: momentum + RNA", "16", "40", "59", "63", "85") in levels.rows
@@ -340,7 +346,7 @@ def test_numbers_of_curves():
 
 def test_rank_correlation_by_hand(small_mnist):
     """Three networks: an early ranking that is the final one, and one that is its reverse."""
-    choice = prototyping.Choice(networks=("vgg4", "vgg6", "resnet8"), dataset="mnist", epochs=2)
+    choice = prototyping.PrototypingSettings(networks=("vgg4", "vgg6", "resnet8"), dataset="mnist", epochs=2)
     results = {}
     for place, name in enumerate(choice.networks):
         flat = made([10.0 + place, 10.0 - place])["curve"]
@@ -555,7 +561,6 @@ def test_data_are_asked_for(module):
 def test_runs_on_other_data_are_not_mixed_with_these(module, small_mnist, tmp_path, monkeypatch):
     """The same images packed otherwise are the same data; others are refused before anything is run, and named."""
     monkeypatch.setattr(watched, "train", lambda *_: [])
-    monkeypatch.setattr(module, "train", lambda *_: [])
     tasks = [{"dataset": "mnist", "network": "vgg4", "epochs": 2, "held_out": 100}]
     config = {"tasks": tasks} if module is networks else {"dataset": "mnist", "networks": ["vgg4"], "held_out": 100}
     settings = Settings(data=small_mnist, work=tmp_path / "runs", config=config)

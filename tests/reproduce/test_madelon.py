@@ -4,7 +4,7 @@ import pytest
 from rna_watch.errors import UsageError
 from rna_watch.reproduce.madelon import load, standardized
 
-from .conftest import write_madelon
+from .madelon_files import write_madelon
 
 
 def test_the_files_of_the_format_are_read(tmp_path):

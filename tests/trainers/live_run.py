@@ -90,11 +90,13 @@ def _digests(copy: FileIdentity) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def watched(run: Path, *arguments: object, output: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+def watched(
+    run: Path, *arguments: object, output: Path | None = None, report_after_s: float | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A daemon that watches a folder from now on; it must end well."""
     where = ("--output", output) if output else ()
     before = len(events(run, "started", output))
-    daemon = start_foreground(run, *QUICK, *where, *arguments)
+    daemon = start_foreground(run, *QUICK, *where, *arguments, report_after_s=report_after_s)
     try:
         wait_until(lambda: daemon.poll() is not None or len(events(run, "started", output)) > before)
         assert daemon.poll() is None, daemon.communicate()[0]

@@ -138,7 +138,7 @@ def test_a_folder_is_waited_for_in_words_while_it_is_written(tmp_path: Path) -> 
     def reasons() -> list[str]:
         return [event.reason for event in events(run, "waiting")]
 
-    with watched(run, "--incomplete-after", 0.01):
+    with watched(run, report_after_s=0.01):
         folder = run / "checkpoint-100"
         folder.mkdir()
         done = 0

@@ -108,7 +108,7 @@ def test_a_second_training_into_the_same_folder_is_not_mixed_with_the_first(tmp_
 def test_a_copy_from_another_device_is_never_taken_half(tmp_path: Path) -> None:
     """Written in slow pieces onto its final name, then given an older time: waited for, and taken whole, once."""
     run = Run.below(tmp_path)
-    with watched(run.folder, "--incomplete-after", 0.1):
+    with watched(run.folder, report_after_s=0.1):
         _fit(run, "--pause", 0.9, "--slow-copy", 0.5, "--steps", 16, "--last", "true")
         wait_until(run.settled)
     check_each_once(run)

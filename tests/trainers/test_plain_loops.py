@@ -65,7 +65,7 @@ def test_one_name_rewritten_gives_each_save_once(tmp_path: Path, style: str) -> 
 def test_rewritten_without_a_pause_nothing_is_ever_mixed(tmp_path: Path, style: str) -> None:
     """Hundreds of saves over one name: the daemon lives, says that the file never rests, and what it takes is whole."""
     run = Run.below(tmp_path)
-    with watched(run.folder, "--quiet", 0.05, "--scan-interval", 0.05, "--incomplete-after", 1):
+    with watched(run.folder, "--quiet", 0.05, "--scan-interval", 0.05, report_after_s=1):
         _train(style, run, "--count", 150, "--width", 20000, "--pause", 0.02)
         _train(style, run, "--count", 12, "--width", 20000, "--pause", 0.3, "--first", 151)
         last = len(list(run.copies.iterdir())) * 10
@@ -82,7 +82,7 @@ def test_a_file_that_never_rests_is_reported(tmp_path: Path) -> None:
     """Rewritten faster than the quiet period, a file is never taken while that lasts, and the status says so."""
     run = Run.below(tmp_path)
     command = [sys.executable, HERE / f"{TRAINER}.py", "nanogpt", run.folder, "--copies", run.copies]
-    with watched(run.folder, "--quiet", 1.0, "--incomplete-after", 2):
+    with watched(run.folder, "--quiet", 1.0, report_after_s=2):
         with subprocess.Popen(
             [*map(str, command), "--count", "500", "--pause", "0.1"], stdout=subprocess.DEVNULL
         ) as trainer:

@@ -110,7 +110,7 @@ def test_a_name_that_was_seen_half_written_is_resolved(folder: Folder) -> None:
 
 def test_a_rewritten_name_waits_for_a_numbered_one() -> None:
     """checkpoint.pth, quick to write, is not probed before model_5.pth, which was seen no later and still rests."""
-    readiness = Readiness(1.0, 10.0, lambda identity: 0.8 if identity.path == "checkpoint.pth" else 0.0)
+    readiness = Readiness(1.0, lambda identity: 0.8 if identity.path == "checkpoint.pth" else 0.0)
     readiness.update([_found("model_5.pth")], 0.0)
     readiness.update([_found("model_5.pth", 2), _found("checkpoint.pth")], 0.2)
     assert readiness.due(0.5) == []
@@ -119,15 +119,16 @@ def test_a_rewritten_name_waits_for_a_numbered_one() -> None:
 
 def test_a_file_that_never_rests_is_due_once_as_it_was() -> None:
     """Changing for longer than is quietly waited for, a file is offered in its first state, so that it is reported once."""
-    readiness = Readiness(1.0, 3.0)
-    for tick in range(8):
+    readiness = Readiness(1.0)
+    for tick in range(20):
+        assert readiness.due(0.5 * tick) == []
         readiness.update([_found("ckpt.pt", tick)], 0.5 * tick)
-    ((name, identity),) = readiness.due(3.5)
+    ((name, identity),) = readiness.due(10.0)
     assert (name, identity.mtime_ns) == ("ckpt.pt", 0)
-    assert readiness.postpone(name, "it is being written", 3.5)
-    readiness.update([_found("ckpt.pt", 9)], 4.0)
-    assert readiness.due(4.5) == []
-    assert [found.mtime_ns for _, found in readiness.due(5.0)] == [9]
+    assert readiness.postpone(name, "it is being written", 10.0)
+    readiness.update([_found("ckpt.pt", 20)], 10.5)
+    assert readiness.due(11.0) == []
+    assert [found.mtime_ns for _, found in readiness.due(11.5)] == [20]
 
 
 @pytest.fixture

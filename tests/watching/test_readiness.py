@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rna_watch.layout.identity import FileIdentity
 from rna_watch.watching.readiness import Readiness
 from rna_watch.watching.scan import Found
@@ -18,7 +20,7 @@ def _names(readiness: Readiness, now: float) -> list[str]:
 
 def test_a_file_must_rest() -> None:
     """A new file is due once it has rested; any change of its identity begins the rest anew."""
-    readiness = Readiness(2.0, 10.0)
+    readiness = Readiness(2.0)
     readiness.update([_found("a_1")], 0.0)
     assert _names(readiness, 1.9) == []
     readiness.update([_found("a_1", mtime=2)], 1.9)
@@ -29,16 +31,16 @@ def test_a_file_must_rest() -> None:
 
 def test_a_file_that_rested_before_we_came_is_due_at_once() -> None:
     """Old files need no further rest."""
-    readiness = Readiness(2.0, 10.0, lambda _: 100.0)
+    readiness = Readiness(2.0, lambda _: 100.0)
     readiness.update([_found("a_1")], 0.0)
     assert _names(readiness, 0.0) == ["a_1"]
 
 
 def test_a_settled_file_is_left_alone_until_its_content_changes() -> None:
     """A link or a permission (ctime) is no change of content; a rewrite is."""
-    readiness = Readiness(1.0, 10.0)
+    readiness = Readiness(1.0)
     readiness.update([_found("a_1")], 0.0)
-    readiness.settle("a_1")
+    readiness.settle("a_1", whole=True)
     readiness.update([_found("a_1", ctime=2)], 5.0)
     assert (_names(readiness, 9.0), readiness.unsettled()) == ([], 0)
     readiness.update([_found("a_1", mtime=2, ctime=3)], 10.0)
@@ -47,7 +49,7 @@ def test_a_settled_file_is_left_alone_until_its_content_changes() -> None:
 
 def test_an_incomplete_file_is_probed_later_and_later_and_reported_once_a_reason() -> None:
     """The pauses double up to half a minute; a report comes after the limit, again only for another reason."""
-    readiness = Readiness(0.0, 10.0)
+    readiness = Readiness(0.0)
     readiness.update([_found("a_1")], 0.0)
     now, pauses, reports = 0.0, [], []
     for number in range(10):
@@ -63,7 +65,7 @@ def test_an_incomplete_file_is_probed_later_and_later_and_reported_once_a_reason
 
 def test_an_older_file_of_the_sequence_goes_first() -> None:
     """Two files saved at nearly the same moment are taken in their order; another sequence does not wait for them."""
-    readiness = Readiness(2.0, 10.0)
+    readiness = Readiness(2.0)
     readiness.update([_found("a_10"), _found("b_1")], 0.0)
     readiness.update([_found("a_10"), _found("b_1"), _found("a_9")], 1.0)
     assert _names(readiness, 2.0) == ["b_1"]
@@ -74,7 +76,7 @@ def test_an_older_file_of_the_sequence_goes_first() -> None:
 
 def test_names_that_tell_no_step_go_by_time() -> None:
     """Accuracies say nothing of the order; numbered names go first and by their numbers, whatever their times."""
-    readiness = Readiness(0.0, 10.0)
+    readiness = Readiness(0.0)
     names = ["model_acc0.9.pt", "model_acc0.71.pt", "model_acc0.85.pt"]
     rest = [_found(name, mtime=time) for name, time in zip(names, (30, 10, 20), strict=True)]
     readiness.update([*rest, _found("net_10.pt", mtime=40), _found("net_9.pt", mtime=50)], 0.0)
@@ -84,8 +86,49 @@ def test_names_that_tell_no_step_go_by_time() -> None:
 
 def test_files_that_are_gone_are_told_and_forgotten() -> None:
     """A name that disappears is returned once."""
-    readiness = Readiness(1.0, 10.0)
+    readiness = Readiness(1.0)
     readiness.update([_found("a_1")], 0.0)
     assert readiness.update([], 1.0) == ["a_1"]
     assert readiness.update([], 2.0) == []
     assert readiness.next_due() is None
+
+
+def _write(readiness: Readiness, name: str, begin: float, seconds: float, *, whole: bool = True) -> None:
+    """A file that is seen growing for so long, and is taken then."""
+    for tick in range(int(seconds) + 1):
+        readiness.update([_found(name, mtime=tick)], begin + tick)
+    readiness.settle(name, whole=whole)
+
+
+def _reported_after(readiness: Readiness) -> float:
+    """When a file that stays incomplete is reported, in whole seconds."""
+    readiness.update([_found("cut")], 1000.0)
+    return next(wait for wait in range(2000) if readiness.postpone("cut", "it is cut off", 1000.0 + wait))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "after"),
+    [((), 10), ((3,), 10), ((5,), 10), ((20,), 40), ((20, 7), 40), ((7, 20), 40), ((400,), 600)],
+    ids=["none seen", "short", "just the least", "long", "then short", "short before", "very long"],
+)
+def test_an_incomplete_file_is_reported_after_twice_the_longest_writing(seconds: tuple[int, ...], after: int) -> None:
+    """Where checkpoints take long to be written nothing is reported that is merely being written; 10 s at least."""
+    readiness = Readiness(1.0)
+    for number, each in enumerate(seconds):
+        _write(readiness, f"a_{number}", 0.0, each)
+    assert _reported_after(readiness) == after
+
+
+def test_what_is_no_checkpoint_says_nothing_of_how_long_one_takes() -> None:
+    """A log that grew for a minute and was refused then delays no report; nor does the rest of a file, or an old one."""
+    readiness = Readiness(1.0, lambda _: 500.0)
+    _write(readiness, "log", 0.0, 60.0, whole=False)
+    readiness.update([_found("a_1")], 100.0)
+    readiness.update([_found("a_1")], 900.0)
+    readiness.settle("a_1", whole=True)
+    assert _reported_after(readiness) == 10
+
+
+def test_once_reports_at_once() -> None:
+    """Nobody waits there for the rest of a file."""
+    assert _reported_after(Readiness(1.0, at_once=True)) == 0

@@ -1,1 +1,1 @@
-"""Networks on images, trained beside the daemon: data, architectures, the training, its judge, and one run of all these."""
+"""Networks on images: their data, architectures, training and evaluator, and a run of them that the daemon watches."""

@@ -25,9 +25,9 @@ class Vgg(nn.Module):
     """Convolutions of 3 x 3 with batch norm, halved in size by maxima, and one linear layer.
 
     Args:
-        plan: channels of each convolution; 0 is a maximum over 2 x 2.
+        plan: channels of each convolution; 0 stands for a maximum over 2 x 2.
         channels: of the images.
-        classes: of the answers.
+        classes: number of classes.
 
     Source: Simonyan, Zisserman 2014 (arXiv 1409.1556), table 1, with batch norm and without the hidden linear layers.
     """
@@ -52,7 +52,13 @@ class Vgg(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions of 3 x 3 beside a shortcut."""
+    """Two convolutions of 3 x 3 and a shortcut.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        stride: of the first convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -65,7 +71,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of (B, inputs, H, W), (B, outputs, H / stride, W / stride)."""
+        """Features (B, outputs, H / stride, W / stride) of an input (B, inputs, H, W)."""
         inner = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
         return functional.relu(inner + self.shortcut(x))
 
@@ -74,10 +80,10 @@ class ResNet(nn.Module):
     """A ResNet for small images: no early pooling.
 
     Args:
-        blocks: of each stage; every stage but the first halves the size and doubles the width.
+        blocks: number of blocks of each stage; every stage but the first halves the size and doubles the width.
         width: channels of the first stage.
         channels: of the images.
-        classes: of the answers.
+        classes: number of classes.
 
     Source: He, Zhang, Ren, Sun 2015 (arXiv 1512.03385).
     """
@@ -108,7 +114,7 @@ class ResNet(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """Batch norm, 1 x 1 to four times the growth, batch norm, 3 x 3 to the growth; put before what came in."""
+    """Batch norm, 1 x 1 to four times the growth, batch norm, 3 x 3 to the growth; concatenated with the input."""
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
@@ -118,13 +124,13 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of (B, inputs, H, W), (B, growth + inputs, H, W)."""
+        """Features (B, growth + inputs, H, W) of an input (B, inputs, H, W)."""
         inner = self.conv1(functional.relu(self.bn1(x)))
         return torch.cat([self.conv2(functional.relu(self.bn2(inner))), x], 1)
 
 
 class Transition(nn.Module):
-    """Half the channels, and half the size."""
+    """A layer that halves the channels and the size."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -132,7 +138,7 @@ class Transition(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of (B, inputs, H, W), (B, outputs, H / 2, W / 2)."""
+        """Features (B, outputs, H / 2, W / 2) of an input (B, inputs, H, W)."""
         return functional.avg_pool2d(self.conv(functional.relu(self.bn(x))), 2)
 
 
@@ -140,10 +146,10 @@ class DenseNet(nn.Module):
     """A DenseNet for small images, with bottlenecks and a compression of one half.
 
     Args:
-        blocks: dense layers of each block.
+        blocks: number of dense layers of each block.
         growth: channels that each layer adds.
         channels: of the images.
-        classes: of the answers.
+        classes: number of classes.
 
     Source: Huang, Liu, van der Maaten, Weinberger 2016 (arXiv 1608.06993).
     """
@@ -176,7 +182,7 @@ class DenseNet(nn.Module):
 
 
 _VGG19 = (64, 64, _POOL, 128, 128, _POOL, *[256] * 4, _POOL, *[512] * 4, _POOL, *[512] * 4, _POOL)
-# name -> (channels, classes) -> network; the smaller ones are told by the number of their layers, as the large ones are
+# name -> (channels, classes) -> network; the number in a name is the number of layers
 ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     "vgg19": lambda channels, classes: Vgg(_VGG19, channels, classes),
     "resnet18": lambda channels, classes: ResNet((2, 2, 2, 2), 64, channels, classes),
@@ -194,5 +200,11 @@ ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 def build(name: str, channels: int, classes: int) -> nn.Module:
-    """A network by its name, its weights drawn by torch's own initialization, channels last in memory."""
+    """A network with weights of torch's own initialization, channels last in memory.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        channels: of the images.
+        classes: number of classes.
+    """
     return ARCHITECTURES[name](channels, classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

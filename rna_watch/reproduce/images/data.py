@@ -22,35 +22,41 @@ if TYPE_CHECKING:
 # images of a batch that is only evaluated
 _EVALUATED = {"cpu": 500, "cuda": 2000}
 _PADDING = 4
-# one split for all seeds, so that models are chosen and judged on the same images
+# one split for all seeds, so that models are chosen and compared on the same images
 _SPLIT_SEED = 0
 _READERS = {"cifar10": formats.cifar10, "mnist": formats.mnist}
 
 
 class Data(Protocol):
-    """What a network is trained, chosen and judged on: images (B, C, H, W), normalized, with labels (B,), on a device."""
+    """The data of a network: batches of images (B, C, H, W), normalized, with labels (B,), on a device."""
 
     classes: int
     channels: int
 
     def train(self, epoch: int, seed: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of one epoch, in an order and with augmentation that follow from epoch and seed alone."""
+        """Batches of one epoch; their order and augmentation depend on epoch and seed alone.
+
+        Args:
+            epoch: from 1.
+            seed: of the run.
+            batch: images of a batch.
+        """
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images that models are chosen on: part of the training images, trained on by none."""
+        """The images that models are chosen on: training images that no network is trained on."""
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The images that results are reported on."""
 
 
 def form_of(spec: RunSpec) -> formats.Form:
-    """The form of a run's data, before anything is trained; all of them are read, but for a folder's images.
+    """The form of a run's data; all of them are read, except a folder's images.
 
-    The digest is of all images and labels, however their files are packed; of a folder of the images' paths, and the sizes of
-    those in `val`: to read ImageNet takes long.
+    The digest covers all images and labels, however their files are packed. That of a folder covers the images' paths, and
+    the sizes of those in `val`, because reading ImageNet takes long.
 
     Raises:
-        UsageError: the files are not there, or are not of their format.
+        UsageError: the files do not exist, or have another format.
     """
     if spec.dataset not in _READERS:
         from rna_watch.reproduce.images import folder
@@ -74,10 +80,10 @@ def form_of(spec: RunSpec) -> formats.Form:
 
 
 def load(spec: RunSpec, device: torch.device) -> Data:
-    """The data of a run.
+    """The data of a run, on a device.
 
     Raises:
-        UsageError: the files are not there, or are not of their format.
+        UsageError: the files do not exist, or have another format.
     """
     if spec.dataset in _READERS:
         return InMemory(*_READERS[spec.dataset](spec.data), spec, device)
@@ -87,15 +93,15 @@ def load(spec: RunSpec, device: torch.device) -> Data:
 
 
 class InMemory:
-    """CIFAR-10 or MNIST: all images on the device as bytes; crops and flips happen there.
+    """CIFAR-10 or MNIST: all images are on the device as bytes, where they are cropped and flipped.
 
-    Augmentation as in the paper: 4 pixels of zeros around, a random crop, and for CIFAR-10 a flip.
+    The augmentation is the paper's: 4 pixels of zeros around, a random crop, and for CIFAR-10 a flip.
 
     Args:
         train: the training part; `spec.held_out` images of it are split off.
         test: the test part.
         spec: of the run.
-        device: where to hold it.
+        device: of the images.
     """
 
     def __init__(self, train: Labelled, test: Labelled, spec: RunSpec, device: torch.device) -> None:
@@ -113,7 +119,7 @@ class InMemory:
         }
 
     def train(self, epoch: int, seed: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of one epoch; the last incomplete one is used too."""
+        """See `Data.train`; the last incomplete batch is used too."""
         images, labels = self._parts["train"]
         generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
         order = torch.randperm(len(labels), generator=generator).to(images.device)
@@ -143,7 +149,7 @@ class InMemory:
             yield self._normalized(x), y
 
     def _normalized(self, images: Tensor) -> Tensor:
-        """Bytes (B, H, W, C) as numbers (B, C, H, W), channels last in memory."""
+        """Images of bytes (B, H, W, C) as normalized floats (B, C, H, W), channels last in memory."""
         return ((images / 255.0 - self._mean) / self._std).permute(0, 3, 1, 2)
 
 

@@ -1,4 +1,4 @@
-"""Whether runs can be trained at all, seen before anything is: their data are there, and their networks fit them."""
+"""Whether runs can be trained at all, checked before any training: their data exist, and their networks fit the images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def check(runs: Iterable[RunSpec], say: Callable[[str], None]) -> dict[str, str]:
-    """See that runs, which have one folder of data, can be trained; the digest of each of their datasets.
+    """Check that runs can be trained; returns the digest of each of their datasets.
 
     Args:
-        runs: the runs.
-        say: hears what is being read.
+        runs: the runs; all have the same folder of data.
+        say: called with what is being read.
 
     Raises:
         UsageError: data are missing, damaged or too few, or a network does not fit its images.
@@ -43,16 +43,16 @@ def check(runs: Iterable[RunSpec], say: Callable[[str], None]) -> dict[str, str]
 
 
 def _smallest_batch(run: RunSpec, form: Form) -> int:
-    """The images of the smallest batch that is trained on: 1, or 2 where there are more."""
+    """The size of the smallest batch that is trained on: 1, or 2 for every larger one."""
     trained = form.count - run.held_out
     trained = min(trained, run.train_images or trained)
-    # of a folder, the last incomplete batch is left out
+    # the last incomplete batch of a folder is left out
     last = 0 if run.dataset == "folder" else trained % run.batch
     return min(last or run.batch, 2)
 
 
 def _check_fit(run: RunSpec, form: Form, batch: int) -> None:
-    """One pass in the mode of training, on shapes alone: some networks halve small images to nothing."""
+    """Run one forward pass in training mode on shapes alone: some networks halve small images to nothing."""
     try:
         with torch.device("meta"), torch.no_grad():
             network = architectures.build(run.network, form.channels, form.classes)

@@ -35,10 +35,10 @@ _SPLIT_SEED = 0
 
 
 def form_of(spec: RunSpec) -> Form:
-    """The form of a folder's images, none of which is opened: the digest is of their paths, and of the sizes of those in `val`.
+    """The form of a folder's images; none is opened. The digest covers their paths, and the sizes of those in `val`.
 
     Raises:
-        UsageError: the folder is not of this form, or Pillow is missing.
+        UsageError: the folder has another layout, or Pillow is missing.
     """
     classes = _checked_classes(spec)
     train, test = _listed(spec.data / "train", classes), _listed(spec.data / "val", classes)
@@ -58,7 +58,7 @@ def form_of(spec: RunSpec) -> Form:
 
 
 def _checked_classes(spec: RunSpec) -> list[str]:
-    """The classes, which must be the same in both parts; and Pillow must be there."""
+    """The names of the classes, which must be the same in both parts; Pillow must be installed."""
     try:
         import PIL  # noqa: F401 - only its presence matters here
     except ImportError as error:
@@ -80,7 +80,8 @@ def _classes(folder: Path) -> list[str]:
 class _Listed:
     """Images of a folder: their paths below it (n,) as bytes, and the numbers of their classes (n,).
 
-    Arrays, because they go to every worker process: a million path objects would take seconds and half a gigabyte each.
+    They are arrays because they are sent to every worker process: a million path objects would take seconds and half a
+    gigabyte each.
     """
 
     folder: Path
@@ -110,15 +111,15 @@ def _listed(folder: Path, classes: Sequence[str]) -> _Listed:
 class FolderData:
     """The images of a folder; `held_out` of the training images are split off.
 
-    Training images are cropped at random (8 to 100 % of the area, 3:4 to 4:3), resized and flipped; which way follows from
-    seed, epoch and image alone, whatever the number of workers. Others are resized and cropped in the middle.
+    Training images are cropped at random (8 to 100 % of the area, 3:4 to 4:3), resized and flipped. The crop depends on
+    seed, epoch and image alone, whatever the number of workers. Other images are resized and cropped in the middle.
 
     Args:
         spec: of the run.
-        device: where batches go.
+        device: of the batches.
 
     Raises:
-        UsageError: the folder is not there, or not of this form.
+        UsageError: the folder does not exist, or has another layout.
     """
 
     channels = 3
@@ -137,7 +138,7 @@ class FolderData:
         self._std = torch.tensor(_STD, device=device)
 
     def train(self, epoch: int, seed: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of one epoch; the last incomplete one is left out where there is a whole one."""
+        """See `Data.train`; the last incomplete batch is left out if there is a whole one."""
         order = np.random.default_rng((seed, epoch)).permutation(len(self._train))
         dataset = _Images(self._train.part(order), self._spec.side, _Seeds(seed=seed, epoch=epoch, order=order))
         return self._batches(dataset, batch, drop_last=len(order) >= batch)
@@ -169,7 +170,7 @@ class FolderData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seeds:
-    """What the augmentation of the i-th image follows from: seed, epoch, and which image it is."""
+    """What the augmentation of the i-th image depends on: seed, epoch, and the number of the image."""
 
     seed: int
     epoch: int
@@ -177,7 +178,7 @@ class _Seeds:
 
 
 class _Images(Dataset[tuple["npt.NDArray[np.uint8]", int]]):
-    """Images (side, side, 3) with their labels; cropped at random where there are seeds."""
+    """Images (side, side, 3) with their labels; cropped at random if there are seeds."""
 
     def __init__(self, images: _Listed, side: int, seeds: _Seeds | None = None) -> None:
         self._images, self._side, self._seeds = images, side, seeds
@@ -206,14 +207,14 @@ class _Images(Dataset[tuple["npt.NDArray[np.uint8]", int]]):
 
 
 def _middle(width: int, height: int) -> tuple[float, float, float, float]:
-    """The middle square of 224 / 256 of the shorter side: left, top, right, bottom."""
+    """The middle square of 224 / 256 of the shorter side, as left, top, right, bottom."""
     side = min(width, height) / _SHORT
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 
 
 def _crop(width: int, height: int, random: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random part of an image, or the middle where none of ten fits.
+    """A random part of an image as left, top, right, bottom; the middle if none of ten tries fits.
 
     Source: Szegedy et al. 2014 (arXiv 1409.4842), section 6, as in torchvision's RandomResizedCrop.
     """

@@ -46,9 +46,9 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """What a network must fit: channels, height and width of images, and classes.
+    """What a network must fit: channels, height and width of the images, and the number of classes.
 
-    `count` images are there to train on and to hold out; `digest` tells these data from others.
+    `count` is the number of images to train on and to hold out. `digest` identifies the data.
     """
 
     channels: int
@@ -63,11 +63,11 @@ def cifar10(folder: Path) -> tuple[Labelled, Labelled]:
     """CIFAR-10, training and test part: records of one label byte and three planes of 32 x 32 bytes.
 
     Args:
-        folder: with the `.bin` files (plain, .gz or .xz), or with a folder `cifar-10-batches-bin` of them, or with
+        folder: a folder with the `.bin` files (plain, .gz or .xz), with a folder `cifar-10-batches-bin` of them, or with
             `cifar-10-binary.tar.gz` as it is distributed.
 
     Raises:
-        UsageError: the files are not there, or are not of this format.
+        UsageError: the files do not exist, or have another format.
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html, "binary version".
     """
@@ -89,10 +89,10 @@ def mnist(folder: Path) -> tuple[Labelled, Labelled]:
     """MNIST, training and test part, from its four IDX files.
 
     Args:
-        folder: with the files (plain, .gz or .xz), or with a folder `mnist` of them.
+        folder: a folder with the files (plain, .gz or .xz), or with a folder `mnist` of them.
 
     Raises:
-        UsageError: the files are not there, or are not of this format.
+        UsageError: the files do not exist, or have another format.
 
     Source: LeCun, Cortes, Burges, "The MNIST database", file formats.
     """

@@ -1,4 +1,4 @@
-"""What a network is worth on images: the error of each, held out and test; and the daemon's evaluator of a run."""
+"""The error of a network on each held-out and each test image, and the daemon's evaluator of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 HELD_OUT, TEST = "held_out_error", "test_error"
-# the evaluator of a run, written beside it: `rna-watch start RUN/epochs --evaluator RUN/evaluator.py:evaluate`
+# the evaluator of a run, written into its folder: `rna-watch start RUN/epochs --evaluator RUN/evaluator.py:evaluate`
 EVALUATOR = '''"""Error in percent on held-out and on test images; written by `rna-watch reproduce`."""
 
 from pathlib import Path
@@ -29,12 +29,12 @@ evaluate = evaluator_of(Path(__file__).parent)
 
 @torch.no_grad()
 def errors(network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], *, bf16: bool) -> Tensor:
-    """Error in percent (0 or 100) of each image, (n,) float64 on the processor, in eval mode.
+    """Error in percent (0 or 100) of each image in eval mode, (n,) float64 on the processor.
 
     Args:
-        network: its mode is put back.
+        network: its mode is restored.
         batches: images and labels on its device.
-        bf16: under autocast.
+        bf16: whether autocast is used.
     """
     training = network.training
     network.eval()
@@ -47,7 +47,13 @@ def errors(network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], *, bf16
 
 
 def verdict(network: nn.Module, images: data.Data, *, bf16: bool) -> dict[str, float]:
-    """Mean error in percent on held-out and on test images."""
+    """Mean error in percent on held-out and on test images.
+
+    Args:
+        network: its mode is restored.
+        images: the data, on its device.
+        bf16: whether autocast is used.
+    """
     return {
         HELD_OUT: errors(network, images.held_out(), bf16=bf16).mean().item(),
         TEST: errors(network, images.test(), bf16=bf16).mean().item(),

@@ -1,4 +1,4 @@
-"""Which data an experiment's runs were made on, kept beside them: runs on other data are not mixed with these."""
+"""The digests of the data that an experiment's runs were made on, kept with the runs: runs on other data are refused."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ FILE = "data.json"
 
 
 def of_runs(runs: Sequence[RunSpec], settings: Settings) -> dict[str, str]:
-    """See that runs can be trained, and on the data of earlier ones; the digest of each dataset.
+    """Check that runs can be trained, on the same data as earlier ones; returns the digest of each dataset.
 
-    Where nothing is to be run nothing is read: what is kept beside the runs is returned.
+    No data are read if nothing is to be run; the kept digests are returned then.
 
     Args:
         runs: the runs; those of one dataset have one folder of data.
         settings: where the runs are kept, and whether any is to be run.
 
     Raises:
-        UsageError: they cannot be trained, or the data are others than those that earlier runs in the folder were made on.
+        UsageError: a run cannot be trained, or earlier runs in the folder were made on other data.
     """
     kept = _kept(settings)
     if settings.so_far:
@@ -44,7 +44,7 @@ def of_runs(runs: Sequence[RunSpec], settings: Settings) -> dict[str, str]:
 
 
 def keep(digests: Mapping[str, str], settings: Settings) -> None:
-    """Write down what runs in the folder are made on, before the first.
+    """Write down the data of the runs in the folder, before the first run.
 
     Raises:
         StoreError: the folder cannot be written.

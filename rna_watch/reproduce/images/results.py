@@ -1,4 +1,4 @@
-"""The curves of finished runs: test error by epoch, of the last iterate, of RNA in its forms, and of plain averages."""
+"""The curves of finished runs: test error by epoch of the last iterate, of RNA in its forms, and of plain averages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Curve = list[float]
 
 LAST, LOOP, ONLINE, CHOSEN, UNIFORM, BEST_AVERAGE = "last", "loop", "online", "chosen", "uniform", "average"
 DAEMON_RNA, BEST_RNA, AVERAGE_5, EMA = "rna-5-1e-08", "rna", "average-5", "ema"
-# method -> its name in tables, where {} is what the run's own RNA was set to; the daemon's own N and lambdas are fixed
+# method -> its name in tables; {} is the setting of the run's own RNA, while the daemon's N and lambdas are fixed
 _METHODS = {
     LAST: "last iterate",
     LOOP: "RNA in the loop, {}",
@@ -32,6 +32,7 @@ _METHODS = {
     ONLINE: "online RNA, {}",
 }
 METHODS = tuple(_METHODS)
+_RESET_AFTER = 2  # as `training.Rna` does
 _NAMES = {"momentum": "momentum", "sgd": "SGD"}
 
 
@@ -41,15 +42,15 @@ def label(method: str, run: RunSpec) -> str:
 
 
 def optimizer_name(optimizer: str) -> str:
-    """As in the paper's tables."""
+    """The name of an optimizer in the paper's tables."""
     return _NAMES.get(optimizer, optimizer)
 
 
 def curves(result: Mapping[str, Any], metric: str = TEST) -> dict[str, Curve]:
-    """Error in percent by epoch, of every method that the result of a run has; the daemon's are test errors.
+    """Error in percent by epoch of every method in the result of a run; the daemon's are test errors.
 
-    Until a method has its first model (it needs more epochs than there are), a user has the last iterate; where it has none
-    later on, the error is not a number.
+    A user has the last iterate until a method has its first model, for which it may need several epochs. The error is NaN at
+    later epochs without a model.
     """
     rows = result["curve"]
     last = [row["network"][metric] for row in rows]
@@ -74,7 +75,7 @@ def curves(result: Mapping[str, Any], metric: str = TEST) -> dict[str, Curve]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A method after one optimizer: its curves by seed."""
+    """A method with one optimizer: its curves by seed."""
 
     optimizer: str
     method: str
@@ -83,9 +84,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """All runs of one network on one dataset, and what is finished of them; curves by (optimizer, seed), then by method.
+    """All runs of one network on one dataset, and their results so far; curves by (optimizer, seed), then by method.
 
-    Levels are compared within a seed, over the `seeds` that every optimizer has finished that has finished any.
+    Levels are compared within a seed. `seeds` are those that are finished with every optimizer that has a finished run.
     """
 
     runs: Sequence[RunSpec]
@@ -96,22 +97,22 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The network and the dataset, as people say it."""
+        """The network and the dataset in words."""
         return f"{self.runs[0].network.removeprefix('imagenet-')} on {self.runs[0].dataset}"
 
     @property
     def optimizers(self) -> list[str]:
-        """Those of which something is finished."""
+        """The optimizers with a finished run."""
         return list(dict.fromkeys(optimizer for optimizer, _ in self.offline))
 
     @property
     def seeds(self) -> list[int]:
-        """Finished with every optimizer."""
+        """The seeds that are finished with every optimizer."""
         return sorted({s for _, s in self.offline if all((o, s) in self.offline for o in self.optimizers)})
 
     @property
     def reference(self) -> str:
-        """The optimizer over whose last iterate speed-ups are: momentum, as in the paper, or the only one."""
+        """The optimizer whose last iterate speed-ups are relative to: momentum, as in the paper, or the first one."""
         return "momentum" if "momentum" in self.optimizers else self.optimizers[0]
 
     def best(self, seed: int) -> float:
@@ -119,7 +120,7 @@ class Task:
         return min(min(self.offline[optimizer, seed][LAST]) for optimizer in self.optimizers)
 
     def rows(self) -> Iterator[Row]:
-        """Every method, optimizer by optimizer, over the task's seeds; online RNA over those that it was run with."""
+        """Every method, optimizer by optimizer, over the task's seeds; online RNA over the seeds that it was run with."""
         for optimizer in self.optimizers:
             for method in METHODS:
                 found = self.online if method == ONLINE else self.offline
@@ -128,13 +129,13 @@ class Task:
                     yield Row(optimizer=optimizer, method=method, own=own)
 
     def title(self, row: Row) -> str:
-        """A row's first cell; it names the seeds where they are not the task's."""
+        """The first cell of a row; it names the seeds if they are not the task's."""
         seeds = "" if list(row.own) == self.seeds else f" (seed {', '.join(map(str, row.own))})"
         return f"{optimizer_name(row.optimizer)}: {label(row.method, self.runs[0])}{seeds}"
 
 
 def tasks(runs: Sequence[RunSpec], results: Mapping[str, Any]) -> list[Task]:
-    """The tasks of which something offline is finished."""
+    """The tasks with a finished offline run."""
     made = []
     for name in dict.fromkeys((run.dataset, run.network) for run in runs):
         own = [run for run in runs if (run.dataset, run.network) == name]
@@ -157,9 +158,9 @@ def first_epoch(curve: Sequence[float], level: float) -> int | None:
 
 
 def rise(curve: Sequence[float]) -> float:
-    """How far the error goes up from one epoch to the next, in points: the mean of max(0, e_k - e_{k-1}).
+    """How far the error rises from one epoch to the next, in points: the mean of max(0, e_k - e_{k-1}).
 
-    It is 0 for a curve that only falls, however fast. Counted from the seventh epoch on (from the middle of short runs),
+    It is 0 for a curve that only falls, however fast. It counts from the seventh epoch on (from the middle of short runs),
     where RNA in the loop has a full window.
     """
     start = min(7, len(curve) // 2)
@@ -168,7 +169,7 @@ def rise(curve: Sequence[float]) -> float:
 
 
 def written(values: Sequence[float], *, sign: bool = False) -> str:
-    """`mean ± standard error` with two digits, or the only value; `-` where one is not a number."""
+    """`mean ± standard error` with two digits, or the only value; `-` if one is NaN."""
     if not values or any(math.isnan(value) for value in values):
         return "-"
     number = f"{statistics.fmean(values):{'+' if sign else ''}.2f}"
@@ -177,13 +178,11 @@ def written(values: Sequence[float], *, sign: bool = False) -> str:
     return f"{number} ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}"
 
 
-def difference_of_coefficients(
-    result: Mapping[str, Any], run: RunSpec, reset_after: int = 2
-) -> tuple[int, float] | None:
-    """Over how many epochs the training and the daemon solved for the same window, and the largest difference of a c_i.
+def difference_of_coefficients(result: Mapping[str, Any], run: RunSpec) -> tuple[int, float] | None:
+    """The number of epochs at which the training and the daemon solved for the same window, and the largest |difference| of c.
 
-    The training forgets its history after the second epoch and combines N epochs after it; the daemon's weights have an
-    oldest point of weight zero in front. Windows of the same epochs are compared.
+    The training forgets its history after the second epoch and combines the N epochs after it. The daemon's weights begin
+    with an oldest point of weight zero. Windows of the same epochs are compared.
     """
     if "daemon" not in result:
         return None
@@ -191,7 +190,7 @@ def difference_of_coefficients(
     for row in result["curve"]:
         ours = row["c"]
         theirs = result["daemon"]["weights"].get(str(row["epoch"]), {}).get(f"rna-{len(ours)}-{run.reg:.0e}")
-        if row["epoch"] > reset_after + 1 and len(ours) > 1 and theirs is not None and len(theirs) >= len(ours):
+        if row["epoch"] > _RESET_AFTER + 1 and len(ours) > 1 and theirs is not None and len(theirs) >= len(ours):
             worst = max(worst, *(abs(a - b) for a, b in zip(ours, theirs[-len(ours) :], strict=True)))
             count += 1
     return (count, worst) if count else None

@@ -1,4 +1,4 @@
-"""One training run in words: what is trained on what, and how; kept as JSON beside its checkpoints."""
+"""The settings of one training run: what is trained on what, and how; kept as JSON in the run's folder."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ _FLAT_END = 0.1
 class RunSpec:
     """A run.
 
-    `data` is the folder of the data, `dataset` is cifar10, mnist, or folder (of images, as ImageNet's). `network` is a key of
-    `architectures.ARCHITECTURES`, `optimizer` of `OPTIMIZERS`. `schedule` is `paper` (linear to the last learning rate, the
-    last tenth flat), `steps` (divided by ten after each third of the epochs, as usual on ImageNet) or `flat`; `scale`
-    multiplies the learning rates. `online` puts the network itself to the extrapolated point after every epoch. `n` and `reg`
-    are RNA's. `train_images` and `test_images`: so many only, 0 for all; `held_out` of the training images choose models.
-    `bf16`: autocast. `side` is that of a folder's images. `threads` of the processor compute and, beyond the first, read a
-    folder's images. `averaged`: judge the uniform average of RNA's window too.
+    `data` is the folder of the data; `dataset` is cifar10, mnist, or folder (of images, as ImageNet's). `network` is a key of
+    `architectures.ARCHITECTURES`, `optimizer` is a key of `OPTIMIZERS`. `schedule` is `paper` (linear to the last learning
+    rate, the last tenth flat), `steps` (divided by ten after each third of the epochs, as usual on ImageNet) or `flat`.
+    `scale` multiplies the learning rates. `online` moves the network itself to the extrapolated point after every epoch. `n`
+    and `reg` are N and lambda of RNA. `train_images` and `test_images` limit the images that are used, 0 for all; models are
+    chosen on `held_out` training images. `bf16` uses autocast. `side` is that of a folder's images, in pixels. `threads`
+    compute; those beyond the first also read a folder's images. `averaged` also evaluates the uniform average of RNA's window.
     """
 
     data: Path
@@ -87,12 +87,12 @@ class RunSpec:
 
     @property
     def key(self) -> str:
-        """The name of the run: what tells it from the others of an experiment."""
+        """The name of the run, which no other run of an experiment has."""
         online = "-online" if self.online else ""
         return f"{self.dataset}-{self.network}-{self.optimizer}{online}-seed{self.seed}"
 
     def learning_rate(self, epoch: int) -> float:
-        """Of an epoch, 1 to `epochs`.
+        """The learning rate of an epoch, 1 to `epochs`.
 
         Source: the authors' code (`rna_v2`): lr(e) = lr_f + (lr_0 - lr_f) (1 - e / (E - s - 1)) for e < E - s, then lr_f.
         """
@@ -109,14 +109,14 @@ class RunSpec:
 
     @property
     def momentum(self) -> float:
-        """Of the optimizer."""
+        """The momentum of the optimizer."""
         return OPTIMIZERS[self.optimizer][2]
 
     def check_held_out(self, count: int) -> None:
-        """See that of so many images some are left to train on.
+        """Check that some of so many images are left to train on.
 
         Raises:
-            UsageError: none is.
+            UsageError: none is left.
         """
         where = f"{self.data / 'train'} holds" if self.dataset == "folder" else f"{self.dataset} has"
         if not 0 < self.held_out < count:
@@ -125,7 +125,7 @@ class RunSpec:
             )
 
     def stated(self) -> dict[str, Any]:
-        """All that the results depend on: everything but the place of the data."""
+        """Everything that the results depend on: all fields except the folder of the data."""
         return {key: value for key, value in asdict(self).items() if key != "data"}
 
 
@@ -134,7 +134,7 @@ def write(spec: RunSpec, folder: Path) -> None:
 
     Raises:
         UsageError: the folder holds another run.
-        StoreError: it cannot be written.
+        StoreError: the folder cannot be written.
     """
     path = folder / SPEC
     if path.exists() and read(folder).stated() != spec.stated():
@@ -143,20 +143,20 @@ def write(spec: RunSpec, folder: Path) -> None:
 
 
 def read(folder: Path) -> RunSpec:
-    """The spec of a folder."""
+    """The spec of the run in a folder."""
     values = json.loads((folder / SPEC).read_text())
     return RunSpec(**{**values, "data": Path(values["data"])})
 
 
 def checked(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a run as a person gave them, of the right types and in range.
+    """Fields of a run as a person gave them, checked.
 
     Args:
         what: whose settings they are, for the message.
         values: some of the fields of `RunSpec`.
 
     Raises:
-        UsageError: one is unknown, of another type, not finite, or out of range.
+        UsageError: a field is unknown, of another type, not finite, or out of range.
     """
     check_names(what, values, RunSpec)
     for name, value in values.items():
@@ -173,7 +173,7 @@ def checked(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def chosen(what: str, values: Mapping[str, Any], kind: type[ExperimentSettings]) -> ExperimentSettings:
-    """An experiment's own settings: a dataclass, each value of the kind of its default (a list for a tuple).
+    """An experiment's own settings: a dataclass, each value of the type of its default (a list for a tuple).
 
     Args:
         what: whose settings they are, for the message.
@@ -181,7 +181,7 @@ def chosen(what: str, values: Mapping[str, Any], kind: type[ExperimentSettings])
         kind: the dataclass.
 
     Raises:
-        UsageError: one is unknown, or of another kind.
+        UsageError: a setting is unknown, or of another type.
     """
     check_names(what, values, kind)
     usual = kind()
@@ -207,7 +207,12 @@ def check_filled(what: str, **lists: Sequence[Any]) -> None:
 
 
 def check_names(what: str, values: Mapping[str, Any], known: type) -> None:
-    """Refuse names that a dataclass has not.
+    """Refuse names that a dataclass does not have.
+
+    Args:
+        what: whose settings they are, for the message.
+        values: as a person gave them.
+        known: the dataclass.
 
     Raises:
         UsageError: naming the first, and what there is.

@@ -1,8 +1,8 @@
 """The training of a run, a program of its own: `python -m rna_watch.reproduce.images.training RUN`.
 
-It writes RUN/epochs/epoch_001.pt, ..., as any trainer does, and knows nothing of who watches them. RUN/state.pt, which
-lies beside that folder, holds what it needs to go on: killed at any moment, it goes on with the epoch that it was in.
-RUN/curve.json has a row an epoch: learning rate, loss, and what the network and the extrapolated one are worth.
+It writes RUN/epochs/epoch_001.pt, ..., as any trainer does, and does not know that they are watched. RUN/state.pt holds what
+it needs to continue: it may be killed at any moment, and continues with the epoch that it was in. RUN/curve.json has a row for
+each epoch: learning rate, loss, and the errors of the network and the extrapolated one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from rna_watch.errors import RnaWatchError
 from rna_watch.layout import disk
-from rna_watch.reproduce import store
+from rna_watch.reproduce import machine, store
 from rna_watch.reproduce.images import architectures, data
 from rna_watch.reproduce.images.judge import verdict
 from rna_watch.reproduce.images.spec import read
@@ -35,7 +35,7 @@ EPOCHS, CURVE, STATE = "epochs", "curve.json", "state.pt"
 
 
 def main(folder: Path) -> None:
-    """Train the run of a folder to its end, alone: a process that a killed command left behind is waited for."""
+    """Train the run of a folder to its end; wait first for a process that a killed command left behind."""
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,10 +46,10 @@ def main(folder: Path) -> None:
 
 
 def train(folder: Path) -> None:
-    """Train the run of a folder to its end, from where it is."""
+    """Train the run of a folder to its end, from the epoch that it has reached."""
     spec = read(folder)
     torch.set_num_threads(spec.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(machine.device())
     torch.manual_seed(spec.seed)
     images = data.load(spec, device)
     network = architectures.build(spec.network, images.channels, images.classes).to(device)
@@ -81,7 +81,7 @@ def train(folder: Path) -> None:
             "averaged": _averaged(rna, extrapolated, images, spec),
         }
         curve.append(row)
-        # the state first: were it the checkpoint, a stop between the two would have the epoch trained and written again
+        # the state first: with the checkpoint first, a stop between the two would train and write the epoch again
         _save({"network": network.state_dict(), "rna": rna.state_dict(), "curve": curve}, folder / STATE)
         _publish(folder, spec, epoch, network, optimizer)
         print(f"epoch {epoch} of {spec.epochs}", flush=True)
@@ -89,7 +89,7 @@ def train(folder: Path) -> None:
 
 
 def _epoch(network: nn.Module, rna: Rna, images: data.Data, spec: RunSpec, epoch: int) -> float:
-    """One pass over the training images; their mean loss on the way."""
+    """Train one epoch; returns the mean loss over its batches."""
     network.train()
     losses: list[Tensor] = []
     for x, y in images.train(epoch, spec.seed, spec.batch):
@@ -103,7 +103,7 @@ def _epoch(network: nn.Module, rna: Rna, images: data.Data, spec: RunSpec, epoch
 
 
 def _averaged(rna: Rna, network: nn.Module, images: data.Data, spec: RunSpec) -> dict[str, float] | None:
-    """What the uniform average of the stored epochs is worth; it is written into the network."""
+    """The errors of the uniform average of the stored epochs, which is written into the network."""
     if not spec.averaged or not len(rna.history):
         return None
     count = len(rna.history)
@@ -112,7 +112,7 @@ def _averaged(rna: Rna, network: nn.Module, images: data.Data, spec: RunSpec) ->
 
 
 def _publish(folder: Path, spec: RunSpec, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the epoch's checkpoint, unless it is there; online nobody watches, and there are none."""
+    """Write the epoch's checkpoint, unless it exists; an online run has none, because nobody watches it."""
     path = folder / EPOCHS / f"epoch_{epoch:03d}.pt"
     if not spec.online and not path.exists():
         _save({"epoch": epoch, "model": network.state_dict(), "optimizer": optimizer.state_dict()}, path)

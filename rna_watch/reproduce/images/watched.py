@@ -1,4 +1,4 @@
-"""One run of a network: trained in a process of its own, beside a daemon that watches its checkpoints and judges them."""
+"""One run of a network: trained in a process of its own, while a daemon watches its checkpoints and evaluates them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from rna_watch.acceleration.methods import AVERAGE, RNA
 from rna_watch.comparison.comparison import CHOSEN, compare
 from rna_watch.comparison.members import members_of
@@ -20,22 +18,25 @@ from rna_watch.daemon import background
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.journal import run_paths
 from rna_watch.journal.status import load, status_of
-from rna_watch.reproduce.images import judge, spec
+from rna_watch.reproduce import machine
+from rna_watch.reproduce.experiment import Part
+from rna_watch.reproduce.images import judge, origin, spec
 from rna_watch.reproduce.images.training import CURVE, EPOCHS, STATE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from rna_watch.comparison.comparison import Comparison
     from rna_watch.comparison.members import Member
     from rna_watch.journal.replay import Checkpoint, RunState
     from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.reproduce.experiment import Settings
     from rna_watch.reproduce.images.spec import RunSpec
 
-# longer than one evaluation may take: beyond this without any progress something is wrong
+# longer than any evaluation may take: without progress for so long, something is wrong
 _STUCK_S = 7200.0
-# checkpoints of a finished run that take more than this are removed: their models were judged
+# larger checkpoints of a finished run are removed, in all: their models were evaluated
 _LARGE_BYTES = 2**30
 # the members that the tables show: averages of 3, 5 and 10, exponential ones and RNA at 5 and 10, RNA at two lambdas
 DAEMON: dict[str, Any] = {
@@ -56,12 +57,12 @@ DAEMON: dict[str, Any] = {
 
 
 def train(run: RunSpec, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Train a run to its end, or from where it was stopped; its curve, a row an epoch.
+    """Train a run to its end, or continue it; returns its curve, a row for each epoch.
 
     Args:
         run: what to train.
         folder: of the run.
-        say: hears of every epoch.
+        say: called with a line for every epoch.
 
     Raises:
         RnaWatchError: the training failed.
@@ -92,16 +93,35 @@ def train(run: RunSpec, folder: Path, say: Callable[[str], None]) -> list[dict[s
     return curve
 
 
-def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device: str) -> dict[str, Any]:
-    """Train a run with the daemon beside it; the training's `curve`, and what the `daemon` found.
+def part(run: RunSpec, key: str, settings: Settings, digests: Mapping[str, str], *, watched: bool) -> Part:
+    """A run as a part of an experiment.
 
-    The checkpoints of a finished run stay, unless they are large; a run is trained again only where they are needed and gone.
+    Args:
+        run: what to train.
+        key: of the part; the name of the run's folder.
+        settings: where runs are kept, and what is called with a line for every epoch.
+        digests: of the data of the runs, by dataset.
+        watched: whether the daemon watches it.
+    """
+
+    def train_it(_: Mapping[str, Any]) -> dict[str, Any]:
+        origin.keep(digests, settings)
+        folder = settings.work / key
+        found = train_watched(run, folder, settings.say) if watched else {"curve": train(run, folder, settings.say)}
+        return {"device": machine.device_name(), **found}
+
+    return Part(key=key, run=train_it, identity={"run": run.stated()} | ({"daemon": DAEMON} if watched else {}))
+
+
+def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train a run while the daemon watches; returns the training's `curve`, and what the `daemon` found.
+
+    The checkpoints of a finished run stay, unless they are large. A run is trained again only if they are needed and gone.
 
     Args:
         run: what to train.
         folder: of the run.
-        say: hears of every epoch.
-        device: of the daemon's evaluator.
+        say: called with a line for every epoch.
 
     Raises:
         RnaWatchError: the training or the daemon failed.
@@ -110,7 +130,10 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device
     epochs = folder / EPOCHS
     epochs.mkdir(exist_ok=True)
     where = run_paths.resolve(epochs, None)
-    settings, text = folder / "daemon.yaml", json.dumps({**DAEMON, "device": device}, indent=1)  # JSON is YAML
+    settings, text = (
+        folder / "daemon.yaml",
+        json.dumps({**DAEMON, "device": machine.device()}, indent=1),
+    )  # JSON is YAML
     if settings.exists() and settings.read_text() != text:
         _forget(folder, where)
     (folder / "evaluator.py").write_text(judge.EVALUATOR)
@@ -133,11 +156,11 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None], device
     if sum(path.stat().st_size for path in checkpoints) > _LARGE_BYTES:
         for path in checkpoints:
             path.unlink()
-    return {"device": named(device), "curve": curve, "daemon": daemon}
+    return {"curve": curve, "daemon": daemon}
 
 
 def _forget(folder: Path, where: RunPaths) -> None:
-    """Remove what a daemon of other settings found; and the training too, where its checkpoints are gone."""
+    """Remove what a daemon of other settings found; remove the training too, if its checkpoints are gone."""
     with contextlib.suppress(NothingToDo):
         background.stop(where)  # left behind by a command that was killed
     for made in (where.models, where.state):
@@ -147,17 +170,12 @@ def _forget(folder: Path, where: RunPaths) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def named(device: str) -> str:
-    """What a device is called."""
-    return torch.cuda.get_device_name() if device.startswith("cuda") else device
-
-
 def found(comparison: Comparison, state: RunState) -> dict[str, Any]:
-    """What the journal of a run says, by epoch: test error of each kind and recipe, which member it was, and its weights.
+    """The findings of a run's journal by epoch: test error of each kind and recipe, which member it was, and weights.
 
-    `values[key][i]` belongs to `epochs[i]`; None where there was none. A kind's member (`picked`) is the one with the lowest
-    held-out error; `uniform` is the best uniform average, where `average` may be an exponential one. `weights` are those of
-    RNA with the smallest lambda, for comparison with the training's own.
+    `values[key][i]` belongs to `epochs[i]`, and is None if there was none. A kind's member (`picked`) is the one with the
+    lowest held-out error. `uniform` is the best uniform average, while `average` may be an exponential one. `weights` are
+    those of RNA with the smallest lambda, for comparison with the training's own.
     """
     rows = comparison.rows
     keys = [*comparison.kinds, CHOSEN, *comparison.members]
@@ -179,13 +197,13 @@ def found(comparison: Comparison, state: RunState) -> dict[str, Any]:
 
 
 def _best_uniform(checkpoint: Checkpoint) -> Member | None:
-    """The uniform average with the lowest held-out error; None before there is one."""
+    """The uniform average with the lowest held-out error, or None."""
     members = [m for m in members_of(checkpoint).values() if m.method == AVERAGE and judge.HELD_OUT in m.metrics]
     return min(members, key=lambda member: member.metrics[judge.HELD_OUT], default=None)
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, list[float]]:
-    """Of every RNA member with the smallest lambda, by name."""
+    """The weights of every RNA member with the smallest lambda, by name."""
     candidates = checkpoint.searched.candidates if checkpoint.searched else []
     smallest = min(DAEMON["regularizations"])
     return {c["name"]: list(c["weights"]) for c in candidates if c["method"] == RNA and c["regularization"] == smallest}
