@@ -67,11 +67,7 @@ class EvaluationRounds:
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        recorder: Recorder,
-        evaluators: Sequence[Evaluator],
-        show: Callable[[Work], None],
+        self, config: RunConfig, recorder: Recorder, evaluators: Sequence[Evaluator], show: Callable[[Work], None]
     ) -> None:
         self.config = config
         self.recorder = recorder
