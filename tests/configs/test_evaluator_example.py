@@ -3,7 +3,6 @@ import math
 import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rna_watch.evaluation.evaluator import choosing_metric
 from rna_watch.evaluation.metrics import check_metrics
 from rna_watch.journal import log
 from rna_watch.journal.replay import replay
+from tests.daemon.runs import rna_watch
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "configs" / "evaluator_example.py"
@@ -47,6 +47,22 @@ def environment(run, **changes):
         "OMP_NUM_THREADS": "1",
     }
     return os.environ | own | changes
+
+
+@pytest.fixture
+def judged(run, tmp_path, monkeypatch):
+    """Runs `once` on the run from the root of the repository, with these options; the folder of what it wrote."""
+
+    def call(*options, **changes):
+        for name, value in environment(run, XDG_STATE_HOME=str(tmp_path), **changes).items():
+            monkeypatch.setenv(name, value)
+        output = tmp_path / "out"
+        result = rna_watch("once", run / "run", *options, "--engine", "local", "--output", output, cwd=ROOT)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "problem" not in result.stdout + result.stderr
+        return output
+
+    return call
 
 
 @pytest.fixture
@@ -89,42 +105,21 @@ def test_as_a_command_it_prints_the_metrics_of_a_real_checkpoint(run, as_script,
     assert math.isfinite(metrics["loss"])
 
 
-def test_rna_watch_judges_models_with_it(run, tmp_path):
+def test_rna_watch_judges_models_with_it(run, judged):
     """With the settings of configs/pytorch.yaml, models are judged by the true error."""
-    output = tmp_path / "out"
-    command = ["once", run / "run", "--config", PYTORCH, "--engine", "local", "--output", output]
-    result = subprocess.run(
-        [sys.executable, "-m", "rna_watch", *command],
-        cwd=ROOT,
-        env=environment(run, XDG_STATE_HOME=str(tmp_path)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    output = judged("--config", PYTORCH)
     manifest = json.loads((output / "rna" / "epoch_003.pt.json").read_text())
     original = expected_error(run / "run" / "epoch_003.pt", run)
     assert manifest["metrics"]["original"]["error"] == pytest.approx(original)
 
 
-def test_with_training_data_weights_are_trained_and_statistics_re_estimated(run, tmp_path):
+def test_with_training_data_weights_are_trained_and_statistics_re_estimated(run, judged):
     """TRAINING_DATA lets the same file train a window's weights, re-estimate batch norm, and screen on a part of the data."""
-    output = tmp_path / "out"
-    command = ["once", run / "run", "--evaluator", f"{EXAMPLE}:evaluate", "--engine", "local", "--output", output]
-    command += ["--normalization", "re-estimate", "--methods", "average,rna,trained"]
-    command += ["--first-round", "0.5", "--max-candidates", "1"]
-    result = subprocess.run(
-        [sys.executable, "-m", "rna_watch", *command],
-        cwd=ROOT,
-        env=environment(run, XDG_STATE_HOME=str(tmp_path), TRAINING_DATA=str(run / "batches")),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    output = judged(
+        *("--evaluator", f"{EXAMPLE}:evaluate", "--normalization", "re-estimate", "--methods", "average,rna,trained"),
+        *("--first-round", "0.5", "--max-candidates", "1"),
+        TRAINING_DATA=str(run / "batches"),
     )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "problem" not in result.stdout + result.stderr
     state = replay(log.read(output / ".rna-watch" / "journal.jsonl"))
     newest = state.checkpoints["epoch_003.pt"]
     assert newest.evaluations.keys() >= {"last", "average-2", "trained-2"}

@@ -53,4 +53,4 @@ def test_its_command_watches_and_its_health_check_tells(image, run, begin, finis
     wait_for(lambda: len(models(run)) == 2, "models", watcher)
     assert finish(health)[0] == 0
     watcher.send_signal(signal.SIGTERM)
-    assert watcher.wait(timeout=60) == 0
+    assert watcher.wait(timeout=120) == 0

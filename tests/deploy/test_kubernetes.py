@@ -92,11 +92,11 @@ def test_the_side_car_watches_the_training_and_finishes_its_last_checkpoint(
     watcher = begin(command_of(side_car, **folders))
     training = begin([str(EPOCHS) if part == "40" else part for part in command_of(train, **folders)])
     wait_for(lambda: finish(probe)[0] == 0, "sign of life", watcher)
-    said, _ = training.communicate(timeout=60)
+    said, _ = training.communicate(timeout=120)
     assert training.returncode == 0, said
     assert f"epoch {EPOCHS}\n" in said
     watcher.send_signal(signal.SIGTERM)  # at once: the last checkpoint has not rested long enough to be read
-    said, _ = watcher.communicate(timeout=60)
+    said, _ = watcher.communicate(timeout=120)
     assert watcher.returncode == 0, said
     assert said.index("stopped: signal SIGTERM") < said.index("stopped: done")
     assert stages(run)[f"epoch_{EPOCHS:03d}.pt"] == "published"
@@ -119,7 +119,7 @@ def test_a_side_car_that_cannot_run_ends_with_its_own_status(job, settings, begi
     """A wrong configuration shows as status 2, so that the kubelet restarts it and tells."""
     (settings / "rna-watch.yaml").write_text("windw: 3\n")
     watcher = begin(command_of(job["initContainers"][0], runs=tmp_path / "runs", **{"etc/rna-watch": settings}))
-    said, _ = watcher.communicate(timeout=60)
+    said, _ = watcher.communicate(timeout=120)
     assert watcher.returncode == 2
     assert "did you mean 'window'" in said
 
@@ -154,4 +154,4 @@ def test_the_command_beside_the_ray_cluster_watches(run, begin, finish):
     wait_for(lambda: len(models(run)) == 2, "models", watcher)
     assert finish(probe_of(container, **folders))[0] == 0
     assert finish(["rna-watch", "stop", run])[0] == 0
-    assert watcher.wait(timeout=60) == 0
+    assert watcher.wait(timeout=120) == 0

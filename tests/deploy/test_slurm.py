@@ -43,7 +43,7 @@ def test_a_run_is_watched_while_it_trains_and_finished_afterwards(begin, srun_lo
     wait_for(lambda: "epoch_4.pt" in models(run), "model of the fourth epoch", job)
     assert not (run / "epoch_5.pt").exists(), "the training has not ended yet"
     go.touch()
-    assert job.wait(timeout=60) == 0
+    assert job.wait(timeout=120) == 0
     assert models(run) == {"epoch_3.pt", "epoch_4.pt", "epoch_5.pt"}
     assert stages(run)["epoch_5.pt"] == "published"
     said = (tmp_path / "rna-watch-17.log").read_text()
@@ -79,7 +79,7 @@ def test_trouble_of_ours_is_no_trouble_of_the_training(begin, srun_log, command,
         RNA_WATCH_OPTIONS="--windw 3",
         RNA_WATCH_FINISH="0",
     )
-    assert job.wait(timeout=60) == status
+    assert job.wait(timeout=120) == status
     assert "No such option" in (srun_log.parent / "rna-watch-17.log").read_text()
     assert " once " not in srun_log.read_text()
 
@@ -92,7 +92,7 @@ def test_trouble_of_ours_is_no_trouble_of_the_training(begin, srun_log, command,
 def test_a_job_that_lacks_something_says_what(begin, srun_log, arguments, run_dir, sentence):
     """Without a training command or a run directory nothing is started, and a sentence says what is missing."""
     job = begin(["bash", SCRIPT, *arguments], RUN_DIR=run_dir)
-    said, _ = job.communicate(timeout=60)
+    said, _ = job.communicate(timeout=120)
     assert job.returncode != 0
     assert sentence in said
     assert not srun_log.exists()

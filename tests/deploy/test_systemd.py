@@ -43,7 +43,7 @@ def test_the_start_command_watches_and_the_stop_signal_ends_it_in_good_order(uni
 def test_a_wrong_option_is_not_tried_again(unit, run, begin):
     """A usage error ends with the status that prevents a restart."""
     watcher = begin(command(unit["ExecStart"], run, "--windw 3"), cwd=run)
-    watcher.communicate(timeout=60)
+    watcher.communicate(timeout=120)
     assert watcher.returncode == int(unit["RestartPreventExitStatus"])
 
 
