@@ -1,7 +1,7 @@
-"""The disk reserve: how much of the disk is left to the training, and what of ours gives way to it.
+"""The disk reserve: how much of the disk is left to the training, and what of ours makes room for it.
 
-A pinned checkpoint that the trainer has deleted still takes its space, and so do models: a disk that is large enough for
-the training alone may be too small for both, and a training that cannot save ends.
+A pinned checkpoint still takes its space after the trainer has deleted it, and so do models. A disk that is large enough
+for the training alone may be too small for both, and a training that cannot save ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
 
-_AUTO_CHECKPOINTS = 2  # what a trainer writes before it deletes, and once more for what comes meanwhile
+_AUTO_CHECKPOINTS = 2  # one that a trainer writes before it deletes, and one that comes meanwhile
 _SHORT, _HELD = "room", "held"  # problems
 _REMEDY = (
     "make room there, name another disk with --output, or lower --keep, --window or --reserve; it goes on by itself"
@@ -30,7 +30,13 @@ FOR_TRAINING = "the training may need the room on the disk"
 
 
 class DiskReserve:
-    """Measures the disk that outputs are written to against the reserve, and remembers which models wait for room."""
+    """Compares the free space of the outputs' disk with the reserve, and remembers which models wait for room.
+
+    Args:
+        config: the settings.
+        output: the folder that outputs are written to.
+        recorder: journal and state.
+    """
 
     def __init__(self, config: RunConfig, output: Path, recorder: Recorder) -> None:
         self._config = config
@@ -40,10 +46,10 @@ class DiskReserve:
         self._writing = False
 
     def fits(self, size_bytes: int, checkpoint_bytes: int = 0) -> bool:
-        """Whether so much may be written: the reserve is free afterwards.
+        """Whether so much may be written, because the reserve is free afterwards.
 
         Args:
-            size_bytes: what is to be written; 0 for a hard link, which takes no space before the trainer lets go of it.
+            size_bytes: what is to be written; 0 for a hard link, which takes no space until the trainer deletes its file.
             checkpoint_bytes: size of the newest checkpoint, if it is not admitted yet.
         """
         if self._config.reserve == 0:
@@ -51,25 +57,25 @@ class DiskReserve:
         return self._free_bytes() - size_bytes >= self._reserve_bytes(self._largest_bytes(checkpoint_bytes))
 
     def keep(self, pins: Callable[[], Iterable[tuple[Checkpoint, int]]], let_go: Callable[[Checkpoint], None]) -> None:
-        """See that the training has its room, and one more model its own: let go of pinned checkpoints until it is so.
+        """Unpin checkpoints until there is room for the training and for one more model.
 
-        Those whose space only we hold go first, the oldest before the newer. Where that is not enough the others go too: held by
-        a link, what the trainer deletes would give it no room.
+        Those whose space only we hold go first, the oldest before the newer. The others go too if that is not enough: what
+        the trainer deletes gives it no room while a link holds it.
 
         Args:
-            pins: all pinned checkpoints, oldest first, with the bytes that only the pin holds.
-            let_go: what lets go of one.
+            pins: returns all pinned checkpoints, oldest first, with the bytes that only the pin holds.
+            let_go: unpins one.
         """
         largest = self._largest_bytes()
         if self._config.reserve == 0 or not largest:
             return
         reserve = self._reserve_bytes(largest)
-        # while a model is being written, its own room is in use already
+        # a model that is being written uses its own room already
         model = self._model_bytes(largest)
         wanted = reserve if self._writing else reserve + model
         free = self._free_bytes()
         if free >= wanted:
-            if free >= reserve + model + largest:  # so that the next save does not bring the problem back
+            if free >= reserve + model + largest:  # the next save must not bring the problem back
                 self._recorder.solved(_SHORT)
             return
         holding = [(checkpoint, held) for checkpoint, held in pins() if held]
@@ -85,7 +91,7 @@ class DiskReserve:
             self.say_short()
 
     def say_short(self, checkpoint_bytes: int = 0) -> None:
-        """Report that checkpoints are not kept from the trainer's retention, for want of room."""
+        """Report that there is no room to keep checkpoints that the trainer deletes."""
         largest = self._largest_bytes(checkpoint_bytes)
         wanted = size(self._reserve_bytes(largest) + self._model_bytes(largest))
         self._recorder.problem(
@@ -95,17 +101,17 @@ class DiskReserve:
         )
 
     def hold(self, name: str, size_bytes: int) -> None:
-        """Let a model wait until so much fits."""
+        """Let a model wait until that many bytes fit."""
         self._held[name] = size_bytes
         reserve = self._reserve_bytes(self._largest_bytes())
         self._recorder.problem(
             _HELD,
-            f"models wait: none has room beside the {size(reserve)} that the training may need ({self._output})",
+            f"models wait: each would leave less than {size(reserve)} free for the training ({self._output})",
             _REMEDY,
         )
 
     def holds(self, name: str) -> bool:
-        """Whether a model still waits; where it fits now, it does not any more."""
+        """Whether a model still waits; it stops waiting if it fits now."""
         needed = self._held.get(name)
         if needed is None:
             return False
@@ -118,7 +124,7 @@ class DiskReserve:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """The time in which a model is written, or given to a command, whose room was found before."""
+        """The time in which a model is written, or given to a command, after its room was found."""
         self._writing = True
         try:
             yield
@@ -126,11 +132,11 @@ class DiskReserve:
             self._writing = False
 
     def _free_bytes(self) -> float:
-        """What this user may still write; without bounds where the file system does not tell."""
+        """What this user may still write; infinity if the file system does not say."""
         try:
             usage = shutil.disk_usage(self._output)
         except OSError:
-            return math.inf  # the run's folder is gone for a while; whoever writes there is told
+            return math.inf  # the run's folder is gone for a while; writing there reports it
         return usage.free if usage.total else math.inf
 
     def _reserve_bytes(self, largest_bytes: int) -> int:
@@ -138,7 +144,7 @@ class DiskReserve:
         return _AUTO_CHECKPOINTS * largest_bytes if reserve == "auto" else int(reserve * 2**30)
 
     def _model_bytes(self, largest_bytes: int) -> int:
-        """Room that the next model takes at most, with its plain copy, or with the candidates that a command is given."""
+        """The most room that the next model takes, with its plain copy, or with the candidates that a command is given."""
         copies = 1 if self._config.export == "none" else 2
         return max(copies, self._config.evaluators if self._config.evaluate_command else 0) * largest_bytes
 

@@ -1,7 +1,7 @@
-"""Rounds of evaluation: the candidates of one checkpoint are evaluated, and those that are searched for with the results.
+"""Rounds of evaluation: the candidates of one checkpoint, and those that are searched for with their results.
 
-A round of evaluation runs on several evaluators at a time; every result is recorded as it comes, so that a restart goes on
-where this one ended (but for candidates whose per-example values were lost with the process: those are evaluated again).
+A round runs on several evaluators at a time. Every result is recorded as it comes, so that a restart continues there;
+only candidates whose per-example values were lost with the process are evaluated again.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from rna_watch.evaluation.evaluator import Evaluation
     from rna_watch.layout.dtypes import Array
 
-SCREENED = 3  # how many times as many candidates a cheap first round looks at
+SCREENED = 3  # a cheap first round evaluates so many times as many candidates
 _RE_ESTIMATED_SUFFIX = "+re-estimated"
 
 
 @dataclass(slots=True)
 class Evaluated:
-    """What the trials of one checkpoint gave: candidates, their per-example values, re-estimated statistics; by name.
+    """The results of one checkpoint's evaluation: candidates, per-example values and re-estimated statistics, by name.
 
-    `evaluated` names those whose metrics in the journal are of the very models that are meant here, with all that belongs
-    to them at hand; others are as good as not evaluated.
+    `evaluated` names the candidates whose metrics in the journal are of exactly these models, and whose values and
+    statistics are at hand; the others count as not evaluated.
     """
 
     family: Family
@@ -62,8 +62,8 @@ class EvaluationRounds:
     Args:
         config: the settings.
         recorder: journal and state.
-        evaluators: as many as may run at a time.
-        show: told what is being done.
+        evaluators: they run at the same time.
+        show: called with the work at hand.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class EvaluationRounds:
         self.show = show
 
     def run(self, window: Window, residuals: Residuals, members: Family, *, search: bool = True) -> Evaluated:
-        """Evaluate a window's family and what can be found from it; failures are recorded and leave the others.
+        """Evaluate a window's family and what can be found from it; a failure is recorded and costs that candidate only.
 
         Args:
             window: the inputs.
-            residuals: of the window.
+            residuals: the window's residuals.
             members: the family.
-            search: whether candidates besides the original are to be found at all.
+            search: evaluate candidates other than the original too.
 
         Raises:
             Cancelled: the evaluators were closed.
@@ -96,7 +96,7 @@ class EvaluationRounds:
         return evaluation.outcome
 
     def unevaluated(self, window: Window, residuals: Residuals) -> Family:
-        """What is left to publish where nothing could be evaluated."""
+        """The family to publish from if nothing could be evaluated."""
         found = unevaluated(residuals)
         if self.evaluators and self.config.normalization != "combine":
             return found
@@ -104,7 +104,7 @@ class EvaluationRounds:
         return replace(found, candidates=tuple(replace(each, statistics=kind) for each in found.candidates))
 
     def kinds(self, window: Window, offered: frozenset[str] | None) -> tuple[str, ...]:
-        """The ways in which normalization statistics are made in a window; what is wanted and cannot be is reported."""
+        """The ways in which normalization statistics are made in a window; a wanted way that is impossible is reported."""
         kinds, problem = statistics_modes.kinds(self.config.normalization, window.layouts[-1], offered)
         if problem is not None:
             self.recorder.problem(NORMALIZATION, *problem)
@@ -113,7 +113,7 @@ class EvaluationRounds:
         return kinds
 
     def settle(self, metric: str) -> None:
-        """Say, once, by which metric and in which direction is chosen."""
+        """Record, once, the metric that models are chosen by, and its direction."""
         settled = self.recorder.state.metric
         same = settled is not None and settled.metric == metric
         mode = self.config.mode or (settled.mode if settled is not None and same else infer_mode(metric))
@@ -124,7 +124,13 @@ class EvaluationRounds:
 class CheckpointEvaluation:
     """The evaluation of one checkpoint's candidates.
 
-    `kinds` are the ways in which normalization statistics are made here; with two, the second has candidates of its own.
+    `kinds` are the ways in which normalization statistics are made here; a second way has candidates of its own.
+
+    Args:
+        rounds: the settings, the journal and the evaluators.
+        window: the K inputs.
+        residuals: the window's residuals.
+        members: the family.
     """
 
     def __init__(self, rounds: EvaluationRounds, window: Window, residuals: Residuals, members: Family) -> None:
@@ -142,11 +148,11 @@ class CheckpointEvaluation:
         self._total = 0
 
     def run(self, *, search: bool) -> None:
-        """Evaluate the original, then (if `search`) everything else; failures are recorded and leave the others."""
+        """Evaluate the original, then (if `search`) everything else; a failure is recorded and costs that candidate only."""
         last, *others = self.outcome.family.candidates
         self._total = 1 + len(others)
         if not self._evaluate([last]) or not search:
-            return  # what fails on the original fails on the rest
+            return  # an evaluator that fails on the original fails on the rest
         offered = offers(self.evaluators[0], self.recorder)
         self.kinds = self._rounds.kinds(self.window, offered)
         variants = [self.variant(each, kind) for each in others for kind in self.kinds]
@@ -167,15 +173,15 @@ class CheckpointEvaluation:
     # -- rounds of evaluation
 
     def _evaluate(self, candidates: Sequence[Candidate]) -> bool:
-        """Evaluate those that are not known yet; returns whether any of them is known now."""
+        """Evaluate the candidates that are not known yet; returns whether any of them is known now."""
         self.outcome.evaluated |= {each.name for each in candidates if self._at_hand(each)}
         self._round([each for each in candidates if each.name not in self.outcome.evaluated], None)
         return not candidates or any(each.name in self.outcome.evaluated for each in candidates)
 
     def _at_hand(self, each: Candidate) -> bool:
-        """Whether a candidate was evaluated before a restart, and nothing is lost that the choice or the publication needs.
+        """Whether a candidate was evaluated before a restart, with nothing lost that choice and publication need.
 
-        Per-example values and re-estimated statistics are not in the journal, nor what the user's training loss drew.
+        The journal holds no per-example values, no re-estimated statistics, and nothing that the user's training loss drew.
         """
         current = self.recorder.checkpoint(self._name)
         if current is None or each.name not in current.evaluations:
@@ -199,17 +205,17 @@ class CheckpointEvaluation:
         self._keep(each, result, metric, fraction)
 
     def show(self, stage: str) -> None:
-        """Say what is being done."""
+        """Show the work at hand."""
         total = max(self._total, self._done + 1)
         self._rounds.show(
             Work(checkpoint=self._name, stage=stage, done=self._done, total=total, unit="models", since=self._since)
         )
 
     def _metric(self, each: Candidate, result: Evaluation) -> str:
-        """The choosing metric; an original that has another than before (a new evaluator) changes it.
+        """The choosing metric; it changes if a new evaluator gives the original another one.
 
         Raises:
-            EvaluationFailed: the metric is not there.
+            EvaluationFailed: the metric is missing.
         """
         settled = self.recorder.state.metric
         wanted = self.config.metric or (settled.metric if settled is not None else None)
@@ -248,7 +254,7 @@ class CheckpointEvaluation:
         self._rounds.settle(metric)
 
     def value(self, name: str) -> float | None:
-        """The choosing metric of a candidate, or of the one that it equals; None if it is not known."""
+        """The value of the choosing metric for a candidate, or for the one that it equals; None if it is not known."""
         name = self.outcome.family.duplicates.get(name, name)
         current = self.recorder.checkpoint(self._name)
         return self._number(current.evaluations.get(name)) if current and name in self.outcome.evaluated else None
@@ -263,18 +269,18 @@ class CheckpointEvaluation:
 
     @property
     def mode(self) -> Mode:
-        """Whether the choosing metric is to be small or large."""
+        """Whether the choosing metric is minimized or maximized."""
         settled = self.recorder.state.metric
         return "max" if settled is not None and settled.mode == "max" else "min"
 
     def best(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Those that have a value, best first."""
+        """The candidates that have a value, best first."""
         return ranked(candidates, lambda each: self.value(each.name), self.mode)
 
     # -- variants
 
     def variant(self, each: Candidate, kind: str) -> Candidate:
-        """A candidate with its statistics made in a way; named after it where both ways are tried."""
+        """A candidate with its statistics made in this way; its name says so if both ways are tried."""
         suffix = _RE_ESTIMATED_SUFFIX if kind == RE_ESTIMATED and len(self.kinds) > 1 else ""
         return replace(each, name=f"{each.name}{suffix}", statistics=kind)
 
@@ -284,7 +290,7 @@ class CheckpointEvaluation:
         return best[0].statistics if best else self.kinds[0]
 
     def _first_round(self, candidates: list[Candidate], offered: frozenset[str]) -> list[Candidate]:
-        """As many as may be evaluated; by a cheap round on a part of the data, if it is wanted."""
+        """As many candidates as may be evaluated, chosen by a cheap round on a part of the data if that is wanted."""
         fraction = self.config.first_round
         limit = self.config.max_candidates
         if len(candidates) <= limit:
@@ -295,7 +301,7 @@ class CheckpointEvaluation:
             self.recorder.problem(
                 "first_round",
                 f"first_round is set, but the evaluator offers no '{FRACTION}'",
-                "write it, or leave first_round out",
+                "add it, or leave first_round out",
             )
             return _cut(candidates, limit)
         self.recorder.solved("first_round")
@@ -310,12 +316,12 @@ class CheckpointEvaluation:
     # -- candidates that evaluations or gradients lead to
 
     def _soup(self) -> None:
-        # as they are known now: the newest was evaluated after the window was made
+        # the newest was evaluated after the window was made
         members = [
             self.recorder.checkpoint(name) or known
             for name, known in zip(self.window.names, self.window.members, strict=True)
         ]
-        # what another evaluator said of a member cannot be compared
+        # a member's value from another evaluator cannot be compared
         judge = self.recorder.state.judge
         values = [self._number(member.evaluations.get(LAST)) if member.judge == judge else None for member in members]
         kind = self.best_kind()
@@ -350,14 +356,14 @@ class CheckpointEvaluation:
             self.recorder.problem(
                 "trained",
                 f"weights cannot be trained: {reason}",
-                "mend training_loss, or leave 'trained' out of methods",
+                "repair training_loss, or leave 'trained' out of methods",
             )
             return
         self.recorder.solved("trained")
         self.add([self.variant(candidate, self.best_kind())])
 
     def add(self, candidates: Sequence[Candidate]) -> None:
-        """Add candidates, whose statistics are made in one way, to the family if they are models of their own; evaluate them."""
+        """Add candidates to the family if they are new models, and evaluate them; their statistics are made in one way."""
         known = self.outcome.family.candidates
         names = {each.name for each in known}
         kind = candidates[0].statistics
@@ -373,7 +379,7 @@ class CheckpointEvaluation:
 
 
 def _cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:
-    """The first of these, the first average and the first solution (of `order`, if it is another) always among them."""
+    """The first `limit` of these, with the first average and the first solution (of `order`, if given) always among them."""
     anchors = [
         next((each for each in order or ranked if kind_of(each.method) == kind), None) for kind in (AVERAGES, SOLUTIONS)
     ]

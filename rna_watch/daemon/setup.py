@@ -1,4 +1,4 @@
-"""What a daemon is made of, by the settings and the machine: timing, engine, evaluator, manners."""
+"""The parts of a daemon, by the settings and the machine: timing, engine, evaluator, priority."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Timing:
 
     @classmethod
     def of(cls, config: RunConfig, run: Path) -> Timing:
-        """The settings', or what suits the file system: attribute caches of network file systems lag by up to a minute."""
+        """The timing of the settings, or of the file system: a network file system's attributes lag by up to a minute."""
         network = network_file_system(run)
         return cls(
             quiet_s=config.quiet if config.quiet is not None else (30.0 if network else 0.5),
@@ -68,7 +68,7 @@ def start_engine(config: RunConfig) -> Engine:
 
 
 def usable_cores() -> int:
-    """Cores this process may use: its affinity, or its control group's quota where that is less (a container's limit)."""
+    """Cores that this process may use: its affinity, or its control group's quota if that is less (a container's limit)."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = _CPU_MAX.read_text().split()
@@ -87,7 +87,7 @@ def evaluator_spec(config: RunConfig, paths: RunPaths) -> EvaluatorSpec | None:
         return None
     if config.evaluator is not None and not Path(file := split_function(config.evaluator)[0]).is_file():
         raise UsageError(f"the evaluator's file {Path(file).absolute()} does not exist; correct --evaluator")
-    # our own processes inherit the environment; those of a cluster elsewhere must be given it
+    # our own processes inherit the environment; those of another cluster do not
     elsewhere = config.engine == "ray" and config.ray_address != "local"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CUDA_"))} if elsewhere else {}
     if not config.gpus and not config.device.startswith("cuda"):
@@ -105,9 +105,9 @@ def evaluator_spec(config: RunConfig, paths: RunPaths) -> EvaluatorSpec | None:
 
 
 def evaluator_digest(config: RunConfig) -> str:
-    """What tells an evaluator from itself before it was edited: its file's content, or that of the files its command names.
+    """A digest of the evaluator's file, or of the files that its command names; it changes when the evaluator is edited.
 
-    What these import or read is not looked at.
+    Files that these import or read are not looked at.
     """
     words = [split_function(config.evaluator)[0]] if config.evaluator else (config.evaluate_command or "").split()
     digest = hashlib.blake2b(digest_size=16)
@@ -119,18 +119,18 @@ def evaluator_digest(config: RunConfig) -> str:
 
 
 def be_nice() -> None:
-    """Give way to the training: lower our priority (it can only be lowered, never raised again)."""
+    """Lower our priority in favour of the training; it can never be raised again."""
     with contextlib.suppress(OSError):
         os.nice(max(0, _NICENESS - os.nice(0)))
 
 
 def rested_s(identity: FileIdentity) -> float:
-    """How long ago a file last changed, by the clock of this machine (0 if that lies ahead)."""
+    """Seconds since a file last changed, by the clock of this machine; 0 if that lies ahead."""
     return max(0.0, time.time() - max(identity.mtime_ns, identity.ctime_ns) / 1e9)
 
 
 def private_bytes(pid: int) -> int:
-    """Memory that a process shares with no other (RssAnon)."""
+    """Bytes of memory that a process shares with no other (RssAnon)."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):

@@ -22,12 +22,10 @@ _DATE = re.compile(
     r"(?:(?:[T_ .-]?(?:[01]\d|2[0-3])(?:[0-5]\d){2}|[T_ .-](?:[01]\d|2[0-3])([-_:.h])[0-5]\d(?:\2[0-5]\d)?)(?:\.\d+)?"
     r"|T?(?:[01]\d|2[0-3])[0-5]\d)?(?!\d)"
 )
-_HASH = (
-    re.compile(  # names a content or a run: a UUID, or hexadecimal digits, letters among them; `ba10000` is a step
-        r"(?<![A-Za-z0-9])(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-        r"|(?!(?:e|ba)?\d+(?![A-Za-z0-9]))(?=[a-f]*\d)[0-9a-f]{7,})(?![A-Za-z0-9])",
-        re.IGNORECASE,
-    )
+_HASH = re.compile(  # names a content or a run: a UUID, or hexadecimal digits, letters among them; `ba10000` is a step
+    r"(?<![A-Za-z0-9])(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|(?!(?:e|ba)?\d+(?![A-Za-z0-9]))(?=[a-f]*\d)[0-9a-f]{7,})(?![A-Za-z0-9])",
+    re.IGNORECASE,
 )
 _VARIES = re.compile(rf"{_HASH.pattern}|\d+", re.IGNORECASE)
 _METRIC = re.compile(r"[=_-]?[A-Za-z_]*[=_-]?\d+\.\d+")

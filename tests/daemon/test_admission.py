@@ -272,7 +272,7 @@ def test_two_names_of_one_step_are_told(folder: Folder) -> None:
         folder.save(f"step5_x{loss}.pt", float(loss))
         os.utime(folder.path / f"step5_x{loss}.pt", (saved, saved))
         folder.consider(f"step5_x{loss}.pt")
-    told = ["step5_x1.pt and step5_x2.pt tell the same step 5", "step5_x2.pt and step5_x3.pt tell the same step 5"]
+    told = ["step5_x1.pt and step5_x2.pt have the same step 5", "step5_x2.pt and step5_x3.pt have the same step 5"]
     events = list(log.read(folder.paths.journal))
     assert [event.reason for event in events if isinstance(event, e.WindowStarted)] == told
     assert [event.what for event in events if isinstance(event, e.Problem)] == told
