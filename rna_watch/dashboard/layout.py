@@ -1,4 +1,4 @@
-"""The layout of a frame: lists of single lines, none wider than its place, put below and beside each other."""
+"""The layout of a frame: lists of single lines, none wider than its place, put below and next to each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GAP = 3
 
 
 def fit(text: Text, width: int) -> Text:
-    """The text cut to the width, with an ellipsis where something is missing."""
+    """The text cut to the width; an ellipsis shows that something is missing."""
     if text.cell_len > width:
         text = text.copy()
         text.truncate(max(width, 0), overflow="ellipsis")
@@ -37,7 +37,7 @@ def tail_of(text: str, width: int) -> str:
 
 
 def heading(title: str, note: str, width: int) -> Text:
-    """A rule across the width with a title at its left and a note at its right."""
+    """A rule across the width (terminal cells) with a title on its left and a note on its right."""
     line = Text.assemble(("── ", "dim"), (plain(title), "bold"), " ")
     note = plain(note)
     room = width - line.cell_len - 4
@@ -49,7 +49,7 @@ def heading(title: str, note: str, width: int) -> Text:
 
 
 def spread(left: Text, right: Text, width: int) -> Text:
-    """Two texts at the ends of one line; the right one gives way if there is no room for both."""
+    """Two texts at the ends of one line of `width` terminal cells; the right one is left out if both do not fit."""
     room = width - left.cell_len - right.cell_len
     if room < 2:
         return fit(left, width)
@@ -57,7 +57,14 @@ def spread(left: Text, right: Text, width: int) -> Text:
 
 
 def pack(items: Iterable[Text], width: int, *, separator: str = " · ", indent: str = "") -> Lines:
-    """The items on as few lines as they need, broken only between items."""
+    """The items on as few lines as they need, broken only between items.
+
+    Args:
+        items: the items, none with a line break.
+        width: terminal cells of a line.
+        separator: the text between two items.
+        indent: the text before each line.
+    """
     lines: Lines = []
     for item in items:
         if not item.cell_len:
@@ -70,13 +77,20 @@ def pack(items: Iterable[Text], width: int, *, separator: str = " · ", indent: 
 
 
 def wrap(text: str, width: int, *, style: str, most: int) -> Lines:
-    """A sentence over at most so many lines."""
+    """A sentence over several lines.
+
+    Args:
+        text: the sentence.
+        width: terminal cells of a line.
+        style: rich's style for it.
+        most: the most lines.
+    """
     parts = textwrap.wrap(plain(text), max(width, 8), max_lines=most, placeholder=" …")
     return [fit(Text(part, style), width) for part in parts]
 
 
 def beside(left: Lines, right: Lines, *, left_width: int) -> Lines:
-    """Two columns, the left one padded to its width."""
+    """Two columns, the left one padded to its width in terminal cells."""
     empty = Text()
     lines = []
     for one, other in zip_longest(left, right, fillvalue=empty):
@@ -89,8 +103,8 @@ def beside(left: Lines, right: Lines, *, left_width: int) -> Lines:
 class Column:
     """A column of a grid: its title, its cells and the gap before it.
 
-    Where room is short, first the column with a `least` width is cut, down to that, at the left of its cells; then columns
-    with a `drop` go, the highest first.
+    The column with a `least` width is cut first if the grid is too wide, down to that, at the left of its cells. Then the
+    columns with a `drop` are left out, the highest first.
     """
 
     title: str
@@ -102,22 +116,22 @@ class Column:
 
     @property
     def width(self) -> int:
-        """The room it needs without its gap; none if all its cells are empty."""
+        """The width in terminal cells, without the gap; 0 if all cells are empty."""
         widest = max((cell.cell_len for cell in self.cells), default=0)
         return max(widest, cell_len(self.title)) if widest else 0
 
     def cut(self, width: int) -> Column:
-        """The same column with the ends of its cells."""
+        """The same column with its cells cut to the width, at their left."""
         return replace(self, cells=[Text(tail_of(cell.plain, width)) for cell in self.cells])
 
 
 def grid(columns: Sequence[Column], width: int, *, spans: Sequence[tuple[int, Text] | None]) -> Lines:
-    """The columns side by side with a line of titles; columns with nothing in them, or without room, are left out.
+    """The columns side by side with a line of titles; columns that are empty or do not fit are left out.
 
     Args:
-        columns: the columns from left to right, all with as many cells as there are rows.
-        width: the room for all of them.
-        spans: for each row, None, or how many leading columns it has and the text in place of all others.
+        columns: the columns from left to right, each with one cell per row.
+        width: terminal cells of a line.
+        spans: for each row, None, or the number of its leading columns and the text in place of all others.
     """
     kept = [(index, column, column.width) for index, column in enumerate(columns)]
     kept = [item for item in kept if item[2]]
