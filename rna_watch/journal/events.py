@@ -1,11 +1,9 @@
-"""The events of a run, a public format: one JSON object a line, `kind` naming a class of this module.
+"""The events of a run, a public format: one JSON object per line, whose `kind` names a class of this module.
 
-Every line also has `v` (the format's version), `seq`, `time` (seconds since 1970) and `crc` (CRC-32 of the line
-without it).
-Readers skip kinds they do not know, so that kinds may be added; a field is never renamed or given another meaning
-under one version.
-A `checkpoint` is the name of an iterate, unique in its run: the path below the run directory, with the step
-added where the trainer rewrites one file (`last.step500.pt`).
+Every line also has `v` (the format's version), `seq`, `time` (seconds since 1970) and `crc` (CRC-32 of the line without
+it). Readers skip kinds that they do not know, so that kinds may be added. A field is never renamed or given another
+meaning under one version. A `checkpoint` is the name of an iterate, unique in its run: its path relative to the run
+directory, with the step added if the trainer rewrites that file (`last.step500.pt`).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What every event has: when it happened (seconds since 1970; set when it is appended) and its number."""
+    """What every event has: its time (seconds since 1970) and its number, both set when it is appended."""
 
     kind: ClassVar[str] = "event"
     time: float = 0.0
@@ -31,7 +29,7 @@ class Event:
 class Started(Event):
     """A daemon (or `once`) took the run's lock and works with these settings.
 
-    `evaluator_digest` is that of the evaluator's file, or of the files that its command names.
+    `evaluator_digest` is the digest of the evaluator's file, or of the files that its command names.
     """
 
     kind: ClassVar[str] = "started"
@@ -47,7 +45,7 @@ class Started(Event):
 
     @property
     def engine_name(self) -> str:
-        """The engine by its name of today; `local` was called `inline` in older journals."""
+        """The engine's present name; older journals call `local` `inline`."""
         return "local" if self.engine == "inline" else self.engine
 
 
@@ -96,7 +94,7 @@ class Aliased(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted(Event):
-    """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: where, below the output folder)."""
+    """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: relative to the output folder)."""
 
     kind: ClassVar[str] = "admitted"
     checkpoint: str
@@ -125,12 +123,12 @@ class WindowStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured(Event):
-    """Inner products of residuals: the last rows of the window's Gram matrix (one row, where the others were known).
+    """Inner products of residuals: the last rows of the window's Gram matrix (one row if the others were known).
 
-    `residuals` names them, oldest first, as pairs [older, newer] of checkpoints; `rows[-1][j]` is <r_N, r_j>,
-    `rows[-2]` that of r_{N-1}, ...;
-    `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain differences of checkpoints;
-    `form` names another kind that was measured in the same pass, if any, with `form_rows` and `form_energy` likewise.
+    `residuals` names them, oldest first, as pairs [older, newer] of checkpoints. `rows[-1][j]` is <r_N, r_j>, `rows[-2][j]`
+    is <r_{N-1}, r_j>, and so on. `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain
+    differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
+    `form_energy` are its rows and rounding energy.
     """
 
     kind: ClassVar[str] = "measured"
@@ -150,9 +148,9 @@ class Searched(Event):
     """The family of this window: what is evaluated (`candidates`: name, recipe, weights, sentence).
 
     A recipe is method, window, regularization, parameters and statistics (journals of 0.1.0 lack the last two).
-    `duplicates` names members that are, as models, another one, and `twins` are their names and recipes; `left_out` those
-    beyond the number that may be evaluated; `residuals` is the form of the residuals, and `notes` says what was not done and
-    why.
+    `duplicates` names members whose model is that of another one, and `twins` are their names and recipes. `left_out` are
+    the members beyond the number that may be evaluated. `residuals` is the form of the residuals. `notes` says what was
+    not done, and why.
     """
 
     kind: ClassVar[str] = "searched"
@@ -181,8 +179,8 @@ class Screened(Event):
 class Evaluated(Event):
     """The user's evaluator gave these metrics for one candidate (`last` is the original).
 
-    `examples` is the number of per-example values that came with the choosing metric, for paired comparisons. `recipe` is
-    the candidate's, as `Searched` has it.
+    `examples` is the number of per-example values of the choosing metric, for paired comparisons. `recipe` is the
+    candidate's, as in `Searched`.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -196,7 +194,7 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricChosen(Event):
-    """By which metric, in which direction (`mode`: min or max), models are chosen from now on."""
+    """Models are chosen by this metric in this direction (`mode`: min or max) from now on."""
 
     kind: ClassVar[str] = "metric_chosen"
     metric: str
@@ -215,10 +213,10 @@ class EvaluationFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen(Event):
-    """Which candidate stands for this window, against what, and why in one sentence.
+    """The candidate that was chosen for this window, what it was compared with, and the reason in one sentence.
 
-    `residuals` is their form, `diagnostics` those of the manifest.
-    `comparisons`: each step of the choice (candidate, reference, gain, standard_error or null, threshold, accepted).
+    `residuals` is the form of the residuals, `diagnostics` are those of the manifest. `comparisons` has each step of the
+    choice: candidate, reference, gain, standard_error or null, threshold, accepted.
     """
 
     kind: ClassVar[str] = "chosen"
@@ -238,7 +236,7 @@ class Chosen(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publishing(Event):
-    """About to write an output: its path below the output tree (`rna`), the temporary path there, the manifest's digest."""
+    """An output is about to be written: its path and the temporary path in the output tree (`rna`), the manifest's digest."""
 
     kind: ClassVar[str] = "publishing"
     checkpoint: str
@@ -278,7 +276,7 @@ class Skipped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
-    """Work on this checkpoint failed on our side or the disk's; `will_retry` says whether it is tried again."""
+    """Work on this checkpoint failed on our side or on the disk's; `will_retry` says whether it is tried again."""
 
     kind: ClassVar[str] = "failed"
     checkpoint: str
@@ -298,7 +296,7 @@ class BestMoved(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned(Event):
-    """An output was removed to keep their number bounded."""
+    """An output was removed to bound their number."""
 
     kind: ClassVar[str] = "pruned"
     checkpoint: str
@@ -307,7 +305,7 @@ class Pruned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpinned(Event):
-    """The window store let go of a checkpoint, and why (out of the window, byte budget)."""
+    """The window store removed a checkpoint's bytes, and why (out of the window, byte budget)."""
 
     kind: ClassVar[str] = "unpinned"
     checkpoint: str
@@ -316,7 +314,7 @@ class Unpinned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem(Event):
-    """Something a person should know about and can mend: `what`, and `remedy`. `key` identifies it for `Solved`."""
+    """Something that a person should know and can solve: `what`, and `remedy`; `key` identifies it for `Solved`."""
 
     kind: ClassVar[str] = "problem"
     key: str
@@ -381,7 +379,7 @@ def to_record(event: Event) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> Event | None:
-    """The event of a JSON object; None for a kind or a version this release does not know.
+    """The event of a JSON object; None for a kind or a version that this release does not know.
 
     Raises:
         TypeError: a field of a known kind is missing.

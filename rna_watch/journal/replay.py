@@ -1,4 +1,4 @@
-"""What the events of a run add up to: the state that the daemon restarts from and that every view shows."""
+"""The state that a run's events add up to: the daemon restarts from it, and every view shows it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECENT_EVENTS = 200
 
 
 class Stage(StrEnum):
-    """Where a checkpoint is on its way from a file to a model."""
+    """The stages of a checkpoint on its way from a file to a model."""
 
     WAITING = "waiting"
     REFUSED = "refused"
@@ -50,7 +50,7 @@ DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them."""
+    """One checkpoint of the run, as the journal knows it; `judge` is its evaluator's number in `RunState.judges`."""
 
     name: str
     stage: Stage
@@ -88,9 +88,9 @@ class Checkpoint:
 class RunState:
     """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen.
 
-    `outputs` are those that are kept, by path, the newest last. `replaced` holds the metrics of originals and of published
-    models whose checkpoint was written again since, each with its judge: what they reached counts on. `judges` are the
-    evaluators that there were, and `judge` the number of the present one.
+    `outputs` are the outputs that are kept, by path, the newest last. `replaced` holds the metrics of originals and of
+    published models whose checkpoint was written again since, each with its judge: they still count for `best`. `judges`
+    are all evaluators so far, and `judge` is the number of the present one.
     """
 
     started: e.Started | None = None
@@ -146,7 +146,7 @@ class RunState:
                 pass
 
     def _forget_evaluations(self) -> None:
-        """Of checkpoints that are not done: they are evaluated anew."""
+        """Drop the evaluations of unfinished checkpoints, which are evaluated again."""
         for name, checkpoint in self.checkpoints.items():
             if checkpoint.stage in PENDING | {Stage.FAILED}:
                 self.checkpoints[name] = replace(checkpoint, evaluations={}, examples={}, screened={}, failures={})
@@ -237,12 +237,12 @@ def _reached(checkpoint: Checkpoint) -> list[tuple[int, e.Metrics]]:
 
 
 def _judge(started: e.Started) -> tuple[object, ...]:
-    """What must be the same for evaluations to be comparable: the user's evaluator, and its file."""
+    """What must be equal for evaluations to be comparable: the user's evaluator, and its file."""
     return started.evaluator, started.evaluator_digest
 
 
 def _models(started: e.Started) -> list[object]:
-    """What must be the same for candidates of one name to be the same models, and to have been looked at alike."""
+    """What must be equal for candidates of one name to be the same models, evaluated in the same way."""
     return [started.settings.get(key) for key in _TOLD_BY_NO_NAME]
 
 
