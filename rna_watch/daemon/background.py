@@ -183,7 +183,7 @@ def stop(paths: RunPaths) -> str:
     """
     status = status_of(paths)
     if not status.alive:
-        raise NothingToDo(f"nobody watches {paths.run}")
+        raise NothingToDo(f"nothing watches {paths.run}")
     owner = status.owner
     if owner is not None and owner.is_here():
         with contextlib.suppress(ProcessLookupError):

@@ -70,7 +70,7 @@ def test_what_stands_beside_the_model_is_described(tmp_path):
             "--source"
         ),
         "optimizer   SGD, 1 parameter group, learning rate 0.1; exact mean gradients can be recovered from it",
-        "gradient    a recorded mean gradient lies beside it, usable",
+        "gradient    a recorded mean gradient lies next to it, usable",
     ]
     lines = inspect(path, "model_ema").lines()
     assert lines[2] == "model       under 'model_ema' (a moving average), 12 tensors, 146 parameters (tied ones once)"
@@ -81,7 +81,7 @@ def test_what_stands_beside_the_model_is_described(tmp_path):
             "optimizer   SGD, 1 parameter group, learning rate 0.1; exact mean gradients cannot be recovered from it "
             f"({why} the optimizer moved)"
         ),
-        f"gradient    a recorded mean gradient lies beside it, not usable: {why} the recorded gradients belong to",
+        f"gradient    a recorded mean gradient lies next to it, not usable: {why} the recorded gradients belong to",
     ]
     found = inspect(path).as_dict()
     assert found["sources"] == [

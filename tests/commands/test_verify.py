@@ -362,7 +362,7 @@ def test_an_input_that_changes_meanwhile_gives_no_verdict(run: Path) -> None:
     ("given", "code", "words"),
     [
         ("{run}/rna/none.pt", 2, "none.pt does not exist"),
-        ("{run}/step_1.pt", 2, "step_1.pt has no manifest (step_1.pt.json) beside it: only what rna-watch wrote"),
+        ("{run}/step_1.pt", 2, "step_1.pt has no manifest (step_1.pt.json) next to it: only what rna-watch wrote"),
         ("{run}/empty", 3, "there is no model with a manifest below"),
         ("{run}/rna/step_9.pt.json", 1, "the model is not what the manifest claims"),
     ],

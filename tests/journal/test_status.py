@@ -55,7 +55,7 @@ def _check_that_all_say_nobody_watches(run: Path, detail: str) -> None:
     assert (checked.returncode, "(not running)" in checked.stderr) == (1, True)
     assert f"not running  {detail}" in _frame(run)
     stopped = rna_watch("stop", run)
-    assert (stopped.returncode, "nobody watches" in stopped.stderr) == (3, True)
+    assert (stopped.returncode, "nothing watches" in stopped.stderr) == (3, True)
     started = rna_watch("start", run, "--engine", "inline")
     assert started.returncode == 0, started.stderr
     assert rna_watch("status", run, "--check").returncode == 0
