@@ -57,7 +57,7 @@ def test_help_names_the_choices_of_a_setting(name: str, shape: str) -> None:
 
 @pytest.mark.parametrize("name", RETIRED)
 def test_a_setting_that_went_is_accepted_and_one_line_says_so(name: str, tmp_path: Path) -> None:
-    """In a file and on the command line it changes nothing, whatever its value, and is no error."""
+    """It changes nothing in a file and on the command line, whatever its value, and is no error."""
     file = tmp_path / "rna-watch.yaml"
     file.write_text(f"{name}: [3, 5]\nwindow: 7\n")
     said: list[str] = []

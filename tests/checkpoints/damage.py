@@ -52,7 +52,7 @@ def records(content):
 
 
 def pickles(content):
-    """Where each of the five pickles of torch's old format ends."""
+    """The end of each of the five pickles of torch's old format."""
     stream = io.BytesIO(content)
     ends = []
     for _ in range(5):

@@ -83,7 +83,7 @@ def test_every_model_of_a_run_is_what_it_claims(finished: Path, tmp_path: Path) 
 
 
 def test_best_and_an_output_elsewhere_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --output, the journal says where the inputs lie, and the run directory stands for its models."""
+    """The journal says where the inputs lie with --output, and the run directory names its models."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
     train(tmp_path / "run", count=3, form="zip")
     rna_watch("once", tmp_path / "run", "--engine", "local", "--output", tmp_path / "out", "--pin", "none")

@@ -76,7 +76,7 @@ def test_another_metric_says_what_chose_and_whether_what_was_taken_hurt():
 
 
 def test_quarters_are_the_first_and_last_checkpoints_of_a_run_long_enough():
-    """Of ten rows two each; below eight, none."""
+    """Ten rows give two each; fewer than eight give none."""
     assert quarters(list(range(10))) == ([0, 1], [8, 9])
     assert quarters(list(range(7))) == ([], [])
 

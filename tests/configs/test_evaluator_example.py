@@ -90,7 +90,7 @@ def test_as_a_command_it_prints_the_metrics_of_a_real_checkpoint(run, as_script,
 
 
 def test_rna_watch_judges_models_with_it(run, tmp_path):
-    """With the settings of configs/pytorch.yaml, models are judged by the true error."""
+    """Models are judged by the true error with the settings of configs/pytorch.yaml."""
     output = tmp_path / "out"
     command = ["once", run / "run", "--config", PYTORCH, "--engine", "local", "--output", output]
     result = subprocess.run(
@@ -143,6 +143,6 @@ def test_with_training_data_weights_are_trained_and_statistics_re_estimated(run,
     ids=["no model", "no data", "empty folder"],
 )
 def test_what_is_missing_is_said(as_script, changes, sentence):
-    """Without a variable, or with a folder that holds nothing, it says what to set."""
+    """It says what to set if a variable is missing or the folder is empty."""
     with pytest.raises(RuntimeError, match=re.escape(sentence)):
         as_script(str(EXAMPLE), "epoch_003.pt", **changes)

@@ -93,7 +93,7 @@ def test_other_breaks_of_a_window() -> None:
 
 
 def test_a_jump_of_any_group_begins_a_window() -> None:
-    """Of two groups, one that jumps is enough; a group that comes or goes is none that jumps."""
+    """One of two groups that jumps is enough; a group that comes or goes does not count as a jump."""
     older, newer = (replace(state, groups=state.groups * 2) for state in states((1, 2)))
     newer = replace(newer, groups=(newer.groups[0], ParameterGroup(learning_rate=0.01)))
     assert "jumped" in change(older, newer, 2.0)

@@ -79,7 +79,7 @@ def window(folder, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_the_statistics_are_torch_s_own(tmp_path, dtype):
-    """In every stored dtype they are `update_bn`'s, rounded; the model that is evaluated has exactly these bits."""
+    """They are `update_bn`'s, rounded, in every stored dtype; the evaluated model has exactly these bits."""
     model = window(tmp_path, dtype)
     worker = python(tmp_path, FILE)
     found = worker.evaluate(model, re_estimate=True).statistics

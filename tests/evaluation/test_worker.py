@@ -54,7 +54,7 @@ def test_an_unknown_device_is_refused(tmp_path):
 
 
 def test_an_error_in_a_library_is_told_with_the_user_s_line(tmp_path):
-    """Where torch raises, the line shown is the user's that called it, not torch's own."""
+    """The line shown is the user's that called torch, not torch's own, if torch raises."""
     text = "import torch\n\n\ndef evaluate(state_dict, device):\n    return torch.ones(2) @ torch.ones(3)\n"
     with pytest.raises(EvaluationFailed, match=r"\(user.py, line 5\)$"):
         python(tmp_path, text).evaluate(combination(tmp_path))
@@ -239,7 +239,7 @@ def test_a_command_gets_a_fraction(tmp_path):
 
 
 def test_what_a_command_cannot_do_is_told(tmp_path):
-    """Without {fraction} there is no part of the data; statistics and weights take a function."""
+    """There is no part of the data without {fraction}; statistics and weights need a function."""
     worker = command(tmp_path, "echo '{}'")
     assert worker.offers() == frozenset()
     with pytest.raises(EvaluationFailed, match=r"no \{fraction\} in it.*--fraction \{fraction\}'"):

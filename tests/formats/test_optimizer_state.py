@@ -224,14 +224,14 @@ def decays(network, *, names):
 
 
 def test_several_groups_are_told_apart_by_stored_names(tmp_path):
-    """With an optimizer built from named parameters, tensors of equal shapes in groups of any order find their momentum."""
+    """Tensors of equal shapes in groups of any order find their momentum if the optimizer's parameters are named."""
     network = twice()
     optimizer = torch.optim.SGD(decays(network, names=True), lr=0.01, momentum=0.9)
     check_exact(Run(tmp_path, network, optimizer).go([2, 3, 2]), 1e-12)
 
 
 def test_several_groups_are_told_apart_by_unique_shapes(tmp_path):
-    """Without names, shapes that occur once each tell whose momentum is whose."""
+    """Shapes that occur once each match momentum to tensors without names."""
     network = plain()
     optimizer = torch.optim.SGD(decays(network, names=False), lr=0.01, momentum=0.9)
     check_exact(Run(tmp_path, network, optimizer).go([2, 3, 2]), 1e-12)
@@ -262,7 +262,7 @@ def test_an_order_that_the_user_names_is_taken(order, tmp_path):
 
 
 def test_groups_that_differ_in_weight_decay_alone_need_no_matching(tmp_path):
-    """Without momentum, one factor serves all groups of one learning rate, whatever their tensors' shapes."""
+    """One factor serves all groups of one learning rate without momentum, whatever their tensors' shapes."""
     network = twice()
     groups = decays(network, names=False)
     del groups[0]["lr"]

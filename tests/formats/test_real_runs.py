@@ -79,7 +79,7 @@ def test_a_published_model_of_a_real_run(real_runs, run, tmp_path):
 
 
 def test_a_linear_run_is_extrapolated_to_its_limit(real_runs, tmp_path):
-    """Where each step is a tenth of the one before, two steps tell where they lead: nearer than the tenth checkpoint."""
+    """Two steps, each a tenth of the one before, lead nearer to the limit than the tenth checkpoint."""
     paths = checkpoints(real_runs / "ahci", range(4))
     c = solve(spectrum(gram(paths).rows[1:, 1:]), 1e-8).coefficients
     out = twins.publish_here(paths[1:], (0.0, *map(float, c)), tmp_path / "out.pth.tar")

@@ -71,7 +71,7 @@ def test_recorded_gradients_are_the_residuals_where_the_optimizer_tells_none(cha
 
 
 def test_sgd_s_own_state_goes_before_a_recording(tmp_path):
-    """Where both are there, the exact identity is used, and the recording once it does not hold; both are the same."""
+    """The exact identity is used if both are there, and the recording once it does not hold; both are the same."""
     network = plain()
     run = Recording(tmp_path, network, SGD(network.parameters(), lr=0.01, momentum=0.9)).go([2, 2, 2])
     form, beside = form_of(run)

@@ -27,7 +27,7 @@ def write(path, header, data=b"\0" * 8):
 
 @pytest.fixture
 def path(tmp_path):
-    """Where a test's file goes."""
+    """The path of a test's file."""
     return tmp_path / "model.safetensors"
 
 

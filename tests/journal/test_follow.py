@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(name="path")
 def _path(tmp_path: Path) -> Path:
-    """Where the journal will lie."""
+    """The path of the journal."""
     return tmp_path / "journal.jsonl"
 
 

@@ -49,7 +49,7 @@ def _differences(out, combination):
 
 
 def _offset(path, name, element=0):
-    """Where an element of a tensor that stands in one piece lies in the file, and how many bytes it has."""
+    """The file offset of an element of a tensor in one piece, and its number of bytes."""
     layout = probe(str(path))
     view = next(view for view in layout.tensors if view.name == name)
     chunk = layout.extents[view.extent].chunks[0]
@@ -236,7 +236,7 @@ def test_a_file_that_changes_meanwhile_stops_the_comparison(tmp_path):
 
 
 def test_memory_is_bounded_by_blocks_not_by_the_model(tmp_path):
-    """Of 32 MB of model with as much beside it, a few blocks are in memory at a time, also where everything differs."""
+    """A few blocks of 32 MB of model and as much more are in memory at a time, also if everything differs."""
     for step in range(3):
         torch.save(
             {"model": {"w": torch.full((2**23,), float(step))}, "optimizer": torch.ones(2**23)}, tmp_path / f"{step}.pt"

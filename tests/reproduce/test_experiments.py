@@ -57,7 +57,7 @@ def test_forces_balance_at_the_extrapolated_point():
 
 
 def test_regularization_bounds_condition_and_norm():
-    """With lambda both stay below their bounds; without, both exceed them by far, and float32 iterates are ruined."""
+    """Both stay below their bounds with lambda; both exceed them by far without, and float32 iterates are ruined."""
     found = figure6.path(0.0, 60)
     plain, regular = found["of"]["0"], found["of"]["1e-08"]
     assert max(regular["condition"]) <= 1.001 * (1 + 1e8)

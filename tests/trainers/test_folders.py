@@ -180,7 +180,7 @@ def test_a_command_evaluates_folders(tmp_path: Path) -> None:
 
 
 def test_only_so_many_folders_are_kept(tmp_path: Path) -> None:
-    """With --keep 1 an older model goes with all that is in it."""
+    """An older model is removed with all that is in it with --keep 1."""
     _train(tmp_path, *range(100, 600, 100))
     assert rna_watch("once", tmp_path, *LOCAL[:-1], 1).returncode == 0
     assert sorted(path.name for path in (tmp_path / "rna").iterdir()) == [

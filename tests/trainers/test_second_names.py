@@ -43,7 +43,7 @@ def test_the_same_model_beside_other_notes_is_one(folder: Folder) -> None:
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_rewritten_name_fills_the_gaps_of_the_numbered_ones(folder: Folder, restarted: bool) -> None:
-    """Once `last` was another name of a numbered file, what only `last` showed stands in its windows, after a restart too."""
+    """Saves that only `last` showed are in its windows once it was another name of a numbered file, after a restart too."""
     for epoch in range(1, 7):
         folder.save("last.pt", float(epoch), epoch=epoch)
         if epoch != 4:

@@ -183,7 +183,7 @@ def test_names_have_no_wrapper_s_prefix(wrap, tmp_path):
 
 
 def test_without_a_step_there_is_no_file(tmp_path):
-    """Before training nothing is written, and what lies there from before goes."""
+    """Nothing is written before training, and an older file is removed."""
     _, optimizer, recorder, loop = recorded()
     loop.train(optimizer, 1)
     assert recorder.save(tmp_path / "a.pt").exists()
@@ -263,7 +263,7 @@ def test_the_daemon_s_residuals_are_the_true_mean_gradients(tmp_path):
     [(torch.float32, 1e-8, 1e-6, 20), (F64, 1e-8, 1e-9, 20), (F64, 1e-13, 1e-8, 1)],
 )
 def test_the_daemon_and_the_loop_agree(dtype, reg, tolerance, steps, tmp_path):
-    """On one run with SGD and momentum, both give the same coefficients and, to a rounding, the same tensors."""
+    """Both give the same coefficients and, to a rounding, the same tensors on one run with SGD and momentum."""
     network = tied(dtype)
     network.mask.zero_()  # the daemon skips checkpoints that hold infinities
     rna = Rna(network, torch.optim.SGD(groups(network), momentum=0.9), n=5, reg=reg)

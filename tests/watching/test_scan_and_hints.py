@@ -129,7 +129,7 @@ def test_events_wake_and_our_own_files_do_not(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_watched_is_a_reason_not_an_error(tmp_path: Path) -> None:
-    """Where events cannot be had, scans go on, and the reason is told."""
+    """Scans go on without events, and the reason is reported."""
     hints = Hints(tmp_path / "nowhere", lambda: None, [])
     assert "scans find checkpoints all the same" in hints.start()
     assert not hints.alive()
@@ -139,7 +139,7 @@ def test_a_folder_that_cannot_be_watched_is_a_reason_not_an_error(tmp_path: Path
 def test_a_system_without_watches_left_is_a_reason_not_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the limit of inotify is reached, as with many runs on a host, the reason is told."""
+    """The reason is reported if the limit of inotify is reached, as with many runs on a host."""
 
     def schedule(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.ENOSPC, "inotify watch limit reached")
@@ -199,14 +199,14 @@ MOUNTS = """\
 def test_network_file_systems_are_known_by_the_innermost_mount(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str | None
 ) -> None:
-    """Of nested and of stacked mounts the one that holds the path counts, with blanks in names or without."""
+    """The mount that holds the path counts among nested and stacked ones, with blanks in names or without."""
     (tmp_path / "mountinfo").write_text(MOUNTS)
     monkeypatch.setattr(scanning, "_MOUNTS", tmp_path / "mountinfo")
     assert network_file_system(Path(path)) == kind
 
 
 def test_a_system_that_tells_no_mounts_is_taken_as_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without /proc nothing is claimed; and the folder of this test is on no network."""
+    """Nothing is claimed without /proc; the folder of this test is on no network."""
     assert network_file_system(tmp_path) is None
     monkeypatch.setattr(scanning, "_MOUNTS", tmp_path / "mountinfo")
     assert network_file_system(tmp_path) is None
