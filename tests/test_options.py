@@ -50,7 +50,7 @@ def test_every_setting_has_one_heading() -> None:
     [("mode", "min|max"), ("reserve", "auto|VALUE"), ("windows", "LIST"), ("methods", "LIST"), ("keep", "VALUE")],
 )
 def test_help_names_the_choices_of_a_setting(name: str, shape: str) -> None:
-    """What may be given stands beside the option's name."""
+    """What may be given stands next to the option's name."""
     assert shape_of(name) == shape
     assert re.search(rf"--{name} {re.escape(shape)}\s", _help("once", "--help-all"))
 

@@ -197,7 +197,7 @@ def test_recorded_gradients_are_means_already():
 
 
 def test_one_block_gives_both_matrices():
-    """r_i = p_i d_i + q_i e_i, for buffers, for recorded gradients and for nothing beside the iterates."""
+    """r_i = p_i d_i + q_i e_i, for buffers, for recorded gradients and for nothing next to the iterates."""
     rng = np.random.default_rng(1)
     values, beside = rng.standard_normal((4, 30)), rng.standard_normal((4, 30))
     factors = [(2.0, -1.0), (0.5, 3.0), (1.0, 0.25)]

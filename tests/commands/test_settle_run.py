@@ -328,7 +328,7 @@ def test_the_problem_names_few_of_many_runs() -> None:
 
 
 def test_our_own_outputs_are_not_found(two_runs: Path) -> None:
-    """Models that were given back to one of the runs are no checkpoints of a third."""
+    """Models that were written to one of the runs are no checkpoints of a third."""
     chosen = two_runs / "lightning_logs" / "version_1"
     assert rna_watch("once", chosen, "--engine", "local").returncode == 0
     paths = RunPaths(run=two_runs, output=two_runs)

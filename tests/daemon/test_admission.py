@@ -100,7 +100,7 @@ def test_a_rewritten_name_gets_the_step_from_inside_else_a_count(folder: Folder)
 
 
 def test_windows_follow_steps_not_arrival_and_not_the_alphabet(folder: Folder) -> None:
-    """step_9 stands before step_10, and a late older file finds its place."""
+    """step_9 comes before step_10, and a late older file finds its place."""
     for step in (9, 10, 12):
         folder.save(f"step_{step}.pt", float(step))
         os.utime(folder.path / f"step_{step}.pt", (step, step))
@@ -175,7 +175,7 @@ def test_what_is_admitted_meanwhile_stays_pinned(folder: Folder) -> None:
 
 
 def test_the_store_keeps_its_byte_budget_and_says_so(tmp_path: Path) -> None:
-    """Beyond the budget the oldest pins go first, and a problem tells that windows become shorter."""
+    """Beyond the budget the oldest pins go first, and a problem says that windows become shorter."""
     folder = Folder(tmp_path, store_budget=3000 / 2**30)
     for step in range(1, 5):
         folder.save(f"step_{step}.pt", float(step))

@@ -331,7 +331,7 @@ def test_wrong_usage_is_one_line_and_an_exit_code(
 
 
 def test_a_folder_whose_every_entry_is_parsed_is_refused(tmp_path: Path) -> None:
-    """Beside Accelerate's checkpoint_<n> folders nothing is written: start names the option to use."""
+    """Nothing is written next to Accelerate's checkpoint_<n> folders: start names the option to use."""
     folder = tmp_path / "checkpoints"
     (folder / "checkpoint_0").mkdir(parents=True)
     result = rna_watch("start", folder, "--engine", "local")

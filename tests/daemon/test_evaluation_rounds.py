@@ -274,7 +274,7 @@ def test_the_soup_takes_only_what_improves_it(run: Path, tmp_path: Path) -> None
 def test_adaptive_candidates_are_published_as_what_they_are(
     run: Path, tmp_path: Path, methods: tuple[str, ...], expected: str
 ) -> None:
-    """A soup, a point on the line and trained weights are combinations like any other, alone or beside others."""
+    """A soup, a point on the line and trained weights are combinations like any other, alone or next to others."""
     state = process(run, tmp_path, [Here(OFFERING, tmp_path)], methods=methods, metric="loss", priors=("ema",))
     found = set()
     for checkpoint in _published(state):

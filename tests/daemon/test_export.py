@@ -39,7 +39,7 @@ def _check_export(model: Path) -> None:
 
 @pytest.mark.parametrize("form", ["nested", "safetensors"])
 def test_each_model_has_an_export_and_they_go_together(tmp_path: Path, form: str) -> None:
-    """`once --export safetensors`: a loadable copy beside every model that is kept, none of what was pruned, none watched."""
+    """`once --export safetensors`: a loadable copy next to every model that is kept, none of what was pruned, none watched."""
     train(tmp_path, count=6, form=form)
     before = fingerprints(tmp_path)
     result = rna_watch("once", tmp_path, *LOCAL, "--export", "safetensors", "--keep", 2)

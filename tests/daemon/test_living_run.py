@@ -221,7 +221,7 @@ def test_processes_of_a_killed_daemon_do_not_stay(tmp_path: Path) -> None:
 
 
 def test_a_trainer_started_later_is_noticed(tmp_path: Path) -> None:
-    """A run directory that is deleted and made anew while we watch is watched again."""
+    """A run directory that is deleted and made again while we watch is watched again."""
     run = tmp_path / "run"
     run.mkdir()
     output = tmp_path / "out"

@@ -42,7 +42,7 @@ class Daemon:
         self.work: list[tasks_plan.Task] = []
 
     def restart(self) -> None:
-        """Begin anew from the journal alone."""
+        """Start again from the journal alone."""
         self.recorder.close()
         self.recorder = Recorder(self.journal)
         self.measuring = Measuring(self.config, self.recorder)

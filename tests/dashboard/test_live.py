@@ -320,7 +320,7 @@ def test_ctrl_c_gives_the_terminal_back(shown):
 
 
 def test_a_kill_gives_the_terminal_back(shown):
-    """SIGTERM still ends the process as SIGTERM does, but the terminal is given back first."""
+    """SIGTERM still ends the process as SIGTERM does, but the terminal is restored first."""
     screen, _, pid_file = shown
     os.kill(int(pid_file.read_text()), signal.SIGTERM)
     until(lambda: "Terminated" in screen.text)

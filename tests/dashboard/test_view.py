@@ -170,7 +170,7 @@ class _Nothing:
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_a_problem_stands_on_top_with_its_remedy(width):
-    """What a person has to mend comes first, whole, and not again among the events; once solved, it goes."""
+    """What a person has to solve comes first, whole, and not again among the events; once solved, it goes."""
     run = realistic_run()
     run.add(
         e.Problem(key="disk", what="only 1.2 GB is free on /scratch", remedy="make room there, or use --output DIR")
@@ -193,7 +193,7 @@ def test_many_problems_leave_room_for_the_run():
 
 
 def test_a_daemon_that_is_gone_left_work_behind():
-    """A daemon that was killed is told from one that works, and what it left unfinished is counted."""
+    """A daemon that was killed differs from one that works, and what it left unfinished is counted."""
     run = realistic_run()
     alive = frame(run, 120, 40, status=run.status(work=evaluating(run)))
     dead = frame(run, 120, 40, status=Status(last_sign=run.now), later=329)
@@ -222,7 +222,7 @@ def test_a_daemon_that_has_only_taken_the_run_is_starting():
 
 
 def test_a_stopped_run_says_why():
-    """An orderly end is told with its reason and how long the run was watched."""
+    """An orderly end is reported with its reason and how long the run was watched."""
     run = realistic_run()
     run.add(e.Stopped(reason="rna-watch stop"))
     line = frame(run, 120, 40, status=Status(last_sign=run.now, ended="rna-watch stop"), later=9000)[0]

@@ -74,7 +74,7 @@ class EngineContract:
         assert engine.map([CopyTask(files=(), copies=(), outputs=())]) == [[]]
 
     def test_when_an_error_arrives_nothing_is_written_any_more(self, engine, tmp_path):
-        """A task beside the one that failed has ended when its error comes out: nobody writes behind the caller's back."""
+        """A task next to the one that failed has ended when its error comes out: nobody writes behind the caller's back."""
         size, source, output = 300 * 2**20, tmp_path / "source", tmp_path / "output"
         source.write_bytes(b"\1" * size)
         output.write_bytes(b"")

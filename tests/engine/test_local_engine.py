@@ -44,7 +44,7 @@ def test_cancel_is_heard_soon(workers, large_work, layouts):
 
 
 def test_close_ends_its_children(large_work, layouts):
-    """Its processes are told: this one, and as many children as there are workers; after `close` none is left."""
+    """Its processes are listed: this one, and as many children as there are workers; after `close` none is left."""
     engine = LocalEngine(2)
     windows.gram(layouts, engine.map)
     assert [process.name for process in engine.processes()] == ["daemon", "worker", "worker"]

@@ -120,7 +120,7 @@ class TestItsEnd:
     """What is left when it ends."""
 
     def test_an_address_where_nothing_answers_is_an_engine_error(self):
-        """A cluster that cannot be reached is told with its address, and our own goes on."""
+        """A cluster that cannot be reached is reported with its address, and our own goes on."""
         code = (
             "from rna_watch.engine.ray_engine import RayEngine\n"
             "from rna_watch.errors import EngineError\n"

@@ -165,7 +165,7 @@ def test_what_the_user_s_function_does_wrong_is_told(tmp_path, old, new, message
 
 
 def test_a_network_without_batch_norm_has_nothing_to_re_estimate(tmp_path):
-    """Asking for it is a mistake in the settings, and is told as one."""
+    """Asking for it is a mistake in the settings, and is reported as one."""
     text = (
         "import torch\n"
         "class Network(torch.nn.Module):\n"

@@ -62,7 +62,7 @@ class TestCuts:
     """Pieces: other cuts inside a window, columns, strides, limits."""
 
     def test_a_window_whose_checkpoints_are_cut_differently(self, tmp_path):
-        """Two ranks, then three by columns, then one, then four: the model given back is cut as the newest, and right."""
+        """Two ranks, then three by columns, then one, then four: the written model is cut as the newest, and right."""
         cuts = [(0, 2, 2), (1, 3, 3), (0, 1, 1), (0, 4, 2)]
         models = [state(seed) for seed in SEEDS]
         for order in (cuts, cuts[::-1], [cuts[1], cuts[3], cuts[2], cuts[0]]):

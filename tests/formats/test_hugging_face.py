@@ -99,7 +99,7 @@ def test_a_folder_that_is_renamed_when_it_is_whole_is_left_alone(tmp_path):
 
 
 def test_shards_that_the_index_does_not_know_are_of_another_save(tmp_path):
-    """A new index beside an old shard: the tensor that is missing is named."""
+    """A new index next to an old shard: the tensor that is missing is named."""
     path = save(tmp_path / "checkpoint-7", 7)
     index = json.loads((path / INDEX).read_text())
     index["weight_map"]["new.weight"] = SHARDS[1]

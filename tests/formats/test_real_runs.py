@@ -46,7 +46,7 @@ def test_every_file_is_read_as_torch_reads_it(real_runs, run, count, parameters)
 
 
 def test_the_epoch_inside_is_one_more_than_the_name_s(real_runs):
-    """The counter in a file is found beside Adam's state."""
+    """The counter in a file is found next to Adam's state."""
     for number, path in enumerate(checkpoints(real_runs / "logicity", range(10))):
         assert probe(str(path)).counters == {"epoch": number + 1}
         with zipfile.ZipFile(path) as file:

@@ -74,7 +74,7 @@ def flip(path, offset, *, repair, bit=0):
 @DTYPES
 @pytest.mark.parametrize("form", ["zip", "safetensors"])
 def test_what_was_published_is_found_equal(tmp_path, form, dtype):
-    """Every element, every integer, everything beside the model and every checksum of a good output agree."""
+    """Every element, every integer, everything else in the file and every checksum of a good output agree."""
     out, combination = _save(tmp_path, form, dtype)
     model, newest = probe(str(out)), combination.layouts[-1]
     assert _differences(out, combination) == []
@@ -152,7 +152,7 @@ def test_a_change_beside_the_model_is_named_by_its_record(tmp_path):
 
 
 def test_a_safetensors_header_counts_too(tmp_path):
-    """A renamed entry of the metadata is a difference beside the model."""
+    """A renamed entry of the metadata is a difference outside of the model."""
     tensors = writers.model(1)
     safetensors.torch.save_file(tensors, tmp_path / "a.safetensors", metadata={"step": "1"})
     safetensors.torch.save_file(tensors, tmp_path / "b.safetensors", metadata={"step": "2"})
@@ -172,7 +172,7 @@ def test_a_file_that_was_saved_again_is_still_compared_by_its_tensors(tmp_path):
 
 @given(st.data())
 def test_any_flipped_bit_of_the_stored_records_is_found(tmp_path_factory, data):
-    """Wherever a bit of a record flips, a checksum, a tensor or a part beside the model tells; so does the probe."""
+    """Wherever a bit of a record flips, a checksum, a tensor or a part outside of the model shows it; so does the probe."""
     folder = tmp_path_factory.getbasetemp() / "flips"
     if not folder.exists():
         folder.mkdir()

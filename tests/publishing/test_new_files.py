@@ -1,4 +1,4 @@
-"""New files instead of clones: plain safetensors exports of any layout, and torch files without what lay beside the model."""
+"""New files instead of clones: plain safetensors exports of any layout, and torch files without what lay next to the model."""
 
 import errno
 import os
@@ -155,7 +155,7 @@ def test_an_export_has_the_model_s_time_and_loads_into_the_network(tmp_path):
 
 
 def drop(paths, destination, source=None):
-    """A published combination without what lay beside the model."""
+    """A published combination without what lay next to the model."""
     layouts = tuple(probe(str(path), source) for path in paths)
     publish(Combination(layouts=layouts, weights=WEIGHTS), str(destination), run, drop=True)
     return str(destination)

@@ -67,7 +67,7 @@ def test_two_rewritten_names_of_one_run_are_one_sequence(folder: Folder) -> None
 
 
 def test_without_a_proof_names_stay_apart(folder: Folder) -> None:
-    """`ema.pt` beside numbered files, never the same as one of them, is a sequence of its own."""
+    """`ema.pt` next to numbered files, never the same as one of them, is a sequence of its own."""
     for epoch in (1, 2, 3):
         folder.save(f"checkpoint-{epoch}.pt", float(epoch), epoch=epoch)
         folder.save("ema.pt", epoch + 0.5, epoch=epoch)

@@ -118,7 +118,7 @@ def test_each_step_is_the_twin_s():
 
 
 def test_offline_the_run_is_only_looked_at():
-    """`FlatRna` beside gradient descent, of any shape: c is the twin's, what is stored is a copy, and the point is far better."""
+    """`FlatRna` next to gradient descent, of any shape: c is the twin's, the stored value is a copy, the point is far better."""
     problem = Quadratic(12, 0.1)
     rna, y, xs, residuals = FlatRna(n=5, reg=1e-6), problem.start, [], []
     with pytest.raises(RuntimeError, match="nothing is stored"):

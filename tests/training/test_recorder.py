@@ -53,7 +53,7 @@ def test_the_library_reads_what_was_written(tmp_path):
 
 
 def test_wide_narrow_and_odd_tensors_lie_where_the_header_says(tmp_path):
-    """float64 beside bfloat16 parameters (recorded in float32), a scalar, an empty one, one that is channels_last."""
+    """float64 next to bfloat16 parameters (recorded in float32), a scalar, an empty one, one that is channels_last."""
     torch.manual_seed(0)
     network = nn.Module()
     network.scalar = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
@@ -97,7 +97,7 @@ def convolutional():
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_channels_last_weights_have_their_gradients(ending, tmp_path):
-    """Beside a torch file they lie as its weights do, beside a safetensors file in rows: the loop's coefficients both times."""
+    """Next to a torch file they lie as its weights do, next to a safetensors file in rows: the loop's coefficients both times."""
     network, optimizer, loop = convolutional()
     rna = Rna(network, optimizer, n=4, reset_after=0)
     recorder = GradientRecorder(network, rna)

@@ -19,7 +19,7 @@ def _names(readiness: Readiness, now: float) -> list[str]:
 
 
 def test_a_file_must_rest() -> None:
-    """A new file is due once it has rested; any change of its identity begins the rest anew."""
+    """A new file is due once it has rested; any change of its identity starts the rest again."""
     readiness = Readiness(2.0)
     readiness.update([_found("a_1")], 0.0)
     assert _names(readiness, 1.9) == []

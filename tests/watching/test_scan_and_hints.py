@@ -41,7 +41,7 @@ def _scan(run: Path, *patterns: str) -> list[str]:
 
 
 def test_what_looks_like_a_checkpoint_is_found_and_nothing_else(tmp_path: Path) -> None:
-    """Usual endings, also in sub-folders; not hidden or temporary files, other files, or what trainers save beside a model."""
+    """Usual endings, also in sub-folders; not hidden or temporary files, other files, or what trainers save next to a model."""
     for name in ("a.pt", "b.ckpt", "sub/c.safetensors", "d.pth.tar", "e.BIN"):
         _write(tmp_path / name)
     for name in (
@@ -60,7 +60,7 @@ def test_what_looks_like_a_checkpoint_is_found_and_nothing_else(tmp_path: Path) 
 
 
 def test_our_outputs_are_never_inputs(tmp_path: Path) -> None:
-    """Not in the output tree, not through a link into it, and not beside a manifest, wherever that lies."""
+    """Not in the output tree, not through a link into it, and not next to a manifest, wherever that lies."""
     _write(tmp_path / "rna" / "a.pt")
     _write(tmp_path / ".rna-watch" / "window" / "b.pt")
     (tmp_path / "best.pt").symlink_to("rna/a.pt")
@@ -90,7 +90,7 @@ def test_a_run_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_a_table_of_damaged_manifests_hides_nothing(tmp_path: Path) -> None:
-    """A JSON file beside a checkpoint that is cut off, of another kind or nested without end makes no output of it."""
+    """A JSON file next to a checkpoint that is cut off, of another kind or nested without end makes no output of it."""
     for number, text in enumerate(("{", "[]", '"schema"', "[" * 100_000, "")):
         _write(tmp_path / f"{number}.pt")
         (tmp_path / f"{number}.pt.json").write_text(text)
