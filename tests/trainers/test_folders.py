@@ -223,7 +223,7 @@ def test_folders_are_extrapolated_by_hand_and_verified(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("link", [True, False])
 def test_a_disk_that_is_nearly_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool) -> None:
-    """Without room for a copy or a model besides the reserve both wait, which is reported; links need no room; then it goes on."""
+    """Copy and model wait without room besides the reserve, which is reported; links need no room; then it goes on."""
     _train(tmp_path, 100, 200, 300)
     settings = {"pin": "link" if link else "copy", "reserve": 3000 / 2**30}
     with monkeypatch.context() as nearly_full:
