@@ -152,7 +152,7 @@ def test_an_empty_run_says_what_it_waits_for(width):
     text = " ".join("\n".join(frame(run, width, 24, status=run.status())).split())
     assert "● watching" in text
     assert "waiting for the first checkpoint" in text
-    assert "No checkpoint yet. Whatever a training writes below /scratch/runs/cifar10-resnet18 is taken up" in text
+    assert "No checkpoint yet. What a training writes below /scratch/runs/cifar10-resnet18 is used" in text
 
 
 def test_a_run_that_nobody_watches_says_how_to_start():

@@ -70,7 +70,7 @@ def test_regularization_bounds_condition_and_norm():
 
 
 def test_lambdas_are_compared_over_the_same_steps():
-    """Medians of the distance are over the steps that all could solve, and their number is reported, with the own steps next to it."""
+    """Medians are over the steps that all could solve, whose number is reported, with the own steps next to it."""
     plan, found = results(figure6)
     of = found["noise-0"]["of"]
     for key, value in (("0", None), ("1e-08", 9.0), ("0.0001", 9.0)):
