@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# a worker for each core; tests of a file stay together, and those that start Ray
+PARALLEL := -n auto --maxprocesses 8 --dist loadgroup
 
 .PHONY: install demo test test-all lint bench clean
 
@@ -18,10 +20,10 @@ demo: install
 	$(BIN)/rna-watch demo
 
 test: install
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
 
 test-all: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: install
 	$(BIN)/ruff check .

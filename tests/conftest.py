@@ -16,6 +16,13 @@ settings.register_profile("seeded", derandomize=True, deadline=None, database=No
 settings.load_profile("seeded")
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of a file share its fixtures: one worker runs them (`--dist loadgroup`), unless they name another group."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
 @pytest.fixture(scope="session")
 def real_runs():
     """The folder of checkpoints that nobody here wrote: below $RNA_WATCH_DATA, else ../shared/data next to the checkout."""

@@ -9,13 +9,9 @@ spectral norm; c_i belongs to residual i, oldest first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Float64 = npt.NDArray[np.float64]
 
@@ -165,11 +161,6 @@ def _checked(prior: Float64, n: int) -> Float64:
     if not abs(float(centre.sum()) - 1.0) <= _PRIOR_SUM_TOLERANCE:
         raise ValueError(f"the prior's weights must sum to 1, not {float(centre.sum())}: divide them by their sum")
     return centre
-
-
-def solve_path(spectrum_: Spectrum, regularizations: Sequence[float], prior: Float64 | None = None) -> list[Solution]:
-    """c(lambda) for each lambda; arguments as for `solve`."""
-    return [solve(spectrum_, value, prior) for value in regularizations]
 
 
 def input_weights(c: Float64, mixing: float = 1.0) -> Float64:

@@ -106,7 +106,7 @@ class Inspection:
         }
 
     def _recorded(self) -> dict[str, Any] | None:
-        """The mean gradient that lies next to the checkpoint, and the reason if it cannot be used."""
+        """The mean gradient that lies next to the checkpoint, and why it could not be used, if so."""
         if self.layout.gradient is None:
             return None
         why = recorded_gradient.assign(self.layout)[1]
@@ -139,10 +139,10 @@ class Inspection:
             shown = ", ".join(f"{name} = {owner}" for name, owner in tied[:_SHOWN])
             more = ", ..." if len(tied) > _SHOWN else ""
             lines.append(f"{'tied':<11} {len(tied)} tensors share storage ({shown}{more})")
-        return [*lines, *self._lines_beside()]
+        return [*lines, *self._other_lines()]
 
-    def _lines_beside(self) -> list[str]:
-        """Lines for everything but the model's tensors."""
+    def _other_lines(self) -> list[str]:
+        """What the checkpoint holds besides the model."""
         layout = self.layout
         lines = []
         if layout.root:

@@ -143,17 +143,17 @@ def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
         )
         return [printable(f"found    no checkpoint yet; what appears here is taken ({named})")] if goes_on else []
     first, *others = found.groups
-    told = [f"found    {describe(first, place=True)}"]
+    said = [f"found    {describe(first, place=True)}"]
     if first.kind == "" and first.count == 1:
-        told[0] += "; taken each time it is written"
+        said[0] += "; taken each time it is written"
     if others:
-        beside = "; ".join(
+        also = "; ".join(
             describe(each, place=each.folder != first.folder, trainer=each.trainer != first.trainer)
             for each in others[:MOST_BESIDE]
         )
         more = len(others) - MOST_BESIDE
-        told.append(f"also     {beside}" + (f"; and {more} more" if more > 0 else ""))
-    return told
+        said.append(f"also     {also}" + (f"; and {more} more" if more > 0 else ""))
+    return said
 
 
 def describe(group: NumberedNames, *, place: bool = False, trainer: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""What a comparison says in words: how honest its numbers are, what was best how often, and where RNA loses."""
+"""The findings of a comparison in words: how honest its numbers are, how often each kind was best, where RNA loses."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     from rna_watch.comparison.comparison import Comparison, Row
 
 NAMES = {AVERAGE: "best average", RNA: "best RNA"}
-# Below this, a quarter is a checkpoint or two, and says nothing.
+# a quarter of fewer checkpoints is one or two, and says nothing
 _QUARTERS_FROM = 8
 _MOST_STEPS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """Counts over some checkpoints that have an original and something beside it.
+    """Counts over checkpoints that have an original and at least one other model.
 
-    `best`: how often each kind was best, a tie counting for each; `alone`: how often strictly. `duels`: checkpoints that
-    have both an average and RNA; in `average_holds` of them the best average is at least as good as the best RNA, in
-    `average_wins` strictly better. `gains`: the mean gain over the original, in the metric's units.
+    `best` says how often each kind was best; a tie counts for each of its kinds. `alone` says how often it was strictly
+    best. `duels` counts the checkpoints that have both an average and RNA. The best average is at least as good as the best
+    RNA in `average_holds` of them, and strictly better in `average_wins`. `gains` are mean gains over the original, in the
+    metric's units.
     """
 
     rows: int
@@ -44,12 +45,18 @@ class Tally:
 
 
 def compared(comparison: Comparison) -> list[Row]:
-    """The checkpoints at which the original and something beside it have a value."""
+    """The checkpoints at which the original and at least one other model have a value."""
     return [row for row in comparison.rows if row.best and row.value(ORIGINAL) is not None]
 
 
 def tally(rows: Sequence[Row], kinds: Sequence[str], mode: Mode) -> Tally:
-    """The counts of these checkpoints."""
+    """The counts over some checkpoints.
+
+    Args:
+        rows: the checkpoints.
+        kinds: the kinds to count.
+        mode: whether the metric is minimized or maximized.
+    """
     duels = _pairs(rows, AVERAGE, RNA)
     gains = {
         kind: statistics.fmean(gain(value, original, mode) for value, original in pairs)
@@ -73,13 +80,13 @@ def _pairs(rows: Sequence[Row], one: str, other: str) -> list[tuple[float, float
 
 
 def quarters(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
-    """The first and the last quarter of the checkpoints; both empty where a quarter would be one or none."""
+    """The first and the last quarter of the checkpoints; both are empty if there are fewer than eight."""
     count = len(rows) // 4 if len(rows) >= _QUARTERS_FROM else 0
     return rows[:count], rows[len(rows) - count :]
 
 
 def provenance(comparison: Comparison) -> list[str]:
-    """Which checkpoints these are, by which metric models were chosen, which is shown, and whether it can be believed."""
+    """Which checkpoints these are, which metric is shown and which chose the models, and whether its numbers are honest."""
     return [*_compared(comparison), *_metrics(comparison)]
 
 

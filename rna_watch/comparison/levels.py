@@ -1,4 +1,4 @@
-"""Levels of a metric: which ones are worth asking for, when a model reached them, and how much sooner than the original."""
+"""Levels of a metric: which ones are shown, when a model reached them, and how much sooner than the original."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     Curve = Sequence[tuple[int, float | None]]
 
-# The tolerances of the paper's Tables 2-4, in percentage points.
+# the tolerances of the paper's Tables 2-4, in percentage points
 POINTS = (5.0, 2.0, 1.0, 0.5, 0.2)
-# For other metrics: shares of all that the original ever gained.
+# for other metrics: parts of the original's whole gain
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02)
 _IN_PERCENT = re.compile(r"err|acc|top[-_]?[15]")
 _NOT_IN_PERCENT = re.compile(r"squared|absolute|mean|mse|mae|loss|relative|l[12]")
@@ -26,7 +26,7 @@ _NOT_IN_PERCENT = re.compile(r"squared|absolute|mean|mse|mae|loss|relative|l[12]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speedup:
-    """The original's step over a model's; a lower bound where the original never got there."""
+    """The original's step divided by a model's; a lower bound if the original never reached the level."""
 
     factor: float
     at_least: bool = False
@@ -34,9 +34,9 @@ class Speedup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """When each curve first was as good as `value` (None: never), and its speed-up over the original.
+    """The step at which each curve first was as good as `value` (None: never), and its speed-up over the original.
 
-    `tolerance` says how far the level is from the original's best: None for a level that a person named.
+    `tolerance` is the distance of the level from the original's best; None for a level that a person named.
     """
 
     value: float
@@ -51,17 +51,29 @@ def same(one: float, other: float) -> bool:
 
 
 def better(one: float, other: float, mode: Mode) -> bool:
-    """Whether `one` is strictly better than `other`, beyond rounding."""
+    """Whether one metric is strictly better than another, beyond rounding.
+
+    Args:
+        one: a metric.
+        other: the metric to compare it with.
+        mode: whether the metric is minimized or maximized.
+    """
     return gain(one, other, mode) > 0 and not same(one, other)
 
 
 def known(value: float | None) -> TypeGuard[float]:
-    """Whether there is a number to compare."""
+    """Whether a value is a finite number."""
     return value is not None and math.isfinite(value)
 
 
 def first_step(curve: Curve, level: float, mode: Mode) -> int | None:
-    """The first step at which the curve is as good as the level; what was not evaluated never is."""
+    """The first step at which a curve is as good as a level; None if it never is.
+
+    Args:
+        curve: (step, value), by step; None for a value that was not evaluated.
+        level: a value of the metric.
+        mode: whether the metric is minimized or maximized.
+    """
     for step, value in curve:
         if known(value) and not better(level, value, mode):
             return step
@@ -69,11 +81,11 @@ def first_step(curve: Curve, level: float, mode: Mode) -> int | None:
 
 
 def default_tolerances(metric: str, values: Sequence[float], mode: Mode) -> list[float]:
-    """Tolerances around the original's best, widest first: points for error rates and accuracies, else shares of its gain.
+    """Tolerances around the original's best, widest first: points for error rates and accuracies, else parts of its gain.
 
     Args:
-        metric: its name, which tells whether it is a rate.
-        values: the original's, by step; finite.
+        metric: the name of the metric, which shows whether it is a rate.
+        values: the original's finite values, by step.
         mode: whether the metric is minimized or maximized.
     """
     if not values:
@@ -90,16 +102,16 @@ def default_tolerances(metric: str, values: Sequence[float], mode: Mode) -> list
 def levels(
     curves: Mapping[str, Curve], original: str, metric: str, mode: Mode, given: Sequence[float] | None = None
 ) -> list[Level]:
-    """Each level with the steps and the speed-ups of all curves, easiest first where none were given.
+    """The levels with the steps and the speed-ups of all curves; those around the original's best are sorted, easiest first.
 
-    Levels that nobody asked for and that the original's first value meets already are left out: they tell nothing.
+    Levels around the original's best that its first value meets already are left out, because they say nothing.
 
     Args:
-        curves: for each model, its metric at each step, by step.
-        original: which of them is the original.
+        curves: (step, value) of each model, by step.
+        original: the key of the original.
         metric: the name of the metric.
         mode: whether it is minimized or maximized.
-        given: the levels a person named.
+        given: the levels that a person named; None for levels around the original's best.
     """
     values = [value for _, value in curves[original] if known(value)]
     wanted: list[tuple[float, float | None]] = [(level, None) for level in given or ()]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rna_watch.comparison.comparison import Comparison
 
 FORMATS = (".svg", ".png", ".pdf")
-# Okabe and Ito's colours, told apart by every kind of colour vision; line styles tell them apart in grey.
+# Okabe and Ito's colours, which every kind of colour vision can distinguish; line styles do in grey
 _STYLES: dict[str, dict[str, Any]] = {
     ORIGINAL: {"color": "#888888", "linewidth": 1.4, "label": "original"},
     AVERAGE: {"color": "#0072B2", "linewidth": 1.8, "label": "best average"},
@@ -34,16 +34,16 @@ _STYLES: dict[str, dict[str, Any]] = {
     },
 }
 _OTHERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-# Beyond these, rings would hide the lines that they mark.
+# more rings would hide the lines that they mark
 _MOST_RINGS = 45
 _LEGEND_COLUMNS = 4
 
 
 def check(path: Path) -> None:
-    """Whether the picture can be drawn at all, before anything else is done.
+    """Check that the picture can be drawn, before anything else is done.
 
     Raises:
-        UsageError: an unknown ending, or matplotlib is missing.
+        UsageError: the ending is unknown, or matplotlib is missing.
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"cannot draw {path}: the name must end in {', '.join(FORMATS)}")
@@ -57,7 +57,7 @@ def plot(comparison: Comparison, path: Path) -> None:
     """Draw the picture; equal comparisons give equal files.
 
     Raises:
-        UsageError: as `check`, or the file cannot be written.
+        UsageError: as for `check`, or the file cannot be written.
     """
     check(path)
     import matplotlib as mpl
@@ -104,7 +104,7 @@ def plot(comparison: Comparison, path: Path) -> None:
 
 
 def _has_isolated(values: Sequence[float]) -> bool:
-    """Whether a value stands between gaps, where a line alone would not show it."""
+    """Whether a value has gaps on both sides, so that a line alone would not show it."""
     around = [math.nan, *values, math.nan]
     return any(
         math.isfinite(b) and not math.isfinite(a) and not math.isfinite(c)
@@ -113,12 +113,12 @@ def _has_isolated(values: Sequence[float]) -> bool:
 
 
 def logarithmic(values: Sequence[float]) -> bool:
-    """Whether a logarithmic axis shows these better: all positive, and over more than a decade."""
+    """Whether a logarithmic axis suits the values: all are positive, and they span more than a decade."""
     return bool(values) and min(values) > 0 and max(values) > 10 * min(values)
 
 
 def _log_axis(axes: Any, *, decades: float) -> None:
-    """Plain numbers instead of powers of ten: at 1, 2 and 5 of each decade where there are few."""
+    """A logarithmic axis with plain numbers instead of powers of ten; few decades have marks at 1, 2 and 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")

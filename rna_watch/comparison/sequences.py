@@ -1,4 +1,4 @@
-"""Sequences: the checkpoints of a folder that are one training as it finally went, each apart from the others."""
+"""Sequences: each is the checkpoints of a folder that belong to one training, as it finally went."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class CheckpointSequence:
     """Checkpoints in the order of their steps; `name` is the pattern of most of their names.
 
-    `taken_back` counts those of steps that a restart or a rerun went over again, which are left out.
+    `taken_back` counts the checkpoints that are left out because a restart or a rerun repeated their steps.
     """
 
     name: str
@@ -30,9 +30,10 @@ class CheckpointSequence:
 
 
 def sequences(checkpoints: Iterable[Checkpoint]) -> list[CheckpointSequence]:
-    """The sequences of all admitted checkpoints, the longest first, of equal ones that which was saved to last.
+    """The sequences of all admitted checkpoints, the longest first; of equally long ones, the one with the newest checkpoint.
 
-    Names that differ in their numbers alone are one sequence, and whatever stood in one window with them (a rewritten `last`).
+    Names that differ in their numbers alone are one sequence. A checkpoint with another name (a rewritten `last`) belongs to it
+    if it was in one window with them.
     """
     admitted = {each.name: each for each in checkpoints if each.admitted is not None}
     parents = {series: series for series in map(_series, admitted.values())}
@@ -54,10 +55,10 @@ def sequences(checkpoints: Iterable[Checkpoint]) -> list[CheckpointSequence]:
 
 
 def pick(found: Sequence[CheckpointSequence], wanted: str | None) -> CheckpointSequence:
-    """The first sequence, or the one that is named by its pattern or the beginning of it.
+    """The first sequence, or the one whose pattern is wanted or begins so.
 
     Raises:
-        UsageError: none is, or several are.
+        UsageError: no pattern begins so, or several do.
     """
     if wanted is None:
         return found[0]
@@ -81,19 +82,19 @@ def _seq(checkpoint: Checkpoint) -> int:
 
 
 def _window(checkpoint: Checkpoint) -> Iterable[str]:
-    """The names of what stood in a window with a checkpoint."""
+    """The names of the checkpoints that were in one window with this one."""
     measured = chain.from_iterable(checkpoint.measured.residuals) if checkpoint.measured else ()
     return {*measured, *(checkpoint.chosen.inputs if checkpoint.chosen else ())}
 
 
 def _went_back(before: Checkpoint, after: Checkpoint) -> bool:
-    """Whether a later file is of no later step."""
+    """Whether a file that was written later has no later step."""
     one, other = before.admitted, after.admitted
     return one is not None and other is not None and one.step >= other.step and one.mtime_ns < other.mtime_ns
 
 
 def _as_it_went(members: Iterable[Checkpoint]) -> CheckpointSequence:
-    """One training without what it went over again: from where it went back, all that had been saved is left out."""
+    """One training without the steps that it repeated: what was saved after the point to which it went back is left out."""
     kept: dict[str, Checkpoint] = {}
     names: Counter[str] = Counter()
     count = 0

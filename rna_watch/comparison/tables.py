@@ -47,7 +47,7 @@ class _Sheet:
         return Text(text + mark, _BEST if best else "dim" if text == NOT_EVALUATED else "")
 
     def column(self, title: str, cells: Sequence[Text], drop: int) -> Column:
-        # The place of the star is a gap already.
+        # the place of the star is a gap already
         return Column(title=title + " " * self.star, cells=cells, drop=drop, right=True, gap=1 if self.star else 2)
 
 
@@ -56,9 +56,9 @@ def render(comparison: Comparison, *, width: int, members: bool = False, colour:
 
     Args:
         comparison: what to show.
-        width: terminal cells.
-        members: also every fixed recipe at most checkpoints, in tables as wide as there is room.
-        colour: whether green can mark the best; otherwise a star does.
+        width: of the terminal, in cells.
+        members: whether every fixed recipe at most checkpoints is shown too, in tables as wide as there is room.
+        colour: whether green marks the best; otherwise a star does.
     """
     c = comparison
     decimals = decimals_of([row.value(key) for row in c.rows for key in (*c.kinds, CHOSEN, *c.members)])
@@ -84,7 +84,7 @@ def render(comparison: Comparison, *, width: int, members: bool = False, colour:
 
 
 def decimals_of(values: Sequence[float | None]) -> int | None:
-    """As few decimals as show these numbers whole, and no more than suit them: 1.75 beside 2.5 has two."""
+    """The fewest decimals that show these numbers exactly, and no more than suit them: two for 1.75 and 2.5."""
     most = places(values)
     if most is None:
         return None
@@ -94,7 +94,7 @@ def decimals_of(values: Sequence[float | None]) -> int | None:
 
 
 def thinned(rows: Sequence[Row]) -> list[Row]:
-    """At most so many of the rows, evenly, the last one always among them."""
+    """At most `MOST_ROWS` of the rows, evenly spaced; the last one is always there."""
     if len(rows) <= MOST_ROWS:
         return list(rows)
     step = math.ceil((len(rows) - 1) / (MOST_ROWS - 1))
@@ -121,9 +121,9 @@ def _bullet(sentence: str, width: int) -> Lines:
 def _checkpoints(sheet: _Sheet, rows: Sequence[Row]) -> Lines:
     c = sheet.comparison
     columns = [Column(title=c.step_kind, cells=[Text(str(row.step)) for row in rows], right=True)]
-    # A fixed recipe may beat what the choosing metric picked.
+    # a fixed recipe may beat what the choosing metric picked
     rivals = (*c.kinds, *c.fixed)
-    # The paper's RNA and the average of its window stay longer than a longer average does.
+    # the paper's RNA and the average of its window stay on narrow screens, a longer average goes first
     drops = {ORIGINAL: 0, AVERAGE: 0, RNA: 0, "trained": 2} | dict(zip(reversed(c.fixed), (5, 6, 8), strict=False))
     columns += [_values(sheet, rows, key, rivals=rivals, drop=drops.get(key, 4)) for key in rivals]
     columns.append(_values(sheet, rows, CHOSEN, rivals=rivals))
@@ -163,7 +163,7 @@ def _is_best(c: Comparison, row: Row, key: str, rivals: Sequence[str]) -> bool:
 
 
 def _fitted(columns: Sequence[Column], width: int) -> Lines:
-    """The columns that fit, the least telling ones left out, and a line that names those."""
+    """The columns that fit into the width, and a line that names those left out; the least important are left out first."""
     kept = [column for column in columns if column.width]
     gone: list[str] = []
     while sum(column.width + column.gap for column in kept) - kept[0].gap > width:
@@ -181,7 +181,7 @@ def _fitted(columns: Sequence[Column], width: int) -> Lines:
 
 
 def _blocks(lead: Sequence[Column], columns: Sequence[Column], width: int) -> Lines:
-    """The leading columns with all others, in as many grids as the width asks for."""
+    """The leading columns with all others, in as many grids as the width needs."""
     blocks: list[list[Column]] = [[]]
     for column in columns:
         if blocks[-1] and sum(x.width + x.gap for x in (*lead, *blocks[-1], column)) - lead[0].gap > width:

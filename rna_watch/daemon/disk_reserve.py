@@ -30,11 +30,11 @@ FOR_TRAINING = "the training may need the room on the disk"
 
 
 class DiskReserve:
-    """Compares the free space of the outputs' disk with the reserve, and remembers which models wait for room.
+    """Measures the disk that outputs are written to against the reserve, and remembers which models wait for room.
 
     Args:
-        config: the settings.
-        output: the folder that outputs are written to.
+        config: the settings `reserve`, `window`, `export`, and those of evaluation by a command.
+        output: a folder on that disk.
         recorder: journal and state.
     """
 
@@ -49,22 +49,22 @@ class DiskReserve:
         """Whether so much may be written, because the reserve is free afterwards.
 
         Args:
-            size_bytes: what is to be written; 0 for a hard link, which takes no space until the trainer deletes its file.
+            size_bytes: what is to be written; 0 for a hard link, which takes no space before the trainer deletes the file.
             checkpoint_bytes: size of the newest checkpoint, if it is not admitted yet.
         """
         if self._config.reserve == 0:
             return True
         return self._free_bytes() - size_bytes >= self._reserve_bytes(self._largest_bytes(checkpoint_bytes))
 
-    def keep(self, pins: Callable[[], Iterable[tuple[Checkpoint, int]]], let_go: Callable[[Checkpoint], None]) -> None:
-        """Unpin checkpoints until there is room for the training and for one more model.
+    def keep(self, pins: Callable[[], Iterable[tuple[Checkpoint, int]]], unpin: Callable[[Checkpoint], None]) -> None:
+        """See that the training has its room, and one more model its own: unpin checkpoints until it is so.
 
-        Those whose space only we hold go first, the oldest before the newer. The others go too if that is not enough: what
-        the trainer deletes gives it no room while a link holds it.
+        Those whose space only we hold go first, the oldest before the newer. The others go too if that is not enough: what the
+        trainer deletes gives it no room while a link holds it.
 
         Args:
-            pins: returns all pinned checkpoints, oldest first, with the bytes that only the pin holds.
-            let_go: unpins one.
+            pins: all pinned checkpoints, oldest first, with the bytes that only the pin holds.
+            unpin: unpins one.
         """
         largest = self._largest_bytes()
         if self._config.reserve == 0 or not largest:
@@ -82,11 +82,11 @@ class DiskReserve:
         for checkpoint, held in holding:
             if free >= wanted:
                 break
-            let_go(checkpoint)
+            unpin(checkpoint)
             free += held
         if free < reserve:
             for checkpoint, _ in pins():
-                let_go(checkpoint)
+                unpin(checkpoint)
         if holding or free < reserve:
             self.say_short()
 
@@ -101,17 +101,17 @@ class DiskReserve:
         )
 
     def hold(self, name: str, size_bytes: int) -> None:
-        """Let a model wait until that many bytes fit."""
+        """Make a model wait until so much fits."""
         self._held[name] = size_bytes
         reserve = self._reserve_bytes(self._largest_bytes())
         self._recorder.problem(
             _HELD,
-            f"models wait: each would leave less than {size(reserve)} free for the training ({self._output})",
+            f"models wait: none has room next to the {size(reserve)} that the training may need ({self._output})",
             _REMEDY,
         )
 
     def holds(self, name: str) -> bool:
-        """Whether a model still waits; it stops waiting if it fits now."""
+        """Whether a model still waits; it does not any more if it fits now."""
         needed = self._held.get(name)
         if needed is None:
             return False
@@ -124,7 +124,7 @@ class DiskReserve:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """The time in which a model is written, or given to a command, after its room was found."""
+        """The time in which a model is written, or given to a command, after room was found for it."""
         self._writing = True
         try:
             yield
@@ -132,11 +132,11 @@ class DiskReserve:
             self._writing = False
 
     def _free_bytes(self) -> float:
-        """What this user may still write; infinity if the file system does not say."""
+        """What this user may still write; infinite if the file system does not say."""
         try:
             usage = shutil.disk_usage(self._output)
         except OSError:
-            return math.inf  # the run's folder is gone for a while; writing there reports it
+            return math.inf  # the run's folder is gone for a while; whoever writes there reports it
         return usage.free if usage.total else math.inf
 
     def _reserve_bytes(self, largest_bytes: int) -> int:

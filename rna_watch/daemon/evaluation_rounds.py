@@ -44,7 +44,7 @@ _RE_ESTIMATED_SUFFIX = "+re-estimated"
 
 @dataclass(slots=True)
 class Evaluated:
-    """The results of one checkpoint's evaluation: candidates, per-example values and re-estimated statistics, by name.
+    """What the evaluation of one checkpoint gave: candidates, their per-example values, re-estimated statistics; by name.
 
     `evaluated` names the candidates whose metrics in the journal are of exactly these models, and whose values and
     statistics are at hand; the others count as not evaluated.
@@ -62,16 +62,12 @@ class EvaluationRounds:
     Args:
         config: the settings.
         recorder: journal and state.
-        evaluators: they run at the same time.
-        show: called with the work at hand.
+        evaluators: as many as may run at a time.
+        show: is given what is being done.
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        recorder: Recorder,
-        evaluators: Sequence[Evaluator],
-        show: Callable[[Work], None],
+        self, config: RunConfig, recorder: Recorder, evaluators: Sequence[Evaluator], show: Callable[[Work], None]
     ) -> None:
         self.config = config
         self.recorder = recorder
@@ -96,7 +92,7 @@ class EvaluationRounds:
         return evaluation.outcome
 
     def unevaluated(self, window: Window, residuals: Residuals) -> Family:
-        """The family to publish from if nothing could be evaluated."""
+        """What is left to publish if nothing could be evaluated."""
         found = unevaluated(residuals)
         if self.evaluators and self.config.normalization != "combine":
             return found
@@ -113,7 +109,7 @@ class EvaluationRounds:
         return kinds
 
     def settle(self, metric: str) -> None:
-        """Record, once, the metric that models are chosen by, and its direction."""
+        """Record, once, the metric by which models are chosen, and its direction."""
         settled = self.recorder.state.metric
         same = settled is not None and settled.metric == metric
         mode = self.config.mode or (settled.mode if settled is not None and same else infer_mode(metric))
@@ -122,26 +118,18 @@ class EvaluationRounds:
 
 
 class CheckpointEvaluation:
-    """The evaluation of one checkpoint's candidates.
-
-    `kinds` are the ways in which normalization statistics are made here; a second way has candidates of its own.
-
-    Args:
-        rounds: the settings, the journal and the evaluators.
-        window: the K inputs.
-        residuals: the window's residuals.
-        members: the family.
-    """
+    """The evaluation of one checkpoint's candidates; `outcome` is what it gave so far."""
 
     def __init__(self, rounds: EvaluationRounds, window: Window, residuals: Residuals, members: Family) -> None:
         self._rounds = rounds
-        self.config = rounds.config
-        self.recorder = rounds.recorder
-        self.evaluators = rounds.evaluators
-        self.window = window
-        self.residuals = residuals
+        self._config = rounds.config
+        self._recorder = rounds.recorder
+        self._evaluators = rounds.evaluators
+        self._window = window
+        self._residuals = residuals
         self.outcome = Evaluated(members)
-        self.kinds: tuple[str, ...] = (CLAMPED,)
+        # in which ways normalization statistics are made; with two, the second has candidates of its own
+        self._kinds: tuple[str, ...] = (CLAMPED,)
         self._name = window.members[-1].name
         self._since = time.time()
         self._done = 0
@@ -152,10 +140,10 @@ class CheckpointEvaluation:
         last, *others = self.outcome.family.candidates
         self._total = 1 + len(others)
         if not self._evaluate([last]) or not search:
-            return  # an evaluator that fails on the original fails on the rest
-        offered = offers(self.evaluators[0], self.recorder)
-        self.kinds = self._rounds.kinds(self.window, offered)
-        variants = [self.variant(each, kind) for each in others for kind in self.kinds]
+            return  # what fails on the original fails on the rest
+        offered = offers(self._evaluators[0], self._recorder)
+        self._kinds = self._rounds.kinds(self._window, offered)
+        variants = [self._variant(each, kind) for each in others for kind in self._kinds]
         kept = self._first_round(variants, offered)
         names = {each.name for each in kept}
         self.outcome.family = replace(
@@ -166,9 +154,9 @@ class CheckpointEvaluation:
         self._total = 1 + len(kept)
         if not self._evaluate(kept):
             return
-        for method, search_for in {SOUP: self._soup, LINE: self._line, TRAINED: self._trained}.items():
-            if method in self.config.methods and (method != TRAINED or TRAINING_LOSS in offered):
-                search_for()
+        for method, find in SEARCHES.items():
+            if method in self._config.methods and (method != TRAINED or TRAINING_LOSS in offered):
+                find(self)
 
     # -- rounds of evaluation
 
@@ -183,29 +171,30 @@ class CheckpointEvaluation:
 
         The journal holds no per-example values, no re-estimated statistics, and nothing that the user's training loss drew.
         """
-        current = self.recorder.checkpoint(self._name)
+        current = self._recorder.checkpoint(self._name)
         if current is None or each.name not in current.evaluations:
             return False
-        return each.statistics != RE_ESTIMATED and each.method != TRAINED and not current.examples.get(each.name, 0)
+        lost = each.statistics == RE_ESTIMATED or each.method == TRAINED or current.examples.get(each.name, 0) > 0
+        return not lost and self._same(each, current.models.get(each.name, ""))
 
     def _round(self, wanted: Sequence[Candidate], fraction: float | None) -> None:
-        spread(self.evaluators, wanted, partial(self._evaluate_one, fraction))
+        spread(self._evaluators, wanted, partial(self._evaluate_one, fraction))
 
     def _evaluate_one(self, fraction: float | None, evaluator: Evaluator, each: Candidate) -> None:
-        self.show(f"evaluating {each.name}")
+        self._show(f"evaluating {each.name}")
         try:
             re_estimate = each.statistics == RE_ESTIMATED
-            result = evaluator.evaluate(self.window.combination(each), fraction=fraction, re_estimate=re_estimate)
+            result = evaluator.evaluate(self._window.combination(each), fraction=fraction, re_estimate=re_estimate)
             metric = self._metric(each, result)
         except EvaluationFailed as error:
-            self.recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=each.name, reason=str(error)))
-            failed(self.recorder, error)
+            self._recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=each.name, reason=str(error)))
+            failed(self._recorder, error)
             return
-        self.recorder.solved("evaluator")
+        self._recorder.solved("evaluator")
         self._keep(each, result, metric, fraction)
 
-    def show(self, stage: str) -> None:
-        """Show the work at hand."""
+    def _show(self, stage: str) -> None:
+        """Say what is being done."""
         total = max(self._total, self._done + 1)
         self._rounds.show(
             Work(checkpoint=self._name, stage=stage, done=self._done, total=total, unit="models", since=self._since)
@@ -217,22 +206,23 @@ class CheckpointEvaluation:
         Raises:
             EvaluationFailed: the metric is missing.
         """
-        settled = self.recorder.state.metric
-        wanted = self.config.metric or (settled.metric if settled is not None else None)
-        if self.config.metric is None and each.method == LAST and wanted not in result.metrics:
+        settled = self._recorder.state.metric
+        wanted = self._config.metric or (settled.metric if settled is not None else None)
+        if self._config.metric is None and each.method == LAST and wanted not in result.metrics:
             wanted = None
         return choosing_metric(result.metrics, wanted)
 
     def _keep(self, each: Candidate, result: Evaluation, metric: str, fraction: float | None) -> None:
         self._done += 1
         if fraction is not None:
-            self.recorder.record(
+            self._recorder.record(
                 e.Screened(
                     checkpoint=self._name,
                     candidate=each.name,
                     fraction=fraction,
                     metrics=result.metrics,
                     seconds=result.seconds,
+                    model=self._window.model(each),
                 )
             )
             return
@@ -240,7 +230,7 @@ class CheckpointEvaluation:
             self.outcome.examples[each.name] = result.examples[metric]
         if result.statistics:
             self.outcome.statistics[each.name] = result.statistics
-        self.recorder.record(
+        self._recorder.record(
             e.Evaluated(
                 checkpoint=self._name,
                 candidate=each.name,
@@ -248,127 +238,139 @@ class CheckpointEvaluation:
                 seconds=result.seconds,
                 examples=len(result.examples.get(metric, ())),
                 recipe=recorded(each),
+                model=self._window.model(each),
             )
         )
         self.outcome.evaluated.add(each.name)
         self._rounds.settle(metric)
 
-    def value(self, name: str) -> float | None:
-        """The value of the choosing metric for a candidate, or for the one that it equals; None if it is not known."""
+    def _value(self, name: str) -> float | None:
+        """The choosing metric of a candidate, or of the one that it equals; None if it is not known."""
         name = self.outcome.family.duplicates.get(name, name)
-        current = self.recorder.checkpoint(self._name)
+        current = self._recorder.checkpoint(self._name)
         return self._number(current.evaluations.get(name)) if current and name in self.outcome.evaluated else None
 
-    def _screened(self) -> dict[str, e.Metrics]:
-        current = self.recorder.checkpoint(self._name)
-        return current.screened if current is not None else {}
+    def _screened(self, candidates: Sequence[Candidate]) -> dict[str, e.Metrics]:
+        """What a first round on this part of the data said of these models."""
+        current = self._recorder.checkpoint(self._name)
+        said = current.screened if current else {}
+        alike = [each for each in candidates if each.name in said and self._same(each, said[each.name].model)]
+        return {m.name: said[m.name].metrics for m in alike if said[m.name].fraction == self._config.first_round}
+
+    def _same(self, each: Candidate, model: str) -> bool:
+        """Whether what was recorded under a candidate's name is its model; journals of 0.1.0 do not tell."""
+        return not model or model == self._window.model(each)
 
     def _number(self, metrics: e.Metrics | None) -> float | None:
-        settled = self.recorder.state.metric
+        settled = self._recorder.state.metric
         return metrics.get(settled.metric) if metrics and settled else None
 
     @property
-    def mode(self) -> Mode:
-        """Whether the choosing metric is minimized or maximized."""
-        settled = self.recorder.state.metric
+    def _mode(self) -> Mode:
+        """Whether the choosing metric is to be small or large."""
+        settled = self._recorder.state.metric
         return "max" if settled is not None and settled.mode == "max" else "min"
 
-    def best(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates that have a value, best first."""
-        return ranked(candidates, lambda each: self.value(each.name), self.mode)
+    def _ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Those that have a value, best first."""
+        return ranked(candidates, lambda each: self._value(each.name), self._mode)
 
     # -- variants
 
-    def variant(self, each: Candidate, kind: str) -> Candidate:
-        """A candidate with its statistics made in this way; its name says so if both ways are tried."""
-        suffix = _RE_ESTIMATED_SUFFIX if kind == RE_ESTIMATED and len(self.kinds) > 1 else ""
+    def _variant(self, each: Candidate, kind: str) -> Candidate:
+        """A candidate with its statistics made in a way; named after that if there are two ways."""
+        suffix = _RE_ESTIMATED_SUFFIX if kind == RE_ESTIMATED and len(self._kinds) > 1 else ""
         return replace(each, name=f"{each.name}{suffix}", statistics=kind)
 
-    def best_kind(self) -> str:
+    def _best_kind(self) -> str:
         """How the best candidate's statistics are made."""
-        best = self.best([each for each in self.outcome.family.candidates if each.method != LAST])
-        return best[0].statistics if best else self.kinds[0]
+        best = self._ranked([each for each in self.outcome.family.candidates if each.method != LAST])
+        return best[0].statistics if best else self._kinds[0]
 
     def _first_round(self, candidates: list[Candidate], offered: frozenset[str]) -> list[Candidate]:
-        """As many candidates as may be evaluated, chosen by a cheap round on a part of the data if that is wanted."""
-        fraction = self.config.first_round
-        limit = self.config.max_candidates
+        """As many as may be evaluated; by a cheap round on a part of the data, if it is wanted."""
+        fraction = self._config.first_round
+        limit = self._config.max_candidates
         if len(candidates) <= limit:
             return candidates
         if fraction is None:
             return _cut(candidates, limit)
         if FRACTION not in offered:
-            self.recorder.problem(
+            self._recorder.problem(
                 "first_round",
                 f"first_round is set, but the evaluator offers no '{FRACTION}'",
                 "add it, or leave first_round out",
             )
             return _cut(candidates, limit)
-        self.recorder.solved("first_round")
+        self._recorder.solved("first_round")
         screened = _cut(candidates, SCREENED * limit)
         self._done, self._total = 0, len(screened)
-        self._round([each for each in screened if each.name not in self._screened()], fraction)
+        known_already = self._screened(screened)
+        self._round([each for each in screened if each.name not in known_already], fraction)
         self._done = 1  # the original
-        values = self._screened()
-        known = ranked(screened, lambda each: self._number(values.get(each.name)), self.mode)
+        values = self._screened(screened)
+        known = ranked(screened, lambda each: self._number(values.get(each.name)), self._mode)
         return _cut([*known, *(each for each in screened if each not in known)], limit, screened)
 
     # -- candidates that evaluations or gradients lead to
 
-    def _soup(self) -> None:
-        # the newest was evaluated after the window was made
+    def soup(self) -> None:
+        """Add a greedy soup of the window's checkpoints, as far as the evaluator that judges now has judged them."""
+        # as they are known now: the newest was evaluated after the window was made
         members = [
-            self.recorder.checkpoint(name) or known
-            for name, known in zip(self.window.names, self.window.members, strict=True)
+            self._recorder.checkpoint(name) or known
+            for name, known in zip(self._window.names, self._window.members, strict=True)
         ]
-        # a member's value from another evaluator cannot be compared
-        judge = self.recorder.state.judge
+        # what another evaluator said of a member cannot be compared
+        judge = self._recorder.state.judge
         values = [self._number(member.evaluations.get(LAST)) if member.judge == judge else None for member in members]
-        kind = self.best_kind()
+        kind = self._best_kind()
 
         def evaluate(candidate: Candidate) -> float | None:
-            variant = self.variant(candidate, kind)
-            self.add([variant])
-            return self.value(variant.name)
+            variant = self._variant(candidate, kind)
+            self._add([variant])
+            return self._value(variant.name)
 
-        searched_candidates.soup(self.residuals, values, self.mode, evaluate)
+        searched_candidates.soup(self._residuals, values, self._mode, evaluate)
 
-    def _line(self) -> None:
+    def line(self) -> None:
+        """Add the points of a line search through the best solution."""
         solutions = [each for each in self.outcome.family.candidates if kind_of(each.method) == SOLUTIONS]
-        for through in self.best(solutions)[:1]:
-            self.add(searched_candidates.line(self.residuals, through))
+        for through in self._ranked(solutions)[:1]:
+            self._add(searched_candidates.line(self._residuals, through))
 
-    def _trained(self) -> None:
-        best = self.best(self.outcome.family.candidates)
+    def trained(self) -> None:
+        """Add weights trained from the best candidate on, or report why there are none."""
+        best = self._ranked(self.outcome.family.candidates)
         if not best:
             return
-        name = f"{TRAINED}-{len(self.window.residuals)}"
+        name = f"{TRAINED}-{len(self._window.residuals)}"
         request = FitRequest(
-            combination=self.window.combination(best[0]),
-            seed=self.window.members[-1].step or 0,
-            memory_limit_bytes=int(self.config.trained_memory * 2**30),
+            combination=self._window.combination(best[0]),
+            seed=self._window.members[-1].step or 0,
+            memory_limit_bytes=int(self._config.trained_memory * 2**30),
             steps=searched_candidates.TRAINING_STEPS,
         )
-        self.show("training weights")
-        candidate, reason = searched_candidates.trained(self.residuals, name, request, self.evaluators[0].fit)
+        self._show("training weights")
+        candidate, reason = searched_candidates.trained(self._residuals, name, request, self._evaluators[0].fit)
         if candidate is None:
-            self.recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=name, reason=reason))
-            self.recorder.problem(
+            self._recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=name, reason=reason))
+            self._recorder.problem(
                 "trained",
                 f"weights cannot be trained: {reason}",
                 "repair training_loss, or leave 'trained' out of methods",
             )
             return
-        self.recorder.solved("trained")
-        self.add([self.variant(candidate, self.best_kind())])
+        self._recorder.solved("trained")
+        self._add([self._variant(candidate, self._best_kind())])
 
-    def add(self, candidates: Sequence[Candidate]) -> None:
-        """Add candidates to the family if they are new models, and evaluate them; their statistics are made in one way."""
+    def _add(self, candidates: Sequence[Candidate]) -> None:
+        """Add candidates, whose statistics are made in one way, to the family if they are models of their own; evaluate them."""
         known = self.outcome.family.candidates
         names = {each.name for each in known}
         kind = candidates[0].statistics
         alike = [each for each in known if each.statistics == kind or (each.method == LAST and kind != RE_ESTIMATED)]
-        kept, twins = distinct([*alike, *candidates], self.residuals)
+        kept, twins = distinct([*alike, *candidates], self._residuals)
         new = [each for each in kept if each.name not in names]
         others = [(each, twin) for each, twin in twins if each.name not in names]
         self.outcome.family = replace(
@@ -376,6 +378,10 @@ class CheckpointEvaluation:
         )
         self._total += len(new)
         self._evaluate(new)
+
+
+# how the members of searched methods are found, in the order in which they are tried
+SEARCHES = {SOUP: CheckpointEvaluation.soup, LINE: CheckpointEvaluation.line, TRAINED: CheckpointEvaluation.trained}
 
 
 def _cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:

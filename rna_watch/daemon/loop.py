@@ -55,7 +55,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Daemon:
-    """Watches one run until it is told to stop (or, with `until_done`, until nothing is left to do).
+    """Watches one run until it is stopped (or, with `until_done`, until nothing is left to do).
 
     Args:
         config: the settings.
@@ -85,8 +85,8 @@ class Daemon:
         self._until_done = until_done
         self._on_ready = on_ready
         self._lost = lost
-        self._timing = Timing.of(config, paths.run)
-        self._evaluator_spec = evaluator_spec(config, paths)
+        self._timing = Timing.of(paths.run, config.quiet, config.scan_interval)
+        self._evaluator_spec = evaluator_spec(config, paths.scratch)
         self._stop_reason = ""
         self._wake = threading.Event()
         self._work_ready = threading.Event()
@@ -174,7 +174,7 @@ class Daemon:
                 engine=self._config.engine,
                 evaluator=self._config.evaluator or self._config.evaluate_command,
                 settings=json.loads(self._config.model_dump_json()),  # an infinity becomes null
-                evaluator_digest=evaluator_digest(self._config),
+                evaluator_digest=evaluator_digest(self._config.evaluator, self._config.evaluate_command),
             )
         )
         Publication(self._config, self._paths, self._recorder).settle()

@@ -70,18 +70,18 @@ def measure(
             raise NotFiniteError([0])
         return Residuals.of_differences(np.zeros((1, 1)))
     wanted, saved, order = settings.residuals, settings.lr_saved, settings.optimizer_order
-    form, beside = window_form(layouts, states, wanted, saved, order, problem)
+    form, companions = window_form(layouts, states, wanted, saved, order, problem)
     key = f"{form.key}/{order}" if form.key else ""
     known = [member.measured for member in window.members if member.measured is not None]
     products, formed = known_products(known), known_products(known, key) if key else {}
     new = max(missing_rows(window.residuals, each) for each in ((products, formed) if key else (products,)))
     own = window.members[-1].measured
     if new or own is None or own.form != key:
-        own, problem = _read(window, max(new, 1), form, key, beside, budget_mib, run)
+        own, problem = _read(window, max(new, 1), form, key, companions, budget_mib, run)
         record(own, problem)
         products |= known_products([own])
         if problem:
-            form, beside, key = without(states, wanted, saved, problem), None, ""
+            form, companions, key = without(states, wanted, saved, problem), None, ""
         elif key:
             formed |= known_products([own], key)
     steps_nn = assemble(window.residuals, products)
@@ -99,7 +99,7 @@ def measure(
         return found
     if float(eigen.values[0]) + smallest > _GRAM_DIGITS:
         return found
-    parts = run(tasks_plan.factor_tasks(layouts, budget_mib, form, beside))
+    parts = run(tasks_plan.factor_tasks(layouts, budget_mib, form, companions))
     return replace(found, factor_nn=stacked_factor(part for part in parts if isinstance(part, np.ndarray)))
 
 
@@ -108,11 +108,11 @@ def _merged(run: Run, tasks: list[tasks_plan.GramTask]) -> GramRows:
 
 
 def _read(
-    window: Window, new: int, form: Form, key: str, beside: Companions | None, budget_mib: float, run: Run
+    window: Window, new: int, form: Form, key: str, companions: Companions | None, budget_mib: float, run: Run
 ) -> tuple[e.Measured, str]:
     """The newest rows, and why the form does not hold after all ("" if it does)."""
     begun = time.perf_counter()
-    tasks = tasks_plan.gram_tasks(window.layouts, new, budget_mib, form if key else None, beside)
+    tasks = tasks_plan.gram_tasks(window.layouts, new, budget_mib, form if key else None, companions)
     total = _merged(run, tasks)
     seconds = time.perf_counter() - begun
     if total.non_finite:
@@ -140,7 +140,7 @@ def problem_with(total: GramRows, form: Form) -> str:
     if total.outside > 0.0:
         return _MOVED
     if not np.isfinite(total.form_rows).all():
-        return "what lies next to the weights (momentum, recorded gradient) holds NaN or infinite values"
+        return "what is stored next to the weights (momentum, recorded gradient) holds NaN or infinite values"
     return ""
 
 

@@ -35,11 +35,11 @@ def next_in_line(
         held: whether a checkpoint waits for room on the disk; the others do not wait for it.
     """
     for checkpoint in by_admission(checkpoints):
-        tried = checkpoint.name in attempted
-        pending = checkpoint.stage in PENDING or (checkpoint.stage is Stage.FAILED and not tried)
+        before = checkpoint.name in attempted
+        pending = checkpoint.stage in PENDING or (checkpoint.stage is Stage.FAILED and not before)
         if not pending or held(checkpoint.name):
             continue
-        if checkpoint.attempts and tried:
+        if checkpoint.attempts and before:
             pause = min(_FIRST_PAUSE_S * 2 ** (checkpoint.attempts - 1), _LONGEST_PAUSE_S)
             if since_error_s < pause:
                 return None

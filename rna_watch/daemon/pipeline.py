@@ -18,6 +18,7 @@ from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRo
 from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.window import Window, state_of
+from rna_watch.daemon.window_break import joined
 from rna_watch.errors import (
     Cancelled,
     EngineError,
@@ -148,7 +149,7 @@ class Pipeline:
             self._failed(checkpoint, str(error))
         except (RefusedCheckpoint, IncompleteCheckpoint) as error:
             # damage outside the model shows only when the whole file is written
-            self._failed(checkpoint, f"its model cannot be written: {error}", attempts=1)
+            self._failed(checkpoint, f"it cannot be written out: {error}", attempts=1)
         except MemoryError:
             self._failed(checkpoint, "there is not enough memory; lower --workers")
 
@@ -232,18 +233,13 @@ class Pipeline:
     # -- window and Gram matrix
 
     def _window(self, checkpoint: Checkpoint) -> Window | None:
-        newest = self._pins.layout(checkpoint)
-        if newest is None:
+        members = [*self._sequences.history(checkpoint, self._config.window), checkpoint]
+        layouts = joined([self._pins.layout(member) for member in members])
+        if not layouts:
             reason = "its bytes are gone or were changed before it could be used"
             self._recorder.record(e.Skipped(checkpoint=checkpoint.name, reason=reason))
             return None
-        members, layouts = [checkpoint], [newest]
-        for member in reversed(self._sequences.history(checkpoint, self._config.window)):
-            layout = self._pins.layout(member)
-            if layout is None or layout.architecture != newest.architecture:
-                break
-            members.insert(0, member)
-            layouts.insert(0, layout)
+        members = members[-len(layouts) :]
         self._recorder.take(members)
         states = [state_of(m, layout, self._config.optimizer_order) for m, layout in zip(members, layouts, strict=True)]
         return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states))
@@ -271,8 +267,7 @@ class Pipeline:
     def _family(self, residuals: Residuals) -> Family:
         limit = self._config.max_candidates
         return family(
-            residuals,
-            self._config.search(limit=limit if self._config.first_round is None else SCREENED * limit),
+            residuals, self._config.search(limit=limit if self._config.first_round is None else SCREENED * limit)
         )
 
     def _record_search(self, checkpoint: Checkpoint, residuals: Residuals, searched: Family) -> None:
@@ -314,7 +309,9 @@ class Pipeline:
                 mode="max" if settled and settled.mode == "max" else "min",
                 examples=outcome.examples,
                 minimum_gain=self._config.minimum_gain,
-                screened=len(current.screened) if current else 0,
+                screened=sum(event.fraction == self._config.first_round for event in current.screened.values())
+                if current
+                else 0,
             ),
         )
         self._recorder.record(

@@ -42,7 +42,7 @@ def soup(
         tried = sorted([*ingredients, k])
         weights = [1.0 / len(tried) if i in tried else 0.0 for i in range(len(values))]
         ages = "+".join(str(len(values) - 1 - i) for i in reversed(tried))
-        value = evaluate(of_weights(residuals, f"{SOUP}-{ages}", SOUP, weights))
+        value = evaluate(of_weights(residuals, f"{SOUP}-{ages}", SOUP, weights, {"ages": ages}))
         if value is not None and gain(value, best, mode) > 0:
             ingredients, best = tried, value
 
@@ -53,7 +53,8 @@ def line(residuals: Residuals, through: Candidate) -> list[Candidate]:
     found = []
     for t in _LINE_FACTORS:
         weights = [(1.0 - t) * last + t * weight for last, weight in zip(newest, through.weights, strict=True)]
-        candidate = of_weights(residuals, f"{LINE}-{t:g}-{through.name}", LINE, weights)
+        name = f"{LINE}-{t:g}-{through.name}"
+        candidate = of_weights(residuals, name, LINE, weights, {"factor": t, "through": through.name})
         found.append(replace(candidate, statistics=through.statistics))
     return found
 

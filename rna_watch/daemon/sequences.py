@@ -138,9 +138,9 @@ class Sequences:
             and (admitted.step, admitted.seq) < mine
         ]
         before.sort(key=lambda item: item[:2])
-        mine_told = (checkpoint.admitted.step_kind, checkpoint.admitted.step)
-        told = {(c.admitted.step_kind, step): c for step, _, c in before if c.admitted}
-        return [member for which, member in told.items() if which != mine_told][-length:]
+        own_step = (checkpoint.admitted.step_kind, checkpoint.admitted.step)
+        by_step = {(c.admitted.step_kind, step): c for step, _, c in before if c.admitted}
+        return [member for step, member in by_step.items() if step != own_step][-length:]
 
     def needed(self, length: int) -> set[str]:
         """The checkpoints that a later window of this many residuals, or a window in work, may hold."""

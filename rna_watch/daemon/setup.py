@@ -17,7 +17,6 @@ from rna_watch.watching.scan import network_file_system
 if TYPE_CHECKING:
     from rna_watch.config import RunConfig
     from rna_watch.engine.contract import Engine
-    from rna_watch.journal.run_paths import RunPaths
     from rna_watch.layout.identity import FileIdentity
 
 _WORKER_LIMIT = 4
@@ -35,12 +34,18 @@ class Timing:
     network: str | None
 
     @classmethod
-    def of(cls, config: RunConfig, run: Path) -> Timing:
-        """The timing of the settings, or of the file system: a network file system's attributes lag by up to a minute."""
+    def of(cls, run: Path, quiet_s: float | None, scan_s: float | None) -> Timing:
+        """What is set, or what suits the file system: attribute caches of network file systems lag by up to a minute.
+
+        Args:
+            run: a folder on the file system.
+            quiet_s: the setting `quiet`.
+            scan_s: the setting `scan_interval`.
+        """
         network = network_file_system(run)
         return cls(
-            quiet_s=config.quiet if config.quiet is not None else (30.0 if network else 0.5),
-            scan_s=config.scan_interval if config.scan_interval is not None else (10.0 if network else 1.0),
+            quiet_s=quiet_s if quiet_s is not None else (30.0 if network else 0.5),
+            scan_s=scan_s if scan_s is not None else (10.0 if network else 1.0),
             network=network,
         )
 
@@ -77,8 +82,12 @@ def usable_cores() -> int:
         return cores
 
 
-def evaluator_spec(config: RunConfig, paths: RunPaths) -> EvaluatorSpec | None:
+def evaluator_spec(config: RunConfig, scratch: Path) -> EvaluatorSpec | None:
     """The evaluator that the settings name, to run as if from this process; None if there is none.
+
+    Args:
+        config: the settings.
+        scratch: the folder for models that a command evaluates.
 
     Raises:
         UsageError: the evaluator's file does not exist, or is not named as FILE.py:function.
@@ -99,17 +108,17 @@ def evaluator_spec(config: RunConfig, paths: RunPaths) -> EvaluatorSpec | None:
         timeout_s=config.evaluation_timeout,
         threads=config.evaluation_threads,
         cwd=str(Path.cwd()),
-        scratch=str(paths.scratch),
+        scratch=str(scratch),
         environment=environment,
     )
 
 
-def evaluator_digest(config: RunConfig) -> str:
-    """A digest of the evaluator's file, or of the files that its command names; it changes when the evaluator is edited.
+def evaluator_digest(function: str | None, command: str | None) -> str:
+    """The digest of the evaluator's file, or of the files that its command names: another one means that it was edited.
 
     Files that these import or read are not looked at.
     """
-    words = [split_function(config.evaluator)[0]] if config.evaluator else (config.evaluate_command or "").split()
+    words = [split_function(function)[0]] if function else (command or "").split()
     digest = hashlib.blake2b(digest_size=16)
     for file in map(Path, words):
         with contextlib.suppress(OSError, ValueError):

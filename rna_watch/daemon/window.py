@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     Float64 = npt.NDArray[np.float64]
 
+_DIGITS = 6
 Pair = tuple[str, str]
 Products = dict[tuple[Pair, Pair], float]
 
@@ -73,6 +76,21 @@ class Window:
         recipe = Combination(layouts=self.layouts, weights=weights, clamp=candidate.statistics != COMBINED)
         return recipe.with_values(statistics) if statistics else recipe
 
+    def model(self, candidate: Candidate) -> str:
+        """A digest of what a candidate's model is made of: the inputs that weigh, their source, weights, statistics.
+
+        Windows of other lengths give other last digits of the same weights: six of them count, where three would tell models
+        apart in a family.
+        """
+        weights = [round(weight, _DIGITS) for weight in self.combination(candidate).weights]
+        inputs = [
+            (layout.fingerprint, layout.source, weight)
+            for layout, weight in zip(self.layouts, weights, strict=True)
+            if weight != 0.0
+        ]
+        made_of = json.dumps([inputs, candidate.statistics if len(inputs) > 1 else ""])
+        return hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
+
 
 def window_form(
     layouts: Sequence[Layout],
@@ -82,7 +100,7 @@ def window_form(
     order: Order,
     problem: str = "",
 ) -> tuple[Form, Companions | None]:
-    """The form of a window's residuals, and what must be read next to the checkpoints for it.
+    """The form of a window's residuals, and what must be read next to the checkpoints for it (None: nothing).
 
     Args:
         layouts: the layouts of the K checkpoints, oldest first.

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rna_watch.acceleration.residuals import TrainingState
     from rna_watch.journal.events import Admitted
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.layout.layout import Layout
 
 
 def same_step(previous: Admitted, current: Admitted) -> str:
@@ -72,3 +73,13 @@ def change(older: TrainingState, newer: TrainingState, jump: float) -> str:
                 continue
             return f"the learning rate jumped from {before:.3g} to {after:.3g}"
     return ""
+
+
+def joined(layouts: Sequence[Layout | None]) -> list[Layout]:
+    """The newest of these that can stand in one window: none of them is gone (None), and all have one architecture."""
+    found: list[Layout] = []
+    for layout in reversed(layouts):
+        if layout is None or (found and layout.architecture != found[0].architecture):
+            break
+        found.insert(0, layout)
+    return found

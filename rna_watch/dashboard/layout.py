@@ -37,7 +37,13 @@ def tail_of(text: str, width: int) -> str:
 
 
 def heading(title: str, note: str, width: int) -> Text:
-    """A rule across the width (terminal cells) with a title on its left and a note on its right."""
+    """A rule across the width with a title at its left and a note at its right.
+
+    Args:
+        title: what stands below.
+        note: left out where there is no room.
+        width: terminal cells.
+    """
     line = Text.assemble(("── ", "dim"), (plain(title), "bold"), " ")
     note = plain(note)
     room = width - line.cell_len - 4
@@ -49,7 +55,13 @@ def heading(title: str, note: str, width: int) -> Text:
 
 
 def spread(left: Text, right: Text, width: int) -> Text:
-    """Two texts at the ends of one line of `width` terminal cells; the right one is left out if both do not fit."""
+    """Two texts at the ends of one line; the right one gives way if there is no room for both.
+
+    Args:
+        left: the text at the left.
+        right: the text at the right.
+        width: terminal cells.
+    """
     room = width - left.cell_len - right.cell_len
     if room < 2:
         return fit(left, width)
@@ -60,10 +72,10 @@ def pack(items: Iterable[Text], width: int, *, separator: str = " · ", indent: 
     """The items on as few lines as they need, broken only between items.
 
     Args:
-        items: the items, none with a line break.
-        width: terminal cells of a line.
-        separator: the text between two items.
-        indent: the text before each line.
+        items: texts; empty ones are left out.
+        width: terminal cells.
+        separator: what stands between two items on a line.
+        indent: what all lines but the first begin with.
     """
     lines: Lines = []
     for item in items:
@@ -77,20 +89,26 @@ def pack(items: Iterable[Text], width: int, *, separator: str = " · ", indent: 
 
 
 def wrap(text: str, width: int, *, style: str, most: int) -> Lines:
-    """A sentence over several lines.
+    """A sentence over at most so many lines.
 
     Args:
         text: the sentence.
-        width: terminal cells of a line.
-        style: rich's style for it.
-        most: the most lines.
+        width: terminal cells.
+        style: rich's.
+        most: lines at most.
     """
     parts = textwrap.wrap(plain(text), max(width, 8), max_lines=most, placeholder=" …")
     return [fit(Text(part, style), width) for part in parts]
 
 
-def beside(left: Lines, right: Lines, *, left_width: int) -> Lines:
-    """Two columns, the left one padded to its width in terminal cells."""
+def side_by_side(left: Lines, right: Lines, *, left_width: int) -> Lines:
+    """Two columns, the left one padded to its width.
+
+    Args:
+        left: lines.
+        right: lines.
+        left_width: terminal cells of the left column.
+    """
     empty = Text()
     lines = []
     for one, other in zip_longest(left, right, fillvalue=empty):

@@ -85,7 +85,13 @@ class _Run:
         return changed
 
     def frame(self, console: Console, *, height: int, hint: str) -> RenderableType:
-        """The frame of this moment."""
+        """The frame of this moment.
+
+        Args:
+            console: its width counts.
+            height: lines.
+            hint: what the keys do.
+        """
         return render(
             self.follower.state,
             self.status,
@@ -118,19 +124,19 @@ def _show(run: _Run, console: Console, *, until_stopped: bool, stop: threading.E
 
 
 def _print_lines(run: _Run, console: Console, *, once: bool, until_stopped: bool, stop: threading.Event | None) -> None:
-    """One line for each event, the history first; no control codes."""
-    told: str | None = None
+    """One line an event, the history first; no control codes."""
+    said: str | None = None
     while True:
         for event in run.new():
             text = describe(event, run.follower.state)
             if text is not None:
                 _print(console, event.time, text)
         state, status = run.follower.state, run.status
-        if status.state != told and not status.responds and not status.ended:
+        if status.state != said and not status.responds and not status.ended:
             waits = f"waiting for {run.paths.journal}; start with: rna-watch start RUN_DIR"
             words = waits if state.started is None else f"{status.state}: {status.detail(time.time())}"
             _print(console, time.time(), words)
-        told = status.state
+        said = status.state
         if once or _over(run, until_stopped=until_stopped, stop=stop):
             return
         if stop is not None:
@@ -150,7 +156,7 @@ def _over(run: _Run, *, until_stopped: bool, stop: threading.Event | None) -> bo
 
 
 def _owns_screen(console: Console) -> bool:
-    """Whether the console really is a terminal; FORCE_COLOR in a CI log only makes it behave like one."""
+    """Whether the console really is a terminal, and does not only behave like one (FORCE_COLOR in a CI log)."""
     try:
         return os.isatty(console.file.fileno())
     except (OSError, ValueError, AttributeError):

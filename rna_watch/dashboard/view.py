@@ -13,7 +13,7 @@ from rna_watch.dashboard.choice import choice
 from rna_watch.dashboard.coefficients import NEGATIVE_STYLE
 from rna_watch.dashboard.header import header, problems
 from rna_watch.dashboard.history import history
-from rna_watch.dashboard.layout import GAP, Lines, beside, fit, heading, pack, spread, wrap
+from rna_watch.dashboard.layout import GAP, Lines, fit, heading, pack, side_by_side, spread, wrap
 from rna_watch.dashboard.table import newest, table
 from rna_watch.dashboard.work import resources, work_now, workers
 from rna_watch.journal.metric import Metric, metric_of
@@ -108,7 +108,9 @@ def _body(sight: _Sight, width: int, room: int, waiting_for: str) -> Lines:
     rows = (len(left) - len(team) - len(explained) - 2 - 2 * airy) // 2
     explained = explained if rows >= 1 else []
     chart = _history(sight, right_width, rows=min(max(rows, 1), _TALLEST_STRIP))
-    return _joined(beside(left, _joined(chart, explained, team, airy=airy), left_width=left_width), events, airy=airy)
+    return _joined(
+        side_by_side(left, _joined(chart, explained, team, airy=airy), left_width=left_width), events, airy=airy
+    )
 
 
 def _stacked(sight: _Sight, width: int, room: int) -> Lines:
@@ -118,7 +120,7 @@ def _stacked(sight: _Sight, width: int, room: int) -> Lines:
     chart_width = width * 3 // 5 if has_team else width
     chart = _history(sight, chart_width, rows=3 if roomy else 1) if room >= 12 else []
     if has_team and chart:
-        chart = beside(chart, _workers(sight, width - chart_width - GAP, 7), left_width=chart_width)
+        chart = side_by_side(chart, _workers(sight, width - chart_width - GAP, 7), left_width=chart_width)
     elif has_team:
         chart = _workers(sight, width, 4)
     above = _joined(now, chart, choice(sight.state, width=width, most=_TALLEST_CHOICE if roomy else 0), airy=airy)
@@ -190,9 +192,9 @@ def _events(sight: _Sight, width: int, room: int, *, most: int) -> Lines:
         if len(lines) >= min(room - 1, most):
             break
         text = describe(event, sight.state)
-        # The head of the frame already shows how the run was started, and its problems.
-        told = event is sight.state.started or getattr(event, "key", None) in sight.state.problems
-        if text is not None and not told:
+        # The head of the frame already says how the run was started and which problems there are.
+        said = event is sight.state.started or getattr(event, "key", None) in sight.state.problems
+        if text is not None and not said:
             style = _EVENT_STYLES.get(event.kind, "")
             lines.append(fit(Text.assemble((age(sight.now - event.time).rjust(6), "dim"), "  ", (text, style)), width))
     return [heading("last events", "", width), *reversed(lines)] if lines else []

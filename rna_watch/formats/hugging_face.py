@@ -49,6 +49,7 @@ _BEFORE_WEIGHTS = re.compile(
 )
 _WRITTEN_BEFORE_STATE = re.compile(r"^(optimizer\.pt|scheduler\.pt|rng_state(_\d+)?\.pth)$")
 _WRITTEN_BEFORE_RANDOM_STATES = re.compile(r"^(optimizer|scheduler|sampler|dl_state_dict)(_\d+)?\.bin$")
+_STATE_FOLDER = re.compile(r"^(optimizer|pytorch_model_fsdp|checkpoint)[-_]?\d*$")
 _STATE = "trainer_state.json"
 _STAGED_FILE = re.compile(r"^\.tmp\w{6}$")  # of safetensors 0.8, renamed when it is whole
 _SAME_SAVE_NS = 1_000_000_000  # clocks of network file systems differ a little
@@ -242,16 +243,12 @@ def _carried(folder: str, shards: set[str], index: str) -> list[FileIdentity]:
     for place, folders, files in os.walk(folder):
         top = place == folder
         if top:
-            folders[:] = sorted(name for name in folders if not _TRAINING.match(name) and not _is_state_folder(name))
+            folders[:] = sorted(name for name in folders if not _TRAINING.match(name) and not _STATE_FOLDER.match(name))
         names = sorted(name for name in files if not top or name == index or not left_out(name))
         found += [identify(os.path.join(place, name)) for name in names]  # noqa: PTH118
         if len(found) > _CARRIED_LIMIT:
             raise RefusedCheckpoint(f"it holds more than {_CARRIED_LIMIT} files beside the model")
     return found
-
-
-def _is_state_folder(name: str) -> bool:
-    return bool(re.match(r"^(optimizer|pytorch_model_fsdp|checkpoint)[-_]?\d*$", name))
 
 
 def join(layouts: Sequence[Layout]) -> Layout:

@@ -27,17 +27,8 @@ if TYPE_CHECKING:
     TensorGroup = dict[str, PickledTensor | OpaqueTensor]
 
 MODEL_KEYS = (
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "net",
-    "network",
-    "module",
-    "model_state",
-    "params",
-    "weights",
-    "net_state_dict",
-    "model_state_dicts",
+    *("state_dict", "model", "model_state_dict", "net", "network", "module"),
+    *("model_state", "params", "weights", "net_state_dict", "model_state_dicts"),
 )
 # Lightning's WeightAveraging keeps the raw weights here, and puts their average where the model was
 RAW_BESIDE_AVERAGE = ("current_model_state", "state_dict")

@@ -23,14 +23,8 @@ if TYPE_CHECKING:
     from rna_watch.layout.layout import Extent, Layout, TensorView
 
 OPTIMIZER_KEYS = (
-    "optimizer",
-    "optimizer_state_dict",
-    "optimizer_states",
-    "optimizer_state",
-    "optimizers",
-    "optim",
-    "opt",
-    "optim_state",
+    *("optimizer", "optimizer_state_dict", "optimizer_states", "optimizer_state"),
+    *("optimizers", "optim", "opt", "optim_state"),
 )
 SEVERAL = "more than one optimizer"
 _NOT_SGD = "an optimizer that is not SGD"

@@ -121,33 +121,30 @@ _MAPPINGS = {("collections", "defaultdict"), ("collections", "Counter")}
 _MOST_AXES = 64  # torch's own limit; without one, a shape given a million times fills memory
 
 
-def _tensor(storage: Storage, dtype: str, start: int, shape: Any, stride: Any) -> PickledTensor:
+def _tensor(storage: object, start: int, shape: Any, stride: Any, dtype: str | None = None) -> object:
+    if not isinstance(storage, Storage):
+        return OpaqueTensor(what="a tensor without a storage of its own")
     if start < 0 or max(len(shape), len(stride)) > _MOST_AXES:
         raise ValueError("a tensor with a negative start or more axes than torch has")
     return PickledTensor(
         storage=storage,
-        dtype=dtype,
+        dtype=storage.dtype if dtype is None else dtype,
         start=storage.start + int(start),
         shape=tuple(map(int, shape)),
         stride=tuple(map(int, stride)),
     )
 
 
-def _tensor_v2(storage: Storage, start: int, shape: Any, stride: Any, *rest: object) -> PickledTensor | OpaqueTensor:
-    if not isinstance(storage, Storage):
-        return OpaqueTensor(what="a tensor without a storage of its own")
+def _tensor_v2(storage: object, start: int, shape: Any, stride: Any, *rest: object) -> object:
     if rest[2:] and rest[2]:  # conjugation or negation that is put off until the values are used
         return OpaqueTensor(what="a view that conjugates or negates (resolve_conj() makes it plain)")
-    return _tensor(storage, storage.dtype, start, shape, stride)
+    return _tensor(storage, start, shape, stride)
 
 
 def _tensor_v3(
-    storage: Storage, start: int, shape: Any, stride: Any, _grad: object, _hooks: object, dtype: Any, *_rest: object
-) -> PickledTensor | OpaqueTensor:
-    if not isinstance(storage, Storage):
-        return OpaqueTensor(what="a tensor without a storage of its own")
-    name = str(getattr(dtype, "qualified_name", "")).removeprefix("torch.")
-    return _tensor(storage, name, start, shape, stride)
+    storage: object, start: int, shape: Any, stride: Any, _grad: object, _hooks: object, dtype: Any, *_rest: object
+) -> object:
+    return _tensor(storage, start, shape, stride, str(getattr(dtype, "qualified_name", "")).removeprefix("torch."))
 
 
 def _tensor_of_type(build: Any, kind: Any, arguments: Any, *_state: object) -> object:

@@ -20,6 +20,8 @@ _END = b"PK\x05\x06"
 _END64 = b"PK\x06\x06"
 _LOCATOR64 = b"PK\x06\x07"
 _ENTRY = b"PK\x01\x02"
+# signature, flags, method, CRC-32, sizes packed and plain, lengths of name, extra and comment, the header's offset
+_FIELDS = struct.Struct("<4s4xHH4xIIIHHH8xI")
 _DESCRIPTOR = b"PK\x07\x08"
 _END_SIZE = 22
 _COMMENT_LIMIT = 65535
@@ -80,13 +82,11 @@ def _parse_entries(directory: bytes, base: int, count: int) -> list[Record]:
     position = 0
     try:
         for _ in range(count):
-            if directory[position : position + 4] != _ENTRY:
+            fields = _FIELDS.unpack_from(directory, position)
+            signature, flags, method, crc, packed, plain, name_size, extra_size, comment_size, header = fields
+            if signature != _ENTRY:
                 raise IncompleteCheckpoint("an entry of its zip directory is damaged")
-            flags, method = struct.unpack_from("<HH", directory, position + 8)
-            crc, packed, plain = struct.unpack_from("<III", directory, position + 16)
-            name_size, extra_size, comment_size = struct.unpack_from("<HHH", directory, position + 28)
-            (header,) = struct.unpack_from("<I", directory, position + 42)
-            start = position + 46
+            start = position + _FIELDS.size
             name = directory[start : start + name_size].decode("utf-8", "replace")
             extra = directory[start + name_size : start + name_size + extra_size]
             plain, packed, header = _zip64_sizes(extra, plain, packed, header)

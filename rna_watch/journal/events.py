@@ -165,7 +165,10 @@ class Searched(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screened(Event):
-    """A cheap first round on a part of the data gave these metrics for one candidate; they never choose the model."""
+    """A cheap first round on a part of the data gave these metrics for one candidate; they never choose the model.
+
+    `model` tells the model from others of its name, as in `Evaluated`.
+    """
 
     kind: ClassVar[str] = "screened"
     checkpoint: str
@@ -173,6 +176,7 @@ class Screened(Event):
     fraction: float
     metrics: Metrics
     seconds: float
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +194,7 @@ class Evaluated(Event):
     seconds: float
     examples: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

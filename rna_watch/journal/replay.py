@@ -8,10 +8,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from rna_watch.journal import events as e
+from rna_watch.journal.kept import stale, still_meant
 from rna_watch.journal.recipe import Recipe, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Set
 
 RECENT_EVENTS = 200
 
@@ -35,22 +36,15 @@ class Stage(StrEnum):
 
 
 PENDING = frozenset({Stage.READY, Stage.MEASURED, Stage.EVALUATING, Stage.CHOSEN, Stage.PUBLISHING})
-_TOLD_BY_NO_NAME = (
-    "metric",
-    "residuals",
-    "lr_saved",
-    "optimizer_order",
-    "ema_decay",
-    "l1_cap",
-    "normalization",
-    "first_round",
-)
 DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """One checkpoint of the run, as the journal knows it; `judge` is its evaluator's number in `RunState.judges`."""
+    """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them.
+
+    What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
+    """
 
     name: str
     stage: Stage
@@ -61,11 +55,12 @@ class Checkpoint:
     starts_window: bool = False
     measured: e.Measured | None = None
     searched: e.Searched | None = None
-    screened: dict[str, e.Metrics] = field(default_factory=dict)
+    screened: dict[str, e.Screened] = field(default_factory=dict)
     evaluations: dict[str, e.Metrics] = field(default_factory=dict)
     examples: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     recipes: dict[str, Recipe] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
     chosen: e.Chosen | None = None
     publishing: e.Publishing | None = None
     output: str | None = None
@@ -113,7 +108,7 @@ class RunState:
         match event:
             case e.Started():
                 before = self.started or event
-                if (_judge(before), _models(before)) != (_judge(event), _models(event)):
+                if _judge(before) != _judge(event) or stale(before, event):
                     self._forget_evaluations()
                 if _judge(event) not in self.judges:
                     self.judges.append(_judge(event))
@@ -149,7 +144,7 @@ class RunState:
         """Drop the evaluations of unfinished checkpoints, which are evaluated again."""
         for name, checkpoint in self.checkpoints.items():
             if checkpoint.stage in PENDING | {Stage.FAILED}:
-                self.checkpoints[name] = replace(checkpoint, evaluations={}, examples={}, screened={}, failures={})
+                self.checkpoints[name] = _with_only(checkpoint, frozenset())
 
     def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
         old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)
@@ -168,11 +163,11 @@ class RunState:
                 self.read_bytes += event.read_bytes
                 new = replace(old, stage=Stage.MEASURED, measured=event)
                 if old.measured is not None and old.measured.residuals != event.residuals:
-                    new = _without_candidates(new)  # another window: the same names are other models
+                    new = _with_only(new, still_meant(old.measured, event, old.models, old.recipes))
             case e.Searched():
                 new = replace(old, searched=event, recipes=old.recipes | _recipes(event))
             case e.Screened():
-                new = replace(old, stage=Stage.EVALUATING, screened=old.screened | {event.candidate: event.metrics})
+                new = replace(old, stage=Stage.EVALUATING, screened=old.screened | {event.candidate: event})
             case e.Evaluated():
                 recipe = {event.candidate: read(event.candidate, event.recipe)}
                 new = replace(
@@ -180,6 +175,7 @@ class RunState:
                     stage=Stage.EVALUATING,
                     evaluations=old.evaluations | {event.candidate: event.metrics},
                     examples=old.examples | {event.candidate: event.examples},
+                    models=old.models | {event.candidate: event.model},
                     recipes=old.recipes | recipe if event.recipe else recipe | old.recipes,
                     judge=self.judge,
                 )
@@ -219,12 +215,14 @@ def _recipes(searched: e.Searched) -> dict[str, Recipe]:
     return {name: read(name, recorded.get(name, {})) for name in [*searched.duplicates, *recorded]}
 
 
-def _without_candidates(checkpoint: Checkpoint) -> Checkpoint:
-    """A checkpoint of which only the original's evaluation is known."""
+def _with_only(checkpoint: Checkpoint, names: Set[str]) -> Checkpoint:
+    """A checkpoint of which no other candidates' evaluations are known than these."""
     return replace(
         checkpoint,
-        evaluations={name: metrics for name, metrics in checkpoint.evaluations.items() if name == "last"},
-        screened={},
+        evaluations={name: metrics for name, metrics in checkpoint.evaluations.items() if name in names},
+        examples={name: count for name, count in checkpoint.examples.items() if name in names},
+        models={name: model for name, model in checkpoint.models.items() if name in names},
+        screened={name: event for name, event in checkpoint.screened.items() if name in names},
         failures={},
     )
 
@@ -239,11 +237,6 @@ def _reached(checkpoint: Checkpoint) -> list[tuple[int, e.Metrics]]:
 def _judge(started: e.Started) -> tuple[object, ...]:
     """What must be equal for evaluations to be comparable: the user's evaluator, and its file."""
     return started.evaluator, started.evaluator_digest
-
-
-def _models(started: e.Started) -> list[object]:
-    """What must be equal for candidates of one name to be the same models, evaluated in the same way."""
-    return [started.settings.get(key) for key in _TOLD_BY_NO_NAME]
 
 
 def replay(events: Iterable[e.Event]) -> RunState:

@@ -10,7 +10,6 @@ from rna_watch.acceleration.coefficients import (
     norm_bound,
     smallest_stable,
     solve,
-    solve_path,
     spectrum,
     spectrum_of_factor,
 )
@@ -65,7 +64,9 @@ def test_coefficients_equal_a_linear_solver_on_real_conditioning(window):
 def test_one_decomposition_serves_every_lambda(window):
     """The whole path from one spectrum agrees with a linear solve at each lambda."""
     gram_nn = twins.gram(window)
-    for solution, regularization in zip(solve_path(spectrum(gram_nn), PATH), PATH, strict=True):
+    found = spectrum(gram_nn)
+    for regularization in PATH:
+        solution = solve(found, regularization)
         assert solution.regularization == regularization
         expected = twins.coefficients(gram_nn, regularization)
         np.testing.assert_allclose(solution.coefficients, expected, rtol=1e-5 if regularization < 1e-8 else 1e-6)
@@ -318,7 +319,8 @@ def test_a_prior_that_is_none_is_misuse(prior, message):
 def test_the_path_takes_a_prior():
     """Every lambda of a path is solved with the prior."""
     found, prior = spectrum(twins.gram(twins.linear_iterates(6, 50, seed=54))), fixed_weights.last(5)
-    for solution, regularization in zip(solve_path(found, PATH, prior), PATH, strict=True):
+    for regularization in PATH:
+        solution = solve(found, regularization, prior)
         np.testing.assert_array_equal(solution.coefficients, solve(found, regularization, prior).coefficients)
 
 

@@ -12,6 +12,11 @@ from tests.benchmarks import beside
 from tests.benchmarks.__main__ import BENCHMARKS, main, parsed
 
 ROOT = Path(__file__).parents[2]
+# each may run beside the others, but for two clusters of Ray
+SEPARATE = [
+    pytest.param(name, marks=pytest.mark.xdist_group("ray" if name == "window" else f"benchmark {name}"))
+    for name in BENCHMARKS
+]
 # its own training is run with the others
 OTHER_TRAINERS = [name for name in beside.TRAINERS if name != parsed([])[1].trainer]
 
@@ -20,7 +25,7 @@ def _small(folder: Path, *arguments: str) -> None:
     main([*arguments, "--small", "--dir", str(folder), "--record", str(folder)])
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", SEPARATE)
 def test_every_benchmark_runs_small(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It ends without an error, after a heading and at least one line of figures."""
     _small(tmp_path, name)

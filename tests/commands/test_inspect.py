@@ -170,5 +170,5 @@ def test_a_file_that_cannot_be_used_says_why_with_its_name(tmp_path):
         inspect(tmp_path / "missing.pt")
     with pytest.raises(IncompleteCheckpoint, match=r"empty\.pt is not complete: it is empty"):
         inspect(tmp_path / "empty.pt")
-    with pytest.raises(RefusedCheckpoint, match=r"page\.pt cannot be used: it is neither"):
+    with pytest.raises(RefusedCheckpoint, match=r"page\.pt cannot be used: it is in no format that is known"):
         inspect(tmp_path / "page.pt")

@@ -1,23 +1,33 @@
-"""Real runs for tests: commands in child processes, trainers, and looking at what they left."""
+"""Real runs for tests: commands, trainers, and looking at what they left."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import hashlib
+import io
 import json
+import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 
+from rna_watch import cli
 from rna_watch.journal import log
 from tests.daemon.trainer import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rna_watch.journal.events import Event
     from rna_watch.journal.replay import RunState
@@ -33,10 +43,51 @@ main()
 """
 
 
+def command(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in a process of its own."""
+    given = [sys.executable, "-m", "rna_watch", *map(str, arguments)]
+    return subprocess.run(given, capture_output=True, text=True, timeout=2 * LIMIT_S, cwd=cwd, check=False)
+
+
 def rna_watch(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    command = [sys.executable, "-m", "rna_watch", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=2 * LIMIT_S, cwd=cwd, check=False)
+    """Run a command to its end: in this process, where it leaves nothing behind in it, else as `command` does.
+
+    The program is the same; what it takes to start an interpreter and to load the libraries is saved.
+    """
+    given = [str(each) for each in arguments]
+    if given[0] in _LEAVES_PROCESSES or (given[0] == "once" and not {"local", "inline"} & set(given)):
+        return command(*arguments, cwd=cwd)
+    said, told, code = io.StringIO(), io.StringIO(), 0
+    with _as_a_process(given, said, told, cwd):
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(given, code, said.getvalue(), told.getvalue())
+
+
+_LEAVES_PROCESSES = {"start", "demo"}  # `start` a daemon whose parent must end, as ours does not
+
+
+@contextlib.contextmanager
+def _as_a_process(given: list[str], said: io.StringIO, told: io.StringIO, cwd: Path | None) -> Iterator[None]:
+    """What a process would have of its own: arguments, streams, folder, priority, the log's handlers."""
+    logger = logging.getLogger("rna_watch")
+    before = logger.handlers, logger.level, logger.propagate, logging.raiseExceptions
+    try:
+        with (
+            mock.patch.object(sys, "argv", ["rna-watch", *given]),
+            mock.patch("rna_watch.daemon.background.be_nice"),
+            contextlib.chdir(cwd or Path.cwd()),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(told),
+        ):
+            yield
+    finally:
+        for handler in logger.handlers:
+            if handler not in before[0]:
+                handler.close()
+        logger.handlers, logger.level, logger.propagate, logging.raiseExceptions = before
 
 
 def start_foreground(*arguments: object, report_after_s: float | None = None) -> subprocess.Popen[str]:
@@ -51,9 +102,27 @@ def start_foreground(*arguments: object, report_after_s: float | None = None) ->
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def train(folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the trainer to its end."""
-    return subprocess.run(trainer_command(folder, **options), capture_output=True, text=True, check=True)
+def train(folder: Path, *, count: int = 8, first: int = 1, **options: object) -> None:
+    """Train to the end; what is written without a pause is trained once a session, for each choice of options, and copied."""
+    if options.keys() & {"pause", "keep", "in_place"} or first + count > _LONGEST + 1:
+        given = trainer_command(folder, count=count, first=first, **options)
+        subprocess.run(given, capture_output=True, check=True)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = {int(re.sub(r"\D", "", path.stem)): path for path in _trained(tuple(sorted(options.items()))).iterdir()}
+    for step in range(first, first + count):
+        shutil.copyfile(trained[step], folder / trained[step].name)
+
+
+_LONGEST = 12
+
+
+@functools.cache
+def _trained(options: tuple[tuple[str, object], ...]) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="rna-watch-trained-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    subprocess.run(trainer_command(folder, count=_LONGEST, **dict(options)), capture_output=True, check=True)
+    return folder
 
 
 def trainer_command(folder: Path, **options: object) -> list[str]:

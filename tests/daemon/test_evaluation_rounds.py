@@ -200,6 +200,44 @@ def test_evaluations_of_another_window_choose_nothing(run: Path, tmp_path: Path)
     assert {tuple(each["weights"]) for each in counted} <= {weights for _, weights in again.evaluated}
 
 
+def _interrupted(run: Path, output: Path, **settings: Any) -> Counter[str]:
+    """How often each candidate of the newest checkpoint was evaluated, in a run that ended before its search was recorded."""
+    process(run, output, [Noise(0)], **settings)
+    journal = output / ".rna-watch" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "searched")
+    journal.write_bytes(b"".join(lines[:last]))
+    return _times(run, output)
+
+
+def _times(run: Path, output: Path) -> Counter[str]:
+    return Counter(event.candidate for event in events(run, "evaluated", output) if event.checkpoint == "step_9.pt")
+
+
+def test_a_longer_window_keeps_what_was_evaluated_of_the_same_models(run: Path, tmp_path: Path) -> None:
+    """With another `window`, `windows` and `keep` only models that were not evaluated yet are, and nothing else is."""
+    settings: dict[str, Any] = {"methods": FIXED, "max_candidates": 99}
+    before = _interrupted(run, tmp_path, window=3, windows=(3, 2), **settings)
+    assert {"last", "average-3", "average-2", "ema-3", "rna-3-1e-02", "cumulative-4"} <= before.keys()
+    searched = (
+        process(run, tmp_path, [Noise(0)], window=6, windows=(6, 3, 2), **settings).checkpoints["step_9.pt"].searched
+    )
+    after = _times(run, tmp_path)
+    assert set(after.values()) == {1}
+    assert after.keys() - before.keys() >= {"average-6", "ema-6", "rna-6-1e-02", "cumulative-7"}
+    assert searched is not None
+    assert {each["name"] for each in searched.candidates} <= after.keys()
+
+
+def test_another_model_of_the_same_name_is_evaluated_again(run: Path, tmp_path: Path) -> None:
+    """With another decay `ema-5` is another model: what was said of the former one is not taken for it."""
+    settings: dict[str, Any] = {"methods": ("average", "ema", "rna"), "max_candidates": 99}
+    before = _interrupted(run, tmp_path, **settings)
+    process(run, tmp_path, [Noise(0)], ema_decay=0.2, **settings)
+    after = _times(run, tmp_path)
+    assert {name for name in after if after[name] > before[name]} == {"ema-5", "ema-2"}
+
+
 def test_best_is_never_worse(run: Path, tmp_path: Path) -> None:
     """Whatever an evaluator says, `best` names a model strictly better than its original and every original before it."""
     moved = 0
@@ -363,9 +401,11 @@ def test_a_cheap_first_round_chooses_whom_to_evaluate(run: Path, tmp_path: Path)
         assert {f"average-{length}", f"rna-{length}-1e-08"} <= full
         ranked = sorted(screened, key=lambda event: event.metrics["loss"])
         assert len(full & {event.candidate for event in ranked[:4]}) >= 2
-        worst = max(checkpoint.screened[name]["loss"] for name in full - {f"average-{length}", f"rna-{length}-1e-08"})
+        worst = max(
+            checkpoint.screened[name].metrics["loss"] for name in full - {f"average-{length}", f"rna-{length}-1e-08"}
+        )
         others = {event.candidate for event in screened} - full
-        assert all(checkpoint.screened[name]["loss"] >= worst for name in others)
+        assert all(checkpoint.screened[name].metrics["loss"] >= worst for name in others)
         assert others <= set(checkpoint.searched.left_out)
         spared += len(others)
     assert spared > 20

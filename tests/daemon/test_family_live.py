@@ -96,7 +96,9 @@ def test_two_evaluators_work_at_a_time_and_choose_the_same(tmp_path: Path, folde
     assert counts == Counter((event.checkpoint, event.candidate) for event in events(alone, "evaluated"))
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "engine", ["local", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])]
+)
 def test_a_signal_ends_evaluations_at_once(tmp_path: Path, folder: Path, engine: str) -> None:
     """SIGTERM while two models are evaluated ends the daemon within seconds, and both processes with it."""
     run = tmp_path / "run"

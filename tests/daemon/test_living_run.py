@@ -112,6 +112,7 @@ def test_a_file_rewritten_in_place_gives_an_output_for_each_step(tmp_path: Path)
     assert {event.pin for event in events(run, "admitted")} <= {"copy", "reflink"}
 
 
+@pytest.mark.xdist_group("ray")
 def test_with_ray_a_lost_raylet_is_replaced_and_signals_end_everything(tmp_path: Path) -> None:
     """Work goes on if Ray is killed, with the daemon in the foreground; SIGTERM ends it and all its processes."""
     train(tmp_path, count=4)
@@ -254,6 +255,7 @@ cluster.shutdown()
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_a_cluster_that_is_named_is_joined_and_left_running(tmp_path: Path) -> None:
     """Work and evaluation run on the cluster of --ray-address, which is there afterwards."""
     train(tmp_path, count=4)

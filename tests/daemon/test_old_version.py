@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rna_watch.config import RunConfig
-from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.background import serve
+from rna_watch.daemon.disk_reserve import DiskReserve
+from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.errors import RunIsWatched, StoreError
 from rna_watch.journal import events as e
@@ -81,11 +82,11 @@ def test_every_pin_is_found_before_and_after_it_is_taken_over(tmp_path: Path, le
         assert not (paths.state / "window").exists()
     (paths.pins / "step__9.pt.00000000.pinned").touch()
     recorder = Recorder(paths.journal)
-    admission = Admission(RunConfig(), paths, recorder, lambda: None)
-    admission.sweep()  # what no record explains goes, and only that
+    kept = Pins(RunConfig(), paths, recorder, DiskReserve(RunConfig(), tmp_path, recorder), lambda: None)
+    kept.sweep()  # what no record explains goes, and only that
     recorder.close()
     assert sorted(path.name for path in paths.pins.iterdir()) == sorted(names)
-    assert all(admission.layout(checkpoint) is not None for checkpoint in recorder.checkpoints())
+    assert all(kept.layout(checkpoint) is not None for checkpoint in recorder.checkpoints())
 
 
 def test_the_next_checkpoint_s_window_is_made_of_the_old_pins(tmp_path: Path) -> None:

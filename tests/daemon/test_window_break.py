@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rna_watch.acceleration.residuals import ParameterGroup
-from rna_watch.daemon.window_break import change, restart, same_step
+from rna_watch.daemon.window_break import change, joined, restart, same_step
 from tests.acceleration.test_residuals import BARE, at_rates, states
 from tests.daemon.test_order import checkpoint_of, made
+
+
+@pytest.mark.parametrize(
+    ("architectures", "count"),
+    [("aaa", 3), ("aba", 1), ("baa", 2), ("a-a", 1), ("-aa", 2), ("aa-", 0), ("", 0)],
+    ids=["all", "another between", "another before", "one is gone", "the oldest is gone", "the newest is gone", "none"],
+)
+def test_a_window_reaches_back_to_the_first_gap(architectures: str, count: int) -> None:
+    """What is gone, or has tensors of other names, shapes or dtypes, ends it; what lies before that is not used."""
+    layouts: list[Any] = [None if each == "-" else SimpleNamespace(architecture=each) for each in architectures]
+    assert joined(layouts) == layouts[len(layouts) - count :]
 
 
 @pytest.mark.parametrize(

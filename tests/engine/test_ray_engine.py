@@ -18,6 +18,8 @@ from tests.evaluation.contract import EvaluatorContract, is_gone
 from . import windows
 from .contract import EngineContract, check_cancel
 
+pytestmark = pytest.mark.xdist_group("ray")  # two clusters at a time would be too much for two cores
+
 
 def on_terminate(_number, _frame):
     """The calling program's own handler."""

@@ -15,7 +15,7 @@ from rna_watch.evaluation.materialize import state_dict
 from rna_watch.formats.probe import probe
 from rna_watch.layout.layout import Role
 from rna_watch.layout.names import plain_names
-from rna_watch.publishing import verification
+from rna_watch.publishing import differences
 from rna_watch.watching.scan import scan
 from rna_watch.window.combine import Combination
 from tests.checkpoints import damage, twins
@@ -211,7 +211,7 @@ class TestEveryForm:
         """Every zip in a published checkpoint passes `zipfile.testzip`, its format finds no damage, and it is complete."""
         paths, _ = write_window(form, tmp_path)
         out = publish(form, paths)
-        assert verification.damage(probe(str(out)))[0] == []
+        assert differences.damage(probe(str(out)))[0] == []
         for file in damage.files(out):
             assert all(map(damage.is_sound, damage.zips(file)))
         assert probe(str(out)).architecture == probe(str(paths[-1])).architecture
