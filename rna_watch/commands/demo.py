@@ -35,11 +35,6 @@ def run(folder: Path | None, *, epochs: int, engine: str) -> None:
         epochs: epochs of each training.
         engine: the daemon's engine.
 
-    Args:
-        folder: where to train; a new folder if None.
-        epochs: how long to train.
-        engine: of the daemon.
-
     Raises:
         UsageError: the folder is not empty, or scikit-learn is missing.
         RnaWatchError: the training or the daemon failed.

@@ -106,7 +106,7 @@ class DiskReserve:
         reserve = self._reserve_bytes(self._largest_bytes())
         self._recorder.problem(
             _HELD,
-            f"models wait: none has room next to the {size(reserve)} that the training may need ({self._output})",
+            f"models wait: each would leave less than {size(reserve)} free for the training ({self._output})",
             _REMEDY,
         )
 
