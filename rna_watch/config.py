@@ -1,4 +1,4 @@
-"""The settings: one name each in the command line, the YAML file and here, with its default and its meaning."""
+"""The settings: each has one name in the command line, the YAML file and here, a default and a meaning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ else:
 Positive = Annotated[int, Field(ge=1)]
 _UNUSUAL = ", ".join(name for name in METHODS if name not in USUAL)
 _SEARCHED = ", ".join(name for name, method in METHODS.items() if not method.weights and not method.solve)
-# settings that went: they are accepted, have no effect, and the sentence says so
+# retired settings: they are accepted and have no effect; the sentence says what holds instead
 RETIRED = {
     "averages": "the lengths in `windows` are those of averages too, and without it 3, 5, 10 and 15 are tried",
     "incomplete_after": "an incomplete file is reported after twice the longest time that one took to be written, at least 10 s",
@@ -34,7 +34,7 @@ RETIRED = {
 }
 
 
-# the headings of the settings, each with its first one
+# the headings of the settings, each with its first setting
 GROUPS = {
     "what is computed": "window",
     "how models are judged": "evaluator",
@@ -42,7 +42,7 @@ GROUPS = {
     "how it runs": "engine",
     "what is watched": "patterns",
 }
-# those that most people need: `--help` shows them, `--help-all` the others too
+# the settings that most people need: `--help` shows these, `--help-all` all
 COMMON = {
     *("window", "methods", "normalization"),
     *("evaluator", "evaluate_command", "metric", "mode"),
@@ -52,7 +52,7 @@ COMMON = {
 
 
 class RunConfig(BaseModel):
-    """Everything that can be set; no value is needed to start."""
+    """All settings; none is needed to start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -95,7 +95,7 @@ class RunConfig(BaseModel):
         "auto", description="Whether checkpoints hold the learning rate from before or after the scheduler's step."
     )
     optimizer_order: Literal["auto", "state-dict", "matrices-first", "vectors-first"] = Field(
-        "auto", description="How the optimizer's parameter groups list parameters, where neither names nor shapes tell."
+        "auto", description="How the optimizer's parameter groups list parameters, if neither names nor shapes show it."
     )
     learning_rate_jump: Annotated[float, Field(gt=1)] = Field(
         2.0, description="Ratio of successive learning rates from which on a new window begins (inf: never)."
@@ -109,7 +109,7 @@ class RunConfig(BaseModel):
     )
     metric: str | None = Field(None, description="The metric to choose by; the evaluator's first if not given.")
     mode: Literal["min", "max"] | None = Field(
-        None, description="Whether the metric is to be small or large; told from its name if not given."
+        None, description="Whether the metric is minimized or maximized; by its name if not given."
     )
     first_round: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
@@ -121,18 +121,20 @@ class RunConfig(BaseModel):
     )
     evaluation_timeout: Annotated[float, Field(gt=0)] = Field(600.0, description="Seconds for one evaluation.")
     evaluation_threads: Positive = Field(1, description="Threads of torch in the evaluator.")
-    device: str = Field("cpu", description="The torch device handed to the evaluator.")
-    gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs the evaluator asks of Ray (0: it sees none).")
+    device: str = Field("cpu", description="The torch device that the evaluator gets.")
+    gpus: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="GPUs that each evaluator gets from Ray; 0: it sees none."
+    )
 
     output: str | None = Field(None, description="Folder for `rna` and `.rna-watch`; the run directory if not given.")
     publish: Literal["always", "when-better"] = Field("always", description="Which chosen models are written.")
     keep: Positive = Field(5, description="Outputs kept: the best, and this many of the newest.")
     export: Literal["none", "safetensors"] = Field(
-        "none", description="A plain copy for serving beside each model: NAME.export.safetensors, with bare names."
+        "none", description="A plain copy for serving next to each model: NAME.export.safetensors, with bare names."
     )
     optimizer_state: Literal["keep", "drop"] = Field(
         "keep",
-        description="Whether a model in a torch file keeps what lies beside it there, or only counters and hyper-parameters.",
+        description="Whether a model in a torch file keeps the file's other content, or only counters and hyper-parameters.",
     )
 
     # how it runs
@@ -140,7 +142,7 @@ class RunConfig(BaseModel):
         Field("ray", description="Where the bulk work runs: ray, or local, in processes of this machine.")
     )
     ray_address: str = Field("local", description="Address of a Ray cluster; `local` starts one of our own.")
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one a core, at most 4.")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one per core, at most 4.")
 
     patterns: tuple[str, ...] = Field((), description="Glob patterns of checkpoint names; empty: the usual endings.")
     source: str | None = Field(None, description="Key path of the model inside a checkpoint; found if not given.")
@@ -155,23 +157,23 @@ class RunConfig(BaseModel):
         description="How checkpoints are kept from the trainer's retention; auto: link numbered names, copy others.",
     )
     store_budget: Annotated[float, Field(gt=0)] = Field(
-        200.0, description="GiB that pinned checkpoints may hold; the oldest are let go first, visibly."
+        200.0, description="GiB that pinned checkpoints may hold; the oldest are unpinned first, which is reported."
     )
 
     reserve: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         "auto",
         description="GiB left free for the training on the disk that we write to; auto: twice a checkpoint, 0: none. "
-        "Below it pins are let go, oldest first, and models wait.",
+        "Checkpoints are unpinned below it, oldest first, and models wait.",
     )
 
     def search(self, **others: Any) -> Search:
-        """What the family of a window spans by these settings, and others instead."""
+        """The search for the family of a window, by these settings, with `others` in their place."""
         names = {field.name for field in dataclasses.fields(Search)} & RunConfig.model_fields.keys()
         return Search(**{name: getattr(self, name) for name in names} | others)
 
 
 def shape_of(name: str) -> str:
-    """What a setting takes, as help writes it: LIST, VALUE, or its words."""
+    """The values of a setting, as the help shows them: LIST, VALUE, or its words."""
     words: list[str] = []
     kinds: list[Any] = [RunConfig.model_fields[name].annotation]
     while kinds:
@@ -203,7 +205,7 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
     Args:
         path: the file.
         overrides: settings of the command line, by name.
-        say: told of settings that have no effect any more, a line for each.
+        say: called with a line for each retired setting.
 
     Raises:
         UsageError: the file cannot be read, a key is unknown (the near match is named), or a value is wrong.

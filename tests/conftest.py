@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def real_runs():
-    """The folder of checkpoints that nobody here wrote: below $RNA_WATCH_DATA, else ../shared/data beside the checkout."""
+    """The folder of checkpoints that nobody here wrote: below $RNA_WATCH_DATA, else ../shared/data next to the checkout."""
     data = Path(os.environ.get("RNA_WATCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
     folder = data / "real_runs"
     if not folder.is_dir():

@@ -125,7 +125,7 @@ def write(root: Path, name: str, count: int = COUNT) -> None:
 
 @contextlib.contextmanager
 def _nothing_random() -> Iterator[None]:
-    """While this lasts, torch writes numbers for random names and addresses, and what its threads did in one order."""
+    """Torch writes numbers for random names and addresses, and its threads' results in one order, while this lasts."""
     numbers: dict[int, int] = {}
     address = torch._C.StorageBase._cdata
 

@@ -198,7 +198,7 @@ def test_the_form_in_the_loop_needs_torch_and_numpy_alone(path: Path) -> None:
 
 
 def test_importing_the_form_in_the_loop_brings_torch_and_nothing_of_ours() -> None:
-    """In a training environment no Ray, watchdog, rich, click, pydantic, yaml or safetensors comes along."""
+    """A training environment gets no Ray, watchdog, rich, click, pydantic, yaml or safetensors."""
     others = {"ray", "watchdog", "rich", "click", "pydantic", "yaml", "safetensors"}
     code = f"import sys, rna_watch.training; print(*({others} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

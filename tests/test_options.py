@@ -50,14 +50,14 @@ def test_every_setting_has_one_heading() -> None:
     [("mode", "min|max"), ("reserve", "auto|VALUE"), ("windows", "LIST"), ("methods", "LIST"), ("keep", "VALUE")],
 )
 def test_help_names_the_choices_of_a_setting(name: str, shape: str) -> None:
-    """What may be given stands beside the option's name."""
+    """What may be given stands next to the option's name."""
     assert shape_of(name) == shape
     assert re.search(rf"--{name} {re.escape(shape)}\s", _help("once", "--help-all"))
 
 
 @pytest.mark.parametrize("name", RETIRED)
 def test_a_setting_that_went_is_accepted_and_one_line_says_so(name: str, tmp_path: Path) -> None:
-    """In a file and on the command line it changes nothing, whatever its value, and is no error."""
+    """It changes nothing in a file and on the command line, whatever its value, and is no error."""
     file = tmp_path / "rna-watch.yaml"
     file.write_text(f"{name}: [3, 5]\nwindow: 7\n")
     said: list[str] = []

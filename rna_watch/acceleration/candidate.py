@@ -50,9 +50,13 @@ class Candidate:
 
 
 def name_of(method: str, length: int, regularization: float | None = None, parameters: Parameters | None = None) -> str:
-    """The name of a member: its method, a shape, how many checkpoints it combines, lambda, and a prior and mixing of its own.
+    """The name of a member, for people; programs read a candidate's fields.
 
-    It is for people: whatever is to be known of a candidate stands in its fields.
+    Args:
+        method: one of `methods.METHODS`, or `LAST`.
+        length: how many checkpoints it combines.
+        regularization: lambda of a solution.
+        parameters: shape, prior and mixing are named if they are not the usual ones.
     """
     given = parameters or {}
     parts = [method, given.get("shape"), str(length), None if regularization is None else _digits(regularization)]
@@ -69,7 +73,7 @@ def _digits(regularization: float) -> str:
 
 
 def spectrum_of(residuals: Residuals, window: int) -> Spectrum:
-    """The spectrum of the newest `window` residuals, from the triangular factor where there is one."""
+    """The spectrum of the newest `window` residuals, from the triangular factor if there is one."""
     if residuals.factor_nn is not None:
         return spectrum_of_factor(residuals.factor_nn[:, -window:])
     return spectrum(residuals.gram_nn[-window:, -window:])
@@ -85,7 +89,17 @@ def candidate(
     spectrum_: Spectrum | None = None,
     parameters: Parameters | None = None,
 ) -> Candidate:
-    """The candidate with coefficients c `(w,)` over the newest w residuals."""
+    """The candidate with coefficients c over the newest w residuals.
+
+    Args:
+        residuals: the window's N residuals.
+        name: the candidate's name.
+        method: its method.
+        c: coefficients, (w,), oldest first.
+        regularization: lambda, if c solves a system with one.
+        spectrum_: of these w residuals; None: computed here.
+        parameters: what tells it from its method's other members.
+    """
     n, window, given = len(residuals.gram_nn), len(c), parameters or {}
     whole = np.concatenate([np.zeros(n - window), c])
     weights = input_weights(whole, float(given.get("mixing", 1.0)))
@@ -115,7 +129,15 @@ def of_weights(
     weights: Sequence[float] | Float64,
     parameters: Parameters | None = None,
 ) -> Candidate:
-    """The candidate with weights of y_0..y_N that were found otherwise (a soup, trained weights, a line search)."""
+    """The candidate with weights that were found otherwise (a soup, trained weights, a line search).
+
+    Args:
+        residuals: the window's N residuals.
+        name: the candidate's name.
+        method: its method.
+        weights: of y_0..y_N, (N + 1,), sum 1.
+        parameters: what tells it from its method's other members.
+    """
     c = np.asarray(weights[1:], dtype=np.float64)
     explained = c.copy()
     explained[0] += weights[0]  # there is no residual that ends in y_0: it counts with the oldest one's newer end
@@ -134,10 +156,15 @@ def of_weights(
 
 
 def distance(residuals: Residuals, first: Candidate, second: Candidate) -> float:
-    """How far two candidates lie apart as models, in the units of the parameters.
+    """The distance of two candidates as models, in the units of the parameters.
 
-    A model is y_N - sum_i (1 - W_i) d_i with W_i = sum_{k >= i} w_k, so two differ by their profiles, measured with the
+    A model is y_N - sum_i (1 - W_i) d_i with W_i = sum_{k >= i} w_k, so two differ by their profiles W, measured with the
     Gram matrix of the differences d_i.
+
+    Args:
+        residuals: the window's residuals.
+        first: one candidate.
+        second: the other.
     """
     profile = _profile(first) - _profile(second)
     return math.sqrt(max(float(profile @ residuals.steps_nn @ profile), 0.0))

@@ -146,8 +146,8 @@ def solve(spectrum_: Spectrum, regularization: float, prior: Float64 | None = No
         )
     c = z / total
     if prior is not None:
-        # lambda (G^ + lambda I)^-1 p = p - G^ (G^ + lambda I)^-1 p: what is taken from p returns along Algorithm 1's c.
-        # Neither end of the path cancels: a large lambda takes nothing, lambda = 0 takes all.
+        # lambda (G^ + lambda I)^-1 p = p - G^ (G^ + lambda I)^-1 p: what is removed from p returns along Algorithm 1's c.
+        # Neither end of the path cancels: a large lambda removes nothing, lambda = 0 removes all.
         taken = vectors @ ((vectors.T @ centre) * (values / (values + regularization)))
         c = centre - taken + taken.sum() * (c / c.sum())
     return Solution(coefficients=c / c.sum(), regularization=regularization)
@@ -183,6 +183,11 @@ def smallest_stable(spectrum_: Spectrum, floor: float = 1e-8, norm_limit: float 
     """The solution of the smallest lambda >= `floor` whose ||c||_2 is at most `norm_limit`.
 
     Lambdas are tried on a grid of 1/8 decades; ||c||_2 falls with lambda, towards 1 / sqrt(N), so the search ends.
+
+    Args:
+        spectrum_: of R'R.
+        floor: the smallest lambda to try.
+        norm_limit: the largest ||c||_2.
     """
     grid = floor * 10.0 ** (np.arange(8 * 16 + 1) / 8.0)
     for value in grid:

@@ -20,7 +20,7 @@ Float64 = npt.NDArray[np.float64]
 def simplex(gram_nn: Float64, regularization: float) -> Solution:
     """Non-negative RNA: argmin c'Gc / ||G||_2 + lambda ||c||^2, c >= 0, sum c = 1.
 
-    Where RNA's own c has no negative entry, it is exactly that.
+    The result is exactly RNA's c if that has no negative entry.
 
     Args:
         gram_nn: R'R, (N, N), symmetric.
@@ -35,7 +35,7 @@ def simplex(gram_nn: Float64, regularization: float) -> Solution:
 def l1_capped(gram_nn: Float64, regularization: float, cap: float) -> Solution:
     """RNA that extrapolates no further than a cap: argmin c'Gc / ||G||_2 + lambda ||c||^2, sum c = 1, ||c||_1 <= cap.
 
-    Where RNA's own c satisfies the cap, it is exactly that; a cap of 1 is `simplex`.
+    The result is exactly RNA's c if that satisfies the cap; a cap of 1 is `simplex`.
 
     Args:
         gram_nn: R'R, (N, N), symmetric.

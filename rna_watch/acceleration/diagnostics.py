@@ -1,4 +1,4 @@
-"""What an extrapolation does, in numbers and in one sentence."""
+"""An extrapolation described by numbers and by one sentence."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ _IS_ONE = 0.999
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnostics:
-    """Numbers a person can judge a combination by.
+    """Numbers that a person can judge a combination by.
 
-    `condition` and `smallest_eigenvalue` (relative to the largest) of R'R; `norm1`, `norm2` of c, and `norm2_bound` for its
-    lambda, if it has one; `gain`: predicted residual sqrt(c'Gc / G_NN), below 1 where the combination's residual is smaller
-    than the newest one's; `cosine`: mean cosine of consecutive residuals (+1: straight on, -1: zigzag).
+    `condition` and `smallest_eigenvalue` (relative to the largest) are of R'R. `norm1` and `norm2` are of c, `norm2_bound`
+    is the bound for its lambda, if it has one. `gain` is the predicted residual sqrt(c'Gc / G_NN), below 1 if the
+    combination's residual is smaller than the newest one's. `cosine` is the mean cosine of consecutive residuals (+1:
+    straight on, -1: zigzag).
 
-    The others are of the model, by its weights w_0..w_N of y_0..y_N, which are (0, c) but for mixing: `decay_profile`:
-    sum_{j >= i} w_j for i = 1..N, the weights of the steps as a learning-rate decay would give them; `effective_count`:
-    1 / sum(w^2), how many iterates the average is worth; `reach`: sum(w_i i) - N, how many intervals past the newest
-    checkpoint (negative: before it) the combination stands; `sentence`: all this in words.
+    The others are of the model, by its weights w_0..w_N of y_0..y_N, which are (0, c) unless there is mixing.
+    `decay_profile` is sum_{j >= i} w_j for i = 1..N, the weights of the steps as a learning-rate decay would give them.
+    `effective_count` is 1 / sum(w^2), the number of iterates that the average is worth. `reach` is sum(w_i i) - N, the
+    number of intervals past the newest checkpoint (negative: before it). `sentence` says all this in words.
     """
 
     condition: float

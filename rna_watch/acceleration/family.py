@@ -1,6 +1,6 @@
 """The family of candidates that one Gram matrix yields: RNA over windows and lambdas, its rivals, the last iterate.
 
-Whatever can be written as weights of the window's checkpoints joins the family here; it costs microseconds. Only
+Everything that is a set of weights of the window's checkpoints joins the family here; it costs microseconds. Only
 evaluation costs time, so duplicates are removed and the rest is ranked before anything is evaluated.
 """
 
@@ -36,8 +36,8 @@ _SAME_MODEL = 1e-3
 class Family:
     """The candidates of a window, the original (`last`) first, in the order in which they deserve an evaluation.
 
-    `twins`: members that are, as models, another one, each with the name of that; `left_out`: names beyond the limit;
-    `notes`: a sentence for each thing that was not done.
+    `twins` are members whose model is that of another one, each with the other's name. `left_out` are names beyond the
+    limit. `notes` has a sentence for each thing that was not done.
     """
 
     candidates: tuple[Candidate, ...]
@@ -146,7 +146,7 @@ def _made(
 def distinct(
     candidates: Sequence[Candidate], residuals: Residuals
 ) -> tuple[list[Candidate], list[tuple[Candidate, str]]]:
-    """The candidates without those that are, by name or as models, an earlier one; and those, each with that one's name."""
+    """The candidates that differ from all earlier ones, in name and model; and the others, each with its twin's name."""
     kept: list[Candidate] = []
     twins: list[tuple[Candidate, str]] = []
     limit = _SAME_MODEL * float(np.sqrt(max(residuals.steps_nn[-1, -1], 0.0)))
@@ -162,9 +162,9 @@ def distinct(
 def _ordered(candidates: Sequence[Candidate], residuals: Residuals, search: Search) -> list[Candidate]:
     """A round-robin over the methods, each in the order of its prospects; the method's first member leads in any case.
 
-    So no method starves another, and the largest window's average and RNA, who come first, are tried at every checkpoint.
+    So no method displaces another, and the largest window's average and RNA, which come first, are tried at every checkpoint.
     """
-    # what no combination of the whole window removes is noise of every residual
+    # the part that no combination of the whole window removes is noise of every residual
     noise = (
         residuals.rounding + max(float(np.linalg.eigvalsh(residuals.gram_nn)[0]), 0.0) if _finite(residuals) else 0.0
     )
@@ -193,9 +193,9 @@ def in_one_sentence(parts: Iterable[str]) -> str:
 
 
 def unevaluated(residuals: Residuals) -> Family:
-    """What to publish where nothing can be evaluated: RNA with the smallest lambda >= 1e-8 that keeps ||c||_2 <= 3.
+    """The family to publish from without evaluations: RNA with the smallest lambda >= 1e-8 that keeps ||c||_2 <= 3.
 
-    Where the window is rounding noise or singular, the average stands in, and a note says why.
+    The average takes its place if the window is rounding noise or singular, and a note says why.
     """
     n = len(residuals.gram_nn)
     spectrum_ = spectrum_of(residuals, n)
@@ -215,7 +215,7 @@ def single(residuals: Residuals, method: str, regularization: float, search: Sea
     """One member over the whole window, or None and a sentence that says why it is refused.
 
     Args:
-        residuals: of the window.
+        residuals: the window's residuals.
         method: `LAST`, or one of `methods.COMPUTED`.
         regularization: lambda of a solution.
         search: priors, mixings, decay and cap to use (the first of each).

@@ -1,4 +1,4 @@
-"""A profile is a coefficient vector that is known in advance: the rivals that RNA is shown beside, and its priors.
+"""Coefficient vectors that are known in advance: the averages that RNA is compared with, and its priors.
 
 All are `(N,)`, oldest first, and sum to one; `w_i = sum_{j >= i} c_j` are the weights that they leave on the steps.
 """
@@ -60,7 +60,7 @@ def exponential(n: int, decay: float) -> Float64:
 
 
 def decay_profile(n: int, shape: Shape) -> Float64:
-    """The merge that stands for a learning-rate decay: c_j = f((j - 1) / N) - f(j / N), with f falling from 1 to 0.
+    """The merge that replaces a learning-rate decay: c_j = f((j - 1) / N) - f(j / N), with f falling from 1 to 0.
 
     It leaves w_i = f((i - 1) / N) on step i, as if the steps had been taken at that learning rate. f(t) is 1 - t
     (`linear`: the uniform average), 1 - sqrt(t) (`sqrt`) or (1 + cos(pi t)) / 2 (`cosine`).

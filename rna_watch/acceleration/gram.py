@@ -27,9 +27,9 @@ _ROUNDING_PER_ENERGY = 2.0 / (12.0 * 2.164)
 class GramRows:
     """The last M rows of the Gram matrix of the differences `(M, N)`, or a part of that sum over some elements.
 
-    `rounding_energy` is sum(eps^2 x^2) over the newest iterate; `non_finite` the numbers of iterates with NaN or
-    infinite elements. `form_rows` `(M, N)` and `form_energy` are the same for another form of the residuals, where one
-    was asked for; `outside` is the squared length of the differences of parameters which that form leaves out.
+    `rounding_energy` is sum(eps^2 x^2) over the newest iterate. `non_finite` are the indices of iterates with NaN or
+    infinite elements. `form_rows` `(M, N)` and `form_energy` are the same for another form of the residuals, if one was
+    asked for; `outside` is the squared length of the differences of parameters which that form leaves out.
     """
 
     rows: Float64
@@ -52,14 +52,14 @@ def block_rows(
     """The last `new` rows of R'R over one block; the block is overwritten.
 
     Args:
-        values_mn: K iterates, oldest first; behind them, where a form needs them, K momentum buffers or the N recorded
-            gradients; (M, n) float64.
+        values_mn: (M, n) float64: K iterates, oldest first, followed by K momentum buffers or N recorded gradients if a
+            form needs them.
         new: how many of the newest residuals need their row, 1 to N.
         eps: spacing at 1 of the dtype in which the values were stored.
         checkpoints: K; None: all values are iterates.
         factors: (p_i, q_i) for each of the N residuals: the other form is r_i = p_i d_i + q_i e_i; e_i is a difference of
             buffers, or the recorded gradient; none: only differences.
-        other_eps: spacing at 1 of the dtype of what stands behind the iterates.
+        other_eps: spacing at 1 of the dtype of the values after the iterates.
     """
     k = len(values_mn) if checkpoints is None else checkpoints
     iterates_kn, others = values_mn[:k], values_mn[k:]

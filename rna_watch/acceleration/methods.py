@@ -1,4 +1,4 @@
-"""The methods: every way of combining a window, what it is, and how its members are made.
+"""The methods: every way of combining a window, with its description and how its members are made.
 
 `METHODS` is the one list. The settings' defaults and checks, the choices and help of the commands, the kinds of the
 choice, the words of reports and the README's table follow from it. Letters: N residuals, N + 1 checkpoints.
@@ -39,14 +39,14 @@ PRIORS: dict[str, Callable[[int, float], Float64 | None]] = {
 class Method:
     """One way of combining a window.
 
-    `kind`: what it counts as where models are compared; `words`: what it is, for people; `settings`: those that it reads,
-    besides `window`, `windows` and `regularizations`; `usual`: whether it is tried where `methods` is not set.
+    `kind` is its kind in comparisons of models, `words` its description for people. `settings` are those that it reads,
+    besides `window`, `windows` and `regularizations`. `usual` says whether it is tried if `methods` is not set.
 
-    `weights` makes the members of an average: from a length and the search, parameters and weights of the newest so many
-    checkpoints, oldest first. `whole`: its one length is that of the window, with the oldest checkpoint; `lengths`: those
-    that it is tried at besides the usual ones. `solve` makes the members of a solution: from R'R (N, N), its spectrum,
-    lambda and the search, parameters (a prior and a mixing, where they are not uniform and 1) and a solution. A method
-    without either is found by evaluations or gradients.
+    `weights` makes the members of an average. It takes a length and the search, and returns parameters and weights of that
+    many newest checkpoints, oldest first. `whole`: its only length is the window's, with the oldest checkpoint. `lengths`
+    are tried besides the usual ones. `solve` makes the members of a solution. It takes R'R (N, N), its spectrum, lambda
+    and the search, and returns parameters (a prior and a mixing, if they are not uniform and 1) and a solution. A method
+    with neither is found by evaluations or gradients.
     """
 
     kind: str
@@ -134,9 +134,9 @@ METHODS: dict[str, Method] = {
 USUAL = tuple(name for name, method in METHODS.items() if method.usual)
 # those whose members follow from the Gram matrix alone
 COMPUTED = tuple(name for name, method in METHODS.items() if method.weights or method.solve)
-# what one window can be combined by alone
+# the methods that can combine one window by itself
 ALONE = (*sorted(COMPUTED, key=lambda name: METHODS[name].kind != SOLUTIONS), LAST)
-# the settings that tell their members apart
+# the settings that tell the members of a method apart
 MEMBER_SETTINGS = tuple(dict.fromkeys(name for method in COMPUTED for name in METHODS[method].settings))
 
 

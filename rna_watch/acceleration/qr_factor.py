@@ -40,7 +40,7 @@ def stacked_factor(parts: Iterable[Float64]) -> Float64:
         parts: factors (M, N) of the blocks; taken one at a time.
 
     Returns:
-        T, (N, N); rows of zeros below, where there were fewer elements than residuals.
+        T, (N, N); its last rows are zero if there were fewer elements than residuals.
 
     Raises:
         ValueError: there is no part, or the parts belong to windows of different lengths.

@@ -35,9 +35,9 @@ class Minimum:
 def minimize(q_mm: Float64, a_km: Float64, start_m: Float64) -> Minimum:
     """The minimizer of x'Qx / 2 subject to Ax = A start and x >= 0; x is exactly 0 where the bound is active.
 
-    The optimum over the variables that are free is taken; those that reach 0 on the way there are held at 0, and where
-    none does, the one with the most negative multiplier is freed. Q may be singular: a variable with a negative
-    multiplier never makes the system of the free ones singular. Where the minimizer is not unique, it is one of them.
+    Each step goes towards the optimum over the free variables. Variables that reach 0 on the way are held at 0; if none
+    does, the one with the most negative multiplier is freed. Q may be singular: a variable with a negative multiplier
+    never makes the system of the free ones singular. The result is one of the minimizers if there are several.
 
     Args:
         q_mm: Q, (M, M), symmetric, positive semi-definite.

@@ -1,9 +1,9 @@
-"""Residuals: what stands for the gradient of the interval between two checkpoints, and which form of it holds in a window.
+"""Residuals: estimates of the gradient in the interval between two checkpoints, and the form that holds in a window.
 
 The forms, best first (the exact identities are derived from torch's update rules and checked against gradients that were
 truly accumulated):
     gradient              the exact mean gradient, from the momentum buffers and settings of SGD in the checkpoints
-    recorded              mean gradients that the training saved beside its checkpoints
+    recorded              mean gradients that the training saved next to its checkpoints
     learning-rate         (y_i - y_{i-1}) / (steps x learning rate)
     difference            (y_i - y_{i-1}) / steps
 Letters: N residuals between K = N + 1 checkpoints; d_i = y_i - y_{i-1}; v_i momentum buffers; S_i steps of interval i.
@@ -59,12 +59,12 @@ class ParameterGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingState:
-    """What one checkpoint tells of its training.
+    """The state of the training at one checkpoint.
 
-    `steps` is its counter, in units of `step_kind` (step, epoch, or save); `optimizer` the optimizer's kind ("" if there is none)
-    with its `groups`; `problem` why momentum buffers cannot be told apart ("" if they can); `stepped`: whether every
-    parameter with momentum has its buffer, which it gets at its first step; `recorded`: a mean gradient lies beside it;
-    `recording_problem` why one that lies there cannot be used.
+    `steps` is its counter, in units of `step_kind` (step, epoch, or save). `optimizer` is the optimizer's kind ("" if there
+    is none), with its `groups`. `problem` says why momentum buffers cannot be told apart ("" if they can). `stepped`:
+    every parameter with momentum has its buffer, which it gets at its first step. `recorded`: a mean gradient lies next to
+    the checkpoint. `recording_problem` says why it cannot be used.
     """
 
     steps: int
@@ -103,12 +103,12 @@ class NotExactError(ValueError):
 
 
 def choose_form(states: Sequence[TrainingState], wanted: str = "auto", saved: Saved = "auto") -> Form:
-    """The first form that holds for every interval of the window, and a note why the best does not, where it might have.
+    """The first form that holds for every interval of the window, with a note if the best one might have held.
 
     A form might have held if it was asked for, or if there is an optimizer (or a recording) in any of the checkpoints.
 
     Args:
-        states: of the K checkpoints, oldest first.
+        states: the states of the training at the K checkpoints, oldest first.
         wanted: one of `FORMS`, or "auto".
         saved: whether checkpoints hold the learning rate from before or after the scheduler's step.
     """
@@ -229,9 +229,9 @@ def _learning_rates(older: TrainingState, newer: TrainingState, saved: Saved) ->
 class Residuals:
     """What the family is made of: Gram matrices of a window's N residuals.
 
-    `gram_nn` is R'R in the form of the residuals; `steps_nn` that of the plain differences of checkpoints, by which models
-    are told apart; `rounding` the expected squared norm of rounding in one residual, in the units of `gram_nn`;
-    `factor_nn` a triangular T with T'T = R'R where the Gram matrix would lose the small eigenvalues (QR route).
+    `gram_nn` is R'R in the form of the residuals, `steps_nn` that of the plain differences of checkpoints, which measures
+    the distance of models. `rounding` is the expected squared norm of rounding in one residual, in the units of `gram_nn`.
+    `factor_nn` is a triangular T with T'T = R'R if the Gram matrix would lose the small eigenvalues (QR route).
     """
 
     gram_nn: Float64

@@ -1,4 +1,4 @@
-"""The honest choice among evaluated candidates: never worse than the original, and no gain claimed that is not there."""
+"""The choice among evaluated candidates: never worse than the original, and no gain is claimed that is not there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def infer_mode(metric: str) -> Mode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which candidate stands for the window.
+    """The candidate that was chosen for the window.
 
     `better_than_original` is strict, on the choosing metric; None without an evaluation. `significant` says whether the
     gain over the original is beyond noise (paired examples, or `minimum_gain`); None where neither is known.
@@ -53,10 +53,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What the evaluations say: the choosing metric of each candidate by name, and its per-example values where there are any.
+    """The evaluations: the choosing metric of each candidate by name, and its per-example values if there are any.
 
-    `minimum_gain`: the smallest gain that counts as beyond noise, in the metric's units; None: not stated. `screened`: how
-    many candidates a cheap first round chose from; they were tried too.
+    `minimum_gain` is the smallest gain that counts as beyond noise, in the metric's units; None: not stated. `screened` is
+    the number of candidates that a cheap first round chose from, which were tried too.
     """
 
     values: Mapping[str, float]
@@ -69,12 +69,12 @@ class Evidence:
 def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
     """The sequence original -> best average -> best extrapolation, each step only for a gain beyond noise.
 
-    Where nothing is beyond noise, the best candidate by the metric stands all the same, the simpler one in a tie, and
+    The best candidate by the metric is chosen even if nothing is beyond noise, the simpler one in a tie;
     `better_than_original` and `significant` say what it is worth. NaN counts as not evaluated.
 
     Args:
         candidates: the family, the last iterate among them.
-        evidence: of the evaluations.
+        evidence: the evaluations.
 
     Raises:
         ValueError: there is no candidate besides the last iterate.

@@ -1,7 +1,8 @@
-"""Is a gain beyond noise: paired comparison of two models on the same examples, corrected for how many were compared.
+"""Whether a gain is beyond noise: paired comparison of two models on the same examples, corrected for how many were compared.
 
-Examples on which two models give the same say nothing of which is better. Were the models equal, each other difference would
-as soon have the opposite sign (Fisher's randomization test); for 0/1 metrics this is McNemar's exact test on discordant pairs.
+Examples on which two models give the same value do not show which is better. Every other difference has either sign with
+equal chance if the models are equal (Fisher's randomization test); for 0/1 metrics this is McNemar's exact test on
+discordant pairs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["min", "max"]
 T = TypeVar("T")
-# the chance, over one step of the choice, that equal models are told apart
+# the chance, over one step of the choice, that a difference is found between equal models
 _LEVEL = 0.05
 _FEWEST_EXAMPLES = 10
 # up to so many examples that differ all signs are tried, 2^20 in 10 ms
@@ -34,8 +35,8 @@ _ROUNDING = 1e-9
 class Comparison:
     """One candidate against one reference, on the choosing metric.
 
-    `gain` is positive where the candidate is better; `standard_error` of the paired differences (None where there are no
-    per-example values); `threshold` is what the gain must exceed to be `accepted`.
+    `gain` is positive if the candidate is better. `standard_error` is that of the paired differences (None without
+    per-example values). `threshold` is what the gain must exceed to be `accepted`.
     """
 
     candidate: str
@@ -47,12 +48,18 @@ class Comparison:
 
 
 def gain(value: float, reference: float, mode: Mode) -> float:
-    """By how much `value` is better than `reference` (positive: better)."""
+    """The gain of `value` over `reference`, positive if it is better.
+
+    Args:
+        value: a metric's value.
+        reference: the value to compare with.
+        mode: whether the metric is minimized or maximized.
+    """
     return reference - value if mode == "min" else value - reference
 
 
 def ranked(items: Iterable[T], value: Callable[[T], float | None], mode: Mode) -> list[T]:
-    """Those that have a value that is a number, the best first; of equal ones the first stays first.
+    """The items whose value is a number, the best first; equal ones keep their order.
 
     Args:
         items: models, or whatever was evaluated, by one evaluator.
@@ -64,11 +71,11 @@ def ranked(items: Iterable[T], value: Callable[[T], float | None], mode: Mode) -
 
 
 def paired_standard_error(candidate: Float64, reference: Float64) -> float | None:
-    """Standard error of the mean of paired differences, over n examples; None where they cannot be paired or are too few.
+    """Standard error of the mean of paired differences, over n examples; None if they cannot be paired or are too few.
 
     Args:
-        candidate: values of each example, (n,).
-        reference: of the same examples in the same order, (n,).
+        candidate: the value of each example, (n,).
+        reference: the values of the same examples in the same order, (n,).
     """
     n = len(candidate)
     if candidate.shape != reference.shape or n < _FEWEST_EXAMPLES:
@@ -78,19 +85,18 @@ def paired_standard_error(candidate: Float64, reference: Float64) -> float | Non
 
 
 def least_gain(differences: Float64, compared_count: int) -> float:
-    """The mean of paired differences that equal models exceed by a chance of at most 5 %, the best of `compared_count` of them.
+    """The mean of paired differences that the best of `compared_count` equal models exceeds with a chance of at most 5 %.
 
-    With m differences that are not zero: up to m = 20 the exact quantile of their sum over all 2^m signs (it cannot be
-    exceeded where even m equal signs are no more than chance), beyond
+    It is the exact quantile of the sum over all 2^m signs for m <= 20 differences that are not zero (it cannot be exceeded
+    if even m equal signs may be chance), and for more
 
         t(1 - 0.05 / compared_count, m - 1) * standard error + min |difference| / n
 
-    with Student's quantile for as many degrees of freedom as there are differences to tell of, and the correction for
-    sums that move in steps (Edwards 1948, for 0/1 metrics).
+    with Student's quantile, and the correction for sums that move in steps (Edwards 1948, for 0/1 metrics).
 
     Args:
-        differences: of n examples, (n,), finite.
-        compared_count: how many candidates this one is the best of (one-sided, Bonferroni).
+        differences: the paired differences of n examples, (n,), finite.
+        compared_count: the number of candidates that this one is the best of (one-sided, Bonferroni).
     """
     n = len(differences)
     sizes = np.abs(differences[differences != 0.0])
@@ -107,7 +113,7 @@ def least_gain(differences: Float64, compared_count: int) -> float:
 
 
 def student_quantile(level: float, degrees: int) -> float:
-    """What Student's t exceeds with probability `level` (Abramowitz & Stegun 26.7.5; to 2e-4 from 20 degrees of freedom on)."""
+    """The value that Student's t exceeds with probability `level` (Abramowitz & Stegun 26.7.5; to 2e-4 from 20 degrees on)."""
     z = NormalDist().inv_cdf(1.0 - level)
     return (
         z
@@ -129,16 +135,16 @@ def compare(
 ) -> Comparison:
     """Whether a candidate, the best of `compared_count`, is better than a reference by more than noise.
 
-    Noise is that of the paired examples where there are any, and `minimum_gain` where it is stated; without either any gain
-    is accepted.
+    Noise is that of the paired examples, if there are any, and `minimum_gain`, if it is stated. Any gain is accepted
+    without either.
 
     Args:
-        candidate: its name.
-        reference: the name of what it is compared with.
+        candidate: the candidate's name.
+        reference: the name of the model that it is compared with.
         values: the choosing metric, by name.
-        examples: its per-example values, by name, where there are any.
+        examples: its per-example values, by name, if there are any.
         mode: whether the metric is minimized or maximized.
-        compared_count: how many candidates this one is the best of.
+        compared_count: the number of candidates that this one is the best of.
         minimum_gain: the smallest gain that counts, in the metric's units; None: not stated.
     """
     advantage = gain(values[candidate], values[reference], mode)

@@ -1,1 +1,1 @@
-"""One file a command: what `rna-watch NAME` does."""
+"""One file for each command: what `rna-watch NAME` does."""

@@ -37,14 +37,14 @@ def show(
     """Print the comparison of a run.
 
     Args:
-        paths: the run's.
+        paths: the run's paths.
         metric: the evaluator's metric to show; None: the one that models were chosen by.
-        mode: its direction, where its name does not say it.
-        levels: values of it to be reached, with commas; None: around the original's best.
-        sequence: which checkpoints, where a folder has several kinds.
-        members: whether to show every fixed recipe too.
+        mode: its direction, if its name does not say it.
+        levels: values of the metric to be reached, with commas; None: values around the original's best.
+        sequence: the sequence to compare, if a folder has several; None: the longest.
+        members: show every fixed recipe too.
         plot: a picture to draw too.
-        as_json: whether to print all of it as one JSON object instead.
+        as_json: print everything as one JSON object instead.
 
     Raises:
         NothingToDo: nothing was evaluated.
@@ -69,7 +69,7 @@ def parse_levels(text: str | None) -> list[float] | None:
     """The levels of `--levels 20,10,5`.
 
     Raises:
-        UsageError: one of them is no finite number.
+        UsageError: a level is no finite number.
     """
     if text is None:
         return None

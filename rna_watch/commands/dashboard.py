@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def show(paths: RunPaths, *, once: bool) -> None:
-    """Show a run until a person leaves; with `once` as it is now. Where there is no terminal, line by line."""
+    """Show a run until a person leaves, or (`once`) its present state; line by line if there is no terminal."""
     watch(paths, console=Console(), once=once)
 
 
 def draw(paths: RunPaths, file: Path, width: int) -> None:
-    """Write a run as it is now as a picture.
+    """Write a picture of a run's present state.
 
     Args:
-        paths: the run's.
+        paths: the run's paths.
         file: the SVG file.
         width: columns of text.
     """

@@ -1,4 +1,4 @@
-"""The demo: a real training process, first alone, then watched; at the end, what was gained and what it cost."""
+"""The demo: a real training process, first alone, then watched; at the end, the gain and its cost."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _STUCK_S = 120.0
 
 
 def run(folder: Path | None, *, epochs: int, engine: str) -> None:
-    """Train twice (alone, then watched), show the watching, and compare what each method gained.
+    """Train twice (alone, then watched), show the dashboard, and compare the gain of each method.
 
     Args:
-        folder: where to train; a new folder if None.
-        epochs: how long to train.
-        engine: of the daemon.
+        folder: where to work, made or empty; None: a new temporary folder.
+        epochs: epochs of each training.
+        engine: the daemon's engine.
 
     Raises:
         UsageError: the folder is not empty, or scikit-learn is missing.

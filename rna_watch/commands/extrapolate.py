@@ -39,9 +39,9 @@ _SMALLEST_WINDOW = 3
 class Request:
     """One window by hand.
 
-    `window` is N: the newest N + 1 checkpoints are used (all, if None); `regularization` is lambda for rna, simplex and
-    capped (None: for rna the smallest >= 1e-8 that keeps ||c||_2 <= 3, else 1e-8). The other fields are settings of
-    `RunConfig`, or options of their own.
+    `window` is N: the newest N + 1 checkpoints are used (None: all). `regularization` is lambda for rna, simplex and capped
+    (None: for rna the smallest >= 1e-8 that keeps ||c||_2 <= 3, else 1e-8). The other fields are settings of `RunConfig`,
+    or options of this command.
     """
 
     method: str
@@ -55,7 +55,7 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
     """Combine checkpoints, write the model to `out` and its manifest to `out`.json; returns the manifest.
 
     Args:
-        checkpoints: at least three; put in order by their steps, not as given.
+        checkpoints: at least three, in any order; their steps order them.
         out: the model's path.
         request: what to compute.
 
@@ -122,7 +122,7 @@ def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
 
 
 def lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """What was written, for a person: the model, what became of the window, and the weight of each checkpoint."""
+    """What was written, for a person: the model, the reason for it, and the weight of each checkpoint."""
     inputs = zip(manifest["inputs"], manifest["weights"], strict=True)
     head = f"{out}: {manifest['candidate']} of {len(manifest['inputs'])} checkpoints; {manifest['reason']}"
     return [head, *(f"  {weight:+.4f}  {each['path']}" for each, weight in inputs)]
@@ -154,7 +154,7 @@ def _ordered(checkpoints: Sequence[Path], source: str | None) -> list[Layout]:
 
 
 def _step(layout: Layout) -> tuple[str, int | None]:
-    """Kind and value of a checkpoint's step, by its name or what is inside."""
+    """Kind and value of a checkpoint's step, by its name or its content."""
     from_name = steps.from_name(layout.path)
     if from_name is not None:
         return from_name

@@ -1,4 +1,4 @@
-"""What a checkpoint is, in a person's words: format, step, sources, tensors by role, what would be extrapolated, optimizer."""
+"""A checkpoint described for a person: format, step, sources, tensors by role, what would be extrapolated, optimizer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Inspection:
 
     @property
     def left_out(self) -> list[str]:
-        """What a folder holds besides the model and what goes with it: the training's state."""
+        """The files of a folder that are not copied with the model: the training's state."""
         layout = self.layout
         if not layout.root:
             return []
@@ -46,7 +46,7 @@ class Inspection:
         return sorted(set(os.listdir(layout.root)) - kept)  # noqa: PTH208 - a string crosses process boundaries
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """The inspection as plain data."""
         layout = self.layout
         return {
             "path": layout.path,
@@ -79,12 +79,12 @@ class Inspection:
         }
 
     def _owners(self) -> list[str]:
-        """For each tensor, the first that shares its storage: itself, for most."""
+        """For each tensor the first that shares its storage, which is itself for most."""
         first: dict[int, str] = {}
         return [first.setdefault(view.extent, view.name) for view in self.layout.tensors]
 
     def _optimizer(self) -> dict[str, Any] | None:
-        """The optimizer's state, and why it would not give the exact mean gradients between such checkpoints, if so."""
+        """The optimizer's state, and the reason if exact mean gradients cannot be recovered from it."""
         state = self.layout.optimizer
         if state is None:
             return None
@@ -113,7 +113,7 @@ class Inspection:
         return {"path": self.layout.gradient.path, "usable": not why, "reason": why}
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """The inspection as lines for a person."""
         layout = self.layout
         counters = ", ".join(f"{kind} {value}" for kind, value in layout.counters.items())
         where = f"under {layout.source!r}" if layout.source else "at the top"
@@ -188,11 +188,11 @@ def _some(names: Sequence[str]) -> str:
 
 
 def inspect(path: Path, source: str | None = None) -> Inspection:
-    """Look at a file.
+    """Look at a checkpoint, with the model of its own choice or of the source that is named.
 
     Raises:
-        UsageError: it does not exist.
-        IncompleteCheckpoint, RefusedCheckpoint: it cannot be used, and why.
+        UsageError: the path does not exist.
+        IncompleteCheckpoint, RefusedCheckpoint: the checkpoint cannot be used; the message says why.
     """
     try:
         return Inspection(layout=probe(str(path), source))

@@ -17,18 +17,18 @@ _POLL_S = 0.5
 
 
 def tail(paths: RunPaths, count: int, *, follow: bool) -> Iterator[str]:
-    """The last lines of a run's log, each with its line end.
+    """The last lines of a run's log, with their line ends.
 
     Args:
-        paths: the run's.
+        paths: the run's paths.
         count: how many lines.
-        follow: whether to go on with the lines that come.
+        follow: yield new lines too, as they come, for ever.
 
     Raises:
         NothingToDo: there is no log.
     """
     if not paths.log.exists():
-        raise NothingToDo(f"there is no log at {paths.log}: nobody has watched this run yet")
+        raise NothingToDo(f"there is no log at {paths.log}: nothing has watched this run yet")
     with paths.log.open(errors="replace") as file:
         yield from deque(file, maxlen=count)
         while follow:

@@ -1,4 +1,4 @@
-"""What `rna-watch once` does: process every checkpoint that is there, and sum up what became of them."""
+"""What `rna-watch once` does: process every checkpoint that is there, and sum up the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def once(
     run_dir: Path, config: RunConfig, typed: Sequence[str], *, say: Callable[[str], None], ask: Ask | None
 ) -> None:
-    """Process what is in a run directory now.
+    """Process the checkpoints that are in a run directory now.
 
     Args:
         run_dir: the run directory, as typed.

@@ -44,15 +44,15 @@ def reproduce(
 
     Args:
         name: one of `experiment.EXPERIMENTS`.
-        data: folder of data in its standard format, where the experiment needs one.
+        data: folder of data in its standard format, if the experiment needs one.
         out: where to write; parts that were finished there are not run again.
-        quick: a small version, in seconds.
-        config: a YAML file of the experiment's own settings, where it has any.
+        quick: run a small version, in seconds.
+        config: a YAML file of the experiment's own settings, if it has any.
         so_far: run nothing; make tables and figure of the parts that are finished.
         console: where to print.
 
     Raises:
-        UsageError: no such experiment, or it lacks data or a library, or a setting is wrong.
+        UsageError: there is no such experiment, or it lacks data or a library, or a setting is wrong.
         NothingToDo: `so_far`, and no part is finished.
         StoreError: the folder cannot be written.
     """
@@ -86,7 +86,7 @@ def reproduce(
 
 @contextlib.contextmanager
 def _unwound_by_signals() -> Iterator[None]:
-    """A batch system ends jobs with SIGTERM, a lost terminal with SIGHUP: what was started must end with us."""
+    """SIGTERM (a batch system) and SIGHUP (a lost terminal) end us like an exception, and so everything that we started."""
     before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
@@ -101,7 +101,7 @@ def _end(number: int, _: object) -> None:
 
 @contextlib.contextmanager
 def _progress(console: Console, name: str) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str], None]]]:
-    """A bar of parts: `advance(done, total, key)` moves it, `say` shows what the part at work does; lines in a log."""
+    """A bar of parts, or lines in a log: `advance(done, total, key)` moves it, `say` shows what the present part does."""
     columns = (
         TextColumn("{task.fields[name]}"),
         BarColumn(),
@@ -114,7 +114,7 @@ def _progress(console: Console, name: str) -> Iterator[tuple[Callable[[int, int,
     try:
 
         def advance(done: int, total: int, key: str) -> None:
-            progress.start()  # not before there is work: what is refused leaves no empty line
+            progress.start()  # not before there is work: a refusal must leave no empty line
             progress.update(task, completed=done, total=total, description=key)
 
         def say(text: str) -> None:
@@ -139,7 +139,7 @@ class _Report:
     quick: bool
 
     def run(self, advance: Callable[[int, int, str], None], *, so_far: bool) -> tuple[dict[str, dict[str, Any]], int]:
-        """Every part, kept ones as they are; and how many of them there were."""
+        """The results of every part, and how many of them were kept from before."""
         folder = self.stem.with_name(f"{self.stem.name}.parts")
         own = {"settings": dict(self.plan.settings), "seeds": list(self.plan.seeds)}
         identities = {
@@ -156,7 +156,7 @@ class _Report:
             try:
                 result = part.run({key: done["result"] for key, done in kept.items()})
             except BaseException:
-                with contextlib.suppress(StoreError):  # what happened is said, not this
+                with contextlib.suppress(StoreError):  # the first error is reported, not this one
                     store.interrupted(folder, part.key, identity, time.perf_counter() - begun)
                 raise
             seconds = store.spent(folder, part.key, identity) + time.perf_counter() - begun

@@ -1,4 +1,4 @@
-"""What a run directory holds, looked up in one scan and put into words; and the runs to choose from, if there are several."""
+"""The content of a run directory, from one scan and in words; and the runs to choose from, if there are several."""
 
 from __future__ import annotations
 
@@ -38,17 +38,18 @@ def settle(
     *,
     goes_on: bool,
 ) -> tuple[Path, list[str]]:
-    """The run to watch, and what to say of it: the run directory, or the one of several runs in it that is chosen.
+    """The run to watch, and lines that describe it: the run directory, or the chosen one of several runs in it.
 
-    Nothing is asked where patterns say what to take, nor of what was watched before: that goes on (a service that starts
-    again has nobody to ask), and the daemon reports the several runs as a problem.
+    Nothing is asked if patterns say what to take, or if the folder was watched before. It is then watched as before (a
+    service that starts again has nobody to ask), and the daemon reports the several runs as a problem.
 
     Args:
         run_dir: the run directory, as typed.
         config: the settings.
         typed: the whole command, to show it for each run.
-        ask: shows lines and returns a choice (1, 2, ...), given how many there are and the default; None without a terminal.
-        goes_on: whether checkpoints that are still to come will be taken too.
+        ask: shows lines and returns a choice (1, 2, ...), given the number of choices and the default; None without a
+            terminal.
+        goes_on: whether later checkpoints will be taken too.
 
     Raises:
         UsageError: there is no such folder, or there are several runs and nobody to ask.
@@ -75,14 +76,14 @@ def settle(
 
 
 def nothing(paths: RunPaths) -> str:
-    """That there are no checkpoints, in words."""
+    """A sentence for a run without checkpoints."""
     links = passed_over(paths)
     what = f"there are no checkpoints (files ending in {', '.join(registry.endings())}; or --patterns)"
     return f"{what}; {links}" if links else what
 
 
 def passed_over(paths: RunPaths) -> str:
-    """Which links to folders are not followed, where checkpoints may be meant to lie behind one; "" if there are none."""
+    """The links to folders that are not followed although checkpoints may lie behind them; "" if there are none."""
     found = linked_folders(paths.run, exclude=(paths.models, paths.state))
     said = [f"{name} is a link to a folder, which is not followed: name {target} itself" for name, target in found]
     more = len(said) - MOST_BESIDE
@@ -98,7 +99,7 @@ def _instead(typed: Sequence[str], run_dir: Path, other: Path) -> str:
 
 
 def look(config: RunConfig, paths: RunPaths) -> dict[str, int]:
-    """The names of what looks like a checkpoint below the run directory, and when each last changed (ns): one scan.
+    """The paths of everything that looks like a checkpoint, and when each last changed (ns), by one scan.
 
     Raises:
         UsageError: the run directory cannot be read.
@@ -108,12 +109,12 @@ def look(config: RunConfig, paths: RunPaths) -> dict[str, int]:
 
 
 def understand(names: Mapping[str, int], run: Path, source: str | None) -> Discovery:
-    """What the names are; where they leave open whether folders are one run, the models of at most three are compared.
+    """The sequences and runs of these names; the models of three folders at most are compared if the names leave it open.
 
     Args:
-        names: of checkpoints, below the run, and when each last changed (ns).
+        names: paths relative to the run directory, and when each last changed (ns).
         run: the run directory.
-        source: key path of the model inside the files; found by itself if None.
+        source: the setting `source`.
     """
     found = discover(names)
     open_ones = unexplained(found.groups)
@@ -127,12 +128,12 @@ def understand(names: Mapping[str, int], run: Path, source: str | None) -> Disco
 
 
 def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
-    """What was found, in one or two lines; nothing, where nothing was and nothing more is waited for.
+    """What was found, in one or two lines; no line if nothing was found and nothing is waited for.
 
     Args:
-        found: what lies there.
+        found: the sequences.
         config: the settings.
-        goes_on: whether checkpoints that are still to come will be taken too.
+        goes_on: whether later checkpoints will be taken too.
     """
     if not found.groups:
         named = (
@@ -156,12 +157,12 @@ def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
 
 
 def describe(group: NumberedNames, *, place: bool = False, trainer: bool = True) -> str:
-    """A group in words: how many, where, as who writes them, by which names, from which step to which.
+    """A group in words: how many checkpoints, their names, and their steps.
 
     Args:
-        group: the names.
-        place: whether to say in which folder.
-        trainer: whether to say who writes such names.
+        group: the checkpoints.
+        place: name their folder too.
+        trainer: name the trainer that writes them so too.
     """
     one = group.count == 1
     where = f" in {group.folder}" if place and group.folder else ""
@@ -176,14 +177,14 @@ def describe(group: NumberedNames, *, place: bool = False, trainer: bool = True)
 
 
 def _choices(runs: Sequence[Run]) -> tuple[list[Run], int]:
-    """The runs to choose from (of very many the most recently changed ones), and which of them changed last."""
+    """The runs to choose from (only the most recently changed ones of very many), and the index of the newest."""
     newest = sorted(runs, key=lambda run: run.changed_ns, reverse=True)[:_MOST_CHOICES]
     shown = sorted(newest, key=lambda run: natural_key(run.folder))
     return shown, shown.index(newest[0])
 
 
 def _table(labels: Sequence[str], runs: Sequence[Run], newest: int) -> list[str]:
-    """A line for each run: its label, what is in it, and which one is the newest."""
+    """A line for each run: its label, its checkpoints, and a mark for the newest."""
     width = max(map(len, labels))
     return [
         f"  {printable(label):{width}}  {describe(run.groups[0], trainer=False)}{'  (newest)' if index == newest else ''}"
@@ -192,7 +193,7 @@ def _table(labels: Sequence[str], runs: Sequence[Run], newest: int) -> list[str]
 
 
 def _refusal(runs: Sequence[Run], run_dir: Path, commands: Sequence[str], shown: Sequence[Run], newest: int) -> str:
-    """Several runs and nobody to ask: which ones, and the command for each."""
+    """The message for several runs and nobody to ask: the runs, and the command for each."""
     more = [f"  (and {len(runs) - len(shown)} more, not as new)"] if len(shown) < len(runs) else []
     everything = shlex.quote(",".join(sorted({_any(group) for run in runs for group in run.groups})))
     return "\n".join(

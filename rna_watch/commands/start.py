@@ -1,4 +1,4 @@
-"""What `rna-watch start` does: settle which run is meant, begin to watch it, and say how to look at it."""
+"""What `rna-watch start` does: find out which run is meant, start to watch it, and say how to look at it."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def start(
     say: Callable[[str], None],
     ask: Ask | None,
 ) -> None:
-    """Watch a run: in the background, or in this process until it is asked to stop.
+    """Watch a run in the background, or in this process until it is stopped.
 
     Args:
         run_dir: the run directory, as typed.
         config: the settings.
         typed: all arguments of the command line; the process in the background gets those of `start`.
-        wait: whether to wait for a run directory that is not there yet.
-        chosen: the run, where it is settled already (by the process in the foreground).
-        foreground: whether to stay in this process.
-        to_terminal: whether the log goes to the terminal too, in the foreground.
+        wait: wait for a run directory that does not exist yet.
+        chosen: the run, if it is settled already (by the process in the foreground).
+        foreground: stay in this process.
+        to_terminal: write the log to the terminal too, in the foreground.
         say: shows a line.
         ask: see `settle`.
 
     Raises:
-        RnaWatchError: the run cannot be watched, and why.
+        RnaWatchError: the run cannot be watched; the message says why.
     """
     if chosen is None:
         await_run(run_dir, wait=wait, say=say)

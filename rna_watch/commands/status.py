@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def check(paths: RunPaths) -> None:
-    """See that a daemon watches the run and gives signs of life.
+    """Make sure that a daemon watches the run and gives signs of life.
 
     Raises:
-        RnaWatchError: none does.
+        RnaWatchError: no daemon does.
     """
     status = status_of(paths)
     if not status.responds:

@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 
 def stop(paths: RunPaths) -> str:
-    """Ask the daemon to stop and wait until it has; returns a sentence. See `background.stop` for what is raised."""
+    """Ask the daemon to stop and wait until it has; returns a sentence, and raises as `background.stop` does."""
     return background.stop(paths)

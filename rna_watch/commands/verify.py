@@ -1,4 +1,4 @@
-"""`rna-watch verify`: which models its arguments stand for, and how it ends."""
+"""What `rna-watch verify` does: find the models that its arguments name, verify them, and end by the verdicts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def verify_all(given: Sequence[Path]) -> Iterator[Verification]:
     """Verify models one after another.
 
     Args:
-        given: models, their manifests, links to models, or folders, which stand for every model below them.
+        given: models, their manifests, links to models, or folders with models.
 
     Raises:
         UsageError: something given does not exist, cannot be looked at, or has no manifest.
@@ -40,7 +40,7 @@ def verify_all(given: Sequence[Path]) -> Iterator[Verification]:
 
 
 def _models(path: Path) -> list[tuple[Path, Path]]:
-    """(model, manifest) of everything that a path stands for."""
+    """(model, manifest) of every model that a path names."""
     if path.is_dir() and is_output(path.resolve()):
         return [(path, manifest_path(path.resolve()))]
     if path.is_dir():
@@ -55,7 +55,7 @@ def _models(path: Path) -> list[tuple[Path, Path]]:
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     raise UsageError(
-        f"{path} has no manifest ({manifest_path(path).name}) beside it: only what rna-watch wrote can be verified"
+        f"{path} has no manifest ({manifest_path(path).name}) next to it: only what rna-watch wrote can be verified"
     )
 
 
@@ -83,7 +83,7 @@ def _verify_one(model: Path, manifest_path: Path) -> Verification:
 
 
 def conclude(verifications: Sequence[Verification]) -> None:
-    """Turn verdicts into the command's end.
+    """End the command by the verdicts.
 
     Raises:
         RnaWatchError: a model differs from what its manifest claims.

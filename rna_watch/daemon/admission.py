@@ -1,4 +1,4 @@
-"""From a file at rest to a checkpoint of the run: whether it is one, or another name of one; its name, step and pin."""
+"""From a file at rest to a checkpoint of the run: probed, told from second names, given its name and order, pinned."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rna_watch.layout.identity import FileIdentity
     from rna_watch.layout.layout import Layout
 
-_LONGEST_NAME_BYTES = 205  # systems take 255: its model, with `.again`, an export and a temporary name, needs 49 more
+_LONGEST_NAME_BYTES = 205  # systems take 255; `.again`, an export and a temporary name add up to 49
 
 
 class Admission:
@@ -39,7 +39,7 @@ class Admission:
         recorder: journal and state.
         sequences: which checkpoints follow each other.
         pins: the window store.
-        proceed: called now and then while files are compared; it raises to give up.
+        proceed: called now and then while files are compared; it raises Cancelled to stop that.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Admission:
         """Admit a file, or record that it is an alias, refused or gone; returns whether it is a checkpoint.
 
         Args:
-            name: path below the run directory.
+            name: path relative to the run directory.
             identity: the file as it rests there.
 
         Raises:
-            IncompleteCheckpoint: it is not complete; probe it again later.
+            IncompleteCheckpoint: the file is not complete; probe it again later.
         """
         if self._known(name, identity):
             return True
@@ -84,7 +84,7 @@ class Admission:
         return True
 
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
-        """Record what a file is, unless that is what was recorded of it last."""
+        """Record what a file is, unless that was recorded of it last."""
         before = self._recorder.checkpoint(event.checkpoint)
         probe_state = RunState()
         probe_state.apply(event)
@@ -95,7 +95,7 @@ class Admission:
                 self._sequences.prove(event.checkpoint, event.of, self._recorder.state.recent[-1].seq)
 
     def _known(self, name: str, identity: FileIdentity) -> bool:
-        """Whether the file is what the journal already has under this path or (a hard link) another."""
+        """Whether the journal already has the file, under this path or, a hard link, under another."""
         for checkpoint in self._recorder.checkpoints():
             admitted = checkpoint.admitted
             if admitted is None:
@@ -123,7 +123,7 @@ class Admission:
             other_numbered = admitted.checkpoint == admitted.path
             if (path == admitted.path and numbered) or not numbered or not other_numbered or admitted.step == step:
                 if path == checkpoint.name and checkpoint.stage is Stage.WAITING:
-                    again = True  # it was seen half-written a second time, and is what it was before
+                    again = True  # it was written again with the same content, and seen half-written in between
                     break
                 self._resolve(path, checkpoint.name, known=path == admitted.path)
                 return
@@ -164,14 +164,14 @@ class Admission:
         self._resolve(path, name, known=True)
 
     def _resolve(self, path: str, name: str, *, known: bool) -> None:
-        """Record that a file is a checkpoint of another name; a known one only if something else was recorded of it."""
+        """Record that a file is a checkpoint of another name; if that is `known`, only if its path has another record."""
         if path != name and (not known or self._recorder.checkpoint(path) is not None):
             self._note(e.Aliased(checkpoint=path, of=name))
 
     def _same_model(self, checkpoint: Checkpoint, layout: Layout) -> bool:
-        """Whether two files tell the same step and hold the same model, whatever else differs.
+        """Whether two files name the same step and hold the same model, whatever else differs.
 
-        Lightning saves `last.ckpt` right after the numbered file, and notes in it that it did (measured, 2.6.6).
+        Lightning saves `last.ckpt` right after the numbered file, and records in it that it did (measured, 2.6.6).
         """
         known = self._pins.known(checkpoint.name)
         return (

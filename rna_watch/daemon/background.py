@@ -41,13 +41,13 @@ _LOG_FILES = 3
 
 
 def serve(config: RunConfig, paths: RunPaths, *, until_done: bool = False, to_terminal: bool = True) -> Recorder:
-    """Run the daemon in this process until it is asked to stop (or nothing is left to do); returns what is known then.
+    """Run the daemon in this process until it is stopped or nothing is left to do; returns the final state.
 
     Args:
         config: the settings.
-        paths: the run's.
-        until_done: whether to end when nothing is left to do.
-        to_terminal: whether the log goes to standard output too.
+        paths: where the run and its outputs lie.
+        until_done: end when nothing is left to do (`once`).
+        to_terminal: log to the terminal too.
 
     Raises:
         RunIsWatched: another process watches the run.
@@ -87,7 +87,7 @@ def _check_run(recorder: Recorder, paths: RunPaths) -> None:
     if before is None or Path(before.run) == paths.run:
         return
     with contextlib.suppress(OSError):
-        if not Path(before.run).samefile(paths.run):  # one that was moved is not there any more
+        if not Path(before.run).samefile(paths.run):  # a run that was moved is not there any more
             raise UsageError(
                 f"{paths.output} holds the models of another run, {before.run}: name another folder with --output for "
                 f"{paths.run}"
@@ -105,7 +105,7 @@ def _log_to(paths: RunPaths, *, to_terminal: bool) -> None:
     logger = logging.getLogger("rna_watch")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logging.raiseExceptions = False  # a full disk must not fill the terminal with the log's own troubles
+    logging.raiseExceptions = False  # a full disk must not fill the terminal with errors of the log itself
     handlers: list[logging.Handler] = [
         logging.handlers.RotatingFileHandler(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
     ]
@@ -117,13 +117,13 @@ def _log_to(paths: RunPaths, *, to_terminal: bool) -> None:
 
 
 def start(paths: RunPaths, arguments: Sequence[str]) -> int:
-    """Start the daemon in the background; returns its process number once it watches.
+    """Start the daemon in the background; returns its process id once it watches.
 
     The child is a new interpreter (no fork: it can hang once torch has run), in a session of its own.
 
     Args:
-        paths: the run's.
-        arguments: those of `rna-watch start`, without the command's own name.
+        paths: the run's paths.
+        arguments: the arguments of `rna-watch start`, without the command's name.
 
     Raises:
         RunIsWatched: another process watches the run.
@@ -154,7 +154,7 @@ def start(paths: RunPaths, arguments: Sequence[str]) -> int:
 
 
 def _read_message(reader: int, child: subprocess.Popen[bytes]) -> str:
-    """What the child says, to the end: `ready`, or its exit code and error."""
+    """The child's whole message: `ready`, or its exit code and error."""
     os.set_blocking(reader, False)
     until = time.monotonic() + _START_LIMIT_S
     said = b""
@@ -175,20 +175,20 @@ def _read_message(reader: int, child: subprocess.Popen[bytes]) -> str:
 
 
 def stop(paths: RunPaths) -> str:
-    """Ask the run's daemon to stop and wait until it has: on this host until its process is gone; returns a sentence.
+    """Ask the run's daemon to stop, and wait until it has (on this host until its process is gone); returns a sentence.
 
     Raises:
-        NothingToDo: nobody watches the run.
+        NothingToDo: nothing watches the run.
         RnaWatchError: it did not stop in time.
     """
     status = status_of(paths)
     if not status.alive:
-        raise NothingToDo(f"nobody watches {paths.run}")
+        raise NothingToDo(f"nothing watches {paths.run}")
     owner = status.owner
     if owner is not None and owner.is_here():
         with contextlib.suppress(ProcessLookupError):
             os.kill(owner.pid, signal.SIGTERM)
-            os.kill(owner.pid, signal.SIGCONT)  # a process that was suspended takes SIGTERM only then
+            os.kill(owner.pid, signal.SIGCONT)  # a suspended process takes SIGTERM only then
     else:
         paths.stop_request.touch()
     until = time.monotonic() + _STOP_LIMIT_S
@@ -200,13 +200,13 @@ def stop(paths: RunPaths) -> str:
 
 
 def catch_up(paths: RunPaths, count: int, *, stuck_s: float, say: Callable[[str], None] = lambda _: None) -> None:
-    """Wait until the run's daemon has been through its checkpoints.
+    """Wait until the run's daemon is done with its checkpoints.
 
     Args:
-        paths: the run's.
+        paths: the run's paths.
         count: how many checkpoints there will be.
-        stuck_s: how long there may be no progress.
-        say: called with how many are done, whenever there are more.
+        stuck_s: the longest time without progress, in seconds.
+        say: called with a sentence whenever more are done.
 
     Raises:
         RnaWatchError: the daemon ended, or makes no progress.
@@ -232,7 +232,7 @@ def catch_up(paths: RunPaths, count: int, *, stuck_s: float, say: Callable[[str]
 
 
 def _still_there(paths: RunPaths, owner: Owner | None) -> bool:
-    """Whether its process is, which outlives its lock by a moment; on another host, whether it holds the run."""
+    """Whether the daemon's process exists (it outlives its lock by a moment); on another host, whether it holds the run."""
     if owner is not None and owner.is_here():
         return owner.lives_here()
     current = status_of(paths)

@@ -1,7 +1,7 @@
-"""The disk reserve: how much of the disk is left to the training, and what of ours gives way to it.
+"""The disk reserve: how much of the disk is left to the training, and what of ours makes room for it.
 
-A pinned checkpoint that the trainer has deleted still takes its space, and so do models: a disk that is large enough for
-the training alone may be too small for both, and a training that cannot save ends.
+A pinned checkpoint still takes its space after the trainer has deleted it, and so do models. A disk that is large enough
+for the training alone may be too small for both, and a training that cannot save ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
 
-_AUTO_CHECKPOINTS = 2  # what a trainer writes before it deletes, and once more for what comes meanwhile
+_AUTO_CHECKPOINTS = 2  # one that a trainer writes before it deletes, and one that comes meanwhile
 _SHORT, _HELD = "room", "held"  # problems
 _REMEDY = (
     "make room there, name another disk with --output, or lower --keep, --window or --reserve; it goes on by itself"
@@ -46,7 +46,7 @@ class DiskReserve:
         self._writing = False
 
     def fits(self, size_bytes: int, checkpoint_bytes: int = 0) -> bool:
-        """Whether so much may be written: the reserve is free afterwards.
+        """Whether so much may be written, because the reserve is free afterwards.
 
         Args:
             size_bytes: what is to be written; 0 for a hard link, which takes no space before the trainer deletes the file.
@@ -70,12 +70,12 @@ class DiskReserve:
         if self._config.reserve == 0 or not largest:
             return
         reserve = self._reserve_bytes(largest)
-        # while a model is being written, its own room is in use already
+        # a model that is being written uses its own room already
         model = self._model_bytes(largest)
         wanted = reserve if self._writing else reserve + model
         free = self._free_bytes()
         if free >= wanted:
-            if free >= reserve + model + largest:  # so that the next save does not bring the problem back
+            if free >= reserve + model + largest:  # the next save must not bring the problem back
                 self._recorder.solved(_SHORT)
             return
         holding = [(checkpoint, held) for checkpoint, held in pins() if held]
@@ -91,7 +91,7 @@ class DiskReserve:
             self.say_short()
 
     def say_short(self, checkpoint_bytes: int = 0) -> None:
-        """Report that checkpoints are not kept from the trainer's retention, for want of room."""
+        """Report that there is no room to keep checkpoints that the trainer deletes."""
         largest = self._largest_bytes(checkpoint_bytes)
         wanted = size(self._reserve_bytes(largest) + self._model_bytes(largest))
         self._recorder.problem(
@@ -106,7 +106,7 @@ class DiskReserve:
         reserve = self._reserve_bytes(self._largest_bytes())
         self._recorder.problem(
             _HELD,
-            f"models wait: none has room next to the {size(reserve)} that the training may need ({self._output})",
+            f"models wait: each would leave less than {size(reserve)} free for the training ({self._output})",
             _REMEDY,
         )
 
@@ -144,7 +144,7 @@ class DiskReserve:
         return _AUTO_CHECKPOINTS * largest_bytes if reserve == "auto" else int(reserve * 2**30)
 
     def _model_bytes(self, largest_bytes: int) -> int:
-        """Room that the next model takes at most, with its plain copy, or with the candidates that a command is given."""
+        """The most room that the next model takes, with its plain copy, or with the candidates that a command is given."""
         copies = 1 if self._config.export == "none" else 2
         return max(copies, self._config.evaluators if self._config.evaluate_command else 0) * largest_bytes
 

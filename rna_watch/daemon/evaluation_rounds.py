@@ -1,7 +1,7 @@
-"""Rounds of evaluation: the candidates of one checkpoint are evaluated, and those that are searched for with the results.
+"""Rounds of evaluation: the candidates of one checkpoint, and those that are searched for with their results.
 
-A round of evaluation runs on several evaluators at a time; every result is recorded as it comes, so that a restart goes on
-where this one ended (but for candidates whose per-example values were lost with the process: those are evaluated again).
+A round runs on several evaluators at a time. Every result is recorded as it comes, so that a restart continues there;
+only candidates whose per-example values were lost with the process are evaluated again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rna_watch.evaluation.evaluator import Evaluation
     from rna_watch.layout.dtypes import Array
 
-SCREENED = 3  # how many times as many candidates a cheap first round looks at
+SCREENED = 3  # a cheap first round evaluates so many times as many candidates
 _RE_ESTIMATED_SUFFIX = "+re-estimated"
 
 
@@ -46,8 +46,8 @@ _RE_ESTIMATED_SUFFIX = "+re-estimated"
 class Evaluated:
     """What the evaluation of one checkpoint gave: candidates, their per-example values, re-estimated statistics; by name.
 
-    `evaluated` names those whose metrics in the journal are of the very models that are meant here, with all that belongs
-    to them at hand; others are as good as not evaluated.
+    `evaluated` names the candidates whose metrics in the journal are of exactly these models, and whose values and
+    statistics are at hand; the others count as not evaluated.
     """
 
     family: Family
@@ -75,13 +75,13 @@ class EvaluationRounds:
         self.show = show
 
     def run(self, window: Window, residuals: Residuals, members: Family, *, search: bool = True) -> Evaluated:
-        """Evaluate a window's family and what can be found from it; failures are recorded and leave the others.
+        """Evaluate a window's family and what can be found from it; a failure is recorded and costs that candidate only.
 
         Args:
             window: the inputs.
-            residuals: of the window.
+            residuals: the window's residuals.
             members: the family.
-            search: whether candidates besides the original are to be found at all.
+            search: evaluate candidates other than the original too.
 
         Raises:
             Cancelled: the evaluators were closed.
@@ -100,7 +100,7 @@ class EvaluationRounds:
         return replace(found, candidates=tuple(replace(each, statistics=kind) for each in found.candidates))
 
     def kinds(self, window: Window, offered: frozenset[str] | None) -> tuple[str, ...]:
-        """The ways in which normalization statistics are made in a window; what is wanted and cannot be is reported."""
+        """The ways in which normalization statistics are made in a window; a wanted way that is impossible is reported."""
         kinds, problem = statistics_modes.kinds(self.config.normalization, window.layouts[-1], offered)
         if problem is not None:
             self.recorder.problem(NORMALIZATION, *problem)
@@ -136,7 +136,7 @@ class CheckpointEvaluation:
         self._total = 0
 
     def run(self, *, search: bool) -> None:
-        """Evaluate the original, then (if `search`) everything else; failures are recorded and leave the others."""
+        """Evaluate the original, then (if `search`) everything else; a failure is recorded and costs that candidate only."""
         last, *others = self.outcome.family.candidates
         self._total = 1 + len(others)
         if not self._evaluate([last]) or not search:
@@ -161,15 +161,15 @@ class CheckpointEvaluation:
     # -- rounds of evaluation
 
     def _evaluate(self, candidates: Sequence[Candidate]) -> bool:
-        """Evaluate those that are not known yet; returns whether any of them is known now."""
+        """Evaluate the candidates that are not known yet; returns whether any of them is known now."""
         self.outcome.evaluated |= {each.name for each in candidates if self._at_hand(each)}
         self._round([each for each in candidates if each.name not in self.outcome.evaluated], None)
         return not candidates or any(each.name in self.outcome.evaluated for each in candidates)
 
     def _at_hand(self, each: Candidate) -> bool:
-        """Whether a candidate was evaluated before a restart, and nothing is lost that the choice or the publication needs.
+        """Whether a candidate was evaluated before a restart, with nothing lost that choice and publication need.
 
-        Per-example values and re-estimated statistics are not in the journal, nor what the user's training loss drew.
+        The journal holds no per-example values, no re-estimated statistics, and nothing that the user's training loss drew.
         """
         current = self._recorder.checkpoint(self._name)
         if current is None or each.name not in current.evaluations:
@@ -201,10 +201,10 @@ class CheckpointEvaluation:
         )
 
     def _metric(self, each: Candidate, result: Evaluation) -> str:
-        """The choosing metric; an original that has another than before (a new evaluator) changes it.
+        """The choosing metric; it changes if a new evaluator gives the original another one.
 
         Raises:
-            EvaluationFailed: the metric is not there.
+            EvaluationFailed: the metric is missing.
         """
         settled = self._recorder.state.metric
         wanted = self._config.metric or (settled.metric if settled is not None else None)
@@ -299,7 +299,7 @@ class CheckpointEvaluation:
             self._recorder.problem(
                 "first_round",
                 f"first_round is set, but the evaluator offers no '{FRACTION}'",
-                "write it, or leave first_round out",
+                "add it, or leave first_round out",
             )
             return _cut(candidates, limit)
         self._recorder.solved("first_round")
@@ -358,7 +358,7 @@ class CheckpointEvaluation:
             self._recorder.problem(
                 "trained",
                 f"weights cannot be trained: {reason}",
-                "mend training_loss, or leave 'trained' out of methods",
+                "repair training_loss, or leave 'trained' out of methods",
             )
             return
         self._recorder.solved("trained")
@@ -385,7 +385,7 @@ SEARCHES = {SOUP: CheckpointEvaluation.soup, LINE: CheckpointEvaluation.line, TR
 
 
 def _cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:
-    """The first of these, the first average and the first solution (of `order`, if it is another) always among them."""
+    """The first `limit` of these, with the first average and the first solution (of `order`, if given) always among them."""
     anchors = [
         next((each for each in order or ranked if kind_of(each.method) == kind), None) for kind in (AVERAGES, SOLUTIONS)
     ]

@@ -1,4 +1,4 @@
-"""The evaluators of a run: as many models at a time as there are of them, and the report where they do not work."""
+"""The evaluators of a run: each works on one model at a time, and a failure is reported."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def failed(recorder: Recorder, error: EvaluationFailed, *, loaded: bool = True) 
 
     Args:
         recorder: journal and state.
-        error: what happened.
-        loaded: whether it could be loaded at all.
+        error: the failure.
+        loaded: whether the evaluator could be loaded.
     """
     what = "the evaluator failed" if loaded else "the evaluator cannot be loaded"
     recorder.problem("evaluator", f"{what}: {error}", _REMEDY)
 
 
 def offers(evaluator: Evaluator, recorder: Recorder) -> frozenset[str]:
-    """What the user's evaluator can do; nothing where it fails, which is reported."""
+    """What the user's evaluator offers; nothing if it fails, which is reported."""
     try:
         return evaluator.offers()
     except EvaluationFailed as error:
@@ -42,12 +42,12 @@ def offers(evaluator: Evaluator, recorder: Recorder) -> frozenset[str]:
 def spread(
     evaluators: Sequence[Evaluator], candidates: Sequence[Candidate], evaluate: Callable[[Evaluator, Candidate], None]
 ) -> None:
-    """Evaluate these, as many at a time as there are evaluators.
+    """Evaluate the candidates, as many at a time as there are evaluators.
 
     Args:
         evaluators: at least one; each works on one candidate at a time.
-        candidates: in the order in which they begin.
-        evaluate: evaluates one; called in other threads where there are several evaluators.
+        candidates: the candidates, in the order in which they begin.
+        evaluate: evaluates one; called in other threads if there are several evaluators.
     """
     if len(evaluators) == 1 or len(candidates) <= 1:
         for each in candidates:

@@ -63,7 +63,7 @@ class Daemon:
         recorder: journal and state.
         until_done: process what is there, then end (`once`).
         on_ready: called once the engine is up and the folder is watched.
-        lost: whether the run's lock is not ours any more; then it ends.
+        lost: whether the run's lock is no longer ours; the daemon ends then.
 
     Raises:
         UsageError: the evaluator's file does not exist.
@@ -129,7 +129,7 @@ class Daemon:
                 self._pipeline.cancel()
             if worker.is_alive():
                 worker.join(_JOIN_S)
-            if self._stop_reason == _LOST:  # what lies there now is another's
+            if self._stop_reason == _LOST:  # what lies there now is not ours
                 _LOG.error("%s", _LOST)
             else:
                 self._beat("stopped")
@@ -142,7 +142,7 @@ class Daemon:
             raise self._error
 
     def _close_engine(self) -> None:
-        """Close the engine last of all: what was done is on the disk by now, whatever a broken cluster does in its end."""
+        """Close the engine, last of all: everything is on the disk by now, whatever a broken cluster does when it ends."""
         if self._engine is None:
             return
         try:
@@ -209,7 +209,7 @@ class Daemon:
             self._beat_if_due()
             if self._handled_for is not self._engine:
                 self._handled_for = self._engine
-                self._take_signals()  # Ray puts its own in their place whenever it starts
+                self._take_signals()  # Ray replaces them whenever it starts
             if self._ready and not self._announced:
                 self._announced = True
                 self._on_ready()
@@ -227,7 +227,7 @@ class Daemon:
         return bool(self._stop_reason) or self._error is not None
 
     def _proceed(self) -> None:
-        """Give a sign of life during a long copy, and make it give up when we stop.
+        """Called now and then during long copies: beats if that is due, and ends them when the daemon stops.
 
         Raises:
             Cancelled: the daemon is stopping.
@@ -348,7 +348,7 @@ class Daemon:
             self._error = RnaWatchError(f"a defect in rna-watch ended it: {error!r}; see the log")
 
     def _set_up(self) -> Pipeline:
-        """Start the engine, and a pipeline on it; also anew when the engine is lost (a node, or Ray itself, died)."""
+        """Start the engine and a pipeline on it; called again if the engine is lost (a node, or Ray itself, died)."""
         self._engine = start_engine(self._config)
         spec = self._evaluator_spec
         count = self._config.evaluators if spec else 0

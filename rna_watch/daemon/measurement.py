@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 NOT_FINITE = "it holds NaN or infinite weights: training diverged, or the file is damaged"
 _MOVED = "parameters moved that the optimizer in the checkpoints (or the recorded gradient) does not hold"
-# below this, relative to the largest eigenvalue, the Gram matrix has lost digits of what the system is solved for (measured
-# at lambda = 1e-8: coefficients wrong by up to 5e-9)
+# a lambda below this, relative to the largest eigenvalue, needs digits that the Gram matrix has lost (measured at
+# lambda = 1e-8: coefficients wrong by up to 5e-9)
 _GRAM_DIGITS = 1e-6
 
 
 class NotFiniteError(ValueError):
-    """Checkpoints of a window hold NaN or infinite weights; `numbers` are their places in it."""
+    """Checkpoints of a window hold NaN or infinite weights; `numbers` are their indices in it."""
 
     def __init__(self, numbers: Collection[int]) -> None:
         super().__init__(NOT_FINITE)
@@ -51,21 +51,21 @@ def measure(
     problem: str = "",
     record: Callable[[e.Measured, str], None] = lambda *_: None,
 ) -> Residuals:
-    """The residuals of a window, in the best form that holds; products that its members hold already are not read again.
+    """The residuals of a window, in the best form that holds; inner products that are known are not measured again.
 
     Args:
         window: K checkpoints, oldest first.
-        settings: of them `residuals`, `lr_saved` and `optimizer_order` count.
+        settings: the settings `residuals`, `lr_saved` and `optimizer_order` count.
         run: an engine's `map`.
-        smallest: the smallest lambda that is going to be solved for; it decides whether a triangular factor is needed.
+        smallest: the smallest lambda that will be solved for; it decides whether a triangular factor is needed.
         problem: why what lies next to the checkpoints (momentum, recorded gradients) cannot be used, if that is known.
-        record: called with what was read, before anything else is, and such a problem if reading showed one.
+        record: called with each measurement before the next begins, and with such a problem if it showed one.
 
     Raises:
         NotFiniteError: weights are NaN or infinite.
     """
     layouts, states, budget_mib = window.layouts, window.states, tasks_plan.BUDGET_MIB
-    if len(layouts) == 1:  # it has no residual, but its weights must be finite all the same
+    if len(layouts) == 1:  # it has no residual, but its weights must be finite
         if _merged(run, tasks_plan.gram_tasks(layouts * 2, 1, budget_mib)).non_finite:
             raise NotFiniteError([0])
         return Residuals.of_differences(np.zeros((1, 1)))
@@ -110,7 +110,7 @@ def _merged(run: Run, tasks: list[tasks_plan.GramTask]) -> GramRows:
 def _read(
     window: Window, new: int, form: Form, key: str, companions: Companions | None, budget_mib: float, run: Run
 ) -> tuple[e.Measured, str]:
-    """The newest rows, and why the form does not stand after all ("" if it does)."""
+    """The newest rows, and why the form does not hold after all ("" if it does)."""
     begun = time.perf_counter()
     tasks = tasks_plan.gram_tasks(window.layouts, new, budget_mib, form if key else None, companions)
     total = _merged(run, tasks)
@@ -134,7 +134,7 @@ def _read(
 
 
 def problem_with(total: GramRows, form: Form) -> str:
-    """Why a measured form cannot stand after all ("" if it can)."""
+    """Why a measured form does not hold after all ("" if it does)."""
     if not form.key or total.form_rows is None:
         return ""
     if total.outside > 0.0:
@@ -145,17 +145,17 @@ def problem_with(total: GramRows, form: Form) -> str:
 
 
 class Measuring:
-    """Measures the windows of a run and records what it reads; what one window could not use is not tried again."""
+    """Measures the windows of a run and records the results; what failed in one window is not tried in the next."""
 
     def __init__(self, config: RunConfig, recorder: Recorder) -> None:
         self._config = config
         self._recorder = recorder
         self._ended = ""  # why what lies next to the checkpoints of this run cannot be used, once that is known
-        self._damaged: dict[str, str] = {}  # why not in windows that hold these
+        self._damaged: dict[str, str] = {}  # why not in windows that hold these checkpoints
         self.read_bytes_per_s = 0.0
 
     def residuals(self, window: Window, run: Run) -> Residuals | None:
-        """The residuals of a window; None if a member turned out to hold NaN or infinities (it is skipped then)."""
+        """The residuals of a window; None if a member holds NaN or infinities, which is recorded."""
         problem = self._ended or next((self._damaged[name] for name in window.names if name in self._damaged), "")
         smallest = min(self._config.regularizations, default=1.0)
         try:
@@ -167,7 +167,7 @@ class Measuring:
 
     def _record(self, measured: e.Measured, problem: str) -> None:
         if problem == _MOVED:
-            self._ended = problem  # the optimizer of the run is another than it seems
+            self._ended = problem  # the run's optimizer is not the one that it seems to be
         elif problem:
             self._damaged[measured.checkpoint] = problem
         self.read_bytes_per_s = measured.read_bytes / max(measured.seconds, 1e-9)

@@ -1,4 +1,4 @@
-"""The order of work: which checkpoint is next, and how long one that failed waits."""
+"""The order of work: the next checkpoint, and how long a failed one waits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST_PAUSE_S = 60.0
 
 
 def by_admission(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """The newest last; a name that is written again is the newest, though it keeps its place in the state."""
+    """The newest last; a name that was written again is the newest, though it keeps its place in the state."""
     return sorted(checkpoints, key=lambda c: c.admitted.seq if c.admitted else 0)
 
 
@@ -26,13 +26,13 @@ def next_in_line(
     since_error_s: float,
     held: Callable[[str], bool] = lambda _: False,
 ) -> str | None:
-    """The name of the next checkpoint to work on: oldest first; one that failed waits a while, longer each time.
+    """The name of the next checkpoint to work on: oldest first; a failed one waits, longer each time.
 
     Args:
-        checkpoints: all that are known.
-        attempted: names that this process has worked on; what failed for good before it began is tried once more.
-        since_error_s: how long ago work failed last, in seconds.
-        held: whether a checkpoint waits for room on the disk; others go on meanwhile.
+        checkpoints: all known checkpoints.
+        attempted: names that this process has worked on; one that an earlier process gave up is tried once more.
+        since_error_s: seconds since work failed last.
+        held: whether a checkpoint waits for room on the disk; the others do not wait for it.
     """
     for checkpoint in by_admission(checkpoints):
         before = checkpoint.name in attempted

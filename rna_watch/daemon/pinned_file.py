@@ -32,8 +32,8 @@ def pin(source: FileIdentity, destination: str, *, link: bool, proceed: Callable
     Args:
         source: the file as it was probed.
         destination: the name in the window store, on any file system; replaced if it is there.
-        link: whether a hard link will do; where it cannot be made, the file is cloned or copied.
-        proceed: called now and then while copying; it raises to give up.
+        link: whether a hard link will do; the file is cloned or copied if it cannot be linked.
+        proceed: called now and then while copying; it raises Cancelled to stop.
 
     Raises:
         InputChanged: the file is gone or changed since it was probed.
@@ -50,13 +50,13 @@ def pin(source: FileIdentity, destination: str, *, link: bool, proceed: Callable
 
 
 def pin_checkpoint(layout: Layout, destination: str, *, link: bool, proceed: Callable[[], None]) -> tuple[str, Layout]:
-    """Pin all that a checkpoint needs in a window and for a copy of it; returns how, and the layout as pinned.
+    """Pin every file of a checkpoint that a window or its model needs; returns how, and the pinned layout.
 
     Args:
         layout: the checkpoint, a file or a folder.
         destination: its name in the window store; a recorded gradient gets that name with its own ending.
         link: whether hard links will do.
-        proceed: called now and then while copying; it raises to give up.
+        proceed: called now and then while copying; it raises Cancelled to stop.
 
     Raises:
         InputChanged: a file is gone or changed since it was probed.
@@ -87,7 +87,7 @@ def pin_checkpoint(layout: Layout, destination: str, *, link: bool, proceed: Cal
 
 
 def _pin_gradient(layout: Layout, destination: str, proceed: Callable[[], None]) -> Layout | None:
-    """The recorded gradient of a checkpoint, pinned too; None if there is none any more."""
+    """The recorded gradient of a checkpoint, pinned; None if it is gone."""
     if layout.gradient is None:
         return None
     try:
@@ -104,7 +104,7 @@ def unpin(destination: str) -> None:
 
 
 def held_bytes(destination: str) -> int:
-    """Space that is there for a pinned checkpoint alone: of its files that have no other name any more."""
+    """Bytes that only the pin holds: those of its files that have no other name left."""
     files = [destination]
     if os.path.isdir(destination):  # noqa: PTH112 - a string crosses process boundaries
         files = [os.path.join(folder, name) for folder, _, names in os.walk(destination) for name in names]  # noqa: PTH118

@@ -1,4 +1,4 @@
-"""The window store: the pinned checkpoints, whose bytes stay as long as a window may need them, and their layouts."""
+"""The window store: pinned checkpoints, whose bytes are kept as long as a window may need them, and their layouts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pins:
         paths: where the run, its outputs and the window store lie.
         recorder: journal and state.
         disk_reserve: what must stay free on the disk.
-        proceed: called now and then while copying; it raises to give up.
+        proceed: called now and then while copying; it raises Cancelled to stop.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class Pins:
         self._layouts: dict[str, Layout] = {}
 
     def pin(self, name: str, layout: Layout, size_bytes: int, *, link: bool) -> tuple[str, str]:
-        """Pin a checkpoint, if that is wanted and there is room; returns how, and where its bytes lie.
+        """Pin a checkpoint, if that is wanted and there is room; returns how, and the path of its bytes.
 
         Args:
-            name: the checkpoint's.
-            layout: of the file or folder that the trainer wrote.
+            name: the checkpoint's name.
+            layout: the layout of the file or folder that the trainer wrote.
             size_bytes: its size.
-            link: whether a hard link will do, where the setting leaves the choice to us.
+            link: whether a hard link will do, if the setting leaves the choice to us.
 
         Raises:
             InputChanged: the file is gone or changed since it was probed.
@@ -95,7 +95,7 @@ class Pins:
         return found
 
     def known(self, name: str) -> Layout | None:
-        """The layout under which a checkpoint was pinned last, as far as it is remembered; nothing is read."""
+        """The layout that a checkpoint was pinned with last, if it is remembered; nothing is read."""
         return self._layouts.get(name)
 
     def layout(self, checkpoint: Checkpoint) -> Layout | None:
@@ -118,11 +118,11 @@ class Pins:
         return None
 
     def forget(self, name: str) -> None:
-        """Drop a layout that turned out stale."""
+        """Drop a stale layout."""
         self._layouts.pop(name, None)
 
     def unpin(self, checkpoint: Checkpoint, reason: str) -> None:
-        """Remove the pinned bytes of a checkpoint, unless it was admitted again since (and unpinned then)."""
+        """Remove a checkpoint's pinned bytes, unless it was admitted again since (and unpinned then)."""
         assert checkpoint.admitted is not None
         current = self._recorder.checkpoint(checkpoint.name)
         if current is None or current.admitted is not checkpoint.admitted:
@@ -136,7 +136,7 @@ class Pins:
         """Unpin the checkpoints that no window needs, and the oldest beyond the byte budget.
 
         Args:
-            needed: the names of those that are needed; one that is admitted meanwhile, by another thread, stays.
+            needed: returns the names that are needed; a checkpoint that another thread admits meanwhile is kept.
         """
         pinned, names, kept = self._pinned(), needed(), []
         for checkpoint in pinned:
@@ -159,7 +159,7 @@ class Pins:
             self.unpin(checkpoint, f"the window store holds more than its budget of {budget}")
 
     def keep_room(self) -> None:
-        """Unpin checkpoints where the training may need their room; to be called now and then."""
+        """Unpin checkpoints if the training may need their room; called now and then."""
         self._disk_reserve.keep(
             lambda: [
                 (c, held_bytes(str(self._paths.pinned(c.admitted.pin_path)))) for c in self._pinned() if c.admitted
@@ -179,7 +179,7 @@ class Pins:
 
 
 def _flat(name: str) -> str:
-    """A path as one name; of a long one the beginning, and a digest."""
+    """A path as one name; a long one is cut and gets a digest."""
     flat = name.replace("_", "__").replace("/", "_s")
     encoded = os.fsencode(flat)
     if len(encoded) <= _LONGEST_FLAT_BYTES:

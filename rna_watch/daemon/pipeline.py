@@ -1,6 +1,6 @@
 """What happens to one admitted checkpoint: window, Gram matrix, family, evaluation, choice, publication.
 
-Every step is recorded before the next begins, so that a restart goes on where this one ended.
+Every step is recorded before the next begins, so that a restart continues there.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ if TYPE_CHECKING:
     from rna_watch.window.tasks import Result
 
 _ATTEMPTS = 3
-_STORE_ATTEMPTS = 30  # a full disk is often mended, by the trainer's own retention to begin with
+_STORE_ATTEMPTS = 30  # a full disk often gets room again, for example by the trainer's own retention
 _SMALLEST_WINDOW = 3
 
 
 @dataclass(slots=True)
 class Progress:
-    """What is being done now, for the heartbeat; replaced as a whole, so that readers see a consistent value."""
+    """The work at hand, for the heartbeat; replaced as a whole, so that readers see a consistent value."""
 
     work: Work | None = None
     read_bytes_per_s: float = 0.0
@@ -65,17 +65,17 @@ class Progress:
 
 
 class Pipeline:
-    """Takes admitted checkpoints, one at a time, through to their models.
+    """Takes admitted checkpoints, one at a time, to their models.
 
     Args:
         config: the settings.
         paths: where the run and its outputs lie.
         recorder: journal and state.
         sequences: which checkpoints follow each other.
-        pins: the window store, which has their layouts.
+        pins: the window store.
         disk_reserve: what must stay free on the disk.
-        engine: where the bulk work runs.
-        evaluators: as many as may run at a time; none if nothing is evaluated.
+        engine: where tasks run.
+        evaluators: they run at the same time; none: nothing is evaluated.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Pipeline:
         self.engine_lost = False
 
     def cancel(self) -> None:
-        """Give up as soon as possible, from another thread; for good."""
+        """Stop for good, as soon as possible; called from another thread."""
         self._cancelled = True
         self._engine.cancel()
         for evaluator in self._evaluators:
@@ -115,10 +115,10 @@ class Pipeline:
         self.progress.work = work
 
     def process(self, name: str) -> None:
-        """Take one checkpoint as far as it goes; what goes wrong is recorded, and the daemon goes on.
+        """Take one checkpoint as far as it goes; errors are recorded, and the daemon goes on.
 
         Raises:
-            Cancelled: `cancel` was called; the checkpoint is taken up again after a restart.
+            Cancelled: `cancel` was called; work on the checkpoint continues after a restart.
             StoreError: the journal itself cannot be written.
         """
         checkpoint = self._recorder.checkpoint(name)
@@ -127,7 +127,7 @@ class Pipeline:
         try:
             self._attempt(checkpoint)
         except Superseded as error:
-            self._recorder.record(e.Noted(checkpoint=name, text=f"{error}, which is given up"))
+            self._recorder.record(e.Noted(checkpoint=name, text=f"{error}; that version gets no model"))
         finally:
             self.progress.work = None
 
@@ -145,10 +145,10 @@ class Pipeline:
             self._failed(checkpoint, str(error), attempts=_STORE_ATTEMPTS)
         except EngineError as error:
             self.engine_lost = True
-            self._recorder.problem("engine", str(error), "the engine is started anew, and the checkpoint tried again")
+            self._recorder.problem("engine", str(error), "the engine is started again, and the checkpoint tried again")
             self._failed(checkpoint, str(error))
         except (RefusedCheckpoint, IncompleteCheckpoint) as error:
-            # damage outside the model, found only when the whole file is written out
+            # damage outside the model shows only when the whole file is written
             self._failed(checkpoint, f"it cannot be written out: {error}", attempts=1)
         except MemoryError:
             self._failed(checkpoint, "there is not enough memory; lower --workers")
@@ -202,9 +202,7 @@ class Pipeline:
         self._record_search(checkpoint, residuals, outcome.family)
         choice = self._choose(checkpoint, window, residuals, outcome)
         if choice is None:
-            self._finish(
-                checkpoint, in_one_sentence(outcome.family.notes) or "the family holds nothing besides the original"
-            )
+            self._finish(checkpoint, in_one_sentence(outcome.family.notes) or "the family holds only the original")
         elif self._config.publish == "when-better" and choice.better_than_original is False:
             self._finish(checkpoint, f"{choice.reason}, so nothing was written")
         elif not self._held(checkpoint, self._publication.size_bytes(window.layouts[-1])):
@@ -219,7 +217,7 @@ class Pipeline:
                 )
 
     def _held(self, checkpoint: Checkpoint, size_bytes: int) -> bool:
-        """Whether a checkpoint waits where it is, because there is no room to write so much for it; others go on."""
+        """Whether there is no room to write so much for a checkpoint; it waits then, and the others go on."""
         held = not self._disk_reserve.fits(size_bytes)
         if held:
             self._disk_reserve.hold(checkpoint.name, size_bytes)

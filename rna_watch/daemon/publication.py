@@ -1,4 +1,4 @@
-"""Publication: a chosen model gets its name, its manifest, and its place among `latest`, `best` and those that are kept."""
+"""Publication: a chosen model gets its name and its manifest; `latest`, `best` and the kept outputs follow."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Publication:
         Args:
             checkpoint: the newest of the window.
             window: the inputs.
-            choice: the candidate, and what it is worth.
-            residuals: what it was found from.
-            statistics: re-estimated normalization statistics of the candidate, if it has any, by tensor name.
+            choice: the candidate, and its comparison with the original.
+            residuals: the window's residuals.
+            statistics: the candidate's re-estimated normalization statistics by tensor name, in the stored dtype's bits.
             run: an engine's `map`.
 
         Raises:
             StoreError: there is no room, or the folder cannot be written.
-            RefusedCheckpoint: it would replace what rna-watch did not write.
+            RefusedCheckpoint: the model would replace something that rna-watch did not write.
             InputChanged: an input changed meanwhile.
             Superseded: the checkpoint was written again meanwhile.
         """
@@ -111,11 +111,11 @@ class Publication:
         self._point(checkpoint.name, model)
 
     def size_bytes(self, newest: Layout) -> int:
-        """Room that the model of a window is going to take, its plain copy included: at most so much."""
+        """The most room that a window's model takes, with its plain copy."""
         return newest.size_bytes * (2 if self._config.export == export.SAFETENSORS else 1)
 
     def finish(self, checkpoint: Checkpoint) -> bool:
-        """After a crash: whether the model that was being published is whole, so that only its record is missing."""
+        """Whether the model that a crash interrupted is whole, so that only its record is missing."""
         intent = checkpoint.publishing
         if checkpoint.stage is not Stage.PUBLISHING or intent is None:
             return False
@@ -141,7 +141,7 @@ class Publication:
         return True
 
     def settle(self) -> None:
-        """After a crash: move the links as they were to be moved when the newest output was recorded, if it is there."""
+        """Move the links to the newest recorded output, if it is there; a crash may have prevented that."""
         state = self._recorder.state
         newest = next(reversed(state.outputs.values()), None)
         if newest is None or (state.best is not None and state.best.seq > newest.seq):
@@ -151,7 +151,7 @@ class Publication:
             self._point(newest.checkpoint, model)
 
     def _place(self, checkpoint: Checkpoint) -> Path:
-        """Where a model goes: under its checkpoint's name, or another where `best` is what an earlier run put there."""
+        """The path of a model: its checkpoint's name, or another if `best` names what an earlier run put there."""
         name, best = checkpoint.name, self._recorder.state.best
         model = self._paths.models / name
         assert checkpoint.admitted is not None
@@ -160,7 +160,7 @@ class Publication:
         return model.with_name(f"{steps.stem(name)}{_AGAIN}{steps.ending(name)}")
 
     def _point(self, name: str, model: Path) -> None:
-        """Move `latest`, and `best` if this beats every original and every output before; then keep the number bounded."""
+        """Move `latest`, and `best` if this beats every original and every output before; then remove surplus outputs."""
         self._link("latest", model)
         current = self._recorder.state.checkpoints[name]
         if current.output == self._paths.in_tree(model):
@@ -190,7 +190,7 @@ class Publication:
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:
-    """Whether an output is the one that was intended, not an older one of that name.
+    """Whether an output is the intended one, not an older one of that name.
 
     A file carries the modification time of its newest input; a folder got its name after the intent.
     """

@@ -1,4 +1,4 @@
-"""The one way to change what is known: an event goes to the journal, then into the state, then to who listens."""
+"""The one way to change the state: an event goes to the journal, then into the state, then to the listeners."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     Listener = Callable[[e.Event, RunState], None]
 
 _LOG = logging.getLogger("rna_watch")
-# what must survive a crash of the machine before the act that follows it
+# these must survive a crash of the machine before the act that follows
 _DURABLE = (e.Publishing, e.Published, e.Admitted, e.BestMoved)
-# what work on a checkpoint says of it; an output that was written is there whatever became of its checkpoint
+# events of work on a checkpoint; not of an output that was written, which is there whatever became of its checkpoint
 _OF_WORK = (
     e.Measured,
     e.Searched,
@@ -39,17 +39,17 @@ _OF_WORK = (
 
 
 def write_log_line(event: e.Event, state: RunState) -> None:
-    """The listener that keeps the log: one line for each event that is worth one."""
+    """The listener that writes the log: one line for each event that is worth one."""
     line = describe(event, state)
     if line:
         _LOG.log(logging.WARNING if isinstance(event, e.Problem | e.Failed) else logging.INFO, "%s", line)
 
 
 class Recorder:
-    """Appends events to a run's journal and keeps the state they add up to; safe from several threads.
+    """Appends events to a run's journal and keeps the state that they add up to; safe for several threads.
 
-    A checkpoint may be admitted again while its old version is in work. Events give only its name, so what work says of
-    the old version never gets into the journal behind the new one's `Admitted`.
+    A checkpoint may be admitted again while its old version is in work. Events give only its name, so an event of the
+    old version is never written behind the new one's `Admitted`.
 
     Args:
         journal: the file.
@@ -66,7 +66,7 @@ class Recorder:
         self._failed: set[Listener] = set()
 
     def take(self, checkpoints: Iterable[Checkpoint]) -> None:
-        """From now on what work says of these names is of these versions."""
+        """From now on the events of work on these names are of these versions."""
         self._in_work = {each.name: each.admitted.seq for each in checkpoints if each.admitted}
 
     def current(self, name: str) -> Checkpoint:
@@ -85,7 +85,7 @@ class Recorder:
 
         Raises:
             StoreError: the journal cannot be written.
-            Superseded: it is of work on a version of its checkpoint that is not the newest any more.
+            Superseded: the event is of an older version of its checkpoint.
         """
         with self._lock:
             if isinstance(event, _OF_WORK) and event.checkpoint in self._in_work:
@@ -107,7 +107,7 @@ class Recorder:
             return e.Problem(
                 key=f"listener {name}",
                 what=f"the listener {name} failed at an event of the kind {event.kind}: {error!r}",
-                remedy="nothing else is affected; mend the listener and start again",
+                remedy="nothing else is affected; repair the listener and start again",
             )
         return None
 
@@ -115,9 +115,9 @@ class Recorder:
         """Report a problem, once until it is solved or changes.
 
         Args:
-            key: what identifies it, for `solved`.
-            what: what is wrong, with names and numbers.
-            remedy: what a person can do.
+            key: what it is a problem of; a new one with the same key replaces it.
+            what: the problem in words.
+            remedy: what to do about it.
         """
         known = self.state.problems.get(key)
         if known is None or known.what != what:

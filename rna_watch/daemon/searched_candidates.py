@@ -1,4 +1,4 @@
-"""Searched candidates: combinations that evaluations or gradients lead to (soup, line search, trained weights)."""
+"""Searched candidates: combinations found with evaluations or gradients (soup, line search, trained weights)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def soup(
     """Greedy soup (Wortsman et al. 2022): from the best checkpoint on, each next best joins if the average gains.
 
     Args:
-        residuals: of the window.
-        values: the choosing metric of the K checkpoints, oldest first; None or NaN where it is not known.
+        residuals: the window's residuals.
+        values: the choosing metric of the K checkpoints, oldest first; None or NaN if it is not known.
         mode: whether the metric is minimized or maximized.
-        evaluate: evaluates a candidate; None if that failed.
+        evaluate: evaluates a candidate and returns its value; None if that failed.
     """
     known = {k: value for k, value in enumerate(values) if value is not None}
     order = ranked(reversed(known), lambda k: known[k], mode)
@@ -48,7 +48,7 @@ def soup(
 
 
 def line(residuals: Residuals, through: Candidate) -> list[Candidate]:
-    """Line search from the newest checkpoint through a solution, and beyond; statistics are made as the solution's."""
+    """Candidates on the line from the newest checkpoint through a solution and beyond, with its way of statistics."""
     newest = [0.0] * (len(through.weights) - 1) + [1.0]
     found = []
     for t in _LINE_FACTORS:
@@ -65,10 +65,10 @@ def trained(
     """Weights fitted by a few gradient steps inside the window's span (Li et al. 2022), or why there are none.
 
     Args:
-        residuals: of the window.
-        name: the candidate's.
-        request: what to begin from, and what it may take.
-        fit: an evaluator's.
+        residuals: the window's residuals.
+        name: the candidate's name.
+        request: the weights to start from, and the limits.
+        fit: an evaluator's `fit`.
     """
     try:
         return of_weights(residuals, name, TRAINED, fit(request).weights), ""

@@ -1,4 +1,4 @@
-"""Sequences: which checkpoints of a run follow each other, by their names and by what files turned out to be."""
+"""Sequences: which checkpoints of a run follow each other, by their names and by the aliases that were found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KNOWN_IN_NAME = ("step", "epoch")
 
 
 class _Proof(NamedTuple):
-    """From event `seq` on a rewritten name is known to show the run that the checkpoints of `path` show, counted by `kind`."""
+    """From event `seq` on, a rewritten name is known to belong to the sequence of `path`, counted by `kind`."""
 
     seq: int
     path: str
@@ -30,7 +30,7 @@ class _Proof(NamedTuple):
 
 
 class Sequences:
-    """Orders the checkpoints of a run into sequences; what aliases proved is read again from the journal after a restart."""
+    """Orders the checkpoints of a run into sequences; aliases are read from the journal after a restart."""
 
     def __init__(self, recorder: Recorder, journal: Path) -> None:
         self._recorder = recorder
@@ -41,12 +41,12 @@ class Sequences:
                 self.prove(event.checkpoint, event.of, event.seq)
 
     def prove(self, path: str, of: str, seq: int) -> None:
-        """Remember that a file was another name of a checkpoint: a rewritten name (`last`) shows the same run from then on.
+        """Remember that a file was another name of a checkpoint; a rewritten name (`last`) continues that sequence.
 
         Args:
-            path: of the file.
+            path: the file, relative to the run directory.
             of: the checkpoint's name.
-            seq: of the event that says so.
+            seq: the number of the event that says so.
         """
         checkpoint = self._recorder.checkpoint(of)
         admitted = checkpoint.admitted if checkpoint is not None else None
@@ -56,15 +56,15 @@ class Sequences:
         self._proofs.setdefault(other, []).append(_Proof(seq, numbered, admitted.step_kind))
 
     def of(self, path: str, kind: str, seq: int = _LATER) -> str:
-        """What the checkpoints of one sequence have in common: the pattern of their names.
+        """The pattern of names that identifies a checkpoint's sequence.
 
-        A rewritten name continues the sequence of what it was another name of last, so that `last.pt` fills the gaps that
-        retention by metric leaves among numbered files.
+        A rewritten name continues the sequence of the file that it was another name of last, so that `last.pt` fills the
+        gaps that retention by metric leaves among numbered files.
 
         Args:
-            path: of the file.
-            kind: what its step counts: step, epoch, number or save.
-            seq: only what was proved before this event counts, so that the past stays.
+            path: the file, relative to the run directory.
+            kind: what counts its steps.
+            seq: only aliases found before this event count, so that the past does not change.
         """
         if kind == "save" or steps.from_name(path) is not None:
             return steps.series(path)
@@ -83,7 +83,7 @@ class Sequences:
         return self.of(admitted.path, admitted.step_kind, admitted.seq)
 
     def order(self, path: str, layout: Layout) -> tuple[str, int, bool]:
-        """Kind and value of the step, and whether the name itself tells it (else the trainer rewrites that name)."""
+        """Kind and value of the step, and whether the name itself holds it (else the trainer rewrites that name)."""
         from_name = steps.from_name(path)
         if from_name is not None:
             kind, value = from_name
@@ -97,7 +97,7 @@ class Sequences:
         return "save", (previous.admitted.step + 1 if previous and previous.admitted else 1), False
 
     def _kind_of_number(self, path: str, value: int, layout: Layout) -> str:
-        """What a bare number in a name counts: what the counter inside of that value does, as long as it goes on so."""
+        """The kind of a bare number in a name: that of the counter with this value in the file, while that stays the same."""
         inside = [kind for kind in _KNOWN_IN_NAME if layout.counters.get(kind) == value]
         previous = self.newest(path, "number")
         if previous is None or previous.admitted is None:
@@ -113,8 +113,8 @@ class Sequences:
     def history(self, checkpoint: Checkpoint, length: int) -> list[Checkpoint]:
         """The checkpoints that may stand before this one in a window, oldest first, at most `length`.
 
-        They are of the same sequence of names, after its last break (restart, other model), and of smaller steps. Of two
-        that have the same step the one admitted last counts.
+        They are of the same sequence of names, after its last break (restart, other model), and of smaller steps. The one
+        admitted last counts if two have the same step.
         """
         assert checkpoint.admitted is not None
         sequence = self.of_admitted(checkpoint.admitted)
@@ -143,7 +143,7 @@ class Sequences:
         return [member for step, member in by_step.items() if step != own_step][-length:]
 
     def needed(self, length: int) -> set[str]:
-        """The checkpoints that a later window of this many residuals may hold, or one of those in work."""
+        """The checkpoints that a later window of this many residuals, or a window in work, may hold."""
         sequences: dict[str, list[Checkpoint]] = {}
         for checkpoint in by_admission(self._recorder.checkpoints()):
             if checkpoint.admitted and checkpoint.usable:

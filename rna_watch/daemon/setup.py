@@ -1,4 +1,4 @@
-"""What a daemon is made of, by the settings and the machine: timing, engine, evaluator, manners."""
+"""The parts of a daemon, by the settings and the machine: timing, engine, evaluator, priority."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def start_engine(config: RunConfig) -> Engine:
 
 
 def usable_cores() -> int:
-    """Cores this process may use: its affinity, or its control group's quota where that is less (a container's limit)."""
+    """Cores that this process may use: its affinity, or its control group's quota if that is less (a container's limit)."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = _CPU_MAX.read_text().split()
@@ -96,7 +96,7 @@ def evaluator_spec(config: RunConfig, scratch: Path) -> EvaluatorSpec | None:
         return None
     if config.evaluator is not None and not Path(file := split_function(config.evaluator)[0]).is_file():
         raise UsageError(f"the evaluator's file {Path(file).absolute()} does not exist; correct --evaluator")
-    # our own processes inherit the environment; those of a cluster elsewhere must be given it
+    # our own processes inherit the environment; those of another cluster do not
     elsewhere = config.engine == "ray" and config.ray_address != "local"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CUDA_"))} if elsewhere else {}
     if not config.gpus and not config.device.startswith("cuda"):
@@ -116,7 +116,7 @@ def evaluator_spec(config: RunConfig, scratch: Path) -> EvaluatorSpec | None:
 def evaluator_digest(function: str | None, command: str | None) -> str:
     """The digest of the evaluator's file, or of the files that its command names: another one means that it was edited.
 
-    What these import or read is not looked at.
+    Files that these import or read are not looked at.
     """
     words = [split_function(function)[0]] if function else (command or "").split()
     digest = hashlib.blake2b(digest_size=16)
@@ -128,18 +128,18 @@ def evaluator_digest(function: str | None, command: str | None) -> str:
 
 
 def be_nice() -> None:
-    """Give way to the training: lower our priority (it can only be lowered, never raised again)."""
+    """Lower our priority in favour of the training; it can never be raised again."""
     with contextlib.suppress(OSError):
         os.nice(max(0, _NICENESS - os.nice(0)))
 
 
 def rested_s(identity: FileIdentity) -> float:
-    """How long ago a file last changed, by the clock of this machine (0 if that lies ahead)."""
+    """Seconds since a file last changed, by the clock of this machine; 0 if that lies ahead."""
     return max(0.0, time.time() - max(identity.mtime_ns, identity.ctime_ns) / 1e9)
 
 
 def private_bytes(pid: int) -> int:
-    """Memory that a process shares with no other (RssAnon)."""
+    """Bytes of memory that a process shares with no other (RssAnon)."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):

@@ -1,4 +1,4 @@
-"""How normalization statistics of candidates are made: as the settings say, and as far as the evaluator and the files allow."""
+"""How normalization statistics of candidates are made, by the settings, the evaluator and the files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _STATISTICS = (Role.STATISTIC, Role.VARIANCE)
 def kinds(
     wanted: str, newest: Layout, offered: frozenset[str] | None
 ) -> tuple[tuple[str, ...], tuple[str, str] | None]:
-    """The ways in which statistics are made in a window, and (what, remedy) where the one that is wanted cannot be.
+    """The ways in which statistics are made in a window, and (problem, remedy) if the wanted way is impossible.
 
     Args:
         wanted: the setting `normalization`.
         newest: the layout of the window's newest checkpoint.
-        offered: what the evaluator can do; None if there is no evaluator.
+        offered: what the evaluator offers; None if there is no evaluator.
     """
     statistics = [view for view in newest.tensors if newest.extents[view.extent].role in _STATISTICS]
     if wanted == "clamp" or not statistics:
@@ -32,7 +32,7 @@ def kinds(
     if NORMALIZATION not in (offered or ()):
         who = "there is no evaluator that offers" if offered is None else "the evaluator offers no"
         what = f"normalization is set, but {who} '{NORMALIZATION}'"
-        return (CLAMPED,), (what, "write it, or leave normalization out")
+        return (CLAMPED,), (what, "add it, or leave normalization out")
     shared = [view.name for view in statistics if not covers(view, newest.extents[view.extent])]
     if shared:
         why = f"{shared[0]} shares its storage with other tensors, or lies in several pieces"

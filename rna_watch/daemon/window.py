@@ -1,4 +1,4 @@
-"""The window of one checkpoint: its members, the form of its residuals, and what the journal knows of their products."""
+"""The window of one checkpoint: its members, the form of its residuals, and their inner products in the journal."""
 
 from __future__ import annotations
 
@@ -36,20 +36,14 @@ Products = dict[tuple[Pair, Pair], float]
 
 
 def state_of(checkpoint: Checkpoint, layout: Layout, order: Order) -> TrainingState:
-    """What an admitted checkpoint says of its training.
-
-    Args:
-        checkpoint: which gives its step.
-        layout: of its bytes.
-        order: the setting `optimizer_order`.
-    """
+    """The state of the training at an admitted checkpoint."""
     assert checkpoint.admitted is not None
     return training_state(layout, checkpoint.admitted.step, checkpoint.admitted.step_kind, order)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """K = N + 1 checkpoints, oldest first, with their layouts and what each says of the training."""
+    """K = N + 1 checkpoints, oldest first, with their layouts and the state of the training at each."""
 
     members: tuple[Checkpoint, ...]
     layouts: tuple[Layout, ...]
@@ -57,13 +51,13 @@ class Window:
 
     @classmethod
     def of(cls, layouts: Sequence[Layout], states: Sequence[TrainingState]) -> Window:
-        """A window of checkpoints that no journal knows, named by their paths."""
+        """A window of checkpoints that are in no journal, named by their paths."""
         members = tuple(Checkpoint(name=layout.path, stage=Stage.READY) for layout in layouts)
         return cls(members=members, layouts=tuple(layouts), states=tuple(states))
 
     @property
     def names(self) -> list[str]:
-        """Their names."""
+        """The names of the checkpoints."""
         return [member.name for member in self.members]
 
     @property
@@ -72,7 +66,7 @@ class Window:
         return list(pairwise(self.names))
 
     def combination(self, candidate: Candidate, statistics: Mapping[str, Array] | None = None) -> Combination:
-        """A candidate as a recipe; of a window of one, that one itself.
+        """A candidate as a recipe; a window of one gives that checkpoint itself.
 
         Args:
             candidate: the weights.
@@ -109,8 +103,8 @@ def window_form(
     """The form of a window's residuals, and what must be read next to the checkpoints for it (None: nothing).
 
     Args:
-        layouts: of the K checkpoints, oldest first.
-        states: what each says of its training.
+        layouts: the layouts of the K checkpoints, oldest first.
+        states: the state of the training at each.
         wanted: the setting `residuals`.
         saved: the setting `lr_saved`.
         order: the setting `optimizer_order`.
@@ -129,10 +123,10 @@ def without(states: Sequence[TrainingState], wanted: str, saved: Saved, problem:
     """The best form that reads nothing next to the checkpoints, because of a problem with what lies there.
 
     Args:
-        states: what the K checkpoints say of the training, oldest first.
+        states: the state of the training at each of the K checkpoints, oldest first.
         wanted: the setting `residuals`.
         saved: the setting `lr_saved`.
-        problem: why not, in words.
+        problem: the problem, in words.
     """
     lost = choose_form(states, wanted, saved)
     if not lost.key:
@@ -156,7 +150,7 @@ def known_products(measurements: Iterable[Measured], form: str = "") -> Products
 
 
 def missing_rows(residuals: Sequence[Pair], products: Products) -> int:
-    """How many of the newest rows must be measured; the others, all of them, are known."""
+    """How many of the newest rows must be measured; all others are known."""
     kept = 0
     while kept < len(residuals) and all((residuals[kept], other) in products for other in residuals[: kept + 1]):
         kept += 1
@@ -164,5 +158,5 @@ def missing_rows(residuals: Sequence[Pair], products: Products) -> int:
 
 
 def assemble(residuals: Sequence[Pair], products: Products) -> Float64:
-    """The Gram matrix (N, N) of these residuals."""
+    """The Gram matrix `(N, N)` of these residuals."""
     return np.array([[products[a, b] for b in residuals] for a in residuals], dtype=np.float64)

@@ -1,6 +1,6 @@
-"""Where a window begins: what between two checkpoints of a sequence makes the history before the later one unusable.
+"""Where a window begins: reasons why the history before a checkpoint of a sequence cannot be used with it.
 
-The functions that look at two checkpoints say why in words, "" if they know no reason.
+Each function returns the reason in words, or "" if there is none.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 def same_step(previous: Admitted, current: Admitted) -> str:
-    """Two files have the same step: of one run only one of them can stand in a window."""
+    """Two files have the same step, so that only one of them can be in a window."""
     if previous.path == current.path or (previous.step_kind, previous.step) != (current.step_kind, current.step):
         return ""
-    return f"{previous.checkpoint} and {current.checkpoint} tell the same {current.step_kind} {current.step}"
+    return f"{previous.checkpoint} and {current.checkpoint} have the same {current.step_kind} {current.step}"
 
 
 def restart(previous: Admitted, current: Admitted, others: Iterable[Checkpoint]) -> str:
-    """The run went back, or was begun again between two saves: a file of another version, of no later step, in time.
+    """The run went back, or was begun again between two saves, as another version of a name (`-v1`) shows.
 
     Args:
         previous: the checkpoint admitted before, in the same sequence.
         current: the one admitted now.
-        others: all that are known.
+        others: all known checkpoints.
     """
     if current.step <= previous.step and current.mtime_ns > previous.mtime_ns:
         return f"the run went back from {previous.step_kind} {previous.step} to {current.step}: a restart"
@@ -48,22 +48,22 @@ def restart(previous: Admitted, current: Admitted, others: Iterable[Checkpoint])
             and steps.all_versions(other.path) == version
         ):
             name = checkpoint.name
-            return f"{name} was saved after {previous.checkpoint}, though it is no later step: a restart"
+            return f"{name} was saved after {previous.checkpoint}, though its step is not later: a restart"
     return ""
 
 
 def change(older: TrainingState, newer: TrainingState, jump: float) -> str:
-    """The training changed so much that the residual between two checkpoints cannot stand in a window.
+    """The training changed so much that the residual between two checkpoints cannot be in a window.
 
     Args:
         older: the checkpoint before.
         newer: the checkpoint after.
-        jump: largest ratio of successive learning rates that is still gradual; infinity: none is too large.
+        jump: the largest ratio of successive learning rates that is allowed; infinity allows all.
     """
     if older.optimizer and newer.optimizer and older.optimizer != newer.optimizer:
         return f"the optimizer changed from {older.optimizer} to {newer.optimizer}"
     if older.step_kind != newer.step_kind:
-        return f"checkpoints were numbered by {older.step_kind}, now by {newer.step_kind}, so their steps cannot be compared"
+        return f"steps were counted by {older.step_kind}, now by {newer.step_kind}, so they cannot be compared"
     for old, new in zip(older.groups, newer.groups, strict=False):
         before, after = old.learning_rate, new.learning_rate
         if math.isnan(before) or math.isnan(after) or before == after:

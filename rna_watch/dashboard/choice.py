@@ -1,4 +1,4 @@
-"""The newest choice, explained: what the model does, in words and numbers, and by how much it won or did not."""
+"""The newest choice, explained: the model in words and numbers, and how it compares."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _NAMES = {
 
 
 def newest_choice(state: RunState) -> Checkpoint | None:
-    """The checkpoint whose choice was made last, if the journal explains it."""
+    """The checkpoint with the newest choice that the journal explains, if there is one."""
     explained = [c for c in state.checkpoints.values() if c.chosen is not None and c.chosen.diagnostics]
     return max(explained, key=lambda c: c.chosen.time if c.chosen else 0.0, default=None)
 
 
 def choice(state: RunState, *, width: int, most: int) -> Lines:
-    """The title and at most so many lines in all; none where nothing was chosen yet or there is no room.
+    """A title and the explanation; nothing if nothing was chosen yet or there is no room.
 
     Args:
         state: what the journal adds up to.
-        width: terminal cells.
-        most: lines at most.
+        width: terminal cells of a line.
+        most: the most lines, the title included.
     """
     checkpoint = newest_choice(state)
     if checkpoint is None or checkpoint.chosen is None or most < 3:
@@ -76,7 +76,7 @@ def _digits(value: float) -> str:
 
 
 def _step(step: dict[str, Any]) -> str:
-    """One comparison in words: by how much, against which noise, and whether it counted."""
+    """One comparison in words: the gain, the noise, and whether the gain counted."""
     error, threshold = step.get("standard_error"), float(step.get("threshold") or 0.0)
     advantage = step.get("gain")
     if not isinstance(advantage, int | float):

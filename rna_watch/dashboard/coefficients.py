@@ -1,4 +1,4 @@
-"""The coefficients of a combination, drawn: one mark an input, oldest first."""
+"""The coefficients of a combination, drawn: one mark for each input, oldest first."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MOST = 12
-# The full block is left out: it would touch the bars of the row above.
+# The full block is not used: it would touch the bars of the row above.
 _POSITIVE = "▁▂▃▄▅▆▇"
-# Triangles that point down, small and large: they differ from the bars in form, not only in colour.
+# Triangles that point down, small and large, differ from bars in their form, not only in their colour.
 _NEGATIVE = "▾▼"
 _ZERO = "·"
 NEGATIVE_STYLE = "magenta"
 
 
 def bars(weights: Sequence[float]) -> Text:
-    """Marks as large as the weights: a bar where positive, a triangle downwards where negative, a dot where zero."""
+    """Marks as large as the weights: a bar for a positive one, a triangle for a negative one, a dot for zero."""
     text = Text()
     if len(weights) > MOST:
         text.append("…", "dim")
@@ -41,7 +41,7 @@ def bars(weights: Sequence[float]) -> Text:
 
 
 def numbers(weights: Sequence[float]) -> Text:
-    """The weights in digits, without the leading zeros of inputs that do not take part."""
+    """The weights in digits, without the inputs of weight 0 at the beginning."""
     first = next((index for index, weight in enumerate(weights) if weight), len(weights))
     text = Text()
     for index, weight in enumerate(weights[first:]):

@@ -1,4 +1,4 @@
-"""The head of a frame: problems first, then which run this is, what watches it, and how far it has come."""
+"""The head of a frame: problems first, then the run, what watches it, and how far it has come."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _NEVER = ("○", "yellow")
 
 
 def problems(state: RunState, *, width: int, most: int) -> Lines:
-    """What a person should mend, newest last, each with its remedy; nothing if all is well.
+    """The problems that a person should solve, newest last, each with its remedy; nothing if there are none.
 
     Args:
         state: what the journal adds up to.
-        width: terminal cells.
-        most: lines at most.
+        width: terminal cells of a line.
+        most: the most lines.
     """
     lines: Lines = []
     todo = list(state.problems.values())
@@ -51,14 +51,14 @@ def problems(state: RunState, *, width: int, most: int) -> Lines:
 
 
 def header(state: RunState, status: Status, metric: Metric | None, *, now: float, width: int) -> Lines:
-    """The run and its status on the first line, then what it works with, then the newest and the best checkpoint.
+    """The run and its status on the first line, then its settings, then the newest and the best checkpoint.
 
     Args:
         state: what the journal adds up to.
-        status: whether the run is watched, and what is done.
-        metric: the metric that decides, if one is known.
+        status: whether the run is watched, and the work at hand.
+        metric: the metric that decides, if it is known.
         now: seconds since 1970.
-        width: terminal cells.
+        width: terminal cells of a line.
     """
     started = state.started
     glyph, style = _STATUS_STYLES.get(status.state, ("●", "green"))
@@ -72,7 +72,7 @@ def header(state: RunState, status: Status, metric: Metric | None, *, now: float
         left.append(f"  {detail}")
     first = spread(left, right, width)
     run = Text(tail_of(plain(started.run), width))
-    # The run's folder shares the first line where there is room, so that a small screen keeps a row for a checkpoint.
+    # The run's folder shares the first line if it fits, so that a small screen keeps a row for a checkpoint.
     if left.cell_len + run.cell_len + right.cell_len + 4 <= width:
         lines = [spread(left.append("  ").append_text(run), right, width)]
     else:
@@ -84,7 +84,7 @@ def header(state: RunState, status: Status, metric: Metric | None, *, now: float
 
 
 def _uptime(state: RunState, status: Status, now: float) -> str:
-    """How long the daemon is up or ran, or how long ago one started that ended without a word."""
+    """How long the daemon is up or ran, or how long ago it started if it ended without recording that."""
     assert state.started is not None
     until = state.stopped.time if state.stopped and not status.alive else now
     text = duration(round(max(until - (status.since or state.started.time), 0.0)))

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 Series = list[float | None]
 _LABEL = 10
-# More than any screen has columns; a frame must stay quick however long the run is.
+# No screen has so many columns; a frame must be drawn quickly however long the run is.
 _MOST = 1000
 
 
 def history(state: RunState, metric: Metric, *, width: int, rows: int) -> Lines:
     """A strip for the originals and one for the chosen models, with their lowest, highest and last number.
 
-    Of a very long run the newest part; nothing until two checkpoints have been evaluated.
+    A very long run shows its newest part. There is nothing until two checkpoints have been evaluated.
 
     Args:
         state: what the journal adds up to.
         metric: the metric that decides.
-        width: terminal cells.
-        rows: lines of each strip.
+        width: terminal cells of a line.
+        rows: the height of a strip, in lines.
     """
     originals: Series = []
     chosen: Series = []

@@ -20,7 +20,7 @@ GAP = 3
 
 
 def fit(text: Text, width: int) -> Text:
-    """The text cut to the width, with an ellipsis where something is missing."""
+    """The text cut to the width; an ellipsis shows that something is missing."""
     if text.cell_len > width:
         text = text.copy()
         text.truncate(max(width, 0), overflow="ellipsis")
@@ -121,8 +121,8 @@ def side_by_side(left: Lines, right: Lines, *, left_width: int) -> Lines:
 class Column:
     """A column of a grid: its title, its cells and the gap before it.
 
-    Where room is short, first the column with a `least` width is cut, down to that, at the left of its cells; then columns
-    with a `drop` go, the highest first.
+    The column with a `least` width is cut first if the grid is too wide, down to that, at the left of its cells. Then the
+    columns with a `drop` are left out, the highest first.
     """
 
     title: str
@@ -134,22 +134,22 @@ class Column:
 
     @property
     def width(self) -> int:
-        """The room it needs without its gap; none if all its cells are empty."""
+        """The width in terminal cells, without the gap; 0 if all cells are empty."""
         widest = max((cell.cell_len for cell in self.cells), default=0)
         return max(widest, cell_len(self.title)) if widest else 0
 
     def cut(self, width: int) -> Column:
-        """The same column with the ends of its cells."""
+        """The same column with its cells cut to the width, at their left."""
         return replace(self, cells=[Text(tail_of(cell.plain, width)) for cell in self.cells])
 
 
 def grid(columns: Sequence[Column], width: int, *, spans: Sequence[tuple[int, Text] | None]) -> Lines:
-    """The columns side by side with a line of titles; columns with nothing in them, or without room, are left out.
+    """The columns side by side with a line of titles; columns that are empty or do not fit are left out.
 
     Args:
-        columns: the columns from left to right, all with as many cells as there are rows.
-        width: the room for all of them.
-        spans: for each row, None, or how many leading columns it has and the text in place of all others.
+        columns: the columns from left to right, each with one cell per row.
+        width: terminal cells of a line.
+        spans: for each row, None, or the number of its leading columns and the text in place of all others.
     """
     kept = [(index, column, column.width) for index, column in enumerate(columns)]
     kept = [item for item in kept if item[2]]

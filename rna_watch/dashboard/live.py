@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
 
 _POLL_S = 0.25
-# Ages and progress move on even when nothing happens, but once a second is enough for them.
+# Ages and progress change even when nothing happens, but once a second is enough for them.
 _IDLE_REFRESH_S = 1.0
 # A long journal is read in slices, so that the keys work meanwhile.
 _SLICE_S = 0.2
@@ -40,12 +40,12 @@ def watch(
     until_stopped: bool = False,
     stop: threading.Event | None = None,
 ) -> None:
-    """Show a run until a person leaves with `q` or Ctrl-C; on what is no terminal, a plain line for each event.
+    """Show a run until a person leaves with `q` or Ctrl-C; without a terminal, print a plain line for each event.
 
     Args:
-        paths: the run's; if it has no journal yet, that is waited for.
+        paths: the run's paths; the journal need not be there yet.
         console: where to show it.
-        once: show what there is now and return.
+        once: show the present state and return.
         until_stopped: return when the daemon has stopped.
         stop: return when it is set.
     """
@@ -62,7 +62,7 @@ def watch(
 
 
 class _Run:
-    """A run as its files tell it, kept up to date."""
+    """A run as its files describe it, kept up to date."""
 
     def __init__(self, paths: RunPaths) -> None:
         self.paths = paths
@@ -70,12 +70,12 @@ class _Run:
         self.status = status_of(paths)
 
     def new(self) -> Iterator[Event]:
-        """The events since the last call, each already part of the state; then the status is looked up."""
+        """The events since the last call, each already part of the state; the status is looked up after them."""
         yield from self.follower.new()
         self.status = status_of(self.paths, self.follower.state)
 
     def catch_up(self, seconds: float = math.inf) -> bool:
-        """Read what is new, for so long at most; whether there was anything."""
+        """Read new events for at most so many seconds; returns whether there was one."""
         deadline = time.monotonic() + seconds
         changed = False
         for _ in self.new():
@@ -150,7 +150,7 @@ def _print(console: Console, seconds: float, text: str) -> None:
 
 
 def _over(run: _Run, *, until_stopped: bool, stop: threading.Event | None) -> bool:
-    # In the middle of a long history the end of an earlier daemon is not yet followed by the next one's start.
+    # A daemon that ended in the middle of a long history has a successor that was not read yet.
     ended = run.follower.caught_up and run.follower.state.stopped is not None
     return (stop is not None and stop.is_set()) or (until_stopped and ended)
 
@@ -164,7 +164,7 @@ def _owns_screen(console: Console) -> bool:
 
 
 def _tolerate(console: Console) -> None:
-    """Let a terminal that lacks a character show a question mark instead of ending the dashboard."""
+    """Print a question mark for a character that the terminal lacks, instead of ending the dashboard."""
     reconfigure = getattr(console.file, "reconfigure", None)
     if reconfigure is not None and not console.encoding.startswith("utf"):
         reconfigure(errors="replace")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.replay import RunState
     from rna_watch.journal.status import Status
 
-# Rich's own template without its fonts from a content network: a picture should look the same with no network.
+# Rich's own template without its fonts from a content network: a picture should look the same without one.
 _FORMAT = """\
 <svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
     <style>
@@ -66,14 +66,14 @@ _THEME = TerminalTheme(
 
 
 def svg(state: RunState, status: Status, *, now: float, width: int, height: int | None = None) -> str:
-    """The frame as one self-contained SVG document: it loads nothing, not even a font.
+    """The frame as one self-contained SVG document; it loads nothing, not even a font.
 
     Args:
         state: what the journal adds up to.
-        status: whether the run is watched, and what is done.
+        status: whether the run is watched, and the work at hand.
         now: seconds since 1970.
         width: columns of text.
-        height: lines of text; without it, as many as there is to show.
+        height: lines of text; None: as many as suit the content.
     """
     console = Console(
         file=io.StringIO(),
@@ -90,7 +90,7 @@ def svg(state: RunState, status: Status, *, now: float, width: int, height: int 
 
 
 def _in_cells(match: re.Match[str]) -> str:
-    """Rich's text as words at their cells and bars as rectangles: they line up in any font, and bars have no gaps."""
+    """Rich's text as words at their cells and bars as rectangles, so that they line up in any font without gaps."""
     style, left, baseline, content = match[1], float(match[2]), float(match[3]), html.unescape(match[4])
     top = baseline - _BASELINE
     parts = []
@@ -99,7 +99,7 @@ def _in_cells(match: re.Match[str]) -> str:
         width = cell_len(run[0]) * _CELL_WIDTH
         if run[1]:
             high, low = _BLOCKS[run[1]]
-            # Half a cell is filled by the glyph that ends a progress bar at an odd half.
+            # The glyph that ends a progress bar at an odd half fills half a cell.
             width -= _CELL_WIDTH / 2 if run[1] == "╸" else 0
             parts.append(
                 f'<rect class="{style}" x="{x:.1f}" y="{top + high * _CELL_HEIGHT:.2f}" '

@@ -18,25 +18,25 @@ _STRETCH = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """What the lowest and the highest bar stand for."""
+    """The values of the lowest and the highest bar."""
 
     low: float
     high: float
     log: bool
 
     def height(self, value: float, levels: int) -> int:
-        """The bar's height for this value, from 1 to `levels`."""
+        """The height of the bar for a value, from 1 to `levels`."""
         low, high, value = (
             (math.log(self.low), math.log(self.high), math.log(value)) if self.log else (self.low, self.high, value)
         )
-        # Halves, because high - low itself may overflow.
+        # high - low itself may overflow
         span = high / 2 - low / 2
         share = (value / 2 - low / 2) / span if span > 0 else 0.5
         return 1 + round(min(max(share, 0.0), 1.0) * (levels - 1))
 
 
 def common_scale(*series: Sequence[float | None]) -> Scale | None:
-    """One scale for all these series, logarithmic where they span more than a factor 8; None if no number is finite."""
+    """One scale for all these series, logarithmic if they span more than a factor of 8; None if no number is finite."""
     finite = [value for values in series for value in values if value is not None and math.isfinite(value)]
     if not finite:
         return None
@@ -45,7 +45,7 @@ def common_scale(*series: Sequence[float | None]) -> Scale | None:
 
 
 def resample(values: Sequence[float | None], width: int) -> list[float | None]:
-    """As many values as there are columns: each repeated at most four times, or the mean of its neighbours."""
+    """The values for `width` columns: each is repeated at most four times, or neighbours are averaged."""
     count = len(values)
     if not count or width <= 0:
         return []
@@ -65,12 +65,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def sparkline(values: Sequence[float | None], *, scale: Scale, width: int, rows: int = 1) -> list[str]:
-    """The strip, top row first: no bar where there is no number, a cross where the number is not finite.
+    """The strip, top row first: no bar for a missing number, a cross for one that is not finite.
 
     Args:
-        values: the numbers, from left to right.
-        scale: what the bars stand for.
-        width: terminal cells.
+        values: the series.
+        scale: the values of the lowest and the highest bar.
+        width: columns.
         rows: lines.
     """
     columns = resample(values, width)

@@ -1,4 +1,4 @@
-"""The table of checkpoints, newest at the bottom: how far each is, what its models score, and how they are combined."""
+"""The table of checkpoints, newest at the bottom: the stage of each, the scores of its models, and their weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SHORTEST_NAME = 14
 
 
 def newest(state: RunState, count: int) -> list[Checkpoint]:
-    """The newest checkpoints worth a row, oldest first; of files that are no checkpoints only the last few."""
+    """The newest checkpoints worth a row, oldest first, with only the last few files that are no checkpoints."""
     rows: list[Checkpoint] = []
     refused = 0
     for checkpoint in reversed(state.checkpoints.values()):
@@ -55,13 +55,13 @@ def newest(state: RunState, count: int) -> list[Checkpoint]:
 
 
 def table(state: RunState, metric: Metric | None, *, width: int, most: int) -> Lines:
-    """A line of titles and at most so many rows; columns that do not fit are left out, the least telling first.
+    """A line of titles and the rows; columns that do not fit are left out, the least useful first.
 
     Args:
         state: what the journal adds up to.
-        metric: the metric that decides, if one is known.
-        width: terminal cells.
-        most: rows at most.
+        metric: the metric that decides, if it is known.
+        width: terminal cells of a line.
+        most: the most rows.
     """
     rows = newest(state, most)
     values = [values_of(row, metric) if metric else Values() for row in rows]
@@ -93,7 +93,7 @@ def table(state: RunState, metric: Metric | None, *, width: int, most: int) -> L
 
 
 def _stage(row: Checkpoint) -> Text:
-    # What is done needs no colour twice: its mark has it.
+    # The mark of a finished row has the colour already.
     return Text(row.stage.value, "dim" if row.stage in DONE else STAGES[row.stage][1])
 
 
@@ -141,7 +141,7 @@ def _weights(row: Checkpoint) -> list[float]:
 
 
 def _span(row: Checkpoint, values: Values, leading: int) -> tuple[int, Text] | None:
-    """A row without numbers says why instead."""
+    """The reason, in a row that has no numbers."""
     if row.chosen or values != Values():
         return None
     style = "dim" if row.stage in DONE | PENDING | {Stage.WAITING} else STAGES[row.stage][1]

@@ -1,4 +1,4 @@
-"""The terminal that a live frame borrows: single keys without Enter, and everything as it was afterwards."""
+"""The terminal of a live frame: single keys without Enter, and its settings restored at the end."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ HUNG_UP = "\x04"
 
 @contextlib.contextmanager
 def keys() -> Iterator[Callable[[float], str]]:
-    """Gives a function that waits so many seconds for one key: the key, nothing, or `HUNG_UP` once the input has ended.
+    """Yields a function that waits so many seconds for one key; it returns the key, "", or `HUNG_UP` at the input's end.
 
-    Without a terminal as standard input it only waits.
+    It only waits if standard input is no terminal.
     """
     borrowed = _settings()
     if borrowed is None:
@@ -36,7 +36,7 @@ def keys() -> Iterator[Callable[[float], str]]:
         if not select.select([fd], [], [], seconds)[0]:
             return ""
         try:
-            # One byte, so that what is typed after the last key belongs to the shell.
+            # One byte at a time: what is typed after the last key belongs to the shell.
             return os.read(fd, 1).decode("latin-1") or HUNG_UP
         except OSError:
             return HUNG_UP
@@ -44,7 +44,7 @@ def keys() -> Iterator[Callable[[float], str]]:
     try:
         tty.setcbreak(fd, termios.TCSANOW)
         calm = termios.tcgetattr(fd)
-        # Ctrl-Z would leave the shell on the borrowed screen.
+        # Ctrl-Z would leave the shell on our screen.
         calm[6][termios.VSUSP] = os.fpathconf(fd, "PC_VDISABLE").to_bytes(1, "little")
         termios.tcsetattr(fd, termios.TCSANOW, calm)
         yield wait
@@ -68,9 +68,9 @@ def _no_key(seconds: float) -> str:
 
 @contextlib.contextmanager
 def polite_end() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether a signal asked this process to end, so that the terminal can be restored first.
+    """Yields a function that returns whether this process was told to end, so that the terminal can be restored first.
 
-    SIGTERM and SIGHUP take effect on leaving; a handler that somebody else set stays.
+    SIGTERM and SIGHUP take effect at the end of the context. A handler of the calling program is kept.
     """
     received: list[int] = []
 

@@ -46,7 +46,7 @@ _EVENT_STYLES = {"problem": "red", "failed": "red", "evaluation_failed": "yellow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sight:
-    """Everything that the parts of one frame are drawn from."""
+    """The values that all parts of one frame are drawn from."""
 
     state: RunState
     status: Status
@@ -68,12 +68,12 @@ def render(
 
     Args:
         state: what the journal adds up to.
-        status: whether the run is watched, and what is done.
+        status: whether the run is watched, and the work at hand.
         now: seconds since 1970.
         width: terminal cells; no line is wider.
-        height: lines at most; without it, as tall as suits what there is to show.
-        waiting_for: the journal that is waited for, said while the run has none.
-        hint: what the keys do; if there is one, it stands on the very last line of `height`.
+        height: the most lines; None: as many as suit the content.
+        waiting_for: the journal that is waited for, shown while the run has none.
+        hint: what the keys do, shown on the very last line of `height`.
     """
     sight = _Sight(state=state, status=status, metric=metric_of(state), now=now)
     limit = height or _TALLEST
@@ -128,7 +128,7 @@ def _stacked(sight: _Sight, width: int, room: int) -> Lines:
     events = _events(sight, width, rest, most=_MOST_EVENTS)
     rows = _checkpoints(sight, width, rest)
     if len(rows) + len(events) > rest:
-        # The table keeps three quarters, and what few rows leave goes to the events.
+        # The table keeps three quarters; the events get what its rows do not need.
         share = max(rest // 4, rest - len(rows))
         events = _events(sight, width, share, most=_MOST_EVENTS) if share >= 3 else []
         rows = _checkpoints(sight, width, rest - len(events))
@@ -177,7 +177,7 @@ def _checkpoints(sight: _Sight, width: int, room: int) -> Lines:
     return [
         title,
         *wrap(
-            f"No checkpoint yet. Whatever a training writes below {run} is taken up as soon as it is complete.",
+            f"No checkpoint yet. What a training writes below {run} is used as soon as it is complete.",
             width,
             style="",
             most=3,
@@ -202,7 +202,7 @@ def _events(sight: _Sight, width: int, room: int, *, most: int) -> Lines:
 
 def _not_started(sight: _Sight, waiting_for: str, width: int) -> Lines:
     if sight.status.alive:
-        return [heading("now", "", width), Text("A daemon has taken the run and begins.")]
+        return [heading("now", "", width), Text("A daemon has the run and begins.")]
     return [
         heading("now", "", width),
         Text("Nothing is known of this run yet: no daemon has watched it."),

@@ -1,4 +1,4 @@
-"""The work of the daemon: what goes on now, how far along each checkpoint is, and what the workers use."""
+"""The work of the daemon: the work at hand, the stage of each checkpoint, and what the workers use."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 _STEPS = ("complete", "measured", "evaluated", "chosen", "published")
 _REACHED = {Stage.READY: 1, Stage.MEASURED: 2, Stage.EVALUATING: 2, Stage.CHOSEN: 4, Stage.PUBLISHING: 4}
 _DOING = ("waiting", "measuring", "evaluating", "choosing", "publishing")
-# The newest checkpoints are enough to tell how often they come, and cost nothing in a long run.
+# The newest checkpoints show how often they come, and cost nothing in a long run.
 _RECENT = 12
 
 
 def bar(share: float, width: int) -> Text:
-    """A progress bar that also reads without colour: thick where done, thin where not."""
+    """A progress bar that can be read without colour: thick for what is done, thin for the rest."""
     halves = round(min(max(share, 0.0), 1.0) * width * 2)
     done = "━" * (halves // 2) + ("╸" if halves % 2 else "")
     return Text.assemble((done, "cyan"), ("─" * (width - len(done)), "dim"))
 
 
 def work_now(state: RunState, status: Status, *, now: float, width: int, most: int) -> Lines:
-    """The work in hand with its progress, and a line for each checkpoint on its way; or what is waited for.
+    """The work at hand with its progress and a line for each checkpoint in work, or what is waited for.
 
     Args:
         state: what the journal adds up to.
-        status: whether the run is watched, and what is done.
+        status: whether the run is watched, and the work at hand.
         now: seconds since 1970.
-        width: terminal cells.
-        most: lines at most.
+        width: terminal cells of a line.
+        most: the most lines.
     """
     pending = [c for c in state.checkpoints.values() if c.stage in PENDING]
     lines = [_progress(status.work, now=now, width=width)] if status.work else []
@@ -71,7 +71,7 @@ def _progress(work: Work, *, now: float, width: int) -> Text:
             facts.append(f"{size(work.done / elapsed)}/s")
     else:
         facts = [f"{work.done} of {work.total} {plain(work.unit)}"]
-    # An estimate from the first instants would only jump about.
+    # An estimate from the first instants is too rough.
     if elapsed > 3 and 0 < share < 1:
         facts.append(f"{duration(round(elapsed / share - elapsed))} left")
     room = width - line.cell_len - 6
@@ -106,18 +106,12 @@ def _idle(state: RunState, *, now: float) -> Text:
         return Text("waiting for the first checkpoint", "dim")
     text = f"waiting for the next checkpoint; the last one came {age(now - seen[-1])} ago"
     gaps = [later - earlier for earlier, later in pairwise(seen) if later - earlier > 1]
-    # Three or more: fewer say nothing about a rhythm; files that were there at the start have no gaps.
+    # Fewer than three gaps show no rhythm; files that were there at the start have none.
     return Text(text + (f", one every {duration(round(statistics.median(gaps)))}" if len(gaps) >= 3 else ""), "dim")
 
 
 def resources(state: RunState, status: Status, *, width: int) -> Lines:
-    """Workers, memory and bytes on as few lines as possible.
-
-    Args:
-        state: what the journal adds up to.
-        status: whether the run is watched, and what is done.
-        width: terminal cells.
-    """
+    """Workers, memory and bytes on as few lines of `width` terminal cells as possible."""
     facts = []
     team = status.workers
     if team:
@@ -131,12 +125,12 @@ def resources(state: RunState, status: Status, *, width: int) -> Lines:
 
 
 def workers(team: Sequence[Worker], *, width: int, most: int) -> Lines:
-    """A line for each worker: what it is for, whether it is busy, and its memory relative to the largest.
+    """A line for each worker: its purpose, whether it is busy, and its memory relative to the largest.
 
     Args:
         team: the workers.
-        width: terminal cells.
-        most: lines at most.
+        width: terminal cells of a line.
+        most: the most lines.
     """
     shown = team if len(team) <= most else team[: most - 1]
     largest = max((worker.memory_bytes for worker in team), default=0) or 1

@@ -1,9 +1,9 @@
-"""The events of a run, a public format: one JSON object a line, `kind` naming a class of this module.
+"""The events of a run, a public format: one JSON object per line, whose `kind` names a class of this module.
 
-Every line also has `v` (the format's version), `seq` (its number), `time` (seconds since 1970) and `crc` (CRC-32 of the
-line without it). Readers skip kinds that they do not know, so kinds may be added. Under one version no field is renamed or
-given another meaning. A `checkpoint` is the name of an iterate, unique in its run: the path below the run directory, with
-the step added where the trainer rewrites one file (`last.step500.pt`).
+Every line also has `v` (the format's version), `seq`, `time` (seconds since 1970) and `crc` (CRC-32 of the line without
+it). Readers skip kinds that they do not know, so that kinds may be added. A field is never renamed or given another
+meaning under one version. A `checkpoint` is the name of an iterate, unique in its run: its path relative to the run
+directory, with the step added if the trainer rewrites that file (`last.step500.pt`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What every event has: when it happened (seconds since 1970; set when it is appended) and its number."""
+    """What every event has: its time (seconds since 1970) and its number, both set when it is appended."""
 
     kind: ClassVar[str] = "event"
     time: float = 0.0
@@ -29,7 +29,7 @@ class Event:
 class Started(Event):
     """A daemon (or `once`) took the run's lock and works with these settings.
 
-    `evaluator_digest` is that of the evaluator's file, or of the files that its command names.
+    `evaluator_digest` is the digest of the evaluator's file, or of the files that its command names.
     """
 
     kind: ClassVar[str] = "started"
@@ -45,7 +45,7 @@ class Started(Event):
 
     @property
     def engine_name(self) -> str:
-        """The engine by its name of today; `local` was called `inline` in older journals."""
+        """The engine's present name; older journals call `local` `inline`."""
         return "local" if self.engine == "inline" else self.engine
 
 
@@ -94,7 +94,7 @@ class Aliased(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted(Event):
-    """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: where, below the output folder)."""
+    """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: relative to the output folder)."""
 
     kind: ClassVar[str] = "admitted"
     checkpoint: str
@@ -123,12 +123,12 @@ class WindowStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured(Event):
-    """Inner products of residuals: the last rows of the window's Gram matrix (one row, where the others were known).
+    """Inner products of residuals: the last rows of the window's Gram matrix (one row if the others were known).
 
-    `residuals` names them, oldest first, as pairs [older, newer] of checkpoints; `rows[-1][j]` is <r_N, r_j>,
-    `rows[-2]` that of r_{N-1}, ...;
-    `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain differences of checkpoints;
-    `form` names another kind that was measured in the same pass, if any, with `form_rows` and `form_energy` likewise.
+    `residuals` names them, oldest first, as pairs [older, newer] of checkpoints. `rows[-1][j]` is <r_N, r_j>, `rows[-2][j]`
+    is <r_{N-1}, r_j>, and so on. `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain
+    differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
+    `form_energy` are its rows and rounding energy.
     """
 
     kind: ClassVar[str] = "measured"
@@ -148,9 +148,9 @@ class Searched(Event):
     """The family of this window: what is evaluated (`candidates`: name, recipe, weights, sentence).
 
     A recipe is method, window, regularization, parameters and statistics (journals of 0.1.0 lack the last two).
-    `duplicates` names members that are, as models, another one, and `twins` are their names and recipes; `left_out` those
-    beyond the number that may be evaluated; `residuals` is the form of the residuals, and `notes` says what was not done and
-    why.
+    `duplicates` names members whose model is that of another one, and `twins` are their names and recipes. `left_out` are
+    the members beyond the number that may be evaluated. `residuals` is the form of the residuals. `notes` says what was
+    not done, and why.
     """
 
     kind: ClassVar[str] = "searched"
@@ -183,8 +183,8 @@ class Screened(Event):
 class Evaluated(Event):
     """The user's evaluator gave these metrics for one candidate (`last` is the original).
 
-    `examples` is the number of per-example values that came with the choosing metric, for paired comparisons. `recipe` is
-    the candidate's, as `Searched` has it; `model` is a digest of what the model is made of: inputs, source, weights, statistics.
+    `examples` is the number of per-example values of the choosing metric, for paired comparisons. `recipe` is the
+    candidate's, as in `Searched`.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -199,7 +199,7 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricChosen(Event):
-    """By which metric, in which direction (`mode`: min or max), models are chosen from now on."""
+    """Models are chosen by this metric in this direction (`mode`: min or max) from now on."""
 
     kind: ClassVar[str] = "metric_chosen"
     metric: str
@@ -218,10 +218,10 @@ class EvaluationFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen(Event):
-    """Which candidate stands for this window, against what, and why in one sentence.
+    """The candidate that was chosen for this window, what it was compared with, and the reason in one sentence.
 
-    `residuals` is their form, `diagnostics` those of the manifest.
-    `comparisons`: each step of the choice (candidate, reference, gain, standard_error or null, threshold, accepted).
+    `residuals` is the form of the residuals, `diagnostics` are those of the manifest. `comparisons` has each step of the
+    choice: candidate, reference, gain, standard_error or null, threshold, accepted.
     """
 
     kind: ClassVar[str] = "chosen"
@@ -241,7 +241,7 @@ class Chosen(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publishing(Event):
-    """About to write an output: its path below the output tree (`rna`), the temporary path there, the manifest's digest."""
+    """An output is about to be written: its path and the temporary path in the output tree (`rna`), the manifest's digest."""
 
     kind: ClassVar[str] = "publishing"
     checkpoint: str
@@ -281,7 +281,7 @@ class Skipped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
-    """Work on this checkpoint failed on our side or the disk's; `will_retry` says whether it is tried again."""
+    """Work on this checkpoint failed on our side or on the disk's; `will_retry` says whether it is tried again."""
 
     kind: ClassVar[str] = "failed"
     checkpoint: str
@@ -301,7 +301,7 @@ class BestMoved(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned(Event):
-    """An output was removed to keep their number bounded."""
+    """An output was removed to bound their number."""
 
     kind: ClassVar[str] = "pruned"
     checkpoint: str
@@ -310,7 +310,7 @@ class Pruned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpinned(Event):
-    """A checkpoint was unpinned, and why (out of the window, byte budget)."""
+    """The window store removed a checkpoint's bytes, and why (out of the window, byte budget)."""
 
     kind: ClassVar[str] = "unpinned"
     checkpoint: str
@@ -319,7 +319,7 @@ class Unpinned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem(Event):
-    """Something a person should know about and can mend: `what`, and `remedy`. `key` identifies it for `Solved`."""
+    """Something that a person should know and can solve: `what`, and `remedy`; `key` identifies it for `Solved`."""
 
     kind: ClassVar[str] = "problem"
     key: str
@@ -384,7 +384,7 @@ def to_record(event: Event) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> Event | None:
-    """The event of a JSON object; None for a kind or a version this release does not know.
+    """The event of a JSON object; None for a kind or a version that this release does not know.
 
     Raises:
         TypeError: a field of a known kind is missing.

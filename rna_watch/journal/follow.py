@@ -1,4 +1,4 @@
-"""Following a journal: its events as they come, whatever becomes of the file; public, for dashboards and exporters."""
+"""Following a journal: its events as they come, even if the file is replaced; public, for dashboards and exporters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class Follower:
     """A reader of a journal that remembers how far it read.
 
-    `state` is what the events so far add up to, those before `after` included. `caught_up` says whether the last call of
-    `new` came to the end of the file.
+    `state` is what the events so far add up to, those up to `after` included. `caught_up` says whether the last call of
+    `new` reached the end of the file.
 
     Args:
         path: the journal; it need not be there yet.
-        after: number (`seq`) of the last event that is already known: only later ones are given. A journal in its place,
-            made anew, is given from its beginning.
+        after: number (`seq`) of the last known event: only later ones are yielded. A new journal in the place of this one
+            is yielded from its beginning.
     """
 
     def __init__(self, path: Path, *, after: int = 0) -> None:
@@ -39,9 +39,9 @@ class Follower:
         self._identity: tuple[int, int] | None = None
 
     def new(self) -> Iterator[Event]:
-        """The sound events since the last call, each already part of `state`; a line not yet finished stays for the next.
+        """The sound events since the last call, each already part of `state`; an unfinished line is left for the next.
 
-        A file that was replaced, or cut to less than what was read, is another run's: `state` begins anew with it.
+        A file that was replaced, or cut to less than what was read, is another run's: `state` starts from nothing then.
         """
         self.caught_up = False
         try:

@@ -14,7 +14,7 @@ STALE_AFTER_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What is being done to which checkpoint; `done` and `total` count the same unit (bytes or models)."""
+    """The work at hand and its checkpoint; `done` and `total` count the same unit (bytes or models)."""
 
     checkpoint: str
     stage: str
@@ -26,7 +26,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """One process of ours: what it is for, and its memory that no other process shares."""
+    """One process of ours: its purpose, and its memory that no other process shares."""
 
     name: str
     pid: int

@@ -24,10 +24,10 @@ _PAUSE_S = 0.02
 
 
 def check_unwatched(paths: RunPaths) -> None:
-    """See that nobody watches a run.
+    """Make sure that nothing watches a run.
 
     Raises:
-        RunIsWatched: a process does, and which.
+        RunIsWatched: a process does; the message names it.
     """
     status = status_of(paths)
     if status.alive:
@@ -41,10 +41,10 @@ def check_unwatched(paths: RunPaths) -> None:
 class RunLock:
     """Holds a run for this process; a context.
 
-    flock guards against two starters at once where the file system has it; the run's status decides everywhere.
+    The run's status decides. flock also guards against two processes that start at once, if the file system has it.
 
     Raises:
-        RunIsWatched: another process has it, and which.
+        RunIsWatched: another process has it; the message names it.
         StoreError: the lock file cannot be written.
     """
 
@@ -72,7 +72,7 @@ class RunLock:
         for _ in range(_TRIES):
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # somebody has it, or looks at this moment whether somebody has
+            except BlockingIOError:  # a process holds it, or is testing it at this moment
                 check_unwatched(self._paths)
                 time.sleep(_PAUSE_S)
             except OSError as error:
@@ -84,9 +84,9 @@ class RunLock:
         raise RunIsWatched(f"another process keeps {self._paths.lock} locked")
 
     def lost(self) -> bool:
-        """Whether the lock file is not the one that was locked any more: our folder was removed, or made anew meanwhile.
+        """Whether the lock file is no longer the one that was locked: our folder was removed or replaced.
 
-        Where the folder above it is gone too, it may come back as it was (a file system that is away for a moment).
+        It may come back if the folder above it is gone too (a file system that is away for a moment); that is no loss.
         """
         try:
             there, mine = self._paths.lock.stat(), os.fstat(self._fd)

@@ -24,7 +24,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def encode(event: Event) -> bytes:
-    """One line; numbers that JSON lacks (infinities, NaN) are written as Python's JSON does."""
+    """The line of an event; numbers that JSON lacks (infinities, NaN) are written as Python's JSON writes them."""
     body = json.dumps(to_record(event), separators=(",", ":"), sort_keys=True)
     return f'{body[:-1]},"crc":{zlib.crc32(body.encode())}}}\n'.encode()
 
@@ -44,10 +44,10 @@ def decode(line: bytes) -> Event | None:
 
 
 class Journal:
-    """The writer's end of a run's journal.
+    """The writer of a run's journal.
 
-    Each record is one `write` to a descriptor opened with O_APPEND; `durable=True` also waits for the disk.
-    A line torn by a crash is closed off by the next writer and skipped by every reader.
+    Each record is one `write` to a descriptor opened with O_APPEND; `durable=True` also waits for the disk. The next writer
+    ends a line that a crash cut off, and every reader skips it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,7 +66,7 @@ class Journal:
     def append(self, event: Event, *, durable: bool = False) -> Event:
         """Number, stamp and write one event; returns it as written.
 
-        While the disk is full, lines wait in memory (`waiting`) and are written, in order, as soon as there is room.
+        Lines wait in memory (`waiting`) while the disk is full, and are written, in order, as soon as there is room.
 
         Raises:
             StoreError: the journal cannot be written for another reason (read-only, gone, broken).
@@ -109,7 +109,7 @@ def read(path: Path) -> Iterator[Event]:
     try:
         with path.open("rb") as file:
             for line in file:
-                event = decode(line) if line.endswith(b"\n") else None  # else it is not yet finished
+                event = decode(line) if line.endswith(b"\n") else None  # the line is not finished yet
                 if event is not None:
                     yield event
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The metric that decides, as far as the journal says it: its name, its direction, its values, and which of them is best."""
+"""The metric that decides, as far as the journal names it: its name, its direction, its values, and the best of them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """Which of the evaluator's numbers decides; `mode` is min, max, or None where nobody said."""
+    """The evaluator's metric that decides; `mode` is min, max, or None if it is not known."""
 
     name: str
     mode: str | None
 
     def best(self, values: Iterable[float | None]) -> float | None:
-        """The best of these values; those that are no number never win."""
+        """The best of these values; a value that is no number never wins."""
         finite = [value for value in values if value is not None and math.isfinite(value)]
         return next(iter(ranked(finite, float, "max" if self.mode == "max" else "min")), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Values:
-    """The deciding metric at a checkpoint: of the original, the best average, the best solution (RNA), the choice."""
+    """The deciding metric at a checkpoint: the values of the original, the best average, the best solution, the choice."""
 
     original: float | None = None
     average: float | None = None
@@ -53,9 +53,9 @@ def metric_of(state: RunState) -> Metric | None:
 
 
 def best_so_far(state: RunState, name: str) -> float | None:
-    """The value of a checkpoint's model, if it is better than its original and every original and model before; else None.
+    """The value of a checkpoint's model if it beats its original and every original and model before; else None.
 
-    Only what one evaluator said is compared.
+    Only values of one evaluator are compared.
     """
     current, settled = state.checkpoints[name], state.metric
     if settled is None or current.chosen is None or not current.chosen.better_than_original:
@@ -74,7 +74,7 @@ def best_so_far(state: RunState, name: str) -> float | None:
 
 
 def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
-    """What is known of the checkpoint: what the choice says, or what was evaluated so far."""
+    """The known values of a checkpoint: those of the choice, or those evaluated so far."""
     if checkpoint.chosen:
         known = checkpoint.chosen.metrics
         original, average, rna, chosen = (

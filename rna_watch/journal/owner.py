@@ -1,4 +1,4 @@
-"""The owner of a run: the process that the run's lock file names, and what this machine can tell of it."""
+"""The owner of a run: the process that the run's lock file names, and what this machine knows of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Who holds a run: host, process, and what distinguishes it from a later process of the same number."""
+    """The process that holds a run: host, process id, and what tells it from a later process of the same id."""
 
     host: str
     pid: int
@@ -44,7 +44,7 @@ def this_process() -> Owner:
 
 
 def look(lock: Path) -> tuple[Owner | None, bool | None]:
-    """The owner on record, alive or not, and whether somebody holds the lock: None where this machine cannot tell.
+    """The recorded owner, alive or not, and whether the lock is held: None if this machine cannot find out.
 
     The shared lock that is tried here lasts for microseconds; `RunLock` tries again when it meets one.
     """
@@ -82,7 +82,7 @@ def _boot_id() -> str:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot (field 22 of its stat); None if there is none, or only a zombie."""
+    """Start time of a process in clock ticks since boot (field 22 of its stat); None if it is gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Quantities in a person's words: bytes, durations, metrics, and text that came from outside."""
+"""Quantities as a person reads them: bytes, durations, metrics, and text from outside."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _WIDEST = 9
 
 
 def plain(text: str) -> str:
-    """The text on one line, with nothing in it that a terminal would obey.
+    """The text on one line, without anything that a terminal would obey.
 
-    Names of files and messages of evaluators are other people's: escape codes, line ends, or bytes that are no text.
+    File names and messages of evaluators may hold escape codes, line ends, or bytes that are no text.
     """
     return printable(" ".join(text.split()))
 
 
 def printable(text: str) -> str:
-    """The text with every character replaced that a terminal would obey, and its spaces as they are."""
+    """The text with every character replaced that a terminal would obey; spaces are kept."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -41,7 +41,7 @@ def size(count_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A stretch of time in its two largest units: `0.3 s`, `3 min 20 s`, `2 h 14 min`, `3 d 4 h`."""
+    """A duration in its two largest units: `0.3 s`, `3 min 20 s`, `2 h 14 min`, `3 d 4 h`."""
     if not math.isfinite(seconds):
         return "?"
     if seconds < 9.95:
@@ -59,7 +59,7 @@ def duration(seconds: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """How long ago, in one whole unit, so that it does not flicker: `12 s`, `3 min`, `2 h`, `5 d`."""
+    """An age in one whole unit, so that it does not flicker: `12 s`, `3 min`, `2 h`, `5 d`."""
     if not math.isfinite(seconds):
         return "?"
     whole = int(max(seconds, 0.0))
@@ -70,9 +70,9 @@ def age(seconds: float) -> str:
 
 
 def places(values: Iterable[float | None]) -> int | None:
-    """How many decimals suit these numbers together; None if only powers of ten do.
+    """The number of decimals that suits all these numbers; None if only powers of ten do.
 
-    The median decides, so that one iterate that diverged does not cost all others their digits.
+    The median decides, so that one diverged iterate does not cost all others their digits.
     """
     sizes = [abs(value) for value in values if value is not None and math.isfinite(value) and value]
     if not sizes:
@@ -84,7 +84,7 @@ def places(values: Iterable[float | None]) -> int | None:
 
 
 def number(value: float | None, decimals: int | None) -> str:
-    """A metric with so many decimals, or with a power of ten where it would not fit or would look like zero."""
+    """A metric with so many decimals, or with a power of ten if it would not fit or would look like zero."""
     if value is None:
         return NOTHING
     if not math.isfinite(value):
@@ -96,12 +96,12 @@ def number(value: float | None, decimals: int | None) -> str:
 
 
 def gain(original: float | None, ours: float | None, mode: str | None) -> str:
-    """How much better ours is than the original, relative to it: `+23.2%`, negative if worse, empty if unknown.
+    """The gain of our value over the original's, relative to it: `+23.2%`; negative if worse, empty if unknown.
 
     Args:
         original: the original's value.
-        ours: our model's value.
-        mode: min or max; None where nobody said.
+        ours: our value.
+        mode: min or max; None if it is not known.
     """
     if original is None or ours is None or mode not in {"min", "max"} or not original:
         return ""

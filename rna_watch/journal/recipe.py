@@ -24,10 +24,10 @@ _RE_ESTIMATED = "+re-estimated"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A method, the number of residuals (None: no number of them makes it), lambda, and what else tells it from others.
+    """A method, the number of residuals (None if the method has none), lambda, and the method's other parameters.
 
-    `parameters` are in the order of their names; `statistics` says how normalization statistics are made. At another
-    checkpoint the same recipe makes the model that is to be compared; of another `window`, the same over more or fewer.
+    `parameters` are in the order of their names; `statistics` says how normalization statistics are made. The same recipe
+    at two checkpoints makes models that can be compared.
     """
 
     method: str
@@ -53,7 +53,7 @@ def recorded(candidate: Candidate) -> dict[str, Any]:
 
 
 def read(name: str, record: Mapping[str, Any]) -> Recipe:
-    """The recipe of a candidate: what is recorded of it and, where a journal of 0.1.0 says no more, what its name tells."""
+    """The recipe of a candidate, from its record; from its name too, if the journal is one of 0.1.0."""
     told = _of_name(name) if "parameters" not in record else Recipe(method="")
     return Recipe(
         method=str(record.get("method") or told.method),
@@ -65,7 +65,7 @@ def read(name: str, record: Mapping[str, Any]) -> Recipe:
 
 
 def _of_name(name: str) -> Recipe:
-    """What a name of 0.1.0 tells: the records of that version lack what is read here."""
+    """The recipe in a name of 0.1.0, for what the records of that version lack."""
     bare = name.removesuffix(_RE_ESTIMATED)
     statistics = CLAMPED if bare == name else RE_ESTIMATED
     match = _NAME.fullmatch(bare)

@@ -1,4 +1,4 @@
-"""What the events of a run add up to: the state that the daemon restarts from and that every view shows."""
+"""The state that a run's events add up to: the daemon restarts from it, and every view shows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECENT_EVENTS = 200
 
 
 class Stage(StrEnum):
-    """Where a checkpoint is on its way from a file to a model."""
+    """The stages of a checkpoint on its way from a file to a model."""
 
     WAITING = "waiting"
     REFUSED = "refused"
@@ -83,9 +83,9 @@ class Checkpoint:
 class RunState:
     """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen.
 
-    `outputs` are those that are kept, by path, the newest last. `replaced` holds the metrics of originals and of published
-    models whose checkpoint was written again since, each with its judge: what they reached counts on. `judges` are the
-    evaluators that there were, and `judge` the number of the present one.
+    `outputs` are the outputs that are kept, by path, the newest last. `replaced` holds the metrics of originals and of
+    published models whose checkpoint was written again since, each with its judge: they still count for `best`. `judges`
+    are all evaluators so far, and `judge` is the number of the present one.
     """
 
     started: e.Started | None = None
@@ -141,7 +141,7 @@ class RunState:
                 pass
 
     def _forget_evaluations(self) -> None:
-        """Of checkpoints that are not done: they are evaluated anew."""
+        """Drop the evaluations of unfinished checkpoints, which are evaluated again."""
         for name, checkpoint in self.checkpoints.items():
             if checkpoint.stage in PENDING | {Stage.FAILED}:
                 self.checkpoints[name] = _with_only(checkpoint, frozenset())
@@ -235,7 +235,7 @@ def _reached(checkpoint: Checkpoint) -> list[tuple[int, e.Metrics]]:
 
 
 def _judge(started: e.Started) -> tuple[object, ...]:
-    """What must be the same for evaluations to be comparable: the user's evaluator, and its file."""
+    """What must be equal for evaluations to be comparable: the user's evaluator, and its file."""
     return started.evaluator, started.evaluator_digest
 
 

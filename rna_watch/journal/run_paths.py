@@ -1,4 +1,4 @@
-"""Where a run's outputs and state lie, and the per-user registry that finds them when `--output` put them elsewhere."""
+"""Where a run's outputs and state lie, and the per-user registry that finds them after `--output` put them elsewhere."""
 
 from __future__ import annotations
 
@@ -62,21 +62,21 @@ class RunPaths:
 
     @property
     def stop_request(self) -> Path:
-        """A file whose appearance asks the daemon to stop, from whatever machine."""
+        """A file that asks the daemon to stop, from any machine."""
         return self.state / "stop"
 
     @property
     def pins(self) -> Path:
-        """Checkpoints that are kept while a window may need them."""
+        """The pinned checkpoints, kept while a window may need them."""
         return self.state / "pins"
 
     @property
     def pin_folders(self) -> tuple[Path, Path]:
-        """Where pins may lie: in their folder, or in that of version 0.1.0 until a later one has watched the run."""
+        """The folders that may hold pins: the present one, and that of version 0.1.0 until a later one has watched."""
         return self.pins, self.state / "window"
 
     def pinned(self, recorded: str) -> Path:
-        """Where the pin is that an event records by its path below `output`, in whichever folder it lies by now."""
+        """The present path of a pin that an event records relative to `output`, in whichever folder it lies by now."""
         path = self.output / recorded
         if path.parent not in self.pin_folders:
             return path
@@ -89,14 +89,14 @@ class RunPaths:
         return self.state / "scratch"
 
     def in_tree(self, path: Path) -> str:
-        """A path below the output tree, relative to it, as events give it."""
+        """A path relative to the output tree, as events record it."""
         return str(path.relative_to(self.models))
 
     def create(self) -> None:
-        """Make the folders; that of the pins only if `adopt_pins` will not.
+        """Make the folders; the one of the pins only if `adopt_pins` will not.
 
         Raises:
-            StoreError: they cannot be made.
+            StoreError: a folder cannot be made.
         """
         pins, old = self.pin_folders
         try:
@@ -109,10 +109,10 @@ class RunPaths:
 
 
 def adopt_pins(paths: RunPaths) -> None:
-    """Take over the pins of version 0.1.0, by one rename; whoever calls this holds the run's lock.
+    """Take over the pins of version 0.1.0 by one rename; the caller holds the run's lock.
 
-    Where version 0.1.0 worked on after a later one there are two folders, and what is in the old one is moved. At whatever
-    moment this ends, `RunPaths.pinned` finds each pin.
+    There are two folders if version 0.1.0 worked again after a later one: the files of the old folder are moved then.
+    `RunPaths.pinned` finds each pin at whatever moment this ends.
 
     Raises:
         StoreError: the folder cannot be renamed.
@@ -144,7 +144,7 @@ def _looking_at(run: Path) -> Iterator[None]:
 
 
 def resolve(run: Path, output: str | None) -> RunPaths:
-    """The paths of a run: those of `--output`, else those remembered for it, else below the run directory.
+    """The paths of a run: those of `--output`, else those remembered for it, else those below the run directory.
 
     Raises:
         UsageError: the run directory does not exist or cannot be looked at.
@@ -164,9 +164,9 @@ def resolve(run: Path, output: str | None) -> RunPaths:
 
 
 def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
-    """See that the run directory is there, or wait until the trainer has made it.
+    """Make sure that the run directory exists, or wait until the trainer has made it.
 
-    It is never made here: some trainers refuse a folder that exists, or go on to `exp2` next to it.
+    It is never made here: some trainers refuse a folder that exists, or use `exp2` next to it.
 
     Args:
         run: the run directory.
@@ -174,7 +174,7 @@ def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
         say: shows a line, if there is something to wait for.
 
     Raises:
-        UsageError: it is not there and is not to be waited for, or cannot come, or cannot be looked at.
+        UsageError: the directory does not exist and `wait` is false, or it cannot be made or looked at.
     """
     with _looking_at(run):
         if run.exists() or not run.parent.is_dir():
@@ -189,9 +189,9 @@ def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
 
 
 def check_output(paths: RunPaths) -> None:
-    """Refuse a place where models would lie among the run's checkpoints, or where the trainer takes every entry for its own.
+    """Refuse a place where models would lie among the run's checkpoints, or among entries that Accelerate counts as its own.
 
-    The latter is Accelerate's automatic naming, which crashes on ours.
+    Accelerate's automatic naming crashes on our entries.
 
     Raises:
         UsageError: the output would lie in such a folder.
@@ -219,7 +219,7 @@ def check_output(paths: RunPaths) -> None:
 
 
 def remember(paths: RunPaths) -> None:
-    """Note where an output outside its run directory lies; without a writable home, `--output` must be repeated."""
+    """Record the place of an output outside its run directory; `--output` must be repeated if the home is read-only."""
     if paths.output == paths.run:
         return
     file = _registry_file(paths.run)

@@ -21,12 +21,13 @@ STARTING, STOPPING, SILENT, NOT_RUNNING = "starting", "stopping", "silent", "not
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Whether a run is watched, and what is done; times are seconds since 1970, 0 where there was none.
+    """Whether a run is watched, and the work at hand; times are seconds since 1970, or 0 if there is none.
 
     `state` is starting, watching, working, stopping, silent (its process has the run and gives no sign of life: a full
-    disk, a stuck file system, a suspended process) or not running. `owner` is who has the run: None where nobody has, or
-    where that process cannot be named. `since` is when the owner took the run, `last_sign` when there was a sign of life,
-    and `ended` why the last daemon stopped. The other fields are those of the owner's heartbeat while that is fresh.
+    disk, a stuck file system, a suspended process) or not running. `owner` is the process that has the run: None if there
+    is none, or if it cannot be named. `since` is the time when the owner took the run, `last_sign` that of the last sign
+    of life, and `ended` the reason why the last daemon stopped. The other fields are those of the owner's heartbeat while
+    that is fresh.
     """
 
     state: str = NOT_RUNNING
@@ -41,16 +42,16 @@ class Status:
 
     @property
     def alive(self) -> bool:
-        """Whether somebody has the run."""
+        """Whether a process has the run."""
         return self.state != NOT_RUNNING
 
     @property
     def responds(self) -> bool:
-        """Whether somebody has the run and gives signs of life."""
+        """Whether a process has the run and gives signs of life."""
         return self.state not in {NOT_RUNNING, SILENT}
 
     def detail(self, now: float) -> str:
-        """What there is to say where nobody gives signs of life: why the daemon ended, or how long ago there was one."""
+        """Why the daemon ended, or how long ago its last sign of life was; "" for a daemon that responds."""
         if self.responds:
             return ""
         if self.alive:
@@ -65,7 +66,7 @@ class Status:
 
 
 def load(paths: RunPaths) -> tuple[RunState, Status]:
-    """What the journal of a run adds up to, and the run's status."""
+    """The state that a run's journal adds up to, and the run's status."""
     state = replay(log.read(paths.journal))
     return state, status_of(paths, state)
 
@@ -73,11 +74,11 @@ def load(paths: RunPaths) -> tuple[RunState, Status]:
 def status_of(paths: RunPaths, state: RunState | None = None) -> Status:
     """The status of a run at this moment.
 
-    A lock that somebody holds is proof of life. Where the lock can be tried, one that is free proves of a process of this
-    host that it is gone; where it cannot, that process is looked up. On another host the heartbeat's age decides.
+    A lock that is held is proof of life. A lock that is free proves that a process of this host is gone. The process itself
+    decides if the lock cannot be tried. The age of the heartbeat decides for a process of another host.
 
     Args:
-        paths: the run's.
+        paths: the run's paths.
         state: what the journal adds up to, for the end of the last daemon; not needed to know whether one lives.
     """
     owner, held = look(paths.lock)
@@ -86,7 +87,7 @@ def status_of(paths: RunPaths, state: RunState | None = None) -> Status:
     if not _alive(owner, held, beat, now):
         return _of_nobody(state, beat)
     if owner is not None and owner.is_here() and not owner.lives_here():
-        owner = None  # its successor holds the lock, and has not yet written who it is
+        owner = None  # its successor holds the lock, and has not written its record yet
     began = owner.since if owner else now
     if beat is not None and (owner is None or _is_of(beat, owner)) and beat.fresh(now):
         return Status(
@@ -115,7 +116,7 @@ def _alive(owner: Owner | None, held: bool | None, beat: Heartbeat | None, now: 
 
 
 def _is_of(beat: Heartbeat, owner: Owner) -> bool:
-    """Whether a heartbeat is the owner's, not that of a daemon before it."""
+    """Whether a heartbeat is the owner's, not an earlier daemon's."""
     return (beat.host, beat.pid) == (owner.host, owner.pid) and beat.time >= owner.since
 
 

@@ -1,4 +1,4 @@
-"""A line: what one event says to a person, in logs, where there is no terminal, and among a frame's last events."""
+"""One event as a line for a person: in logs, without a terminal, and among the dashboard's last events."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def describe(event: e.Event, state: RunState | None = None) -> str | None:
 
     Args:
         event: what happened.
-        state: what the run adds up to, this event included. With it the line of an output says what was chosen and by
-            which metric; without it each event speaks for itself.
+        state: what the journal adds up to, this event included. The line of an output then names the chosen candidate and
+            the metric.
     """
     if isinstance(event, e.Chosen | e.Published | e.BestMoved | e.Pruned):
         text = _outcome(event, state)
     elif speaks := _SENTENCES.get(type(event)):
         text = speaks(event)
     else:
-        # Aliases, single evaluations, intents and the store's routine are in the journal for whoever needs them.
+        # Aliases, single evaluations, intents and the store's routine are in the journal only.
         return None
     name = getattr(event, "checkpoint", "")
     return f"{plain(name)}  {plain(text)}" if name else plain(text)
 
 
 def output_of(state: RunState | None, output: str) -> str:
-    """An output's path as seen from the run folder, or in full if it lies elsewhere."""
+    """An output's path relative to the run directory, or in full if it lies elsewhere."""
     if state is None or state.started is None:
         return output
     path = PurePath(state.started.output) / OUTPUT_TREE / output
@@ -45,7 +45,7 @@ def output_of(state: RunState | None, output: str) -> str:
 
 
 def choice(chosen: e.Chosen, metric: str | None) -> str:
-    """What was chosen and how it compares: `rna-5-1e-08 error 0.0401 (original 0.0522, best average 0.0450)`."""
+    """The choice and its comparison: `rna-5-1e-08 error 0.0401 (original 0.0522, best average 0.0450)`."""
     ours = chosen.metrics.get("chosen")
     if not ours:
         return f"{chosen.candidate}, not evaluated"

@@ -1,8 +1,9 @@
-"""What lies in a run directory, told from names alone: sequences of checkpoints, whose layout that is, one run or several.
+"""What lies in a run directory, by names alone: sequences of checkpoints, the trainer that names so, one run or several.
 
-Two folders are two runs where they differ in what tells runs apart (a number, a date, an id: `version_0`, `version_1`) and
-hold checkpoints of the same naming pattern. `steps.series` blots out most of those numbers, so the daemon would mix such runs.
-Folders with names of different words (`best`, `last`) are one run, unless their models differ and no role explains it.
+Two folders are two runs if they hold checkpoints of the same naming pattern and differ in what tells runs apart: a
+number, a date, an id (`version_0`, `version_1`). `steps.series` replaces most of those numbers, so the daemon would mix
+such runs. Folders whose names are different words (`best`, `last`) are one run, unless their models differ and no role
+explains it.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ _RUN = re.compile(
     r"^(?:.*[^A-Za-z])?(?:version|run|exp|experiment|trial|seed|fold|train|job|attempt)(?:[=_\-.]?\d+(?![A-Za-z0-9]).*)?$",
     re.IGNORECASE,
 )
-# folders of one run: by which of its models they hold, or by which part of a model
+# folders of one run, named after the model that they hold or after a part of one
 _ROLE = re.compile(
     r"^(?:best|last|latest|final|top|ema|swa|raw|avg|averaged?|main|g|d|gen|disc|generator|discriminator|actor|critic|policy"
     r"|value|encoder|decoder|teacher|student|target|online|(?:.*_)?(?:rank|shard|node|worker|gpu|part)[=_\-.]?\d+)$",
     re.IGNORECASE,
 )
-# who names checkpoints so, by folder and pattern; what the number counts, where the name does not say; what lies beside
+# trainer; pattern of its paths; what the number counts, if the name does not say; names that must lie in the same folder
 _TRAINERS = (
     ("Lightning", r"(^|/)lightning_logs/.*\.ckpt$|(^|[/-])epoch=\*[^/]*\.ckpt$|(^|[/-])step=\*\.ckpt$", "", ()),
     ("the Hugging Face Trainer", r"(^|/)checkpoint-\*$", "step", ()),
@@ -58,18 +59,18 @@ _TRAINERS = (
     ("nanoGPT", r"(^|/)ckpt\.pt$", "", ()),
 )
 _SEQUENCE = 2
-_BLOT = "\0"  # what no name holds
-MOST_BESIDE = 3  # of several runs, groups or links are named
+_BLOT = "\0"  # no name holds it
+MOST_BESIDE = 3  # so many of several runs, groups or links are named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberedNames:
     """Checkpoints whose names differ in numbers only, in one folder or in a folder for each step.
 
-    `folder` lies below the run directory ("" is that itself); `pattern` is below `folder`, with `*` for what varies; `kind`
-    is step, epoch or number, and `first` and `last` its values, unless the names tell none ("", and None: a name that is
-    written again and again); `newest` is the name last changed, at `changed_ns`. `series` is the pattern with every number
-    blotted out, those that all names share too.
+    `folder` is relative to the run directory ("" is that itself). `pattern` is relative to `folder`, with `*` for what
+    varies; in `series` every number is replaced, those that all names share too. `kind` is step, epoch or number, and
+    `first` and `last` are its values; they are "" and None for a name that is written again and again. `newest` is the
+    name last changed, at `changed_ns`.
     """
 
     folder: str
@@ -93,28 +94,28 @@ class Run:
 
     @property
     def changed_ns(self) -> int:
-        """When a checkpoint of it last changed."""
+        """When one of its checkpoints last changed."""
         return max(group.changed_ns for group in self.groups)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
-    """All groups, the longest sequence first; the runs to choose from, if there are several (else none)."""
+    """All groups, the longest sequence first; the runs to choose from if there are several, else none."""
 
     groups: tuple[NumberedNames, ...]
     runs: tuple[Run, ...]
 
 
 def discover(names: Mapping[str, int], architectures: Mapping[str, str] | None = None) -> Discovery:
-    """What these names are.
+    """The sequences and runs that these names form.
 
     Args:
-        names: paths of checkpoints below the run directory, as the scan gives them, and when each last changed (ns).
-        architectures: of folders of groups, as far as known.
+        names: paths of checkpoints relative to the run directory, and when each last changed (ns).
+        architectures: what tells the models of a folder from others, by folder, as far as known.
     """
     groups = _groups(names)
     roots = _forks(groups) or _different(groups, architectures or {})
-    if roots:  # then any other sequence may be meant too
+    if roots:  # any other sequence may be meant too
         others = {group.folder for group in unexplained(groups)}
         roots |= {each for each in others if not any(_inside(each, root) or _below(root, each) for root in roots)}
     runs = tuple(
@@ -168,7 +169,7 @@ def _groups(names: Mapping[str, int]) -> tuple[NumberedNames, ...]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A path as the folder of its sequence, and the rest: a folder for a step is part of a checkpoint's name."""
+    """A path as the folder of its sequence and the rest; a folder for a step is part of a checkpoint's name."""
     *folders, last = name.split("/")
     cut = next((index for index, part in enumerate(folders) if _STEP_FOLDER.search(part)), len(folders))
     if cut == len(folders) and steps.from_name(last) is None:
@@ -182,7 +183,7 @@ def _below_folder(name: str, folder: str) -> str:
 
 
 def _varying(names: list[str]) -> str:
-    """Their pattern: numbers that all of them share stand as they are (`resnet18_e*.pt`)."""
+    """Their pattern; numbers that all of them share are kept (`resnet18_e*.pt`)."""
     numbers = list(zip(*(_NUMBER.findall(name) for name in names), strict=True))
     shown = iter("*" if len(set(column)) > 1 else column[0] for column in numbers)
     return _NUMBER.sub(lambda _: next(shown), names[0])
@@ -201,7 +202,7 @@ def _forks(groups: tuple[NumberedNames, ...]) -> set[str]:
     classes: dict[tuple[str, ...], dict[tuple[str, ...], bool]] = defaultdict(dict)
     for group in groups:
         if any(_below(group.folder, other) for other in sequences):
-            continue  # a folder that holds a sequence is one run, with whatever lies below it
+            continue  # a folder that holds a sequence is one run, with everything below it
         folders = tuple(group.folder.split("/"))
         long = group.first is not None and group.count >= _SEQUENCE
         classes[(*map(_kin, folders), group.series)][folders] = long
@@ -217,7 +218,7 @@ def _forks(groups: tuple[NumberedNames, ...]) -> set[str]:
 
 
 def _kin(part: str) -> str:
-    """What the names of sibling folders have in common: all but numbers (`exp`, `exp2`), dates, ids; a role is its own."""
+    """What the names of sibling folders share: all but numbers (`exp`, `exp2`), dates and ids; a role is kept whole."""
     if _ROLE.match(part):
         return f"={part}"
     if _DATE.search(part):
@@ -259,13 +260,13 @@ def _below(folder: str, root: str) -> bool:
 
 
 def within(names: Mapping[str, int], folder: str) -> dict[str, int]:
-    """The names below a folder, as seen from there."""
+    """The names below a folder, relative to it."""
     return {name[len(folder) + 1 :]: changed for name, changed in names.items() if name.startswith(f"{folder}/")}
 
 
 @lru_cache(maxsize=1)
 def several_runs(names: tuple[str, ...], run: Path) -> tuple[str, str] | None:
-    """The problem that several runs are watched as one, and its remedy, if these names are of several."""
+    """The problem that several runs are watched as one, and its remedy; None if these names are of one run."""
     runs = discover(dict.fromkeys(names, 0)).runs
     if not runs:
         return None

@@ -18,7 +18,7 @@ _READS = (FileOpenedEvent, FileClosedNoWriteEvent)
 
 
 class _Handler(FileSystemEventHandler):
-    """Calls `wake`, and nothing that could fail: an exception here would end the observer's thread in silence."""
+    """Calls `wake` and nothing that could fail: an exception here would end the observer's thread without a message."""
 
     def __init__(self, wake: Callable[[], None], ignored: Sequence[str]) -> None:
         self._wake = wake
@@ -34,7 +34,13 @@ class _Handler(FileSystemEventHandler):
 
 
 class Hints:
-    """A recursive inotify watch of the run directory; `start` says why there is none, where there can be none."""
+    """A recursive inotify watch of the run directory.
+
+    Args:
+        run: the run directory.
+        wake: called at every change, from the observer's thread.
+        ignored: our own folders, whose changes count for nothing.
+    """
 
     def __init__(self, run: Path, wake: Callable[[], None], ignored: Sequence[Path]) -> None:
         self._run = run
@@ -42,7 +48,7 @@ class Hints:
         self._observer: BaseObserver | None = None
 
     def start(self) -> str:
-        """Begin; returns "" or the reason why only scans will find checkpoints."""
+        """Start watching; returns "", or the reason why only scans will find checkpoints."""
         observer = Observer()
         try:
             observer.schedule(self._handler, str(self._run), recursive=True)

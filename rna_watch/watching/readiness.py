@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
-# an incomplete file is reported after twice the longest time that a checkpoint of the run took to be written, within these
+# an incomplete file is reported after twice the longest writing time of the run's checkpoints, within these bounds
 LEAST_REPORT_S = 10.0
 _MOST_REPORT_S = 600.0
 
@@ -35,18 +35,17 @@ class _Entry:
 
 
 class Readiness:
-    """Tracks every candidate: due once it has rested for `quiet_s`, and again, later and later, while incomplete.
+    """Tracks every candidate: it is due once it has rested for `quiet_s`, and again, later and later, while incomplete.
 
-    One that keeps changing, for as long as an incomplete one goes unreported, is due once as it was when it was first
-    seen: it is then found to be written still, and reported.
-
-    All times are seconds of one monotonic clock, passed in.
+    A candidate that keeps changing becomes due when an incomplete one would be reported, with the identity that was seen
+    first: the probe then finds that it is still being written, and reports it. All times are seconds of one monotonic
+    clock, passed in.
 
     Args:
         quiet_s: how long a file must rest.
-        rested_s: says how long a file that is new to us has rested already.
-        at_once: report what is incomplete at once, instead of after twice the longest time that a checkpoint took to be
-            written so far (at least 10 s, at most ten minutes).
+        rested_s: returns how long a file that is new to us has rested already.
+        at_once: report what is incomplete at once. Otherwise it is reported after twice the longest time that a
+            checkpoint took to be written so far (at least 10 s, at most ten minutes).
     """
 
     def __init__(
@@ -91,11 +90,11 @@ class Readiness:
         return gone
 
     def due(self, now: float) -> list[tuple[str, FileIdentity]]:
-        """Candidates that may be probed now, numbered names first, in natural order, then the others by their time.
+        """Candidates that may be probed now: numbered names first, in natural order, then the others by their time.
 
-        A candidate waits for an older one of its sequence that still rests for the first time, or two files saved at nearly the
-        same moment could be taken in the wrong order; and a rewritten name (`last`) for a numbered one that was seen no later,
-        of which it may be a second name.
+        A candidate waits for an older one of its sequence that still rests for the first time; otherwise two files saved
+        at nearly the same moment could be taken in the wrong order. A rewritten name (`last`) waits for a numbered one
+        that was seen no later, because it may be a second name of that.
         """
         open_ones = sorted(
             (rewritten, entry.identity.mtime_ns if rewritten else 0, steps.natural_key(name), name)
@@ -128,8 +127,8 @@ class Readiness:
         """Leave a candidate alone until it changes.
 
         Args:
-            name: the candidate's.
-            whole: whether it is a checkpoint; how long that took to be written is remembered then.
+            name: the candidate's name.
+            whole: whether it is a checkpoint; its writing time is remembered then.
         """
         entry = self._entries.get(name)
         if entry is not None:
@@ -138,11 +137,11 @@ class Readiness:
                 self._longest_s = max(self._longest_s, entry.changed - entry.since)
 
     def postpone(self, name: str, reason: str, now: float) -> bool:
-        """Probe a candidate later that is incomplete; returns whether to report that (once a reason).
+        """Probe an incomplete candidate later; returns whether to report that, once for each reason.
 
         Args:
-            name: the candidate's.
-            reason: what it lacks.
+            name: the candidate's name.
+            reason: why it is incomplete.
             now: the clock.
         """
         entry = self._entries.get(name)

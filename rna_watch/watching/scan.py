@@ -33,7 +33,7 @@ _NETWORK = re.compile("nfs|lustre|gpfs|cifs|smb|fuse|beegfs|ceph|glusterfs|9p|af
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A candidate: its path below the run directory, and its identity now."""
+    """A candidate: its path relative to the run directory, and its identity now."""
 
     name: str
     identity: FileIdentity
@@ -71,7 +71,7 @@ def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (
 
 
 def linked_folders(run: Path, *, exclude: Sequence[Path] = ()) -> list[tuple[str, str]]:
-    """Links to folders elsewhere, which the scan does not follow: their names below `run`, and where they lead."""
+    """Links to folders elsewhere, which the scan does not follow: their paths relative to `run`, and where they lead."""
     ours = [os.path.realpath(folder) for folder in exclude]
     own = os.path.realpath(run)
     found = []
@@ -137,7 +137,7 @@ def _matches(name: str, patterns: Sequence[str], *, whole: bool) -> bool:
 
 
 def network_file_system(path: Path) -> str | None:
-    """The type of the network file system that a path is on, or None if it is a local one (by /proc/self/mountinfo)."""
+    """The type of the network file system that a path is on (by /proc/self/mountinfo); None if it is a local one."""
     try:
         lines = _MOUNTS.read_text().splitlines()
     except OSError:

@@ -12,7 +12,7 @@ _STEP = re.compile(r"(?:global[_-]?step|steps?|iter(?:ation)?s?|it|ba|batch|upda
 _EPOCH = re.compile(r"(?:epochs?|ep|e)[=_\-.]?(\d+)", re.IGNORECASE)
 _COUNTED = re.compile(r"(?:checkpoint|ckpt|chkpt|model|net|weights|snapshot|save|state)s?[=_\-.]?(\d+)", re.IGNORECASE)
 _BARE = re.compile(r"(?<![A-Za-z0-9])(\d+)")
-_APART = re.compile(  # what runs beside each other are told apart by
+_APART = re.compile(  # tells runs, ranks or seeds apart
     r"(?:ranks?|seeds?|folds?|runs?|workers?|shards?|trials?|version)[=_\-.]?(\d+)", re.IGNORECASE
 )
 _VERSION = re.compile(r"-v\d+$")
@@ -22,32 +22,30 @@ _DATE = re.compile(
     r"(?:(?:[T_ .-]?(?:[01]\d|2[0-3])(?:[0-5]\d){2}|[T_ .-](?:[01]\d|2[0-3])([-_:.h])[0-5]\d(?:\2[0-5]\d)?)(?:\.\d+)?"
     r"|T?(?:[01]\d|2[0-3])[0-5]\d)?(?!\d)"
 )
-_HASH = (
-    re.compile(  # what names a content or a run: a UUID, or hexadecimal digits, letters among them; `ba10000` is a step
-        r"(?<![A-Za-z0-9])(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-        r"|(?!(?:e|ba)?\d+(?![A-Za-z0-9]))(?=[a-f]*\d)[0-9a-f]{7,})(?![A-Za-z0-9])",
-        re.IGNORECASE,
-    )
+_HASH = re.compile(  # names a content or a run: a UUID, or hexadecimal digits, letters among them; `ba10000` is a step
+    r"(?<![A-Za-z0-9])(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|(?!(?:e|ba)?\d+(?![A-Za-z0-9]))(?=[a-f]*\d)[0-9a-f]{7,})(?![A-Za-z0-9])",
+    re.IGNORECASE,
 )
 _VARIES = re.compile(rf"{_HASH.pattern}|\d+", re.IGNORECASE)
 _METRIC = re.compile(r"[=_-]?[A-Za-z_]*[=_-]?\d+\.\d+")
-_ARCHIVE = ".tar"  # of names that a pattern asks for
+_ARCHIVE = ".tar"  # only with a pattern that asks for it
 
 
 def stem(name: str) -> str:
-    """The last part of a path without the ending that checkpoints have."""
+    """The last part of a path without the ending of a checkpoint."""
     last = PurePosixPath(name).name
     return last.removesuffix(ending(last))
 
 
 def ending(name: str) -> str:
-    """What `stem` takes off: the longest ending of a format that a name has, as it is spelled there ("" if it has none)."""
+    """What `stem` removes: the longest ending of a format that the name has, as it is spelled there; "" if it has none."""
     found = [each for each in (*registry.endings(), _ARCHIVE) if name.lower().endswith(each)]
     return name[-max(map(len, found)) :] if found else ""
 
 
 def from_name(name: str) -> tuple[str, int] | None:
-    """The kind (step, epoch or number) and value that a path tells, from its last part, else from the folders above.
+    """The kind (step, epoch or number) and value of a path, from its last part, else from the folders above.
 
     `epoch=3-step=1200.ckpt` is step 1200; decimals (`loss=0.25`), dates, hashes and Lightning's `-v1` are not steps.
     """
@@ -64,7 +62,7 @@ def _from_part(part: str, *, bare: bool) -> tuple[str, int] | None:
 
 
 def _step(part: str, *, bare: bool) -> tuple[str, re.Match[str]] | None:
-    """Read one part; `bare` also takes a number that stands alone (`net_7`), but never one of a word (`resnet18`)."""
+    """Read one part; `bare` also takes a number that stands alone (`net_7`), but never one inside a word (`resnet18`)."""
     part = _blank(_HASH, _blank(_VERSION, part))
     undated = _blank(_METRIC, _blank(_DATE, part))
     part = _blank(_METRIC, part)
@@ -89,7 +87,7 @@ def _apart(text: str) -> set[int]:
 
 
 def _blank(pattern: re.Pattern[str], text: str) -> str:
-    """Spaces for what matches, so that everything else stays where it is."""
+    """Replace what matches by spaces, so that everything else keeps its place."""
     return pattern.sub(lambda match: " " * len(match.group()), text)
 
 
@@ -98,15 +96,15 @@ def _is_word_start(text: str, position: int) -> bool:
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts `epoch_9` before `epoch_10`."""
+    """A key that sorts `epoch_9` before `epoch_10`."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 @lru_cache(maxsize=4096)
 def series(path: str) -> str:
-    """What checkpoints of one sequence have in common: the path with its numbers and hashes blotted out.
+    """What the paths of one sequence have in common: the path with `#` for each number and hash.
 
-    Those that tell ranks, seeds, folds, runs apart (`rank0_step5`) stay, but for one that is the step (`run_5`).
+    Numbers that tell ranks, seeds, folds or runs apart are kept (`rank0_step5`), except one that is the step (`run_5`).
     """
     if not _APART.search(path):
         return _VARIES.sub("#", path)
@@ -121,5 +119,5 @@ def _blotted(part: str, *, bare: bool) -> str:
 
 
 def all_versions(path: str) -> str:
-    """The series without Lightning's `-v1`, which a file gets where an earlier training left one of its name."""
+    """The series without Lightning's `-v1`, which a file gets if an earlier training left one of its name."""
     return series(str(PurePosixPath(path).with_name(_VERSION.sub("", stem(path)) + ending(path))))

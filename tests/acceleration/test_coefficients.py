@@ -53,7 +53,7 @@ def window():
 
 
 def test_coefficients_equal_a_linear_solver_on_real_conditioning(window):
-    """At lambda = 1e-8, on float32 iterates of norm 100 and steps of 0.03, c agrees with the whole-matrix solve to 1e-6."""
+    """The coefficients agree with the whole-matrix solve to 1e-6 at 1e-8, on float32 iterates of norm 100 and steps of 0.03."""
     blocks = [block_rows(window[:, at : at + 16_384].astype(np.float64), 5, 0.0) for at in range(0, 300_000, 16_384)]
     c = solve(spectrum(merge(blocks).rows), 1e-8).coefficients
     expected = twins.coefficients(twins.gram(window), 1e-8)
@@ -106,7 +106,7 @@ def test_the_bound_is_sharp(regularization):
 
 
 def test_the_bound_at_both_ends():
-    """Without lambda nothing is promised; an infinite one leaves the uniform average's norm; 0.006 guarantees 3 at N = 5."""
+    """There is no bound without lambda; an infinite one gives the uniform average's norm; 0.006 guarantees 3 at N = 5."""
     assert norm_bound(5, 0.0) == float("inf")
     assert norm_bound(4, float("inf")) == 0.5
     assert norm_bound(5, 1e12) == pytest.approx(1 / np.sqrt(5))
@@ -157,7 +157,7 @@ def test_one_residual_gives_itself(regularization):
 
 
 def test_lambda_zero_is_reduced_rank_extrapolation():
-    """Without regularization c is G^-1 1, normalized: Anderson's and reduced-rank extrapolation's solution."""
+    """The solution is G^-1 1, normalized, without regularization: Anderson's and reduced-rank extrapolation's solution."""
     gram_nn = twins.gram(twins.linear_iterates(4, 50, seed=18, noise=0.3))
     solution = solve(spectrum(gram_nn), 0.0)
     assert solution.status == ""
@@ -184,7 +184,7 @@ def test_a_window_that_is_not_finite_says_so(bad):
 
 
 def test_equal_checkpoints_say_so():
-    """Where nothing moved there is no direction, and the sentence says so."""
+    """There is no direction if nothing moved, and the sentence says so."""
     found = spectrum(np.zeros((3, 3)))
     assert found.status == "All checkpoints of the window are equal, so there is no direction to extrapolate."
     assert solve(found, 1e-8).status == found.status
@@ -242,7 +242,7 @@ def test_a_prior_centres_the_regularization(prior, regularization):
 
 @given(grams(), st.floats(-16, 16), st.integers(0, 2))
 def test_a_centred_solution_sums_to_one_and_is_optimal(gram_nn, exponent, kind):
-    """From lambda = 1e-16 to 1e16 the sum is one, and c beats the prior and Algorithm 1 on the centred objective."""
+    """The sum is one from lambda = 1e-16 to 1e16, and c beats the prior and Algorithm 1 on the centred objective."""
     n, regularization = len(gram_nn), 10.0**exponent
     prior = (fixed_weights.uniform(n), fixed_weights.exponential(n, 0.5), fixed_weights.last(n))[kind]
     found = spectrum(gram_nn)
@@ -278,7 +278,7 @@ def test_a_huge_lambda_is_the_prior(prior):
 
 
 def test_a_small_lambda_forgets_the_prior():
-    """Where the residuals say everything, the prior says nothing: lambda = 0 is the same c for all."""
+    """The prior does not matter at lambda = 0: c is the same for all."""
     gram_nn = twins.gram(twins.linear_iterates(5, 50, seed=53, noise=0.3))
     expected = solve(spectrum(gram_nn), 0.0).coefficients
     np.testing.assert_allclose(solve(spectrum(gram_nn), 0.0, fixed_weights.last(4)).coefficients, expected, rtol=1e-12)
@@ -340,7 +340,7 @@ def factor_in_blocks(residuals_nd, size=16):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_factor_keeps_what_the_gram_matrix_loses(seed):
-    """At cond(R) = 1e11 the factor's c agrees with rational arithmetic to six digits; R'R is refused, or far worse."""
+    """The factor's c agrees with rational arithmetic to six digits at cond(R) = 1e11; R'R is refused, or far worse."""
     residuals_nd = conditioned(11, seed=seed)
     expected = twins.exact_coefficients(residuals_nd)
 
@@ -357,7 +357,7 @@ def test_the_factor_keeps_what_the_gram_matrix_loses(seed):
 
 
 def test_both_routes_agree_where_both_can():
-    """On a window of moderate condition, factor and Gram matrix give one spectrum and one path."""
+    """Factor and Gram matrix give one spectrum and one path on a window of moderate condition."""
     residuals_nd = conditioned(3, seed=9)
     by_factor, by_gram = spectrum_of_factor(factor_in_blocks(residuals_nd)), spectrum(residuals_nd @ residuals_nd.T)
     np.testing.assert_allclose(by_factor.values, by_gram.values, rtol=1e-8)

@@ -139,7 +139,7 @@ def test_the_capped_solution_equals_trying_every_sign(gram_nn, regularization, c
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("cap", [1.5, 2.5])
 def test_the_twins_agree_on_windows_that_extrapolate(seed, cap):
-    """Where RNA goes far outside, both constraints bind, and brute force finds the same coefficients."""
+    """Both constraints bind if RNA goes far outside, and brute force finds the same coefficients."""
     gram_nn = extrapolating(seed)
     nonnegative, capped = simplex(gram_nn, 1e-8).coefficients, l1_capped(gram_nn, 1e-8, cap).coefficients
     assert (nonnegative == 0).any()
@@ -149,7 +149,7 @@ def test_the_twins_agree_on_windows_that_extrapolate(seed, cap):
 
 
 def test_a_constraint_that_does_not_bind_changes_no_bit():
-    """Where RNA is an average already, or within its cap, the constrained solution is RNA's."""
+    """The constrained solution is RNA's if that is an average already, or within its cap."""
     average = twins.gram(np.cumsum(np.random.default_rng(4).standard_normal((7, 50)), axis=0))
     expected = solve(spectrum(average), 1e-2).coefficients
     assert expected.min() > 0

@@ -109,7 +109,7 @@ def test_what_solves_no_system_has_no_bound():
 
 
 def test_nothing_is_divided_by_zero():
-    """Where the newest step is zero, or there is one step only, gain and cosine are NaN rather than a warning."""
+    """Gain and cosine are NaN, without a warning, if the newest step is zero or the only one."""
     stopped = diagnosed([[1, 0], [0, 0]], [0.5, 0.5])
     assert np.isnan(stopped.gain)
     assert np.isnan(stopped.cosine)

@@ -99,7 +99,7 @@ def test_without_lengths_the_window_its_half_and_usual_averages_are_tried():
 
 
 def test_constrained_members_that_are_plain_rna_are_named_as_duplicates():
-    """Where RNA is an average already, simplex and capped RNA are that model, and the family says so."""
+    """Simplex and capped RNA are RNA's model if that is an average already, and the family says so."""
     found = family_of(np.eye(4), windows=(4,), regularizations=(1e-2,), methods=(RNA, "simplex", "capped"))
     assert [c.name for c in found.candidates] == ["last", "rna-4-1e-02"]
     assert found.duplicates == {"simplex-4-1e-02": "rna-4-1e-02", "capped-4-1e-02": "rna-4-1e-02"}
@@ -148,7 +148,7 @@ def test_the_distance_of_two_candidates_is_that_of_their_models():
 
 
 def test_the_triangular_factor_is_used_where_there_is_one():
-    """With the factor of a window the coefficients are those of the factor, not of the rounded Gram matrix."""
+    """The coefficients are those of the factor, not of the rounded Gram matrix, if a window has one."""
     rng = np.random.default_rng(36)
     residuals_nd = rng.standard_normal((1, 50)) + 1e-10 * rng.standard_normal((4, 50))
     factor = np.linalg.qr(residuals_nd.T, mode="r")
@@ -219,7 +219,7 @@ def test_neighbouring_lambdas_have_names_of_their_own(gram_nn):
 
 
 def test_equal_checkpoints_leave_only_the_last():
-    """Where nothing moved every average is the last iterate, and a note says so."""
+    """Every average is the last iterate if nothing moved, and a note says so."""
     found = family_of(np.zeros((4, 4)))
     assert [c.name for c in found.candidates] == ["last"]
     assert found.notes == (EQUAL,)
@@ -252,7 +252,7 @@ def bfloat16_window():
 
 
 def test_rounding_noise_refuses_rna_and_offers_averages():
-    """Where the stored dtype's rounding outweighs the steps, RNA is refused with a note and averages stand."""
+    """RNA is refused with a note and averages are used if the stored dtype's rounding outweighs the steps."""
     gram_nn, energy = bfloat16_window()
     rounding = rounding_variance(energy)
     found = family_of(gram_nn, rounding=rounding)
@@ -289,7 +289,7 @@ def test_a_signal_above_the_rounding_is_not_refused(gram_nn):
 
 
 def test_unevaluated_takes_the_smallest_stable_lambda():
-    """Without an evaluator the paper's method is chosen, with as much lambda as keeps ||c||_2 at 3 or below."""
+    """The paper's method is chosen without an evaluator, with as much lambda as keeps ||c||_2 at 3 or below."""
     gram_nn = twins.gram(twins.linear_iterates(6, 40, seed=33, noise=1e-4))
     assert np.linalg.norm(twins.coefficients(gram_nn, 1e-8)) > 3
     last, chosen = unevaluated(differences(gram_nn)).candidates

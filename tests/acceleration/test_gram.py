@@ -30,7 +30,7 @@ def test_a_new_checkpoint_needs_only_its_own_row():
 
 
 def test_differences_are_taken_before_products():
-    """With steps a hundred-millionth of the iterates' size, the products keep digits that raw products have lost."""
+    """The products keep digits that raw products have lost, with steps a hundred-millionth of the iterates' size."""
     rng = np.random.default_rng(3)
     steps = rng.integers(-8, 9, (5, 400)).astype(np.float64)
     iterates = 2.0**30 + np.vstack([np.zeros(400), np.cumsum(steps, axis=0)])

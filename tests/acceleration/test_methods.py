@@ -96,7 +96,7 @@ def test_a_method_says_what_it_is(method):
 @pytest.mark.parametrize("method", [name for name in COMPUTED if METHODS[name].weights])
 @pytest.mark.parametrize("length", [1, 2, 5, 50])
 def test_an_average_weighs_the_newest_checkpoints(method, length):
-    """Of any length it has as many weights, none of them negative, without looking at the Gram matrix."""
+    """It has as many weights as its length, none of them negative, without looking at the Gram matrix."""
     for _, weights in METHODS[method].weights(length, Search()):
         assert weights.shape == (length,)
         assert weights.min() >= 0.0
@@ -105,7 +105,7 @@ def test_an_average_weighs_the_newest_checkpoints(method, length):
 
 @pytest.mark.parametrize("method", [name for name in COMPUTED if METHODS[name].solve])
 def test_a_solution_ends_at_its_prior(method):
-    """With lambda without end a solution is what it tends to: the uniform average, or another prior."""
+    """A solution with infinite lambda is its limit: the uniform average, or another prior."""
     gram_nn = residuals_of(5).gram_nn
     for parameters, solution in METHODS[method].solve(gram_nn, spectrum(gram_nn), 1e16, EVERYTHING):
         expected = PRIORS[parameters.get("prior", UNIFORM)](5, EVERYTHING.ema_decay)

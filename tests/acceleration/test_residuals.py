@@ -50,7 +50,7 @@ def at_rates(*rates, **changes):
 
 
 def test_the_best_form_that_holds_is_taken():
-    """In the order of the list: exact gradients, recorded ones, steps over learning rates, plain differences."""
+    """The order is exact gradients, recorded ones, steps over learning rates, plain differences."""
     window = states()
     found = []
     for change in ({}, {"problem": "no order"}, {"recorded": False}, BARE):
@@ -84,7 +84,7 @@ def test_the_best_form_that_holds_is_taken():
     ],
 )
 def test_one_note_says_why_the_best_form_that_might_have_held_does_not(changes, form, words):
-    """Where there was an optimizer, or a recording, the first of its forms to fail is named with its reason; else nothing."""
+    """The first form of an optimizer or a recording to fail is named with its reason; without either nothing is."""
     found = choose_form(states(**changes))
     assert found.name == form
     assert len(found.notes) == (words is not None)
@@ -174,12 +174,12 @@ def test_differences_are_taken_per_step():
 
 
 def test_steps_that_do_not_grow_are_not_divided_by():
-    """Where a counter stands still or goes back, intervals count alike."""
+    """Intervals count alike if a counter stands still or goes back."""
     assert choose_form(states((5, 5, 7), **BARE)).scales == (1.0, 1.0)
 
 
 def test_steps_over_learning_rates_are_gradients_without_momentum():
-    """With steps and rates that differ, the form has the coefficients of the gradients themselves."""
+    """The form has the coefficients of the gradients themselves if steps and rates differ."""
     lengths, rates = [3, 1, 2], [0.1, 0.08, 0.05]
     values, gradients = iterates(lengths, rates)
     window = [replace(state, steps=step) for state, step in zip(at_rates(0.1, *rates), (0, 3, 4, 6), strict=True)]
@@ -197,7 +197,7 @@ def test_recorded_gradients_are_means_already():
 
 
 def test_one_block_gives_both_matrices():
-    """r_i = p_i d_i + q_i e_i, for buffers, for recorded gradients and for nothing beside the iterates."""
+    """r_i = p_i d_i + q_i e_i, for buffers, for recorded gradients and for nothing next to the iterates."""
     rng = np.random.default_rng(1)
     values, beside = rng.standard_normal((4, 30)), rng.standard_normal((4, 30))
     factors = [(2.0, -1.0), (0.5, 3.0), (1.0, 0.25)]

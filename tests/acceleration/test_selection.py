@@ -71,7 +71,7 @@ def test_the_chosen_is_the_best_of_those_evaluated(values, mode):
 
 @given(st.integers(-2, 2).map(float), MODES)
 def test_an_average_wins_a_tie(value, mode):
-    """Where an extrapolation is no better than an average, the simpler model is taken."""
+    """The simpler model is taken if an extrapolation is no better than an average."""
     assert choose(CANDIDATES, dict.fromkeys(NAMES, value), mode).candidate.method == AVERAGE
 
 
@@ -85,7 +85,7 @@ def test_an_average_wins_a_tie(value, mode):
     ],
 )
 def test_without_an_evaluation_nothing_is_claimed(values, what):
-    """With no metric of any candidate the extrapolation is taken, and it is said that nothing is known."""
+    """The extrapolation is taken if no candidate has a metric, and the reason says that nothing is known."""
     choice = choose(CANDIDATES, values, "min")
     assert choice.candidate.method == RNA
     assert (choice.better_than_original, choice.best_average, choice.best_rna) == (None, None, None)
@@ -185,7 +185,7 @@ def test_an_extrapolation_that_is_better_by_noise_alone_loses_to_the_average():
 
 
 def test_nothing_beyond_noise_gives_the_best_and_says_that_it_is_not_significant():
-    """Where no step is beyond noise, the best by the metric stands, and `significant` is false."""
+    """The best by the metric is chosen if no step is beyond noise, and `significant` is false."""
     values, examples = evidence_of({LAST: 0.20, "average-4": 0.21, "rna-4-1e-08": 0.19})
     choice = choose(CANDIDATES, values, "min", examples=examples)
     best = min(("average-4", "rna-4-1e-08"), key=values.__getitem__)
@@ -204,7 +204,7 @@ def test_after_an_average_that_failed_the_extrapolation_is_one_of_all_that_were_
 
 
 def test_an_extrapolation_that_equals_a_failed_average_does_not_pass_in_its_place():
-    """Where the average is not beyond noise, an extrapolation with the same metric is not taken instead."""
+    """An extrapolation with the metric of an average that is not beyond noise is not taken instead."""
     base, noise = np.random.default_rng(44).standard_normal((2, 400))
     noise -= noise.mean()
     examples = {LAST: base, "average-4": base - 0.1 + 1.5 * noise, "rna-4-1e-08": base - 0.1 + 0.01 * noise}

@@ -42,7 +42,7 @@ def test_few_examples_that_differ_are_compared_over_all_signs(differences, tried
 
 @pytest.mark.parametrize("m", [1, 4, 5, 9, 20])
 def test_a_metric_of_right_and_wrong_is_tested_as_by_mcnemar(m):
-    """With m discordant examples the wins must be as many as a fair coin shows with a chance of at most 5 %."""
+    """The wins among m discordant examples must be as many as a fair coin shows with a chance of at most 5 %."""
     for wins in range(m + 1):
         chance = sum(math.comb(m, k) for k in range(wins, m + 1)) / 2**m
         differences = np.zeros(1000)
@@ -84,7 +84,7 @@ def test_the_normal_quantile_was_too_easy():
 @pytest.mark.parametrize("m", [12, 25, 60])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_a_better_model_is_seen(sizes, m, tried):
-    """Where nineteen of twenty examples that differ are better, few differences suffice in more than a third of trials."""
+    """Few differences suffice in more than a third of trials if nineteen of twenty examples that differ are better."""
     rng = np.random.default_rng([m, tried])
     trials, n, wins = 200, 500, 0
     for row in sizes(rng, (trials, m)) * rng.choice([-1.0, 1.0], size=(trials, m), p=[0.05, 0.95]):

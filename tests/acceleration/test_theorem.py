@@ -95,13 +95,13 @@ def test_the_residual_stays_under_the_bound(kappa, algorithm):
 @pytest.mark.parametrize("kappa", KAPPAS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_bound_is_attained(kappa, algorithm):
-    """On the hardest quadratic the extrapolated residual is the bound itself: none smaller would hold."""
+    """The extrapolated residual is the bound itself on the hardest quadratic: no smaller bound would hold."""
     assert extrapolated(algorithm, *hardest(0.0, 1 - kappa)) == pytest.approx(bound(kappa), rel=1e-8)
 
 
 @pytest.mark.parametrize("kappa", [0.3, 0.1])
 def test_negative_eigenvalues_break_the_bound(kappa):
-    """With -(1 - kappa) I <= G (steps of up to 2/L) there are starts beyond the bound: the tests above can fail."""
+    """There are starts beyond the bound with -(1 - kappa) I <= G (steps of up to 2/L): the tests above can fail."""
     found = extrapolated(gradient_descent, *hardest(-(1 - kappa), 1 - kappa))
     assert found > 1.9 * bound(kappa)
     rng = np.random.default_rng(0)

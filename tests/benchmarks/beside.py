@@ -37,7 +37,7 @@ TRAINERS = {"loop": "", "hugging-face": "hf_trainer"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Checkpoints and the steps between them, the width of the loop's layers, that of the trainer's, and who stands beside."""
+    """Checkpoints and the steps between them, the width of the loop's layers, that of the trainer's, and who runs beside it."""
 
     saves: int = 12
     steps: int = 50

@@ -59,7 +59,11 @@ def test_every_benchmark_command_of_the_readme_is_one() -> None:
 def test_make_bench_runs_all_benchmarks(setting: list[str], small: bool) -> None:
     """`make bench` runs all in full, and with SMALL=1 all small."""
     shown = subprocess.run(
-        ["make", "--dry-run", "bench", *setting], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "--dry-run", "bench", *setting],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     names, options = parsed(shown.stdout.splitlines()[-1].partition("tests.benchmarks")[2].split())
     assert names == list(BENCHMARKS)

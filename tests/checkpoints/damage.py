@@ -23,7 +23,7 @@ def files(path):
 
 
 def put(path, content):
-    """Write a file anew, with the times that it had (over the old one, ext4 would put it on the disk at once)."""
+    """Write a file again, with the times that it had (over the old one, ext4 would put it on the disk at once)."""
     stat = path.stat() if path.exists() else None
     path.unlink(missing_ok=True)
     path.write_bytes(content)
@@ -52,7 +52,7 @@ def records(content):
 
 
 def pickles(content):
-    """Where each of the five pickles of torch's old format ends."""
+    """The end of each of the five pickles of torch's old format."""
     stream = io.BytesIO(content)
     ends = []
     for _ in range(5):

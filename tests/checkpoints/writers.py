@@ -16,7 +16,7 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Settings:
-    """An object of the training program's own, pickled beside the model."""
+    """An object of the training program's own, pickled next to the model."""
 
     def __init__(self):
         self.learning_rate = 0.1
@@ -70,7 +70,7 @@ def optimizer_state(seed):
 
 
 def company(seed):
-    """Everything else that training programs put beside a model, much of it refused by torch's safe reader."""
+    """Everything else that training programs put next to a model, much of it refused by torch's safe reader."""
     counts = collections.defaultdict(list)
     counts["loss"].append(0.5)
     return {
@@ -100,7 +100,7 @@ def plain_dict(tensors, _seed):
 
 
 def under(key):
-    """The model under a key, with an epoch and optimizer state beside it."""
+    """The model under a key, with an epoch and optimizer state next to it."""
 
     def build(tensors, seed):
         return {"epoch": seed, key: tensors, "optimizer": optimizer_state(seed)}
@@ -257,7 +257,7 @@ TRAINERS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Form:
-    """One way to write a model: `write` gives the tensors under their names, `load` those of what is given back.
+    """One way to write a model: `write` gives the tensors under their names, `load` those of what is written.
 
     `path` is the name of the file or folder of a number, and `counters` what it tells of number 1 (of n, n times as much).
     `memory_mib`: what a window of three with ten thousand small tensors takes less than.

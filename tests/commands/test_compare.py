@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_a_real_run_is_compared_from_its_journal_alone(tmp_path: Path) -> None:
-    """After `once`, every evaluation of the journal is in the JSON; tables and picture come without a daemon."""
+    """Every evaluation of the journal is in the JSON after `once`; tables and picture need no daemon."""
     run = tmp_path / "run"
     train(run, count=6)
     assert rna_watch("compare", run).returncode == 3

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_the_demo_shows_what_was_gained_on_images_that_chose_nothing(tmp_path: Path) -> None:
-    """Without a terminal the demo prints plain lines, then test errors of all methods, speed-ups, and the training's own time."""
+    """The demo without a terminal prints plain lines, then test errors of all methods, speed-ups, and the training's time."""
     folder = tmp_path / "demo"
     result = rna_watch("demo", "--dir", folder, "--epochs", 6, "--engine", "local")
     assert result.returncode == 0, result.stderr

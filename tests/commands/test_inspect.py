@@ -1,4 +1,4 @@
-"""What `inspect` tells a person."""
+"""What `inspect` shows a person."""
 
 import json
 

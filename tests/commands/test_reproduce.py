@@ -253,7 +253,7 @@ def test_the_settings_that_are_shipped_make_a_plan(file, tmp_path, small_data):
 
 
 def test_figure1_needs_data(tmp_path):
-    """Without a folder, or in one without Madelon, the message names the option."""
+    """The message names the option if there is no folder, or none with Madelon."""
     with pytest.raises(UsageError, match="--data"):
         figure1.plan(Settings())
     with pytest.raises(UsageError, match="madelon_train.data"):

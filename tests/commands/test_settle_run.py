@@ -171,7 +171,7 @@ def test_a_run_directory_that_is_empty_takes_what_appears_and_tells_of_several_r
 
 
 def test_a_run_directory_that_is_to_come_is_waited_for_and_not_made(tmp_path: Path, trained: Path) -> None:
-    """Without --wait it is an error that names it; with --wait the daemon begins when the trainer has made the folder."""
+    """A missing folder is an error that names --wait; with it the daemon begins when the trainer has made the folder."""
     run = tmp_path / "run"
     refused = rna_watch("start", run, "--engine", "local")
     assert refused.returncode == 2
@@ -242,7 +242,7 @@ def test_links_to_folders_are_named_where_nothing_is_found(tmp_path: Path, train
 
 
 def test_patterns_say_what_to_take(two_runs: Path) -> None:
-    """With --patterns nothing is asked, the lines say what they match, and no problem is made of several runs."""
+    """Nothing is asked with --patterns, the lines say what they match, and several runs are no problem."""
     config = RunConfig.model_validate({"patterns": ["*.ckpt"]})
     settled, said = _settle(two_runs, config)
     assert settled == two_runs
@@ -328,7 +328,7 @@ def test_the_problem_names_few_of_many_runs() -> None:
 
 
 def test_our_own_outputs_are_not_found(two_runs: Path) -> None:
-    """Models that were given back to one of the runs are no checkpoints of a third."""
+    """Models that were written to one of the runs are no checkpoints of a third."""
     chosen = two_runs / "lightning_logs" / "version_1"
     assert rna_watch("once", chosen, "--engine", "local").returncode == 0
     paths = RunPaths(run=two_runs, output=two_runs)

@@ -83,7 +83,7 @@ def test_every_model_of_a_run_is_what_it_claims(finished: Path, tmp_path: Path) 
 
 
 def test_best_and_an_output_elsewhere_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --output, the journal says where the inputs lie, and the run directory stands for its models."""
+    """The journal says where the inputs lie with --output, and the run directory names its models."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
     train(tmp_path / "run", count=3, form="zip")
     rna_watch("once", tmp_path / "run", "--engine", "local", "--output", tmp_path / "out", "--pin", "none")
@@ -362,7 +362,7 @@ def test_an_input_that_changes_meanwhile_gives_no_verdict(run: Path) -> None:
     ("given", "code", "words"),
     [
         ("{run}/rna/none.pt", 2, "none.pt does not exist"),
-        ("{run}/step_1.pt", 2, "step_1.pt has no manifest (step_1.pt.json) beside it: only what rna-watch wrote"),
+        ("{run}/step_1.pt", 2, "step_1.pt has no manifest (step_1.pt.json) next to it: only what rna-watch wrote"),
         ("{run}/empty", 3, "there is no model with a manifest below"),
         ("{run}/rna/step_9.pt.json", 1, "the model is not what the manifest claims"),
     ],

@@ -62,14 +62,14 @@ def test_kinds_hold_their_methods_and_unknown_methods_stand_alone():
     ("better", "taken", "value"), [(True, "average-2", 2.0), (False, "original", 3.0), (None, "original", 3.0)]
 )
 def test_what_is_taken_is_the_original_unless_the_choice_is_better(better, taken, value):
-    """Without a proof that it is better, a user takes the original."""
+    """A user takes the original without a proof that a model is better."""
     run = Run().checkpoint(3, {"last": 3.0, "average-2": 2.0}, chosen="average-2", better=better)
     (row,) = compare(run.state).rows
     assert (row.points["chosen"].candidate, row.points["chosen"].value) == (taken, value)
 
 
 def test_a_checkpoint_still_in_work_has_no_choice_yet():
-    """In a living run the newest row has no chosen value; a finished one without a choice has the original."""
+    """The newest row of a living run has no chosen value; a finished one without a choice has the original."""
     run = Run().checkpoint(1, {"last": 9.0}).checkpoint(2, {"last": 8.0, "average-2": 7.0}, finished=False)
     first, second = compare(run.state).rows
     assert first.points["chosen"].candidate == "original"
@@ -108,7 +108,7 @@ def test_fixed_recipes_grow_with_the_window_and_are_the_papers_and_its_rivals():
 
 
 def test_the_average_of_rnas_own_window_is_fixed_too():
-    """Where a longer average exists, RNA still stands beside the average of as many checkpoints."""
+    """RNA stands next to the average of as many checkpoints even if a longer average exists."""
     values = {
         "last": 9.0,
         "average-15": 3.0,
@@ -134,7 +134,7 @@ def solution(regularization, *, mixing=1.0, prior="uniform", window=5):
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "by name"])
 def test_the_paper_s_recipe_is_the_one_with_the_paper_s_mixing_and_prior(recorded):
-    """With `mixings` or `priors` set, a smaller lambda of another mixing or prior is not what the paper does."""
+    """A smaller lambda of another mixing or prior is not the paper's recipe with `mixings` or `priors` set."""
     recipes = {
         "rna-5-1e-08-m0.5": solution(1e-8, mixing=0.5),
         "rna-5-1e-08-last": solution(1e-8, prior="last"),

@@ -25,7 +25,7 @@ def small():
 
 
 def test_a_tally_counts_wins_ties_and_gains():
-    """Each count is what one counts by hand; a checkpoint with nothing beside the original does not count."""
+    """Each count is what one counts by hand; a checkpoint with nothing next to the original does not count."""
     comparison = compare(small().state)
     counts = tally(compared(comparison), comparison.kinds, comparison.mode)
     assert counts.rows == 3
@@ -55,7 +55,7 @@ def test_a_tie_with_the_original_is_no_win_of_the_original():
 
 
 def test_numbers_of_the_choosing_metric_are_called_flattered():
-    """The reader is told so, and which metric is honest, if there is one."""
+    """The reader learns it, and which metric is honest, if there is one."""
     told = text(usual_run())
     assert told[0] == "Models were chosen by error (lower is better), and that is shown."
     assert "flattered" in told[1]
@@ -64,7 +64,7 @@ def test_numbers_of_the_choosing_metric_are_called_flattered():
 
 
 def test_another_metric_says_what_chose_and_whether_what_was_taken_hurt():
-    """The choosing metric stands beside the shown one; harm on the shown one is counted."""
+    """The choosing metric stands next to the shown one; harm on the shown one is counted."""
     run = Run()
     values = {"last": {"error": 5.0, "accuracy": 0.8}, "average-2": {"error": 4.0, "accuracy": 0.7}}
     told = text(run.checkpoint(3, values, chosen="average-2", better=True), metric="accuracy")
@@ -76,7 +76,7 @@ def test_another_metric_says_what_chose_and_whether_what_was_taken_hurt():
 
 
 def test_quarters_are_the_first_and_last_checkpoints_of_a_run_long_enough():
-    """Of ten rows two each; below eight, none."""
+    """Ten rows give two each; fewer than eight give none."""
     assert quarters(list(range(10))) == ([0, 1], [8, 9])
     assert quarters(list(range(7))) == ([], [])
 

@@ -11,7 +11,7 @@ CURVES = st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=8)
 
 
 def twin(original, model, level, mode):
-    """Step of the original, step of the model, speed-up and whether it is a bound: every case written out."""
+    """Step of the original, step of the model, speed-up and whether it is a bound: every case written by hand."""
 
     def first(values):
         for step in range(1, len(values) + 1):
@@ -37,7 +37,7 @@ def twin(original, model, level, mode):
 
 @given(CURVES, st.sampled_from([0.5, 1.0, 3.0, 7.0, 30.0]), st.sampled_from(["min", "max"]))
 def test_steps_and_speedups_equal_those_of_the_twin(pairs, level, mode):
-    """For any curves, with gaps and values that are no numbers, every case agrees with the one written out."""
+    """For any curves, with gaps and values that are no numbers, every case agrees with the one written by hand."""
     original, model = [list(values) for values in zip(*pairs, strict=True)]
     curves = {
         "original": list(enumerate(original, 1)),

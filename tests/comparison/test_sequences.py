@@ -43,7 +43,7 @@ def test_a_rerun_is_not_joined_with_what_it_went_over_again():
 
 
 def test_a_run_that_was_taken_up_again_keeps_what_came_before():
-    """After a restart from epoch 3 the earlier epochs count on, and those that it went over again do not."""
+    """The earlier epochs still count after a restart from epoch 3; those that it went over again do not."""
     run = Run()
     for step in range(1, 7):
         evaluated(run, step, 10.0 - step)

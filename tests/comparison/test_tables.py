@@ -86,7 +86,7 @@ def test_no_line_is_wider_than_the_terminal(width, members):
 
 
 def test_colour_takes_the_place_of_the_stars():
-    """Where the terminal has colours the best are bold and green, and no star stands beside them."""
+    """The best are bold and green if the terminal has colours, and no star stands next to them."""
     text = "\n".join(page(usual_run(), colour=True))
     assert "\x1b[1;32m" in text
     assert "*" not in text

@@ -106,7 +106,7 @@ def test_as_a_command_it_prints_the_metrics_of_a_real_checkpoint(run, as_script,
 
 
 def test_rna_watch_judges_models_with_it(run, judged):
-    """With the settings of configs/pytorch.yaml, models are judged by the true error."""
+    """Models are judged by the true error with the settings of configs/pytorch.yaml."""
     output = judged("--config", PYTORCH)
     manifest = json.loads((output / "rna" / "epoch_003.pt.json").read_text())
     original = expected_error(run / "run" / "epoch_003.pt", run)
@@ -138,6 +138,6 @@ def test_with_training_data_weights_are_trained_and_statistics_re_estimated(run,
     ids=["no model", "no data", "empty folder"],
 )
 def test_what_is_missing_is_said(as_script, changes, sentence):
-    """Without a variable, or with a folder that holds nothing, it says what to set."""
+    """It says what to set if a variable is missing or the folder is empty."""
     with pytest.raises(RuntimeError, match=re.escape(sentence)):
         as_script(str(EXAMPLE), "epoch_003.pt", **changes)

@@ -100,7 +100,7 @@ def test_a_rewritten_name_gets_the_step_from_inside_else_a_count(folder: Folder)
 
 
 def test_windows_follow_steps_not_arrival_and_not_the_alphabet(folder: Folder) -> None:
-    """step_9 stands before step_10, and a late older file finds its place."""
+    """step_9 comes before step_10, and a late older file finds its place."""
     for step in (9, 10, 12):
         folder.save(f"step_{step}.pt", float(step))
         os.utime(folder.path / f"step_{step}.pt", (step, step))
@@ -147,7 +147,7 @@ def test_numbered_files_are_linked_and_rewritten_ones_copied(folder: Folder) -> 
 
 
 def test_what_no_window_can_need_is_unpinned(folder: Folder) -> None:
-    """After eight finished checkpoints only the newest five stay pinned for windows of five residuals."""
+    """Only the newest five of eight finished checkpoints stay pinned for windows of five residuals."""
     for step in range(1, 9):
         folder.save(f"step_{step}.pt", float(step))
         folder.consider(f"step_{step}.pt")
@@ -175,7 +175,7 @@ def test_what_is_admitted_meanwhile_stays_pinned(folder: Folder) -> None:
 
 
 def test_the_store_keeps_its_byte_budget_and_says_so(tmp_path: Path) -> None:
-    """Beyond the budget the oldest pins go first, and a problem tells that windows become shorter."""
+    """Beyond the budget the oldest pins go first, and a problem says that windows become shorter."""
     folder = Folder(tmp_path, store_budget=3000 / 2**30)
     for step in range(1, 5):
         folder.save(f"step_{step}.pt", float(step))
@@ -204,7 +204,7 @@ def test_a_rewrite_under_a_link_is_noticed(folder: Folder) -> None:
 
 
 def test_a_file_that_changes_under_the_probe_waits(folder: Folder) -> None:
-    """If the file is not the one that rested, it is not admitted."""
+    """A file that is not the one that rested is not admitted."""
     folder.save("step_1.pt", 1.0)
     rested = identify(str(folder.path / "step_1.pt"))
     shutil.copy(folder.path / "step_1.pt", folder.path / "other")
@@ -215,7 +215,7 @@ def test_a_file_that_changes_under_the_probe_waits(folder: Folder) -> None:
 
 
 def test_what_the_journal_knows_is_not_told_again(folder: Folder) -> None:
-    """After a restart the same files add no line: not the admitted, not the alias, not the refused."""
+    """The same files add no line after a restart: not the admitted, not the alias, not the refused."""
     folder.save("step_1.pt", 1.0)
     os.link(folder.path / "step_1.pt", folder.path / "best.pt")
     (folder.path / "notes.pt").write_text(
@@ -267,19 +267,19 @@ def test_names_that_are_hashes_are_one_sequence_in_the_order_they_were_written(f
 
 
 def test_two_names_of_one_step_are_told(folder: Folder) -> None:
-    """Where names differ in what is no step, a new window says which two, and does not speak of a restart."""
+    """A new window names two files that differ in what is no step, and does not call it a restart."""
     for loss, saved in ((1, 2), (2, 2), (3, 1)):
         folder.save(f"step5_x{loss}.pt", float(loss))
         os.utime(folder.path / f"step5_x{loss}.pt", (saved, saved))
         folder.consider(f"step5_x{loss}.pt")
-    told = ["step5_x1.pt and step5_x2.pt tell the same step 5", "step5_x2.pt and step5_x3.pt tell the same step 5"]
+    told = ["step5_x1.pt and step5_x2.pt have the same step 5", "step5_x2.pt and step5_x3.pt have the same step 5"]
     events = list(log.read(folder.paths.journal))
     assert [event.reason for event in events if isinstance(event, e.WindowStarted)] == told
     assert [event.what for event in events if isinstance(event, e.Problem)] == told
 
 
 def test_no_window_holds_a_step_twice(folder: Folder) -> None:
-    """Of two names of one step, however they came, the one admitted last is used."""
+    """The one admitted last of two names of one step is used, in whatever order they came."""
     for order, (step, name) in enumerate(((4, "a1"), (6, "a1"), (4, "a2"), (5, "a1"), (6, "a2"))):
         folder.save(f"step{step}_{name}.pt", float(order))
         os.utime(folder.path / f"step{step}_{name}.pt", (9 - order, 9 - order))

@@ -233,7 +233,7 @@ def _small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_a_problem_until_there_is_room(tmp_path: Path, small_disk: Path) -> None:
-    """On a disk that is full for all outputs fail, in words, nothing torn appears; with room again everything is published."""
+    """Outputs fail in words on a full disk and nothing torn appears; everything is published when there is room again."""
     run = tmp_path / "run"
     train(run, count=4)
     ballast = small_disk / "ballast"
@@ -285,7 +285,7 @@ def test_a_limit_of_file_size_leaves_nothing_torn(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_or_folder_is_named(tmp_path: Path) -> None:
-    """Without permission to read, the file stands refused with what to do."""
+    """A file that may not be read is refused with a remedy."""
     if os.geteuid() == 0:
         pytest.skip("root may read everything")
     train(tmp_path, count=4)
@@ -308,8 +308,8 @@ def test_an_unreadable_file_or_folder_is_named(tmp_path: Path) -> None:
         (("start", "{empty}", "--evaluate-command", "true"), 2, "{checkpoint}"),
         (("start", "{empty}", "--config", "{config}"), 2, "unknown setting 'windw'; did you mean 'window'?"),
         (("status", "{empty}/nowhere"), 2, "does not exist"),
-        (("stop", "{empty}"), 3, "nobody watches"),
-        (("logs", "{empty}"), 3, "nobody has watched"),
+        (("stop", "{empty}"), 3, "nothing watches"),
+        (("logs", "{empty}"), 3, "nothing has watched"),
         (("inspect", "{config}"), 1, "in no format that is known"),
         (("frobnicate",), 2, "No such command"),
     ],
@@ -331,7 +331,7 @@ def test_wrong_usage_is_one_line_and_an_exit_code(
 
 
 def test_a_folder_whose_every_entry_is_parsed_is_refused(tmp_path: Path) -> None:
-    """Beside Accelerate's checkpoint_<n> folders nothing is written: start names the option to use."""
+    """Nothing is written next to Accelerate's checkpoint_<n> folders: start names the option to use."""
     folder = tmp_path / "checkpoints"
     (folder / "checkpoint_0").mkdir(parents=True)
     result = rna_watch("start", folder, "--engine", "local")

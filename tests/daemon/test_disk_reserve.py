@@ -134,7 +134,7 @@ def test_the_reserve_is_a_setting(disk: Path, reserve: float | str, kept: list[i
 
 @pytest.mark.parametrize("deletes_first", [True, False])
 def test_a_trainer_whose_disk_is_just_large_enough_can_always_save(tmp_path: Path, deletes_first: bool) -> None:
-    """On a disk of any size on which a trainer with retention can go on alone, it can beside us, whenever it deletes."""
+    """A trainer with retention that can go on alone on a disk of any size can go on beside us, whenever it deletes."""
     least = 2 if deletes_first else 3
     for tenths in range(10 * least + 3, 95, 4):
         with small_disk(tmp_path / f"disk{tenths}", tenths * SIZE_KIB // 10 + 20) as disk:

@@ -103,7 +103,7 @@ def _threshold(gains: Sequence[float], level: float, error: float) -> float:
 
 
 def test_a_gain_is_called_significant_only_by_the_paired_test(run: Path, tmp_path: Path) -> None:
-    """With values per example each step of the choice is a paired test, corrected for the number of candidates tried."""
+    """Each step of the choice is a paired test, corrected for the number of candidates, with values per example."""
     state = process(run, tmp_path, [Here(OFFERING, tmp_path)], metric="error")
     verdicts = set()
     for checkpoint in _published(state):
@@ -277,7 +277,7 @@ def test_best_is_never_worse(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_soup_takes_only_what_improves_it(run: Path, tmp_path: Path) -> None:
-    """From the best original on, each next best joins if the uniform average of all gains, and stays out if not."""
+    """Each next best, from the best original on, joins if the uniform average of all gains, and stays out if not."""
     answers = Counter()  # type: Counter[bool]
     for seed in range(6):
         state = process(run, tmp_path / str(seed), [Noise(seed)], methods=("average", "soup"))
@@ -312,7 +312,7 @@ def test_the_soup_takes_only_what_improves_it(run: Path, tmp_path: Path) -> None
 def test_adaptive_candidates_are_published_as_what_they_are(
     run: Path, tmp_path: Path, methods: tuple[str, ...], expected: str
 ) -> None:
-    """A soup, a point on the line and trained weights are combinations like any other, alone or beside others."""
+    """A soup, a point on the line and trained weights are combinations like any other, alone or next to others."""
     state = process(run, tmp_path, [Here(OFFERING, tmp_path)], methods=methods, metric="loss", priors=("ema",))
     found = set()
     for checkpoint in _published(state):
@@ -489,7 +489,7 @@ def test_the_published_statistics_are_those_that_were_evaluated(
 
 
 def test_both_ways_of_normalization_are_tried_side_by_side(run: Path, tmp_path: Path) -> None:
-    """With `both`, re-estimated variants are candidates of their own, within the number that may be evaluated."""
+    """Re-estimated variants are candidates of their own with `both`, within the number that may be evaluated."""
     methods = ("average", "rna", "soup", "line", "trained")
     state = process(
         run,
@@ -532,7 +532,7 @@ def _write(run: Path, variances: Sequence[float], *, shared: bool = False) -> No
 
 
 def test_statistics_that_share_their_storage_are_not_re_estimated(tmp_path: Path) -> None:
-    """Where they cannot be replaced one by one, it is said, and models are written with combined ones."""
+    """It is reported if they cannot be replaced one by one, and models are written with combined ones."""
     run = tmp_path / "run"
     _write(run, (5.0, 4.0, 3.0, 2.0), shared=True)
     state = process(run, tmp_path / "out", [Noise(1)], normalization="re-estimate")
@@ -561,14 +561,14 @@ def test_combined_variances_may_be_negative_as_in_the_paper(tmp_path: Path, eval
 
 
 def test_without_an_evaluator_statistics_are_not_re_estimated_in_silence(run: Path, tmp_path: Path) -> None:
-    """Where nothing evaluates, a wish for re-estimated statistics is a problem in words."""
+    """A wish for re-estimated statistics without an evaluator is a problem in words."""
     state = process(run, tmp_path, normalization="re-estimate")
     assert "there is no evaluator that offers 'normalization'" in state.problems["normalization"].what
     assert len(_published(state)) == 7
 
 
 def test_an_evaluator_with_another_metric_is_followed(run: Path, tmp_path: Path) -> None:
-    """After a restart with an evaluator that returns another metric, models are chosen by that one."""
+    """Models are chosen by the new metric after a restart with an evaluator that returns another one."""
     few = tmp_path / "few"
     few.mkdir()
     for step in range(1, 5):
@@ -583,7 +583,7 @@ def test_an_evaluator_with_another_metric_is_followed(run: Path, tmp_path: Path)
 
 
 def test_an_original_without_a_number_stops_nothing(run: Path, tmp_path: Path) -> None:
-    """Where the original's metric is NaN, the others are evaluated, and nothing is claimed to be better than it."""
+    """The others are evaluated if the original's metric is NaN, and nothing is claimed to be better than it."""
     state = process(run, tmp_path, [_NaNOriginals(0)])
     for checkpoint in _published(state):
         assert len(checkpoint.evaluations) > 2

@@ -39,7 +39,7 @@ def _check_export(model: Path) -> None:
 
 @pytest.mark.parametrize("form", ["nested", "safetensors"])
 def test_each_model_has_an_export_and_they_go_together(tmp_path: Path, form: str) -> None:
-    """`once --export safetensors`: a loadable copy beside every model that is kept, none of what was pruned, none watched."""
+    """`once --export safetensors`: a loadable copy next to every model that is kept, none of what was pruned, none watched."""
     train(tmp_path, count=6, form=form)
     before = fingerprints(tmp_path)
     result = rna_watch("once", tmp_path, *LOCAL, "--export", "safetensors", "--keep", 2)
@@ -141,7 +141,7 @@ def test_what_cannot_be_exported_is_published_and_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["once", "extrapolate"])
 def test_optimizer_state_is_dropped_and_the_rest_is_as_before(tmp_path: Path, command: str) -> None:
-    """With `--optimizer-state drop` a file holds the model and its counters, has the clone's bits, and verifies."""
+    """A file holds the model and its counters with `--optimizer-state drop`, has the clone's bits, and verifies."""
     train(tmp_path, count=4)
     given = [tmp_path / f"step_{step}.pt" for step in range(1, 5)]
     out, twin = tmp_path / "rna" / "step_4.pt", tmp_path / "clone.pt"

@@ -73,7 +73,7 @@ def _manifest(model: Path) -> dict[str, Any]:
 
 
 def test_two_evaluators_work_at_a_time_and_choose_the_same(tmp_path: Path, folder: Path) -> None:
-    """With --evaluators 2 two processes evaluate at once, and what is chosen is what one alone chooses."""
+    """Two processes evaluate at once with --evaluators 2, and the choice is that of one alone."""
     run, alone = tmp_path / "run", tmp_path / "alone"
     train(run, count=3)
     train(alone, count=3)
@@ -125,7 +125,7 @@ def test_a_signal_ends_evaluations_at_once(tmp_path: Path, folder: Path, engine:
 
 
 def test_killed_amid_evaluations_it_chooses_what_it_would_have(tmp_path: Path, folder: Path) -> None:
-    """After kill -9 what had values per example is evaluated again, and the choice is that of an undisturbed run."""
+    """Candidates with values per example are evaluated again after kill -9; the choice is that of an undisturbed run."""
     run, calm = tmp_path / "run", tmp_path / "calm"
     train(run, count=3)
     train(calm, count=3)
@@ -266,7 +266,7 @@ def test_every_method_by_hand(sgd: Path, tmp_path: Path, method: str) -> None:
 
 
 def test_mixing_by_hand(sgd: Path, tmp_path: Path) -> None:
-    """With --mixings 0.5 the model lies half way between the combinations of the newer and of the older ends."""
+    """The model lies half way between the combinations of the newer and of the older ends with --mixings 0.5."""
     options = ("--regularization", 1e-4)
     c = np.array(_extrapolate(sgd, tmp_path / "one.pt", *options)["coefficients"])
     manifest = _extrapolate(sgd, tmp_path / "half.pt", *options, "--mixings", 0.5)

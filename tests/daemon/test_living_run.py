@@ -114,7 +114,7 @@ def test_a_file_rewritten_in_place_gives_an_output_for_each_step(tmp_path: Path)
 
 @pytest.mark.xdist_group("ray")
 def test_with_ray_a_lost_raylet_is_replaced_and_signals_end_everything(tmp_path: Path) -> None:
-    """With Ray in the foreground: Ray itself may be killed, work goes on; SIGTERM ends the daemon and all its processes."""
+    """Work goes on if Ray is killed, with the daemon in the foreground; SIGTERM ends it and all its processes."""
     train(tmp_path, count=4)
     daemon = start_foreground(tmp_path, "--evaluator", EVALUATOR, "--workers", 1)
     try:
@@ -166,7 +166,7 @@ def test_stop_waits_for_the_process_not_only_for_its_lock(tmp_path: Path, monkey
 
 
 def test_a_stop_asked_from_another_machine_is_a_file(tmp_path: Path) -> None:
-    """Where no signal reaches, a file named `stop` in the state folder ends the daemon."""
+    """A file named `stop` in the state folder ends a daemon that no signal reaches."""
     daemon = start_foreground(tmp_path, "--engine", "local")
     try:
         wait_until(lambda: bool(events(tmp_path, "started")))
@@ -195,7 +195,7 @@ def test_the_training_is_the_same_with_and_without_us(tmp_path: Path) -> None:
 
 
 def test_output_elsewhere_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --output nothing is written into the run directory, and `status` finds the place by itself."""
+    """Nothing is written into the run directory with --output, and `status` finds the place by itself."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     run, output = tmp_path / "run", tmp_path / "elsewhere"
     train(run, count=4)
@@ -208,7 +208,7 @@ def test_output_elsewhere_is_found_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_processes_of_a_killed_daemon_do_not_stay(tmp_path: Path) -> None:
-    """After SIGKILL of the daemon its evaluator ends by itself."""
+    """The evaluator ends by itself after SIGKILL of its daemon."""
     train(tmp_path, count=4)
     daemon = start_foreground(tmp_path, "--engine", "local", "--evaluator", EVALUATOR)
     try:
@@ -222,7 +222,7 @@ def test_processes_of_a_killed_daemon_do_not_stay(tmp_path: Path) -> None:
 
 
 def test_a_trainer_started_later_is_noticed(tmp_path: Path) -> None:
-    """A run directory that is deleted and made anew while we watch is watched again."""
+    """A run directory that is deleted and made again while we watch is watched again."""
     run = tmp_path / "run"
     run.mkdir()
     output = tmp_path / "out"
@@ -257,7 +257,7 @@ cluster.shutdown()
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_a_cluster_that_is_named_is_joined_and_left_running(tmp_path: Path) -> None:
-    """With --ray-address work and evaluation run on that cluster, and it is there afterwards."""
+    """Work and evaluation run on the cluster of --ray-address, which is there afterwards."""
     train(tmp_path, count=4)
     result = subprocess.run(
         [sys.executable, "-c", _CLUSTER, str(tmp_path), EVALUATOR],

@@ -42,7 +42,7 @@ class Daemon:
         self.work: list[tasks_plan.Task] = []
 
     def restart(self) -> None:
-        """Begin anew from the journal alone."""
+        """Start again from the journal alone."""
         self.recorder.close()
         self.recorder = Recorder(self.journal)
         self.measuring = Measuring(self.config, self.recorder)
@@ -149,7 +149,7 @@ def test_a_window_grows_by_one_row_a_checkpoint(form: str, tmp_path: Path) -> No
 
 
 def test_a_window_that_slides_keeps_its_trailing_block(tmp_path: Path) -> None:
-    """Without its oldest checkpoints, a window's matrix is a block of the one before, with one new row."""
+    """The matrix of a window without its oldest checkpoints is a block of the one before, with one new row."""
     run = sgd(tmp_path).go([2, 2, 2])
     daemon = Daemon(tmp_path, run)
     for last in (2, 3, 4):
@@ -176,7 +176,7 @@ def test_intervals_of_unequal_length_are_scaled_after_the_journal(tmp_path: Path
 
 
 def test_a_restart_reads_nothing_again(tmp_path: Path) -> None:
-    """From the journal alone, the same matrices come out to the last bit."""
+    """The journal alone gives the same matrices to the last bit."""
     run = sgd(tmp_path).go([2, 2, 2])
     daemon = Daemon(tmp_path, run)
     for last in (2, 3, 4):
@@ -193,7 +193,7 @@ def test_a_restart_reads_nothing_again(tmp_path: Path) -> None:
 
 
 def test_a_lost_journal_is_measured_whole(tmp_path: Path) -> None:
-    """Where no row is known, all are read at once, and are the same to rounding."""
+    """All rows are read at once if none is known, and are the same to rounding."""
     run = sgd(tmp_path).go([2, 2, 2])
     found = Daemon(tmp_path, run).measure()
     assert found is not None
@@ -239,7 +239,7 @@ def test_an_optimizer_that_vanishes_leaves_differences_whose_rows_are_known(tmp_
 
 
 def test_a_parameter_that_moves_outside_ends_the_form_for_the_run(tmp_path: Path) -> None:
-    """Once seen, the form is not tried again: later checkpoints read one row of differences, and all say why."""
+    """The form is not tried again once it failed: later checkpoints read one row of differences, and all say why."""
     network = plain()
     network[0].weight.requires_grad_(False)
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
@@ -283,7 +283,7 @@ def test_momentum_that_is_not_finite_leaves_the_journal_readable(tmp_path: Path)
 
 
 def test_momentum_that_was_not_finite_once_ends_the_form_only_in_its_windows(tmp_path: Path) -> None:
-    """Once no checkpoint with NaN in its buffers is in the window, gradients are recovered again, without a restart."""
+    """Gradients are recovered again, without a restart, once no checkpoint with NaN in its buffers is in the window."""
     run = sgd(tmp_path).go([2, 2])
     daemon = Daemon(tmp_path, run)
     daemon.measure()

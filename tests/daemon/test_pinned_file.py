@@ -162,7 +162,7 @@ def test_a_store_without_room_says_so(source, store, monkeypatch):
 
 
 def test_shared_blocks_are_used_where_the_file_system_has_them(source, store, monkeypatch):
-    """Where a reflink works, it is told as one, and no byte is copied by hand."""
+    """A reflink that works is reported as one, and no byte is copied by hand."""
 
     def ioctl(writer, request, reader):
         assert request == 0x40049409  # FICLONE

@@ -33,7 +33,7 @@ def _manifest(model: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("export", ["none", "safetensors"])
 def test_a_rerun_takes_nothing_from_the_model_that_best_names(tmp_path: Path, export: str) -> None:
-    """Checkpoints of the same names, written again and worse, are published beside the best model, which stays as it is."""
+    """Checkpoints of the same names, written again and worse, are published next to the best model, which stays as it is."""
     train(tmp_path, count=4)
     process(tmp_path, tmp_path, [_Constant(1.0, 0.5)], export=export)
     best = (tmp_path / "rna" / "best").resolve()

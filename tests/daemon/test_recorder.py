@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_listeners_get_each_event_with_its_state_in_order(tmp_path: Path) -> None:
-    """Every listener hears of what is in the journal, as it stands there, once it is part of the state."""
+    """Every listener gets each event of the journal, as it is there, once it is part of the state."""
     heard: list[tuple[str, int, list[str]]] = []
 
     def one(event: e.Event, state: RunState) -> None:

@@ -34,7 +34,7 @@ def test_a_window_reaches_back_to_the_first_gap(architectures: str, count: int) 
 def test_two_files_of_one_step_are_told(name: str, step: int, kind: str, told: bool) -> None:
     """Only another file that tells the same number in the same unit: one that is written again takes its own place."""
     reason = same_step(made("step5_a.pt", 5), made(name, step, step_kind=kind))
-    assert reason == (f"step5_a.pt and {name} tell the same step 5" if told else "")
+    assert reason == (f"step5_a.pt and {name} have the same step 5" if told else "")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_file_of_another_version_in_between_is_a_restart(aside: str, step: int
     previous, current = made("epoch=2.ckpt", 2, mtime_ns=10), made("epoch=3.ckpt", 3, mtime_ns=20)
     others = [checkpoint_of(each) for each in (previous, made(aside, step, mtime_ns=saved), current)]
     reason = restart(previous, current, others)
-    assert reason == (f"{aside} was saved after epoch=2.ckpt, though it is no later step: a restart" if seen else "")
+    assert reason == (f"{aside} was saved after epoch=2.ckpt, though its step is not later: a restart" if seen else "")
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_other_breaks_of_a_window() -> None:
     assert change(older, replace(newer, optimizer="Adam"), 2.0) == "the optimizer changed from SGD to Adam"
     assert change(older, replace(newer, **BARE), 2.0) == ""
     words = change(older, replace(newer, step_kind="epoch"), 2.0)
-    assert words == "checkpoints were numbered by step, now by epoch, so their steps cannot be compared"
+    assert words == "steps were counted by step, now by epoch, so they cannot be compared"
 
 
 def test_a_jump_of_any_group_begins_a_window() -> None:
-    """Of two groups, one that jumps is enough; a group that comes or goes is none that jumps."""
+    """One of two groups that jumps is enough; a group that comes or goes does not count as a jump."""
     older, newer = (replace(state, groups=state.groups * 2) for state in states((1, 2)))
     newer = replace(newer, groups=(newer.groups[0], ParameterGroup(learning_rate=0.01)))
     assert "jumped" in change(older, newer, 2.0)

@@ -27,7 +27,7 @@ NAME = "step_4.pt"
 
 
 class _Interrupted(Noise):
-    """An evaluator beside which something happens before its n-th model."""
+    """An evaluator with something that happens before its n-th model."""
 
     def __init__(self, happens: Callable[[], None], number: int) -> None:
         super().__init__(0)
@@ -45,7 +45,7 @@ class _Interrupted(Noise):
 
 
 class _InterruptedEngine(LocalEngine):
-    """An engine beside which something happens in the midst of its n-th call."""
+    """An engine with something that happens during its n-th call."""
 
     def __init__(self, happens: Callable[[], None], number: int) -> None:
         super().__init__(1)

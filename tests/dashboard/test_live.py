@@ -48,7 +48,7 @@ def until(condition):
 
 @pytest.fixture
 def paths(tmp_path):
-    """Where a run's files lie."""
+    """The paths of a run's files."""
     paths = RunPaths(run=tmp_path, output=tmp_path)
     paths.create()
     return paths
@@ -160,7 +160,7 @@ def test_a_journal_made_anew_is_read_from_its_beginning(paths):
 
 
 def test_it_ends_with_the_run_if_asked(paths):
-    """With until_stopped it returns at the daemon's end, not at that of an earlier one."""
+    """It returns at the daemon's end with until_stopped, not at that of an earlier one."""
     run = RunBuilder()
     run.add(e.Stopped(reason="earlier")).add(run.events[0])
     journal = write(paths.journal, run)
@@ -174,7 +174,7 @@ def test_it_ends_with_the_run_if_asked(paths):
 
 
 def test_a_daemon_that_dies_is_noticed(paths):
-    """In a log, too, silence after a crash is told from silence of a long training."""
+    """A log, too, tells silence after a crash from silence of a long training."""
     write(paths.journal, RunBuilder())
     watched_until(paths, 0.0)
     follower = Follower(paths)
@@ -206,7 +206,7 @@ def test_once_on_a_terminal_prints_one_frame(paths):
 
 
 def test_a_console_that_lacks_characters_survives(paths):
-    """On a terminal without Unicode a character may be a question mark, but the dashboard stays."""
+    """A character may be a question mark on a terminal without Unicode, but the dashboard stays."""
     write(paths.journal, realistic_run())
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii")
@@ -292,7 +292,7 @@ def shown(paths, screen, tmp_path):
 
 
 def test_a_real_terminal_follows_resizes_and_is_given_back(shown):
-    """On a terminal the frame follows the journal and the terminal's size, and q gives the terminal back as it was."""
+    """The frame follows the journal and the terminal's size, and q restores the terminal."""
     screen, journal, _ = shown
     until(lambda: "q leaves" in screen.text)
     assert "stage       original" in screen.text
@@ -320,7 +320,7 @@ def test_ctrl_c_gives_the_terminal_back(shown):
 
 
 def test_a_kill_gives_the_terminal_back(shown):
-    """SIGTERM still ends the process as SIGTERM does, but the terminal is given back first."""
+    """SIGTERM still ends the process as SIGTERM does, but the terminal is restored first."""
     screen, _, pid_file = shown
     os.kill(int(pid_file.read_text()), signal.SIGTERM)
     until(lambda: "Terminated" in screen.text)
@@ -329,7 +329,7 @@ def test_a_kill_gives_the_terminal_back(shown):
 
 
 def test_the_end_of_the_run_gives_the_terminal_back(shown):
-    """With until_stopped the screen closes by itself when the daemon has stopped."""
+    """The screen closes by itself with until_stopped when the daemon has stopped."""
     screen, journal, _ = shown
     journal.append(e.Stopped(reason="done"))
     until(lambda: "left the dashboard" in screen.text)

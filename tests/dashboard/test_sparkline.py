@@ -68,7 +68,7 @@ def test_negative_weights_have_another_form():
 
 
 def test_long_and_broken_weights_stay_small():
-    """Of many weights the newest are shown, and a weight that is no number is a cross."""
+    """The newest of many weights are shown, and a weight that is no number is a cross."""
     assert bars([0.1] * 30).plain == "…" + "▇" * 12
     assert bars([math.nan, 1.0]).plain == f"{BROKEN}▇"
     assert bars([]) == Text()

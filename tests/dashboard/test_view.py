@@ -35,7 +35,7 @@ def working(width, height=None, **more):
 
 
 def test_eighty_columns():
-    """On the smallest usual terminal every line is whole: no column is cut, the least telling ones are left out."""
+    """Every line is whole on the smallest usual terminal: no column is cut, the least useful ones are left out."""
     assert [line.rstrip() for line in working(80, 24, hint="q leaves")] == EIGHTY.strip("\n").split("\n")
 
 
@@ -147,16 +147,16 @@ def test_the_keys_stand_on_the_last_line(width):
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_an_empty_run_says_what_it_waits_for(width):
-    """Before the first checkpoint the frame says what would be taken up."""
+    """The frame says what would be used, before the first checkpoint."""
     run = RunBuilder()
     text = " ".join("\n".join(frame(run, width, 24, status=run.status())).split())
     assert "● watching" in text
     assert "waiting for the first checkpoint" in text
-    assert "No checkpoint yet. Whatever a training writes below /scratch/runs/cifar10-resnet18 is taken up" in text
+    assert "No checkpoint yet. What a training writes below /scratch/runs/cifar10-resnet18 is used" in text
 
 
 def test_a_run_that_nobody_watches_says_how_to_start():
-    """Without a journal the frame names the file it waits for and the command that would make it."""
+    """The frame names the file that it waits for and the command that would make it, if there is no journal."""
     lines = frame(_Nothing(), 80, 24, waiting_for="/runs/a/.rna-watch/journal.jsonl")
     assert lines[0] == "rna-watch  ○ not running"
     assert "Waiting for /runs/a/.rna-watch/journal.jsonl" in lines
@@ -170,7 +170,7 @@ class _Nothing:
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_a_problem_stands_on_top_with_its_remedy(width):
-    """What a person has to mend comes first, whole, and not again among the events; once solved, it goes."""
+    """What a person has to solve comes first, whole, and not again among the events; once solved, it goes."""
     run = realistic_run()
     run.add(
         e.Problem(key="disk", what="only 1.2 GB is free on /scratch", remedy="make room there, or use --output DIR")
@@ -183,7 +183,7 @@ def test_a_problem_stands_on_top_with_its_remedy(width):
 
 
 def test_many_problems_leave_room_for_the_run():
-    """Of many problems as many are shown as fit a third of the screen, and the rest are counted."""
+    """As many problems are shown as fit a third of the screen, and the rest are counted."""
     run = realistic_run()
     for key in range(9):
         run.add(e.Problem(key=str(key), what=f"what {key}", remedy=f"remedy {key}"))
@@ -193,7 +193,7 @@ def test_many_problems_leave_room_for_the_run():
 
 
 def test_a_daemon_that_is_gone_left_work_behind():
-    """A daemon that was killed is told from one that works, and what it left unfinished is counted."""
+    """A daemon that was killed differs from one that works, and what it left unfinished is counted."""
     run = realistic_run()
     alive = frame(run, 120, 40, status=run.status(work=evaluating(run)))
     dead = frame(run, 120, 40, status=Status(last_sign=run.now), later=329)
@@ -215,14 +215,14 @@ def test_a_silent_daemon_is_no_living_one():
 
 
 def test_a_daemon_that_has_only_taken_the_run_is_starting():
-    """Before its first event there is nothing to say but that it begins, not how to start another."""
+    """The frame only says that the daemon begins before its first event, not how to start another."""
     text = "\n".join(frame(_Nothing(), 80, 24, status=Status(state="starting"), waiting_for="journal.jsonl"))
     assert "◌ starting" in text
     assert "rna-watch start" not in text
 
 
 def test_a_stopped_run_says_why():
-    """An orderly end is told with its reason and how long the run was watched."""
+    """An orderly end is reported with its reason and how long the run was watched."""
     run = realistic_run()
     run.add(e.Stopped(reason="rna-watch stop"))
     line = frame(run, 120, 40, status=Status(last_sign=run.now, ended="rna-watch stop"), later=9000)[0]
@@ -270,7 +270,7 @@ def test_the_verdict_reads_without_colour():
 
 
 def test_higher_is_better_where_the_metric_says_so():
-    """With mode max the header says so and a higher number is a gain."""
+    """The header says so in mode max, and a higher number is a gain."""
     run = RunBuilder(metric="accuracy", mode="max")
     run.admit(1).choose(1, original=0.8, average=0.85, rna=0.9, weights=[0, 1], candidate="average-1")
     text = "\n".join(frame(run, 100, 40))
@@ -319,7 +319,7 @@ def _pipeline(run):
 
 
 def test_a_backlog_is_counted():
-    """When training is faster than we are, the first checkpoints of the queue are shown and the rest counted."""
+    """The first checkpoints of the queue are shown and the rest counted when training is faster than we are."""
     run = RunBuilder()
     for step in range(1, 10):
         run.admit(step)

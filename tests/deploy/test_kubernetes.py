@@ -73,7 +73,7 @@ def test_the_side_car_is_one_and_asks_for_no_gpu(job):
 
 
 def test_the_settings_of_the_side_car_load(settings):
-    """The ConfigMap holds a configuration that loads, with the evaluator beside it."""
+    """The ConfigMap holds a configuration that loads, with the evaluator next to it."""
     config = load(settings / "rna-watch.yaml", {})
     assert config.evaluator == f"{settings / 'evaluator.py'}:evaluate"
     text = documents("kubernetes-sidecar.yaml")["ConfigMap"]["data"]["rna-watch.yaml"]

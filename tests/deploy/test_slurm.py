@@ -73,7 +73,7 @@ def test_the_status_of_a_training_that_fails_is_the_status_of_the_job(finish, sr
 
 @pytest.mark.parametrize(("command", "status"), [("exit 0", 0), ("kill -9 $$", 137)], ids=["ends", "is killed"])
 def test_trouble_of_ours_is_no_trouble_of_the_training(begin, srun_log, command, status):
-    """Where rna-watch cannot even start, the training runs to its own end, and the log says why."""
+    """The training runs to its own end if rna-watch cannot even start, and the log says why."""
     job = begin(
         ["bash", SCRIPT, "sh", "-c", f"while [ ! -s rna-watch-17.log ]; do sleep 0.05; done; {command}"],
         RNA_WATCH_OPTIONS="--windw 3",
@@ -90,7 +90,7 @@ def test_trouble_of_ours_is_no_trouble_of_the_training(begin, srun_log, command,
     ids=["no command", "no RUN_DIR"],
 )
 def test_a_job_that_lacks_something_says_what(begin, srun_log, arguments, run_dir, sentence):
-    """Without a training command or a run directory nothing is started, and a sentence says what is missing."""
+    """Nothing is started without a training command or a run directory, and a sentence says what is missing."""
     job = begin(["bash", SCRIPT, *arguments], RUN_DIR=run_dir)
     said, _ = job.communicate(timeout=120)
     assert job.returncode != 0

@@ -20,7 +20,7 @@ class EngineContract:
     """The contract; a subclass has a fixture `engine`."""
 
     def test_the_gram_matrix_has_the_same_bits(self, engine, layouts):
-        """In parallel, rows and rounding energy are what the tasks give one after another, to the last bit."""
+        """Rows and rounding energy in parallel are those of the tasks one after another, to the last bit."""
         assert len(tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)) > 10
         expected, found = windows.gram(layouts), windows.gram(layouts, engine.map)
         assert found.rows.tobytes() == expected.rows.tobytes()
@@ -74,7 +74,7 @@ class EngineContract:
         assert engine.map([CopyTask(files=(), copies=(), outputs=())]) == [[]]
 
     def test_when_an_error_arrives_nothing_is_written_any_more(self, engine, tmp_path):
-        """A task beside the one that failed has ended when its error comes out: nobody writes behind the caller's back."""
+        """A task next to the one that failed has ended when its error comes out: nobody writes behind the caller's back."""
         size, source, output = 300 * 2**20, tmp_path / "source", tmp_path / "output"
         source.write_bytes(b"\1" * size)
         output.write_bytes(b"")

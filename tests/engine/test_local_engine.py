@@ -44,7 +44,7 @@ def test_cancel_is_heard_soon(workers, large_work, layouts):
 
 
 def test_close_ends_its_children(large_work, layouts):
-    """Its processes are told: this one, and as many children as there are workers; after `close` none is left."""
+    """Its processes are listed: this one, and as many children as there are workers; after `close` none is left."""
     engine = LocalEngine(2)
     windows.gram(layouts, engine.map)
     assert [process.name for process in engine.processes()] == ["daemon", "worker", "worker"]
@@ -73,7 +73,7 @@ def test_a_child_that_dies_is_an_error_of_the_engine(large_work, layouts):
 
 
 def test_children_of_a_killed_parent_end(tmp_path):
-    """After SIGKILL of the process that owns the engine, its children end by themselves."""
+    """The engine's children end by themselves after SIGKILL of the process that owns it."""
     code = (
         "import multiprocessing, sys\n"
         "from rna_watch.engine import local\n"

@@ -122,7 +122,7 @@ class TestItsEnd:
     """What is left when it ends."""
 
     def test_an_address_where_nothing_answers_is_an_engine_error(self):
-        """A cluster that cannot be reached is told with its address, and our own goes on."""
+        """A cluster that cannot be reached is reported with its address, and our own goes on."""
         code = (
             "from rna_watch.engine.ray_engine import RayEngine\n"
             "from rna_watch.errors import EngineError\n"
@@ -133,7 +133,7 @@ class TestItsEnd:
         assert child.stdout.startswith("nothing answers at 127.0.0.1:1 (Connection refused); correct --ray-address")
 
     def test_a_program_without_a_parent_outlives_a_raylet(self):
-        """Where nobody waits for us (a background process, a container), Ray does not end the program with its raylet."""
+        """Ray does not end a program that nothing waits for (a background process, a container) with its raylet."""
         code = (
             "import os, signal, sys\n"
             "from rna_watch.engine import ray_engine\n"
@@ -153,7 +153,7 @@ class TestItsEnd:
         check_cancel(engine, layouts)
 
     def test_close_leaves_nothing(self, engine, others):
-        """After `close` there is no process of Ray, no session folder, no key, and the caller's handlers stand."""
+        """There is no process of Ray, no session folder and no key after `close`, and the caller's handlers are back."""
         assert len(sessions()) == 1
         processes = set(psutil.Process().children(recursive=True)) - others
         assert {process.pid for process in processes} >= set(workers(engine))

@@ -11,7 +11,7 @@ from .models import spec
 
 
 def test_models_are_chosen_by_the_wanted_metric_or_the_first():
-    """Without a wish the first metric chooses; one that is not there is answered with those that are."""
+    """The first metric chooses if none is wanted; the error about a missing one names those that are there."""
     metrics = {"loss": 0.5, "accuracy": math.nan}
     assert choosing_metric(metrics, None) == "loss"
     assert choosing_metric(metrics, "accuracy") == "accuracy"

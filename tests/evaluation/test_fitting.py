@@ -118,7 +118,7 @@ def test_the_seed_decides(tmp_path):
 
 
 def test_no_steps_leave_the_weights_as_they_are(tmp_path):
-    """With nothing to do the starting weights come back, bit for bit, and the user's code is not called."""
+    """The starting weights are returned, bit for bit, if there is nothing to do, and the user's code is not called."""
     window = network_window(tmp_path, 3, weights=(0.1, 0.2, 0.7))
     found = python(tmp_path, SEEN).fit(request(window, steps=0))
     assert found.weights == (0.1, 0.2, 0.7)

@@ -37,7 +37,7 @@ class TestLocalEvaluator(EvaluatorContract):
             evaluator.evaluate(combination(folder, user.DIE))
 
     def test_a_file_that_is_mended_works(self, make, folder):
-        """An evaluator that could not be loaded is loaded anew at the next model."""
+        """An evaluator that could not be loaded is loaded again at the next model."""
         file = folder / "mended.py"
         evaluator = make(spec(folder, function="mended.py:evaluate"))
         with pytest.raises(EvaluationFailed, match="mended.py does not exist"):

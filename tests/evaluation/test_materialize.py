@@ -68,7 +68,7 @@ def test_views_stay_views(make, tmp_path):
 
 
 def test_the_last_iterate_alone_is_the_checkpoint(tmp_path):
-    """With all weight on the newest, the model is the newest, integers and flags included."""
+    """The model is the newest, integers and flags included, if that has all the weight."""
     paths = window(FORMS["torch zip, bare"], tmp_path)
     found = in_memory(paths, (0.0, 0.0, 1.0))
     assert all(twins.same_bits(found[name], tensor) for name, tensor in model(3).items())

@@ -79,7 +79,7 @@ def window(folder, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_the_statistics_are_torch_s_own(tmp_path, dtype):
-    """In every stored dtype they are `update_bn`'s, rounded; the model that is evaluated has exactly these bits."""
+    """They are `update_bn`'s, rounded, in every stored dtype; the evaluated model has exactly these bits."""
     model = window(tmp_path, dtype)
     worker = python(tmp_path, FILE)
     found = worker.evaluate(model, re_estimate=True).statistics
@@ -165,7 +165,7 @@ def test_what_the_user_s_function_does_wrong_is_told(tmp_path, old, new, message
 
 
 def test_a_network_without_batch_norm_has_nothing_to_re_estimate(tmp_path):
-    """Asking for it is a mistake in the settings, and is told as one."""
+    """Asking for it is a mistake in the settings, and is reported as one."""
     text = (
         "import torch\n"
         "class Network(torch.nn.Module):\n"

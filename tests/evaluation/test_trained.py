@@ -89,7 +89,7 @@ def test_it_never_leaves_the_span():
 
 
 def test_no_steps_leave_the_weights_as_they_are():
-    """With nothing to do the starting weights come back, bit for bit."""
+    """The starting weights are returned, bit for bit, if there is nothing to do."""
     problem = Quadratic(0, 3)
     start = (0.1, 0.2, 0.7)
     found = fit(*problem.window(start), problem.loss, steps=0)

@@ -31,7 +31,7 @@ def command(folder, text, **options):
     ],
 )
 def test_a_file_that_fails_while_it_is_imported(tmp_path, text, message):
-    """The error of the import is told with the line of the user's file."""
+    """The error of the import is reported with the line of the user's file."""
     with pytest.raises(EvaluationFailed, match=rf"user.py cannot be imported: {message}"):
         python(tmp_path, text)
 
@@ -54,7 +54,7 @@ def test_an_unknown_device_is_refused(tmp_path):
 
 
 def test_an_error_in_a_library_is_told_with_the_user_s_line(tmp_path):
-    """Where torch raises, the line shown is the user's that called it, not torch's own."""
+    """The line shown is the user's that called torch, not torch's own, if torch raises."""
     text = "import torch\n\n\ndef evaluate(state_dict, device):\n    return torch.ones(2) @ torch.ones(3)\n"
     with pytest.raises(EvaluationFailed, match=r"\(user.py, line 5\)$"):
         python(tmp_path, text).evaluate(combination(tmp_path))
@@ -66,7 +66,7 @@ def test_an_error_in_a_library_is_told_with_the_user_s_line(tmp_path):
 
 
 def test_neighbours_of_the_file_and_of_the_directory_can_be_imported(tmp_path):
-    """The user's file may import what lies beside it, and what lies in the directory of the command, wherever it runs."""
+    """The user's file may import what lies next to it, and what lies in the directory of the command, wherever it runs."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "beside_it.py").write_text("A = 1\n")
     (tmp_path / "project_of_the_user.py").write_text("B = 2\n")
@@ -205,7 +205,7 @@ def test_a_fraction_is_handed_on_by_name(tmp_path, parameters, found):
 
 @pytest.mark.parametrize("parameters", ["state_dict, device", "*everything", "state_dict, device, fraction, /"])
 def test_a_function_without_a_fraction_says_what_to_write(tmp_path, parameters):
-    """One that cannot evaluate on a part of the data is no cheap first round, and is told what would be."""
+    """One that cannot evaluate on a part of the data is no cheap first round, and is answered with what would be."""
     worker = python(tmp_path, f"def evaluate({parameters}):\n    return {{'a': 1}}\n")
     assert worker.offers() == frozenset()
     with pytest.raises(EvaluationFailed, match=r"user.py: the evaluator takes no argument 'fraction'.*fraction=1.0"):
@@ -239,7 +239,7 @@ def test_a_command_gets_a_fraction(tmp_path):
 
 
 def test_what_a_command_cannot_do_is_told(tmp_path):
-    """Without {fraction} there is no part of the data; statistics and weights take a function."""
+    """There is no part of the data without {fraction}; statistics and weights need a function."""
     worker = command(tmp_path, "echo '{}'")
     assert worker.offers() == frozenset()
     with pytest.raises(EvaluationFailed, match=r"no \{fraction\} in it.*--fraction \{fraction\}'"):

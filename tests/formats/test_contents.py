@@ -1,4 +1,4 @@
-"""What stands in real checkpoints beside and among the weights: averages, wrappers, dtypes, foreign objects, strange trees."""
+"""What stands in real checkpoints next to and among the weights: averages, wrappers, dtypes, foreign objects, strange trees."""
 
 import argparse
 import collections
@@ -356,7 +356,7 @@ def a_small_one(tensors):
 
 @pytest.mark.parametrize("change", [larger, renamed_layer, alone, a_layer, a_small_one])
 def test_what_is_not_certainly_an_average_is_part_of_the_model(change, tmp_path):
-    """Other shapes, other names, no weights beside it, or a layer of the network: all floating tensors are combined."""
+    """Other shapes, other names, no weights next to it, or a layer of the network: all floating tensors are combined."""
     tensors = change(beside("model.", "model_ema.")(1)["state_dict"])
     layout = probed({"state_dict": tensors}, tmp_path)
     assert [each.path for each in layout.sources] == ["state_dict"]
@@ -470,7 +470,7 @@ def test_names_that_would_become_one_keep_their_prefixes(tmp_path):
 
 
 def complex_model(seed, dtype):
-    """Complex tensors of several shapes and layouts, beside real ones."""
+    """Complex tensors of several shapes and layouts, next to real ones."""
     matrix = torch.complex(values(seed, 4, 3), values(seed + 10, 4, 3)).to(dtype)
     return {
         "w": matrix,
@@ -530,7 +530,7 @@ def test_complex_tensors_in_safetensors(tmp_path):
 
 
 def test_a_tensor_that_became_complex_is_another(tmp_path):
-    """A change of dtype is told in torch's words."""
+    """A change of dtype is reported in torch's words."""
     before = probed({"w": torch.zeros(3, 2)}, tmp_path)
     after = probed({"w": torch.zeros(3, dtype=torch.complex64)}, tmp_path)
     assert difference(before, after) == "the model changed: dtype of w was float32, is complex64"
@@ -558,7 +558,7 @@ SAVERS = pytest.mark.parametrize(
 @SAVERS
 @pytest.mark.parametrize("dtype", EIGHT_BITS, ids=str)
 def test_a_small_eight_bit_buffer_is_copied(dtype, save, ending, tmp_path):
-    """A few eight-bit numbers beside a model of wider ones are the newest's, bit by bit, on disk and in memory."""
+    """A few eight-bit numbers next to a model of wider ones are the newest's, bit by bit, on disk and in memory."""
 
     def make(seed):
         return {"w": values(seed, 40, 10), "scale": values(seed, 4).abs().to(dtype)}
@@ -595,7 +595,7 @@ def test_eight_bit_weights_are_refused(dtype, save, ending, tmp_path):
 @SAVERS
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32], ids=str)
 def test_integer_weights_are_refused(dtype, save, ending, tmp_path):
-    """Quantized weights, with floating scales beside them, are never half extrapolated."""
+    """Quantized weights, with floating scales next to them, are never half extrapolated."""
     path = tmp_path / f"model.{ending}"
     for name in ("layer.weight", "layer.qweight"):
         save({name: torch.ones(4, 4, dtype=dtype), "layer.scales": torch.ones(4)}, path)
@@ -712,7 +712,7 @@ class Bomb:
 
 
 def test_foreign_objects_are_read_without_being_made(tmp_path):
-    """Whatever stands beside the model is left inert, is not run, and survives publication byte for byte."""
+    """Whatever stands next to the model is left inert, is not run, and survives publication byte for byte."""
     trace = tmp_path / "trace"
     generator = np.random.default_rng(1)
     beside = {

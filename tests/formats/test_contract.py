@@ -79,7 +79,7 @@ def write_window(form, folder, dtype=torch.float32, change=lambda tensors: tenso
 
 
 def publish(form, paths, weights=WEIGHTS):
-    """The path of what is given back."""
+    """The path of the written model."""
     return Path(twins.publish_here(paths, weights, paths[0].parent / f"out-{form.path.format(9)}"))
 
 

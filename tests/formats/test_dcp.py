@@ -62,7 +62,7 @@ class TestCuts:
     """Pieces: other cuts inside a window, columns, strides, limits."""
 
     def test_a_window_whose_checkpoints_are_cut_differently(self, tmp_path):
-        """Two ranks, then three by columns, then one, then four: the model given back is cut as the newest, and right."""
+        """Two ranks, then three by columns, then one, then four: the written model is cut as the newest, and right."""
         cuts = [(0, 2, 2), (1, 3, 3), (0, 1, 1), (0, 4, 2)]
         models = [state(seed) for seed in SEEDS]
         for order in (cuts, cuts[::-1], [cuts[1], cuts[3], cuts[2], cuts[0]]):
@@ -224,7 +224,7 @@ class TestIncompleteAndRefused:
                 probe(str(path))
 
     def test_metadata_that_tells_the_keys_of_some_names_only(self, path):
-        """Without its keys a tensor would leave the model, and the optimizer's would join it."""
+        """A tensor would leave the model without its keys, and the optimizer's would join it."""
         metadata = dcp.FileSystemReader(path).read_metadata()
         whole = pickle.dumps(metadata, 4)
         del metadata.planner_data["model.wide"]
@@ -237,7 +237,7 @@ class TestIncompleteAndRefused:
                 probe(str(path))
 
     def test_metadata_of_every_rank(self, tmp_path):
-        """Without collectives, nothing says how many ranks there are."""
+        """Nothing says how many ranks there are without collectives."""
         dcp.save({"model": state(1)}, checkpoint_id=tmp_path / "step-1", no_dist=True, use_collectives=False)
         with pytest.raises(RefusedCheckpoint, match="each rank wrote a .metadata of its own"):
             probe(str(tmp_path / "step-1"))
@@ -320,7 +320,7 @@ class TestIncompleteAndRefused:
 
 
 def test_a_clone_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    """When the disk fails at the end, no folder and no temporary one is left."""
+    """No folder and no temporary one is left if the disk fails at the end."""
     path = tmp_path / "step-1"
     save(path, {"model": state(1)}, parts=2, files=2)
 

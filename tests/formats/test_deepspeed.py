@@ -30,7 +30,7 @@ FORMS = {
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_layout_is_what_zero_to_fp32_reads(name, tmp_path):
-    """Of every stage and number of ranks: the tensors of the layout are the twin's to the last bit, and those that were cut."""
+    """The layout's tensors, cut ones too, are the twin's to the last bit, for every stage and number of ranks."""
     folder = tmp_path / "global_step10"
     original = deepspeed_forms.write(folder, 1, **FORMS[name])
     layout = probe(str(folder))

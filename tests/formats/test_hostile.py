@@ -38,7 +38,7 @@ def test_a_storage_whose_key_is_no_name_is_refused():
 
 
 def test_a_damaged_record_beside_the_model_costs_nothing(tmp_path):
-    """A broken header of a record that is not the model's is left as it is: models are given back, and nothing ends."""
+    """A broken header of a record that is not the model's is left as it is: models are written, and nothing ends."""
     generator = torch.Generator().manual_seed(0)
     for step in range(1, 6):
         tree = {"model": {"weight": torch.randn(50, generator=generator)}, "other": torch.ones(30) * step}

@@ -99,7 +99,7 @@ def test_a_folder_that_is_renamed_when_it_is_whole_is_left_alone(tmp_path):
 
 
 def test_shards_that_the_index_does_not_know_are_of_another_save(tmp_path):
-    """A new index beside an old shard: the tensor that is missing is named."""
+    """A new index next to an old shard: the tensor that is missing is named."""
     path = save(tmp_path / "checkpoint-7", 7)
     index = json.loads((path / INDEX).read_text())
     index["weight_map"]["new.weight"] = SHARDS[1]
@@ -112,7 +112,7 @@ def test_shards_that_the_index_does_not_know_are_of_another_save(tmp_path):
 
 
 def test_the_file_that_loaders_take_is_the_model(tmp_path):
-    """Of several models in one folder the one counts that transformers loads; the others are not given back."""
+    """The model that transformers loads counts among several in one folder; the others are not written."""
     path = save(tmp_path / "checkpoint-7", 7, (*SHARDED, "model.safetensors", "pytorch_model.bin"))
     layout = probe(str(path))
     assert [layout.inside(file) for file in layout.files] == ["model.safetensors"]
@@ -154,7 +154,7 @@ def test_a_folder_removed_while_it_is_read_is_gone(tmp_path, monkeypatch, number
 
 
 def test_a_folder_half_removed_is_incomplete(tmp_path):
-    """At every stage of an rmtree, in any order, it is never taken for complete, once weights are gone."""
+    """It is never taken for complete at any stage of an rmtree, in any order, once weights are gone."""
     path = save(tmp_path / "checkpoint-7", 7)
     (path / SHARDS[0]).unlink()
     assert SHARDS[0] in why_not(path)

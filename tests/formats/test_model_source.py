@@ -1,4 +1,4 @@
-"""Which tensors of a file are the model, and which numbers beside them are its step."""
+"""Which tensors of a file are the model, and which numbers next to them are its step."""
 
 import pytest
 import torch

@@ -224,14 +224,14 @@ def decays(network, *, names):
 
 
 def test_several_groups_are_told_apart_by_stored_names(tmp_path):
-    """With an optimizer built from named parameters, tensors of equal shapes in groups of any order find their momentum."""
+    """Tensors of equal shapes in groups of any order find their momentum if the optimizer's parameters are named."""
     network = twice()
     optimizer = torch.optim.SGD(decays(network, names=True), lr=0.01, momentum=0.9)
     check_exact(Run(tmp_path, network, optimizer).go([2, 3, 2]), 1e-12)
 
 
 def test_several_groups_are_told_apart_by_unique_shapes(tmp_path):
-    """Without names, shapes that occur once each tell whose momentum is whose."""
+    """Shapes that occur once each match momentum to tensors without names."""
     network = plain()
     optimizer = torch.optim.SGD(decays(network, names=False), lr=0.01, momentum=0.9)
     check_exact(Run(tmp_path, network, optimizer).go([2, 3, 2]), 1e-12)
@@ -262,7 +262,7 @@ def test_an_order_that_the_user_names_is_taken(order, tmp_path):
 
 
 def test_groups_that_differ_in_weight_decay_alone_need_no_matching(tmp_path):
-    """Without momentum, one factor serves all groups of one learning rate, whatever their tensors' shapes."""
+    """One factor serves all groups of one learning rate without momentum, whatever their tensors' shapes."""
     network = twice()
     groups = decays(network, names=False)
     del groups[0]["lr"]
@@ -270,7 +270,7 @@ def test_groups_that_differ_in_weight_decay_alone_need_no_matching(tmp_path):
 
 
 def test_strides_that_are_not_of_rows_are_matched_element_by_element(tmp_path):
-    """Convolutions in channels_last order, beside batch norm with its buffers, give their gradients in their own order."""
+    """Convolutions in channels_last order, next to batch norm with its buffers, give their gradients in their own order."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 2)
@@ -333,7 +333,7 @@ def test_a_frozen_parameter_in_the_optimizer_is_allowed(tmp_path):
 
 
 def test_a_parameter_outside_of_the_optimizer_that_moves_is_found_out(tmp_path):
-    """What moves without the optimizer is counted, and the form cannot stand."""
+    """What moves without the optimizer is counted, and the form does not hold."""
     network = plain()
     network[0].weight.requires_grad_(False)
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
@@ -405,7 +405,7 @@ def momentum_as(convert):
 
 
 def test_momentum_of_another_dtype_is_read_in_its_own(tmp_path):
-    """float32 momentum beside float64 weights gives the gradients to float32's digits, and counts its rounding as such."""
+    """float32 momentum next to float64 weights gives the gradients to float32's digits, and counts its rounding as such."""
     network = plain()
     run = Run(
         tmp_path,
@@ -448,7 +448,7 @@ def test_momentum_that_cannot_be_read_is_refused(convert, words, tmp_path):
 
 
 def test_momentum_that_is_not_finite_is_found_out(tmp_path):
-    """A NaN in a buffer does not make the weights bad: the form cannot stand, and the differences are whole."""
+    """A NaN in a buffer does not make the weights bad: the form does not hold, and the differences are whole."""
     network = plain()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     run = Run(tmp_path, network, optimizer).go([2, 2])

@@ -46,7 +46,7 @@ def test_every_file_is_read_as_torch_reads_it(real_runs, run, count, parameters)
 
 
 def test_the_epoch_inside_is_one_more_than_the_name_s(real_runs):
-    """The counter in a file is found beside Adam's state."""
+    """The counter in a file is found next to Adam's state."""
     for number, path in enumerate(checkpoints(real_runs / "logicity", range(10))):
         assert probe(str(path)).counters == {"epoch": number + 1}
         with zipfile.ZipFile(path) as file:
@@ -79,7 +79,7 @@ def test_a_published_model_of_a_real_run(real_runs, run, tmp_path):
 
 
 def test_a_linear_run_is_extrapolated_to_its_limit(real_runs, tmp_path):
-    """Where each step is a tenth of the one before, two steps tell where they lead: nearer than the tenth checkpoint."""
+    """Two steps, each a tenth of the one before, lead nearer to the limit than the tenth checkpoint."""
     paths = checkpoints(real_runs / "ahci", range(4))
     c = solve(spectrum(gram(paths).rows[1:, 1:]), 1e-8).coefficients
     out = twins.publish_here(paths[1:], (0.0, *map(float, c)), tmp_path / "out.pth.tar")

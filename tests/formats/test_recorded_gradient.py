@@ -1,4 +1,4 @@
-"""Mean gradients that a training run saved beside its checkpoints."""
+"""Mean gradients that a training run saved next to its checkpoints."""
 
 import os
 
@@ -66,12 +66,12 @@ def check(run, tolerance=1e-14, notes=0):
 
 @pytest.mark.parametrize("change", [lambda tree: tree, bare])
 def test_recorded_gradients_are_the_residuals_where_the_optimizer_tells_none(change, tmp_path):
-    """Beside Adam's checkpoints, or bare weights, the recorded means are read as they are."""
+    """Next to Adam's checkpoints, or bare weights, the recorded means are read as they are."""
     check(adam(tmp_path, change=change), notes=1 if change is not bare else 0)
 
 
 def test_sgd_s_own_state_goes_before_a_recording(tmp_path):
-    """Where both are there, the exact identity is used, and the recording once it does not hold; both are the same."""
+    """The exact identity is used if both are there, and the recording once it does not hold; both are the same."""
     network = plain()
     run = Recording(tmp_path, network, SGD(network.parameters(), lr=0.01, momentum=0.9)).go([2, 2, 2])
     form, beside = form_of(run)
@@ -102,7 +102,7 @@ def test_names_of_wrappers_in_the_checkpoint_do_not_matter(tmp_path):
 
 
 def test_missing_parameters_must_be_still(tmp_path):
-    """A recording may leave out what was not trained; left out of it what moved, it cannot stand."""
+    """A recording may leave out what was not trained; it does not hold if it leaves out what moved."""
 
     def less(gradient):
         return {name: each for name, each in gradient.items() if name != "0.bias"}
@@ -179,7 +179,7 @@ def test_a_recording_in_another_order_than_its_weights_is_refused(tmp_path):
 
 @pytest.mark.parametrize("size", [0, 5, 40, -1])
 def test_a_recording_that_is_not_whole_is_none(size, tmp_path):
-    """A half-written file, or another kind of file, beside a checkpoint does not harm it; its interval has no recording."""
+    """A half-written file, or another kind of file, next to a checkpoint does not harm it; its interval has no recording."""
     run = adam(tmp_path, change=bare)
     newest = f"{run.layouts[-1].path}.gradient"
     with open(newest, "r+b") as file:
@@ -248,7 +248,7 @@ def test_a_recording_that_is_not_finite_is_found_out_and_said(change, wanted, le
 
 
 def test_a_recording_that_changes_after_the_plan_is_noticed(tmp_path):
-    """The files beside the checkpoints are checked like these: a new content is an error, not a result."""
+    """The files next to the checkpoints are checked like these: a new content is an error, not a result."""
     run = adam(tmp_path, change=bare)
     form, beside = form_of(run)
     work = tasks_plan.gram_tasks(run.layouts, 3, 1.0, form, beside)

@@ -154,7 +154,7 @@ def hostile(marker):
 
 @pytest.mark.parametrize("name", hostile(""))
 def test_nothing_named_in_a_file_is_run(name, tmp_path):
-    """Beside a good model, a call to anything is kept as an inert value, and the model is still read."""
+    """Next to a good model, a call to anything is kept as an inert value, and the model is still read."""
     marker = tmp_path / "marker"
     path = tmp_path / "model.pt"
     torch.save({"state_dict": {"w": torch.arange(3.0)}, "evil": hostile(marker)[name]}, path)
@@ -261,7 +261,7 @@ def test_behaviour_cannot_be_smuggled_into_mappings(forge):
 
 
 def test_a_deep_tree_is_no_problem(forge):
-    """A hundred thousand nested lists neither overflow the stack nor hide the model beside them."""
+    """A hundred thousand nested lists neither overflow the stack nor hide the model next to them."""
     deep = b"]" * 100_000 + b"a" * 99_999
     tree = (
         b"}X\x05\x00\x00\x00model" + b"}X\x01\x00\x00\x00w" + _tensor() + b"s" + b"sX\x04\x00\x00\x00deep" + deep + b"s"
@@ -278,7 +278,7 @@ def test_random_bytes_are_refused(forge):
 
 
 def test_numpy_and_counters_beside_tensors(tmp_path):
-    """Values of the kinds that torch's safe loader refuses leave the tensors beside them readable."""
+    """Values of the kinds that torch's safe loader refuses leave the tensors next to them readable."""
     tree = {"model": {"w": torch.ones(2)}, "n": np.int64(3), "c": collections.Counter("aab"), "s": {1, 2}}
     data, path = saved(tree, tmp_path)
     assert safe_pickle.load(data)["c"] == {"a": 2, "b": 1}

@@ -27,7 +27,7 @@ def write(path, header, data=b"\0" * 8):
 
 @pytest.fixture
 def path(tmp_path):
-    """Where a test's file goes."""
+    """The path of a test's file."""
     return tmp_path / "model.safetensors"
 
 
@@ -127,7 +127,7 @@ def test_strange_names_have_an_architecture(path):
 
 @pytest.mark.parametrize("place", [("backbone", 0), ("backbone", -1), ("head", 5)])
 def test_sampled_fingerprints_see_every_tensor(place, path):
-    """The format keeps no checksum: a change at an end of a large tensor, or of a small one beside it, is another fingerprint."""
+    """The format keeps no checksum: a change at an end of a tensor, large or small, changes the fingerprint."""
     tensors = {"backbone": torch.zeros(2_000_000), "head": torch.zeros(10), "more": torch.zeros(1_000_000)}
     safetensors.torch.save_file(tensors, path)
     before = probe(str(path)).fingerprint

@@ -282,7 +282,7 @@ def test_two_dtypes_on_one_storage_of_bytes_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", hostile(""))
 def test_nothing_named_in_a_file_is_run(name, tmp_path):
-    """Beside a good model, or instead of the magic number's companions, a call to anything is kept as a value or refused."""
+    """Next to a good model, or instead of the magic number's companions, a call to anything is kept as a value or refused."""
     marker = tmp_path / "marker"
     trap = hostile(marker)[name]
     layout = probed(forged({"state_dict": {"w": vector()}, "evil": trap}, FOUR), tmp_path)
@@ -456,7 +456,7 @@ def test_momentum_in_pieces_or_beyond_is_unreadable(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_storages_of_every_kind_are_stepped_over(tmp_path):
-    """Quantized, complex, boolean and byte storages beside the model do not lead the search for the next one astray."""
+    """Quantized, complex, boolean and byte storages next to the model do not lead the search for the next one astray."""
     beside = [
         torch.quantize_per_tensor(torch.ones(5), 0.1, 0, torch.qint8),
         torch.quantize_per_tensor(torch.ones(5), 0.1, 0, torch.quint8),

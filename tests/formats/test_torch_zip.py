@@ -55,7 +55,7 @@ def test_checksums_of_lengths_beyond_32_bits():
 
 
 def test_absent_checksums_stay_absent(tmp_path, without_crc):
-    """Where the writer left zeros instead of checksums the result has zeros too, and torch loads it."""
+    """The result has zeros if the writer left zeros instead of checksums, and torch loads it."""
     paths = window(tmp_path)
     out = twins.publish_here(paths, (0.0, -1.0, 2.0), tmp_path / "out.pt")
     assert {info.CRC for info in zipfile.ZipFile(out).infolist()} == {0}
@@ -67,7 +67,7 @@ def test_absent_checksums_stay_absent(tmp_path, without_crc):
 
 
 def test_fingerprints_without_checksums_follow_the_bytes(tmp_path, without_crc):
-    """Without checksums, samples of the bytes tell two models of equal shapes apart."""
+    """Samples of the bytes tell two models of equal shapes apart without checksums."""
     paths = window(tmp_path)
     assert len({probe(str(path)).fingerprint for path in paths}) == 3
 
@@ -87,7 +87,7 @@ def test_checksums_are_in_all_three_places(tmp_path):
 
 
 def test_a_record_larger_than_the_model_s_part_keeps_its_checksum(tmp_path):
-    """Of a storage of which the model shows a few pieces, the checksum covers patched pieces and the rest."""
+    """The checksum of a storage covers the model's few patched pieces and the rest."""
     paths = []
     for seed in (1, 2, 3):
         base = torch.randn(3000, 7, generator=torch.Generator().manual_seed(seed))

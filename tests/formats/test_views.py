@@ -82,7 +82,7 @@ def strided(seed):
 
 
 def without_elements(seed):
-    """Tensors with no elements and with no axes, beside one with some."""
+    """Tensors with no elements and with no axes, next to one with some."""
     return {"none": torch.zeros(0, 4), "empty": torch.zeros(0), "number": values(seed), "some": values(seed + 50, 2)}
 
 

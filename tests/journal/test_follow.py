@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(name="path")
 def _path(tmp_path: Path) -> Path:
-    """Where the journal will lie."""
+    """The path of the journal."""
     return tmp_path / "journal.jsonl"
 
 
@@ -71,7 +71,7 @@ def test_following_begins_after_a_number(path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["replaced", "moved away", "cut"])
 def test_a_journal_made_anew_is_given_from_its_beginning(path: Path, how: str) -> None:
-    """Another file under the name, at once or after a while, and one cut to nothing: state and events begin anew."""
+    """Another file under the name, at once or after a while, and one cut to nothing: state and events start again."""
     _write(path, "one", "two", "three")
     follower = Follower(path, after=3)
     assert _new(follower) == []

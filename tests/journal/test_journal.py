@@ -138,7 +138,7 @@ def _admitted(name: str, step: int) -> e.Admitted:
 
 
 def test_a_checkpoint_goes_through_its_stages() -> None:
-    """Each event moves the checkpoint on; a checkpoint written again begins anew."""
+    """Each event moves the checkpoint on; a checkpoint written again starts again."""
     published = e.Published(checkpoint="a", output="a", written_bytes=5, seconds=1.0)
     steps = [
         (e.Waiting(checkpoint="a", reason="it is empty"), Stage.WAITING),

@@ -19,7 +19,7 @@ def _publish(run: Run, step: int, original: float, model: float) -> str:
 
 
 def _judged_by(run: Run, evaluator: str) -> None:
-    """From now on another evaluator judges."""
+    """Another evaluator judges from now on."""
     started = run.events[0]
     run.add(e.Started(**{name: getattr(started, name) for name in started.__slots__} | {"evaluator": evaluator}))
 

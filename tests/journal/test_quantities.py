@@ -35,7 +35,7 @@ def test_bytes_have_three_digits_and_a_unit(count, words):
     ],
 )
 def test_durations_have_two_units(seconds, words):
-    """A duration is told in its two largest units."""
+    """A duration is shown in its two largest units."""
     assert duration(seconds) == words
 
 

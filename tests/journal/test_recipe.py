@@ -72,5 +72,5 @@ def test_the_names_of_0_1_0_tell_what_its_records_lack() -> None:
     ],
 )
 def test_a_name_alone_tells_what_it_can(name: str, recipe: Recipe) -> None:
-    """Where nothing else was recorded, a name of 0.1.0 gives the fields that it was made of."""
+    """A name of 0.1.0 gives the fields that it was made of, if nothing else was recorded."""
     assert read(name, {}) == recipe

@@ -48,14 +48,14 @@ def _age(run: Path, seconds: float) -> None:
 
 
 def _check_that_all_say_nobody_watches(run: Path, detail: str) -> None:
-    """Of a run without a living daemon: `status` in its four forms, `stop`, and `start`, which begins one."""
+    """`status` in its four forms, `stop`, and `start`, which begins a daemon, on a run without a living one."""
     said = status(run)
     assert (said["state"], said["owner"], said["workers"]) == ("not running", None, [])
     checked = rna_watch("status", run, "--check")
     assert (checked.returncode, "(not running)" in checked.stderr) == (1, True)
     assert f"not running  {detail}" in _frame(run)
     stopped = rna_watch("stop", run)
-    assert (stopped.returncode, "nobody watches" in stopped.stderr) == (3, True)
+    assert (stopped.returncode, "nothing watches" in stopped.stderr) == (3, True)
     started = rna_watch("start", run, "--engine", "inline")
     assert started.returncode == 0, started.stderr
     assert rna_watch("status", run, "--check").returncode == 0
@@ -169,7 +169,7 @@ def _paths(tmp_path: Path) -> RunPaths:
 def test_a_daemon_of_another_host_lives_as_long_as_its_heartbeat(
     paths: RunPaths, age_s: float, beat_s: float | None, state: str
 ) -> None:
-    """Where neither its process nor its lock can be seen, the heartbeat's age tells; a young one may have none yet."""
+    """The heartbeat's age decides if neither process nor lock can be seen; a young daemon may have none yet."""
     owner = _record(paths, host="another", since=time.time() - age_s)
     if beat_s is not None:
         _beat(paths, owner, old_s=beat_s)
@@ -194,7 +194,7 @@ def test_an_empty_or_damaged_lock_names_nobody(paths: RunPaths, record: str) -> 
 def test_a_process_of_the_same_number_is_no_owner(
     paths: RunPaths, change: dict[str, object], testable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a crash or a restart of the machine another process may have the number: its start tells."""
+    """Another process may have the number after a crash or a restart of the machine: its start time differs."""
     if not testable:
         _without_flock(monkeypatch)
     _beat(paths, _record(paths, **change))
@@ -211,7 +211,7 @@ def _without_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_locks_cannot_be_tried_the_process_tells(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a file system without flock the living process on record has the run."""
+    """The living process on record has the run on a file system without flock."""
     _without_flock(monkeypatch)
     owner = _record(paths)
     _beat(paths, owner)
@@ -237,7 +237,7 @@ def test_a_lock_that_somebody_holds_is_a_living_daemon(paths: RunPaths) -> None:
 
 
 def test_the_heartbeat_of_the_daemon_before_is_not_believed(paths: RunPaths) -> None:
-    """After a crash and a new start the old file says nothing of the new daemon, nor does an orderly end that is not over."""
+    """The old file says nothing of a new daemon after a crash, nor does an orderly end that is not over."""
     with RunLock(paths):
         owner = status_of(paths).owner
         assert owner is not None
@@ -271,7 +271,7 @@ def test_looking_at_a_lock_keeps_nobody_from_taking_it(paths: RunPaths, monkeypa
 
 
 def test_a_lock_that_cannot_be_written_is_given_back(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk the record does not fit: it is said where, and nobody seems to have the run."""
+    """The record does not fit on a full disk: the error says where, and nothing seems to have the run."""
 
     def fail(*_: object) -> int:
         """The real `pwrite` on a full disk."""

@@ -28,7 +28,7 @@ def test_an_output_is_told_with_its_numbers():
 
 
 def test_an_output_elsewhere_is_told_in_full():
-    """With --output, a person sees the whole path, because it does not lie in the run folder."""
+    """A person sees the whole path with --output, because it does not lie in the run folder."""
     run = RunBuilder()
     run.events[0] = dataclasses.replace(run.events[0], output="/elsewhere")
     run.admit(10).publish(10)
@@ -52,7 +52,7 @@ def test_a_choice_says_whether_it_is_better(values, verdict):
 
 
 def test_a_choice_without_an_evaluator_says_so():
-    """Where nothing was evaluated, no number is claimed."""
+    """No number is claimed if nothing was evaluated."""
     run = chosen_run(original=None, average=None, rna=None, candidate="rna-5-1e-08")
     assert last_line(run, with_state=False) == "epoch_010.pt  chose rna-5-1e-08, not evaluated"
 

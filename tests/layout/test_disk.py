@@ -120,7 +120,7 @@ def test_a_disk_that_fails_leaves_the_old_one_or_the_new_one_and_nothing_else(
 
 
 def test_what_is_raised_while_it_is_made_leaves_the_old_one(tmp_path):
-    """A file that is given up half-written never has the name; one that an earlier try left is made anew."""
+    """A file that is given up half-written never has the name; one that an earlier try left is made again."""
     (tmp_path / "a").write_text("old")
     (tmp_path / temporary_name("a")).mkdir()
 

@@ -43,7 +43,7 @@ def test_gaps_are_the_rest_of_the_file(runs, limit):
 
 
 def test_a_reflink_leaves_no_gaps(paths, tmp_path, monkeypatch):
-    """Where blocks can be shared the clone begins whole, and only the model's extents are written."""
+    """The clone begins whole if blocks can be shared, and only the model's extents are written."""
 
     def share(reader, writer):
         return os.sendfile(writer, reader, 0, os.fstat(reader).st_size) > 0

@@ -49,7 +49,7 @@ def _differences(out, combination):
 
 
 def _offset(path, name, element=0):
-    """Where an element of a tensor that stands in one piece lies in the file, and how many bytes it has."""
+    """The file offset of an element of a tensor in one piece, and its number of bytes."""
     layout = probe(str(path))
     view = next(view for view in layout.tensors if view.name == name)
     chunk = layout.extents[view.extent].chunks[0]
@@ -74,7 +74,7 @@ def flip(path, offset, *, repair, bit=0):
 @DTYPES
 @pytest.mark.parametrize("form", ["zip", "safetensors"])
 def test_what_was_published_is_found_equal(tmp_path, form, dtype):
-    """Every element, every integer, everything beside the model and every checksum of a good output agree."""
+    """Every element, every integer, everything else in the file and every checksum of a good output agree."""
     out, combination = _save(tmp_path, form, dtype)
     model, newest = probe(str(out)), combination.layouts[-1]
     assert _differences(out, combination) == []
@@ -152,7 +152,7 @@ def test_a_change_beside_the_model_is_named_by_its_record(tmp_path):
 
 
 def test_a_safetensors_header_counts_too(tmp_path):
-    """A renamed entry of the metadata is a difference beside the model."""
+    """A renamed entry of the metadata is a difference outside of the model."""
     tensors = writers.model(1)
     safetensors.torch.save_file(tensors, tmp_path / "a.safetensors", metadata={"step": "1"})
     safetensors.torch.save_file(tensors, tmp_path / "b.safetensors", metadata={"step": "2"})
@@ -172,7 +172,7 @@ def test_a_file_that_was_saved_again_is_still_compared_by_its_tensors(tmp_path):
 
 @given(st.data())
 def test_any_flipped_bit_of_the_stored_records_is_found(tmp_path_factory, data):
-    """Wherever a bit of a record flips, a checksum, a tensor or a part beside the model tells; so does the probe."""
+    """Wherever a bit of a record flips, a checksum, a tensor or a part outside of the model shows it; so does the probe."""
     folder = tmp_path_factory.getbasetemp() / "flips"
     if not folder.exists():
         folder.mkdir()
@@ -236,7 +236,7 @@ def test_a_file_that_changes_meanwhile_stops_the_comparison(tmp_path):
 
 
 def test_memory_is_bounded_by_blocks_not_by_the_model(tmp_path):
-    """Of 32 MB of model with as much beside it, a few blocks are in memory at a time, also where everything differs."""
+    """A few blocks of 32 MB of model and as much more are in memory at a time, also if everything differs."""
     for step in range(3):
         torch.save(
             {"model": {"w": torch.full((2**23,), float(step))}, "optimizer": torch.ones(2**23)}, tmp_path / f"{step}.pt"

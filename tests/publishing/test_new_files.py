@@ -1,4 +1,4 @@
-"""New files instead of clones: plain safetensors exports of any layout, and torch files without what lay beside the model."""
+"""New files instead of clones: plain safetensors exports of any layout, and torch files without what lay next to the model."""
 
 import errno
 import os
@@ -92,7 +92,7 @@ def test_views_of_any_stride_come_out_contiguous_and_in_logical_order(tmp_path, 
 
 
 def test_tied_tensors_are_written_once_and_found_by_load_model(tmp_path):
-    """Of two names for one tensor the first is kept, the other one stands in the metadata as `save_model` puts it there."""
+    """The first of two names for one tensor is kept, the other is in the metadata as `save_model` puts it there."""
 
     class Tied(torch.nn.Module):
         def __init__(self):
@@ -155,7 +155,7 @@ def test_an_export_has_the_model_s_time_and_loads_into_the_network(tmp_path):
 
 
 def drop(paths, destination, source=None):
-    """A published combination without what lay beside the model."""
+    """A published combination without what lay next to the model."""
     layouts = tuple(probe(str(path), source) for path in paths)
     publish(Combination(layouts=layouts, weights=WEIGHTS), str(destination), run, drop=True)
     return str(destination)
@@ -163,7 +163,7 @@ def drop(paths, destination, source=None):
 
 @pytest.mark.parametrize("name", [name for name in NESTINGS if name != "parameters"])
 def test_the_model_alone_has_the_clone_s_bits_at_the_clone_s_keys(name, tmp_path):
-    """Of every nesting: torch's safe reader gives the same tensors, classes and metadata; only counters stay beside."""
+    """Torch's safe reader gives the same tensors, classes and metadata of every nesting; only counters stay besides."""
     form = FORMS[f"torch zip, {name}"]
     paths = [tmp_path / f"epoch_{seed}.pt" for seed in (1, 2, 3)]
     for seed, path in enumerate(paths, 1):
@@ -275,7 +275,7 @@ def test_values_without_end_are_left_out(kind, tmp_path):
 
 
 def test_hyper_parameters_that_cannot_be_written_keep_all(tmp_path):
-    """Without its hyper-parameters Lightning could not build the module: where they are objects, that is said."""
+    """Lightning could not build the module without its hyper-parameters: it is reported if they are objects."""
     path = tmp_path / "epoch=1.ckpt"
     content = {"pytorch-lightning_version": "2.6.6", "hyper_parameters": {"net": Namespace(width=2)}}
     torch.save(content | {"state_dict": model(1)}, path)

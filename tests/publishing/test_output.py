@@ -35,7 +35,7 @@ def fail(_work):
 
 @pytest.mark.parametrize("exported", ["none", "safetensors"])
 def test_the_manifest_comes_first_and_all_is_counted(tmp_path, exported):
-    """When the model is written its manifest is there; the size is that of both models."""
+    """The manifest is there when the model is written; the size is that of both models."""
     output = planned(tmp_path, exported=exported)
     seen = []
 
@@ -60,7 +60,7 @@ def test_a_new_model_that_fails_leaves_nothing(tmp_path):
 
 
 def test_an_older_plain_copy_is_gone_before_a_model_is_written_again(tmp_path):
-    """When the second model fails, the first one stands, without the copy that would pass for the second one's."""
+    """The first model stays if the second fails, without the copy that would pass for the second one's."""
     output = planned(tmp_path, exported="safetensors")
     outputs.write(output, MANIFEST, tasks.run_all)
     with pytest.raises(StoreError):

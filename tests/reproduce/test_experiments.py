@@ -39,7 +39,7 @@ def test_a_broken_bound_is_told():
 
 @pytest.mark.parametrize("kappa", [0.1, 1e-3])
 def test_rounding_explains_what_differs_from_the_bound(kappa):
-    """Up to N = 12 the hardest start differs from the bound by no more than the rounding that is told."""
+    """Up to N = 12 the hardest start differs from the bound by no more than the rounding that is reported."""
     for n in range(2, 13):
         values, offset = hardest(kappa, n)
         for method in METHODS.values():
@@ -57,7 +57,7 @@ def test_forces_balance_at_the_extrapolated_point():
 
 
 def test_regularization_bounds_condition_and_norm():
-    """With lambda both stay below their bounds; without, both exceed them by far, and float32 iterates are ruined."""
+    """Both stay below their bounds with lambda; both exceed them by far without, and float32 iterates are ruined."""
     found = figure6.path(0.0, 60)
     plain, regular = found["of"]["0"], found["of"]["1e-08"]
     assert max(regular["condition"]) <= 1.001 * (1 + 1e8)
@@ -70,7 +70,7 @@ def test_regularization_bounds_condition_and_norm():
 
 
 def test_lambdas_are_compared_over_the_same_steps():
-    """Medians of the distance are over the steps that all could solve, and their number is told; own steps stand beside."""
+    """Medians are over the steps that all could solve, whose number is reported, with the own steps next to it."""
     plan, found = results(figure6)
     of = found["noise-0"]["of"]
     for key, value in (("0", None), ("1e-08", 9.0), ("0.0001", 9.0)):

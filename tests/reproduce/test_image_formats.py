@@ -49,7 +49,7 @@ def test_mnist_is_read_as_written(tmp_path, ending, pack):
 
 
 def test_absent_data_name_the_option(tmp_path):
-    """Where nothing is, the message says which file and which option."""
+    """The message names the missing file and the option."""
     for reader, name in ((formats.cifar10, "data_batch_1.bin"), (formats.mnist, "train-images-idx3-ubyte")):
         with pytest.raises(UsageError, match=f"{name}.*--data"):
             reader(tmp_path)

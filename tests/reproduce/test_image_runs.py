@@ -110,7 +110,7 @@ def test_stopped_before_its_checkpoint_is_there_it_writes_it(alone, small_mnist,
 
 
 def test_the_daemon_beside_it_changes_nothing(alone, beside):
-    """With the daemon watching, the training has the same curve and the same checkpoints, bit for bit."""
+    """The training has the same curve and the same checkpoints, bit for bit, while the daemon watches."""
     folder, curve = alone
     other, result, said = beside
     assert bare(result["curve"]) == bare(curve)
@@ -131,7 +131,7 @@ def test_the_daemon_judges_what_the_training_judges(beside):
 
 @pytest.mark.parametrize("optimizer", ["momentum", "sgd"])
 def test_the_daemon_solves_for_the_coefficients_of_the_training(optimizer, small_mnist, tmp_path):
-    """Where windows are the same, c is, to 1e-6; a flat learning rate keeps steps far above the rounding of the weights."""
+    """The coefficients are the same to 1e-6 in equal windows; a flat learning rate keeps steps far above the rounding."""
     run = a_run(small_mnist, optimizer=optimizer, schedule="flat")
     result = watched.train_watched(run, tmp_path, lambda _: None)
     count, worst = difference_of_coefficients(result, run)
@@ -280,7 +280,7 @@ def test_seeds_that_only_one_optimizer_has_do_not_count(small_mnist):
 
 
 def test_what_was_not_judged_is_not_filled_in(small_mnist):
-    """Before its first model a method has the last iterate; a hole later on is a dash, in tables and in means."""
+    """A method has the last iterate before its first model; a hole later on is a dash, in tables and in means."""
     found = curves(made([9, 8, 7, 6], rna=[None, 5, None, 4]))
     assert found["rna"][:2] == [9, 5]
     assert found["rna"][2] != found["rna"][2]
@@ -374,7 +374,7 @@ def test_rank_correlation_by_hand(small_mnist):
 
 
 def test_table_5_marks_what_was_not_run(tmp_path):
-    """Without any result every cell of ours says so, and the paper's numbers stand."""
+    """Every cell of ours says so if there is no result, and the paper's numbers are there."""
     pytest.importorskip("PIL")
     folder = imagenet.generated(tmp_path / "images")
     config = {"networks": ["imagenet-resnet50"], "optimizers": ["momentum"], "run": {"held_out": 20}}
@@ -459,7 +459,7 @@ def test_lists_that_leave_nothing_to_run_are_refused(small_mnist, tmp_path, modu
 
 
 def test_online_rna_goes_with_the_optimizers(small_mnist):
-    """Where online is not named, it is run with those of its usual optimizers that are run offline."""
+    """Online RNA is run with those of its usual optimizers that are run offline, unless it is named."""
     task = {"dataset": "mnist", "network": "vgg4", "epochs": 2, "held_out": 100}
     plan = networks.plan(Settings(data=small_mnist, config={"tasks": [task], "optimizers": ["sgd"]}))
     assert [part.key for part in plan.parts] == ["mnist-vgg4-sgd-seed0", "mnist-vgg4-sgd-online-seed0"]
@@ -551,7 +551,7 @@ def test_damaged_cifar_is_refused_while_planning(tmp_path):
 
 @pytest.mark.parametrize("module", [networks, prototyping, imagenet])
 def test_data_are_asked_for(module):
-    """Without a folder the message names the option."""
+    """The message names the option if there is no folder."""
     pytest.importorskip("PIL")
     with pytest.raises(UsageError, match="--data"):
         module.plan(Settings())

@@ -110,7 +110,7 @@ def test_backtracking_halves_until_the_loss_falls_enough(problem):
 
 
 def test_nesterov_is_the_textbooks(problem):
-    """x_N and y_N written out once more, plainly, give the same losses."""
+    """x_N and y_N written by hand once more, plainly, give the same losses."""
     h = 1 / problem.smoothness
     b = (1 - math.sqrt(problem.mu * h)) / (1 + math.sqrt(problem.mu * h))
     x = y = problem.start()

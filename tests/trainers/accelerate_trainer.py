@@ -15,7 +15,7 @@ from torch import nn
 
 
 def main() -> None:
-    """Train and save, from the newest state with --resume; or load a state, and write beside it what the model then holds."""
+    """Train and save, from the newest state with --resume; or load a state, and write next to it what the model then holds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--saves", type=int, default=7)

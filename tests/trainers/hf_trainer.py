@@ -102,7 +102,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def load(folder: Path, kind: str, weights: Path | None) -> None:
-    """Load a checkpoint as a person would, and write beside it what the model then holds."""
+    """Load a checkpoint as a person would, and write next to it what the model then holds."""
     if kind == "lora":
         from peft import PeftModel
 

@@ -38,7 +38,7 @@ _WITHOUT_TORCHVISION = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run directory that the trainer makes, and the private copies beside it."""
+    """A run directory that the trainer makes, and the private copies next to it."""
 
     folder: Path
     copies: Path
@@ -56,7 +56,7 @@ class Run:
         return {probe(str(copy)).fingerprint: copy for copy in sorted(self.copies.iterdir())}
 
     def models(self) -> dict[str, set[str]]:
-        """The fingerprints of the private copies by step and model within: files may differ in what stands beside."""
+        """The fingerprints of the private copies by step and model within: files may differ in everything else."""
         found: dict[str, set[str]] = {}
         for copy in sorted(self.copies.iterdir()):
             digest, fingerprint = _digests(identify_any(str(copy)))

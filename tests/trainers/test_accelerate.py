@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_all_states_of_a_project_with_a_limit_become_models(tmp_path: Path, kind: str) -> None:
-    """With the project as run directory models appear outside of `checkpoints`, each its manifest's combination."""
+    """Models appear outside of `checkpoints` with the project as run directory, each its manifest's combination."""
     run, archive = tmp_path / "run", tmp_path / "archive" / "checkpoints"
     run.mkdir()
     with live_run.watched(run):
@@ -54,7 +54,7 @@ def test_a_state_with_our_model_in_it_loads(tmp_path: Path) -> None:
 def test_the_folder_of_the_checkpoints_itself_needs_an_output_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `checkpoints` as run directory `start` refuses and names --output; with it, training goes on undisturbed."""
+    """`start` refuses `checkpoints` as run directory and names --output; with it, training goes on undisturbed."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     project, output, archive = tmp_path / "project", tmp_path / "ours", tmp_path / "archive"
     run = project / "checkpoints"

@@ -39,7 +39,7 @@ def test_every_folder_is_taken_once_though_retention_deletes(tmp_path: Path) -> 
 
 
 def check_published(model: Path, copies: Path) -> None:
-    """The library loads a folder that was given back: the manifest's combination, beside the newest's optimizer and step."""
+    """The library loads a folder that was written: the manifest's combination, next to the newest's optimizer and step."""
     manifest = json.loads(model.with_name(f"{model.name}.json").read_text())
     inputs = [load(copies / each["path"], "model.") for each in manifest["inputs"]]
     found = {f"model.{name}": torch.zeros_like(tensor) for name, tensor in inputs[-1].items()}

@@ -180,7 +180,7 @@ def test_a_command_evaluates_folders(tmp_path: Path) -> None:
 
 
 def test_only_so_many_folders_are_kept(tmp_path: Path) -> None:
-    """With --keep 1 an older model goes with all that is in it."""
+    """An older model is removed with all that is in it with --keep 1."""
     _train(tmp_path, *range(100, 600, 100))
     assert rna_watch("once", tmp_path, *LOCAL[:-1], 1).returncode == 0
     assert sorted(path.name for path in (tmp_path / "rna").iterdir()) == [
@@ -223,7 +223,7 @@ def test_folders_are_extrapolated_by_hand_and_verified(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("link", [True, False])
 def test_a_disk_that_is_nearly_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool) -> None:
-    """Without room for a copy or a model beside the reserve both wait, which is said; links need no room; then it goes on."""
+    """Copy and model wait without room besides the reserve, which is reported; links need no room; then it goes on."""
     _train(tmp_path, 100, 200, 300)
     settings = {"pin": "link" if link else "copy", "reserve": 3000 / 2**30}
     with monkeypatch.context() as nearly_full:
@@ -232,7 +232,7 @@ def test_a_disk_that_is_nearly_full_is_said(tmp_path: Path, monkeypatch: pytest.
         state = process(tmp_path, tmp_path, **settings)
     assert published(tmp_path) == []
     assert state.problems.keys() == {"held"} | (set() if link else {"pin"})
-    assert bool(list((tmp_path / ".rna-watch" / "window").iterdir())) == link
+    assert bool(list((tmp_path / ".rna-watch" / "pins").iterdir())) == link
     assert {event.pin for event in events(tmp_path, "admitted")} == {"link" if link else "none"}
     assert process(tmp_path, tmp_path, **settings).checkpoints["checkpoint-300"].stage == "published"
     check_folder(tmp_path / "rna" / "checkpoint-300", tmp_path)

@@ -71,7 +71,7 @@ def test_shards_and_tied_weights_are_given_back_as_they_are(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_training_that_begins_again_in_its_folder_replaces_the_models(tmp_path: Path) -> None:
-    """A run that starts from nothing where another was saves the same names: each is processed and published anew."""
+    """A run that starts from nothing where another was saves the same names: each is processed and published again."""
     run = tmp_path / "run"
     first = _train_beside_us(run, saves=4, limit=10)
     with live_run.watched(run):

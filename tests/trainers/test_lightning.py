@@ -49,7 +49,7 @@ def _new(path: Path) -> Path:
 
 
 def test_every_save_is_taken_once_though_retention_deletes(tmp_path: Path) -> None:
-    """With the two best kept and `last.ckpt` rewritten, each step is one checkpoint; a model loads into the module."""
+    """Each step is one checkpoint with the two best kept and `last.ckpt` rewritten; a model loads into the module."""
     run = Run.below(tmp_path)
     with watched(run.folder):
         said = _fit(run, "--steps", 24, "--every", 4, "--pause", 0.9)

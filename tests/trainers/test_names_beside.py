@@ -1,4 +1,4 @@
-"""Names beside a trainer's checkpoints and what its own functions make of them: why outputs lie in a folder of their own.
+"""Names next to a trainer's checkpoints and what its own functions make of them: why outputs lie in a folder of their own.
 
 Each harm is shown with the library's real function, and then that our real outputs do none of it.
 """
@@ -49,7 +49,7 @@ def _accelerate(project: Path) -> Path:
 
 @_needs("transformers")
 def test_the_hugging_face_trainer_counts_what_begins_like_a_checkpoint(tmp_path: Path) -> None:
-    """Beside `checkpoint-300-rna`, a limit of two costs the user `checkpoint-200`; the folder that we make costs nothing."""
+    """Next to `checkpoint-300-rna`, a limit of two costs the user `checkpoint-200`; the folder that we make costs nothing."""
     harmed, run = tmp_path / "harmed", tmp_path / "run"
     _hugging_face(harmed)
     save(harmed / "checkpoint-300-rna", 3)
@@ -108,6 +108,6 @@ def test_lightning_takes_every_name_that_begins_with_last(tmp_path: Path) -> Non
     ],
 )
 def test_our_folders_match_no_trainers_pattern(pattern: str) -> None:
-    """The trainers that cannot be installed beside these tests tell their checkpoints by such names; ours are none."""
+    """The trainers that cannot be installed with these tests tell their checkpoints by such names; ours are none."""
     paths = RunPaths(run=Path("run"), output=Path("run"))
     assert not any(re.search(pattern, folder.name) for folder in (paths.models, paths.state))

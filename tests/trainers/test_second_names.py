@@ -43,7 +43,7 @@ def test_the_same_model_beside_other_notes_is_one(folder: Folder) -> None:
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_rewritten_name_fills_the_gaps_of_the_numbered_ones(folder: Folder, restarted: bool) -> None:
-    """Once `last` was another name of a numbered file, what only `last` showed stands in its windows, after a restart too."""
+    """Saves that only `last` showed are in its windows once it was another name of a numbered file, after a restart too."""
     for epoch in range(1, 7):
         folder.save("last.pt", float(epoch), epoch=epoch)
         if epoch != 4:
@@ -67,7 +67,7 @@ def test_two_rewritten_names_of_one_run_are_one_sequence(folder: Folder) -> None
 
 
 def test_without_a_proof_names_stay_apart(folder: Folder) -> None:
-    """`ema.pt` beside numbered files, never the same as one of them, is a sequence of its own."""
+    """`ema.pt` next to numbered files, never the same as one of them, is a sequence of its own."""
     for epoch in (1, 2, 3):
         folder.save(f"checkpoint-{epoch}.pt", float(epoch), epoch=epoch)
         folder.save("ema.pt", epoch + 0.5, epoch=epoch)

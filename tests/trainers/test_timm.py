@@ -86,7 +86,7 @@ def _check_weights(run: Run, name: str, expected: list[int]) -> None:
 
 
 def test_the_moving_average_is_combined_when_it_is_asked_for(tmp_path: Path) -> None:
-    """With `--source state_dict_ema` windows hold the EMA's tensors, which `create_model(checkpoint_path=...)` prefers."""
+    """Windows with `--source state_dict_ema` hold the EMA's tensors, which `create_model(checkpoint_path=...)` prefers."""
     run = Run.below(tmp_path)
     script(TRAINER, "train", run.folder, "--copies", run.copies, "--epochs", 4, "--pause", 0)
     result = rna_watch("once", run.folder, "--engine", "local", "--source", "state_dict_ema", *PLAIN)

@@ -49,7 +49,7 @@ def test_the_hugging_face_trainer_writes_its_state_last(tmp_path: Path, flags: t
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_distributed_checkpoints_are_named_complete_last_and_keep_the_old_word_meanwhile(tmp_path: Path) -> None:
-    """`.metadata` follows the shards; saved again, the old one stands beside new shards, and is not believed."""
+    """`.metadata` follows the shards; saved again, the old one stands next to new shards, and is not believed."""
     seen: list[str] = []
     folder = tmp_path / "step-1"
 

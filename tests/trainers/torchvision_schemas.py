@@ -1,4 +1,4 @@
-"""Let torchvision's Python half load beside a torch without CUDA.
+"""Let torchvision's Python half load with a torch without CUDA.
 
 PyPI's wheels of torchvision link against CUDA's libraries, so beside a CPU build of torch none of its operators exist,
 and its import (which timm and torchmetrics do) ends in `operator torchvision::nms does not exist`. Their schemas are enough.

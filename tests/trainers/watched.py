@@ -1,4 +1,4 @@
-"""Trainers that save folders: running them, and checks of the folders that the daemon gives back."""
+"""Trainers that save folders: running them, and checks of the folders that the daemon writes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def check_folder(model: Path, originals: Path) -> None:
-    """A folder that was given back is its manifest's combination of the originals, file by file, without training state.
+    """A folder that was written is its manifest's combination of the originals, file by file, without training state.
 
     Args:
         model: the published folder.

@@ -57,7 +57,7 @@ print(*sorted(name for name in sys.modules if name.startswith("rna_watch.") and 
 
 
 def test_torch_and_numpy_are_enough():
-    """With every other library's import blocked, each part of the package works, on the mathematics alone."""
+    """Each part of the package works on the mathematics alone, with every other library's import blocked."""
     result = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["rna_watch.acceleration", "rna_watch.training"]

@@ -128,7 +128,7 @@ def test_a_closure_s_first_evaluation_counts(how, wrapped):
 
 
 def test_a_closure_s_gradient_counts_not_the_one_before_it():
-    """With SGD the gradients that lie there before the closure runs are never used."""
+    """Gradients from before the closure runs are never used with SGD."""
     network = plain()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     mean, loop, seen = GradientMean(network, optimizer), Loop(network), []

@@ -71,7 +71,7 @@ def first_below(problem, tolerance, limit=200, **options):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_online_rna_is_gmres(momentum):
-    """With all residuals and lambda = 0, step N leaves the residual of N - 1 steps of GMRES, whatever the momentum."""
+    """Step N leaves the residual of N - 1 steps of GMRES with all residuals and lambda = 0, at any momentum."""
     problem = Quadratic(30, 0.05)
     residuals, y = [], problem.start
     for number, each in enumerate(islice(online_rna(problem.step, problem.start, reg=0.0, momentum=momentum), 8)):
@@ -118,7 +118,7 @@ def test_each_step_is_the_twin_s():
 
 
 def test_offline_the_run_is_only_looked_at():
-    """`FlatRna` beside gradient descent, of any shape: c is the twin's, what is stored is a copy, and the point is far better."""
+    """`FlatRna` next to gradient descent, of any shape: c is the twin's, the stored value is a copy, the point is far better."""
     problem = Quadratic(12, 0.1)
     rna, y, xs, residuals = FlatRna(n=5, reg=1e-6), problem.start, [], []
     with pytest.raises(RuntimeError, match="nothing is stored"):
@@ -162,7 +162,7 @@ def test_what_cannot_be_combined_is_not_stored(point, residual, said):
 
 
 def test_steps_of_varying_length_store_where_they_began():
-    """With (y, gradient) the extrapolation is the one of steps of equal length from the same points, at any length."""
+    """The extrapolation with (y, gradient) is the one of steps of equal length from the same points, at any length."""
     problem = Quadratic(12, 0.1)
     rna, equal, y = FlatRna(n=5, reg=1e-6), FlatRna(n=5, reg=1e-6), problem.start
     for number in range(7):
@@ -201,7 +201,7 @@ def loss(problem, network):
 
 @pytest.mark.parametrize("kappa", KAPPAS)
 def test_offline_rna_of_a_run_meets_theorem_3_1(kappa):
-    """In the loop, lambda = 0: the extrapolation of N gradient steps leaves no more of the gradient than the bound."""
+    """The extrapolation of N gradient steps in the loop, lambda = 0, leaves no more of the gradient than the bound."""
     for seed in range(3):
         problem = Quadratic(30, kappa, seed)
         network = Point(problem.start)

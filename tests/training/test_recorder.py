@@ -53,7 +53,7 @@ def test_the_library_reads_what_was_written(tmp_path):
 
 
 def test_wide_narrow_and_odd_tensors_lie_where_the_header_says(tmp_path):
-    """float64 beside bfloat16 parameters (recorded in float32), a scalar, an empty one, one that is channels_last."""
+    """float64 next to bfloat16 parameters (recorded in float32), a scalar, an empty one, one that is channels_last."""
     torch.manual_seed(0)
     network = nn.Module()
     network.scalar = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
@@ -97,7 +97,7 @@ def convolutional():
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_channels_last_weights_have_their_gradients(ending, tmp_path):
-    """Beside a torch file they lie as its weights do, beside a safetensors file in rows: the loop's coefficients both times."""
+    """Next to a torch file they lie as its weights do, next to a safetensors file in rows: the loop's coefficients both times."""
     network, optimizer, loop = convolutional()
     rna = Rna(network, optimizer, n=4, reset_after=0)
     recorder = GradientRecorder(network, rna)
@@ -183,7 +183,7 @@ def test_names_have_no_wrapper_s_prefix(wrap, tmp_path):
 
 
 def test_without_a_step_there_is_no_file(tmp_path):
-    """Before training nothing is written, and what lies there from before goes."""
+    """Nothing is written before training, and an older file is removed."""
     _, optimizer, recorder, loop = recorded()
     loop.train(optimizer, 1)
     assert recorder.save(tmp_path / "a.pt").exists()
@@ -263,7 +263,7 @@ def test_the_daemon_s_residuals_are_the_true_mean_gradients(tmp_path):
     [(torch.float32, 1e-8, 1e-6, 20), (F64, 1e-8, 1e-9, 20), (F64, 1e-13, 1e-8, 1)],
 )
 def test_the_daemon_and_the_loop_agree(dtype, reg, tolerance, steps, tmp_path):
-    """On one run with SGD and momentum, both give the same coefficients and, to a rounding, the same tensors."""
+    """Both give the same coefficients and, to a rounding, the same tensors on one run with SGD and momentum."""
     network = tied(dtype)
     network.mask.zero_()  # the daemon skips checkpoints that hold infinities
     rna = Rna(network, torch.optim.SGD(groups(network), momentum=0.9), n=5, reg=reg)

@@ -159,7 +159,7 @@ def test_parts_of_one_run_are_one_run(names: list[str]) -> None:
 
 
 def test_different_models_in_folders_of_their_own_are_several_runs() -> None:
-    """Where names leave it open, models that are known to differ decide; one that is not known decides nothing."""
+    """Models that are known to differ decide if names leave it open; an unknown one decides nothing."""
     names = dict.fromkeys(_sequences("small", "large", "other") + _sequences("ema"), 0)
     assert [group.folder for group in unexplained(discover(names).groups)] == ["large", "other", "small"]
     assert discover(names, {"small": "x", "large": "x"}).runs == ()

@@ -19,7 +19,7 @@ def _names(readiness: Readiness, now: float) -> list[str]:
 
 
 def test_a_file_must_rest() -> None:
-    """A new file is due once it has rested; any change of its identity begins the rest anew."""
+    """A new file is due once it has rested; any change of its identity starts the rest again."""
     readiness = Readiness(2.0)
     readiness.update([_found("a_1")], 0.0)
     assert _names(readiness, 1.9) == []
@@ -112,7 +112,7 @@ def _reported_after(readiness: Readiness) -> float:
     ids=["none seen", "short", "just the least", "long", "then short", "short before", "very long"],
 )
 def test_an_incomplete_file_is_reported_after_twice_the_longest_writing(seconds: tuple[int, ...], after: int) -> None:
-    """Where checkpoints take long to be written nothing is reported that is merely being written; 10 s at least."""
+    """A file that is merely being written is not reported if the run's checkpoints take long, nor before 10 s."""
     readiness = Readiness(1.0)
     for number, each in enumerate(seconds):
         _write(readiness, f"a_{number}", 0.0, each)

@@ -41,7 +41,7 @@ def _scan(run: Path, *patterns: str) -> list[str]:
 
 
 def test_what_looks_like_a_checkpoint_is_found_and_nothing_else(tmp_path: Path) -> None:
-    """Usual endings, also in sub-folders; not hidden or temporary files, other files, or what trainers save beside a model."""
+    """Usual endings, also in sub-folders; not hidden or temporary files, other files, or what trainers save next to a model."""
     for name in ("a.pt", "b.ckpt", "sub/c.safetensors", "d.pth.tar", "e.BIN"):
         _write(tmp_path / name)
     for name in (
@@ -60,7 +60,7 @@ def test_what_looks_like_a_checkpoint_is_found_and_nothing_else(tmp_path: Path) 
 
 
 def test_our_outputs_are_never_inputs(tmp_path: Path) -> None:
-    """Not in the output tree, not through a link into it, and not beside a manifest, wherever that lies."""
+    """Not in the output tree, not through a link into it, and not next to a manifest, wherever that lies."""
     _write(tmp_path / "rna" / "a.pt")
     _write(tmp_path / ".rna-watch" / "window" / "b.pt")
     (tmp_path / "best.pt").symlink_to("rna/a.pt")
@@ -90,7 +90,7 @@ def test_a_run_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_a_table_of_damaged_manifests_hides_nothing(tmp_path: Path) -> None:
-    """A JSON file beside a checkpoint that is cut off, of another kind or nested without end makes no output of it."""
+    """A JSON file next to a checkpoint that is cut off, of another kind or nested without end makes no output of it."""
     for number, text in enumerate(("{", "[]", '"schema"', "[" * 100_000, "")):
         _write(tmp_path / f"{number}.pt")
         (tmp_path / f"{number}.pt.json").write_text(text)
@@ -129,7 +129,7 @@ def test_events_wake_and_our_own_files_do_not(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_watched_is_a_reason_not_an_error(tmp_path: Path) -> None:
-    """Where events cannot be had, scans go on, and the reason is told."""
+    """Scans go on without events, and the reason is reported."""
     hints = Hints(tmp_path / "nowhere", lambda: None, [])
     assert "scans find checkpoints all the same" in hints.start()
     assert not hints.alive()
@@ -139,7 +139,7 @@ def test_a_folder_that_cannot_be_watched_is_a_reason_not_an_error(tmp_path: Path
 def test_a_system_without_watches_left_is_a_reason_not_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the limit of inotify is reached, as with many runs on a host, the reason is told."""
+    """The reason is reported if the limit of inotify is reached, as with many runs on a host."""
 
     def schedule(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.ENOSPC, "inotify watch limit reached")
@@ -199,14 +199,14 @@ MOUNTS = """\
 def test_network_file_systems_are_known_by_the_innermost_mount(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, kind: str | None
 ) -> None:
-    """Of nested and of stacked mounts the one that holds the path counts, with blanks in names or without."""
+    """The mount that holds the path counts among nested and stacked ones, with blanks in names or without."""
     (tmp_path / "mountinfo").write_text(MOUNTS)
     monkeypatch.setattr(scanning, "_MOUNTS", tmp_path / "mountinfo")
     assert network_file_system(Path(path)) == kind
 
 
 def test_a_system_that_tells_no_mounts_is_taken_as_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without /proc nothing is claimed; and the folder of this test is on no network."""
+    """Nothing is claimed without /proc; the folder of this test is on no network."""
     assert network_file_system(tmp_path) is None
     monkeypatch.setattr(scanning, "_MOUNTS", tmp_path / "mountinfo")
     assert network_file_system(tmp_path) is None

@@ -71,7 +71,7 @@ def test_the_step_is_read_from_the_name(name: str, expected: tuple[str, int] | N
 
 
 def test_natural_order_counts() -> None:
-    """epoch_9 stands before epoch_10, and names without numbers in the order of the alphabet."""
+    """epoch_9 comes before epoch_10, and names without numbers in the order of the alphabet."""
     names = ["epoch_10.pt", "b.pt", "epoch_9.pt", "a.pt", "epoch_9b.pt"]
     assert sorted(names, key=steps.natural_key) == ["a.pt", "b.pt", "epoch_9.pt", "epoch_9b.pt", "epoch_10.pt"]
 

@@ -46,7 +46,7 @@ def rewrite(path):
 
 
 def truncate(path):
-    """The file is opened for writing anew."""
+    """The file is opened for writing once more."""
     os.truncate(path, 0)
 
 
@@ -171,7 +171,7 @@ def test_a_change_while_it_is_published(paths, change, which, moment, form, tmp_
 
 
 def test_a_change_before_it_is_cloned(paths, change, tmp_path):
-    """The newest checkpoint lends everything beside the model: it must be the one that was probed."""
+    """The newest checkpoint gives everything but the model: it must be the one that was probed."""
     layouts = tuple(probe(str(path)) for path in paths)
     change(paths[-1])
     out = tmp_path / "out"

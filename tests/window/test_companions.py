@@ -1,4 +1,4 @@
-"""What stands beside a window's iterates: sources, places, and the blocks that are read of them."""
+"""What stands next to a window's iterates: sources, places, and the blocks that are read of them."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_momentum_is_one_source_a_checkpoint(run):
 
 
 def test_gradients_are_one_source_an_interval(tmp_path):
-    """N sources, in the files beside all checkpoints but the oldest; what is not recorded is in no group."""
+    """N sources, in the files next to all checkpoints but the oldest; what is not recorded is in no group."""
     network = plain()
     run = Recording(
         tmp_path,
@@ -128,7 +128,7 @@ def test_work_counts_the_bytes_of_every_source(run):
 
 
 def test_what_a_checkpoint_tells_of_its_training(run, tmp_path):
-    """Counter, optimizer with its groups, whether it has stepped, whether a gradient lies beside it."""
+    """Counter, optimizer with its groups, whether it has stepped, whether a gradient lies next to it."""
     first, last = (training_state(run.layouts[number], 7, "epoch") for number in (0, -1))
     assert (last.steps, last.step_kind, last.optimizer, last.problem) == (7, "epoch", SGD, "")
     assert [group.learning_rate for group in last.groups] == [0.02, 0.01]

@@ -81,7 +81,7 @@ def test_the_budget_changes_the_blocks_only(layouts, monkeypatch):
 
 @given(st.integers(2, 30), st.floats(0.001, 4096))
 def test_blocks_stay_within_the_budget(checkpoints, budget_mib):
-    """The float64 values of a block, and the buffers beside them, fit the budget, down to a smallest block."""
+    """The float64 values of a block, and the buffers next to them, fit the budget, down to a smallest block."""
     count = tasks_plan.block_elements(checkpoints, budget_mib)
     assert 256 <= count <= BLOCK_ELEMENTS
     assert count == 256 or 8 * count * (checkpoints + 4) <= budget_mib * 2**20
