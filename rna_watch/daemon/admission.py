@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from rna_watch.daemon import window_break
+from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.pinned_file import NONE
 from rna_watch.daemon.window import state_of
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
@@ -83,6 +86,28 @@ class Admission:
         self._admit(name, layout, identity)
         return True
 
+    def readmit(self) -> set[str]:
+        """Admit again, from pins and files, what was admitted under another setting `source`: it is another model.
+
+        Returns:
+            The names that stay as they were admitted: their bytes are gone, or hold no such model.
+        """
+        stay = set()
+        for checkpoint in by_admission(self._recorder.checkpoints()):
+            admitted, under = checkpoint.admitted, checkpoint.under
+            if admitted is None or under is None or under.settings.get("source") == self._config.source:
+                continue
+            layout = self._pins.content(checkpoint)
+            if layout is None:
+                stay.add(checkpoint.name)
+            elif layout.source != admitted.source:
+                newest = self._sequences.newest(admitted.path, admitted.step_kind)
+                pin = admitted.pin if checkpoint.pinned else NONE
+                self._recorder.record(replace(admitted, source=layout.source, parameters=layout.parameters, pin=pin))
+                if newest is not None and newest.under is self._recorder.state.started:  # it was admitted again too
+                    self._begin_window(self._break(newest, checkpoint.name), checkpoint.name)
+        return stay
+
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
         """Record what a file is, unless that was recorded of it last."""
         before = self._recorder.checkpoint(event.checkpoint)
@@ -158,10 +183,12 @@ class Admission:
                 pin_path=pinned_path,
             )
         )
-        reason = "" if again else self._break(previous, name)
+        self._begin_window("" if again else self._break(previous, name), name)
+        self._resolve(path, name, known=True)
+
+    def _begin_window(self, reason: str, name: str) -> None:
         if reason:
             self._recorder.record(e.WindowStarted(checkpoint=name, reason=reason))
-        self._resolve(path, name, known=True)
 
     def _resolve(self, path: str, name: str, *, known: bool) -> None:
         """Record that a file is a checkpoint of another name; if that is `known`, only if its path has another record."""

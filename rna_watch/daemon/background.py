@@ -40,13 +40,16 @@ _LOG_BYTES = 5 * 2**20
 _LOG_FILES = 3
 
 
-def serve(config: RunConfig, paths: RunPaths, *, until_done: bool = False, to_terminal: bool = True) -> Recorder:
+def serve(
+    config: RunConfig, paths: RunPaths, *, until_done: bool = False, again: bool = False, to_terminal: bool = True
+) -> Recorder:
     """Run the daemon in this process until it is stopped or nothing is left to do; returns the final state.
 
     Args:
         config: the settings.
         paths: where the run and its outputs lie.
         until_done: end when nothing is left to do (`once`).
+        again: make every model anew whose inputs are there.
         to_terminal: log to the terminal too.
 
     Raises:
@@ -70,6 +73,7 @@ def serve(config: RunConfig, paths: RunPaths, *, until_done: bool = False, to_te
                     paths,
                     recorder,
                     until_done=until_done,
+                    again=again,
                     on_ready=lambda: _tell(ready, _READY),
                     lost=lock.lost,
                 )

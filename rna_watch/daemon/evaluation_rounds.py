@@ -87,7 +87,8 @@ class EvaluationRounds:
             Cancelled: the evaluators were closed.
         """
         evaluation = CheckpointEvaluation(self, window, residuals, members)
-        if self.evaluators:
+        known = self.recorder.checkpoint(window.members[-1].name)
+        if self.evaluators or (known is not None and known.evaluations):
             evaluation.run(search=search)
         return evaluation.outcome
 
@@ -141,7 +142,7 @@ class CheckpointEvaluation:
         self._total = 1 + len(others)
         if not self._evaluate([last]) or not search:
             return  # what fails on the original fails on the rest
-        offered = offers(self._evaluators[0], self._recorder)
+        offered = offers(self._evaluators[0], self._recorder) if self._evaluators else frozenset()
         self._kinds = self._rounds.kinds(self._window, offered)
         variants = [self._variant(each, kind) for each in others for kind in self._kinds]
         kept = self._first_round(variants, offered)
@@ -163,6 +164,10 @@ class CheckpointEvaluation:
     def _evaluate(self, candidates: Sequence[Candidate]) -> bool:
         """Evaluate the candidates that are not known yet; returns whether any of them is known now."""
         self.outcome.evaluated |= {each.name for each in candidates if self._at_hand(each)}
+        settled = self._recorder.state.metric
+        metric = self._config.metric or (settled.metric if settled is not None else None)
+        if metric is not None and any(each.name in self.outcome.evaluated for each in candidates):
+            self._rounds.settle(metric)  # what is known is used, whichever metric chose before
         self._round([each for each in candidates if each.name not in self.outcome.evaluated], None)
         return not candidates or any(each.name in self.outcome.evaluated for each in candidates)
 
@@ -170,15 +175,23 @@ class CheckpointEvaluation:
         """Whether a candidate was evaluated before a restart, with nothing lost that choice and publication need.
 
         The journal holds no per-example values, no re-estimated statistics, and nothing that the user's training loss drew.
+        Per-example values of the metric that chose before are not missed where another one chooses now.
         """
         current = self._recorder.checkpoint(self._name)
         if current is None or each.name not in current.evaluations:
             return False
-        lost = each.statistics == RE_ESTIMATED or each.method == TRAINED or current.examples.get(each.name, 0) > 0
+        lost = each.statistics == RE_ESTIMATED or each.method == TRAINED
+        if self._evaluators:
+            wanted = self._config.metric
+            by = current.chosen_by[1] if current.chosen_by else None
+            lost = lost or current.judge != self._recorder.state.judge
+            lost = lost or (wanted is not None and wanted not in current.evaluations[each.name])
+            lost = lost or (current.examples.get(each.name, 0) > 0 and (by is None or by[0] == (wanted or by[0])))
         return not lost and self._same(each, current.models.get(each.name, ""))
 
     def _round(self, wanted: Sequence[Candidate], fraction: float | None) -> None:
-        spread(self._evaluators, wanted, partial(self._evaluate_one, fraction))
+        if self._evaluators:
+            spread(self._evaluators, wanted, partial(self._evaluate_one, fraction))
 
     def _evaluate_one(self, fraction: float | None, evaluator: Evaluator, each: Candidate) -> None:
         self._show(f"evaluating {each.name}")

@@ -128,7 +128,8 @@ class Measured(Event):
     `residuals` names them, oldest first, as pairs [older, newer] of checkpoints. `rows[-1][j]` is <r_N, r_j>, `rows[-2][j]`
     is <r_{N-1}, r_j>, and so on. `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain
     differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
-    `form_energy` are its rows and rounding energy.
+    `form_energy` are its rows and rounding energy. `inputs` tells the models of the window's checkpoints, oldest first,
+    from others of these names (journals of 0.1.0 lack it).
     """
 
     kind: ClassVar[str] = "measured"
@@ -141,6 +142,7 @@ class Measured(Event):
     form: str = ""
     form_rows: list[list[float]] = field(default_factory=list)
     form_energy: float = 0.0
+    inputs: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +264,28 @@ class Published(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakenUp(Event):
+    """Work on a checkpoint that was done before begins again, and why.
+
+    `how` is `make` (its model is made anew) or `evaluate` (what is there of it is evaluated as it is).
+    """
+
+    kind: ClassVar[str] = "taken_up"
+    checkpoint: str
+    how: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left(Event):
+    """Work that was taken up ended, and what was there before stays as it is, and why."""
+
+    kind: ClassVar[str] = "left"
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
     """Work on this checkpoint ended without an output, and why (first of a window, not better, ...)."""
 
@@ -297,6 +321,16 @@ class BestMoved(Event):
     checkpoint: str
     output: str
     value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestWithdrawn(Event):
+    """`best` names nothing any more: the present evaluator or metric does not say that its model is the best, and why."""
+
+    kind: ClassVar[str] = "best_withdrawn"
+    checkpoint: str
+    output: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,10 +398,13 @@ KINDS: dict[str, type[Event]] = {
         Chosen,
         Publishing,
         Published,
+        TakenUp,
+        Left,
         Finished,
         Skipped,
         Failed,
         BestMoved,
+        BestWithdrawn,
         Pruned,
         Unpinned,
         Problem,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from rna_watch.journal import events as e
-from rna_watch.journal.kept import stale, still_meant
+from rna_watch.journal.kept import input_keys, judge, remade, stale, still_meant
 from rna_watch.journal.recipe import Recipe, read
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Stage(StrEnum):
     FAILED = "failed"
 
 
+Key = tuple[int, str]  # the number of a judge, and a source
+Decision = tuple[Key, tuple[str, str] | None]  # ..., and the metric with its direction
 PENDING = frozenset({Stage.READY, Stage.MEASURED, Stage.EVALUATING, Stage.CHOSEN, Stage.PUBLISHING})
 DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
 
@@ -44,6 +47,8 @@ class Checkpoint:
     """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them.
 
     What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
+    `chosen_by` is the judge, the metric and the direction that chose, and `under` the start whose settings applied then.
+    `taken_up` is why it is worked on once more, and `before` the stage that it had then.
     """
 
     name: str
@@ -67,6 +72,15 @@ class Checkpoint:
     pinned: bool = False
     attempts: int = 0
     judge: int = 0
+    chosen_by: Decision | None = None
+    under: e.Started | None = None
+    taken_up: e.TakenUp | None = None
+    before: Stage | None = None
+
+    @property
+    def key(self) -> Key:
+        """The judge and the model's place in the files: only values of one key are compared."""
+        return self.judge, self.admitted.source if self.admitted else ""
 
     @property
     def step(self) -> int | None:
@@ -83,9 +97,10 @@ class Checkpoint:
 class RunState:
     """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen.
 
-    `outputs` are the outputs that are kept, by path, the newest last. `replaced` holds the metrics of originals and of
-    published models whose checkpoint was written again since, each with its judge: they still count for `best`. `judges`
-    are all evaluators so far, and `judge` is the number of the present one.
+    `outputs` are the outputs that are kept, by path, that of the newest checkpoint last; `ages` are the numbers of the
+    events that admitted their checkpoints. `replaced` holds the metrics of originals and of published models whose
+    checkpoint was written again since, each with its key: they still count for `best`. `judges` are all evaluators so far;
+    `judge` is the number of the present one, and `judged` the key of the newest evaluation. `best_by` is what moved `best`.
     """
 
     started: e.Started | None = None
@@ -94,10 +109,13 @@ class RunState:
     problems: dict[str, e.Problem] = field(default_factory=dict)
     metric: e.MetricChosen | None = None
     best: e.BestMoved | None = None
+    best_by: Decision | None = None
     outputs: dict[str, e.Published] = field(default_factory=dict)
-    replaced: list[tuple[int, e.Metrics]] = field(default_factory=list)
-    judges: list[tuple[object, ...]] = field(default_factory=list)
+    ages: dict[str, int] = field(default_factory=dict)
+    replaced: list[tuple[Key, e.Metrics]] = field(default_factory=list)
+    judges: list[tuple[str, ...]] = field(default_factory=list)
     judge: int = 0
+    judged: Key | None = None
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     read_bytes: int = 0
     written_bytes: int = 0
@@ -107,12 +125,12 @@ class RunState:
         self.recent.append(event)
         match event:
             case e.Started():
-                before = self.started or event
-                if _judge(before) != _judge(event) or stale(before, event):
+                before, by = self.started or event, judge(event)
+                if judge(before) != by or stale(before, event):
                     self._forget_evaluations()
-                if _judge(event) not in self.judges:
-                    self.judges.append(_judge(event))
-                self.judge = self.judges.index(_judge(event))
+                if by not in self.judges:
+                    self.judges.append(by)
+                self.judge = self.judges.index(by)
                 self.started, self.stopped, self.problems = event, None, {}
             case e.Stopped():
                 self.stopped = event
@@ -121,7 +139,10 @@ class RunState:
             case e.Solved():
                 self.problems.pop(event.key, None)
             case e.BestMoved():
-                self.best = event
+                moved = self.checkpoints.get(event.checkpoint)
+                self.best, self.best_by = event, moved.chosen_by if moved else None
+            case e.BestWithdrawn():
+                self.best = self.best_by = None
             case e.MetricChosen():
                 self.metric = event
             case e.Admitted():
@@ -134,6 +155,7 @@ class RunState:
                     seen_time=seen_time,
                     admitted=event,
                     pinned=event.pin != "none",
+                    under=self.started,
                 )
             case _ if hasattr(event, "checkpoint") and event.checkpoint:
                 self._apply_to_checkpoint(event, event.checkpoint)
@@ -145,6 +167,12 @@ class RunState:
         for name, checkpoint in self.checkpoints.items():
             if checkpoint.stage in PENDING | {Stage.FAILED}:
                 self.checkpoints[name] = _with_only(checkpoint, frozenset())
+
+    def _keep_output(self, event: e.Published, of: Checkpoint) -> None:
+        """Add an output, in the order of the checkpoints; one that was made anew keeps its place."""
+        self.outputs[event.output] = event
+        self.ages[event.output] = of.admitted.seq if of.admitted and of.publishing else event.seq
+        self.outputs = {output: self.outputs[output] for output in sorted(self.outputs, key=self.ages.__getitem__)}
 
     def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
         old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)
@@ -161,7 +189,13 @@ class RunState:
                 new = replace(old, starts_window=True, reason=event.reason)
             case e.Measured():
                 self.read_bytes += event.read_bytes
-                new = replace(old, stage=Stage.MEASURED, measured=event)
+                admitted = {
+                    each: self.checkpoints[each].admitted
+                    for each in chain(*event.residuals)
+                    if each in self.checkpoints
+                }
+                keyed = event if event.inputs else replace(event, inputs=input_keys(event, admitted))
+                new = replace(old, stage=Stage.MEASURED, measured=keyed)
                 if old.measured is not None and old.measured.residuals != event.residuals:
                     new = _with_only(new, still_meant(old.measured, event, old.models, old.recipes))
             case e.Searched():
@@ -170,6 +204,8 @@ class RunState:
                 new = replace(old, stage=Stage.EVALUATING, screened=old.screened | {event.candidate: event})
             case e.Evaluated():
                 recipe = {event.candidate: read(event.candidate, event.recipe)}
+                if old.judge != self.judge and old.evaluations:
+                    old = _with_only(old, frozenset())  # what another evaluator said cannot be compared
                 new = replace(
                     old,
                     stage=Stage.EVALUATING,
@@ -179,21 +215,38 @@ class RunState:
                     recipes=old.recipes | recipe if event.recipe else recipe | old.recipes,
                     judge=self.judge,
                 )
+                self.judged = new.key
             case e.EvaluationFailed():
                 new = replace(old, stage=Stage.EVALUATING, failures=old.failures | {event.candidate: event.reason})
             case e.Chosen():
-                new = replace(old, stage=Stage.CHOSEN, chosen=event, reason=event.reason)
+                metric = (self.metric.metric, self.metric.mode) if self.metric else None
+                new = replace(
+                    old,
+                    stage=Stage.CHOSEN,
+                    chosen=event,
+                    chosen_by=(old.key, metric),
+                    under=self.started,
+                    reason=event.reason,
+                )
             case e.Publishing():
                 new = replace(old, stage=Stage.PUBLISHING, publishing=event)
             case e.Published():
                 self.written_bytes += event.written_bytes
-                self.outputs.pop(event.output, None)
-                self.outputs[event.output] = event
+                self._keep_output(event, old)
                 if old.publishing is None:
                     return  # of a version that was written again meanwhile
                 new = replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
+            case e.TakenUp():
+                new = replace(
+                    old, stage=Stage.READY, taken_up=event, before=old.stage, publishing=None, attempts=0, failures={}
+                )
+                if old.judge == self.judge and old.under and self.started and remade(old.under, self.started):
+                    new = _with_only(new, frozenset())
+            case e.Left():
+                new = replace(old, stage=old.before or old.stage)
             case e.Finished():
-                new = replace(old, stage=Stage.FINISHED, reason=event.reason, done_time=event.time)
+                under = self.started if old.chosen is None else old.under
+                new = replace(old, stage=Stage.FINISHED, reason=event.reason, done_time=event.time, under=under)
             case e.Skipped():
                 new = replace(old, stage=Stage.SKIPPED, reason=event.reason, done_time=event.time)
             case e.Failed():
@@ -227,16 +280,14 @@ def _with_only(checkpoint: Checkpoint, names: Set[str]) -> Checkpoint:
     )
 
 
-def _reached(checkpoint: Checkpoint) -> list[tuple[int, e.Metrics]]:
+def _reached(checkpoint: Checkpoint) -> list[tuple[Key, e.Metrics]]:
     """The metrics of a checkpoint's original and of its model, if that was written."""
     original = checkpoint.evaluations.get("last")
+    found = [(checkpoint.key, original)] if original is not None else []
     chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen and checkpoint.publishing else None
-    return [(checkpoint.judge, metrics) for metrics in (original, chosen) if metrics is not None]
-
-
-def _judge(started: e.Started) -> tuple[object, ...]:
-    """What must be equal for evaluations to be comparable: the user's evaluator, and its file."""
-    return started.evaluator, started.evaluator_digest
+    if chosen is not None and checkpoint.chosen_by is not None:
+        found.append((checkpoint.chosen_by[0], chosen))
+    return found
 
 
 def replay(events: Iterable[e.Event]) -> RunState:
