@@ -23,6 +23,7 @@ from rna_watch.journal.lock import RunLock, check_unwatched
 from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.journal.run_paths import adopt_pins, check_output, remember
 from rna_watch.journal.status import status_of
+from rna_watch.journal.words import nameless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ def serve(
     ready = os.environ.pop(READY_FD, None)
     try:
         with RunLock(paths) as lock:
-            _log_to(paths, to_terminal=to_terminal)
+            _log_to(paths, to_terminal=to_terminal, counted=until_done)
             be_nice()
             remember(paths)
             recorder = Recorder(paths.journal)
@@ -105,7 +106,23 @@ def _tell(descriptor: str | None, message: str) -> None:
             os.close(int(descriptor))
 
 
-def _log_to(paths: RunPaths, *, to_terminal: bool) -> None:
+class _Repeated(logging.Filter):
+    """Lets the first of equal messages pass, whichever checkpoint they are of; the summary at the end counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is new."""
+        line = record.getMessage()
+        text = nameless(line.partition("  ")[0], line)
+        new = text not in self._said
+        self._said.add(text)
+        return new
+
+
+def _log_to(paths: RunPaths, *, to_terminal: bool, counted: bool) -> None:
     logger = logging.getLogger("rna_watch")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -117,6 +134,8 @@ def _log_to(paths: RunPaths, *, to_terminal: bool) -> None:
     if to_terminal:
         handlers.append(logging.StreamHandler(sys.stdout))
         handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        if counted:
+            handlers[-1].addFilter(_Repeated())
     logger.handlers = handlers
 
 

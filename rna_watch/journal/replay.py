@@ -168,11 +168,47 @@ class RunState:
             if checkpoint.stage in PENDING | {Stage.FAILED}:
                 self.checkpoints[name] = _with_only(checkpoint, frozenset())
 
-    def _keep_output(self, event: e.Published, of: Checkpoint) -> None:
-        """Add an output, in the order of the checkpoints; one that was made anew keeps its place."""
-        self.outputs[event.output] = event
-        self.ages[event.output] = of.admitted.seq if of.admitted and of.publishing else event.seq
-        self.outputs = {output: self.outputs[output] for output in sorted(self.outputs, key=self.ages.__getitem__)}
+    def _keyed(self, event: e.Measured) -> e.Measured:
+        """A measurement with the keys of its models, which records of 0.1.0 lack."""
+        known = (self.checkpoints.get(name) for name in chain(*event.residuals))
+        admitted = {each.name: each.admitted for each in known if each}
+        return event if event.inputs else replace(event, inputs=input_keys(event, admitted))
+
+    def _evaluated(self, event: e.Evaluated, old: Checkpoint) -> Checkpoint:
+        recipe = {event.candidate: read(event.candidate, event.recipe)}
+        if old.judge != self.judge and old.evaluations:
+            old = _with_only(old, frozenset())  # what another evaluator said cannot be compared
+        new = replace(
+            old,
+            stage=Stage.EVALUATING,
+            evaluations=old.evaluations | {event.candidate: event.metrics},
+            examples=old.examples | {event.candidate: event.examples},
+            models=old.models | {event.candidate: event.model},
+            recipes=old.recipes | recipe if event.recipe else recipe | old.recipes,
+            judge=self.judge,
+        )
+        self.judged = new.key
+        return new
+
+    def _still_true(self, old: Checkpoint) -> Checkpoint:
+        """A checkpoint that is taken up, with the evaluations that are of the same models under the present settings."""
+        other = old.judge == self.judge and old.under and self.started and remade(old.under, self.started)
+        return _with_only(old, frozenset()) if other else replace(old, failures={})
+
+    def _of_output(self, event: e.Publishing | e.Published | e.Pruned, old: Checkpoint) -> Checkpoint:
+        """Outputs are in the order of their checkpoints; one that was made anew keeps its place."""
+        if isinstance(event, e.Publishing):
+            return replace(old, stage=Stage.PUBLISHING, publishing=event)
+        if isinstance(event, e.Pruned):
+            self.outputs.pop(event.output, None)
+            return replace(old, output=None) if old.output == event.output else old
+        self.written_bytes += event.written_bytes
+        self.ages[event.output] = old.admitted.seq if old.admitted and old.publishing else event.seq
+        found = self.outputs | {event.output: event}
+        self.outputs = {output: found[output] for output in sorted(found, key=self.ages.__getitem__)}
+        if old.publishing is None:
+            return old  # it is of a version that was written again meanwhile
+        return replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
 
     def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
         old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)
@@ -189,13 +225,7 @@ class RunState:
                 new = replace(old, starts_window=True, reason=event.reason)
             case e.Measured():
                 self.read_bytes += event.read_bytes
-                admitted = {
-                    each: self.checkpoints[each].admitted
-                    for each in chain(*event.residuals)
-                    if each in self.checkpoints
-                }
-                keyed = event if event.inputs else replace(event, inputs=input_keys(event, admitted))
-                new = replace(old, stage=Stage.MEASURED, measured=keyed)
+                new = replace(old, stage=Stage.MEASURED, measured=self._keyed(event))
                 if old.measured is not None and old.measured.residuals != event.residuals:
                     new = _with_only(new, still_meant(old.measured, event, old.models, old.recipes))
             case e.Searched():
@@ -203,45 +233,19 @@ class RunState:
             case e.Screened():
                 new = replace(old, stage=Stage.EVALUATING, screened=old.screened | {event.candidate: event})
             case e.Evaluated():
-                recipe = {event.candidate: read(event.candidate, event.recipe)}
-                if old.judge != self.judge and old.evaluations:
-                    old = _with_only(old, frozenset())  # what another evaluator said cannot be compared
-                new = replace(
-                    old,
-                    stage=Stage.EVALUATING,
-                    evaluations=old.evaluations | {event.candidate: event.metrics},
-                    examples=old.examples | {event.candidate: event.examples},
-                    models=old.models | {event.candidate: event.model},
-                    recipes=old.recipes | recipe if event.recipe else recipe | old.recipes,
-                    judge=self.judge,
-                )
-                self.judged = new.key
+                new = self._evaluated(event, old)
             case e.EvaluationFailed():
                 new = replace(old, stage=Stage.EVALUATING, failures=old.failures | {event.candidate: event.reason})
             case e.Chosen():
-                metric = (self.metric.metric, self.metric.mode) if self.metric else None
+                by = (old.key, (self.metric.metric, self.metric.mode) if self.metric else None)
                 new = replace(
-                    old,
-                    stage=Stage.CHOSEN,
-                    chosen=event,
-                    chosen_by=(old.key, metric),
-                    under=self.started,
-                    reason=event.reason,
+                    old, stage=Stage.CHOSEN, chosen=event, chosen_by=by, under=self.started, reason=event.reason
                 )
-            case e.Publishing():
-                new = replace(old, stage=Stage.PUBLISHING, publishing=event)
-            case e.Published():
-                self.written_bytes += event.written_bytes
-                self._keep_output(event, old)
-                if old.publishing is None:
-                    return  # of a version that was written again meanwhile
-                new = replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
+            case e.Publishing() | e.Published() | e.Pruned():
+                new = self._of_output(event, old)
             case e.TakenUp():
-                new = replace(
-                    old, stage=Stage.READY, taken_up=event, before=old.stage, publishing=None, attempts=0, failures={}
-                )
-                if old.judge == self.judge and old.under and self.started and remade(old.under, self.started):
-                    new = _with_only(new, frozenset())
+                kept = self._still_true(old)
+                new = replace(kept, stage=Stage.READY, taken_up=event, before=old.stage, publishing=None, attempts=0)
             case e.Left():
                 new = replace(old, stage=old.before or old.stage)
             case e.Finished():
@@ -252,9 +256,6 @@ class RunState:
             case e.Failed():
                 stage = Stage.READY if event.will_retry else Stage.FAILED
                 new = replace(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)
-            case e.Pruned():
-                self.outputs.pop(event.output, None)
-                new = replace(old, output=None) if old.output == event.output else old
             case e.Unpinned():
                 new = replace(old, pinned=False)
             case _:
@@ -284,7 +285,11 @@ def _reached(checkpoint: Checkpoint) -> list[tuple[Key, e.Metrics]]:
     """The metrics of a checkpoint's original and of its model, if that was written."""
     original = checkpoint.evaluations.get("last")
     found = [(checkpoint.key, original)] if original is not None else []
-    chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen and checkpoint.publishing else None
+    chosen = (
+        checkpoint.chosen.metrics.get("chosen")
+        if checkpoint.chosen and (checkpoint.publishing or checkpoint.output)
+        else None
+    )
     if chosen is not None and checkpoint.chosen_by is not None:
         found.append((checkpoint.chosen_by[0], chosen))
     return found

@@ -36,6 +36,12 @@ def describe(event: e.Event, state: RunState | None = None) -> str | None:
     return f"{plain(name)}  {plain(text)}" if name else plain(text)
 
 
+def nameless(name: str, line: str) -> str:
+    """A line without the name of its checkpoint, so that equal messages can be counted."""
+    shown = plain(name)
+    return line.removeprefix(f"{shown}  ").replace(shown, "it") if shown else line
+
+
 def output_of(state: RunState | None, output: str) -> str:
     """An output's path relative to the run directory, or in full if it lies elsewhere."""
     if state is None or state.started is None:
