@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
-from rna_watch.acceleration.family import Family, distinct, unevaluated
-from rna_watch.acceleration.methods import AVERAGES, LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
+from rna_watch.acceleration.family import Family, cut, distinct, unevaluated
+from rna_watch.acceleration.methods import LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
 from rna_watch.acceleration.selection import infer_mode
 from rna_watch.acceleration.significance import Mode, ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
@@ -307,23 +307,23 @@ class CheckpointEvaluation:
         if len(candidates) <= limit:
             return candidates
         if fraction is None:
-            return _cut(candidates, limit)
+            return cut(candidates, limit)
         if FRACTION not in offered:
             self._recorder.problem(
                 "first_round",
                 f"first_round is set, but the evaluator offers no '{FRACTION}'",
                 "add it, or leave first_round out",
             )
-            return _cut(candidates, limit)
+            return cut(candidates, limit)
         self._recorder.solved("first_round")
-        screened = _cut(candidates, SCREENED * limit)
+        screened = cut(candidates, SCREENED * limit)
         self._done, self._total = 0, len(screened)
         known_already = self._screened(screened)
         self._round([each for each in screened if each.name not in known_already], fraction)
         self._done = 1  # the original
         values = self._screened(screened)
         known = ranked(screened, lambda each: self._number(values.get(each.name)), self._mode)
-        return _cut([*known, *(each for each in screened if each not in known)], limit, screened)
+        return cut([*known, *(each for each in screened if each not in known)], limit, screened)
 
     # -- candidates that evaluations or gradients lead to
 
@@ -395,13 +395,3 @@ class CheckpointEvaluation:
 
 # how the members of searched methods are found, in the order in which they are tried
 SEARCHES = {SOUP: CheckpointEvaluation.soup, LINE: CheckpointEvaluation.line, TRAINED: CheckpointEvaluation.trained}
-
-
-def _cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:
-    """The first `limit` of these, with the first average and the first solution (of `order`, if given) always among them."""
-    anchors = [
-        next((each for each in order or ranked if kind_of(each.method) == kind), None) for kind in (AVERAGES, SOLUTIONS)
-    ]
-    first = [each for each in anchors if each is not None]
-    names = list(dict.fromkeys(each.name for each in [*first, *ranked]))[:limit]
-    return [each for each in ranked if each.name in names]

@@ -128,8 +128,7 @@ class Measured(Event):
     `residuals` names them, oldest first, as pairs [older, newer] of checkpoints. `rows[-1][j]` is <r_N, r_j>, `rows[-2][j]`
     is <r_{N-1}, r_j>, and so on. `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain
     differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
-    `form_energy` are its rows and rounding energy. `inputs` tells the models of the window's checkpoints, oldest first,
-    from others of these names (journals of 0.1.0 lack it).
+    `form_energy` are its rows and rounding energy. `inputs` are the keys of the K models (0.1.0 wrote none).
     """
 
     kind: ClassVar[str] = "measured"
@@ -265,10 +264,7 @@ class Published(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenUp(Event):
-    """Work on a checkpoint that was done before begins again, and why.
-
-    `how` is `make` (its model is made anew) or `evaluate` (what is there of it is evaluated as it is).
-    """
+    """Work on a checkpoint that was done begins again: `make` its model anew, or `evaluate` what is there as it is."""
 
     kind: ClassVar[str] = "taken_up"
     checkpoint: str
@@ -378,40 +374,11 @@ class Noted(Event):
     checkpoint: str = field(default="")
 
 
-KINDS: dict[str, type[Event]] = {
-    cls.kind: cls
-    for cls in (
-        Started,
-        Stopped,
-        Waiting,
-        Refused,
-        Vanished,
-        Aliased,
-        Admitted,
-        WindowStarted,
-        Measured,
-        Searched,
-        Screened,
-        Evaluated,
-        MetricChosen,
-        EvaluationFailed,
-        Chosen,
-        Publishing,
-        Published,
-        TakenUp,
-        Left,
-        Finished,
-        Skipped,
-        Failed,
-        BestMoved,
-        BestWithdrawn,
-        Pruned,
-        Unpinned,
-        Problem,
-        Solved,
-        Noted,
-    )
-}
+KINDS: dict[str, type[Event]] = {cls.kind: cls for cls in (
+    Started, Stopped, Waiting, Refused, Vanished, Aliased, Admitted, WindowStarted, Measured, Searched,
+    Screened, Evaluated, MetricChosen, EvaluationFailed, Chosen, Publishing, Published, TakenUp, Left,
+    Finished, Skipped, Failed, BestMoved, BestWithdrawn, Pruned, Unpinned, Problem, Solved, Noted,
+)}  # fmt: skip
 
 
 def to_record(event: Event) -> dict[str, Any]:
