@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.daemon.second_pass import within
+from rna_watch.daemon.order import by_admission
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
@@ -20,14 +20,14 @@ from rna_watch.publishing import output as outputs
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
-    from rna_watch.journal.replay import Checkpoint
+    from rna_watch.journal.replay import Checkpoint, RunState
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.layout.dtypes import Array
     from rna_watch.layout.layout import Layout
@@ -157,7 +157,13 @@ class Publication:
     def worth_writing(self, checkpoint: Checkpoint) -> bool:
         """Whether the model that was chosen anew for a checkpoint would be kept: as one of the newest, or as the best."""
         state = self._recorder.state
-        return within(self._config.keep, state, checkpoint) or best_so_far(state, checkpoint.name) is not None
+        best = state.best
+        lost = best is not None and best.checkpoint == checkpoint.name and not self.exists(best.output)
+        return lost or within(self._config.keep, state, checkpoint) or best_so_far(state, checkpoint.name) is not None
+
+    def exists(self, output: str | None) -> bool:
+        """Whether an output is there, by its path in the output tree."""
+        return output is not None and (self._paths.models / output).exists()
 
     def size_bytes(self, newest: Layout) -> int:
         """The most room that a window's model takes, with its plain copy."""
@@ -188,12 +194,25 @@ class Publication:
         """
         state = self._recorder.state
         for output, published in list(state.outputs.items()):
-            if not (self._paths.models / output).exists():
+            if not self.exists(output):
                 self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
         newest = max(state.outputs.values(), key=lambda each: each.seq, default=None)
         if newest is not None and (state.best is None or state.best.seq < newest.seq):
             self._point(newest.checkpoint, self._paths.models / newest.output)
         self._prune()
+
+    def settle_source(self, foreign: Collection[str]) -> None:
+        """Withdraw `best` if the setting `source` names another model now.
+
+        Args:
+            foreign: the checkpoints that do not hold that model, or not any more.
+        """
+        state = self._recorder.state
+        if state.best is None or state.best_by is None:
+            return
+        of = state.checkpoints[state.best.checkpoint]
+        if of.name in foreign or of.key[1] != state.best_by[0][1]:
+            self.withdraw_best("the setting source names another model now")
 
     def _place(self, checkpoint: Checkpoint) -> Path:
         """The path of a model: its checkpoint's name, or another if that would replace what `best` names by a worse model."""
@@ -201,7 +220,7 @@ class Publication:
         model = self._paths.models / name
         again = model.with_name(f"{steps.stem(name)}{_AGAIN}{steps.ending(name)}")
         assert checkpoint.admitted is not None
-        if best is None or not (self._paths.models / best.output).exists():
+        if best is None or not self.exists(best.output):
             return model
         if checkpoint.taken_up is None:
             return again if best.output == name and best.seq < checkpoint.admitted.seq else model
@@ -233,10 +252,7 @@ class Publication:
         if as_good_as_best(state, name):
             self._link("best", model)
         elif current.chosen is not None and current.chosen.better_than_original is not None:
-            (self._paths.models / "best").unlink(missing_ok=True)
-            self._recorder.record(
-                e.BestWithdrawn(checkpoint=name, output=self._paths.in_tree(model), reason=current.reason)
-            )
+            self.withdraw_best(current.reason)
 
     def _link(self, name: str, model: Path) -> None:
         link = self._paths.models / name
@@ -245,6 +261,13 @@ class Publication:
         else:
             what = f"rna-watch did not make {link}, so it does not name the {name} model"
             self._recorder.problem(f"link {name}", what, "move it away")
+
+    def withdraw_best(self, reason: str) -> None:
+        """Let `best` name nothing, and say why; the model stays as long as the newest few do."""
+        best = self._recorder.state.best
+        if best is not None:
+            output_tree.unpoint(self._paths.models / "best")
+            self._recorder.record(e.BestWithdrawn(checkpoint=best.checkpoint, output=best.output, reason=reason))
 
     def _prune(self) -> None:
         best = self._recorder.state.best
@@ -255,6 +278,16 @@ class Publication:
                 continue
             output_tree.remove(self._paths.models / output)
             self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
+
+
+def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:
+    """Whether the model of a checkpoint is one of the newest that are kept."""
+    models = [
+        c.name
+        for c in by_admission(list(state.checkpoints.values()))
+        if c.name == checkpoint.name or Stage.PUBLISHED in {c.stage, c.before}
+    ]
+    return checkpoint.name in models[-keep:]
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

@@ -78,6 +78,12 @@ def point(link: Path, target: Path) -> bool:
     return True
 
 
+def unpoint(link: Path) -> None:
+    """Remove a symbolic link of the output tree; something else that has its name stays."""
+    if link.is_symlink():
+        link.unlink(missing_ok=True)
+
+
 def remove(model: Path) -> None:
     """Remove a model, its plain copy and its manifest (the manifest last: alone it is harmless)."""
     disk.remove(str(model))
