@@ -123,7 +123,7 @@ def _outcome(event: e.Chosen | e.Published | e.BestMoved | e.Pruned, state: RunS
         return f"chose {choice(event, metric)}" + (f": {words}" if (words := verdict(event)) else "")
     output = output_of(state, event.output)
     if isinstance(event, e.Pruned):
-        return f"removed the older output {output}"
+        return f"no longer kept: {output}"
     if isinstance(event, e.BestMoved):
         return f"best so far: {output}, {metric or 'metric'} {number(event.value, places([event.value]))}"
     if checkpoint and checkpoint.chosen:
