@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from rna_watch.layout import artifacts
 from rna_watch.layout.layout import difference
 from rna_watch.publishing import manifest, output_tree
 from rna_watch.publishing import output as outputs
-from rna_watch.watching import steps
+from rna_watch.watching.reading import Reading
+from rna_watch.watching.steps import natural_key
 from rna_watch.window.combine import Combination
 from rna_watch.window.companions import training_state
 
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
     from rna_watch.layout.layout import Layout
+    from rna_watch.watching.reading import Name
     from rna_watch.window.tasks import Run
+
+    Step = tuple[str, int | None]
 
 _SMALLEST_WINDOW = 3
 
@@ -73,7 +78,7 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
     statistics = {"clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
     if statistics is None:
         raise UsageError(f"--normalization {settings.normalization} needs an evaluator; here it is clamp or combine")
-    layouts = _ordered(checkpoints, settings.source)
+    layouts, told = _ordered(checkpoints, settings.source, settings.step)
     if request.window is not None:
         layouts = layouts[-(request.window + 1) :]
     if len(layouts) < _SMALLEST_WINDOW:
@@ -83,7 +88,7 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
             raise RefusedCheckpoint(f"{older.path} and {newer.path} cannot be combined: {why}")
     engine = LocalEngine(settings.workers or min(4, usable_cores()))
     try:
-        residuals = _residuals(layouts, request, engine.map)
+        residuals = _residuals(layouts, told, request, engine.map)
         candidate, notes = _solve(residuals, request)
         candidate = replace(candidate, statistics=statistics)
         output = outputs.plan(
@@ -95,8 +100,10 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
         content = manifest.describe(
             output,
             checkpoint=layouts[-1].path,
-            step=_step(layouts[-1])[1],
-            inputs=[{"path": each.path, "step": _step(each)[1], "fingerprint": each.fingerprint} for each in layouts],
+            step=told[layouts[-1].path][1],
+            inputs=[
+                {"path": each.path, "step": told[each.path][1], "fingerprint": each.fingerprint} for each in layouts
+            ],
             candidate=candidate,
             metrics={"original": None, AVERAGE: None, "chosen": None},
             better_than_original=None,
@@ -110,9 +117,9 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
     return content
 
 
-def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
+def _residuals(layouts: list[Layout], told: dict[str, Step], request: Request, run: Run) -> Residuals:
     order = request.settings.optimizer_order
-    states = [training_state(layout, _step(layout)[1] or 0, _step(layout)[0], order) for layout in layouts]
+    states = [training_state(layout, told[layout.path][1] or 0, told[layout.path][0], order) for layout in layouts]
     smallest = 1e-8 if request.regularization is None else request.regularization
     try:
         return measure(Window.of(layouts, states), request.settings, run, smallest=smallest)
@@ -141,7 +148,7 @@ def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:
         raise UsageError(f"the folder {out.absolute().parent} does not exist; make it first")
 
 
-def _ordered(checkpoints: Sequence[Path], source: str | None) -> list[Layout]:
+def _ordered(checkpoints: Sequence[Path], source: str | None, step: str | None) -> tuple[list[Layout], dict[str, Step]]:
     layouts = []
     for path in checkpoints:
         try:
@@ -150,18 +157,21 @@ def _ordered(checkpoints: Sequence[Path], source: str | None) -> list[Layout]:
             raise UsageError(f"{path} does not exist") from error
         except (RefusedCheckpoint, IncompleteCheckpoint) as error:
             raise RefusedCheckpoint(f"{path} cannot be used: {error}") from error
-    return sorted(layouts, key=lambda each: (_step(each)[1] or 0, each.files[0].mtime_ns, steps.natural_key(each.path)))
+    base = os.path.commonpath([os.path.dirname(layout.path) for layout in layouts])  # noqa: PTH120 - as in `Layout`
+    names = {layout.path: os.path.relpath(layout.path, base) for layout in layouts}
+    reading = Reading(step=step)
+    for layout in layouts:
+        reading.found_inside(names[layout.path], layout.counters)
+    told = {layout.path: _step(layout, reading.of(names[layout.path])) for layout in layouts}
+    layouts.sort(key=lambda each: (told[each.path][1] or 0, each.files[0].mtime_ns, natural_key(each.path)))
+    return layouts, told
 
 
-def _step(layout: Layout) -> tuple[str, int | None]:
-    """Kind and value of a checkpoint's step, by its name or its content."""
-    from_name = steps.from_name(layout.path)
-    if from_name is not None:
-        return from_name
-    for kind in ("step", "epoch"):
-        if kind in layout.counters:
-            return kind, layout.counters[kind]
-    return "save", None
+def _step(layout: Layout, name: Name) -> Step:
+    """Kind and value of a checkpoint's step, by the names of all or by its content."""
+    if name.step is not None:
+        return name.kind, name.step
+    return (name.kind, layout.counters[name.kind]) if name.kind in layout.counters else ("save", None)
 
 
 def _solve(residuals: Residuals, request: Request) -> tuple[Candidate, str]:

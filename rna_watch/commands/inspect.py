@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from rna_watch.formats import recorded_gradient
 from rna_watch.formats.model_source import linear
 from rna_watch.formats.probe import probe
 from rna_watch.layout.layout import Layout, Role
+from rna_watch.watching.reading import Reading
 from rna_watch.window.companions import training_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from rna_watch.watching.reading import Name
 
 _SHOWN = 3
 _SHOWN_FILES = 8
@@ -35,6 +39,15 @@ class Inspection:
     """A layout, described."""
 
     layout: Layout
+    name: Name
+
+    @property
+    def step(self) -> tuple[str, int | None]:
+        """Kind and value of the step that would be taken ("save" and None: a count of the times it was written)."""
+        name = self.name
+        if name.step is not None:
+            return name.kind, name.step
+        return (name.kind or "save"), self.layout.counters.get(name.kind)
 
     @property
     def left_out(self) -> list[str]:
@@ -58,6 +71,10 @@ class Inspection:
                 {"path": each.path, "tensors": each.tensors, "averaged": each.averaged} for each in layout.sources
             ],
             "counters": layout.counters,
+            "series": self.name.series,
+            "step_kind": self.step[0],
+            "step": self.step[1],
+            "told": self.name.told,
             "parameters": layout.parameters,
             "files": [layout.inside(file) for file in layout.files] if layout.root else [],
             "carried": [layout.inside(file) for file in layout.carried],
@@ -118,11 +135,13 @@ class Inspection:
         counters = ", ".join(f"{kind} {value}" for kind, value in layout.counters.items())
         where = f"under {layout.source!r}" if layout.source else "at the top"
         kind = " (a moving average)" if layout.averaged else ""
+        told = f"{self.step[0]} {self.step[1]}" if self.step[1] is not None else "a count of the times it is written"
         lines = [
             f"{layout.path}: complete",
             f"format      {layout.format}, {layout.size_bytes / 1e6:,.1f} MB",
             f"model       {where}{kind}, {len(layout.tensors)} tensors, {layout.parameters:,} parameters (tied ones once)",
             f"inside      {counters or 'no step or epoch'}",
+            f"step        {told}, by {self.name.told}; series {self.name.series}",
         ]
         for role, usual in _WORDS.items():
             words = usual
@@ -187,18 +206,33 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN_FILES]) + (f" and {more} more" if more > 0 else "")
 
 
-def inspect(path: Path, source: str | None = None) -> Inspection:
+def inspect(path: Path, source: str | None = None, step: str | None = None) -> Inspection:
     """Look at a checkpoint, with the model of its own choice or of the source that is named.
+
+    Its step is read in the company of what lies beside it, and of what lies so in the folders beside its own.
 
     Raises:
         UsageError: the path does not exist.
         IncompleteCheckpoint, RefusedCheckpoint: the checkpoint cannot be used; the message says why.
     """
     try:
-        return Inspection(layout=probe(str(path), source))
+        layout = probe(str(path), source)
+        return Inspection(layout=layout, name=_name(path.absolute(), layout, step))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist") from error
     except IncompleteCheckpoint as error:
         raise IncompleteCheckpoint(f"{path} is not complete: {error}") from error
     except RefusedCheckpoint as error:
         raise RefusedCheckpoint(f"{path} cannot be used: {error}") from error
+
+
+def _name(path: Path, layout: Layout, step: str | None) -> Name:
+    """How a path is read beside its siblings; where only a folder may tell the step, beside its like in those next to it."""
+    root, beside = path.parent, [*path.parent.iterdir()]
+    if Reading().step_in_folder(path.name):
+        root = root.parent
+        with contextlib.suppress(OSError):
+            beside += [found for each in root.iterdir() if (found := each / path.name).exists()]
+    reading = Reading((str(each.relative_to(root)) for each in beside), step)
+    reading.found_inside(str(path.relative_to(root)), layout.counters)
+    return reading.of(str(path.relative_to(root)))

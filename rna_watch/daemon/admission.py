@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from rna_watch.daemon import window_break
 from rna_watch.daemon.window import state_of
-from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import RunState, Stage
@@ -18,7 +19,7 @@ from rna_watch.watching import steps
 from rna_watch.window.equality import same_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.pins import Pins
@@ -35,7 +36,7 @@ class Admission:
     """Decides what each candidate file is, and records it.
 
     Args:
-        config: the settings `source`, `optimizer_order` and `learning_rate_jump`.
+        config: the settings `source`, `step`, `every`, `first_step`, `optimizer_order` and `learning_rate_jump`.
         recorder: journal and state.
         sequences: which checkpoints follow each other.
         pins: the window store.
@@ -63,6 +64,12 @@ class Admission:
         """
         if self._known(name, identity):
             return True
+        if not self._sequences.readings().matches(name):
+            reason = f"--step {self._config.step!r} finds no whole number in its name"
+            self._note(
+                e.Refused(checkpoint=name, reason=f"{reason}; widen it, or leave such names out with --patterns")
+            )
+            return False
         try:
             layout = probe(identity.path, self._config.source)
             if not identify_any(identity.path).same_content(identity):
@@ -81,7 +88,35 @@ class Admission:
             reason = f"it cannot be read: {error.strerror or error}; check the disk or mount"
             raise IncompleteCheckpoint(reason) from error
         self._admit(name, layout, identity)
+        self.reread()
         return True
+
+    def in_order(self, due: Sequence[tuple[str, FileIdentity]]) -> list[tuple[str, FileIdentity]]:
+        """Files that are due, in the order of their steps; files whose names leave that open are asked first.
+
+        Args:
+            due: path relative to the run directory, and the file as it rests there.
+        """
+        reading = self._sequences.readings()
+        files = dict(due)
+        known = {c.admitted.path for c in self._recorder.checkpoints() if c.admitted}
+        for name in reading.undecided(files) if len(files) > 1 else ():
+            if name not in known:
+                with contextlib.suppress(OSError, RnaWatchError):
+                    self._sequences.saw(name, probe(files[name].path, self._config.source))
+                self._proceed()
+        return sorted(due, key=lambda each: reading.order(each[0], each[1].mtime_ns))
+
+    def reread(self) -> None:
+        """Record what more names, or what the files hold, have changed: series, steps, and with them where windows begin."""
+        changed = self._sequences.reread()
+        for event in changed:
+            self._recorder.record(event)
+        for event in changed:
+            checkpoint = self._recorder.checkpoint(event.checkpoint)
+            assert checkpoint is not None
+            if reason := self._break(self._sequences.before(checkpoint), event.checkpoint):
+                self._recorder.record(e.WindowStarted(checkpoint=event.checkpoint, reason=reason))
 
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
         """Record what a file is, unless that was recorded of it last."""
@@ -96,27 +131,40 @@ class Admission:
 
     def _known(self, name: str, identity: FileIdentity) -> bool:
         """Whether the journal already has the file, under this path or, a hard link, under another."""
-        for checkpoint in self._recorder.checkpoints():
-            admitted = checkpoint.admitted
-            if admitted is None:
-                continue
-            same = (admitted.inode, admitted.mtime_ns, admitted.size_bytes) == (
-                identity.inode,
-                identity.mtime_ns,
-                identity.size_bytes,
-            )
-            if same:
-                if admitted.path != name:
-                    self._note(e.Aliased(checkpoint=name, of=checkpoint.name))
+        wanted = (identity.inode, identity.mtime_ns, identity.size_bytes)
+        same = [
+            (checkpoint.name, admitted.path)
+            for checkpoint in self._recorder.checkpoints()
+            if (admitted := checkpoint.admitted)
+            and (admitted.inode, admitted.mtime_ns, admitted.size_bytes) == wanted
+            and (admitted.path == name or checkpoint.stage is not Stage.ALIAS)
+        ]
+        if any(path == name for _, path in same):
+            return True
+        for of, path in same:
+            if not self._copied(path, name):
+                self._note(e.Aliased(checkpoint=name, of=of))
                 return True
         return False
 
+    def _copied(self, earlier: str, later: str) -> bool:
+        """Whether of two paths of one content the earlier seen is the copy: its name says so, or it lies deeper."""
+        one, other = (self._sequences.read(path) for path in (earlier, later))
+        if other.step is None:
+            return False
+        if one.step is None:
+            return False
+        reading = self._sequences.readings()
+        return reading.order(later)[1:3] < reading.order(earlier)[1:3]
+
     def _admit(self, path: str, layout: Layout, identity: FileIdentity) -> None:
+        self._sequences.saw(path, layout)
         kind, step, numbered = self._sequences.order(path, layout)
         again = False
+        copies = []
         for checkpoint in self._recorder.checkpoints():
             admitted = checkpoint.admitted
-            if admitted is None:
+            if admitted is None or (checkpoint.stage is Stage.ALIAS and admitted.path != path):
                 continue
             if admitted.fingerprint != layout.fingerprint and (numbered or not self._same_model(checkpoint, layout)):
                 continue
@@ -125,6 +173,9 @@ class Admission:
                 if path == checkpoint.name and checkpoint.stage is Stage.WAITING:
                     again = True  # it was written again with the same content, and seen half-written in between
                     break
+                if admitted.path != path and self._copied(admitted.path, path):
+                    copies.append(checkpoint.name)
+                    continue
                 self._resolve(path, checkpoint.name, known=path == admitted.path)
                 return
         name = path if numbered else _with_step(path, kind, step)
@@ -137,8 +188,12 @@ class Admission:
         replaced = self._recorder.checkpoint(name)
         if replaced is not None and replaced.pinned:
             self._pins.unpin(replaced, "the file was written again")
+        read = self._sequences.read(path)
+        left_out = self._left_out(read.series, step)
         try:
-            pinned_kind, pinned_path = self._pins.pin(name, layout, identity.size_bytes, link=numbered)
+            pinned_kind, pinned_path = (
+                ("none", "") if left_out else self._pins.pin(name, layout, identity.size_bytes, link=numbered)
+            )
         except InputChanged as error:
             raise IncompleteCheckpoint("it is being written") from error
         self._recorder.record(
@@ -156,12 +211,26 @@ class Admission:
                 mtime_ns=identity.mtime_ns,
                 pin=pinned_kind,
                 pin_path=pinned_path,
+                series=read.series,
+                counters=layout.counters,
+                told=read.told if numbered or kind != "save" else "the order of writing",
+                left_out=left_out,
             )
         )
-        reason = "" if again else self._break(previous, name)
+        for copy in copies:
+            self._note(e.Aliased(checkpoint=copy, of=name))
+        reason = "" if again or left_out else self._break(previous, name)
         if reason:
             self._recorder.record(e.WindowStarted(checkpoint=name, reason=reason))
         self._resolve(path, name, known=True)
+
+    def _left_out(self, series: str, step: int) -> str:
+        """Why the settings leave a checkpoint out; "" if it enters."""
+        first, every = self._config.first_step, self._config.every
+        if first is not None and step < first:
+            return f"before --first-step {first}"
+        place = self._sequences.place(series, step, first or 0)
+        return f"number {place} of its series: --every {every} takes each {every}th" if place % every else ""
 
     def _resolve(self, path: str, name: str, *, known: bool) -> None:
         """Record that a file is a checkpoint of another name; if that is `known`, only if its path has another record."""

@@ -94,7 +94,7 @@ class Daemon:
         self._handled_for: Engine | None = None
         self._error: RnaWatchError | None = None
         self._pipeline: Pipeline | None = None
-        self._sequences = Sequences(recorder, paths.journal)
+        self._sequences = Sequences(recorder, paths.journal, config.step)
         self._disk_reserve = DiskReserve(config, paths.output, recorder)
         self._pins = Pins(config, paths, recorder, self._disk_reserve, self._proceed)
         self._admission = Admission(config, recorder, self._sequences, self._pins, self._proceed)
@@ -192,7 +192,8 @@ class Daemon:
 
     def _watch(self, hints: Hints) -> None:
         rested = (lambda _: 0.0) if self._timing.network else rested_s
-        readiness = Readiness(self._timing.quiet_s, rested, at_once=self._until_done)
+        reading = self._sequences.readings()
+        readiness = Readiness(self._timing.quiet_s, rested, reading=reading, at_once=self._until_done)
         next_scan = 0.0
         begun = time.monotonic()
         while not self._stopping():
@@ -261,6 +262,8 @@ class Daemon:
             self._recorder.problem("runs", *several)
         else:
             self._recorder.solved("runs")
+        self._sequences.update(each.name for each in found)
+        self._admission.reread()
         for name in readiness.update(found, now):
             known = self._recorder.checkpoint(name)
             if known is not None and known.stage is Stage.WAITING:
@@ -268,7 +271,7 @@ class Daemon:
 
     def _probe(self, readiness: Readiness) -> None:
         admitted = False
-        for name, identity in readiness.due(time.monotonic()):
+        for name, identity in self._admission.in_order(readiness.due(time.monotonic())):
             try:
                 with contextlib.suppress(Cancelled):
                     whole = self._admission.consider(name, identity)

@@ -94,7 +94,11 @@ class Aliased(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted(Event):
-    """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: relative to the output folder)."""
+    """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: relative to the output folder).
+
+    `series` is what its path has in common with those of its series, `counters` are the step and epoch in the file, and
+    `told` says what told its step. `left_out` says why the settings leave it out of every window ("": they do not).
+    """
 
     kind: ClassVar[str] = "admitted"
     checkpoint: str
@@ -110,6 +114,27 @@ class Admitted(Event):
     mtime_ns: int
     pin: str
     pin_path: str
+    series: str = ""
+    counters: dict[str, int] = field(default_factory=dict)
+    told: str = ""
+    left_out: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reread(Event):
+    """More names, or what the files hold, gave a checkpoint another series or step; windows are broken anew."""
+
+    kind: ClassVar[str] = "reread"
+    checkpoint: str
+    series: str
+    step_kind: str
+    step: int
+    told: str = ""
+
+    def applied_to(self, admitted: Admitted | None) -> Admitted | None:
+        """The admission with this reading in it."""
+        told = {key: getattr(self, key) for key in ("series", "step_kind", "step", "told")}
+        return dataclasses.replace(admitted, **told) if admitted is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,55 +367,3 @@ class Noted(Event):
     kind: ClassVar[str] = "noted"
     text: str
     checkpoint: str = field(default="")
-
-
-KINDS: dict[str, type[Event]] = {
-    cls.kind: cls
-    for cls in (
-        Started,
-        Stopped,
-        Waiting,
-        Refused,
-        Vanished,
-        Aliased,
-        Admitted,
-        WindowStarted,
-        Measured,
-        Searched,
-        Screened,
-        Evaluated,
-        MetricChosen,
-        EvaluationFailed,
-        Chosen,
-        Publishing,
-        Published,
-        Finished,
-        Skipped,
-        Failed,
-        BestMoved,
-        Pruned,
-        Unpinned,
-        Problem,
-        Solved,
-        Noted,
-    )
-}
-
-
-def to_record(event: Event) -> dict[str, Any]:
-    """The event as a JSON object, without the line's checksum."""
-    body = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)}
-    return {"v": VERSION, "kind": event.kind} | body
-
-
-def from_record(record: dict[str, Any]) -> Event | None:
-    """The event of a JSON object; None for a kind or a version that this release does not know.
-
-    Raises:
-        TypeError: a field of a known kind is missing.
-    """
-    cls = KINDS.get(record.get("kind", ""))
-    if cls is None or record.get("v") != VERSION:
-        return None
-    names = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{key: value for key, value in record.items() if key in names})

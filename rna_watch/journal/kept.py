@@ -23,7 +23,7 @@ HARMLESS = frozenset({
     *("learning_rate_jump", "mode", "first_round", "evaluators", "minimum_gain", "evaluation_timeout"),
     *("output", "publish", "keep", "export", "optimizer_state"),
     *("engine", "ray_address", "workers"),
-    *("patterns", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
+    *("patterns", "step", "every", "first_step", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
 })  # fmt: skip
 _DEFAULTS = json.loads(RunConfig.model_validate({}).model_dump_json())
 

@@ -130,7 +130,8 @@ class RunState:
                 self.replaced += _reached(old) if old else []
                 self.checkpoints[event.checkpoint] = Checkpoint(
                     name=event.checkpoint,
-                    stage=Stage.READY,
+                    stage=Stage.SKIPPED if event.left_out else Stage.READY,
+                    reason=event.left_out,
                     seen_time=seen_time,
                     admitted=event,
                     pinned=event.pin != "none",
@@ -149,14 +150,14 @@ class RunState:
     def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
         old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)
         match event:
-            case e.Waiting():
-                new = replace(old, stage=Stage.WAITING, reason=event.reason)
-            case e.Refused():
-                new = replace(old, stage=Stage.REFUSED, reason=event.reason)
+            case e.Waiting() | e.Refused():
+                new = replace(old, stage=Stage(event.kind), reason=event.reason)
             case e.Vanished():
                 new = replace(old, stage=Stage.VANISHED, reason="gone before it could be used")
             case e.Aliased():
                 new = replace(old, stage=Stage.ALIAS, reason=f"another name of {event.of}")
+            case e.Reread():
+                new = replace(old, admitted=event.applied_to(old.admitted), starts_window=False)
             case e.WindowStarted():
                 new = replace(old, starts_window=True, reason=event.reason)
             case e.Measured():
@@ -192,10 +193,8 @@ class RunState:
                 if old.publishing is None:
                     return  # of a version that was written again meanwhile
                 new = replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
-            case e.Finished():
-                new = replace(old, stage=Stage.FINISHED, reason=event.reason, done_time=event.time)
-            case e.Skipped():
-                new = replace(old, stage=Stage.SKIPPED, reason=event.reason, done_time=event.time)
+            case e.Finished() | e.Skipped():
+                new = replace(old, stage=Stage(event.kind), reason=event.reason, done_time=event.time)
             case e.Failed():
                 stage = Stage.READY if event.will_retry else Stage.FAILED
                 new = replace(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)

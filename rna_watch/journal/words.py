@@ -30,7 +30,7 @@ def describe(event: e.Event, state: RunState | None = None) -> str | None:
     elif speaks := _SENTENCES.get(type(event)):
         text = speaks(event)
     else:
-        # Aliases, single evaluations, intents and the store's routine are in the journal only.
+        # Single evaluations, intents and the store's routine are in the journal only.
         return None
     name = getattr(event, "checkpoint", "")
     return f"{plain(name)}  {plain(text)}" if name else plain(text)
@@ -91,7 +91,13 @@ _SENTENCES: dict[type[e.Event], Callable[[Any], str]] = {
     e.Waiting: lambda event: f"not complete yet: {event.reason}",
     e.Refused: lambda event: f"cannot be used: {event.reason}",
     e.Vanished: lambda event: "gone before it could be used",
-    e.Admitted: lambda event: f"complete: {event.step_kind} {event.step}, {size(event.size_bytes)}, {event.format}",
+    e.Admitted: lambda event: (
+        f"left out: {event.left_out}"
+        if event.left_out
+        else f"complete: {event.step_kind} {event.step}, {size(event.size_bytes)}, {event.format}"
+    ),
+    e.Aliased: lambda event: f"is another name of {event.of}",
+    e.Reread: lambda event: f"is {event.step_kind} {event.step} of {event.series}, as more names show",
     e.WindowStarted: lambda event: f"starts a new window: {event.reason}",
     e.Measured: _measured,
     e.MetricChosen: lambda event: f"models are chosen by {event.metric}, {DIRECTIONS.get(event.mode, event.mode)}",

@@ -21,6 +21,7 @@ def test_a_checkpoint_is_described(tmp_path):
         f"format      torch zip, {size / 1e6:,.1f} MB",
         "model       under 'state_dict', 11 tensors, 146 parameters (tied ones once)",
         "inside      epoch 7",
+        "step        epoch 7, by the epoch in the name; series epoch_#.pt",
         "parameter   7 tensors, 146 values (float32): parameters, extrapolated",
         "statistic   1 tensors, 4 values (float32): normalization statistics, combined with the same weights",
         "variance    1 tensors, 4 values (float32): running variances, combined and kept from going below zero",

@@ -249,6 +249,7 @@ def test_patterns_say_what_to_take(two_runs: Path) -> None:
     names = "epoch=*-step=*.ckpt, steps 10 to 40"
     assert said == [
         f"found    4 checkpoints in lightning_logs/version_0/checkpoints, as Lightning writes them: {names}",
+        "step     read from the step in the name",
         f"also     4 checkpoints in lightning_logs/version_1/checkpoints: {names}",
     ]
     assert _settle(two_runs, RunConfig.model_validate({"patterns": ["*.new"]}))[1] == [
@@ -270,6 +271,7 @@ def test_other_models_in_folders_of_their_own_are_asked_for(
         shutil.copytree(trained, tmp_path / name)
     assert _settle(tmp_path)[1] == [
         "found    4 checkpoints in a: step_*.pt, steps 1 to 4",
+        "step     read from the step in the name",
         "also     " + "; ".join(f"4 checkpoints in {name}: step_*.pt, steps 1 to 4" for name in ("b", "c", "x")),
     ]
     assert sorted(path.parent.name for path in probed) == ["a", "b", "c"]
@@ -277,7 +279,7 @@ def test_other_models_in_folders_of_their_own_are_asked_for(
     with pytest.raises(UsageError, match="4 runs lie below"):
         settle(tmp_path, CONFIG, ["rna-watch", "start", str(tmp_path)], None, goes_on=True)
     (tmp_path / "b" / "step_10.pt").write_bytes(b"PK")
-    assert len(_settle(tmp_path)[1]) == 2
+    assert len(_settle(tmp_path)[1]) == 3
 
 
 def test_a_run_inside_a_run_is_asked_for_again(tmp_path: Path) -> None:
