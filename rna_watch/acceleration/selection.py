@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,20 +16,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from rna_watch.acceleration.candidate import Candidate
-
-_MAXIMIZED = re.compile(
-    r"acc|auc|f1|precision|recall|bleu|rouge|map|iou|dice|score|reward|top1|top5|r2|roc|psnr|ssim"
-    r"|exact_match|ndcg|mrr|mcc|kappa|likelihood|elbo|specificity|sensitivity|pass@|win_rate|spearman"
-    r"|pearson|hits@|similarity|correct"
-)
-# these win: `top1_err`, `brier_score`, `heatmap_mse`
-_MINIMIZED = re.compile(r"(?<![a-z])err|loss|mse|mae|mape|brier|nll|(?<![a-z])fid(?![a-z])|negative_log")
-
-
-def infer_mode(metric: str) -> Mode:
-    """Whether larger is better, by the metric's name: accuracies and scores are maximized, everything else minimized."""
-    name = metric.lower()
-    return "max" if _MAXIMIZED.search(name) and not _MINIMIZED.search(name) else "min"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
