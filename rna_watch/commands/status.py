@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import RnaWatchError
+from rna_watch.journal.metric import mode_of
 from rna_watch.journal.status import load, status_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def as_dict(paths: RunPaths) -> dict[str, Any]:
         "output": str(paths.output),
         "state": status.state,
         "owner": {"host": status.owner.host, "pid": status.owner.pid} if status.owner else None,
-        "metric": {"name": state.metric.metric, "mode": state.metric.mode} if state.metric else None,
+        "metric": {"name": state.metric.metric, "mode": mode_of(state)} if state.metric else None,
         "best": {"output": str(paths.models / state.best.output), "value": state.best.value} if state.best else None,
         "checkpoints": [
             {

@@ -10,15 +10,15 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import RE_ESTIMATED
+from rna_watch.acceleration.direction import direction
 from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS, UNIFORM
 from rna_watch.acceleration.methods import kind_of as kind_of_method
-from rna_watch.acceleration.selection import infer_mode
 from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.levels import Level, known, levels, same
 from rna_watch.comparison.members import Member, length_of, members_of, recipe_at
 from rna_watch.comparison.sequences import pick, sequences
 from rna_watch.errors import NothingToDo, UsageError
-from rna_watch.journal.metric import metric_of
+from rna_watch.journal.metric import metric_of, mode_of
 from rna_watch.journal.replay import PENDING
 
 if TYPE_CHECKING:
@@ -120,13 +120,13 @@ def compare(
     Args:
         state: what its journal adds up to.
         metric: which of the evaluator's numbers to show; the one by which models are chosen, if not given.
-        mode: whether it is minimized or maximized; the daemon's own, or inferred from the name, if not given.
+        mode: whether it is minimized or maximized; the daemon's own, or told from the name, if not given.
         given: levels to ask for; around the original's best, if not given.
         sequence: which checkpoints, by the pattern of their names or its beginning; the longest sequence, if not given.
 
     Raises:
         NothingToDo: nothing was evaluated.
-        UsageError: the evaluator never reported that metric, or there is no such sequence.
+        UsageError: the evaluator never reported that metric, its direction is not known, or there is no such sequence.
     """
     remedy = "`rna-watch once RUN_DIR --evaluator FILE.py:function` evaluates everything that is there"
     if not state.checkpoints:
@@ -144,10 +144,15 @@ def compare(
         near = difflib.get_close_matches(shown, names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"the evaluator reported no metric {shown!r}, only {', '.join(names)}{hint}")
-    choosing = state.metric.metric if state.metric else None
-    declared = {choosing: _mode(state.metric.mode)} if state.metric else {}
-    shown_mode = mode or declared.get(shown) or infer_mode(shown)
-    picker = _Picker(shown=shown, choosing=choosing or shown, mode=declared.get(choosing) or shown_mode)
+    shown_mode = mode or (mode_of(state) if shown == default.name else None) or direction(shown)
+    if shown_mode is None:
+        raise UsageError(
+            f"the name {shown!r} does not tell whether it is to be small or large: add --mode min or --mode max"
+        )
+    # by a metric whose direction is not known nothing was chosen
+    chosen_in = mode_of(state)
+    choosing = state.metric.metric if state.metric and chosen_in else None
+    picker = _Picker(shown=shown, choosing=choosing or shown, mode=chosen_in or shown_mode)
 
     families = [members_of(checkpoint) for checkpoint in evaluated]
     lengths = [length_of(checkpoint) for checkpoint in evaluated]
@@ -183,10 +188,6 @@ def kind_of(method: str) -> str:
     if method == LAST:
         return ORIGINAL
     return {AVERAGES: AVERAGE, SOLUTIONS: RNA}.get(kind_of_method(method) or "", method)
-
-
-def _mode(word: str) -> Mode:
-    return "max" if word == "max" else "min"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

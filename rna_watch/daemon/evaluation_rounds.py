@@ -12,20 +12,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
+from rna_watch.acceleration.direction import direction
 from rna_watch.acceleration.family import Family, distinct, unevaluated
 from rna_watch.acceleration.methods import AVERAGES, LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
-from rna_watch.acceleration.selection import infer_mode
-from rna_watch.acceleration.significance import Mode, ranked
+from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
 from rna_watch.daemon.evaluators import failed, offers, spread
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, FitRequest, choosing_metric
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
+from rna_watch.journal.metric import mode_of
 from rna_watch.journal.recipe import recorded
+from rna_watch.journal.words import DIRECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -73,6 +75,7 @@ class EvaluationRounds:
         self.recorder = recorder
         self.evaluators = evaluators
         self.show = show
+        self._say_what_is_kept()
 
     def run(self, window: Window, residuals: Residuals, members: Family, *, search: bool = True) -> Evaluated:
         """Evaluate a window's family and what can be found from it; a failure is recorded and costs that candidate only.
@@ -109,12 +112,34 @@ class EvaluationRounds:
         return kinds
 
     def settle(self, metric: str) -> None:
-        """Record, once, the metric by which models are chosen, and its direction."""
+        """Record, once, the metric by which models are chosen, and its direction; report a direction that is not known."""
         settled = self.recorder.state.metric
-        same = settled is not None and settled.metric == metric
-        mode = self.config.mode or (settled.mode if settled is not None and same else infer_mode(metric))
-        if settled is None or not same or settled.mode != mode:
+        kept = settled.mode if settled is not None and settled.metric == metric else ""
+        mode = self.config.mode or kept or direction(metric) or ""
+        if settled is None or (settled.metric, settled.mode) != (metric, mode):
             self.recorder.record(e.MetricChosen(metric=metric, mode=mode))
+        if mode:
+            self.recorder.solved("direction")
+            return
+        self.recorder.problem(
+            "direction",
+            f"the name of the metric {metric!r} does not tell whether it is to be small or large: no model is called better, "
+            "and best does not move",
+            "say it with --mode min or --mode max, or choose by another metric with --metric",
+        )
+
+    def _say_what_is_kept(self) -> None:
+        """Note the direction that the journal has, where the metric's name says another one, or nothing."""
+        settled = self.recorder.state.metric
+        if not self.evaluators or settled is None or not settled.mode or self.config.mode:
+            return
+        told = direction(settled.metric)
+        if told != settled.mode and self.config.metric in {None, settled.metric}:
+            but = f"though its name says that {DIRECTIONS[told]}" if told else "though its name does not tell"
+            kept = DIRECTIONS[settled.mode]
+            self.recorder.record(
+                e.Noted(text=f"{settled.metric}: {kept}, as before in this run, {but}; --mode changes it")
+            )
 
 
 class CheckpointEvaluation:
@@ -265,15 +290,15 @@ class CheckpointEvaluation:
         settled = self._recorder.state.metric
         return metrics.get(settled.metric) if metrics and settled else None
 
-    @property
-    def _mode(self) -> Mode:
-        """Whether the choosing metric is to be small or large."""
-        settled = self._recorder.state.metric
-        return "max" if settled is not None and settled.mode == "max" else "min"
-
-    def _ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Those that have a value, best first."""
-        return ranked(candidates, lambda each: self._value(each.name), self._mode)
+    def _ranked(
+        self, candidates: Sequence[Candidate], values: Mapping[str, e.Metrics] | None = None
+    ) -> list[Candidate]:
+        """Those that have a value (in a first round, by these metrics), best first; none where the direction is not known."""
+        mode = mode_of(self._recorder.state)
+        if mode is None:
+            return []
+        value = self._value if values is None else lambda name: self._number(values.get(name))
+        return ranked(candidates, lambda each: value(each.name), mode)
 
     # -- variants
 
@@ -309,13 +334,16 @@ class CheckpointEvaluation:
         self._round([each for each in screened if each.name not in known_already], fraction)
         self._done = 1  # the original
         values = self._screened(screened)
-        known = ranked(screened, lambda each: self._number(values.get(each.name)), self._mode)
+        known = self._ranked(screened, values)
         return _cut([*known, *(each for each in screened if each not in known)], limit, screened)
 
     # -- candidates that evaluations or gradients lead to
 
     def soup(self) -> None:
         """Add a greedy soup of the window's checkpoints, as far as the evaluator that judges now has judged them."""
+        mode = mode_of(self._recorder.state)
+        if mode is None:
+            return
         # as they are known now: the newest was evaluated after the window was made
         members = [
             self._recorder.checkpoint(name) or known
@@ -331,7 +359,7 @@ class CheckpointEvaluation:
             self._add([variant])
             return self._value(variant.name)
 
-        searched_candidates.soup(self._residuals, values, self._mode, evaluate)
+        searched_candidates.soup(self._residuals, values, mode, evaluate)
 
     def line(self) -> None:
         """Add the points of a line search through the best solution."""

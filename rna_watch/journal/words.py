@@ -94,7 +94,11 @@ _SENTENCES: dict[type[e.Event], Callable[[Any], str]] = {
     e.Admitted: lambda event: f"complete: {event.step_kind} {event.step}, {size(event.size_bytes)}, {event.format}",
     e.WindowStarted: lambda event: f"starts a new window: {event.reason}",
     e.Measured: _measured,
-    e.MetricChosen: lambda event: f"models are chosen by {event.metric}, {DIRECTIONS.get(event.mode, event.mode)}",
+    e.MetricChosen: lambda event: (
+        f"models are chosen by {event.metric}, {DIRECTIONS.get(event.mode, event.mode)}"
+        if event.mode
+        else f"the metric is {event.metric}, whose direction is not known"
+    ),
     e.EvaluationFailed: lambda event: f"evaluation of {event.candidate} failed: {event.reason}",
     e.Finished: lambda event: f"no output: {event.reason}",
     e.Skipped: lambda event: f"left out: {event.reason}",

@@ -44,7 +44,10 @@ def test_scorers_are_maximized(name: str) -> None:
     [
         *((name, "min") for name in ("incorrect", "inaccuracy", "processing_time", "mapping_time", "previous_ppl")),
         *((name, "max") for name in ("success", "hit_rate", "throughput", "win", "auprc", "nmi", "cider")),
-        *((name, None) for name in ("procedure", "mapper", "previous", "accumulated", "erratic", "scored_by", "mapped")),
+        *(
+            (name, None)
+            for name in ("procedure", "mapper", "previous", "accumulated", "erratic", "scored_by", "mapped")
+        ),
     ],
 )
 def test_parts_of_words_say_nothing(name: str, mode: str | None) -> None:
