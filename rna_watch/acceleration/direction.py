@@ -121,15 +121,15 @@ def direction(metric: str) -> Mode | None:
     rates = re.sub(r"/(s|sec|second|it|iter|step|dim|token)s?$", r" per \1", metric)
     # the last part of a path is the metric, unless it is the data (`loss/val`)
     for part in reversed(rates.split("/")):
-        if said := _said(_words(part)):
+        if said := _said(words_of(part)):
             return said if said != "unknown" else None
     return None
 
 
-def _words(text: str) -> list[str]:
+def words_of(metric: str) -> list[str]:
     """The words of a name in lower case, numbers among them; a known term of several words is one."""
     found: list[str] = []
-    for chunk in re.findall(r"[^\W_]+", text.replace("@", " at ")):
+    for chunk in re.findall(r"[^\W_]+", metric.replace("@", " at ")):
         whole = _look(chunk.lower(), _TIERS[0])
         camel = re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+|\w", chunk.replace("IoU", "Iou"))
         found += [chunk] if whole else camel
@@ -180,8 +180,7 @@ def _decided(words: Sequence[str]) -> _Said:
             said = _of_time(words, i) if tier is _TIERS[0] else ""
             if said := said or _look(words[i], tier):
                 return _in_context(words, i, said)
-    top = any(word == "top" and words[i + 1 : i + 2] for i, word in enumerate(words))
-    return "max" if top or any(re.fullmatch(r"top\d+", word) for word in words) else ""
+    return "max" if re.search(r"\btop ?(\d+|k)\b", " ".join(words)) else ""
 
 
 def _of_time(words: Sequence[str], i: int) -> _Said:

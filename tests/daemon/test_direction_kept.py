@@ -60,15 +60,26 @@ def test_a_direction_that_is_given_ends_the_problem(tmp_path: Path) -> None:
     assert state.checkpoints["step_6.pt"].chosen.better_than_original is not None
     train(tmp_path, count=1, first=7)
     state = process(tmp_path, tmp_path, [Noise(0, metric="wobble")])
-    assert [(event.metric, event.mode) for event in events(tmp_path, "metric_chosen")] == [("wobble", ""), ("wobble", "max")]
+    assert [(event.metric, event.mode) for event in events(tmp_path, "metric_chosen")] == [
+        ("wobble", ""),
+        ("wobble", "max"),
+    ]
     assert not state.problems
 
 
 @pytest.mark.parametrize(
     ("metric", "mode", "line"),
     [
-        ("val_loss", "max", "val_loss: higher is better, as before in this run, though its name says that lower is better"),
-        ("wobble", "min", "wobble: lower is better, as before in this run, though its name does not tell; --mode changes it"),
+        (
+            "val_loss",
+            "max",
+            "val_loss: higher is better, as before in this run, though its name says that lower is better",
+        ),
+        (
+            "wobble",
+            "min",
+            "wobble: lower is better, as before in this run, though its name does not tell; --mode changes it",
+        ),
         ("val_loss", "min", ""),
     ],
 )
