@@ -12,8 +12,7 @@ from rna_watch.acceleration.significance import gain, ranked
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rna_watch.acceleration.direction import words_of
-from rna_watch.acceleration.significance import Mode
+    from rna_watch.acceleration.significance import Mode
 
     Curve = Sequence[tuple[int, float | None]]
 
