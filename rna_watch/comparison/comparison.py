@@ -20,9 +20,11 @@ from rna_watch.comparison.sequences import pick, sequences
 from rna_watch.errors import NothingToDo, UsageError
 from rna_watch.journal.metric import metric_of, mode_of
 from rna_watch.journal.replay import PENDING
+from rna_watch.journal.standing import Standing, standing
+from rna_watch.journal.words import stands
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rna_watch.acceleration.significance import Mode
     from rna_watch.journal.recipe import Recipe
@@ -91,6 +93,8 @@ class Comparison:
     fixed: tuple[str, ...]
     rows: tuple[Row, ...]
     levels: tuple[Level, ...]
+    standing: Standing | None
+    stands: str
 
     @property
     def name(self) -> str:
@@ -114,6 +118,7 @@ def compare(
     mode: Mode | None = None,
     given: Sequence[float] | None = None,
     sequence: str | None = None,
+    there: Callable[[str], bool] = lambda _: True,
 ) -> Comparison:
     """The comparison of a run, finished or living.
 
@@ -123,6 +128,7 @@ def compare(
         mode: whether it is minimized or maximized; the daemon's own, or told from the name, if not given.
         given: levels to ask for; around the original's best, if not given.
         sequence: which checkpoints, by the pattern of their names or its beginning; the longest sequence, if not given.
+        there: whether an output is in the output tree.
 
     Raises:
         NothingToDo: nothing was evaluated.
@@ -164,6 +170,7 @@ def compare(
         for checkpoint, family, length in zip(evaluated, families, lengths, strict=True)
     ]
     curves = {key: [(row.step, row.value(key)) for row in rows] for key in (*kinds, CHOSEN, *members)}
+    best = standing(state, there)
     return Comparison(
         run=state.started.run if state.started else "",
         sequence=compared.name,
@@ -180,6 +187,8 @@ def compare(
         fixed=_fixed(recipes),
         rows=tuple(rows),
         levels=tuple(levels(curves, ORIGINAL, shown, shown_mode, given)),
+        standing=best,
+        stands=stands(best, state) if best else "",
     )
 
 

@@ -12,19 +12,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
-from rna_watch.acceleration.direction import direction
 from rna_watch.acceleration.family import Family, distinct, unevaluated
 from rna_watch.acceleration.methods import AVERAGES, LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
 from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
 from rna_watch.daemon.evaluators import failed, offers, spread
+from rna_watch.daemon.settled_metric import note_what_is_kept, settle
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, FitRequest, choosing_metric
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.recipe import recorded
-from rna_watch.journal.words import DIRECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +74,8 @@ class EvaluationRounds:
         self.recorder = recorder
         self.evaluators = evaluators
         self.show = show
-        self._say_what_is_kept()
+        if evaluators:
+            note_what_is_kept(config, recorder)
 
     def run(self, window: Window, residuals: Residuals, members: Family, *, search: bool = True) -> Evaluated:
         """Evaluate a window's family and what can be found from it; a failure is recorded and costs that candidate only.
@@ -110,36 +110,6 @@ class EvaluationRounds:
         elif RE_ESTIMATED in kinds:
             self.recorder.solved(NORMALIZATION)
         return kinds
-
-    def settle(self, metric: str) -> None:
-        """Record, once, the metric by which models are chosen, and its direction; report a direction that is not known."""
-        settled = self.recorder.state.metric
-        kept = settled.mode if settled is not None and settled.metric == metric else ""
-        mode = self.config.mode or kept or direction(metric) or ""
-        if settled is None or (settled.metric, settled.mode) != (metric, mode):
-            self.recorder.record(e.MetricChosen(metric=metric, mode=mode))
-        if mode:
-            self.recorder.solved("direction")
-            return
-        self.recorder.problem(
-            "direction",
-            f"the name of the metric {metric!r} does not tell whether it is to be small or large: no model is called better, "
-            "and best does not move",
-            "say it with --mode min or --mode max, or choose by another metric with --metric",
-        )
-
-    def _say_what_is_kept(self) -> None:
-        """Note the direction that the journal has, where the metric's name says another one, or nothing."""
-        settled = self.recorder.state.metric
-        if not self.evaluators or settled is None or not settled.mode or self.config.mode:
-            return
-        told = direction(settled.metric)
-        if told != settled.mode and self.config.metric in {None, settled.metric}:
-            but = f"though its name says that {DIRECTIONS[told]}" if told else "though its name does not tell"
-            kept = DIRECTIONS[settled.mode]
-            self.recorder.record(
-                e.Noted(text=f"{settled.metric}: {kept}, as before in this run, {but}; --mode changes it")
-            )
 
 
 class CheckpointEvaluation:
@@ -267,7 +237,7 @@ class CheckpointEvaluation:
             )
         )
         self.outcome.evaluated.add(each.name)
-        self._rounds.settle(metric)
+        settle(metric, self._config, self._recorder)
 
     def _value(self, name: str) -> float | None:
         """The choosing metric of a candidate, or of the one that it equals; None if it is not known."""

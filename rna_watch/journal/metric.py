@@ -75,7 +75,7 @@ def best_so_far(state: RunState, name: str) -> float | None:
             said += [other.evaluations.get("last")]
             if other.name != name and other.stage is Stage.PUBLISHED and other.chosen:
                 said += [other.chosen.metrics.get("chosen")]
-    values = [_value(metrics, settled.metric) for metrics in (current.chosen.metrics.get("chosen"), *said)]
+    values = [value_in(metrics, settled.metric) for metrics in (current.chosen.metrics.get("chosen"), *said)]
     value, *others = (each if each is not None and math.isfinite(each) else None for each in values)
     beats = value is not None and all(gain(value, other, mode) > 0 for other in others if other is not None)
     return value if beats else None
@@ -86,12 +86,12 @@ def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
     if checkpoint.chosen:
         known = checkpoint.chosen.metrics
         original, average, rna, chosen = (
-            _value(known.get(key), metric.name) for key in ("original", "average", "rna", "chosen")
+            value_in(known.get(key), metric.name) for key in ("original", "average", "rna", "chosen")
         )
         return Values(original=original, average=average, rna=rna, chosen=chosen)
     if not checkpoint.evaluations:
         return Values()
-    by_name = {name: _value(metrics, metric.name) for name, metrics in checkpoint.evaluations.items()}
+    by_name = {name: value_in(metrics, metric.name) for name, metrics in checkpoint.evaluations.items()}
     kinds = {name: kind_of(checkpoint.recipes[name].method) for name in by_name}
     return Values(
         original=by_name.get(LAST),
@@ -100,6 +100,7 @@ def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
     )
 
 
-def _value(metrics: Metrics | None, name: str) -> float | None:
+def value_in(metrics: Metrics | None, name: str) -> float | None:
+    """The value of a metric among others; None if it is not there."""
     value = metrics.get(name) if metrics else None
     return float(value) if isinstance(value, (int, float)) else None

@@ -6,12 +6,14 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.journal import events as e
-from rna_watch.journal.quantities import duration, number, places, plain, size
+from rna_watch.journal.quantities import duration, gain, number, places, plain, size
+from rna_watch.journal.standing import standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.journal.replay import RunState
+    from rna_watch.journal.standing import Standing
 
 OUTPUT_TREE = "rna"
 DIRECTIONS = {"min": "lower is better", "max": "higher is better"}
@@ -59,6 +61,32 @@ def choice(chosen: e.Chosen, metric: str | None) -> str:
     ]
     versus = f" ({', '.join(others)})" if others else ""
     return f"{chosen.candidate} {name} {number(values.get('chosen'), decimals)}{versus}"
+
+
+def stands(standing: Standing, state: RunState | None, best: str = "best") -> str:
+    """The best model next to the best original, in a sentence; where no model is better than that one, this comes first.
+
+    Args:
+        standing: the run's standing.
+        state: what the journal adds up to; it tells where outputs lie.
+        best: what the model that `best` names is called.
+    """
+    model, original = standing.model, standing.original
+    if model is None:
+        return ""
+    decimals = places(each.value for each in (model, original) if each)
+    name = best if standing.best else "the best model that is there"
+    ours = f"{name}: {output_of(state, model.output)}, {standing.metric} {number(model.value, decimals)}"
+    if original is None or standing.gain is None:
+        return ours
+    theirs, share = number(original.value, decimals), gain(original.value, model.value, standing.mode)
+    if standing.gain <= 0.0:
+        how = "as good as" if standing.gain == 0.0 else "better than"
+        which = "every model" if standing.unbeaten else "the model that best names"
+        return f"the original {original.checkpoint} is {how} {which}: {standing.metric} {theirs}; {ours} ({share or '0.0%'})"
+    noise = {True: "beyond noise", False: "within noise", None: "not compared with noise"}[standing.significant]
+    amount = share or number(standing.gain, None)
+    return f"{ours}; the best original, {original.checkpoint}, {theirs}; a gain of {amount}, {noise}"
 
 
 def verdict(chosen: e.Chosen) -> str:
@@ -120,7 +148,9 @@ def _outcome(event: e.Chosen | e.Published | e.BestMoved | e.Pruned, state: RunS
     if isinstance(event, e.Pruned):
         return f"removed the older output {output}"
     if isinstance(event, e.BestMoved):
-        return f"best so far: {output}, {metric or 'metric'} {number(event.value, places([event.value]))}"
+        now = standing(state) if state and state.best is event else None
+        plainly = f"best so far: {output}, {metric or 'metric'} {number(event.value, places([event.value]))}"
+        return stands(now, state, "best so far") if now else plainly
     if checkpoint and checkpoint.chosen:
         return f"published {output}: {choice(checkpoint.chosen, metric)}"
     return f"published {output} ({size(event.written_bytes)} in {duration(event.seconds)})"
