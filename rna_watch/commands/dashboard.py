@@ -9,6 +9,7 @@ from rich.console import Console
 
 from rna_watch.dashboard import picture
 from rna_watch.dashboard.live import watch
+from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load
 
 if TYPE_CHECKING:
@@ -31,4 +32,4 @@ def draw(paths: RunPaths, file: Path, width: int) -> None:
         width: columns of text.
     """
     state, status = load(paths)
-    file.write_text(picture.svg(state, status, now=time.time(), width=width))
+    file.write_text(picture.svg(state, status, now=time.time(), width=width, best=standing(state, paths.there)))

@@ -10,6 +10,8 @@ from rna_watch.daemon.background import serve
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.journal.replay import DONE, Stage
 from rna_watch.journal.run_paths import resolve
+from rna_watch.journal.standing import standing
+from rna_watch.journal.words import stands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,8 +46,9 @@ def once(
     if not counts:
         raise NothingToDo(nothing(paths))
     say("; ".join(f"{count} {stage}" for stage, count in counts.items()))
-    if state.best is not None:
-        say(f"best: {paths.models / state.best.output}")
+    now = standing(state, paths.there)
+    if now is not None and (line := stands(now, state)):
+        say(line)
     if not DONE & counts.keys():
         failed = {Stage.FAILED, Stage.SKIPPED} & counts.keys()
         raise (RnaWatchError if failed else NothingToDo)("no checkpoint could be used; the reasons are above")

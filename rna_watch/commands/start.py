@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from rna_watch.commands.settle_run import settle
 from rna_watch.daemon import background
 from rna_watch.journal.run_paths import await_run, resolve
+from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load
+from rna_watch.journal.words import stands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,7 +58,11 @@ def start(
         return
     pid = background.start(paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)])
     say(f"watching {paths.run} (process {pid})\nmodels   {paths.models}")
-    for problem in load(paths)[0].problems.values():
+    state, _ = load(paths)
+    now = standing(state, paths.there)
+    if now is not None and (line := stands(now, state)):
+        say(f"so far   {line}")
+    for problem in state.problems.values():
         say(f"problem  {problem.what}; {problem.remedy}")
     if not config.evaluator and not config.evaluate_command:
         say("note     nothing is evaluated: add --evaluator FILE.py:function to know which models are better")

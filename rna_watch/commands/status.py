@@ -6,10 +6,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import RnaWatchError
+from rna_watch.journal.metric import mode_of
+from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load, status_of
 
 if TYPE_CHECKING:
+    from rna_watch.journal.replay import RunState
     from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.journal.standing import Standing
 
 
 def check(paths: RunPaths) -> None:
@@ -24,15 +28,21 @@ def check(paths: RunPaths) -> None:
 
 
 def as_dict(paths: RunPaths) -> dict[str, Any]:
-    """A run as plain data (`status --json`): run, output, state, owner, metric, best, checkpoints, workers, problems."""
+    """A run as plain data (`status --json`): run, output, state, owner, metric, best, checkpoints, workers, problems.
+
+    `best` also has the best original by the same evaluator, the gain over it in the metric's units, and whether that is
+    beyond noise; it is null where its model is gone. `best_original` is there without a best model too.
+    """
     state, status = load(paths)
+    now = standing(state, paths.there)
     return {
         "run": str(paths.run),
         "output": str(paths.output),
         "state": status.state,
         "owner": {"host": status.owner.host, "pid": status.owner.pid} if status.owner else None,
-        "metric": {"name": state.metric.metric, "mode": state.metric.mode} if state.metric else None,
-        "best": {"output": str(paths.models / state.best.output), "value": state.best.value} if state.best else None,
+        "metric": {"name": state.metric.metric, "mode": mode_of(state)} if state.metric else None,
+        "best": _best(now, state, paths) if now and now.best else None,
+        "best_original": _original(now) if now and now.original else None,
         "checkpoints": [
             {
                 "name": checkpoint.name,
@@ -49,4 +59,25 @@ def as_dict(paths: RunPaths) -> dict[str, Any]:
         ],
         "workers": [asdict(worker) for worker in status.workers],
         "problems": [{"what": problem.what, "remedy": problem.remedy} for problem in state.problems.values()],
+    }
+
+
+def _best(now: Standing, state: RunState, paths: RunPaths) -> dict[str, Any]:
+    assert state.best is not None
+    return {
+        "output": str(paths.models / state.best.output),
+        "value": state.best.value,
+        "checkpoint": state.best.checkpoint,
+        "original": now.original.value if now.original else None,
+        "gain": now.gain,
+        "significant": now.significant,
+    }
+
+
+def _original(now: Standing) -> dict[str, Any]:
+    assert now.original is not None
+    return {
+        "checkpoint": now.original.checkpoint,
+        "value": now.original.value,
+        "unbeaten": now.unbeaten,
     }

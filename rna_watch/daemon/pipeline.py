@@ -30,6 +30,7 @@ from rna_watch.errors import (
 )
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
+from rna_watch.journal.metric import mode_of
 from rna_watch.journal.recipe import recorded
 from rna_watch.journal.replay import Stage
 from rna_watch.publishing import manifest
@@ -197,7 +198,7 @@ class Pipeline:
             return
         with self._disk_reserve.writing() if as_files else nullcontext():
             outcome = self._rounds.run(window, residuals, self._family(residuals))
-        if not outcome.evaluated - {LAST}:
+        if not outcome.evaluated - {LAST} or mode_of(self._recorder.state) is None:
             outcome.family = self._rounds.unevaluated(window, residuals)
         self._record_search(checkpoint, residuals, outcome.family)
         choice = self._choose(checkpoint, window, residuals, outcome)
@@ -299,14 +300,16 @@ class Pipeline:
             return None
         current = self._recorder.checkpoint(checkpoint.name)
         evaluations = {
-            name: m for name, m in (current.evaluations if current else {}).items() if name in outcome.evaluated
+            each.name: current.evaluations[each.name]
+            for each in candidates
+            if current and each.name in outcome.evaluated and current.models.get(each.name) in {"", window.model(each)}
         }
         settled = self._recorder.state.metric
         choice = choose(
             candidates,
             Evidence(
                 values={name: m[settled.metric] for name, m in evaluations.items() if settled and settled.metric in m},
-                mode="max" if settled and settled.mode == "max" else "min",
+                mode=mode_of(self._recorder.state),
                 examples=outcome.examples,
                 minimum_gain=self._config.minimum_gain,
                 screened=sum(event.fraction == self._config.first_round for event in current.screened.values())

@@ -54,12 +54,13 @@ def newest(state: RunState, count: int) -> list[Checkpoint]:
     return rows[::-1]
 
 
-def table(state: RunState, metric: Metric | None, *, width: int, most: int) -> Lines:
+def table(state: RunState, metric: Metric | None, best: str | None, *, width: int, most: int) -> Lines:
     """A line of titles and the rows; columns that do not fit are left out, the least useful first.
 
     Args:
         state: what the journal adds up to.
         metric: the metric that decides, if it is known.
+        best: the checkpoint of the best model, if there is one.
         width: terminal cells of a line.
         most: the most rows.
     """
@@ -67,7 +68,6 @@ def table(state: RunState, metric: Metric | None, *, width: int, most: int) -> L
     values = [values_of(row, metric) if metric else Values() for row in rows]
     pairs = list(zip(rows, values, strict=True))
     decimals = places(value for v in values for value in (v.original, v.average, v.rna, v.chosen))
-    best = state.best.checkpoint if state.best else None
     columns = [
         Column(title="step", cells=[_step(row) for row in rows], right=True),
         Column(title="", cells=[Text(*STAGES[row.stage]) for row in rows]),

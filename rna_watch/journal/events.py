@@ -224,7 +224,7 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricChosen(Event):
-    """Models are chosen by this metric in this direction (`mode`: min or max) from now on."""
+    """Models are chosen by this metric in this direction (`mode`: min, max, or "" if it is not known) from now on."""
 
     kind: ClassVar[str] = "metric_chosen"
     metric: str

@@ -85,7 +85,7 @@ class RunState:
 
     `outputs` are the outputs that are kept, by path, the newest last. `replaced` holds the metrics of originals and of
     published models whose checkpoint was written again since, each with its judge: they still count for `best`. `judges`
-    are all evaluators so far, and `judge` is the number of the present one.
+    are all evaluators so far, and `judge` is the number of the present one. `best_by` are judge and metric that moved `best`.
     """
 
     started: e.Started | None = None
@@ -94,6 +94,7 @@ class RunState:
     problems: dict[str, e.Problem] = field(default_factory=dict)
     metric: e.MetricChosen | None = None
     best: e.BestMoved | None = None
+    best_by: tuple[int, str] | None = None
     outputs: dict[str, e.Published] = field(default_factory=dict)
     replaced: list[tuple[int, e.Metrics]] = field(default_factory=list)
     judges: list[tuple[object, ...]] = field(default_factory=list)
@@ -121,7 +122,9 @@ class RunState:
             case e.Solved():
                 self.problems.pop(event.key, None)
             case e.BestMoved():
+                moved = self.checkpoints.get(event.checkpoint)
                 self.best = event
+                self.best_by = (moved.judge, self.metric.metric) if moved and self.metric else None
             case e.MetricChosen():
                 self.metric = event
             case e.Admitted():

@@ -92,6 +92,10 @@ class RunPaths:
         """A path relative to the output tree, as events record it."""
         return str(path.relative_to(self.models))
 
+    def there(self, output: str) -> bool:
+        """Whether an output, as events record it, is in the output tree; somebody may have removed it."""
+        return (self.models / output).exists()
+
     def create(self) -> None:
         """Make the folders; the one of the pins only if `adopt_pins` will not.
 

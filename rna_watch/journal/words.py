@@ -6,12 +6,14 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.journal import events as e
-from rna_watch.journal.quantities import duration, number, places, plain, size
+from rna_watch.journal.quantities import duration, gain, number, places, plain, size
+from rna_watch.journal.standing import standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.journal.replay import RunState
+    from rna_watch.journal.standing import Standing
 
 OUTPUT_TREE = "rna"
 DIRECTIONS = {"min": "lower is better", "max": "higher is better"}
@@ -61,6 +63,32 @@ def choice(chosen: e.Chosen, metric: str | None) -> str:
     return f"{chosen.candidate} {name} {number(values.get('chosen'), decimals)}{versus}"
 
 
+def stands(standing: Standing, state: RunState | None, best: str = "best") -> str:
+    """The best model next to the best original, in a sentence; where no model is better than that one, this comes first.
+
+    Args:
+        standing: the run's standing.
+        state: what the journal adds up to; it tells where outputs lie.
+        best: what the model that `best` names is called.
+    """
+    model, original = standing.model, standing.original
+    if model is None:
+        return ""
+    decimals = places(each.value for each in (model, original) if each)
+    name = best if standing.best else "the best model that is there"
+    ours = f"{name}: {output_of(state, model.output)}, {standing.metric} {number(model.value, decimals)}"
+    if original is None or standing.gain is None:
+        return ours
+    theirs, share = number(original.value, decimals), gain(original.value, model.value, standing.mode)
+    if standing.gain <= 0.0:
+        how = "as good as" if standing.gain == 0.0 else "better than"
+        which = "every model" if standing.unbeaten else "the model that best names"
+        return f"the original {original.checkpoint} is {how} {which}: {standing.metric} {theirs}; {ours} ({share or '0.0%'})"
+    noise = {True: "beyond noise", False: "within noise", None: "not compared with noise"}[standing.significant]
+    amount = share or number(standing.gain, None)
+    return f"{ours}; the best original, {original.checkpoint}, {theirs}; a gain of {amount}, {noise}"
+
+
 def verdict(chosen: e.Chosen) -> str:
     """Whether the choice beats the original, in words; empty if that is not known."""
     if chosen.better_than_original is None:
@@ -100,7 +128,11 @@ _SENTENCES: dict[type[e.Event], Callable[[Any], str]] = {
     e.Reread: lambda event: f"is {event.step_kind} {event.step} of {event.series}, as more names show",
     e.WindowStarted: lambda event: f"starts a new window: {event.reason}",
     e.Measured: _measured,
-    e.MetricChosen: lambda event: f"models are chosen by {event.metric}, {DIRECTIONS.get(event.mode, event.mode)}",
+    e.MetricChosen: lambda event: (
+        f"models are chosen by {event.metric}, {DIRECTIONS.get(event.mode, event.mode)}"
+        if event.mode
+        else f"the metric is {event.metric}, whose direction is not known"
+    ),
     e.EvaluationFailed: lambda event: f"evaluation of {event.candidate} failed: {event.reason}",
     e.Finished: lambda event: f"no output: {event.reason}",
     e.Skipped: lambda event: f"left out: {event.reason}",
@@ -122,7 +154,9 @@ def _outcome(event: e.Chosen | e.Published | e.BestMoved | e.Pruned, state: RunS
     if isinstance(event, e.Pruned):
         return f"removed the older output {output}"
     if isinstance(event, e.BestMoved):
-        return f"best so far: {output}, {metric or 'metric'} {number(event.value, places([event.value]))}"
+        now = standing(state) if state and state.best is event else None
+        plainly = f"best so far: {output}, {metric or 'metric'} {number(event.value, places([event.value]))}"
+        return stands(now, state, "best so far") if now else plainly
     if checkpoint and checkpoint.chosen:
         return f"published {output}: {choice(checkpoint.chosen, metric)}"
     return f"published {output} ({size(event.written_bytes)} in {duration(event.seconds)})"
