@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from rna_watch.commands.settle_run import settle
 from rna_watch.daemon import background
-from rna_watch.journal.run_paths import await_run, resolve
+from rna_watch.journal.run_paths import await_run
+from rna_watch.journal.run_registry import resolve
 from rna_watch.journal.status import load
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ def start(
             say(line)
     paths = resolve(chosen or run_dir, config.output)
     if foreground:
-        background.serve(config, paths, to_terminal=to_terminal)
+        background.serve(config, paths, to_terminal=to_terminal, say=say)
         return
-    pid = background.start(paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)])
+    pid = background.start(paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)], say)
     say(f"watching {paths.run} (process {pid})\nmodels   {paths.models}")
     for problem in load(paths)[0].problems.values():
         say(f"problem  {problem.what}; {problem.remedy}")

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import RnaWatchError
-from rna_watch.journal.status import load, status_of
+from rna_watch.journal.status import load, settled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rna_watch.journal.run_paths import RunPaths
 
 
@@ -18,14 +20,19 @@ def check(paths: RunPaths) -> None:
     Raises:
         RnaWatchError: no daemon does.
     """
-    status = status_of(paths)
+    status = settled(paths)
     if not status.responds:
         raise RnaWatchError(f"{paths.run} is not watched ({status.state})")
 
 
-def as_dict(paths: RunPaths) -> dict[str, Any]:
-    """A run as plain data (`status --json`): run, output, state, owner, metric, best, checkpoints, workers, problems."""
-    state, status = load(paths)
+def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
+    """A run as plain data (`status --json`): run, output, state, owner, metric, best, checkpoints, workers, problems.
+
+    Args:
+        paths: the run's paths.
+        say: shows a line, if it has to be waited for a sign of life of the run's owner.
+    """
+    state, status = load(paths, say)
     return {
         "run": str(paths.run),
         "output": str(paths.output),
