@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from rna_watch.journal.run_registry import remember, resolve
 from rna_watch.journal.status import status_of
 from rna_watch.layout.identity import identify
 from tests.daemon.in_process import assemble
-from tests.daemon.runs import alive, published, rna_watch, start_foreground, status, train, wait_until
+from tests.daemon.runs import alive, events, published, rna_watch, start_foreground, status, train, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -204,6 +205,39 @@ def test_a_daemon_that_was_killed_is_replaced_at_once(tmp_path: Path) -> None:
     lines: list[str] = []
     with RunLock(RunPaths(run=tmp_path, output=tmp_path), lines.append):
         assert lines == []
+
+
+def test_a_daemon_of_another_user_is_asked_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process is seen and takes no signal from us; where the file cannot be written either, the message says which."""
+    kill, touch = os.kill, Path.touch
+
+    def refuse(pid: int, number: int) -> None:
+        """The real `kill`, of another user."""
+        if number:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        kill(pid, number)
+
+    def read_only(path: Path, **_: object) -> None:
+        """The real `touch`, in another user's folder."""
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    daemon = start_foreground(tmp_path, *LOCAL)
+    try:
+        wait_until(lambda: status(tmp_path)["state"] == "watching")
+        monkeypatch.setattr(os, "kill", refuse)
+        monkeypatch.setattr(Path, "touch", read_only)
+        refused = rna_watch("stop", tmp_path)
+        assert refused.returncode == 1
+        assert f"cannot write {tmp_path / '.rna-watch' / 'stop'}" in refused.stderr
+        assert "Permission denied" in refused.stderr
+        monkeypatch.setattr(Path, "touch", touch)
+        assert rna_watch("stop", tmp_path).returncode == 0
+        monkeypatch.undo()
+        assert daemon.wait(timeout=60) == 0
+        assert [event.reason for event in events(tmp_path, "stopped")] == ["rna-watch stop"]
+    finally:
+        daemon.kill()
+        daemon.communicate()
 
 
 class _Engine(LocalEngine):
