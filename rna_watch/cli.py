@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _RUN = click.argument("run_dir", type=_PATH)
+_note = functools.partial(click.echo, err=True)
 
 
 def _of_run(command: Callable[..., None]) -> Callable[..., None]:
@@ -34,7 +35,7 @@ def _of_run(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--output", help="Where outputs and state lie, if not in the run directory.")
     @functools.wraps(command)
     def with_paths(run_dir: Path, output: str | None, **options: Any) -> None:
-        from rna_watch.journal.run_paths import resolve
+        from rna_watch.journal.run_registry import resolve
 
         command(resolve(run_dir, output), **options)
 
@@ -103,9 +104,9 @@ def status(paths: RunPaths, *, as_json: bool, check: bool) -> None:
     if check:
         status.check(paths)
     elif as_json:
-        click.echo(json.dumps(status.as_dict(paths), indent=2))
+        click.echo(json.dumps(status.as_dict(paths, _note), indent=2))
     else:
-        dashboard.show(paths, once=True)
+        dashboard.show(paths, once=True, say=_note)
 
 
 @app.command()
@@ -118,7 +119,7 @@ def dashboard(paths: RunPaths, *, svg: Path | None, width: int, once: bool) -> N
     from rna_watch.commands import dashboard
 
     if svg is None:
-        dashboard.show(paths, once=once)
+        dashboard.show(paths, once=once, say=_note)
     else:
         dashboard.draw(paths, svg, width)
         click.echo(str(svg))
@@ -144,7 +145,7 @@ def stop(paths: RunPaths) -> None:
     """Stop watching RUN_DIR; the training and all files stay as they are."""
     from rna_watch.commands import stop
 
-    click.echo(stop.stop(paths))
+    click.echo(stop.stop(paths, _note))
 
 
 @app.command()

@@ -9,7 +9,7 @@ from rna_watch.commands.settle_run import nothing, settle
 from rna_watch.daemon.background import serve
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.journal.replay import DONE, Stage
-from rna_watch.journal.run_paths import resolve
+from rna_watch.journal.run_registry import resolve
 from rna_watch.journal.standing import standing
 from rna_watch.journal.words import stands
 
@@ -41,7 +41,7 @@ def once(
     for line in found:
         say(line)
     paths = resolve(run_dir, config.output)
-    state = serve(config, paths, until_done=True).state
+    state = serve(config, paths, until_done=True, say=say).state
     counts = Counter(checkpoint.stage for checkpoint in state.checkpoints.values())
     if not counts:
         raise NothingToDo(nothing(paths))

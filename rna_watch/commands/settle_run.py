@@ -11,7 +11,7 @@ from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.formats import registry
 from rna_watch.formats.probe import probe
 from rna_watch.journal.quantities import printable
-from rna_watch.journal.run_paths import resolve
+from rna_watch.journal.run_registry import resolve
 from rna_watch.watching.discovery import MOST_BESIDE, discover, unexplained, within
 from rna_watch.watching.reading import Reading
 from rna_watch.watching.scan import linked_folders, scan

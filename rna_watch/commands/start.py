@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from rna_watch.commands.settle_run import settle
 from rna_watch.daemon import background
-from rna_watch.journal.run_paths import await_run, resolve
+from rna_watch.journal.run_paths import await_run
+from rna_watch.journal.run_registry import resolve
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load
 from rna_watch.journal.words import stands
@@ -54,9 +55,9 @@ def start(
             say(line)
     paths = resolve(chosen or run_dir, config.output)
     if foreground:
-        background.serve(config, paths, to_terminal=to_terminal)
+        background.serve(config, paths, to_terminal=to_terminal, say=say)
         return
-    pid = background.start(paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)])
+    pid = background.start(paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)], say)
     say(f"watching {paths.run} (process {pid})\nmodels   {paths.models}")
     state, _ = load(paths)
     now = standing(state, paths.there)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rna_watch.errors import RnaWatchError
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.standing import standing
-from rna_watch.journal.status import load, status_of
+from rna_watch.journal.status import load, settled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rna_watch.journal.replay import RunState
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.journal.standing import Standing
@@ -22,18 +24,22 @@ def check(paths: RunPaths) -> None:
     Raises:
         RnaWatchError: no daemon does.
     """
-    status = status_of(paths)
+    status = settled(paths)
     if not status.responds:
         raise RnaWatchError(f"{paths.run} is not watched ({status.state})")
 
 
-def as_dict(paths: RunPaths) -> dict[str, Any]:
+def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
     """A run as plain data (`status --json`): run, output, state, owner, metric, best, checkpoints, workers, problems.
 
     `best` also has the best original by the same evaluator, the gain over it in the metric's units, and whether that is
     beyond noise; it is null where its model is gone. `best_original` is there without a best model too.
+
+    Args:
+        paths: the run's paths.
+        say: shows a line, if it has to be waited for a sign of life of the run's owner.
     """
-    state, status = load(paths)
+    state, status = load(paths, say)
     now = standing(state, paths.there)
     return {
         "run": str(paths.run),

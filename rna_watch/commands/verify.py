@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
-from rna_watch.journal.run_paths import resolve
+from rna_watch.journal.run_registry import resolve
 from rna_watch.layout.artifacts import is_output, manifest_path
 from rna_watch.publishing.inputs import Finder
 from rna_watch.publishing.verification import Verdict, Verification, VerificationEnded, read_manifest, verify

@@ -50,7 +50,6 @@ _LOG = logging.getLogger("rna_watch")
 _TICK_S = 0.25
 _BEAT_S = 1.0
 _JOIN_S = 15.0
-_LOST = "the folder of its journal and lock was removed or replaced"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -63,7 +62,7 @@ class Daemon:
         recorder: journal and state.
         until_done: process what is there, then end (`once`).
         on_ready: called once the engine is up and the folder is watched.
-        lost: whether the run's lock is no longer ours; the daemon ends then.
+        lost: why the run is no longer ours, "" if it is; the daemon ends then, and touches nothing more.
 
     Raises:
         UsageError: the evaluator's file does not exist.
@@ -77,7 +76,7 @@ class Daemon:
         *,
         until_done: bool = False,
         on_ready: Callable[[], None] = lambda: None,
-        lost: Callable[[], bool] = lambda: False,
+        lost: Callable[[], str] = lambda: "",
     ) -> None:
         self._config = config
         self._paths = paths
@@ -129,8 +128,8 @@ class Daemon:
                 self._pipeline.cancel()
             if worker.is_alive():
                 worker.join(_JOIN_S)
-            if self._stop_reason == _LOST:  # what lies there now is not ours
-                _LOG.error("%s", _LOST)
+            if lost := self._lost():  # what lies there now is not ours
+                _LOG.error("%s", lost)
             else:
                 self._beat("stopped")
                 with contextlib.suppress(RnaWatchError):
@@ -159,6 +158,7 @@ class Daemon:
         self._stop_reason = f"signal {signal.Signals(number).name}"
 
     def _begin(self) -> None:
+        self._beat("starting")
         self._paths.stop_request.unlink(missing_ok=True)
         output_tree.sweep(self._paths.models)
         self._pins.sweep()
@@ -196,7 +196,10 @@ class Daemon:
         readiness = Readiness(self._timing.quiet_s, rested, reading=reading, at_once=self._until_done)
         next_scan = 0.0
         begun = time.monotonic()
-        while not self._stopping():
+        while True:
+            self._beat_if_due()  # first: a process that was suspended may have a successor
+            if self._stopping():
+                break
             now = time.monotonic()
             if now >= next_scan or self._wake.is_set():
                 self._wake.clear()
@@ -207,7 +210,6 @@ class Daemon:
                     hints.stop()
                     self._start_hints(hints)
             self._probe(readiness)
-            self._beat_if_due()
             if self._handled_for is not self._engine:
                 self._handled_for = self._engine
                 self._take_signals()  # Ray replaces them whenever it starts
@@ -239,8 +241,8 @@ class Daemon:
 
     def _beat_if_due(self) -> None:
         if time.monotonic() - self._last_beat >= _BEAT_S:
-            if self._lost():
-                self._stop_reason = _LOST
+            if lost := self._lost():
+                self._stop_reason = lost
                 return
             self._beat("working" if self._progress().work else "watching" if self._ready else "starting")
 

@@ -261,7 +261,9 @@ class Pipeline:
             show()
 
         show()
-        return self._engine.map(tasks, on_done)
+        results = self._engine.map(tasks, on_done)
+        self._recorder.check()  # what was written takes its name next
+        return results
 
     # -- candidates
 

@@ -64,6 +64,7 @@ class Publication:
             RefusedCheckpoint: the model would replace something that rna-watch did not write.
             InputChanged: an input changed meanwhile.
             Superseded: the checkpoint was written again meanwhile.
+            RunIsWatched: another process has taken the run over.
         """
         begun = time.perf_counter()
         chosen = self._recorder.current(checkpoint.name).chosen

@@ -22,7 +22,8 @@ from rna_watch.commands.settle_run import settle
 from rna_watch.commands.verify import verify_all
 from rna_watch.config import RunConfig
 from rna_watch.errors import UsageError
-from rna_watch.journal.run_paths import RunPaths, await_run, resolve
+from rna_watch.journal.run_paths import RunPaths, await_run
+from rna_watch.journal.run_registry import resolve
 from rna_watch.watching.discovery import several_runs
 from tests.daemon.runs import LIMIT_S, events, published, rna_watch, start_foreground, status, train, wait_until
 
