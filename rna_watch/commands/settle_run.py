@@ -7,11 +7,13 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import RnaWatchError, UsageError
+from rna_watch.errors import AllIgnored, RnaWatchError, UsageError
 from rna_watch.formats import registry
 from rna_watch.formats.probe import probe
 from rna_watch.journal.quantities import printable
 from rna_watch.journal.run_paths import resolve
+from rna_watch.layout.unmatched import describe as describe_unmatched
+from rna_watch.layout.unmatched import unmatched
 from rna_watch.watching.discovery import MOST_BESIDE, discover, unexplained, within
 from rna_watch.watching.scan import linked_folders, scan
 from rna_watch.watching.steps import ending, natural_key
@@ -52,11 +54,11 @@ def settle(
         goes_on: whether later checkpoints will be taken too.
 
     Raises:
-        UsageError: there is no such folder, or there are several runs and nobody to ask.
+        UsageError: there is no such folder, there are several runs and nobody to ask, or all tensors are to be ignored.
     """
     where = resolve(run_dir, config.output)
     names = look(config, where)
-    found = understand(names, where.run, config.source)
+    found = understand(names, where.run, config)
     chosen = run_dir
     while found.runs and not config.patterns and not where.journal.exists():
         shown, newest = _choices(found.runs)
@@ -69,8 +71,8 @@ def settle(
         folder = shown[ask(said, len(shown), newest + 1) - 1].folder
         chosen, names = chosen / folder, within(names, folder)
         where = resolve(chosen, config.output)
-        found = understand(names, where.run, config.source)
-    said = lines(found, config, goes_on=goes_on)
+        found = understand(names, where.run, config)
+    said = [*lines(found, config, goes_on=goes_on), *_ignoring(found, where.run, config)]
     links = passed_over(where) if goes_on and not found.groups else ""
     return chosen, [*said, f"note     {links}"] if links else said
 
@@ -108,13 +110,13 @@ def look(config: RunConfig, paths: RunPaths) -> dict[str, int]:
     return {each.name: each.identity.mtime_ns for each in found}
 
 
-def understand(names: Mapping[str, int], run: Path, source: str | None) -> Discovery:
+def understand(names: Mapping[str, int], run: Path, config: RunConfig) -> Discovery:
     """The sequences and runs of these names; the models of three folders at most are compared if the names leave it open.
 
     Args:
         names: paths relative to the run directory, and when each last changed (ns).
         run: the run directory.
-        source: the setting `source`.
+        config: the settings `source` and `ignore`.
     """
     found = discover(names)
     open_ones = unexplained(found.groups)
@@ -123,8 +125,28 @@ def understand(names: Mapping[str, int], run: Path, source: str | None) -> Disco
     architectures = {}
     for group in open_ones[:_PROBES]:
         with contextlib.suppress(OSError, RnaWatchError):
-            architectures[group.folder] = probe(str(run / group.newest), source).architecture
+            architectures[group.folder] = probe(str(run / group.newest), config.source, config.ignore).architecture
     return discover(names, architectures)
+
+
+def _ignoring(found: Discovery, run: Path, config: RunConfig) -> list[str]:
+    """A line for patterns of tensors to ignore that match none of the newest checkpoints.
+
+    Raises:
+        AllIgnored: no tensor is left in any of them.
+    """
+    layouts, nothing_left = [], []
+    for group in found.groups[:_PROBES] if config.ignore else ():
+        try:
+            layouts.append(probe(str(run / group.newest), config.source, config.ignore))
+        except AllIgnored as error:
+            nothing_left.append(error)
+        except (OSError, RnaWatchError):
+            continue  # the daemon says why
+    if nothing_left and not layouts:
+        raise nothing_left[0]
+    patterns = unmatched(config.ignore, layouts) if layouts else ()
+    return [printable(f"note     {describe_unmatched(patterns, layouts[0])}")] if patterns else []
 
 
 def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:

@@ -14,6 +14,7 @@ from rna_watch.journal import events as e
 from rna_watch.journal.replay import RunState, Stage
 from rna_watch.layout.identity import identify_any
 from rna_watch.layout.layout import difference
+from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.watching import steps
 from rna_watch.window.equality import same_values
 
@@ -35,7 +36,7 @@ class Admission:
     """Decides what each candidate file is, and records it.
 
     Args:
-        config: the settings `source`, `optimizer_order` and `learning_rate_jump`.
+        config: the settings `source`, `ignore`, `optimizer_order` and `learning_rate_jump`.
         recorder: journal and state.
         sequences: which checkpoints follow each other.
         pins: the window store.
@@ -50,6 +51,8 @@ class Admission:
         self._sequences = sequences
         self._pins = pins
         self._proceed = proceed
+        self._unmatched = config.ignore  # the patterns that no checkpoint has a tensor for, so far
+        self._said: tuple[str, ...] = ()
 
     def consider(self, name: str, identity: FileIdentity) -> bool:
         """Admit a file, or record that it is an alias, refused or gone; returns whether it is a checkpoint.
@@ -64,7 +67,7 @@ class Admission:
         if self._known(name, identity):
             return True
         try:
-            layout = probe(identity.path, self._config.source)
+            layout = probe(identity.path, self._config.source, self._config.ignore)
             if not identify_any(identity.path).same_content(identity):
                 raise IncompleteCheckpoint("it is being written")
         except FileNotFoundError as error:
@@ -80,8 +83,22 @@ class Admission:
         except OSError as error:
             reason = f"it cannot be read: {error.strerror or error}; check the disk or mount"
             raise IncompleteCheckpoint(reason) from error
+        self._compare_ignored(layout)
         self._admit(name, layout, identity)
         return True
+
+    def _compare_ignored(self, layout: Layout | None) -> None:
+        """Report the patterns of tensors to ignore that match none of any checkpoint so far."""
+        if layout is None or not self._unmatched:
+            return
+        self._unmatched = unmatched(self._unmatched, [layout])
+        if not self._unmatched:
+            self._recorder.solved("ignore")
+        elif self._unmatched != self._said:
+            self._recorder.problem(
+                "ignore", describe(self._unmatched, layout), "correct the pattern and start again, or take it back"
+            )
+            self._said = self._unmatched
 
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
         """Record what a file is, unless that was recorded of it last."""
@@ -106,6 +123,8 @@ class Admission:
                 identity.size_bytes,
             )
             if same:
+                if not self._said:
+                    self._compare_ignored(self._pins.layout(checkpoint))
                 if admitted.path != name:
                     self._note(e.Aliased(checkpoint=name, of=checkpoint.name))
                 return True
