@@ -93,6 +93,7 @@ def find_model(tree: object, source: str | None = None) -> tuple[str, tuple[str,
     """
     tree = pickled_module.as_state_dicts(tree)
     groups = _tensor_groups(tree)
+    likely = [path for path in groups if not NOT_MODELS.search(path)] or list(groups)
     wanted = [] if source is None else [source]
     if source is not None and not _known(groups, tree, source) and "," in source:
         wanted = [part.strip() for part in source.split(",")]
@@ -102,7 +103,7 @@ def find_model(tree: object, source: str | None = None) -> tuple[str, tuple[str,
         raise RefusedCheckpoint(
             "it holds no named tensors; a state dict, bare or under a key such as 'state_dict', is needed"
         )
-    paths = _choose(groups, wanted)
+    paths = _choose(groups, wanted, likely)
     path, parts = ",".join(paths), tuple(paths) if len(paths) > 1 else ()
     tensors: dict[str, PickledTensor] = {}
     members = [(f"{part}.{name}", each) for part in parts for name, each in groups[part].items()]
@@ -347,9 +348,8 @@ def _under(tree: object, source: str) -> TensorGroup:
     return {}
 
 
-def _choose(groups: dict[str, TensorGroup], wanted: list[str]) -> list[str]:
-    """The key paths of the model: those that are wanted, or the one that is likely."""
-    likely = [path for path in groups if not NOT_MODELS.search(path)] or list(groups)
+def _choose(groups: dict[str, TensorGroup], wanted: list[str], likely: list[str]) -> list[str]:
+    """The key paths of the model: those that are wanted, or else the one among the likely ones."""
     for path in wanted:
         if path not in groups:
             raise RefusedCheckpoint(f"there are no tensors under '{path}'; there are some under: {_listed(likely)}")
