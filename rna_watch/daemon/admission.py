@@ -52,7 +52,7 @@ class Admission:
         self._pins = pins
         self._proceed = proceed
         self._unmatched = config.ignore  # the patterns that no checkpoint has a tensor for, so far
-        self._said: tuple[str, ...] = ()
+        self._compared: Layout | None = None  # a checkpoint with which they were compared
 
     def consider(self, name: str, identity: FileIdentity) -> bool:
         """Admit a file, or record that it is an alias, refused or gone; returns whether it is a checkpoint.
@@ -87,18 +87,21 @@ class Admission:
         self._admit(name, layout, identity)
         return True
 
-    def _compare_ignored(self, layout: Layout | None) -> None:
-        """Report the patterns of tensors to ignore that match none of any checkpoint so far."""
-        if layout is None or not self._unmatched:
-            return
-        self._unmatched = unmatched(self._unmatched, [layout])
+    def report_unmatched(self) -> None:
+        """Report the patterns of tensors to ignore that match none of any checkpoint so far; called when those at hand are in."""
         if not self._unmatched:
             self._recorder.solved("ignore")
-        elif self._unmatched != self._said:
-            self._recorder.problem(
-                "ignore", describe(self._unmatched, layout), "correct the pattern and start again, or take it back"
-            )
-            self._said = self._unmatched
+        elif self._compared is not None:
+            what = describe(self._unmatched, self._compared)
+            self._recorder.problem("ignore", what, "correct the pattern and start again, or take it back")
+
+    def _compare_ignored(self, layout: Layout | None) -> None:
+        if layout is None or not self._unmatched:
+            return
+        left = unmatched(self._unmatched, [layout])
+        if self._compared is None or left != self._unmatched:
+            self._compared = layout
+        self._unmatched = left
 
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
         """Record what a file is, unless that was recorded of it last."""
@@ -123,7 +126,7 @@ class Admission:
                 identity.size_bytes,
             )
             if same:
-                if not self._said:
+                if self._unmatched and checkpoint.pinned:  # after a restart nothing is probed but what a window needs
                     self._compare_ignored(self._pins.layout(checkpoint))
                 if admitted.path != name:
                     self._note(e.Aliased(checkpoint=name, of=checkpoint.name))

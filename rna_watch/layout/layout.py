@@ -147,8 +147,9 @@ class Layout:
         parts: the key paths in `source`, where they are several: names of tensors begin with them.
         ignore: glob patterns of names; the tensors that match, and those that share their storage, are copied.
 
-    `architecture` is a digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage of the
-    tensors that are combined; `structure` is the same of all. `ignored` are the ignored tensors, by the names of a window.
+    `architecture` is a digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage, but of
+    tensors that are copied names and dtypes alone, and of ignored ones nothing. `structure` is a digest of all of it.
+    `ignored` are the ignored tensors, by their names in a window.
     """
 
     format: str
@@ -185,14 +186,18 @@ class Layout:
         )
         object.__setattr__(self, "extents", extents)
         object.__setattr__(self, "ignored", tuple(names[t.name] for t in self.tensors if t.extent in left_out))
-        lines = {
-            f"{names[t.name]}|{t.stored_dtype}|{t.shape}|{t.stride}|{t.start}|{owners[t.extent]}": t.extent
+        lines = [
+            (t.extent, f"{names[t.name]}|{t.stored_dtype}|", f"{t.shape}|{t.stride}|{t.start}|{owners[t.extent]}")
             for t in self.tensors
-        }
+        ]
+        agree = [
+            front if extents[number].role is Role.COPIED else front + rest
+            for number, front, rest in lines
+            if number not in left_out
+        ]
         last = ["an average"] if self.averaged else []
-        combined = [line for line, extent in lines.items() if extents[extent].role is not Role.COPIED]
-        object.__setattr__(self, "architecture", _digest(sorted(combined) + last))
-        object.__setattr__(self, "structure", _digest(sorted(lines) + last))
+        object.__setattr__(self, "architecture", _digest(sorted(agree) + last))
+        object.__setattr__(self, "structure", _digest(sorted(front + rest for _, front, rest in lines) + last))
 
     @property
     def averaged(self) -> bool:
@@ -269,10 +274,7 @@ def difference(old: Layout, new: Layout, *, whole: bool = False) -> str:
     if old.averaged != new.averaged:
         kinds = ["an average of the weights" if each.averaged else "the weights" for each in (old, new)]
         return f"the model changed: it was {kinds[0]} ({old.source!r}), is {kinds[1]} ({new.source!r})"
-    a, b = (_by_name(layout) for layout in (old, new))
-    if not whole:
-        combined = _combined(old, a) | _combined(new, b)
-        a, b = ({name: view for name, view in each.items() if name in combined} for each in (a, b))
+    a, b = (_by_name(layout, whole=whole) for layout in (old, new))
     gone, added = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
     if len(gone) == len(a):
         return (
@@ -280,14 +282,24 @@ def difference(old: Layout, new: Layout, *, whole: bool = False) -> str:
             f"{len(a)} before (such as {gone[0]})"
         )
     if gone or added:
+        both = a.keys() & b.keys()
         parts = [
             f"{len(names)} tensors {word} (such as {names[0]})"
             for names, word in ((gone, "removed"), (added, "added"))
             if names
         ]
-        return f"the model changed: {', '.join(parts)}; {len(a.keys() & b.keys())} have the names of before"
+        copied = all(
+            _is_copied(layout, own[name]) for layout, own in ((old, a), (new, b)) for name in own.keys() ^ both
+        )
+        hint = _IF_NO_PARAMETER.format(shlex.quote([*gone, *added][0])) if copied and not whole else ""
+        return f"the model changed: {', '.join(parts)}; {len(both)} have the names of before{hint}"
     for what in ("stored_dtype", "stored_shape", "stride"):
-        changed = [name for name in a if getattr(a[name], what) != getattr(b[name], what)]
+        changed = [
+            name
+            for name in a
+            if getattr(a[name], what) != getattr(b[name], what)
+            and (whole or what == "stored_dtype" or not _is_copied(old, a[name]))
+        ]
         if changed:
             before, after = (getattr(each[changed[0]], what) for each in (a, b))
             others = f" ({len(changed)} of {len(a)} tensors changed so)" if len(changed) > 1 else ""
@@ -297,15 +309,14 @@ def difference(old: Layout, new: Layout, *, whole: bool = False) -> str:
     return "the model changed: other tensors share storage than before"
 
 
-def _by_name(layout: Layout) -> dict[str, TensorView]:
-    """The tensors by the names under which a window knows them."""
-    names = layout.window_names
-    return {names[view.name]: view for view in layout.tensors}
+def _by_name(layout: Layout, *, whole: bool) -> dict[str, TensorView]:
+    """The tensors by the names under which a window knows them, ignored ones only if `whole`."""
+    names, left_out = layout.window_names, () if whole else frozenset(layout.ignored)
+    return {names[view.name]: view for view in layout.tensors if names[view.name] not in left_out}
 
 
-def _combined(layout: Layout, views: dict[str, TensorView]) -> set[str]:
-    """The names of the tensors that are combined."""
-    return {name for name, view in views.items() if layout.extents[view.extent].role is not Role.COPIED}
+def _is_copied(layout: Layout, view: TensorView) -> bool:
+    return layout.extents[view.extent].role is Role.COPIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
