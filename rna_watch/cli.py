@@ -164,7 +164,7 @@ def stop(paths: RunPaths) -> None:
     help="Lambda; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
 )
 @some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS)
-@some_settings("normalization", "source", "step", "export", "optimizer_state", "workers", "memory_budget")
+@some_settings("normalization", "source", "ignore", "step", "export", "optimizer_state", "workers", "memory_budget")
 @_json("the manifest, and nothing else")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **options: Any) -> None:
@@ -178,14 +178,13 @@ def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **op
 
 @app.command()
 @click.argument("checkpoint", type=_PATH)
-@click.option("--source", help="Key path of the model inside the file; found if not given.")
-@some_settings("step")
+@some_settings("source", "ignore", "step")
 @_json("it as one JSON object")
-def inspect(checkpoint: Path, source: str | None, step: str | None, *, as_json: bool) -> None:
+def inspect(checkpoint: Path, *, as_json: bool, **options: Any) -> None:
     """Say what CHECKPOINT is: format, completeness, step, tensors, and what would be extrapolated."""
     from rna_watch.commands import inspect
 
-    report = inspect.inspect(checkpoint, source, config_of(None, {"step": step}).step)
+    report = inspect.inspect(checkpoint, config_of(None, options))
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else "\n".join(report.lines()))
 
 

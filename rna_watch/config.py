@@ -156,7 +156,15 @@ class RunConfig(BaseModel):
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one per core, at most 4.")
 
     patterns: tuple[str, ...] = Field((), description="Glob patterns of checkpoint names; empty: the usual endings.")
-    source: str | None = Field(None, description="Key path of the model inside a checkpoint; found if not given.")
+    source: str | None = Field(
+        None,
+        description="Key path of the model inside a checkpoint, or several with commas, which are combined together; "
+        "found if not given.",
+    )
+    ignore: tuple[str, ...] = Field(
+        (),
+        description="Glob patterns of whole names of tensors that are left out, and copied from the newest checkpoint.",
+    )
     step: Annotated[str, AfterValidator(_one_group)] | None = Field(
         None,
         description="Regular expression whose one group is the step in a checkpoint's path, such as 'epoch_(\\d+)'.",

@@ -74,6 +74,7 @@ def some_settings(*names: str, hidden: Set[str] = frozenset()) -> Callable[[Comm
                 cls=_Option,
                 heading=headings[name],
                 hidden=name in hidden,
+                multiple=name in _LISTS,
                 default=None,
                 metavar=shape_of(name),
                 help=(field.description or "") + (f" [{plain(shown)}]" if shown is not None else ""),
@@ -103,10 +104,15 @@ def plain(value: object) -> str:
 
 
 def config_of(config_file: Path | None, options: dict[str, Any]) -> RunConfig:
-    """The settings of a file and of the command line; what has no effect any more is said on standard error."""
+    """The settings of a file and of the command line; what has no effect any more is said on standard error.
+
+    A list is given with commas, by an option that is repeated, or both.
+    """
     values = {
-        key: tuple(part.strip() for part in value.split(",") if part.strip()) if key in _LISTS else value
+        key: tuple(part.strip() for each in value for part in each.split(",") if part.strip())
+        if key in _LISTS
+        else value
         for key, value in options.items()
-        if value is not None
+        if value not in {None, ()}
     }
     return load(config_file, values, lambda line: click.echo(f"note     {line}", err=True))

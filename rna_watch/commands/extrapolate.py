@@ -14,10 +14,11 @@ from rna_watch.daemon.measurement import NotFiniteError, measure
 from rna_watch.daemon.setup import usable_cores
 from rna_watch.daemon.window import Window
 from rna_watch.engine.local import LocalEngine
-from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
+from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats.probe import probe
 from rna_watch.layout import artifacts
 from rna_watch.layout.layout import difference
+from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.publishing import manifest, output_tree
 from rna_watch.publishing import output as outputs
 from rna_watch.watching.reading import Reading
@@ -65,7 +66,7 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
         request: what to compute.
 
     Raises:
-        UsageError: too few checkpoints, `out` exists, or it is one of the inputs.
+        UsageError: too few checkpoints, `out` exists, or it is one of the inputs; what is to be ignored is nothing, or all.
         RefusedCheckpoint: a file cannot be used, or the window cannot be extrapolated by this method.
     """
     if request.method not in ALONE:
@@ -78,11 +79,13 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
     statistics = {"clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
     if statistics is None:
         raise UsageError(f"--normalization {settings.normalization} needs an evaluator; here it is clamp or combine")
-    layouts, told = _ordered(checkpoints, settings.source, settings.step)
+    layouts, told = _ordered(checkpoints, settings)
     if request.window is not None:
         layouts = layouts[-(request.window + 1) :]
     if len(layouts) < _SMALLEST_WINDOW:
         raise UsageError(f"{len(layouts)} checkpoints are too few: extrapolation needs {_SMALLEST_WINDOW} or more")
+    if nothing := unmatched(settings.ignore, layouts):
+        raise UsageError(describe(nothing, layouts[-1]))
     for older, newer in pairwise(layouts):
         if why := difference(older, newer):
             raise RefusedCheckpoint(f"{older.path} and {newer.path} cannot be combined: {why}")
@@ -148,18 +151,20 @@ def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:
         raise UsageError(f"the folder {out.absolute().parent} does not exist; make it first")
 
 
-def _ordered(checkpoints: Sequence[Path], source: str | None, step: str | None) -> tuple[list[Layout], dict[str, Step]]:
+def _ordered(checkpoints: Sequence[Path], settings: RunConfig) -> tuple[list[Layout], dict[str, Step]]:
     layouts = []
     for path in checkpoints:
         try:
-            layouts.append(probe(str(path), source))
+            layouts.append(probe(str(path), settings.source, settings.ignore))
         except FileNotFoundError as error:
             raise UsageError(f"{path} does not exist") from error
+        except AllIgnored as error:
+            raise AllIgnored(f"{path} cannot be used: {error}") from error
         except (RefusedCheckpoint, IncompleteCheckpoint) as error:
             raise RefusedCheckpoint(f"{path} cannot be used: {error}") from error
     base = os.path.commonpath([os.path.dirname(layout.path) for layout in layouts])  # noqa: PTH120 - as in `Layout`
     names = {layout.path: os.path.relpath(layout.path, base) for layout in layouts}
-    reading = Reading(step=step)
+    reading = Reading(step=settings.step)
     for layout in layouts:
         reading.found_inside(names[layout.path], layout.counters)
     told = {layout.path: _step(layout, reading.of(names[layout.path])) for layout in layouts}

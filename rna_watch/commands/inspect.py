@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.residuals import GRADIENT, choose_form, not_of_form
-from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
+from rna_watch.config import RunConfig
+from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats import recorded_gradient
 from rna_watch.formats.model_source import linear
 from rna_watch.formats.probe import probe
 from rna_watch.layout.layout import Layout, Role
+from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.watching.reading import Reading
 from rna_watch.window.companions import training_state
 
@@ -31,7 +34,8 @@ _WORDS = {
     Role.VARIANCE: "running variances, combined and kept from going below zero",
     Role.COPIED: "integers and flags, copied from the newest checkpoint",
 }
-_WITH_AVERAGES = "integers, flags and moving averages, copied from the newest checkpoint"
+_IGNORED = "left out by --ignore, copied from the newest checkpoint"
+_NOT_PARAMETERS = "integers, flags, moving averages and states of metrics, copied from the newest checkpoint"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,7 @@ class Inspection:
             "size_bytes": layout.size_bytes,
             "source": layout.source,
             "averaged": layout.averaged,
+            "ignored": list(layout.ignored),
             "sources": [
                 {"path": each.path, "tensors": each.tensors, "averaged": each.averaged} for each in layout.sources
             ],
@@ -143,15 +148,14 @@ class Inspection:
             f"inside      {counters or 'no step or epoch'}",
             f"step        {told}, by {self.name.told}; series {self.name.series}",
         ]
+        ignored = {view.extent for view in layout.tensors if layout.window_names[view.name] in layout.ignored}
         for role, usual in _WORDS.items():
             words = usual
-            numbers = {number for number, extent in enumerate(layout.extents) if extent.role is role}
-            if numbers:
-                dtypes = ", ".join(sorted({view.stored_dtype for view in layout.tensors if view.extent in numbers}))
-                count = sum(layout.extents[number].count for number in numbers)
-                if role is Role.COPIED and any(linear(layout.extents[number].dtype) for number in numbers):
-                    words = _WITH_AVERAGES
-                lines.append(f"{role:<11} {len(numbers)} tensors, {count:,} values ({dtypes}): {words}")
+            numbers = {number for number, extent in enumerate(layout.extents) if extent.role is role} - ignored
+            if role is Role.COPIED and any(linear(layout.extents[number].dtype) for number in numbers):
+                words = _NOT_PARAMETERS
+            lines += self._counted(role, numbers, words)
+        lines += self._counted("ignored", ignored, _IGNORED)
         owners = self._owners()
         tied = [(view.name, owner) for view, owner in zip(layout.tensors, owners, strict=True) if owner != view.name]
         if tied:
@@ -159,6 +163,15 @@ class Inspection:
             more = ", ..." if len(tied) > _SHOWN else ""
             lines.append(f"{'tied':<11} {len(tied)} tensors share storage ({shown}{more})")
         return [*lines, *self._other_lines()]
+
+    def _counted(self, kind: str, numbers: set[int], words: str) -> list[str]:
+        """A line for tensors of a kind, given the numbers of their extents; none if there are none."""
+        if not numbers:
+            return []
+        layout = self.layout
+        dtypes = ", ".join(sorted({view.stored_dtype for view in layout.tensors if view.extent in numbers}))
+        count = sum(layout.extents[number].count for number in numbers)
+        return [f"{kind:<11} {len(numbers)} tensors, {count:,} values ({dtypes}): {words}"]
 
     def _other_lines(self) -> list[str]:
         """What the checkpoint holds besides the model."""
@@ -171,13 +184,18 @@ class Inspection:
                 lines.append(f"carried     {carried}: copied along with the model")
             if self.left_out:
                 lines.append(f"left out    {_some(self.left_out)}: not part of the model, nor needed to use it")
-        if len(layout.sources) > 1:
-            others = ", ".join(
+        chosen = layout.parts or (layout.source,)
+        if others := [each for each in layout.sources if each.path not in chosen]:
+            also = ", ".join(
                 f"{each.path!r} ({'a moving average, ' if each.averaged else ''}{each.tensors} tensors)"
-                for each in layout.sources
-                if each.path != layout.source
+                for each in others
             )
-            lines.append(f"sources     also {others}: left as in the newest checkpoint, unless chosen with --source")
+            networks = [] if layout.averaged else [each.path for each in others if not each.averaged]
+            all_of_them = shlex.quote(",".join([*chosen, *networks]))
+            more = f", or combined together with --source {all_of_them}" if networks else ""
+            lines.append(
+                f"sources     also {also}: left as in the newest checkpoint, unless chosen with --source{more}"
+            )
         if (optimizer := self._optimizer()) is not None:
             groups = optimizer["groups"]
             rates = {
@@ -206,20 +224,29 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN_FILES]) + (f" and {more} more" if more > 0 else "")
 
 
-def inspect(path: Path, source: str | None = None, step: str | None = None) -> Inspection:
-    """Look at a checkpoint, with the model of its own choice or of the source that is named.
+def inspect(path: Path, config: RunConfig | None = None) -> Inspection:
+    """Look at a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        config: the settings `source`, `ignore` and `step`.
 
     Its step is read in the company of what lies beside it, and of what lies so in the folders beside its own.
 
     Raises:
-        UsageError: the path does not exist.
+        UsageError: the path does not exist, or what is to be ignored is nothing, or all.
         IncompleteCheckpoint, RefusedCheckpoint: the checkpoint cannot be used; the message says why.
     """
+    config = config or RunConfig()
     try:
-        layout = probe(str(path), source)
-        return Inspection(layout=layout, name=_name(path.absolute(), layout, step))
+        layout = probe(str(path), config.source, config.ignore)
+        if nothing := unmatched(config.ignore, [layout]):
+            raise UsageError(describe(nothing, layout))
+        return Inspection(layout=layout, name=_name(path.absolute(), layout, config.step))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist") from error
+    except AllIgnored as error:
+        raise AllIgnored(f"{path} cannot be used: {error}") from error
     except IncompleteCheckpoint as error:
         raise IncompleteCheckpoint(f"{path} is not complete: {error}") from error
     except RefusedCheckpoint as error:

@@ -7,11 +7,13 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import RnaWatchError, UsageError
+from rna_watch.errors import AllIgnored, RnaWatchError, UsageError
 from rna_watch.formats import registry
 from rna_watch.formats.probe import probe
 from rna_watch.journal.quantities import printable
 from rna_watch.journal.run_registry import resolve
+from rna_watch.layout.unmatched import describe as describe_unmatched
+from rna_watch.layout.unmatched import unmatched
 from rna_watch.watching.discovery import MOST_BESIDE, discover, unexplained, within
 from rna_watch.watching.reading import Reading
 from rna_watch.watching.scan import linked_folders, scan
@@ -54,7 +56,7 @@ def settle(
         goes_on: whether later checkpoints will be taken too.
 
     Raises:
-        UsageError: there is no such folder, or there are several runs and nobody to ask.
+        UsageError: there is no such folder, there are several runs and nobody to ask, or all tensors are to be ignored.
     """
     where = resolve(run_dir, config.output)
     names = look(config, where)
@@ -72,7 +74,7 @@ def settle(
         chosen, names = chosen / folder, within(names, folder)
         where = resolve(chosen, config.output)
         found = understand(names, where.run, config)
-    said = lines(found, config, goes_on=goes_on)
+    said = [*lines(found, config, goes_on=goes_on), *_ignoring(found, where.run, config)]
     links = passed_over(where) if goes_on and not found.groups else ""
     return chosen, [*said, f"note     {links}"] if links else said
 
@@ -116,12 +118,12 @@ def understand(names: Mapping[str, int], run: Path, config: RunConfig) -> Discov
     Args:
         names: paths relative to the run directory, and when each last changed (ns).
         run: the run directory.
-        config: the settings `source` and `step`.
+        config: the settings `source`, `ignore` and `step`.
     """
     reading = Reading(names, config.step)
     for name in reading.undecided(names)[:_ASKED]:
         with contextlib.suppress(OSError, RnaWatchError):
-            reading.found_inside(name, probe(str(run / name), config.source).counters)
+            reading.found_inside(name, probe(str(run / name), config.source, config.ignore).counters)
     found = discover(names, reading=reading)
     open_ones = unexplained(found.groups)
     if found.runs or len(open_ones) < 2:
@@ -129,8 +131,28 @@ def understand(names: Mapping[str, int], run: Path, config: RunConfig) -> Discov
     architectures = {}
     for group in open_ones[:_PROBES]:
         with contextlib.suppress(OSError, RnaWatchError):
-            architectures[group.folder] = probe(str(run / group.newest), config.source).architecture
+            architectures[group.folder] = probe(str(run / group.newest), config.source, config.ignore).architecture
     return discover(names, architectures, reading)
+
+
+def _ignoring(found: Discovery, run: Path, config: RunConfig) -> list[str]:
+    """A line for patterns of tensors to ignore that match none of the newest checkpoints.
+
+    Raises:
+        AllIgnored: no tensor is left in any of them.
+    """
+    layouts, nothing_left = [], []
+    for group in found.groups[:_PROBES] if config.ignore else ():
+        try:
+            layouts.append(probe(str(run / group.newest), config.source, config.ignore))
+        except AllIgnored as error:
+            nothing_left.append(error)
+        except (OSError, RnaWatchError):
+            continue  # the daemon says why
+    if nothing_left and not layouts:
+        raise nothing_left[0]
+    patterns = unmatched(config.ignore, layouts) if layouts else ()
+    return [printable(f"note     {describe_unmatched(patterns, layouts[0])}")] if patterns else []
 
 
 def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:

@@ -78,7 +78,7 @@ def _verify_one(model: Path, manifest_path: Path) -> Verification:
         manifest = read_manifest(manifest_path)
     except VerificationEnded as end:
         return Verification(output=str(model), target=target, verdict=end.verdict, problems=end.problems)
-    find = Finder(manifest_path.resolve().parent, manifest.source)
+    find = Finder(manifest_path.resolve().parent, manifest.source, manifest.ignore)
     return replace(verify(manifest, model, find), target=target)
 
 

@@ -15,6 +15,7 @@ from rna_watch.journal import events as e
 from rna_watch.journal.replay import RunState, Stage
 from rna_watch.layout.identity import identify_any
 from rna_watch.layout.layout import difference
+from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.watching import steps
 from rna_watch.window.equality import same_values
 
@@ -36,7 +37,7 @@ class Admission:
     """Decides what each candidate file is, and records it.
 
     Args:
-        config: the settings `source`, `step`, `every`, `first_step`, `optimizer_order` and `learning_rate_jump`.
+        config: the settings `source`, `ignore`, `step`, `every`, `first_step`, `optimizer_order`, `learning_rate_jump`.
         recorder: journal and state.
         sequences: which checkpoints follow each other.
         pins: the window store.
@@ -51,6 +52,8 @@ class Admission:
         self._sequences = sequences
         self._pins = pins
         self._proceed = proceed
+        self._unmatched = config.ignore  # the patterns that no checkpoint has a tensor for, so far
+        self._compared: Layout | None = None  # a checkpoint with which they were compared
 
     def consider(self, name: str, identity: FileIdentity) -> bool:
         """Admit a file, or record that it is an alias, refused or gone; returns whether it is a checkpoint.
@@ -71,7 +74,7 @@ class Admission:
             )
             return False
         try:
-            layout = probe(identity.path, self._config.source)
+            layout = probe(identity.path, self._config.source, self._config.ignore)
             if not identify_any(identity.path).same_content(identity):
                 raise IncompleteCheckpoint("it is being written")
         except FileNotFoundError as error:
@@ -87,6 +90,7 @@ class Admission:
         except OSError as error:
             reason = f"it cannot be read: {error.strerror or error}; check the disk or mount"
             raise IncompleteCheckpoint(reason) from error
+        self._compare_ignored(layout)
         self._admit(name, layout, identity)
         self.reread()
         return True
@@ -103,7 +107,7 @@ class Admission:
         for name in reading.undecided(files) if len(files) > 1 else ():
             if name not in known:
                 with contextlib.suppress(OSError, RnaWatchError):
-                    self._sequences.saw(name, probe(files[name].path, self._config.source))
+                    self._sequences.saw(name, probe(files[name].path, self._config.source, self._config.ignore))
                 self._proceed()
         return sorted(due, key=lambda each: reading.order(each[0], each[1].mtime_ns))
 
@@ -117,6 +121,22 @@ class Admission:
             assert checkpoint is not None
             if reason := self._break(self._sequences.before(checkpoint), event.checkpoint):
                 self._recorder.record(e.WindowStarted(checkpoint=event.checkpoint, reason=reason))
+
+    def report_unmatched(self) -> None:
+        """Report the patterns of tensors to ignore that match none of any checkpoint so far; called when those at hand are in."""
+        if not self._unmatched:
+            self._recorder.solved("ignore")
+        elif self._compared is not None:
+            what = describe(self._unmatched, self._compared)
+            self._recorder.problem("ignore", what, "correct the pattern and start again, or take it back")
+
+    def _compare_ignored(self, layout: Layout | None) -> None:
+        if layout is None or not self._unmatched:
+            return
+        left = unmatched(self._unmatched, [layout])
+        if self._compared is None or left != self._unmatched:
+            self._compared = layout
+        self._unmatched = left
 
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
         """Record what a file is, unless that was recorded of it last."""
@@ -133,17 +153,20 @@ class Admission:
         """Whether the journal already has the file, under this path or, a hard link, under another."""
         wanted = (identity.inode, identity.mtime_ns, identity.size_bytes)
         same = [
-            (checkpoint.name, admitted.path)
+            (checkpoint, admitted.path)
             for checkpoint in self._recorder.checkpoints()
             if (admitted := checkpoint.admitted)
             and (admitted.inode, admitted.mtime_ns, admitted.size_bytes) == wanted
             and (admitted.path == name or checkpoint.stage is not Stage.ALIAS)
         ]
+        for checkpoint, _ in same:
+            if self._unmatched and checkpoint.pinned:  # after a restart nothing is probed but what a window needs
+                self._compare_ignored(self._pins.layout(checkpoint))
         if any(path == name for _, path in same):
             return True
-        for of, path in same:
+        for checkpoint, path in same:
             if not self._copied(path, name):
-                self._note(e.Aliased(checkpoint=name, of=of))
+                self._note(e.Aliased(checkpoint=name, of=checkpoint.name))
                 return True
         return False
 

@@ -285,6 +285,7 @@ class Daemon:
             if self._stop_reason:
                 return
         if admitted:
+            self._admission.report_unmatched()
             self._work_ready.set()
 
     def _nothing_left(self, readiness: Readiness, begun: float) -> bool:

@@ -72,11 +72,12 @@ def measure(
     wanted, saved, order = settings.residuals, settings.lr_saved, settings.optimizer_order
     form, companions = window_form(layouts, states, wanted, saved, order, problem)
     key = f"{form.key}/{order}" if form.key else ""
-    known = [member.measured for member in window.members if member.measured is not None]
+    ignored = list(layouts[-1].ignored)
+    known = [each for member in window.members if (each := member.measured) is not None and each.ignored == ignored]
     products, formed = known_products(known), known_products(known, key) if key else {}
     new = max(missing_rows(window.residuals, each) for each in ((products, formed) if key else (products,)))
     own = window.members[-1].measured
-    if new or own is None or own.form != key:
+    if new or own is None or (own.form, own.ignored) != (key, ignored):
         own, problem = _read(window, max(new, 1), form, key, companions, budget_mib, run)
         record(own, problem)
         products |= known_products([own])
@@ -129,6 +130,7 @@ def _read(
         form=key if formed is not None else "",
         form_rows=formed.tolist() if formed is not None else [],
         form_energy=total.form_energy if formed is not None else 0.0,
+        ignored=list(window.layouts[-1].ignored),
     )
     return measured, problem
 

@@ -77,7 +77,7 @@ class Window:
         return recipe.with_values(statistics) if statistics else recipe
 
     def model(self, candidate: Candidate) -> str:
-        """A digest of what a candidate's model is made of: the inputs that weigh, their source, weights, statistics.
+        """A digest of what a candidate's model is made of: inputs that weigh, their source, weights, statistics, what is ignored.
 
         Windows of other lengths give other last digits of the same weights: six of them count, where three would tell models
         apart in a family.
@@ -88,7 +88,8 @@ class Window:
             for layout, weight in zip(self.layouts, weights, strict=True)
             if weight != 0.0
         ]
-        made_of = json.dumps([inputs, candidate.statistics if len(inputs) > 1 else ""])
+        ignored = self.layouts[-1].ignored
+        made_of = json.dumps([inputs, candidate.statistics if len(inputs) > 1 else "", *([ignored] if ignored else [])])
         return hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
 
 

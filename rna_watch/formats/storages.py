@@ -31,14 +31,14 @@ def layout(
         file: the file.
         name: its format's.
         tree: the values of the pickle.
-        source: key path of the model in it; found if None.
+        source: key path of the model in it, or several with commas; found if None.
         locate: the first byte of a storage in the file and its length in bytes, None if it is not there.
         fingerprint: computes the digest of the content.
 
     Raises:
         RefusedCheckpoint: it holds no model that can be combined.
     """
-    path, tensors = model_source.find_model(tree, source)
+    path, parts, tensors = model_source.find_model(tree, source)
 
     def value(tensor: PickledTensor) -> bytes | None:
         offset = first_byte(tensor, locate)
@@ -55,6 +55,7 @@ def layout(
         fingerprint=fingerprint(),
         optimizer=optimizer_state.find_optimizer(tree, lambda tensor: first_byte(tensor, locate)),
         sources=model_source.sources(tree),
+        parts=parts,
     )
 
 

@@ -153,7 +153,7 @@ class Measured(Event):
     `residuals` names them, oldest first, as pairs [older, newer] of checkpoints. `rows[-1][j]` is <r_N, r_j>, `rows[-2][j]`
     is <r_{N-1}, r_j>, and so on. `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain
     differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
-    `form_energy` are its rows and rounding energy.
+    `form_energy` are its rows and rounding energy. `ignored` are the tensors that were left out.
     """
 
     kind: ClassVar[str] = "measured"
@@ -166,6 +166,7 @@ class Measured(Event):
     form: str = ""
     form_rows: list[list[float]] = field(default_factory=list)
     form_energy: float = 0.0
+    ignored: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

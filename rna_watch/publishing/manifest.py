@@ -52,12 +52,15 @@ def describe(
         residuals: what the weights were found from.
         comparisons: the steps of the choice.
     """
+    newest = output.recipe.layouts[-1]
     return {
         "schema": SCHEMA,
         "checkpoint": checkpoint,
         "step": step,
         "inputs": [dict(each) for each in inputs],
-        "source": output.recipe.layouts[-1].source,
+        "source": newest.source,
+        "ignore": list(newest.ignore),
+        "ignored": list(newest.ignored),
         "weights": list(candidate.weights),
         "coefficients": list(candidate.coefficients),
         "method": candidate.method,

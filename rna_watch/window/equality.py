@@ -24,7 +24,7 @@ def same_values(first: Layout, second: Layout, proceed: Callable[[], None]) -> b
         second: another.
         proceed: called now and then; it raises to give up.
     """
-    if first.architecture != second.architecture:
+    if first.structure != second.structure:
         return False
     try:
         with opened(first.files) as own, opened(second.files) as others:

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from rna_watch.commands.inspect import inspect
+from rna_watch.config import RunConfig
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from tests.checkpoints.writers import FORMS, SAFETENSORS, Network, model
 
@@ -73,7 +74,7 @@ def test_what_stands_beside_the_model_is_described(tmp_path):
         "optimizer   SGD, 1 parameter group, learning rate 0.1; exact mean gradients can be recovered from it",
         "gradient    a recorded mean gradient lies next to it, usable",
     ]
-    lines = inspect(path, "model_ema").lines()
+    lines = inspect(path, RunConfig(source="model_ema")).lines()
     assert lines[2] == "model       under 'model_ema' (a moving average), 12 tensors, 146 parameters (tied ones once)"
     why = "the model is a moving average, not the weights that"
     assert lines[-3:] == [
