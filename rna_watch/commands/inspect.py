@@ -237,7 +237,7 @@ def inspect(path: Path, config: RunConfig | None = None) -> Inspection:
         UsageError: the path does not exist, or what is to be ignored is nothing, or all.
         IncompleteCheckpoint, RefusedCheckpoint: the checkpoint cannot be used; the message says why.
     """
-    config = config or RunConfig()
+    config = config or RunConfig.model_validate({})
     try:
         layout = probe(str(path), config.source, config.ignore)
         if nothing := unmatched(config.ignore, [layout]):
