@@ -84,11 +84,12 @@ def start(run_dir: Path, config_file: Path | None, **options: Any) -> None:
 @app.command(cls=GroupedCommand)
 @_RUN
 @settings
-def once(run_dir: Path, config_file: Path | None, **options: Any) -> None:
+@click.option("--again", is_flag=True, help="Make every model anew whose checkpoints are still there.")
+def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any) -> None:
     """Process every checkpoint that is in RUN_DIR now, then exit."""
     from rna_watch.commands import once
 
-    once.once(run_dir, config_of(config_file, options), sys.argv[1:], say=click.echo, ask=_asker())
+    once.once(run_dir, config_of(config_file, options), sys.argv[1:], again=again, say=click.echo, ask=_asker())
 
 
 @app.command()

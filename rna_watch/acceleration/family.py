@@ -15,7 +15,7 @@ import numpy as np
 
 from rna_watch.acceleration.candidate import Candidate, candidate, distance, name_of, of_weights, spectrum_of
 from rna_watch.acceleration.coefficients import Solution, smallest_stable
-from rna_watch.acceleration.methods import AVERAGE, LAST, METHODS, RNA, UNIFORM, Search
+from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, METHODS, RNA, SOLUTIONS, UNIFORM, Search, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -242,3 +242,19 @@ def single(residuals: Residuals, method: str, regularization: float, search: Sea
         )
     made = list(_solutions(residuals, only))
     return next(((each, "") for each, _ in made if each is not None), (None, made[0][1]))
+
+
+def cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:
+    """The first candidates, with the first average and the first solution always among them.
+
+    Args:
+        ranked: the candidates.
+        limit: how many at most.
+        order: where the first average and the first solution are looked for; `ranked` if empty.
+    """
+    anchors = [
+        next((each for each in order or ranked if kind_of(each.method) == kind), None) for kind in (AVERAGES, SOLUTIONS)
+    ]
+    first = [each for each in anchors if each is not None]
+    names = list(dict.fromkeys(each.name for each in [*first, *ranked]))[:limit]
+    return [each for each in ranked if each.name in names]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from rna_watch.commands.settle_run import nothing, settle
+from rna_watch.commands.summary import of_last_call, summarize
 from rna_watch.daemon.background import serve
-from rna_watch.errors import NothingToDo, RnaWatchError
-from rna_watch.journal.replay import DONE, Stage
+from rna_watch.errors import NothingToDo
+from rna_watch.evaluation.evaluator import check_exists
+from rna_watch.journal import log
 from rna_watch.journal.run_registry import resolve
-from rna_watch.journal.standing import standing
-from rna_watch.journal.words import stands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def once(
-    run_dir: Path, config: RunConfig, typed: Sequence[str], *, say: Callable[[str], None], ask: Ask | None
+    run_dir: Path,
+    config: RunConfig,
+    typed: Sequence[str],
+    *,
+    again: bool,
+    say: Callable[[str], None],
+    ask: Ask | None,
 ) -> None:
     """Process the checkpoints that are in a run directory now.
 
@@ -30,25 +35,25 @@ def once(
         run_dir: the run directory, as typed.
         config: the settings.
         typed: all arguments of the command line.
+        again: make every model anew whose inputs are there.
         say: shows a line.
         ask: see `settle`.
 
     Raises:
-        NothingToDo: there is no checkpoint, or none that can be used.
-        RnaWatchError: work on all of them failed, or the run cannot be watched.
+        NothingToDo: there is no checkpoint, none that can be used, or none that was not done before.
+        RnaWatchError: nothing was published, every evaluation failed, or the run cannot be watched.
     """
+    if config.evaluator is not None:
+        check_exists(config.evaluator)
     run_dir, found = settle(run_dir, config, ["rna-watch", *typed], ask, goes_on=False)
     for line in found:
         say(line)
     paths = resolve(run_dir, config.output)
-    state = serve(config, paths, until_done=True, say=say).state
-    counts = Counter(checkpoint.stage for checkpoint in state.checkpoints.values())
-    if not counts:
+    state = serve(config, paths, until_done=True, again=again, say=say).state
+    if not state.checkpoints:
         raise NothingToDo(nothing(paths))
-    say("; ".join(f"{count} {stage}" for stage, count in counts.items()))
-    now = standing(state, paths.there)
-    if now is not None and (line := stands(now, state)):
+    summary = summarize(of_last_call(log.read(paths.journal)), state, paths)
+    for line in summary.lines:
         say(line)
-    if not DONE & counts.keys():
-        failed = {Stage.FAILED, Stage.SKIPPED} & counts.keys()
-        raise (RnaWatchError if failed else NothingToDo)("no checkpoint could be used; the reasons are above")
+    if summary.error is not None:
+        raise summary.error

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rna_watch.commands.settle_run import settle
 from rna_watch.daemon import background
+from rna_watch.evaluation.evaluator import check_exists
+from rna_watch.journal import events as e
 from rna_watch.journal.run_paths import await_run
 from rna_watch.journal.run_registry import resolve
 from rna_watch.journal.standing import standing
@@ -46,8 +48,11 @@ def start(
         ask: see `settle`.
 
     Raises:
+        UsageError: the evaluator's file or its function does not exist.
         RnaWatchError: the run cannot be watched; the message says why.
     """
+    if config.evaluator is not None:
+        check_exists(config.evaluator)
     if chosen is None:
         await_run(run_dir, wait=wait, say=say)
         run_dir, found = settle(run_dir, config, ["rna-watch", *typed], ask, goes_on=True)
@@ -65,6 +70,10 @@ def start(
         say(f"so far   {line}")
     for problem in state.problems.values():
         say(f"problem  {problem.what}; {problem.remedy}")
+    began = state.started.seq if state.started else 0
+    for event in list(state.recent):
+        if isinstance(event, e.Noted) and event.seq > began and not event.checkpoint:
+            say(f"note     {event.text}")
     if not config.evaluator and not config.evaluate_command:
         say("note     nothing is evaluated: add --evaluator FILE.py:function to know which models are better")
     say(f"look     rna-watch dashboard {run_dir}   (or: status, logs; end with: rna-watch stop {run_dir})")

@@ -75,13 +75,15 @@ class Comparison:
     remaining metrics. `kinds` are the columns that are picked anew at each checkpoint, `members` the fixed recipes at
     most checkpoints, of which `fixed` are the paper's RNA (largest window, smallest lambda), the uniform average of its
     window, and the largest uniform average. `sequence` names the checkpoints that are compared, `sequences` all that the
-    folder has, and `taken_back` counts those left out because a restart or a rerun went over their steps again.
+    folder has. `taken_back` counts those left out because a restart or a rerun went over their steps again, and
+    `judged_otherwise` those that another evaluator judged, or that hold another model.
     """
 
     run: str
     sequence: str
     sequences: tuple[str, ...]
     taken_back: int
+    judged_otherwise: int
     step_kind: str
     metric: str
     mode: Mode
@@ -137,7 +139,9 @@ def compare(
     remedy = "`rna-watch once RUN_DIR --evaluator FILE.py:function` evaluates everything that is there"
     if not state.checkpoints:
         raise NothingToDo(f"nothing is known of this run (no journal, or no checkpoint in it); {remedy}")
-    evaluated = [c for c in state.checkpoints.values() if c.evaluations and c.step is not None]
+    judged = [c for c in state.checkpoints.values() if c.evaluations and c.step is not None]
+    # what one evaluator said of one model in the files; the others' numbers are of another scale
+    evaluated = [c for c in judged if state.judged in {None, c.key}]
     default = metric_of(state)
     if not evaluated or default is None:
         raise NothingToDo(f"no model of this run was evaluated, so there is nothing to compare; {remedy}")
@@ -176,6 +180,7 @@ def compare(
         sequence=compared.name,
         sequences=tuple(each.name for each in found),
         taken_back=compared.taken_back,
+        judged_otherwise=len(judged) - sum(len(each.members) + each.taken_back for each in found),
         step_kind=next((c.admitted.step_kind for c in evaluated if c.admitted), "") or "step",
         metric=shown,
         mode=shown_mode,

@@ -101,6 +101,11 @@ def _compared(c: Comparison) -> list[str]:
             f"{c.taken_back} evaluated checkpoint{'s are' if c.taken_back > 1 else ' is'} left out: "
             "a restart or a rerun in this folder went over their steps again."
         )
+    if c.judged_otherwise:
+        told.append(
+            f"{c.judged_otherwise} evaluated checkpoint{'s are' if c.judged_otherwise > 1 else ' is'} left out: "
+            "another evaluator judged them, or they hold another model than the one that is compared."
+        )
     return told
 
 

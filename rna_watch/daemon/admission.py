@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from rna_watch.daemon import window_break
+from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.pinned_file import NONE
 from rna_watch.daemon.window import state_of
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError
 from rna_watch.formats.probe import probe
@@ -119,8 +122,7 @@ class Admission:
         for event in changed:
             checkpoint = self._recorder.checkpoint(event.checkpoint)
             assert checkpoint is not None
-            if reason := self._break(self._sequences.before(checkpoint), event.checkpoint):
-                self._recorder.record(e.WindowStarted(checkpoint=event.checkpoint, reason=reason))
+            self._begin_window(self._break(self._sequences.before(checkpoint), event.checkpoint), event.checkpoint)
 
     def report_unmatched(self) -> None:
         """Report the patterns of tensors to ignore that match none of any checkpoint so far; called when those at hand are in."""
@@ -137,6 +139,28 @@ class Admission:
         if self._compared is None or left != self._unmatched:
             self._compared = layout
         self._unmatched = left
+
+    def readmit(self) -> set[str]:
+        """Admit again, from pins and files, what was admitted under another setting `source`: it is another model.
+
+        Returns:
+            The names that stay as they were admitted: their bytes are gone, or hold no such model.
+        """
+        stay = set()
+        for checkpoint in by_admission(self._recorder.checkpoints()):
+            admitted, under = checkpoint.admitted, checkpoint.under
+            if admitted is None or under is None or under.settings.get("source") == self._config.source:
+                continue
+            layout = self._pins.content(checkpoint)
+            if layout is None:
+                stay.add(checkpoint.name)
+            elif layout.source != admitted.source:
+                newest = self._sequences.newest(admitted.path, admitted.step_kind)
+                pin = admitted.pin if checkpoint.pinned else NONE
+                self._recorder.record(replace(admitted, source=layout.source, parameters=layout.parameters, pin=pin))
+                if newest is not None and newest.under is self._recorder.state.started:  # it was admitted again too
+                    self._begin_window(self._break(newest, checkpoint.name), checkpoint.name)
+        return stay
 
     def _note(self, event: e.Vanished | e.Refused | e.Aliased) -> None:
         """Record what a file is, unless that was recorded of it last."""
@@ -242,10 +266,12 @@ class Admission:
         )
         for copy in copies:
             self._note(e.Aliased(checkpoint=copy, of=name))
-        reason = "" if again or left_out else self._break(previous, name)
+        self._begin_window("" if again or left_out else self._break(previous, name), name)
+        self._resolve(path, name, known=True)
+
+    def _begin_window(self, reason: str, name: str) -> None:
         if reason:
             self._recorder.record(e.WindowStarted(checkpoint=name, reason=reason))
-        self._resolve(path, name, known=True)
 
     def _left_out(self, series: str, step: int) -> str:
         """Why the settings leave a checkpoint out; "" if it enters."""

@@ -24,6 +24,7 @@ from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.journal.run_paths import adopt_pins, check_output, same_folder
 from rna_watch.journal.run_registry import remember
 from rna_watch.journal.status import settled, status_of
+from rna_watch.journal.words import nameless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ def serve(
     paths: RunPaths,
     *,
     until_done: bool = False,
+    again: bool = False,
     to_terminal: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> Recorder:
@@ -55,6 +57,7 @@ def serve(
         config: the settings.
         paths: where the run and its outputs lie.
         until_done: end when nothing is left to do (`once`).
+        again: make every model anew whose inputs are there.
         to_terminal: log to the terminal too.
         say: shows a line before it begins, if the run's owner is perhaps gone and has to be waited for.
 
@@ -67,7 +70,7 @@ def serve(
     ready = os.environ.pop(READY_FD, None)
     try:
         with RunLock(paths, say) as lock:
-            _log_to(paths, to_terminal=to_terminal)
+            _log_to(paths, to_terminal=to_terminal, counted=until_done)
             be_nice()
             remember(paths)
             recorder = Recorder(paths.journal, check=lock.check)
@@ -79,6 +82,7 @@ def serve(
                     paths,
                     recorder,
                     until_done=until_done,
+                    again=again,
                     on_ready=lambda: _tell(ready, _READY),
                     lost=lock.lost,
                 )
@@ -111,7 +115,23 @@ def _tell(descriptor: str | None, message: str) -> None:
             os.close(int(descriptor))
 
 
-def _log_to(paths: RunPaths, *, to_terminal: bool) -> None:
+class _Repeated(logging.Filter):
+    """Lets the first of equal messages pass, whichever checkpoint they are of; the summary at the end counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is new."""
+        line = record.getMessage()
+        text = nameless(line.partition("  ")[0], line)
+        new = text not in self._said
+        self._said.add(text)
+        return new
+
+
+def _log_to(paths: RunPaths, *, to_terminal: bool, counted: bool) -> None:
     logger = logging.getLogger("rna_watch")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -123,6 +143,8 @@ def _log_to(paths: RunPaths, *, to_terminal: bool) -> None:
     if to_terminal:
         handlers.append(logging.StreamHandler(sys.stdout))
         handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        if counted:
+            handlers[-1].addFilter(_Repeated())
     logger.handlers = handlers
 
 

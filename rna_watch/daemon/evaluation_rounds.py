@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
-from rna_watch.acceleration.family import Family, distinct, unevaluated
-from rna_watch.acceleration.methods import AVERAGES, LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
+from rna_watch.acceleration.family import Family, cut, distinct, unevaluated
+from rna_watch.acceleration.methods import LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
 from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
 from rna_watch.daemon.evaluators import failed, offers, spread
@@ -90,7 +90,8 @@ class EvaluationRounds:
             Cancelled: the evaluators were closed.
         """
         evaluation = CheckpointEvaluation(self, window, residuals, members)
-        if self.evaluators:
+        known = self.recorder.checkpoint(window.members[-1].name)
+        if self.evaluators or (known is not None and known.evaluations):
             evaluation.run(search=search)
         return evaluation.outcome
 
@@ -136,7 +137,7 @@ class CheckpointEvaluation:
         self._total = 1 + len(others)
         if not self._evaluate([last]) or not search:
             return  # what fails on the original fails on the rest
-        offered = offers(self._evaluators[0], self._recorder)
+        offered = offers(self._evaluators[0], self._recorder) if self._evaluators else frozenset()
         self._kinds = self._rounds.kinds(self._window, offered)
         variants = [self._variant(each, kind) for each in others for kind in self._kinds]
         kept = self._first_round(variants, offered)
@@ -158,6 +159,10 @@ class CheckpointEvaluation:
     def _evaluate(self, candidates: Sequence[Candidate]) -> bool:
         """Evaluate the candidates that are not known yet; returns whether any of them is known now."""
         self.outcome.evaluated |= {each.name for each in candidates if self._at_hand(each)}
+        settled = self._recorder.state.metric
+        metric = self._config.metric or (settled.metric if settled is not None else None)
+        if metric is not None and any(each.name in self.outcome.evaluated for each in candidates):
+            settle(metric, self._config, self._recorder)  # what is known is used, whichever metric chose before
         self._round([each for each in candidates if each.name not in self.outcome.evaluated], None)
         return not candidates or any(each.name in self.outcome.evaluated for each in candidates)
 
@@ -165,15 +170,23 @@ class CheckpointEvaluation:
         """Whether a candidate was evaluated before a restart, with nothing lost that choice and publication need.
 
         The journal holds no per-example values, no re-estimated statistics, and nothing that the user's training loss drew.
+        Per-example values of the metric that chose before are not missed where another one chooses now.
         """
         current = self._recorder.checkpoint(self._name)
         if current is None or each.name not in current.evaluations:
             return False
-        lost = each.statistics == RE_ESTIMATED or each.method == TRAINED or current.examples.get(each.name, 0) > 0
+        lost = each.statistics == RE_ESTIMATED or each.method == TRAINED
+        if self._evaluators:
+            wanted = self._config.metric
+            by = current.chosen_by[1] if current.chosen_by else None
+            lost = lost or current.judge != self._recorder.state.judge
+            lost = lost or (wanted is not None and wanted not in current.evaluations[each.name])
+            lost = lost or (current.examples.get(each.name, 0) > 0 and (by is None or by[0] == (wanted or by[0])))
         return not lost and self._same(each, current.models.get(each.name, ""))
 
     def _round(self, wanted: Sequence[Candidate], fraction: float | None) -> None:
-        spread(self._evaluators, wanted, partial(self._evaluate_one, fraction))
+        if self._evaluators:
+            spread(self._evaluators, wanted, partial(self._evaluate_one, fraction))
 
     def _evaluate_one(self, fraction: float | None, evaluator: Evaluator, each: Candidate) -> None:
         self._show(f"evaluating {each.name}")
@@ -289,23 +302,23 @@ class CheckpointEvaluation:
         if len(candidates) <= limit:
             return candidates
         if fraction is None:
-            return _cut(candidates, limit)
+            return cut(candidates, limit)
         if FRACTION not in offered:
             self._recorder.problem(
                 "first_round",
                 f"first_round is set, but the evaluator offers no '{FRACTION}'",
                 "add it, or leave first_round out",
             )
-            return _cut(candidates, limit)
+            return cut(candidates, limit)
         self._recorder.solved("first_round")
-        screened = _cut(candidates, SCREENED * limit)
+        screened = cut(candidates, SCREENED * limit)
         self._done, self._total = 0, len(screened)
         known_already = self._screened(screened)
         self._round([each for each in screened if each.name not in known_already], fraction)
         self._done = 1  # the original
         values = self._screened(screened)
         known = self._ranked(screened, values)
-        return _cut([*known, *(each for each in screened if each not in known)], limit, screened)
+        return cut([*known, *(each for each in screened if each not in known)], limit, screened)
 
     # -- candidates that evaluations or gradients lead to
 
@@ -380,13 +393,3 @@ class CheckpointEvaluation:
 
 # how the members of searched methods are found, in the order in which they are tried
 SEARCHES = {SOUP: CheckpointEvaluation.soup, LINE: CheckpointEvaluation.line, TRAINED: CheckpointEvaluation.trained}
-
-
-def _cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:
-    """The first `limit` of these, with the first average and the first solution (of `order`, if given) always among them."""
-    anchors = [
-        next((each for each in order or ranked if kind_of(each.method) == kind), None) for kind in (AVERAGES, SOLUTIONS)
-    ]
-    first = [each for each in anchors if each is not None]
-    names = list(dict.fromkeys(each.name for each in [*first, *ranked]))[:limit]
-    return [each for each in ranked if each.name in names]

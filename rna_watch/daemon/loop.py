@@ -24,6 +24,7 @@ from rna_watch.daemon.order import next_in_line
 from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.publication import Publication
+from rna_watch.daemon.second_pass import SecondPass
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes, rested_s, start_engine
 from rna_watch.engine.contract import Process
@@ -61,6 +62,7 @@ class Daemon:
         paths: where the run and its outputs lie; the caller holds the run's lock.
         recorder: journal and state.
         until_done: process what is there, then end (`once`).
+        again: make every model anew whose inputs are there.
         on_ready: called once the engine is up and the folder is watched.
         lost: why the run is no longer ours, "" if it is; the daemon ends then, and touches nothing more.
 
@@ -75,6 +77,7 @@ class Daemon:
         recorder: Recorder,
         *,
         until_done: bool = False,
+        again: bool = False,
         on_ready: Callable[[], None] = lambda: None,
         lost: Callable[[], str] = lambda: "",
     ) -> None:
@@ -82,6 +85,8 @@ class Daemon:
         self._paths = paths
         self._recorder = recorder
         self._until_done = until_done
+        self._again = again
+        self._foreign: set[str] = set()
         self._on_ready = on_ready
         self._lost = lost
         self._timing = Timing.of(paths.run, config.quiet, config.scan_interval)
@@ -178,6 +183,7 @@ class Daemon:
             )
         )
         Publication(self._config, self._paths, self._recorder).settle()
+        self._foreign = self._admission.readmit()
 
     def _start_hints(self, hints: Hints) -> None:
         if self._until_done:
@@ -330,13 +336,22 @@ class Daemon:
     def _work(self) -> None:
         try:
             pipeline = self._set_up()
+            second = SecondPass(
+                self._config,
+                self._paths,
+                self._recorder,
+                self._sequences,
+                self._pins,
+                again=self._again,
+                foreign=self._foreign,
+            )
             self._ready = True
             while not self._stopping():
                 if pipeline.engine_lost:
                     assert self._engine is not None
                     self._engine.close()
                     pipeline = self._set_up()
-                name = self._next()
+                name = self._next() or second.next()
                 self._idle = name is None
                 if name is None:
                     self._work_ready.wait(_TICK_S)
@@ -344,6 +359,7 @@ class Daemon:
                     continue
                 self._attempted.add(name)
                 pipeline.process(name)
+                second.ended(name)
                 self._pins.release(partial(self._sequences.needed, self._config.window))
         except Cancelled:
             pass

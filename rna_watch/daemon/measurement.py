@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,9 +76,10 @@ def measure(
     ignored = list(layouts[-1].ignored)
     known = [each for member in window.members if (each := member.measured) is not None and each.ignored == ignored]
     products, formed = known_products(known), known_products(known, key) if key else {}
-    new = max(missing_rows(window.residuals, each) for each in ((products, formed) if key else (products,)))
+    pairs = list(pairwise(window.keys))
+    new = max(missing_rows(pairs, each) for each in ((products, formed) if key else (products,)))
     own = window.members[-1].measured
-    if new or own is None or (own.form, own.ignored) != (key, ignored):
+    if new or own is None or (own.form, own.ignored) != (key, ignored) or own.inputs[-1:] != window.keys[-1:]:
         own, problem = _read(window, max(new, 1), form, key, companions, budget_mib, run)
         record(own, problem)
         products |= known_products([own])
@@ -85,9 +87,9 @@ def measure(
             form, companions, key = without(states, wanted, saved, problem), None, ""
         elif key:
             formed |= known_products([own], key)
-    steps_nn = assemble(window.residuals, products)
+    steps_nn = assemble(pairs, products)
     found = Residuals(
-        gram_nn=scaled(assemble(window.residuals, formed) if key else steps_nn, form.scales),
+        gram_nn=scaled(assemble(pairs, formed) if key else steps_nn, form.scales),
         steps_nn=steps_nn,
         rounding=rounding_variance(own.form_energy if key else own.rounding_energy) * form.scales[-1] ** 2,
         form=form.name,
@@ -131,6 +133,7 @@ def _read(
         form_rows=formed.tolist() if formed is not None else [],
         form_energy=total.form_energy if formed is not None else 0.0,
         ignored=list(window.layouts[-1].ignored),
+        inputs=window.keys,
     )
     return measured, problem
 

@@ -99,7 +99,15 @@ class Pins:
         return self._layouts.get(name)
 
     def layout(self, checkpoint: Checkpoint) -> Layout | None:
-        """The layout of an admitted checkpoint, probed again after a restart; None if its bytes are gone or changed."""
+        """The layout of an admitted checkpoint, probed again after a restart.
+
+        None if its bytes are gone or changed, or if the setting `source` names another model in them now.
+        """
+        layout, admitted = self.content(checkpoint), checkpoint.admitted
+        return layout if layout is not None and admitted is not None and layout.source == admitted.source else None
+
+    def content(self, checkpoint: Checkpoint) -> Layout | None:
+        """The layout of an admitted checkpoint, whichever model of its files the setting `source` names now."""
         admitted = checkpoint.admitted
         if admitted is None:
             return None

@@ -9,11 +9,12 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.family import Family, family, in_one_sentence
 from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
+from rna_watch.daemon import kept_model, second_pass
 from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
 from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.publication import Publication
@@ -134,7 +135,9 @@ class Pipeline:
 
     def _attempt(self, checkpoint: Checkpoint) -> None:
         try:
-            self._process(checkpoint)
+            as_it_is = checkpoint.taken_up is not None and checkpoint.taken_up.how == second_pass.EVALUATE
+            if not self._publication.finish(checkpoint):
+                (self._evaluate_as_it_is if as_it_is else self._process)(checkpoint)
             self._recorder.solved("store")
             self._recorder.solved("engine")
         except (Cancelled, Superseded):
@@ -175,8 +178,6 @@ class Pipeline:
             self._failed(current, reason)
 
     def _process(self, checkpoint: Checkpoint) -> None:
-        if self._publication.finish(checkpoint):
-            return
         while True:
             window = self._window(checkpoint)
             if window is None:
@@ -199,13 +200,21 @@ class Pipeline:
         with self._disk_reserve.writing() if as_files else nullcontext():
             outcome = self._rounds.run(window, residuals, self._family(residuals))
         if not outcome.evaluated - {LAST} or mode_of(self._recorder.state) is None:
+            nothing = not outcome.evaluated - {LAST}
+            if nothing and checkpoint.taken_up is not None and self._evaluators and checkpoint.output is not None:
+                self._leave(checkpoint, "nothing could be evaluated")
+                return
             outcome.family = self._rounds.unevaluated(window, residuals)
         self._record_search(checkpoint, residuals, outcome.family)
-        choice = self._choose(checkpoint, window, residuals, outcome)
+        choice = self._choose(checkpoint, window.names, residuals.form, outcome, window=window)
         if choice is None:
             self._finish(checkpoint, in_one_sentence(outcome.family.notes) or "the family holds only the original")
         elif self._config.publish == "when-better" and choice.better_than_original is False:
             self._finish(checkpoint, f"{choice.reason}, so nothing was written")
+        elif checkpoint.taken_up is not None and not self._publication.worth_writing(checkpoint):
+            self._finish(
+                checkpoint, f"it is not the best, and {self._config.keep} newer ones are kept, so nothing was written"
+            )
         elif not self._held(checkpoint, self._publication.size_bytes(window.layouts[-1])):
             with self._disk_reserve.writing():
                 self._publication.publish(
@@ -228,6 +237,29 @@ class Pipeline:
         current = self._recorder.checkpoint(name)
         return current.stage if current else None
 
+    def _leave(self, checkpoint: Checkpoint, reason: str) -> None:
+        """End work that was taken up, with all as it was before."""
+        self._recorder.record(e.Left(checkpoint=checkpoint.name, reason=reason))
+
+    def _evaluate_as_it_is(self, checkpoint: Checkpoint) -> None:
+        """Evaluate what is there of a checkpoint whose model cannot be made anew, or need not be, and decide anew."""
+        layouts = {LAST: self._pins.layout(checkpoint)}
+        if checkpoint.chosen is not None:
+            layouts[checkpoint.chosen.candidate] = self._publication.layout_of(checkpoint)
+        candidates = kept_model.candidates_of(checkpoint)
+        there = {name: layout for name, layout in layouts.items() if layout is not None}
+        examples = kept_model.evaluate(checkpoint, there, candidates, self._rounds)
+        current = self._recorder.current(checkpoint.name)
+        judged = current.judge == self._recorder.state.judge or not self._evaluators
+        before = checkpoint.chosen
+        if before is None or not judged or before.candidate not in current.evaluations or before.candidate not in there:
+            self._leave(checkpoint, "its model is not there" if before and judged else "it could not be evaluated")
+            return
+        outcome = Evaluated(Family(candidates=candidates), evaluated=set(current.evaluations), examples=examples)
+        choice = self._choose(checkpoint, before.inputs, before.residuals, outcome, before.diagnostics)
+        assert choice is not None
+        self._publication.describe_again(checkpoint, choice)
+
     def _finish(self, checkpoint: Checkpoint, reason: str) -> None:
         self._recorder.record(e.Finished(checkpoint=checkpoint.name, reason=reason))
 
@@ -236,6 +268,9 @@ class Pipeline:
     def _window(self, checkpoint: Checkpoint) -> Window | None:
         members = [*self._sequences.history(checkpoint, self._config.window), checkpoint]
         layouts = joined([self._pins.layout(member) for member in members])
+        if checkpoint.taken_up is not None and len(layouts) < second_pass.inputs_of(checkpoint, self._config):
+            self._leave(checkpoint, "the inputs of its model are gone")
+            return None
         if not layouts:
             reason = "its bytes are gone or were changed before it could be used"
             self._recorder.record(e.Skipped(checkpoint=checkpoint.name, reason=reason))
@@ -295,7 +330,13 @@ class Pipeline:
         )
 
     def _choose(
-        self, checkpoint: Checkpoint, window: Window, residuals: Residuals, outcome: Evaluated
+        self,
+        checkpoint: Checkpoint,
+        inputs: list[str],
+        form: str,
+        outcome: Evaluated,
+        diagnostics: dict[str, Any] | None = None,
+        window: Window | None = None,
     ) -> Choice | None:
         candidates = outcome.family.candidates
         if all(candidate.method == LAST for candidate in candidates):
@@ -304,7 +345,9 @@ class Pipeline:
         evaluations = {
             each.name: current.evaluations[each.name]
             for each in candidates
-            if current and each.name in outcome.evaluated and current.models.get(each.name) in {"", window.model(each)}
+            if current
+            and each.name in outcome.evaluated
+            and (window is None or current.models.get(each.name) in {"", window.model(each)})
         }
         settled = self._recorder.state.metric
         choice = choose(
@@ -324,7 +367,7 @@ class Pipeline:
                 checkpoint=checkpoint.name,
                 candidate=choice.candidate.name,
                 method=choice.candidate.method,
-                inputs=window.names,
+                inputs=inputs,
                 weights=list(choice.candidate.weights),
                 metrics={
                     "original": evaluations.get(LAST),
@@ -335,8 +378,8 @@ class Pipeline:
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
                 reason=in_one_sentence([*outcome.family.notes, choice.reason]),
-                residuals=residuals.form,
-                diagnostics=manifest.finite(asdict(choice.candidate.diagnostics)),
+                residuals=form,
+                diagnostics=diagnostics or manifest.finite(asdict(choice.candidate.diagnostics)),
                 comparisons=[manifest.finite(asdict(step)) for step in choice.comparisons],
             )
         )

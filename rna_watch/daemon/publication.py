@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rna_watch.daemon.second_pass import within
+from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
-from rna_watch.journal.metric import best_so_far
+from rna_watch.journal.metric import as_good_as_best, best_so_far
 from rna_watch.journal.replay import Stage
 from rna_watch.layout import artifacts, disk
 from rna_watch.layout.identity import identify_any
@@ -91,6 +95,12 @@ class Publication:
                 comparisons=chosen.comparisons,
             )
         )
+        self._intend(checkpoint, model, content)
+        output_tree.check_ours(model)
+        written = outputs.write(output, content, run)
+        self._published(checkpoint, model, written, time.perf_counter() - begun)
+
+    def _intend(self, checkpoint: Checkpoint, model: Path, content: bytes) -> None:
         self._recorder.record(
             e.Publishing(
                 checkpoint=checkpoint.name,
@@ -99,17 +109,56 @@ class Publication:
                 manifest_digest=manifest.digest(content),
             )
         )
-        output_tree.check_ours(model)
-        written = outputs.write(output, content, run)
+
+    def _published(self, checkpoint: Checkpoint, model: Path, written_bytes: int, seconds: float) -> None:
+        output = self._paths.in_tree(model)
         self._recorder.record(
-            e.Published(
-                checkpoint=checkpoint.name,
-                output=self._paths.in_tree(model),
-                written_bytes=written,
-                seconds=time.perf_counter() - begun,
-            )
+            e.Published(checkpoint=checkpoint.name, output=output, written_bytes=written_bytes, seconds=seconds)
         )
         self._point(checkpoint.name, model)
+
+    def describe_again(self, checkpoint: Checkpoint, choice: Choice) -> None:
+        """Bring the manifest of a published model up to date, after it was evaluated as it is; then move the links.
+
+        Args:
+            checkpoint: the newest of its window.
+            choice: the model, and its comparison with the original.
+
+        Raises:
+            StoreError: there is no room, or the folder cannot be written.
+            Superseded: the checkpoint was written again meanwhile.
+        """
+        chosen = self._recorder.current(checkpoint.name).chosen
+        assert chosen is not None
+        assert checkpoint.output is not None
+        model = self._paths.models / checkpoint.output
+        content = json.loads(artifacts.manifest_path(model).read_bytes()) | {
+            "metrics": chosen.metrics,
+            "better_than_original": choice.better_than_original,
+            "significant": choice.significant,
+            "reason": chosen.reason,
+            "comparisons": chosen.comparisons,
+        }
+        encoded = manifest.encode(content)
+        self._intend(checkpoint, model, encoded)
+        output_tree.write_manifest(model, encoded)
+        self._published(checkpoint, model, 0, 0.0)
+
+    def layout_of(self, checkpoint: Checkpoint) -> Layout | None:
+        """The layout of a checkpoint's published model; None if it is not there any more."""
+        if checkpoint.output is None:
+            return None
+        model = self._paths.models / checkpoint.output
+        try:
+            source = json.loads(artifacts.manifest_path(model).read_bytes()).get("source")
+            return probe(str(model), source or None)
+        except (OSError, ValueError, RefusedCheckpoint, IncompleteCheckpoint, InputChanged):
+            return None
+
+    def worth_writing(self, checkpoint: Checkpoint) -> bool:
+        """Whether the model that was chosen anew for a checkpoint would be kept: as one of the newest, or as the best."""
+        state = self._recorder.state
+        return within(self._config.keep, state, checkpoint) or best_so_far(state, checkpoint.name) is not None
 
     def size_bytes(self, newest: Layout) -> int:
         """The most room that a window's model takes, with its plain copy."""
@@ -130,46 +179,65 @@ class Publication:
         if temporary.exists() or not same or not model.exists() or not _is_of_intent(checkpoint, intent, model):
             disk.remove(str(temporary))
             return False
-        self._recorder.record(
-            e.Published(
-                checkpoint=checkpoint.name,
-                output=intent.output,
-                written_bytes=identify_any(str(model)).size_bytes,
-                seconds=0.0,
-            )
-        )
-        self._point(checkpoint.name, model)
+        self._published(checkpoint, model, identify_any(str(model)).size_bytes, 0.0)
         return True
 
     def settle(self) -> None:
-        """Move the links to the newest recorded output, if it is there; a crash may have prevented that."""
+        """Move the links to the output that was written last, if it is there; a crash may have prevented that.
+
+        What a person removed is recorded, and what the setting `keep` leaves out is removed.
+        """
         state = self._recorder.state
-        newest = next(reversed(state.outputs.values()), None)
-        if newest is None or (state.best is not None and state.best.seq > newest.seq):
-            return
-        model = self._paths.models / newest.output
-        if model.exists():
-            self._point(newest.checkpoint, model)
+        for output, published in list(state.outputs.items()):
+            if not (self._paths.models / output).exists():
+                self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
+        newest = max(state.outputs.values(), key=lambda each: each.seq, default=None)
+        if newest is not None and (state.best is None or state.best.seq < newest.seq):
+            self._point(newest.checkpoint, self._paths.models / newest.output)
+        self._prune()
 
     def _place(self, checkpoint: Checkpoint) -> Path:
-        """The path of a model: its checkpoint's name, or another if `best` names what an earlier run put there."""
+        """The path of a model: its checkpoint's name, or another if that would replace what `best` names by a worse model."""
         name, best = checkpoint.name, self._recorder.state.best
         model = self._paths.models / name
+        again = model.with_name(f"{steps.stem(name)}{_AGAIN}{steps.ending(name)}")
         assert checkpoint.admitted is not None
-        if best is None or best.output != name or best.seq > checkpoint.admitted.seq:
+        if best is None or not (self._paths.models / best.output).exists():
             return model
-        return model.with_name(f"{steps.stem(name)}{_AGAIN}{steps.ending(name)}")
+        if checkpoint.taken_up is None:
+            return again if best.output == name and best.seq < checkpoint.admitted.seq else model
+        held = self._paths.models / best.output
+        if held not in {model, again}:
+            return self._paths.models / (checkpoint.output or name)
+        if as_good_as_best(self._recorder.state, checkpoint.name):
+            return held
+        return again if held == model else model
 
     def _point(self, name: str, model: Path) -> None:
         """Move `latest`, and `best` if this beats every original and every output before; then remove surplus outputs."""
-        self._link("latest", model)
-        current = self._recorder.state.checkpoints[name]
-        if current.output == self._paths.in_tree(model):
-            value = best_so_far(self._recorder.state, name)
+        state, output = self._recorder.state, self._paths.in_tree(model)
+        if output == next(reversed(state.outputs), output):
+            self._link("latest", model)
+        if state.checkpoints[name].output == output:
+            value = best_so_far(state, name)
             if value is not None:
                 self._link("best", model)
-                self._recorder.record(e.BestMoved(checkpoint=name, output=self._paths.in_tree(model), value=value))
+                self._recorder.record(e.BestMoved(checkpoint=name, output=output, value=value))
+            elif state.best is not None and state.best.output == output:
+                self._confirm(name, model)
         self._prune()
+
+    def _confirm(self, name: str, model: Path) -> None:
+        """Let `best` name a model on, or not, that was evaluated or made once more."""
+        state = self._recorder.state
+        current = state.checkpoints[name]
+        if as_good_as_best(state, name):
+            self._link("best", model)
+        elif current.chosen is not None and current.chosen.better_than_original is not None:
+            (self._paths.models / "best").unlink(missing_ok=True)
+            self._recorder.record(
+                e.BestWithdrawn(checkpoint=name, output=self._paths.in_tree(model), reason=current.reason)
+            )
 
     def _link(self, name: str, model: Path) -> None:
         link = self._paths.models / name
@@ -193,10 +261,10 @@ class Publication:
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:
     """Whether an output is the intended one, not an older one of that name.
 
-    A file carries the modification time of its newest input; a folder got its name after the intent.
+    A file carries the modification time of its newest input; a folder, and what was made anew, got its name after the intent.
     """
     stat = model.stat()
-    if model.is_dir():
+    if model.is_dir() or checkpoint.taken_up is not None:
         return stat.st_ctime >= intent.time
     return checkpoint.admitted is not None and stat.st_mtime_ns == checkpoint.admitted.mtime_ns
 

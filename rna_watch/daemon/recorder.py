@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("rna_watch")
 # these must survive a crash of the machine before the act that follows
-_DURABLE = (e.Publishing, e.Published, e.Admitted, e.BestMoved)
+_DURABLE = (e.Publishing, e.Published, e.Admitted, e.BestMoved, e.BestWithdrawn)
 # events of work on a checkpoint; not of an output that was written, which is there whatever became of its checkpoint
 _OF_WORK = (
     e.Measured,
@@ -32,6 +32,7 @@ _OF_WORK = (
     e.EvaluationFailed,
     e.Chosen,
     e.Publishing,
+    e.Left,
     e.Finished,
     e.Skipped,
     e.Failed,

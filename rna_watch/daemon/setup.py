@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import UsageError
-from rna_watch.evaluation.evaluator import EvaluatorSpec, split_function
+from rna_watch.evaluation.evaluator import EvaluatorSpec, check_exists, split_function
 from rna_watch.watching.scan import network_file_system
 
 if TYPE_CHECKING:
@@ -90,12 +89,12 @@ def evaluator_spec(config: RunConfig, scratch: Path) -> EvaluatorSpec | None:
         scratch: the folder for models that a command evaluates.
 
     Raises:
-        UsageError: the evaluator's file does not exist, or is not named as FILE.py:function.
+        UsageError: the evaluator's file or its function does not exist, or it is not named as FILE.py:function.
     """
     if config.evaluator is None and config.evaluate_command is None:
         return None
-    if config.evaluator is not None and not Path(file := split_function(config.evaluator)[0]).is_file():
-        raise UsageError(f"the evaluator's file {Path(file).absolute()} does not exist; correct --evaluator")
+    if config.evaluator is not None:
+        check_exists(config.evaluator)
     # our own processes inherit the environment; those of another cluster do not
     elsewhere = config.engine == "ray" and config.ray_address != "local"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CUDA_"))} if elsewhere else {}

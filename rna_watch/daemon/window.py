@@ -12,6 +12,7 @@ import numpy as np
 
 from rna_watch.acceleration.candidate import COMBINED
 from rna_watch.acceleration.residuals import Form, NotExactError, TrainingState, choose_form, not_of_form
+from rna_watch.journal.kept import model_key
 from rna_watch.journal.replay import Checkpoint, Stage
 from rna_watch.window.combine import Combination
 from rna_watch.window.companions import Companions, companions, training_state
@@ -64,6 +65,11 @@ class Window:
     def residuals(self) -> list[Pair]:
         """The N residuals, as (older, newer)."""
         return list(pairwise(self.names))
+
+    @property
+    def keys(self) -> list[str]:
+        """What tells the models of the checkpoints from others of these names."""
+        return [model_key(layout.fingerprint, layout.source) for layout in self.layouts]
 
     def combination(self, candidate: Candidate, statistics: Mapping[str, Array] | None = None) -> Combination:
         """A candidate as a recipe; a window of one gives that checkpoint itself.
@@ -137,13 +143,16 @@ def without(states: Sequence[TrainingState], wanted: str, saved: Saved, problem:
 
 
 def known_products(measurements: Iterable[Measured], form: str = "") -> Products:
-    """All inner products of residuals that were measured in a form ("": plain differences), under both orders."""
+    """All inner products of residuals that were measured in a form ("": plain differences), under both orders.
+
+    They are kept by the keys of the models; what is of unknown models counts as not measured.
+    """
     products: Products = {}
     for measured in measurements:
-        if form and measured.form != form:
+        if (form and measured.form != form) or not measured.inputs:
             continue
         rows = measured.form_rows if form else measured.rows
-        pairs = [(older, newer) for older, newer in measured.residuals]
+        pairs = list(pairwise(measured.inputs))
         for row, pair in zip(rows, pairs[len(pairs) - len(rows) :], strict=True):
             for other, value in zip(pairs, row, strict=True):
                 products[pair, other] = products[other, pair] = value

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import difflib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import EvaluationFailed, UsageError
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 FRACTION = "fraction"
 NORMALIZATION = "normalization"
 TRAINING_LOSS = "training_loss"
+# with these, code gives a module names that its text does not show
+_ANY_NAME = {"globals", "locals", "vars", "exec", "eval", "setattr"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +103,61 @@ def choosing_metric(metrics: dict[str, float], wanted: str | None) -> str:
     if wanted not in metrics:
         raise EvaluationFailed(f"the evaluator returns no '{wanted}' (--metric), only: {', '.join(metrics)}")
     return wanted
+
+
+def check_exists(spec: str) -> None:
+    """See that the file of FILE.py:function is there and may define that function; nothing of it is executed.
+
+    Raises:
+        UsageError: it is not there, or cannot define the function; or the text has another form.
+    """
+    file, name = split_function(spec)
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError(f"the evaluator's file {path.absolute()} does not exist; correct --evaluator")
+    try:
+        module = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return  # the evaluator's process says what is wrong with it
+    defined = _defined(module)
+    if defined is None or name in defined:
+        return
+    near = difflib.get_close_matches(name, defined, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else "; correct --evaluator"
+    raise UsageError(f"{path.absolute()} has no function '{name}'{hint}")
+
+
+def _defined(module: ast.Module) -> set[str] | None:
+    """The names that a module may define; None if only executing it can tell."""
+    names: set[str] = set()
+    inside: list[ast.AST] = [module]
+    for node in ast.walk(module):
+        if isinstance(node, ast.Global):
+            names |= set(node.names)
+        elif isinstance(node, ast.Name) and node.id in _ANY_NAME:
+            return None
+    while inside:
+        for node in ast.iter_child_nodes(inside.pop()):
+            match node:
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                    names.add(name)
+                    continue
+                case ast.Lambda():
+                    continue
+                case ast.alias(name="*"):
+                    return None
+                case ast.alias(name=name, asname=alias):
+                    names.add(alias or name.partition(".")[0])
+                case ast.Name(id=name, ctx=ast.Store()):
+                    names.add(name)
+                case (
+                    ast.MatchAs(name=str() as name)
+                    | ast.MatchStar(name=str() as name)
+                    | ast.MatchMapping(rest=str() as name)
+                ):
+                    names.add(name)
+            inside.append(node)
+    return None if "__getattr__" in names else names
 
 
 def split_function(spec: str) -> tuple[str, str]:

@@ -153,7 +153,8 @@ class Measured(Event):
     `residuals` names them, oldest first, as pairs [older, newer] of checkpoints. `rows[-1][j]` is <r_N, r_j>, `rows[-2][j]`
     is <r_{N-1}, r_j>, and so on. `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain
     differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
-    `form_energy` are its rows and rounding energy. `ignored` are the tensors that were left out.
+    `form_energy` are its rows and rounding energy. `ignored` are the tensors that were left out, and `inputs` the keys of
+    the K models (0.1.0 wrote none).
     """
 
     kind: ClassVar[str] = "measured"
@@ -167,6 +168,7 @@ class Measured(Event):
     form_rows: list[list[float]] = field(default_factory=list)
     form_energy: float = 0.0
     ignored: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +290,25 @@ class Published(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakenUp(Event):
+    """Work on a checkpoint that was done begins again: `make` its model anew, or `evaluate` what is there as it is."""
+
+    kind: ClassVar[str] = "taken_up"
+    checkpoint: str
+    how: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left(Event):
+    """Work that was taken up ended, and what was there before stays as it is, and why."""
+
+    kind: ClassVar[str] = "left"
+    checkpoint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
     """Work on this checkpoint ended without an output, and why (first of a window, not better, ...)."""
 
@@ -323,6 +344,16 @@ class BestMoved(Event):
     checkpoint: str
     output: str
     value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestWithdrawn(Event):
+    """`best` names nothing any more: the present evaluator or metric does not say that its model is the best, and why."""
+
+    kind: ClassVar[str] = "best_withdrawn"
+    checkpoint: str
+    output: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,9 @@ from rna_watch.config import RunConfig
 
 if TYPE_CHECKING:
     from collections.abc import Set
+    from typing import Any
 
-    from rna_watch.journal.events import Measured, Started
+    from rna_watch.journal.events import Admitted, Measured, Started
     from rna_watch.journal.recipe import Recipe
 
 # Settings that act neither on what a candidate of some name is nor on what the evaluator says of it. Whatever is not
@@ -20,21 +21,68 @@ if TYPE_CHECKING:
 # of a first round with what was said in it; settings that went act on nothing.
 HARMLESS = frozenset({
     *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "trained_memory"),
-    *("learning_rate_jump", "mode", "first_round", "evaluators", "minimum_gain", "evaluation_timeout"),
+    *("learning_rate_jump", "metric", "mode", "first_round", "evaluators", "minimum_gain", "evaluation_timeout"),
     *("output", "publish", "keep", "export", "optimizer_state"),
     *("engine", "ray_address", "workers"),
     *("patterns", "step", "every", "first_step", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
 })  # fmt: skip
+# Settings whose change takes effect by itself on what is there, or that act on nothing that was made.
+_AT_ONCE = frozenset({
+    *("evaluator", "evaluate_command", "device", "evaluation_threads", "gpus", "evaluators", "evaluation_timeout"),
+    *("metric", "mode", "source", "output", "keep", "engine", "ray_address", "workers"),
+    *("patterns", "quiet", "scan_interval", "pin", "store_budget", "reserve", "trained_memory"),
+})  # fmt: skip
 _DEFAULTS = json.loads(RunConfig.model_validate({}).model_dump_json())
+
+
+def judge(started: Started) -> tuple[str, ...]:
+    """What must be equal for evaluations to be comparable: the user's evaluator, the content of its file, the device.
+
+    The place of a file whose content is known does not count: a path may be spelled in several ways.
+    """
+    if not started.evaluator:
+        return ()
+    name = started.evaluator
+    if started.evaluator_digest and _setting(started, "evaluate_command") is None:
+        name = name.rpartition(":")[2]
+    return name, started.evaluator_digest, str(_setting(started, "device"))
 
 
 def stale(before: Started, after: Started) -> bool:
     """Whether the settings of a new start act on models or on the judge; one that a record lacks had its default."""
-    return any(
-        before.settings.get(name, default) != after.settings.get(name, default)
-        for name, default in _DEFAULTS.items()
-        if name not in HARMLESS
-    )
+    return bool(_changed(before, after) - HARMLESS)
+
+
+def remade(before: Started, after: Started) -> bool:
+    """Whether candidates of the same names are other models under the settings of a new start, as far as settings tell."""
+    return bool(_changed(before, after) - HARMLESS - _AT_ONCE)
+
+
+def without_effect(before: Started, after: Started) -> dict[str, tuple[Any, Any]]:
+    """The settings of a new start that have no effect on models made before, with both values."""
+    names = sorted(_changed(before, after) - _AT_ONCE)
+    return {name: (_setting(before, name), _setting(after, name)) for name in names}
+
+
+def _changed(before: Started, after: Started) -> set[str]:
+    return {name for name in _DEFAULTS if _setting(before, name) != _setting(after, name)}
+
+
+def _setting(started: Started, name: str) -> object:
+    """A setting of a start; one that its record lacks had its default."""
+    return started.settings.get(name, _DEFAULTS.get(name))
+
+
+def model_key(fingerprint: str, source: str) -> str:
+    """What tells the model in a checkpoint from another: the content of its files, and which model in them is meant."""
+    return f"{fingerprint}@{source}" if source else fingerprint
+
+
+def input_keys(measured: Measured, admitted: dict[str, Admitted | None]) -> list[str]:
+    """The keys of the models between which residuals were measured, by what is known of their names; none if unknown."""
+    names = [measured.residuals[0][0], *(newer for _, newer in measured.residuals)] if measured.residuals else []
+    known = [admitted.get(name) for name in names]
+    return [model_key(each.fingerprint, each.source) for each in known if each] if all(known) else []
 
 
 def still_meant(before: Measured, after: Measured, models: dict[str, str], recipes: dict[str, Recipe]) -> Set[str]:

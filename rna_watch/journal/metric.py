@@ -61,24 +61,38 @@ def metric_of(state: RunState) -> Metric | None:
 
 
 def best_so_far(state: RunState, name: str) -> float | None:
-    """The value of a checkpoint's model if it beats its original and every original and model before; else None.
+    """The value of a checkpoint's model if it beats its original, every original and model before, and `best`; else None.
 
-    Only values of one evaluator are compared.
+    Only values of one evaluator and of one model in the files are compared.
     """
     current, settled = state.checkpoints[name], state.metric
     mode = mode_of(state)
     if settled is None or mode is None or current.chosen is None or not current.chosen.better_than_original:
         return None
-    said: list[Metrics | None] = [metrics for judge, metrics in state.replaced if judge == current.judge]
+    key, place = current.chosen_by[0] if current.chosen_by else current.key, _place(current)
+    said: list[Metrics | None] = [metrics for other, metrics in state.replaced if other == key]
     for other in list(state.checkpoints.values()):  # a copy: another thread may add to them
-        if other.judge == current.judge:
+        if _place(other) > place:
+            continue
+        if other.key == key:
             said += [other.evaluations.get("last")]
-            if other.name != name and other.stage is Stage.PUBLISHED and other.chosen:
-                said += [other.chosen.metrics.get("chosen")]
+        if other.name != name and other.stage is Stage.PUBLISHED and other.chosen and other.chosen_by:
+            said += [other.chosen.metrics.get("chosen")] if other.chosen_by[0] == key else []
     values = [value_in(metrics, settled.metric) for metrics in (current.chosen.metrics.get("chosen"), *said)]
+    if state.best is not None and state.best_by == (key, (settled.metric, settled.mode)):
+        values.append(state.best.value)
     value, *others = (each if each is not None and math.isfinite(each) else None for each in values)
     beats = value is not None and all(gain(value, other, mode) > 0 for other in others if other is not None)
     return value if beats else None
+
+
+def as_good_as_best(state: RunState, name: str) -> bool:
+    """Whether a checkpoint's model is at least as good as what `best` names, by the evaluator and metric that say so of it."""
+    current, settled = state.checkpoints[name], state.metric
+    if state.best is None or settled is None or current.chosen is None or state.best_by != current.chosen_by:
+        return False
+    value, mode = value_in(current.chosen.metrics.get("chosen"), settled.metric), mode_of(state)
+    return value is not None and mode is not None and gain(value, state.best.value, mode) >= 0
 
 
 def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
@@ -98,6 +112,11 @@ def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
         average=metric.best(value for name, value in by_name.items() if kinds[name] == AVERAGES),
         rna=metric.best(value for name, value in by_name.items() if kinds[name] == SOLUTIONS),
     )
+
+
+def _place(checkpoint: Checkpoint) -> int:
+    """The place of a checkpoint in the order of the run."""
+    return checkpoint.admitted.seq if checkpoint.admitted else 0
 
 
 def value_in(metrics: Metrics | None, name: str) -> float | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from rna_watch.journal import events as e
-from rna_watch.journal.kept import stale, still_meant
+from rna_watch.journal.kept import input_keys, judge, remade, stale, still_meant
 from rna_watch.journal.recipe import Recipe, read
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Stage(StrEnum):
     FAILED = "failed"
 
 
+Key = tuple[int, str]  # the number of a judge, and a source
+Decision = tuple[Key, tuple[str, str] | None]  # ..., and the metric with its direction
 PENDING = frozenset({Stage.READY, Stage.MEASURED, Stage.EVALUATING, Stage.CHOSEN, Stage.PUBLISHING})
 DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
 
@@ -44,6 +47,8 @@ class Checkpoint:
     """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them.
 
     What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
+    `chosen_by` is the judge, the metric and the direction that chose, and `under` the start whose settings applied then.
+    `taken_up` is why it is worked on once more, and `before` the stage that it had then.
     """
 
     name: str
@@ -67,6 +72,15 @@ class Checkpoint:
     pinned: bool = False
     attempts: int = 0
     judge: int = 0
+    chosen_by: Decision | None = None
+    under: e.Started | None = None
+    taken_up: e.TakenUp | None = None
+    before: Stage | None = None
+
+    @property
+    def key(self) -> Key:
+        """The judge and the model's place in the files: only values of one key are compared."""
+        return self.judge, self.admitted.source if self.admitted else ""
 
     @property
     def step(self) -> int | None:
@@ -83,9 +97,10 @@ class Checkpoint:
 class RunState:
     """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen.
 
-    `outputs` are the outputs that are kept, by path, the newest last. `replaced` holds the metrics of originals and of
-    published models whose checkpoint was written again since, each with its judge: they still count for `best`. `judges`
-    are all evaluators so far, and `judge` is the number of the present one. `best_by` are judge and metric that moved `best`.
+    `outputs` are the outputs that are kept, by path, that of the newest checkpoint last; `ages` are the numbers of the
+    events that admitted their checkpoints. `replaced` holds the metrics of originals and of published models whose
+    checkpoint was written again since, each with its key: they still count for `best`. `judges` are all evaluators so far;
+    `judge` is the number of the present one, and `judged` the key of the newest evaluation. `best_by` is what moved `best`.
     """
 
     started: e.Started | None = None
@@ -94,11 +109,13 @@ class RunState:
     problems: dict[str, e.Problem] = field(default_factory=dict)
     metric: e.MetricChosen | None = None
     best: e.BestMoved | None = None
-    best_by: tuple[int, str] | None = None
+    best_by: Decision | None = None
     outputs: dict[str, e.Published] = field(default_factory=dict)
-    replaced: list[tuple[int, e.Metrics]] = field(default_factory=list)
-    judges: list[tuple[object, ...]] = field(default_factory=list)
+    ages: dict[str, int] = field(default_factory=dict)
+    replaced: list[tuple[Key, e.Metrics]] = field(default_factory=list)
+    judges: list[tuple[str, ...]] = field(default_factory=list)
     judge: int = 0
+    judged: Key | None = None
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     read_bytes: int = 0
     written_bytes: int = 0
@@ -108,12 +125,12 @@ class RunState:
         self.recent.append(event)
         match event:
             case e.Started():
-                before = self.started or event
-                if _judge(before) != _judge(event) or stale(before, event):
+                before, by = self.started or event, judge(event)
+                if judge(before) != by or stale(before, event):
                     self._forget_evaluations()
-                if _judge(event) not in self.judges:
-                    self.judges.append(_judge(event))
-                self.judge = self.judges.index(_judge(event))
+                if by not in self.judges:
+                    self.judges.append(by)
+                self.judge = self.judges.index(by)
                 self.started, self.stopped, self.problems = event, None, {}
             case e.Stopped():
                 self.stopped = event
@@ -123,8 +140,9 @@ class RunState:
                 self.problems.pop(event.key, None)
             case e.BestMoved():
                 moved = self.checkpoints.get(event.checkpoint)
-                self.best = event
-                self.best_by = (moved.judge, self.metric.metric) if moved and self.metric else None
+                self.best, self.best_by = event, moved.chosen_by if moved else None
+            case e.BestWithdrawn():
+                self.best = self.best_by = None
             case e.MetricChosen():
                 self.metric = event
             case e.Admitted():
@@ -138,6 +156,7 @@ class RunState:
                     seen_time=seen_time,
                     admitted=event,
                     pinned=event.pin != "none",
+                    under=self.started,
                 )
             case _ if hasattr(event, "checkpoint") and event.checkpoint:
                 self._apply_to_checkpoint(event, event.checkpoint)
@@ -149,6 +168,48 @@ class RunState:
         for name, checkpoint in self.checkpoints.items():
             if checkpoint.stage in PENDING | {Stage.FAILED}:
                 self.checkpoints[name] = _with_only(checkpoint, frozenset())
+
+    def _keyed(self, event: e.Measured) -> e.Measured:
+        """A measurement with the keys of its models, which records of 0.1.0 lack."""
+        known = (self.checkpoints.get(name) for name in chain(*event.residuals))
+        admitted = {each.name: each.admitted for each in known if each}
+        return event if event.inputs else replace(event, inputs=input_keys(event, admitted))
+
+    def _evaluated(self, event: e.Evaluated, old: Checkpoint) -> Checkpoint:
+        recipe = {event.candidate: read(event.candidate, event.recipe)}
+        if old.judge != self.judge and old.evaluations:
+            old = _with_only(old, frozenset())  # what another evaluator said cannot be compared
+        new = replace(
+            old,
+            stage=Stage.EVALUATING,
+            evaluations=old.evaluations | {event.candidate: event.metrics},
+            examples=old.examples | {event.candidate: event.examples},
+            models=old.models | {event.candidate: event.model},
+            recipes=old.recipes | recipe if event.recipe else recipe | old.recipes,
+            judge=self.judge,
+        )
+        self.judged = new.key
+        return new
+
+    def _still_true(self, old: Checkpoint) -> Checkpoint:
+        """A checkpoint that is taken up, with the evaluations that are of the same models under the present settings."""
+        other = old.judge == self.judge and old.under and self.started and remade(old.under, self.started)
+        return _with_only(old, frozenset()) if other else replace(old, failures={})
+
+    def _of_output(self, event: e.Publishing | e.Published | e.Pruned, old: Checkpoint) -> Checkpoint:
+        """Outputs are in the order of their checkpoints; one that was made anew keeps its place."""
+        if isinstance(event, e.Publishing):
+            return replace(old, stage=Stage.PUBLISHING, publishing=event)
+        if isinstance(event, e.Pruned):
+            self.outputs.pop(event.output, None)
+            return replace(old, output=None) if old.output == event.output else old
+        self.written_bytes += event.written_bytes
+        self.ages[event.output] = old.admitted.seq if old.admitted and old.publishing else event.seq
+        found = self.outputs | {event.output: event}
+        self.outputs = {output: found[output] for output in sorted(found, key=self.ages.__getitem__)}
+        if old.publishing is None:
+            return old  # it is of a version that was written again meanwhile
+        return replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
 
     def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
         old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)
@@ -165,7 +226,7 @@ class RunState:
                 new = replace(old, starts_window=True, reason=event.reason)
             case e.Measured():
                 self.read_bytes += event.read_bytes
-                new = replace(old, stage=Stage.MEASURED, measured=event)
+                new = replace(old, stage=Stage.MEASURED, measured=self._keyed(event))
                 if old.measured is not None and old.measured.residuals != event.residuals:
                     new = _with_only(new, still_meant(old.measured, event, old.models, old.recipes))
             case e.Searched():
@@ -173,37 +234,28 @@ class RunState:
             case e.Screened():
                 new = replace(old, stage=Stage.EVALUATING, screened=old.screened | {event.candidate: event})
             case e.Evaluated():
-                recipe = {event.candidate: read(event.candidate, event.recipe)}
-                new = replace(
-                    old,
-                    stage=Stage.EVALUATING,
-                    evaluations=old.evaluations | {event.candidate: event.metrics},
-                    examples=old.examples | {event.candidate: event.examples},
-                    models=old.models | {event.candidate: event.model},
-                    recipes=old.recipes | recipe if event.recipe else recipe | old.recipes,
-                    judge=self.judge,
-                )
+                new = self._evaluated(event, old)
             case e.EvaluationFailed():
                 new = replace(old, stage=Stage.EVALUATING, failures=old.failures | {event.candidate: event.reason})
             case e.Chosen():
-                new = replace(old, stage=Stage.CHOSEN, chosen=event, reason=event.reason)
-            case e.Publishing():
-                new = replace(old, stage=Stage.PUBLISHING, publishing=event)
-            case e.Published():
-                self.written_bytes += event.written_bytes
-                self.outputs.pop(event.output, None)
-                self.outputs[event.output] = event
-                if old.publishing is None:
-                    return  # of a version that was written again meanwhile
-                new = replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
+                by = (old.key, (self.metric.metric, self.metric.mode) if self.metric else None)
+                new = replace(
+                    old, stage=Stage.CHOSEN, chosen=event, chosen_by=by, under=self.started, reason=event.reason
+                )
+            case e.Publishing() | e.Published() | e.Pruned():
+                new = self._of_output(event, old)
+            case e.TakenUp():
+                kept = self._still_true(old)
+                new = replace(kept, stage=Stage.READY, taken_up=event, before=old.stage, publishing=None, attempts=0)
+            case e.Left():
+                new = replace(old, stage=old.before or old.stage)
             case e.Finished() | e.Skipped():
-                new = replace(old, stage=Stage(event.kind), reason=event.reason, done_time=event.time)
+                under = self.started if old.chosen is None and isinstance(event, e.Finished) else old.under
+                stage = Stage(event.kind)
+                new = replace(old, stage=stage, reason=event.reason, done_time=event.time, under=under)
             case e.Failed():
                 stage = Stage.READY if event.will_retry else Stage.FAILED
                 new = replace(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)
-            case e.Pruned():
-                self.outputs.pop(event.output, None)
-                new = replace(old, output=None) if old.output == event.output else old
             case e.Unpinned():
                 new = replace(old, pinned=False)
             case _:
@@ -229,16 +281,18 @@ def _with_only(checkpoint: Checkpoint, names: Set[str]) -> Checkpoint:
     )
 
 
-def _reached(checkpoint: Checkpoint) -> list[tuple[int, e.Metrics]]:
+def _reached(checkpoint: Checkpoint) -> list[tuple[Key, e.Metrics]]:
     """The metrics of a checkpoint's original and of its model, if that was written."""
     original = checkpoint.evaluations.get("last")
-    chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen and checkpoint.publishing else None
-    return [(checkpoint.judge, metrics) for metrics in (original, chosen) if metrics is not None]
-
-
-def _judge(started: e.Started) -> tuple[object, ...]:
-    """What must be equal for evaluations to be comparable: the user's evaluator, and its file."""
-    return started.evaluator, started.evaluator_digest
+    found = [(checkpoint.key, original)] if original is not None else []
+    chosen = (
+        checkpoint.chosen.metrics.get("chosen")
+        if checkpoint.chosen and (checkpoint.publishing or checkpoint.output)
+        else None
+    )
+    if chosen is not None and checkpoint.chosen_by is not None:
+        found.append((checkpoint.chosen_by[0], chosen))
+    return found
 
 
 def replay(events: Iterable[e.Event]) -> RunState:

@@ -59,13 +59,13 @@ def standing(state: RunState, there: Callable[[str], bool] = lambda _: True) -> 
         return None
     metric, mode = state.metric.metric, mode_of(state)
     best, comparable = _best(state, metric, there)
+    by = state.best_by
     if mode is None or (best is not None and not comparable):
-        named = state.best_by[1] if best and state.best_by else metric
+        named = by[1][0] if best and by and by[1] else metric
         return Standing(metric=named, mode=mode, best=best, model=best, original=None)
     checkpoints = list(state.checkpoints.values())  # a copy: another thread may add to them
-    newest = next((each.judge for each in reversed(checkpoints) if each.evaluations), state.judge)
-    judge = state.best_by[0] if best and state.best_by else newest
-    judged = [each for each in checkpoints if each.judge == judge and each.evaluations]
+    key = by[0] if best and by else state.judged
+    judged = [each for each in checkpoints if each.key == key and each.evaluations]
     original = _top(judged, _of_original, metric, mode)
     made = [each for each in judged if each.output and each.chosen and each.stage is Stage.PUBLISHED]
     while (top := _top(made, _of_model, metric, mode)) and not there(top.output):
@@ -96,7 +96,8 @@ def _best(state: RunState, metric: str, there: Callable[[str], bool]) -> tuple[S
     value = None
     if current is not None and current.output == named.output and current.chosen:
         value = _finite(current.chosen.metrics.get("chosen"), metric)
-    comparable = value is not None or state.best_by is None or state.best_by[1] == metric
+    by = state.best_by
+    comparable = value is not None or by is None or by[1] is None or by[1][0] == metric
     scored = Scored(checkpoint=named.checkpoint, value=named.value if value is None else value, output=named.output)
     return scored, comparable
 

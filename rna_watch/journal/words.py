@@ -38,6 +38,12 @@ def describe(event: e.Event, state: RunState | None = None) -> str | None:
     return f"{plain(name)}  {plain(text)}" if name else plain(text)
 
 
+def nameless(name: str, line: str) -> str:
+    """A line without the name of its checkpoint, so that equal messages can be counted."""
+    shown = plain(name)
+    return line.removeprefix(f"{shown}  ").replace(shown, "it") if shown else line
+
+
 def output_of(state: RunState | None, output: str) -> str:
     """An output's path relative to the run directory, or in full if it lies elsewhere."""
     if state is None or state.started is None:
@@ -134,6 +140,9 @@ _SENTENCES: dict[type[e.Event], Callable[[Any], str]] = {
         else f"the metric is {event.metric}, whose direction is not known"
     ),
     e.EvaluationFailed: lambda event: f"evaluation of {event.candidate} failed: {event.reason}",
+    e.TakenUp: lambda event: f"taken up again: {event.reason}",
+    e.Left: lambda event: f"left as it was: {event.reason}",
+    e.BestWithdrawn: lambda event: f"{event.output} is not called the best any more: {event.reason}",
     e.Finished: lambda event: f"no output: {event.reason}",
     e.Skipped: lambda event: f"left out: {event.reason}",
     e.Failed: lambda event: f"failed: {event.reason}; {'it is tried again' if event.will_retry else 'given up'}",

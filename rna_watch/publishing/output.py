@@ -77,6 +77,7 @@ def write(output: Output, manifest: bytes, run: Run) -> int:
         RefusedCheckpoint, IncompleteCheckpoint: the newest input is damaged outside its model.
         RunIsWatched: another process has taken the run over.
     """
+    before = output_tree.manifest_of(output.model)
     output_tree.remove_export(output.model)  # after a crash, that of an older output would pass for this one's
     output_tree.write_manifest(output.model, manifest)
     try:
@@ -86,6 +87,8 @@ def write(output: Output, manifest: bytes, run: Run) -> int:
     except BaseException:
         if not output.model.exists():
             artifacts.manifest_path(output.model).unlink(missing_ok=True)
+        elif before is not None:  # the model that was there stays, with its own manifest
+            output_tree.write_manifest(output.model, before)
         raise
     if output.export is not None:
         size_bytes += export.write(str(output.model), str(output.export), output.recipe.layouts[-1].source, run)

@@ -39,6 +39,11 @@ def check_ours(model: Path) -> None:
             )
 
 
+def manifest_of(model: Path) -> bytes | None:
+    """The manifest of a model of ours, as it is; None if there is none."""
+    return manifest_path(model).read_bytes() if is_output(model) else None
+
+
 def write_manifest(model: Path, content: bytes) -> None:
     """Write a manifest, whole and on the disk, under its final name.
 

@@ -113,7 +113,9 @@ def test_a_second_once_does_nothing_again(tmp_path: Path) -> None:
     )
     assert rna_watch("once", tmp_path, "--engine", "local", "--evaluator", EVALUATOR).returncode == 0
     first = _lines(tmp_path)
-    assert rna_watch("once", tmp_path, "--engine", "local", "--evaluator", EVALUATOR).returncode == 0
+    again = rna_watch("once", tmp_path, "--engine", "local", "--evaluator", EVALUATOR)
+    assert again.returncode == 3
+    assert "nothing to do" in again.stderr
     kinds = [event.kind for event in log.read(tmp_path / ".rna-watch" / "journal.jsonl")][first:]
     assert kinds == ["started", "stopped"]
 

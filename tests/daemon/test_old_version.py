@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import math
 from typing import TYPE_CHECKING
 
 import pytest
 
+from rna_watch.comparison.comparison import compare
 from rna_watch.config import RunConfig
 from rna_watch.daemon.background import serve
 from rna_watch.daemon.disk_reserve import DiskReserve
@@ -17,6 +19,7 @@ from rna_watch.daemon.recorder import Recorder
 from rna_watch.errors import RunIsWatched, StoreError
 from rna_watch.journal import events as e
 from rna_watch.journal import log
+from rna_watch.journal.replay import replay
 from rna_watch.journal.run_paths import adopt_pins
 from rna_watch.journal.status import status_of
 from tests.daemon import run_0_1_0
@@ -134,3 +137,100 @@ def test_a_folder_that_cannot_be_renamed_is_named(tmp_path: Path) -> None:
         adopt_pins(paths)
     assert len(_pins_found(paths)) == run_0_1_0.COUNT
     assert paths.pins.read_text() == "mine"
+
+
+def _once(paths: RunPaths, *settings: str, edited: bool = False) -> None:
+    file = paths.run.parent / "judge.py"
+    if edited:
+        file.write_text(f"{file.read_text()}\n# edited\n")
+    result = rna_watch("once", paths.run, "--engine", "local", "--evaluator", f"{file}:evaluate", *settings)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def _judged(paths: RunPaths, *, since: int) -> list[e.Event]:
+    return [event for event in log.read(paths.journal) if event.seq > since]
+
+
+LAST_SEQ = len((run_0_1_0.JUDGED / "journal.jsonl").read_text().splitlines())
+
+
+def test_a_judged_run_goes_on_with_all_that_was_kept(tmp_path: Path) -> None:
+    """One row of the Gram matrix is measured, only the new checkpoint is evaluated, and `best` is beaten or stays."""
+    paths = run_0_1_0.make(tmp_path / "run", judged=True)
+    run_0_1_0.save(paths.run, 6)
+    _once(paths)
+    added = _judged(paths, since=LAST_SEQ)
+    assert {event.checkpoint for event in added if isinstance(event, e.Evaluated)} == {"step_6.safetensors"}
+    assert not any(isinstance(event, e.TakenUp | e.EvaluationFailed) for event in added)
+    (measured,) = [event for event in added if isinstance(event, e.Measured)]
+    assert [len(row) for row in measured.rows] == [5]
+    (chosen,) = [event for event in added if isinstance(event, e.Chosen)]
+    assert chosen.inputs == [f"step_{step}.safetensors" for step in range(1, 7)]
+    state = replay(log.read(paths.journal))
+    assert [row.checkpoint for row in compare(state).rows] == chosen.inputs
+    values = [state.checkpoints[name].chosen for name in ("step_4.safetensors", "step_6.safetensors")]
+    old, new = ((each.metrics["chosen"] or {})["loss"] for each in values if each)
+    moved = [event.output for event in added if isinstance(event, e.BestMoved)]
+    assert moved == (["step_6.safetensors"] if new < old else [])
+    assert state.best is not None
+    assert (paths.models / "best").resolve() == paths.models / state.best.output
+    assert rna_watch("verify", paths.run).returncode == 0
+
+
+def test_rows_of_another_model_are_not_taken_for_those_of_a_judged_run(tmp_path: Path) -> None:
+    """The keys of 0.1.0's rows are those of the checkpoints that it admitted: one that was written anew has none."""
+    paths = run_0_1_0.make(tmp_path / "run", judged=True)
+    state = replay(log.read(paths.journal))
+    measured = state.checkpoints["step_5.safetensors"].measured
+    assert measured is not None
+    admitted = [state.checkpoints[f"step_{step}.safetensors"].admitted for step in range(1, 6)]
+    assert measured.inputs == [each.fingerprint for each in admitted if each]
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_another_metric_uses_the_values_of_a_judged_run(tmp_path: Path, metric: str) -> None:
+    """Nothing is evaluated or measured again; `best` is what an undisturbed run with that metric would have."""
+    paths = run_0_1_0.make(tmp_path / "run", judged=True)
+    arguments = ("once", paths.run, "--engine", "local", "--evaluator", f"{tmp_path / 'judge.py'}:evaluate")
+    result = rna_watch(*arguments, "--metric", metric, "--mode", "min" if metric == "loss" else "max")
+    assert result.returncode == (3 if metric == "loss" else 0), result.stdout
+    added = _judged(paths, since=LAST_SEQ)
+    assert not any(isinstance(event, e.Evaluated | e.Measured) for event in added)
+    state = replay(log.read(paths.journal))
+    sign = 1 if metric == "accuracy" else -1
+    record, best = -math.inf, None
+    for name, checkpoint in state.checkpoints.items():
+        record = max(record, sign * checkpoint.evaluations["last"][metric])
+        chosen = checkpoint.chosen.metrics["chosen"] if checkpoint.chosen else None
+        if chosen is not None and sign * chosen[metric] > record:
+            record, best = sign * chosen[metric], name
+    assert (state.best.checkpoint if state.best else None) == best
+    assert (paths.models / "best").is_symlink() == (best is not None)
+
+
+def test_an_edited_evaluator_judges_the_run_again(tmp_path: Path) -> None:
+    """Pins are the inputs of every model: each original and each family is evaluated anew, and `best` is confirmed."""
+    paths = run_0_1_0.make(tmp_path / "run", judged=True)
+    before = replay(log.read(paths.journal))
+    _once(paths, edited=True)
+    state = replay(log.read(paths.journal))
+    assert {checkpoint.judge for checkpoint in state.checkpoints.values()} == {1}
+    for name, checkpoint in before.checkpoints.items():
+        again = state.checkpoints[name].evaluations
+        assert {key: again[key] for key in checkpoint.evaluations} == checkpoint.evaluations
+    assert state.best is not None
+    assert before.best is not None
+    assert (state.best.output, state.best.value) == (before.best.output, before.best.value)
+
+
+@pytest.mark.parametrize("settings", [(), ("--ema-decay", "0.2")], ids=["as it was", "other models"])
+def test_an_interrupted_judged_run_evaluates_only_what_is_not_known(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    """The settings of 0.1.0 stand in its `started`: what they made is the same now, or stale."""
+    paths = run_0_1_0.make(tmp_path / "run", judged=True)
+    lines = paths.journal.read_text().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines) if '"kind":"searched"' in line)
+    paths.journal.write_text("".join(lines[:last]))
+    known = {event.candidate for event in log.read(paths.journal) if isinstance(event, e.Evaluated)}
+    _once(paths, *settings)
+    again = {event.candidate for event in _judged(paths, since=last) if isinstance(event, e.Evaluated)}
+    assert again >= known if settings else not again

@@ -106,12 +106,12 @@ def test_a_crash_before_the_links_were_moved_leaves_them_right(tmp_path: Path, l
         for link in links:
             link.unlink()
             link.symlink_to("step_4.pt")
-    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 3
     assert published(tmp_path) == ["step_3.pt", "step_4.pt", "step_5.pt"]
     again = events(tmp_path, "best_moved")[-1]
     assert (again.checkpoint, again.output, again.value) == (expected.checkpoint, expected.output, expected.value)
     assert [link.resolve() for link in links] == [tmp_path / "rna" / "step_5.pt"] * 2
     first = len(journal.read_bytes().splitlines())
-    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 3
     kinds = [json.loads(line)["kind"] for line in journal.read_bytes().splitlines()[first:]]
     assert kinds == ["started", "stopped"]

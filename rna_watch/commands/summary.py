@@ -1,0 +1,129 @@
+"""The summary of one call of `rna-watch once`: what it made, or the one reason why it made nothing, then the counted details."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import NothingToDo, RnaWatchError
+from rna_watch.journal import events as e
+from rna_watch.journal.standing import standing
+from rna_watch.journal.words import describe, nameless, stands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rna_watch.journal.replay import RunState
+    from rna_watch.journal.run_paths import RunPaths
+
+_TROUBLES = (e.EvaluationFailed, e.Failed, e.Skipped, e.WindowStarted, e.Finished, e.Left, e.Refused, e.Waiting)
+_WORK = (
+    e.Admitted,
+    e.Measured,
+    e.Evaluated,
+    e.EvaluationFailed,
+    e.Published,
+    e.TakenUp,
+    e.Finished,
+    e.Skipped,
+    e.Failed,
+)
+_MOST_DETAILS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The lines for a person, the result first, and the error that the command ends with, if any."""
+
+    lines: tuple[str, ...]
+    error: RnaWatchError | None = None
+
+
+def of_last_call(events: Iterable[e.Event]) -> list[e.Event]:
+    """The events of the last start."""
+    found: list[e.Event] = []
+    for event in events:
+        if isinstance(event, e.Started):
+            found = []
+        found.append(event)
+    return found
+
+
+def summarize(call: Sequence[e.Event], state: RunState, paths: RunPaths) -> Summary:
+    """What a call did.
+
+    Args:
+        call: its events.
+        state: what the journal adds up to, these included.
+        paths: the run's paths.
+    """
+    counts = Counter(line for event in call if isinstance(event, _TROUBLES) and (line := _nameless(event, state)))
+    failed = [event for event in call if isinstance(event, e.EvaluationFailed)]
+    unjudged = bool(failed) and not any(isinstance(event, e.Evaluated) for event in call)
+    made = _made(call, state)
+    error: RnaWatchError | None = None
+    if unjudged:
+        result = f"{made or 'nothing was made'}; every evaluation failed: {failed[0].reason}"
+        error = RnaWatchError(f"every evaluation failed: {failed[0].reason}")
+    elif made:
+        result = made
+    elif any(isinstance(event, _WORK) for event in call):
+        result = f"nothing was published: {_reason(call, state)}"
+        error = RnaWatchError(result)
+    else:
+        result = _nothing_to_do(state)
+        error = NothingToDo(result)
+    lines = [result]
+    now = standing(state, paths.there)
+    if now is not None and (line := stands(now, state)):
+        lines.append(line)
+    stages = Counter(checkpoint.stage for checkpoint in state.checkpoints.values())
+    lines.append("checkpoints: " + "; ".join(f"{count} {stage}" for stage, count in stages.items()))
+    shown = counts.most_common(_MOST_DETAILS)
+    lines += [f"{count:6} x  {text}" for text, count in shown]
+    if len(counts) > len(shown):
+        lines.append(f"          and {len(counts) - len(shown)} other messages: rna-watch logs {paths.run}")
+    return Summary(lines=tuple(lines), error=error)
+
+
+def _made(call: Sequence[e.Event], state: RunState) -> str:
+    """What was published, in words; "" if nothing was."""
+    published = {event.checkpoint: event for event in call if isinstance(event, e.Published)}
+    if not published:
+        return ""
+    chosen = [checkpoint.chosen for name in published if (checkpoint := state.checkpoints[name]) and checkpoint.chosen]
+    better = sum(each.better_than_original is True for each in chosen)
+    beyond = sum(each.better_than_original is True and each.significant is True for each in chosen)
+    unknown = sum(each.better_than_original is None for each in chosen)
+    count = len(published)
+    said = f"{count} {'model was' if count == 1 else 'models were'} published"
+    if unknown == count:
+        return f"{said}, not evaluated"
+    return f"{said}: {better} better than the original, {beyond} of them beyond noise" + (
+        f", {unknown} not evaluated" if unknown else ""
+    )
+
+
+def _reason(call: Sequence[e.Event], state: RunState) -> str:
+    """The reason that most often kept a checkpoint from a model: failures before decisions."""
+    for kinds in (e.Failed, e.Skipped, e.WindowStarted, e.Finished | e.Left, e.Refused | e.Waiting):
+        found = Counter(line for event in call if isinstance(event, kinds) and (line := _nameless(event, state)))
+        if found:
+            ((line, count),) = found.most_common(1)
+            return line if count == 1 else f"{line} ({count} times)"
+    return "no checkpoint came to an end"
+
+
+def _nothing_to_do(state: RunState) -> str:
+    done = sum(checkpoint.done_time > 0 for checkpoint in state.checkpoints.values())
+    if done:
+        return f"nothing to do: the {done} checkpoints that can be used were done before"
+    reasons = Counter(nameless(checkpoint.name, checkpoint.reason) for checkpoint in state.checkpoints.values())
+    ((reason, count),) = reasons.most_common(1)
+    return f"no checkpoint could be used: {reason}" + (f" ({count} times)" if count > 1 else "")
+
+
+def _nameless(event: e.Event, state: RunState) -> str:
+    line = describe(event, state)
+    return nameless(getattr(event, "checkpoint", ""), line) if line else ""

@@ -1,0 +1,211 @@
+"""The second pass: checkpoints that were done before and are taken up, because something else decides now or by request."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from rna_watch.acceleration.methods import LAST
+from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.window_break import joined
+from rna_watch.journal import events as e
+from rna_watch.journal.kept import without_effect
+from rna_watch.journal.quantities import plain
+from rna_watch.journal.replay import DONE, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.pins import Pins
+    from rna_watch.daemon.recorder import Recorder
+    from rna_watch.daemon.sequences import Sequences
+    from rna_watch.journal.replay import Checkpoint, RunState
+    from rna_watch.journal.run_paths import RunPaths
+
+MAKE, EVALUATE = "make", "evaluate"
+_FAILURES = 3  # in a row: an evaluator that fails on these fails on the rest
+_REQUESTED = "--again"
+
+
+class _Due(NamedTuple):
+    name: str
+    how: str
+    reason: str
+
+
+class SecondPass:
+    """Says, one after another, which checkpoints that were done are to be worked on once more; each is recorded first.
+
+    Args:
+        config: the settings.
+        paths: where the run and its outputs lie.
+        recorder: journal and state, with the present start in it.
+        sequences: which checkpoints follow each other.
+        pins: the window store.
+        again: make every model anew whose inputs are there.
+        foreign: checkpoints that hold another model than the setting `source` names.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        paths: RunPaths,
+        recorder: Recorder,
+        sequences: Sequences,
+        pins: Pins,
+        *,
+        again: bool = False,
+        foreign: Collection[str] = (),
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._recorder = recorder
+        self._sequences = sequences
+        self._pins = pins
+        self._again = again
+        self._evaluating = bool(config.evaluator or config.evaluate_command)
+        self._failed = 0
+        self._stay = 0
+        done = [c for c in by_admission(recorder.checkpoints()) if c.stage in DONE and c.name not in foreign]
+        self._queue = deque(self._due(done))
+        if not again and (line := without_effect_on(recorder.state, done)):
+            recorder.record(e.Noted(text=line))
+
+    def _due(self, done: list[Checkpoint]) -> list[_Due]:
+        best = self._recorder.state.best
+        found = [_Due(c.name, MAKE, reason) for c in done if (reason := self._reason(c))]
+        # what `best` names comes first, as it is: the others are to beat it
+        first = [c for c in done if best is not None and (c.name, c.output) == (best.checkpoint, best.output)]
+        judged_again = [_Due(c.name, EVALUATE, reason) for c in first if (reason := self._unjudged(c))]
+        return [*judged_again, *found]
+
+    def _reason(self, checkpoint: Checkpoint) -> str:
+        if self._again:
+            return _REQUESTED
+        if reason := self._unjudged(checkpoint):
+            return reason
+        return "its model is gone" if self._gone(checkpoint) else ""
+
+    def _unjudged(self, checkpoint: Checkpoint) -> str:
+        """Why the present evaluator or metric has not decided on a checkpoint ("" if it has)."""
+        state, chosen = self._recorder.state, checkpoint.chosen
+        if self._evaluating and (
+            checkpoint.judge != state.judge
+            or LAST not in checkpoint.evaluations
+            or (chosen is not None and not chosen.metrics.get("chosen"))
+        ):
+            return "this evaluator has not evaluated it" if checkpoint.evaluations else "it was not evaluated"
+        by = checkpoint.chosen_by[1] if checkpoint.chosen_by else None
+        if by is None or chosen is None or not chosen.metrics.get("chosen"):
+            return ""
+        metric = self._config.metric or (state.metric.metric if state.metric else by[0])
+        known = self._evaluating or metric in checkpoint.evaluations.get(chosen.candidate, {})
+        return f"models are chosen by {metric} now" if known and by != (metric, self._config.mode or by[1]) else ""
+
+    def _gone(self, checkpoint: Checkpoint) -> bool:
+        """Whether a model that is to be kept is not there."""
+        if checkpoint.stage is not Stage.PUBLISHED or self._exists(checkpoint.output):
+            return False
+        state = self._recorder.state
+        if state.best is not None and state.best.checkpoint == checkpoint.name:
+            return True
+        age = checkpoint.admitted.seq if checkpoint.admitted else 0
+        newer = [output for output in state.outputs if self._exists(output) and state.ages[output] > age]
+        return len(newer) < self._config.keep and within(self._config.keep, state, checkpoint)
+
+    def _exists(self, output: str | None) -> bool:
+        return output is not None and (self._paths.models / output).exists()
+
+    def next(self) -> str | None:
+        """The next checkpoint to work on, which is pending now; None if there is no more."""
+        while self._queue:
+            due = self._queue.popleft()
+            checkpoint = self._recorder.checkpoint(due.name)
+            if checkpoint is None or checkpoint.stage not in DONE:
+                continue  # it is in work, or was written again meanwhile
+            if self._failing():
+                self._recorder.record(
+                    e.Noted(text=f"{len(self._queue) + 1} more are not tried with an evaluator that fails on each")
+                )
+                self._queue.clear()
+                return None
+            how = due.how if due.how == EVALUATE or self._inputs_there(checkpoint) else EVALUATE
+            if how == EVALUATE and not self._left_to_evaluate(checkpoint):
+                self._stay += self._again or due.how == EVALUATE or checkpoint.judge != self._recorder.state.judge
+                continue
+            self._recorder.record(e.TakenUp(checkpoint=due.name, how=how, reason=due.reason))
+            return due.name
+        if self._stay:
+            text = (
+                f"{self._stay} stay as they are: neither the inputs of their models nor anything to evaluate is there"
+            )
+            self._recorder.record(e.Noted(text=text))
+            self._stay = 0
+        return None
+
+    def ended(self, name: str) -> None:
+        """Take note of how the work on a checkpoint ended."""
+        checkpoint = self._recorder.checkpoint(name)
+        if checkpoint is not None and checkpoint.failures:
+            known = checkpoint.evaluations if checkpoint.judge == self._recorder.state.judge else {}
+            self._failed = 0 if known.keys() - {LAST} else self._failed + 1
+
+    def _failing(self) -> bool:
+        return self._evaluating and self._failed >= _FAILURES
+
+    def _inputs_there(self, checkpoint: Checkpoint) -> bool:
+        members = [*self._sequences.history(checkpoint, self._config.window), checkpoint]
+        return len(joined([self._pins.layout(member) for member in members])) >= inputs_of(checkpoint, self._config)
+
+    def _left_to_evaluate(self, checkpoint: Checkpoint) -> bool:
+        """Whether the original or the model can be evaluated, or decided on by what is known of them, as they are."""
+        if not self._unjudged(checkpoint):
+            return False
+        known = checkpoint.evaluations if checkpoint.judge == self._recorder.state.judge else {}
+        if self._evaluating and LAST not in known and self._pins.layout(checkpoint) is not None:
+            return True
+        if checkpoint.chosen is None or not self._exists(checkpoint.output):
+            return False
+        return checkpoint.chosen.candidate not in known or not self._evaluating or bool(self._config.metric)
+
+
+def inputs_of(checkpoint: Checkpoint, config: RunConfig) -> int:
+    """How many checkpoints a window must have so that what was made before of a checkpoint can be made anew."""
+    if checkpoint.chosen is not None:
+        return min(len(checkpoint.chosen.inputs), config.window + 1)
+    return min(len(checkpoint.measured.residuals) if checkpoint.measured else 0, config.window) + 1
+
+
+def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:
+    """Whether the model of a checkpoint is one of the newest that are kept."""
+    models = [
+        c.name
+        for c in by_admission(list(state.checkpoints.values()))
+        if c.name == checkpoint.name or Stage.PUBLISHED in {c.stage, c.before}
+    ]
+    return checkpoint.name in models[-keep:]
+
+
+def without_effect_on(state: RunState, done: list[Checkpoint]) -> str:
+    """One line for settings that changed since models were made, and have no effect on these; "" if there are none."""
+    changed: dict[str, tuple[object, object]] = {}
+    count = 0
+    for checkpoint in done:
+        if checkpoint.output is None or checkpoint.under is None or state.started is None:
+            continue
+        found = without_effect(checkpoint.under, state.started)
+        count += bool(found)
+        changed |= found
+    if not changed:
+        return ""
+    values = ", ".join(f"{name} {_shown(old)}, now {_shown(new)}" for name, (old, new) in changed.items())
+    run = plain(state.started.run) if state.started else "RUN"
+    return (
+        f"{count} {'model was' if count == 1 else 'models were'} made with other settings ({values}) and not made anew: "
+        f"rna-watch once {run} --again makes anew what can be"
+    )
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
