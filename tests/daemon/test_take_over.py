@@ -241,17 +241,15 @@ def test_a_daemon_of_another_user_is_asked_by_file(tmp_path: Path, monkeypatch: 
 
 
 class _Engine(LocalEngine):
-    """An engine with something that happens during its n-th call."""
+    """An engine with something that happens in each of its calls."""
 
-    def __init__(self, happens: Callable[[], None], number: int) -> None:
+    def __init__(self, happens: Callable[[], None]) -> None:
         super().__init__(1)
-        self._happens, self._number = happens, number
+        self._happens = happens
 
     def map(self, work: Any, on_done: Any = None) -> Any:
         """See `Engine.map`."""
-        self._number -= 1
-        if self._number == 0:
-            self._happens()
+        self._happens()
         return super().map(work, on_done)
 
 
@@ -265,7 +263,8 @@ def test_a_model_in_the_making_is_not_published_behind_a_take_over(tmp_path: Pat
 
     def take_over() -> None:
         """What a successor does while the model is written."""
-        assert "publishing" in {event.kind for event in log.read(paths.journal)}
+        if before or not events(tmp_path, "publishing"):
+            return
         for path in (paths.lock, paths.owner):
             path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 4711}))
         manifest.write_text("{}")
@@ -273,8 +272,7 @@ def test_a_model_in_the_making_is_not_published_behind_a_take_over(tmp_path: Pat
 
     with RunLock(paths) as lock:
         recorder = Recorder(paths.journal, check=lock.check)
-        # a window of three: two Gram passes of one and of two checkpoints come first, then its own, then the writing
-        engine = _Engine(take_over, 4)
+        engine = _Engine(take_over)
         admission, pipeline = assemble(RunConfig(), paths, recorder, engine, ())
         try:
             for name in sorted(path.name for path in tmp_path.glob("*.pt")):
