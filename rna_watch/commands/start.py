@@ -10,9 +10,9 @@ from rna_watch.evaluation.evaluator import check_exists
 from rna_watch.journal import events as e
 from rna_watch.journal.run_paths import await_run
 from rna_watch.journal.run_registry import resolve
-from rna_watch.journal.standing import standing
+from rna_watch.journal.standing import standings
 from rna_watch.journal.status import load
-from rna_watch.journal.words import stands
+from rna_watch.journal.words import all_stand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,8 +65,7 @@ def start(
     pid = background.start(paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)], say)
     say(f"watching {paths.run} (process {pid})\nmodels   {paths.models}")
     state, _ = load(paths)
-    now = standing(state, paths.there)
-    if now is not None and (line := stands(now, state)):
+    for line in all_stand(standings(state, paths.there), state):
         say(f"so far   {line}")
     for problem in state.problems.values():
         say(f"problem  {problem.what}; {problem.remedy}")

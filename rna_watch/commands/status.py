@@ -33,7 +33,8 @@ def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
     """A run as plain data (`status --json`): run, output, state, owner, metric, best, checkpoints, workers, problems.
 
     `best` also has the best original by the same evaluator, the gain over it in the metric's units, and whether that is
-    beyond noise; it is null where its model is gone. `best_original` is there without a best model too.
+    beyond noise; it is null where its model is gone. `best_original` is there without a best model too. Both are those of
+    the series recorded as first; `series` has them for each.
 
     Args:
         paths: the run's paths.
@@ -49,9 +50,11 @@ def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
         "metric": {"name": state.metric.metric, "mode": mode_of(state)} if state.metric else None,
         "best": _best(now, state, paths) if now and now.best else None,
         "best_original": _original(now) if now and now.original else None,
+        "series": [_series(series, state, paths) for series in state.series()],
         "checkpoints": [
             {
                 "name": checkpoint.name,
+                "series": checkpoint.series,
                 "step": checkpoint.step,
                 "state": str(checkpoint.stage),
                 "reason": checkpoint.reason,
@@ -68,12 +71,22 @@ def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def _best(now: Standing, state: RunState, paths: RunPaths) -> dict[str, Any]:
-    assert state.best is not None
+def _series(series: str, state: RunState, paths: RunPaths) -> dict[str, Any]:
+    now = standing(state, paths.there, series)
     return {
-        "output": str(paths.models / state.best.output),
-        "value": state.best.value,
-        "checkpoint": state.best.checkpoint,
+        "name": series,
+        "checkpoints": sum(each.series == series for each in state.checkpoints.values()),
+        "best": _best(now, state, paths) if now and now.best else None,
+        "best_original": _original(now) if now and now.original else None,
+    }
+
+
+def _best(now: Standing, state: RunState, paths: RunPaths) -> dict[str, Any]:
+    moved = state.bests[now.series].moved
+    return {
+        "output": str(paths.models / moved.output),
+        "value": moved.value,
+        "checkpoint": moved.checkpoint,
         "original": now.original.value if now.original else None,
         "gain": now.gain,
         "significant": now.significant,

@@ -174,7 +174,7 @@ def compare(
         for checkpoint, family, length in zip(evaluated, families, lengths, strict=True)
     ]
     curves = {key: [(row.step, row.value(key)) for row in rows] for key in (*kinds, CHOSEN, *members)}
-    best = standing(state, there)
+    best = standing(state, there, compared.name if compared.name in state.series() else None)
     return Comparison(
         run=state.started.run if state.started else "",
         sequence=compared.name,

@@ -236,7 +236,8 @@ class Admission:
         if replaced is not None and replaced.pinned:
             self._pins.unpin(replaced, "the file was written again")
         read = self._sequences.read(path)
-        left_out = self._left_out(read.series, step)
+        series = self._sequences.of(path, kind)
+        left_out = self._left_out(series, step)
         try:
             pinned_kind, pinned_path = (
                 ("none", "") if left_out else self._pins.pin(name, layout, identity.size_bytes, link=numbered)
@@ -258,7 +259,7 @@ class Admission:
                 mtime_ns=identity.mtime_ns,
                 pin=pinned_kind,
                 pin_path=pinned_path,
-                series=read.series,
+                series=series,
                 counters=layout.counters,
                 told=read.told if numbered or kind != "save" else "the order of writing",
                 left_out=left_out,

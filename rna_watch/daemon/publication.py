@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
-    from rna_watch.journal.replay import Checkpoint
+    from rna_watch.journal.replay import Checkpoint, RunState
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.layout.dtypes import Array
     from rna_watch.layout.layout import Layout
     from rna_watch.window.tasks import Run
 
 _AGAIN = ".again"
+_LONGEST_SERIES_BYTES = 150
 
 
 class Publication:
@@ -85,6 +87,7 @@ class Publication:
                 output,
                 checkpoint=checkpoint.name,
                 step=checkpoint.step,
+                series=checkpoint.series,
                 inputs=[_input(member) for member in window.members],
                 candidate=choice.candidate,
                 metrics=chosen.metrics,
@@ -191,14 +194,18 @@ class Publication:
         for output, published in list(state.outputs.items()):
             if not (self._paths.models / output).exists():
                 self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
-        newest = max(state.outputs.values(), key=lambda each: each.seq, default=None)
-        if newest is not None and (state.best is None or state.best.seq < newest.seq):
-            self._point(newest.checkpoint, self._paths.models / newest.output)
+        newest = {
+            state.series_of(each.checkpoint): each for each in sorted(state.outputs.values(), key=lambda e: e.seq)
+        }
+        for published in newest.values():
+            best = state.best_of(published.checkpoint)
+            if best is None or best.seq < published.seq:
+                self._point(published.checkpoint, self._paths.models / published.output)
         self._prune()
 
     def _place(self, checkpoint: Checkpoint) -> Path:
         """The path of a model: its checkpoint's name, or another if that would replace what `best` names by a worse model."""
-        name, best = checkpoint.name, self._recorder.state.best
+        name, best = checkpoint.name, self._recorder.state.best_of(checkpoint.name)
         model = self._paths.models / name
         again = model.with_name(f"{steps.stem(name)}{_AGAIN}{steps.ending(name)}")
         assert checkpoint.admitted is not None
@@ -214,16 +221,23 @@ class Publication:
         return again if held == model else model
 
     def _point(self, name: str, model: Path) -> None:
-        """Move `latest`, and `best` if this beats every original and every output before; then remove surplus outputs."""
+        """Move `latest`, and `best` if this beats every original and output before; then remove surplus outputs.
+
+        All of that is among those of the checkpoint's series.
+        """
         state, output = self._recorder.state, self._paths.in_tree(model)
-        if output == next(reversed(state.outputs), output):
-            self._link("latest", model)
+        series = state.series_of(name)
+        best = state.best_of(name)
+        if output == next(
+            (o for o, each in reversed(state.outputs.items()) if state.series_of(each.checkpoint) == series), output
+        ):
+            self._link(link_name("latest", series, state), model)
         if state.checkpoints[name].output == output:
             value = best_so_far(state, name)
             if value is not None:
-                self._link("best", model)
+                self._link(link_name("best", series, state), model)
                 self._recorder.record(e.BestMoved(checkpoint=name, output=output, value=value))
-            elif state.best is not None and state.best.output == output:
+            elif best is not None and best.output == output:
                 self._confirm(name, model)
         self._prune()
 
@@ -231,10 +245,11 @@ class Publication:
         """Let `best` name a model on, or not, that was evaluated or made once more."""
         state = self._recorder.state
         current = state.checkpoints[name]
+        link = link_name("best", current.series, state)
         if as_good_as_best(state, name):
-            self._link("best", model)
+            self._link(link, model)
         elif current.chosen is not None and current.chosen.better_than_original is not None:
-            (self._paths.models / "best").unlink(missing_ok=True)
+            output_tree.unlink(self._paths.models / link)
             self._recorder.record(
                 e.BestWithdrawn(checkpoint=name, output=self._paths.in_tree(model), reason=current.reason)
             )
@@ -244,18 +259,49 @@ class Publication:
         if output_tree.point(link, model):
             self._recorder.solved(f"link {name}")
         else:
-            what = f"rna-watch did not make {link}, so it does not name the {name} model"
+            what = f"rna-watch did not make {link}, so it does not name the {name.partition('.')[0]} model"
             self._recorder.problem(f"link {name}", what, "move it away")
 
     def _prune(self) -> None:
-        best = self._recorder.state.best
-        linked = (self._paths.models / "best").resolve()
-        for output, published in list(self._recorder.state.outputs.items())[: -self._config.keep]:
-            # the link moves before its record: a crash in between leaves them apart, and neither may lose its model
-            if (best is not None and output == best.output) or linked == (self._paths.models / output).resolve():
-                continue
-            output_tree.remove(self._paths.models / output)
-            self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
+        """Remove what is neither the best of its series nor one of the newest of it."""
+        state = self._recorder.state
+        outputs: dict[str, list[e.Published]] = {}
+        for published in list(state.outputs.values()):
+            outputs.setdefault(state.series_of(published.checkpoint), []).append(published)
+        for series, found in outputs.items():
+            best = state.bests.get(series)
+            linked = (self._paths.models / link_name("best", series, state)).resolve()
+            for published in found[: -self._config.keep]:
+                output = published.output
+                # the link moves before its record: a crash in between leaves them apart, and neither may lose its model
+                if (best is not None and output == best.moved.output) or linked == (
+                    self._paths.models / output
+                ).resolve():
+                    continue
+                output_tree.remove(self._paths.models / output)
+                self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
+
+
+def link_name(role: str, series: str, state: RunState) -> str:
+    """The name of the link to the best or latest model of a series: `best`, or `best.SERIES` for others than the first.
+
+    Args:
+        role: best or latest.
+        series: the series.
+        state: what the journal adds up to.
+    """
+    if series == state.series_of(state.first):
+        return role
+    plain = _plain(series)
+    alike = [each for each in state.series() if _plain(each) == plain]
+    if len(alike) > 1 or len(plain.encode()) > _LONGEST_SERIES_BYTES:
+        told = hashlib.blake2b(series.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+        plain = f"{plain.encode()[:_LONGEST_SERIES_BYTES].decode(errors='ignore')}.{told}"
+    return f"{role}.{plain}"
+
+
+def _plain(series: str) -> str:
+    return "".join(each if each.isprintable() and each != "/" else "_" for each in series)
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

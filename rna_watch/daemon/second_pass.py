@@ -73,10 +73,10 @@ class SecondPass:
             recorder.record(e.Noted(text=line))
 
     def _due(self, done: list[Checkpoint]) -> list[_Due]:
-        best = self._recorder.state.best
+        bests = {(each.moved.checkpoint, each.moved.output) for each in self._recorder.state.bests.values()}
         found = [_Due(c.name, MAKE, reason) for c in done if (reason := self._reason(c))]
         # what `best` names comes first, as it is: the others are to beat it
-        first = [c for c in done if best is not None and (c.name, c.output) == (best.checkpoint, best.output)]
+        first = [c for c in done if (c.name, c.output) in bests]
         judged_again = [_Due(c.name, EVALUATE, reason) for c in first if (reason := self._unjudged(c))]
         return [*judged_again, *found]
 
@@ -108,10 +108,17 @@ class SecondPass:
         if checkpoint.stage is not Stage.PUBLISHED or self._exists(checkpoint.output):
             return False
         state = self._recorder.state
-        if state.best is not None and state.best.checkpoint == checkpoint.name:
+        best = state.best_of(checkpoint.name)
+        if best is not None and best.checkpoint == checkpoint.name:
             return True
         age = checkpoint.admitted.seq if checkpoint.admitted else 0
-        newer = [output for output in state.outputs if self._exists(output) and state.ages[output] > age]
+        newer = [
+            output
+            for output, published in state.outputs.items()
+            if self._exists(output)
+            and state.ages[output] > age
+            and state.series_of(published.checkpoint) == checkpoint.series
+        ]
         return len(newer) < self._config.keep and within(self._config.keep, state, checkpoint)
 
     def _exists(self, output: str | None) -> bool:
@@ -178,11 +185,11 @@ def inputs_of(checkpoint: Checkpoint, config: RunConfig) -> int:
 
 
 def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:
-    """Whether the model of a checkpoint is one of the newest that are kept."""
+    """Whether the model of a checkpoint is one of the newest of its series that are kept."""
     models = [
         c.name
         for c in by_admission(list(state.checkpoints.values()))
-        if c.name == checkpoint.name or Stage.PUBLISHED in {c.stage, c.before}
+        if c.name == checkpoint.name or (Stage.PUBLISHED in {c.stage, c.before} and c.series == checkpoint.series)
     ]
     return checkpoint.name in models[-keep:]
 

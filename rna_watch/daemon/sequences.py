@@ -94,7 +94,7 @@ class Sequences:
         numbered, other = (admitted.path, path) if self.read(path).step is None else (path, admitted.path)
         self._proofs.setdefault(other, []).append(_Proof(seq, numbered, admitted.step_kind))
 
-    def of(self, path: str, kind: str, seq: int = _LATER, series: str = "") -> str:
+    def of(self, path: str, kind: str, seq: int = _LATER) -> str:
         """The series of a checkpoint.
 
         A rewritten name continues the sequence of the file that it was another name of last, so that `last.pt` fills the
@@ -104,25 +104,23 @@ class Sequences:
             path: the file, relative to the run directory.
             kind: what counts its steps.
             seq: only aliases found before this event count, so that the past does not change.
-            series: the series of the path, if it is known.
         """
         name = self.read(path)
-        series = series or name.series
         if kind == "save" or name.step is not None:
-            return series
+            return name.series
         known = self._known.get((path, seq, kind))
         if known is not None:
             return known
         proofs = (proof for proof in reversed(self._proofs.get(path, [])) if proof.seq < seq and proof.kind == kind)
         proof = next(proofs, None)
-        found = series if proof is None else self.of(proof.path, kind, proof.seq)
+        found = name.series if proof is None else self.of(proof.path, kind, proof.seq)
         if seq != _LATER:
             self._known[path, seq, kind] = found
         return found
 
     def of_admitted(self, admitted: e.Admitted) -> str:
         """The sequence of an admitted checkpoint."""
-        return self.of(admitted.path, admitted.step_kind, admitted.seq)
+        return admitted.series or self.of(admitted.path, admitted.step_kind, admitted.seq)
 
     def order(self, path: str, layout: Layout) -> tuple[str, int, bool]:
         """Kind and value of the step, and whether the name itself holds it (else the trainer rewrites that name)."""
@@ -160,9 +158,10 @@ class Sequences:
                 kind, step = name.kind, admitted.counters[name.kind]
             elif kind != "save" and admitted.checkpoint == admitted.path:
                 kind, step = "save", counts[name.series]
-            if (name.series, kind, step) != (admitted.series, admitted.step_kind, admitted.step):
+            series = self.of(admitted.path, kind, admitted.seq)
+            if (series, kind, step) != (admitted.series, admitted.step_kind, admitted.step):
                 found.append(
-                    e.Reread(checkpoint=checkpoint.name, series=name.series, step_kind=kind, step=step, told=name.told)
+                    e.Reread(checkpoint=checkpoint.name, series=series, step_kind=kind, step=step, told=name.told)
                 )
         return sorted(found, key=lambda event: (event.series, event.step))
 

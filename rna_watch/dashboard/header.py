@@ -12,7 +12,7 @@ from rna_watch.journal.words import DIRECTIONS, output_of
 
 if TYPE_CHECKING:
     from rna_watch.journal.metric import Metric
-    from rna_watch.journal.replay import RunState
+    from rna_watch.journal.replay import Best, RunState
     from rna_watch.journal.standing import Standing
     from rna_watch.journal.status import Status
 
@@ -24,6 +24,7 @@ _STATUS_STYLES = {
     "silent": ("✗", "bold red"),
     "not running": ("✗", "bold red"),
 }
+_MOST_SERIES = 2  # of which the best is shown, besides the first
 _ENDED = ("■", "bold")
 _NEVER = ("○", "yellow")
 
@@ -115,8 +116,31 @@ def _landmarks(state: RunState, best: Standing | None, *, now: float) -> Lines:
         written = it.mtime_ns / 1e9 or newest.seen_time
         facts = f"  {plain(it.step_kind)} {it.step}, {size(it.size_bytes)}, {age(now - written)} ago"
         marks.append(Text.assemble(("newest ", "dim"), tail_of(plain(newest.name), 32), (facts, "dim")))
+    return marks + _of_first(state, best) + _of_others(state)
+
+
+def others(state: RunState) -> list[Best]:
+    """The best models of the series after the first, as far as they are kept."""
+    first = state.series_of(state.first)
+    return [
+        best for series, best in list(state.bests.items()) if series != first and best.moved.output in state.outputs
+    ]
+
+
+def _of_others(state: RunState) -> Lines:
+    marks = []
+    for best in others(state)[:_MOST_SERIES]:
+        series = tail_of(plain(state.series_of(best.moved.checkpoint)), 24)
+        value = number(best.moved.value, places([best.moved.value]))
+        output = tail_of(plain(best.moved.output), 32)
+        marks.append(Text.assemble((f"best of {series} ★ ", "dim"), (output, "green"), f"  {value}"))
+    return marks
+
+
+def _of_first(state: RunState, best: Standing | None) -> Lines:
     if best is None or best.best is None:
-        return marks
+        return []
+    marks: Lines = []
     decimals = places(each.value for each in (best.best, best.original) if each)
     output = tail_of(plain(output_of(state, best.best.output)), 32)
     value = f"  {plain(best.metric)} {number(best.best.value, decimals)}"

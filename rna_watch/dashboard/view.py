@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rna_watch.dashboard.choice import choice
 from rna_watch.dashboard.coefficients import NEGATIVE_STYLE
-from rna_watch.dashboard.header import header, problems
+from rna_watch.dashboard.header import header, others, problems
 from rna_watch.dashboard.history import history
 from rna_watch.dashboard.layout import GAP, Lines, fit, heading, pack, side_by_side, spread, wrap
 from rna_watch.dashboard.table import newest, table
@@ -176,7 +176,8 @@ def _checkpoints(sight: _Sight, width: int, room: int) -> Lines:
     note = " · ".join(f"{count} {word}" for count, word in counts if count)
     title = heading("checkpoints", note, width)
     if newest(sight.state, 1):
-        best = sight.best.best.checkpoint if sight.best and sight.best.best else None
+        first = sight.best.best.checkpoint if sight.best and sight.best.best else ""
+        best = {first, *(each.moved.checkpoint for each in others(sight.state))}
         return [title, *table(sight.state, sight.metric, best, width=width, most=room - 2)]
     run = sight.state.started.run if sight.state.started else ""
     return [

@@ -70,7 +70,9 @@ def best_so_far(state: RunState, name: str) -> float | None:
     if settled is None or mode is None or current.chosen is None or not current.chosen.better_than_original:
         return None
     key, place = current.chosen_by[0] if current.chosen_by else current.key, _place(current)
-    said: list[Metrics | None] = [metrics for other, metrics in state.replaced if other == key]
+    said: list[Metrics | None] = [
+        metrics for other, metrics in state.replaced if other[:2] == key[:2] and other[2] in {key[2], ""}
+    ]
     for other in list(state.checkpoints.values()):  # a copy: another thread may add to them
         if _place(other) > place:
             continue
@@ -79,20 +81,22 @@ def best_so_far(state: RunState, name: str) -> float | None:
         if other.name != name and other.stage is Stage.PUBLISHED and other.chosen and other.chosen_by:
             said += [other.chosen.metrics.get("chosen")] if other.chosen_by[0] == key else []
     values = [value_in(metrics, settled.metric) for metrics in (current.chosen.metrics.get("chosen"), *said)]
-    if state.best is not None and state.best_by == (key, (settled.metric, settled.mode)):
-        values.append(state.best.value)
+    best = state.bests.get(current.series)
+    if best is not None and best.by == (key, (settled.metric, settled.mode)):
+        values.append(best.moved.value)
     value, *others = (each if each is not None and math.isfinite(each) else None for each in values)
     beats = value is not None and all(gain(value, other, mode) > 0 for other in others if other is not None)
     return value if beats else None
 
 
 def as_good_as_best(state: RunState, name: str) -> bool:
-    """Whether a checkpoint's model is at least as good as what `best` names, by the evaluator and metric that say so of it."""
+    """Whether a checkpoint's model is at least as good as its series' best, by the evaluator and metric that say so of it."""
     current, settled = state.checkpoints[name], state.metric
-    if state.best is None or settled is None or current.chosen is None or state.best_by != current.chosen_by:
+    best = state.bests.get(current.series)
+    if best is None or settled is None or current.chosen is None or best.by != current.chosen_by:
         return False
     value, mode = value_in(current.chosen.metrics.get("chosen"), settled.metric), mode_of(state)
-    return value is not None and mode is not None and gain(value, state.best.value, mode) >= 0
+    return value is not None and mode is not None and gain(value, best.moved.value, mode) >= 0
 
 
 def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rna_watch.journal.events import Metrics
-    from rna_watch.journal.replay import Checkpoint, RunState
+    from rna_watch.journal.replay import Best, Checkpoint, RunState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """The best model and the best original of a run.
+    """The best model and the best original of a series.
 
     `best` is the model that the link `best` names, None if it names none or one that is gone. `model` is the same, or, where
     there is none, the best model that is there. `gain` is that of the model over the original, positive if the model is
@@ -38,6 +38,7 @@ class Standing:
     original.
     """
 
+    series: str
     metric: str
     mode: Mode | None
     best: Scored | None
@@ -48,23 +49,39 @@ class Standing:
     unbeaten: bool = field(default=False)
 
 
-def standing(state: RunState, there: Callable[[str], bool] = lambda _: True) -> Standing | None:
-    """The standing of a run; None while nothing was evaluated.
+def standings(state: RunState, there: Callable[[str], bool] = lambda _: True) -> list[Standing]:
+    """The standing of each series in which something was evaluated, the first series first.
 
     Args:
         state: what the journal adds up to.
         there: whether an output is in the output tree; one that is gone is not named.
     """
+    found = (standing(state, there, series) for series in state.series())
+    return [each for each in found if each is not None and (each.best or each.model or each.original)]
+
+
+def standing(
+    state: RunState, there: Callable[[str], bool] = lambda _: True, series: str | None = None
+) -> Standing | None:
+    """The standing of a series, by default of the first; None while nothing was evaluated.
+
+    Args:
+        state: what the journal adds up to.
+        there: whether an output is in the output tree; one that is gone is not named.
+        series: the series.
+    """
     if state.metric is None:
         return None
+    series = state.series_of(state.first) if series is None else series
     metric, mode = state.metric.metric, mode_of(state)
-    best, comparable = _best(state, metric, there)
-    by = state.best_by
+    named = state.bests.get(series)
+    by = named.by if named else None
+    best, comparable = _best(state, named, metric, there)
     if mode is None or (best is not None and not comparable):
-        named = by[1][0] if best and by and by[1] else metric
-        return Standing(metric=named, mode=mode, best=best, model=best, original=None)
+        metric = by[1][0] if best and by and by[1] else metric
+        return Standing(series=series, metric=metric, mode=mode, best=best, model=best, original=None)
     checkpoints = list(state.checkpoints.values())  # a copy: another thread may add to them
-    key = by[0] if best and by else state.judged
+    key = by[0] if best and by else (*state.judged[:2], series) if state.judged else None
     judged = [each for each in checkpoints if each.key == key and each.evaluations]
     original = _top(judged, _of_original, metric, mode)
     made = [each for each in judged if each.output and each.chosen and each.stage is Stage.PUBLISHED]
@@ -72,10 +89,13 @@ def standing(state: RunState, there: Callable[[str], bool] = lambda _: True) -> 
         made = [each for each in made if each.output != top.output]
     model = best or top
     if model is None or original is None:
-        return Standing(metric=metric, mode=mode, best=best, model=model, original=original, unbeaten=model is None)
+        return Standing(
+            series=series, metric=metric, mode=mode, best=best, model=model, original=original, unbeaten=model is None
+        )
     by_how_much = gain(model.value, original.value, mode)
     beaten = any(gain(each.value, original.value, mode) > 0.0 for each in (model, top) if each)
     return Standing(
+        series=series,
         metric=metric,
         mode=mode,
         best=best,
@@ -87,16 +107,15 @@ def standing(state: RunState, there: Callable[[str], bool] = lambda _: True) -> 
     )
 
 
-def _best(state: RunState, metric: str, there: Callable[[str], bool]) -> tuple[Scored | None, bool]:
+def _best(state: RunState, best: Best | None, metric: str, there: Callable[[str], bool]) -> tuple[Scored | None, bool]:
     """What `best` names, if it is there, and whether its value is by the metric that decides now."""
-    named = state.best
-    if named is None or not there(named.output):
+    if best is None or not there(best.moved.output):
         return None, False
+    named, by = best
     current = state.checkpoints.get(named.checkpoint)
     value = None
     if current is not None and current.output == named.output and current.chosen:
         value = _finite(current.chosen.metrics.get("chosen"), metric)
-    by = state.best_by
     comparable = value is not None or by is None or by[1] is None or by[1][0] == metric
     scored = Scored(checkpoint=named.checkpoint, value=named.value if value is None else value, output=named.output)
     return scored, comparable

@@ -10,7 +10,7 @@ from rna_watch.journal.quantities import duration, gain, number, places, plain, 
 from rna_watch.journal.standing import standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from rna_watch.journal.replay import RunState
     from rna_watch.journal.standing import Standing
@@ -67,6 +67,13 @@ def choice(chosen: e.Chosen, metric: str | None) -> str:
     ]
     versus = f" ({', '.join(others)})" if others else ""
     return f"{chosen.candidate} {name} {number(values.get('chosen'), decimals)}{versus}"
+
+
+def all_stand(standings: Iterable[Standing], state: RunState) -> list[str]:
+    """The best model next to the best original of each series, each in a sentence."""
+    first = state.series_of(state.first)
+    said = (stands(each, state, "best" if each.series == first else f"best of {each.series}") for each in standings)
+    return [line for line in said if line]
 
 
 def stands(standing: Standing, state: RunState | None, best: str = "best") -> str:
@@ -163,7 +170,8 @@ def _outcome(event: e.Chosen | e.Published | e.BestMoved | e.Pruned, state: RunS
     if isinstance(event, e.Pruned):
         return f"removed the older output {output}"
     if isinstance(event, e.BestMoved):
-        now = standing(state) if state and state.best is event else None
+        now = standing(state, series=state.series_of(event.checkpoint)) if state else None
+        now = now if state and state.best_of(event.checkpoint) is event else None
         plainly = f"best so far: {output}, {metric or 'metric'} {number(event.value, places([event.value]))}"
         return stands(now, state, "best so far") if now else plainly
     if checkpoint and checkpoint.chosen:

@@ -36,6 +36,7 @@ def describe(
     reason: str,
     residuals: Residuals,
     comparisons: Sequence[Mapping[str, Any]] = (),
+    series: str | None = None,
 ) -> dict[str, Any]:
     """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
 
@@ -51,12 +52,14 @@ def describe(
         reason: the choice in one sentence.
         residuals: what the weights were found from.
         comparisons: the steps of the choice.
+        series: the series of the inputs in their run; None outside of a run.
     """
     newest = output.recipe.layouts[-1]
     return {
         "schema": SCHEMA,
         "checkpoint": checkpoint,
         "step": step,
+        "series": series,
         "inputs": [dict(each) for each in inputs],
         "source": newest.source,
         "ignore": list(newest.ignore),

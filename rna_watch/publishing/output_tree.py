@@ -78,6 +78,12 @@ def point(link: Path, target: Path) -> bool:
     return True
 
 
+def unlink(link: Path) -> None:
+    """Remove a link of ours; what is no link stays."""
+    if link.is_symlink():
+        link.unlink(missing_ok=True)
+
+
 def remove(model: Path) -> None:
     """Remove a model, its plain copy and its manifest (the manifest last: alone it is harmless)."""
     disk.remove(str(model))
