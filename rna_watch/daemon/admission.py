@@ -306,7 +306,7 @@ class Admission:
         if previous is None or previous.admitted is None or current is None or current.admitted is None:
             return ""
         if reason := window_break.same_step(previous.admitted, current.admitted):
-            self._recorder.problem("same-step", reason, "if they are of two runs, name one run with --patterns")
+            self._recorder.problem("same-step", reason, "name the step with --step, or one run with --patterns")
             return reason
         if reason := window_break.restart(previous.admitted, current.admitted, self._recorder.checkpoints()):
             return reason
