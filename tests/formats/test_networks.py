@@ -236,6 +236,9 @@ def test_an_average_inside_one_of_the_networks_stays_apart(tmp_path):
     assert "encoder.conv.weight" in twins.parameter_names(layout)
     assert not layout.averaged
     assert [each.path for each in layout.sources if each.averaged] == ["encoder.model_ema"]
+    average = probe(str(tmp_path / "a.pt"), "encoder.model_ema")
+    assert {view.name for view in average.tensors} == set(encoder)
+    assert average.averaged
 
 
 def test_what_lies_beside_two_networks_can_be_left_out(tmp_path):
