@@ -13,7 +13,7 @@ from rna_watch.acceleration.residuals import GRADIENT, choose_form, not_of_form
 from rna_watch.config import RunConfig
 from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats import recorded_gradient
-from rna_watch.formats.model_source import linear
+from rna_watch.formats.model_source import as_one, linear
 from rna_watch.formats.probe import probe
 from rna_watch.layout.layout import Layout, Role
 from rna_watch.layout.unmatched import describe, unmatched
@@ -148,7 +148,8 @@ class Inspection:
             f"inside      {counters or 'no step or epoch'}",
             f"step        {told}, by {self.name.told}; series {self.name.series}",
         ]
-        ignored = {view.extent for view in layout.tensors if layout.window_names[view.name] in layout.ignored}
+        left_out = frozenset(layout.ignored)
+        ignored = {number for number, extent in enumerate(layout.extents) if extent.name in left_out}
         for role, usual in _WORDS.items():
             words = usual
             numbers = {number for number, extent in enumerate(layout.extents) if extent.role is role} - ignored
@@ -185,14 +186,15 @@ class Inspection:
             if self.left_out:
                 lines.append(f"left out    {_some(self.left_out)}: not part of the model, nor needed to use it")
         chosen = layout.parts or (layout.source,)
-        if others := [each for each in layout.sources if each.path not in chosen]:
+        others = [each for each in layout.sources if each.path not in chosen]
+        if others and len(layout.sources) > 1:
             also = ", ".join(
                 f"{each.path!r} ({'a moving average, ' if each.averaged else ''}{each.tensors} tensors)"
                 for each in others
             )
-            networks = [] if layout.averaged else [each.path for each in others if not each.averaged]
-            all_of_them = shlex.quote(",".join([*chosen, *networks]))
-            more = f", or combined together with --source {all_of_them}" if networks else ""
+            networks = [*chosen, *(each.path for each in others if not each.averaged)]
+            together = "" if layout.averaged else as_one(networks)
+            more = f", or combined together with --source {shlex.quote(together)}" if together else ""
             lines.append(
                 f"sources     also {also}: left as in the newest checkpoint, unless chosen with --source{more}"
             )

@@ -146,7 +146,7 @@ def _ignoring(found: Discovery, run: Path, config: RunConfig) -> list[str]:
         try:
             layouts.append(probe(str(run / group.newest), config.source, config.ignore))
         except AllIgnored as error:
-            nothing_left.append(error)
+            nothing_left.append(AllIgnored(f"{group.newest} cannot be used: {error}"))
         except (OSError, RnaWatchError):
             continue  # the daemon says why
     if nothing_left and not layouts:

@@ -23,7 +23,7 @@ from rna_watch.layout.dtypes import DTYPES, PAIRS
 from rna_watch.layout.layout import Role, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     TensorGroup = dict[str, PickledTensor | OpaqueTensor]
 
@@ -369,11 +369,18 @@ def _choose(groups: dict[str, TensorGroup], wanted: list[str], likely: list[str]
     for found in (raw, named):
         if len(found) == 1:
             return found
-    together = shlex.quote(",".join(raw if len(raw) <= _SHOWN else raw[:2]))
+    together = as_one(raw if len(raw) <= _SHOWN else raw[:2])
+    more = f", or combine several networks together with --source {shlex.quote(together)}" if together else ""
     raise RefusedCheckpoint(
-        f"it holds several groups of tensors ({_listed(likely)}); name the model's with --source KEY, or combine several "
-        f"networks together with --source {together}"
+        f"it holds several groups of tensors ({_listed(likely)}); name the model's with --source KEY{more}"
     )
+
+
+def as_one(paths: Sequence[str]) -> str:
+    """Several key paths as the source that combines them; "" where they cannot be one."""
+    apart = all("," not in path and path == path.strip() for path in paths)
+    inside = any(path.startswith(f"{other}.") for path in paths for other in paths)
+    return ",".join(paths) if apart and not inside and all(paths) and len(paths) > 1 else ""
 
 
 def _listed(paths: list[str]) -> str:

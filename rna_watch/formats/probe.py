@@ -51,18 +51,25 @@ def _chosen(path: str, source: str | None) -> Layout:
     try:
         return embedded_averages.set_apart(_probe(path, source))
     except RefusedCheckpoint as error:
-        if not source:
-            raise
-        try:
-            whole = _probe(path, None)
-        except RefusedCheckpoint:
-            raise error from None
-        average = embedded_averages.choose(whole, source)
-        if average is not None:
-            return average
-        if inside := [each.path for each in embedded_averages.set_apart(whole).sources if each.averaged]:
-            raise RefusedCheckpoint(f"{error} (averages inside it: {', '.join(map(repr, inside))})") from error
+        inside: list[str] = []
+        for holder in _holders(source) if source else ():
+            try:
+                whole = _probe(path, holder)
+            except RefusedCheckpoint:
+                continue
+            if (average := embedded_averages.choose(whole, source or "")) is not None:
+                return average
+            inside += [each.path for each in embedded_averages.set_apart(whole).sources if each.averaged]
+        if inside:
+            listed = ", ".join(map(repr, dict.fromkeys(inside)))
+            raise RefusedCheckpoint(f"{error} (averages inside it: {listed})") from error
         raise
+
+
+def _holders(source: str) -> list[str | None]:
+    """The sources in which an average of this key path may lie: the one that is found by itself, and those above it."""
+    parts = source.split(".")
+    return [None, *(".".join(parts[:count]) for count in range(1, len(parts)))]
 
 
 def _probe(path: str, source: str | None) -> Layout:

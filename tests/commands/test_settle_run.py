@@ -267,7 +267,7 @@ def test_other_models_in_folders_of_their_own_are_asked_for(
     """Names leave it open, so the newest of at most three folders are looked into; the same model twice is one run."""
     probed = []
     real = settle_run.probe
-    monkeypatch.setattr(settle_run, "probe", lambda path, source: probed.append(Path(path)) or real(path, source))
+    monkeypatch.setattr(settle_run, "probe", lambda path, *how: probed.append(Path(path)) or real(path, *how))
     for name in ("a", "b", "c", "x"):
         shutil.copytree(trained, tmp_path / name)
     assert _settle(tmp_path)[1] == [

@@ -211,9 +211,9 @@ def test_of_several_networks_in_a_folder_one_may_have_what_is_ignored(tmp_path: 
     assert not any("--ignore" in each["what"] for each in status(tmp_path)["problems"])
     assert rna_watch("once", tmp_path, *LOCAL, *HEAD).returncode == 0
     assert "ignore" not in {problem.key for problem in events(tmp_path, "problem")}, "after a restart"
-    output = ("--output", tmp_path.parent / "other")
+    output = ("--output", tmp_path.with_name(f"{tmp_path.name}_other"))
     assert rna_watch("once", tmp_path, *LOCAL, "--ignore", "critic.*", *output).returncode == 0
-    refused = events(tmp_path, "refused", tmp_path.parent / "other")
+    refused = events(tmp_path, "refused", tmp_path.with_name(f"{tmp_path.name}_other"))
     assert {each.checkpoint for each in refused} == {"D_1.pt", "D_2.pt", "D_3.pt"}
     assert {each.reason for each in refused} == {"--ignore 'critic.*' leaves nothing to extrapolate in it"}
 
@@ -335,7 +335,7 @@ def test_a_buffer_that_comes_late_ends_a_window_unless_it_is_ignored(tmp_path: P
         "the model changed: 1 tensors added (such as late); 4 have the names of before; if it is no parameter, leave it out "
         "with --ignore late"
     )
-    output = tmp_path.parent / "other"
+    output = tmp_path.with_name(f"{tmp_path.name}_other")
     assert rna_watch("once", tmp_path, *LOCAL, "--ignore", "late", "--output", output).returncode == 0
     assert not events(tmp_path, "window_started", output)
     assert published(tmp_path, output) == ["step_3.pt", "step_4.pt", "step_5.pt"]

@@ -204,11 +204,14 @@ def test_a_wrong_list_of_networks_is_answered_in_words(source, words, tmp_path):
 
 
 def test_a_key_with_a_comma_is_itself(tmp_path):
-    """The exact name of a source wins over a list of names."""
+    """The exact name of a source wins over a list of names; what no list can name is not offered."""
     torch.save({"a,b": {"w": torch.ones(2)}, "a": {"v": torch.ones(3)}, "b": {"u": torch.ones(4)}}, tmp_path / "a.pt")
     layout = probe(str(tmp_path / "a.pt"), "a,b")
     assert ([view.name for view in layout.tensors], layout.source) == (["w"], "a,b")
     assert [view.name for view in probe(str(tmp_path / "a.pt"), "b, a").tensors] == ["b.u", "a.v"]
+    with pytest.raises(RefusedCheckpoint, match="name the model's with --source KEY$"):
+        probe(str(tmp_path / "a.pt"))
+    assert "together" not in rna_watch("inspect", tmp_path / "a.pt", "--source", "a").stdout
 
 
 def test_wrappers_are_seen_network_by_network(tmp_path):
@@ -236,6 +239,9 @@ def test_an_average_inside_one_of_the_networks_stays_apart(tmp_path):
     assert "encoder.conv.weight" in twins.parameter_names(layout)
     assert not layout.averaged
     assert [each.path for each in layout.sources if each.averaged] == ["encoder.model_ema"]
+    average = probe(str(tmp_path / "a.pt"), "encoder.model_ema")
+    assert {view.name for view in average.tensors} == set(encoder)
+    assert average.averaged
 
 
 def test_what_lies_beside_two_networks_can_be_left_out(tmp_path):
