@@ -40,9 +40,9 @@ def judge(started: Started) -> tuple[str, ...]:
 
     The place of a file whose content is known does not count: a path may be spelled in several ways.
     """
-    if not started.evaluator:
+    name = str(_setting(started, "evaluator") or _setting(started, "evaluate_command") or started.evaluator or "")
+    if not name:
         return ()
-    name = started.evaluator
     if started.evaluator_digest and _setting(started, "evaluate_command") is None:
         name = name.rpartition(":")[2]
     return name, started.evaluator_digest, str(_setting(started, "device"))
@@ -50,7 +50,7 @@ def judge(started: Started) -> tuple[str, ...]:
 
 def stale(before: Started, after: Started) -> bool:
     """Whether the settings of a new start act on models or on the judge; one that a record lacks had its default."""
-    return bool(_changed(before, after) - HARMLESS)
+    return judge(before) != judge(after) or bool(_changed(before, after) - HARMLESS - {"evaluator"})
 
 
 def remade(before: Started, after: Started) -> bool:

@@ -162,7 +162,7 @@ class RunState:
         match event:
             case e.Started():
                 before, by = self.started or event, judge(event)
-                if judge(before) != by or stale(before, event):
+                if stale(before, event):
                     self._forget_evaluations()
                 if by not in self.judges:
                     self.judges.append(by)
