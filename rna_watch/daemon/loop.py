@@ -24,6 +24,7 @@ from rna_watch.daemon.order import next_in_line
 from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.publication import Publication
+from rna_watch.daemon.removed import note_what_is_gone
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes, rested_s, start_engine
 from rna_watch.engine.contract import Process
@@ -177,7 +178,11 @@ class Daemon:
                 evaluator_digest=evaluator_digest(self._config.evaluator, self._config.evaluate_command),
             )
         )
-        Publication(self._config, self._paths, self._recorder).settle()
+        gone = note_what_is_gone(self._paths, self._recorder, self._pins)
+        publication = Publication(self._config, self._paths, self._recorder)
+        publication.settle()
+        if gone:
+            publication.repair(gone)
 
     def _start_hints(self, hints: Hints) -> None:
         if self._until_done:

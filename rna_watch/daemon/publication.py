@@ -16,7 +16,7 @@ from rna_watch.publishing import output as outputs
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
@@ -150,6 +150,29 @@ class Publication:
         if model.exists():
             self._point(newest.checkpoint, model)
 
+    def repair(self, gone: Sequence[str]) -> None:
+        """Point the links to what is left of the outputs, or to nothing.
+
+        Args:
+            gone: outputs that somebody removed.
+        """
+        for name in ("latest", "best"):
+            link = self._paths.models / name
+            if link.is_symlink() and self._paths.in_tree(link.parent / link.readlink()) in gone:
+                link.unlink()
+        for published in self._by_age():
+            self._point(published.checkpoint, self._paths.models / published.output)
+
+    def _by_age(self) -> list[e.Published]:
+        """The outputs that are kept, in the order of their checkpoints."""
+        state = self._recorder.state
+
+        def age(published: e.Published) -> int:
+            of = state.checkpoints.get(published.checkpoint)
+            return of.admitted.seq if of and of.admitted and of.output == published.output else published.seq
+
+        return sorted(state.outputs.values(), key=age)
+
     def _place(self, checkpoint: Checkpoint) -> Path:
         """The path of a model: its checkpoint's name, or another if `best` names what an earlier run put there."""
         name, best = checkpoint.name, self._recorder.state.best
@@ -161,7 +184,8 @@ class Publication:
 
     def _point(self, name: str, model: Path) -> None:
         """Move `latest`, and `best` if this beats every original and every output before; then remove surplus outputs."""
-        self._link("latest", model)
+        if self._by_age()[-1].output == self._paths.in_tree(model):
+            self._link("latest", model)
         current = self._recorder.state.checkpoints[name]
         if current.output == self._paths.in_tree(model):
             value = best_so_far(self._recorder.state, name)
@@ -181,7 +205,8 @@ class Publication:
     def _prune(self) -> None:
         best = self._recorder.state.best
         linked = (self._paths.models / "best").resolve()
-        for output, published in list(self._recorder.state.outputs.items())[: -self._config.keep]:
+        for published in self._by_age()[: -self._config.keep]:
+            output = published.output
             # the link moves before its record: a crash in between leaves them apart, and neither may lose its model
             if (best is not None and output == best.output) or linked == (self._paths.models / output).resolve():
                 continue

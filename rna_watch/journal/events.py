@@ -309,6 +309,15 @@ class Pruned(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gone(Event):
+    """An output is gone that rna-watch did not remove; its checkpoint is in work again, unless the next event says why not."""
+
+    kind: ClassVar[str] = "gone"
+    checkpoint: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unpinned(Event):
     """The window store removed a checkpoint's bytes, and why (out of the window, byte budget)."""
 
@@ -369,6 +378,7 @@ KINDS: dict[str, type[Event]] = {
         Failed,
         BestMoved,
         Pruned,
+        Gone,
         Unpinned,
         Problem,
         Solved,

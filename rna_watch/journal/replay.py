@@ -86,6 +86,7 @@ class RunState:
     `outputs` are the outputs that are kept, by path, the newest last. `replaced` holds the metrics of originals and of
     published models whose checkpoint was written again since, each with its judge: they still count for `best`. `judges`
     are all evaluators so far, and `judge` is the number of the present one. `best_by` are judge and metric that moved `best`.
+    What was evaluated before event `stale_until` is stale.
     """
 
     started: e.Started | None = None
@@ -99,6 +100,7 @@ class RunState:
     replaced: list[tuple[int, e.Metrics]] = field(default_factory=list)
     judges: list[tuple[object, ...]] = field(default_factory=list)
     judge: int = 0
+    stale_until: int = 0
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     read_bytes: int = 0
     written_bytes: int = 0
@@ -110,6 +112,7 @@ class RunState:
             case e.Started():
                 before = self.started or event
                 if _judge(before) != _judge(event) or stale(before, event):
+                    self.stale_until = event.seq
                     self._forget_evaluations()
                 if _judge(event) not in self.judges:
                     self.judges.append(_judge(event))
@@ -138,6 +141,8 @@ class RunState:
                     admitted=event,
                     pinned=event.pin != "none",
                 )
+            case e.Gone():
+                self._take_back(event)
             case _ if hasattr(event, "checkpoint") and event.checkpoint:
                 self._apply_to_checkpoint(event, event.checkpoint)
             case _:
@@ -148,6 +153,19 @@ class RunState:
         for name, checkpoint in self.checkpoints.items():
             if checkpoint.stage in PENDING | {Stage.FAILED}:
                 self.checkpoints[name] = _with_only(checkpoint, frozenset())
+
+    def _take_back(self, event: e.Gone) -> None:
+        """Forget an output that is gone; its checkpoint is in work again, with what is known of it that is not stale."""
+        self.outputs.pop(event.output, None)
+        if self.best is not None and self.best.output == event.output:
+            self.best = self.best_by = None
+        old = self.checkpoints.get(event.checkpoint)
+        if old is None or old.output != event.output:
+            return  # of a version that was written again since
+        kept = old if old.chosen and old.chosen.seq > self.stale_until else _with_only(old, frozenset())
+        self.checkpoints[old.name] = replace(
+            kept, stage=Stage.READY, reason="its model is gone", output=None, publishing=None, attempts=0
+        )
 
     def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
         old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)

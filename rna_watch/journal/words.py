@@ -127,6 +127,7 @@ _SENTENCES: dict[type[e.Event], Callable[[Any], str]] = {
         if event.mode
         else f"the metric is {event.metric}, whose direction is not known"
     ),
+    e.Gone: lambda event: f"its model {event.output} is gone, though rna-watch did not remove it",
     e.EvaluationFailed: lambda event: f"evaluation of {event.candidate} failed: {event.reason}",
     e.Finished: lambda event: f"no output: {event.reason}",
     e.Skipped: lambda event: f"left out: {event.reason}",
