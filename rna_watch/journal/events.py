@@ -122,6 +122,15 @@ class WindowStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated(Event):
+    """All combined tensors of this checkpoint equal those of an earlier one, bit for bit: they count once in a window."""
+
+    kind: ClassVar[str] = "repeated"
+    checkpoint: str
+    of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured(Event):
     """Inner products of residuals: the last rows of the window's Gram matrix (one row if the others were known).
 
@@ -356,35 +365,11 @@ class Noted(Event):
 KINDS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        Started,
-        Stopped,
-        Waiting,
-        Refused,
-        Vanished,
-        Aliased,
-        Admitted,
-        WindowStarted,
-        Measured,
-        Searched,
-        Screened,
-        Evaluated,
-        MetricChosen,
-        EvaluationFailed,
-        Chosen,
-        Publishing,
-        Published,
-        Finished,
-        Skipped,
-        Failed,
-        BestMoved,
-        Pruned,
-        Gone,
-        Unpinned,
-        Problem,
-        Solved,
-        Noted,
+        Started, Stopped, Waiting, Refused, Vanished, Aliased, Admitted, WindowStarted, Repeated, Measured,
+        Searched, Screened, Evaluated, MetricChosen, EvaluationFailed, Chosen, Publishing, Published,
+        Finished, Skipped, Failed, BestMoved, Pruned, Gone, Unpinned, Problem, Solved, Noted,
     )
-}
+}  # fmt: skip
 
 
 def to_record(event: Event) -> dict[str, Any]:

@@ -43,6 +43,7 @@ DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
 class Checkpoint:
     """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them.
 
+    `repeats` names an earlier checkpoint that it equals.
     What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
     """
 
@@ -53,6 +54,7 @@ class Checkpoint:
     done_time: float = 0.0
     admitted: e.Admitted | None = None
     starts_window: bool = False
+    repeats: str = ""
     measured: e.Measured | None = None
     searched: e.Searched | None = None
     screened: dict[str, e.Screened] = field(default_factory=dict)
@@ -134,6 +136,8 @@ class RunState:
                 old = self.checkpoints.get(event.checkpoint)
                 seen_time = old.seen_time if old and not old.admitted else event.time
                 self.replaced += _reached(old) if old else []
+                for each in [other for other in self.checkpoints.values() if old and other.repeats == old.name]:
+                    self.checkpoints[each.name] = replace(each, repeats="")
                 self.checkpoints[event.checkpoint] = Checkpoint(
                     name=event.checkpoint,
                     stage=Stage.READY,
@@ -143,6 +147,8 @@ class RunState:
                 )
             case e.Gone():
                 self._take_back(event)
+            case e.Repeated() if event.checkpoint in self.checkpoints:
+                self.checkpoints[event.checkpoint] = replace(self.checkpoints[event.checkpoint], repeats=event.of)
             case _ if hasattr(event, "checkpoint") and event.checkpoint:
                 self._apply_to_checkpoint(event, event.checkpoint)
             case _:

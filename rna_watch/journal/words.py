@@ -121,6 +121,7 @@ _SENTENCES: dict[type[e.Event], Callable[[Any], str]] = {
     e.Vanished: lambda event: "gone before it could be used",
     e.Admitted: lambda event: f"complete: {event.step_kind} {event.step}, {size(event.size_bytes)}, {event.format}",
     e.WindowStarted: lambda event: f"starts a new window: {event.reason}",
+    e.Repeated: lambda event: f"equals {event.of} bit for bit, so that they count once in a window",
     e.Measured: _measured,
     e.MetricChosen: lambda event: (
         f"models are chosen by {event.metric}, {DIRECTIONS.get(event.mode, event.mode)}"
