@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rna_watch.acceleration.candidate import CLAMPED, COMBINED, Candidate
 from rna_watch.acceleration.family import in_one_sentence, single, unevaluated
 from rna_watch.acceleration.methods import ALONE, AVERAGE, RNA
+from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.measurement import NotFiniteError, measure
 from rna_watch.daemon.setup import usable_cores
 from rna_watch.daemon.window import Window
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     Step = tuple[str, int | None]
 
 _SMALLEST_WINDOW = 3
+_EQUAL = "{} of the checkpoints equal the next one bit for bit and are left out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,11 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
     engine = LocalEngine(settings.workers or min(4, usable_cores()))
     try:
         residuals = _residuals(layouts, told, request, engine.map)
+        equal = repeats(layouts, residuals)
+        if equal:
+            layouts = [each for number, each in enumerate(layouts) if number + 1 not in equal]
+            _check_distinct(layouts)
+            residuals = _residuals(layouts, told, request, engine.map)
         candidate, notes = _solve(residuals, request)
         candidate = replace(candidate, statistics=statistics)
         output = outputs.plan(
@@ -111,13 +118,25 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
             metrics={"original": None, AVERAGE: None, "chosen": None},
             better_than_original=None,
             significant=None,
-            reason=notes or candidate.diagnostics.sentence,
+            reason=in_one_sentence(
+                [*([_EQUAL.format(len(equal))] if equal else []), notes or candidate.diagnostics.sentence]
+            ),
             residuals=residuals,
         )
         outputs.write(output, manifest.encode(content), engine.map)
     finally:
         engine.close()
     return content
+
+
+def _check_distinct(layouts: Sequence[Layout]) -> None:
+    if len(layouts) == 1:
+        raise RefusedCheckpoint("all checkpoints are equal bit for bit: there is nothing to combine")
+    if len(layouts) < _SMALLEST_WINDOW:
+        raise RefusedCheckpoint(
+            f"checkpoints that are equal bit for bit count once, and {len(layouts)} are too few: extrapolation needs "
+            f"{_SMALLEST_WINDOW} or more"
+        )
 
 
 def _residuals(layouts: list[Layout], told: dict[str, Step], request: Request, run: Run) -> Residuals:

@@ -62,7 +62,9 @@ def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
                 if checkpoint.chosen
                 else {"original": checkpoint.evaluations.get("last")},
                 "better_than_original": checkpoint.chosen.better_than_original if checkpoint.chosen else None,
-                "output": str(paths.models / checkpoint.output) if checkpoint.output else None,
+                "output": str(paths.models / checkpoint.output)
+                if checkpoint.output and paths.there(checkpoint.output)
+                else None,
             }
             for checkpoint in state.checkpoints.values()
         ],

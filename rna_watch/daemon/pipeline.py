@@ -15,6 +15,7 @@ from rna_watch.acceleration.family import Family, family, in_one_sentence
 from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
 from rna_watch.daemon import kept_model, second_pass
+from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
 from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.publication import Publication
@@ -179,20 +180,19 @@ class Pipeline:
 
     def _process(self, checkpoint: Checkpoint) -> None:
         while True:
-            window = self._window(checkpoint)
+            window = self._window(self._recorder.current(checkpoint.name))
             if window is None:
                 return
             stage = "measuring" if len(window.members) > 1 else "checking"
             residuals = self._measuring.residuals(window, partial(self._run, checkpoint, stage))
-            if residuals is not None:
+            if residuals is not None and not self._repeats(window, residuals):
                 break
             if self._stage(checkpoint.name) is Stage.SKIPPED:
                 return
         self.progress.read_bytes_per_s = self._measuring.read_bytes_per_s
         if len(window.members) < _SMALLEST_WINDOW:
             self._rounds.run(window, residuals, _only_last(residuals), search=False)
-            count = len(window.members)
-            self._finish(checkpoint, f"number {count} of a new window; extrapolation begins with {_SMALLEST_WINDOW}")
+            self._finish(checkpoint, self._too_few(window))
             return
         as_files = self._config.evaluate_command is not None
         if as_files and self._held(checkpoint, self._config.evaluators * window.layouts[-1].size_bytes):
@@ -225,6 +225,26 @@ class Pipeline:
                     outcome.statistics.get(choice.candidate.name),
                     partial(self._run, checkpoint, "writing"),
                 )
+
+    def _repeats(self, window: Window, residuals: Residuals) -> bool:
+        """Whether members of a window equal others, which is recorded: the window is formed again without them."""
+        found = repeats(window.layouts, residuals, self._proceed)
+        for number in found:
+            of = self._recorder.current(window.names[number - 1])
+            self._recorder.record(e.Repeated(checkpoint=window.names[number], of=of.repeats or of.name))
+        return bool(found)
+
+    def _proceed(self) -> None:
+        if self._cancelled:
+            raise Cancelled("stopping")
+
+    def _too_few(self, window: Window) -> str:
+        """Why a window is too short."""
+        newest = self._recorder.current(window.names[-1])
+        if newest.repeats and len(window.members) == 1:
+            return f"every checkpoint of its window equals it bit for bit, as {newest.repeats} does: there is nothing to combine"
+        equal = f"equals {newest.repeats} bit for bit, which counts once; " if newest.repeats else ""
+        return f"{equal}number {len(window.members)} of a new window; extrapolation begins with {_SMALLEST_WINDOW}"
 
     def _held(self, checkpoint: Checkpoint, size_bytes: int) -> bool:
         """Whether there is no room to write so much for a checkpoint; it waits then, and the others go on."""

@@ -194,6 +194,9 @@ class Publication:
         for output, published in list(state.outputs.items()):
             if not (self._paths.models / output).exists():
                 self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
+        for link in self._paths.models.glob("best*") if self._paths.models.is_dir() else ():
+            if not link.exists():
+                output_tree.unlink(link)
         newest = {
             state.series_of(each.checkpoint): each for each in sorted(state.outputs.values(), key=lambda e: e.seq)
         }

@@ -25,6 +25,7 @@ _LOG = logging.getLogger("rna_watch")
 _DURABLE = (e.Publishing, e.Published, e.Admitted, e.BestMoved, e.BestWithdrawn)
 # events of work on a checkpoint; not of an output that was written, which is there whatever became of its checkpoint
 _OF_WORK = (
+    e.Repeated,
     e.Measured,
     e.Searched,
     e.Screened,

@@ -191,7 +191,7 @@ class Sequences:
         """The checkpoints that may stand before this one in a window, oldest first, at most `length`.
 
         They are of the same sequence of names, after its last break (restart, other model), and of smaller steps. The one
-        admitted last counts if two have the same step.
+        admitted last counts if two have the same step, and the first of those that are equal bit for bit (but for this one).
         """
         assert checkpoint.admitted is not None
         sequence = self.of_admitted(checkpoint.admitted)
@@ -211,6 +211,8 @@ class Sequences:
             (admitted.step, admitted.seq, member)
             for member, admitted in members
             if member.usable
+            and not member.repeats
+            and member.name != checkpoint.repeats
             and generations[member.name] == generations[checkpoint.name]
             and (admitted.step, admitted.seq) < mine
         ]
@@ -223,7 +225,8 @@ class Sequences:
         """The checkpoints that a later window of this many residuals, or a window in work, may hold."""
         sequences: dict[str, list[Checkpoint]] = {}
         for checkpoint in by_admission(self._recorder.checkpoints()):
-            if checkpoint.admitted and checkpoint.usable:
+            repeated = checkpoint.repeats and checkpoint.stage not in PENDING
+            if checkpoint.admitted and checkpoint.usable and not repeated:
                 sequences.setdefault(self.of_admitted(checkpoint.admitted), []).append(checkpoint)
         names: set[str] = set()
         for members in sequences.values():

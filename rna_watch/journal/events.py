@@ -147,6 +147,15 @@ class WindowStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated(Event):
+    """All combined tensors of this checkpoint equal those of an earlier one, bit for bit: they count once in a window."""
+
+    kind: ClassVar[str] = "repeated"
+    checkpoint: str
+    of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured(Event):
     """Inner products of residuals: the last rows of the window's Gram matrix (one row if the others were known).
 

@@ -19,6 +19,7 @@ KINDS: dict[str, type[e.Event]] = {
         e.Admitted,
         e.Reread,
         e.WindowStarted,
+        e.Repeated,
         e.Measured,
         e.Searched,
         e.Screened,

@@ -53,6 +53,7 @@ class Best(NamedTuple):
 class Checkpoint:
     """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them.
 
+    `repeats` names an earlier checkpoint that it equals.
     What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
     `chosen_by` is the judge, the metric and the direction that chose, and `under` the start whose settings applied then.
     `taken_up` is why it is worked on once more, and `before` the stage that it had then.
@@ -65,6 +66,7 @@ class Checkpoint:
     done_time: float = 0.0
     admitted: e.Admitted | None = None
     starts_window: bool = False
+    repeats: str = ""
     measured: e.Measured | None = None
     searched: e.Searched | None = None
     screened: dict[str, e.Screened] = field(default_factory=dict)
@@ -188,6 +190,8 @@ class RunState:
                 self.first = self.first or event.checkpoint
                 seen_time = old.seen_time if old and not old.admitted else event.time
                 self.replaced += _reached(old) if old else []
+                for each in [other for other in self.checkpoints.values() if old and other.repeats == old.name]:
+                    self.checkpoints[each.name] = replace(each, repeats="")
                 self.checkpoints[event.checkpoint] = Checkpoint(
                     name=event.checkpoint,
                     stage=Stage.SKIPPED if event.left_out else Stage.READY,
@@ -197,6 +201,8 @@ class RunState:
                     pinned=event.pin != "none",
                     under=self.started,
                 )
+            case e.Repeated() if event.checkpoint in self.checkpoints:
+                self.checkpoints[event.checkpoint] = replace(self.checkpoints[event.checkpoint], repeats=event.of)
             case _ if hasattr(event, "checkpoint") and event.checkpoint:
                 self._apply_to_checkpoint(event, event.checkpoint)
             case _:

@@ -140,6 +140,7 @@ _SENTENCES: dict[type[e.Event], Callable[[Any], str]] = {
     e.Aliased: lambda event: f"is another name of {event.of}",
     e.Reread: lambda event: f"is {event.step_kind} {event.step} of {event.series}, as more names show",
     e.WindowStarted: lambda event: f"starts a new window: {event.reason}",
+    e.Repeated: lambda event: f"equals {event.of} bit for bit, so that they count once in a window",
     e.Measured: _measured,
     e.MetricChosen: lambda event: (
         f"models are chosen by {event.metric}, {DIRECTIONS.get(event.mode, event.mode)}"
