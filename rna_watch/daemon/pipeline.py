@@ -16,6 +16,7 @@ from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
 from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
 from rna_watch.daemon.measurement import Measuring
+from rna_watch.daemon.one_training import followed
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.window import Window, state_of
 from rna_watch.daemon.window_break import joined
@@ -190,7 +191,8 @@ class Pipeline:
         if len(window.members) < _SMALLEST_WINDOW:
             self._rounds.run(window, residuals, _only_last(residuals), search=False)
             count = len(window.members)
-            self._finish(checkpoint, f"number {count} of a new window; extrapolation begins with {_SMALLEST_WINDOW}")
+            new = f"number {count} of a new window; extrapolation begins with {_SMALLEST_WINDOW}"
+            self._finish(checkpoint, f"{new} ({window.begins})" if window.begins else new)
             return
         as_files = self._config.evaluate_command is not None
         if as_files and self._held(checkpoint, self._config.evaluators * window.layouts[-1].size_bytes):
@@ -233,16 +235,18 @@ class Pipeline:
     # -- window and Gram matrix
 
     def _window(self, checkpoint: Checkpoint) -> Window | None:
-        members = [*self._sequences.history(checkpoint, self._config.window), checkpoint]
+        members = [*self._sequences.history(checkpoint, self._config.window), self._recorder.current(checkpoint.name)]
+        members, begins = (members, "") if self._config.one_run else followed(members)
         layouts = joined([self._pins.layout(member) for member in members])
         if not layouts:
             reason = "its bytes are gone or were changed before it could be used"
             self._recorder.record(e.Skipped(checkpoint=checkpoint.name, reason=reason))
             return None
+        begins = begins if len(layouts) == len(members) else ""
         members = members[-len(layouts) :]
         self._recorder.take(members)
         states = [state_of(m, layout, self._config.optimizer_order) for m, layout in zip(members, layouts, strict=True)]
-        return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states))
+        return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states), begins=begins)
 
     def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[tasks_plan.Task]) -> list[Result]:
         total = sum(task.work_bytes for task in tasks)

@@ -114,11 +114,12 @@ class Admitted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowStarted(Event):
-    """The history before this checkpoint is not used with it (other architecture, restart), and why."""
+    """The history before this checkpoint (up to the last, `after`, if that is named) is not used with it, and why."""
 
     kind: ClassVar[str] = "window_started"
     checkpoint: str
     reason: str
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,8 @@ class Measured(Event):
     `residuals` names them, oldest first, as pairs [older, newer] of checkpoints. `rows[-1][j]` is <r_N, r_j>, `rows[-2][j]`
     is <r_{N-1}, r_j>, and so on. `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain
     differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
-    `form_energy` are its rows and rounding energy.
+    `form_energy` are its rows and rounding energy. `matrices` has for each row the squared norms of the older checkpoint, the
+    newer one and their difference, over the first 32,768 elements of each weight matrix.
     """
 
     kind: ClassVar[str] = "measured"
@@ -141,6 +143,7 @@ class Measured(Event):
     form: str = ""
     form_rows: list[list[float]] = field(default_factory=list)
     form_energy: float = 0.0
+    matrices: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
 class Checkpoint:
     """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them.
 
+    `apart_from`: checkpoints of smaller step that are of other trainings, and why.
     What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
     """
 
@@ -53,6 +54,7 @@ class Checkpoint:
     done_time: float = 0.0
     admitted: e.Admitted | None = None
     starts_window: bool = False
+    apart_from: dict[str, str] = field(default_factory=dict)
     measured: e.Measured | None = None
     searched: e.Searched | None = None
     screened: dict[str, e.Screened] = field(default_factory=dict)
@@ -158,7 +160,7 @@ class RunState:
             case e.Aliased():
                 new = replace(old, stage=Stage.ALIAS, reason=f"another name of {event.of}")
             case e.WindowStarted():
-                new = replace(old, starts_window=True, reason=event.reason)
+                new = _apart(old, event)
             case e.Measured():
                 self.read_bytes += event.read_bytes
                 new = replace(old, stage=Stage.MEASURED, measured=event)
@@ -207,6 +209,13 @@ class RunState:
             case _:
                 return
         self.checkpoints[name] = new
+
+
+def _apart(checkpoint: Checkpoint, event: e.WindowStarted) -> Checkpoint:
+    """A checkpoint with which the history before it, or the checkpoint before it, cannot be used."""
+    if not event.after:
+        return replace(checkpoint, starts_window=True, reason=event.reason)
+    return replace(checkpoint, apart_from=checkpoint.apart_from | {event.after: event.reason}, reason=event.reason)
 
 
 def _recipes(searched: e.Searched) -> dict[str, Recipe]:

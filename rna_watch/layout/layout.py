@@ -136,6 +136,8 @@ class Layout:
         carried: the files in it that a copy for use takes over as they are (configuration, tokenizer, metadata).
         kinds: name of the file format of each of `files`, where that is not `format`.
         sources: all groups of tensors that could have been taken as the model.
+        optimizer_steps: the steps that its optimizers count, the largest of them; None if unknown.
+        saved_to: the folder that the trainer says it saves to ("" if unknown).
 
     `architecture` is a digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage.
     """
@@ -154,6 +156,8 @@ class Layout:
     carried: tuple[FileIdentity, ...] = ()
     kinds: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
+    optimizer_steps: int | None = None
+    saved_to: str = ""
     architecture: str = field(init=False)
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ def describe(
     reason: str,
     residuals: Residuals,
     comparisons: Sequence[Mapping[str, Any]] = (),
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
 
@@ -51,6 +52,7 @@ def describe(
         reason: the choice in one sentence.
         residuals: what the weights were found from.
         comparisons: the steps of the choice.
+        notes: what else a person should know of the inputs, in sentences.
     """
     return {
         "schema": SCHEMA,
@@ -67,7 +69,7 @@ def describe(
         "prior": candidate.parameters.get("prior"),
         "mixing": candidate.parameters.get("mixing", 1.0),
         "residuals": residuals.form,
-        "notes": [*residuals.notes, *output.notes],
+        "notes": [*residuals.notes, *output.notes, *notes],
         "statistics": candidate.statistics,
         "metrics": {key: None if value is None else dict(value) for key, value in metrics.items()},
         "better_than_original": better_than_original,
