@@ -165,7 +165,9 @@ def stop(paths: RunPaths) -> None:
     help="Lambda; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
 )
 @some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS)
-@some_settings("normalization", "source", "ignore", "step", "export", "optimizer_state", "workers", "memory_budget")
+@some_settings(
+    "normalization", "source", "ignore", "step", "export", "optimizer_state", "one_run", "workers", "memory_budget"
+)
 @_json("the manifest, and nothing else")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **options: Any) -> None:
@@ -173,7 +175,8 @@ def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **op
     from rna_watch.commands import extrapolate
 
     what = _taken(options, "method", "window", "regularization", "force")
-    manifest = extrapolate.extrapolate(checkpoints, out, extrapolate.Request(settings=config_of(None, options), **what))
+    request = extrapolate.Request(settings=config_of(None, options), **what)
+    manifest = extrapolate.extrapolate(checkpoints, out, request, lambda line: click.echo(f"warning  {line}", err=True))
     click.echo(json.dumps(manifest, indent=2) if as_json else "\n".join(extrapolate.lines(out, manifest)))
 
 

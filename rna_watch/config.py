@@ -112,6 +112,11 @@ class RunConfig(BaseModel):
         2.0, description="Ratio of successive learning rates from which on a new window begins (inf: never)."
     )
 
+    one_run: bool = Field(
+        False,
+        description="Take all checkpoints of a sequence for one training, whatever their weights and counters say.",
+    )
+
     evaluator: str | None = Field(
         None, description="FILE.py:function called with (state_dict, device); returns metrics."
     )

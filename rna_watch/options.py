@@ -67,7 +67,8 @@ def some_settings(*names: str, hidden: Set[str] = frozenset()) -> Callable[[Comm
             if field is None:
                 command = click.option(option, name, default=None, hidden=True)(command)
                 continue
-            shown = field.default if field.default not in {None, ()} else None
+            flag = field.annotation is bool
+            shown = field.default if field.default not in {None, ()} and not flag else None
             command = click.option(
                 option,
                 name,
@@ -76,7 +77,8 @@ def some_settings(*names: str, hidden: Set[str] = frozenset()) -> Callable[[Comm
                 hidden=name in hidden,
                 multiple=name in _LISTS,
                 default=None,
-                metavar=shape_of(name),
+                is_flag=flag,
+                metavar=None if flag else shape_of(name),
                 help=(field.description or "") + (f" [{plain(shown)}]" if shown is not None else ""),
             )(command)
         return command

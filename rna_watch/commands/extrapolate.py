@@ -28,7 +28,7 @@ from rna_watch.window.combine import Combination
 from rna_watch.window.companions import training_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from rna_watch.acceleration.residuals import Residuals
@@ -59,13 +59,16 @@ class Request:
     force: bool
 
 
-def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dict[str, Any]:
+def extrapolate(
+    checkpoints: Sequence[Path], out: Path, request: Request, warn: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Combine checkpoints, write the model to `out` and its manifest to `out`.json; returns the manifest.
 
     Args:
         checkpoints: at least three, in any order; their steps order them.
         out: the model's path.
         request: what to compute.
+        warn: called with each reason why two of them are not of one training; the manifest's notes have them too.
 
     Raises:
         UsageError: too few checkpoints, `out` exists, or it is one of the inputs; what is to be ignored is nothing, or all.
@@ -93,12 +96,16 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
             raise RefusedCheckpoint(f"{older.path} and {newer.path} cannot be combined: {why}")
     engine = LocalEngine(settings.workers or min(4, usable_cores()))
     try:
-        residuals = _residuals(layouts, told, request, engine.map)
+        warnings: list[str] = []
+        residuals = _residuals(layouts, told, request, engine.map, warnings.append)
         equal = repeats(layouts, residuals)
         if equal:
             layouts = [each for number, each in enumerate(layouts) if number + 1 not in equal]
             _check_distinct(layouts)
-            residuals = _residuals(layouts, told, request, engine.map)
+            warnings.clear()
+            residuals = _residuals(layouts, told, request, engine.map, warnings.append)
+        for warning in warnings:
+            warn(warning)
         candidate, notes = _solve(residuals, request)
         candidate = replace(candidate, statistics=statistics)
         output = outputs.plan(
@@ -122,6 +129,7 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
                 [*([_EQUAL.format(len(equal))] if equal else []), notes or candidate.diagnostics.sentence]
             ),
             residuals=residuals,
+            notes=warnings,
         )
         outputs.write(output, manifest.encode(content), engine.map)
     finally:
@@ -139,12 +147,14 @@ def _check_distinct(layouts: Sequence[Layout]) -> None:
         )
 
 
-def _residuals(layouts: list[Layout], told: dict[str, Step], request: Request, run: Run) -> Residuals:
+def _residuals(
+    layouts: list[Layout], told: dict[str, Step], request: Request, run: Run, warn: Callable[[str], None]
+) -> Residuals:
     order = request.settings.optimizer_order
     states = [training_state(layout, told[layout.path][1] or 0, told[layout.path][0], order) for layout in layouts]
     smallest = 1e-8 if request.regularization is None else request.regularization
     try:
-        return measure(Window.of(layouts, states), request.settings, run, smallest=smallest)
+        return measure(Window.of(layouts, states), request.settings, run, smallest=smallest, warn=warn)
     except NotFiniteError as error:
         bad = ", ".join(layouts[number].path for number in error.numbers)
         raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out") from error

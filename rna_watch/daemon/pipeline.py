@@ -18,6 +18,7 @@ from rna_watch.daemon import kept_model, second_pass
 from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
 from rna_watch.daemon.measurement import Measuring
+from rna_watch.daemon.one_training import followed
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.window import Window, state_of
 from rna_watch.daemon.window_break import joined
@@ -244,7 +245,8 @@ class Pipeline:
         if newest.repeats and len(window.members) == 1:
             return f"every checkpoint of its window equals it bit for bit, as {newest.repeats} does: there is nothing to combine"
         equal = f"equals {newest.repeats} bit for bit, which counts once; " if newest.repeats else ""
-        return f"{equal}number {len(window.members)} of a new window; extrapolation begins with {_SMALLEST_WINDOW}"
+        new = f"{equal}number {len(window.members)} of a new window; extrapolation begins with {_SMALLEST_WINDOW}"
+        return f"{new} ({window.begins})" if window.begins else new
 
     def _held(self, checkpoint: Checkpoint, size_bytes: int) -> bool:
         """Whether there is no room to write so much for a checkpoint; it waits then, and the others go on."""
@@ -286,7 +288,8 @@ class Pipeline:
     # -- window and Gram matrix
 
     def _window(self, checkpoint: Checkpoint) -> Window | None:
-        members = [*self._sequences.history(checkpoint, self._config.window), checkpoint]
+        members = [*self._sequences.history(checkpoint, self._config.window), self._recorder.current(checkpoint.name)]
+        members, begins = (members, "") if self._config.one_run else followed(members)
         layouts = joined([self._pins.layout(member) for member in members])
         if checkpoint.taken_up is not None and len(layouts) < second_pass.inputs_of(checkpoint, self._config):
             self._leave(checkpoint, "the inputs of its model are gone")
@@ -295,10 +298,11 @@ class Pipeline:
             reason = "its bytes are gone or were changed before it could be used"
             self._recorder.record(e.Skipped(checkpoint=checkpoint.name, reason=reason))
             return None
+        begins = begins if len(layouts) == len(members) else ""
         members = members[-len(layouts) :]
         self._recorder.take(members)
         states = [state_of(m, layout, self._config.optimizer_order) for m, layout in zip(members, layouts, strict=True)]
-        return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states))
+        return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states), begins=begins)
 
     def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[tasks_plan.Task]) -> list[Result]:
         total = sum(task.work_bytes for task in tasks)

@@ -96,6 +96,7 @@ class Publication:
                 reason=chosen.reason,
                 residuals=residuals,
                 comparisons=chosen.comparisons,
+                notes=[window.begins] if window.begins else [],
             )
         )
         self._intend(checkpoint, model, content)

@@ -44,11 +44,15 @@ def state_of(checkpoint: Checkpoint, layout: Layout, order: Order) -> TrainingSt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """K = N + 1 checkpoints, oldest first, with their layouts and the state of the training at each."""
+    """K = N + 1 checkpoints, oldest first, with their layouts and the state of the training at each.
+
+    `begins` says why it does not reach further back, where what lies before is of another training.
+    """
 
     members: tuple[Checkpoint, ...]
     layouts: tuple[Layout, ...]
     states: tuple[TrainingState, ...] = field(default=())
+    begins: str = ""
 
     @classmethod
     def of(cls, layouts: Sequence[Layout], states: Sequence[TrainingState]) -> Window:

@@ -42,12 +42,17 @@ def find_optimizer(tree: object, place: Callable[[PickledTensor], int | None]) -
         tree: what the checkpoint holds.
         place: the byte offset of a tensor's first element, None if it does not lie in the file in one piece.
     """
-    if not isinstance(tree, dict):
-        return None
-    found = [state for key in OPTIMIZER_KEYS for state in _states(dict.get(tree, key))]
+    found = optimizers(tree)
     if len(found) > 1:
         return OptimizerState(kind=SEVERAL, groups=(), members=())
     return _read(found[0], place) if found else None
+
+
+def optimizers(tree: object) -> list[dict[str, Any]]:
+    """The state dicts of all optimizers in a checkpoint's tree."""
+    if not isinstance(tree, dict):
+        return []
+    return [state for key in OPTIMIZER_KEYS for state in _states(dict.get(tree, key))]
 
 
 def _states(value: object) -> list[dict[str, Any]]:

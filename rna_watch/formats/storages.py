@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import model_source, optimizer_state
+from rna_watch.formats import model_source, optimizer_state, training_marks
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Chunk, Extent, Layout, Role, TensorView
 from rna_watch.layout.strides import merge_runs, runs
@@ -56,6 +56,8 @@ def layout(
         optimizer=optimizer_state.find_optimizer(tree, lambda tensor: first_byte(tensor, locate)),
         sources=model_source.sources(tree),
         parts=parts,
+        optimizer_steps=training_marks.optimizer_steps(tree, value),
+        saved_to=training_marks.saved_to(tree),
     )
 
 

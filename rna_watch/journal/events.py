@@ -139,11 +139,12 @@ class Reread(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowStarted(Event):
-    """The history before this checkpoint is not used with it (other architecture, restart), and why."""
+    """The history before this checkpoint (up to the last, `after`, if that is named) is not used with it, and why."""
 
     kind: ClassVar[str] = "window_started"
     checkpoint: str
     reason: str
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +164,8 @@ class Measured(Event):
     is <r_{N-1}, r_j>, and so on. `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain
     differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
     `form_energy` are its rows and rounding energy. `ignored` are the tensors that were left out, and `inputs` the keys of
-    the K models (0.1.0 wrote none).
+    the K models (0.1.0 wrote none). `matrices` has for each row the squared norms of the older checkpoint, the newer one and
+    their difference, over the first 32,768 elements of each weight matrix.
     """
 
     kind: ClassVar[str] = "measured"
@@ -178,6 +180,7 @@ class Measured(Event):
     form_energy: float = 0.0
     ignored: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
+    matrices: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ class Best(NamedTuple):
 class Checkpoint:
     """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them.
 
-    `repeats` names an earlier checkpoint that it equals.
+    `repeats` names an earlier checkpoint that it equals, and `apart_from` those of smaller step that are of other trainings.
     What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
     `chosen_by` is the judge, the metric and the direction that chose, and `under` the start whose settings applied then.
     `taken_up` is why it is worked on once more, and `before` the stage that it had then.
@@ -67,6 +67,7 @@ class Checkpoint:
     admitted: e.Admitted | None = None
     starts_window: bool = False
     repeats: str = ""
+    apart_from: dict[str, str] = field(default_factory=dict)
     measured: e.Measured | None = None
     searched: e.Searched | None = None
     screened: dict[str, e.Screened] = field(default_factory=dict)
@@ -278,7 +279,7 @@ class RunState:
             case e.Reread():
                 new = self._reread(event, old)
             case e.WindowStarted():
-                new = replace(old, starts_window=True, reason=event.reason)
+                new = _apart(old, event)
             case e.Measured():
                 self.read_bytes += event.read_bytes
                 new = replace(old, stage=Stage.MEASURED, measured=self._keyed(event))
@@ -316,6 +317,13 @@ class RunState:
             case _:
                 return
         self.checkpoints[name] = new
+
+
+def _apart(checkpoint: Checkpoint, event: e.WindowStarted) -> Checkpoint:
+    """A checkpoint with which the history before it, or the checkpoint before it, cannot be used."""
+    if not event.after:
+        return replace(checkpoint, starts_window=True, reason=event.reason)
+    return replace(checkpoint, apart_from=checkpoint.apart_from | {event.after: event.reason}, reason=event.reason)
 
 
 def _recipes(searched: e.Searched) -> dict[str, Recipe]:

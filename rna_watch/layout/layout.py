@@ -146,6 +146,8 @@ class Layout:
         sources: all groups of tensors that could have been taken as the model.
         parts: the key paths in `source`, where they are several: names of tensors begin with them.
         ignore: glob patterns of names; the tensors that match, and those that share their storage, are copied.
+        optimizer_steps: the steps that its optimizers count, the largest of them; None if unknown.
+        saved_to: the folder that the trainer says it saves to ("" if unknown).
 
     `architecture` is a digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage, but of
     tensors that are copied names and dtypes alone, and of ignored ones nothing. `structure` is a digest of all of it.
@@ -168,6 +170,8 @@ class Layout:
     sources: tuple[Source, ...] = ()
     parts: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    optimizer_steps: int | None = None
+    saved_to: str = ""
     architecture: str = field(init=False)
     structure: str = field(init=False)
     ignored: tuple[str, ...] = field(init=False)

@@ -1,0 +1,211 @@
+"""Whether neighbouring checkpoints of a window are of one training, by their weights and by what they say of it.
+
+Let a be a checkpoint, b the next one, and d = b - a. Of small trainings (`python -m tests.benchmarks breaks`: networks with and
+without normalization, SGD and Adam from small to diverging rates, warm-up, restarts of rate and optimizer, GANs, fine-tuning) and
+two real ones was measured:
+    kept      <a, b> / (|a| min(|a|, |b|)) over weight matrices: what of a is left in b. Gradients are nearly orthogonal to random
+              weights, so that it stays near 1 while weights grow, where the cosine falls to .01. Within a training at least .67,
+              .36 where a rate of 1 blows it up; between trainings from scratch -.1 to .2, up to .5 where large rates give all
+              networks the same bias.
+    back      the least distance from b to a checkpoint before a, relative to |d|: 1 or less where b goes back past a. Within a
+              training at least 1.0, but for full-batch gradient descent that oscillates (.5) and rates that blow it up (.86 if
+              all checkpoints before a must be nearer). From the end of one fine-tuning to the begin of another .2 to .997.
+Where several models are the ends of trainings from one start, they are as far from each other as those of a training that has
+become stationary: only counters tell them apart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rna_watch.window.marks import is_clock, marks_of
+from rna_watch.window.segments import matrix_elements
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from rna_watch.daemon.window import Window
+    from rna_watch.journal.events import Measured
+    from rna_watch.journal.replay import Checkpoint
+    from rna_watch.window.marks import Marks
+
+    Float64 = npt.NDArray[np.float64]
+
+_KEPT = 0.3
+_DOUBTFUL = 0.5  # kept, where the step is also out of proportion
+_CHANCE = 3.0  # standard deviations of the cosine of two random directions
+_JUMP = 2.0  # a step out of proportion, relative to the one before
+_GROWING = 1.3  # a step that no oscillation makes after the one before
+_STILL = 1.3  # below: as far from checkpoints before as from the last one
+_ON = -0.35  # cosine with the step before; .01 of the steps within a training turn back further
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two neighbouring checkpoints a and b of a window, and the steps up to a in the same training.
+
+    `matrices` are |a|^2, |b|^2 and |b - a|^2 over `elements` numbers of weight matrices (None: unknown). `steps_nn` `(N, N)`
+    are the inner products of the steps, the pair's last; `intervals` `(N,)` are their lengths. `marks` are what a and b say.
+    """
+
+    older: str
+    matrices: tuple[float, float, float] | None
+    elements: int
+    steps_nn: Float64
+    intervals: tuple[float, ...]
+    marks: tuple[Marks, Marks]
+
+
+def other_training(pair: Pair) -> str:
+    """Why b is of another training than a, in words, with figures ("" if nothing says so)."""
+    size = math.sqrt(max(float(pair.steps_nn[-1, -1]), 0.0))
+    if not math.isfinite(size) or size == 0.0:
+        return ""
+    return _of_weights(pair) or _of_marks(pair) or _of_path(pair)
+
+
+def _of_weights(pair: Pair) -> str:
+    """Too little of the older weights is left."""
+    if pair.matrices is None or not all(math.isfinite(each) and each > 0.0 for each in pair.matrices):
+        return ""
+    a, b, d = map(math.sqrt, pair.matrices)
+    inner = (a * a + b * b - d * d) / 2.0
+    kept = inner / (a * min(a, b))
+    chance = _CHANCE * max(1.0, b / a) / math.sqrt(pair.elements)
+    jump = _jump(pair)
+    if kept + chance >= (_DOUBTFUL if jump > _JUMP else _KEPT):
+        return ""
+    proportion = f", {jump:.3g} times the step before" if jump > _JUMP else ""
+    return (
+        f"its weights do not go on from those of {pair.older}: the weight matrices have a cosine of {inner / (a * b):.2f}, and "
+        f"the step between them is {d / b:.2g} times their norm{proportion}; it is another training, or one begun anew"
+    )
+
+
+def _of_marks(pair: Pair) -> str:
+    """Counters went back, or stood still, or the trainer saves elsewhere, and the step does not go on from those before."""
+    a, b = pair.marks
+    common = a.counters.keys() & b.counters.keys()
+    grown = {name for name in common if b.counters[name] > a.counters[name]}
+    # a counter within an epoch begins again with each; so does an epoch within a phase
+    fallen = sorted(
+        name for name in common if b.counters[name] < a.counters[name] and (is_clock(name) or not any(grown - {name}))
+    )
+    known = len(pair.steps_nn) > 1
+    if fallen or (a.saved_to and b.saved_to and a.saved_to != b.saved_to):
+        if known and _turn(pair) > _ON and _jump(pair) < _JUMP:
+            return ""  # a training that was resumed
+        if fallen:
+            name = fallen[0]
+            return (
+                f"{name} fell from {a.counters[name]} in {pair.older} to {b.counters[name]} in it, and its weights do not go on "
+                "from there; it is another training"
+            )
+        return (
+            f"it was saved by a training that writes to {b.saved_to}, {pair.older} by one that writes to {a.saved_to}"
+        )
+    clocks = sorted(filter(is_clock, common))
+    if known and clocks and not grown and (distance := min(_back(pair))) < _STILL:
+        name = clocks[0]
+        return (
+            f"{name} stands at {b.counters[name]} in it and in {pair.older} though their weights differ, and one before is no "
+            f"further from it ({distance:.2f} times as far); they are several trainings from one start"
+        )
+    return ""
+
+
+def _of_path(pair: Pair) -> str:
+    """It lies nearer to all checkpoints before the last one than to that."""
+    if len(pair.steps_nn) == 1:
+        return ""
+    furthest = max(_back(pair))
+    if furthest >= 1.0 or (len(pair.steps_nn) == 2 and _jump(pair) < _GROWING):
+        return ""
+    return (
+        f"it lies nearer to each checkpoint before {pair.older} than to that (at most {furthest:.2f} times as far), its step is "
+        f"{_jump(pair):.3g} times the one before; it is another training from the same start, or one that went back"
+    )
+
+
+def _turn(pair: Pair) -> float:
+    """The cosine of the step with the one before."""
+    products = pair.steps_nn[-2:, -2:]
+    length = math.sqrt(float(products[0, 0] * products[1, 1]))
+    return float(products[0, 1]) / length if length else 0.0
+
+
+def _jump(pair: Pair) -> float:
+    """The length of the step relative to the one before, of as many training steps at least; 1 where it is the first."""
+    if len(pair.steps_nn) == 1 or pair.steps_nn[-2, -2] <= 0.0:
+        return 1.0
+    longer = max(1.0, pair.intervals[-1] / pair.intervals[-2])
+    return math.sqrt(float(pair.steps_nn[-1, -1] / pair.steps_nn[-2, -2])) / longer
+
+
+def _back(pair: Pair) -> list[float]:
+    """The distances of b from the checkpoints before a, the newest first, relative to that from a."""
+    n = len(pair.steps_nn)
+    newest = float(pair.steps_nn[-1, -1])
+    squares = (float(pair.steps_nn[first:, first:].sum()) for first in range(n - 2, -1, -1))
+    return [math.sqrt(max(each, 0.0) / newest) for each in squares]
+
+
+def breaks(window: Window, measured: Measured, steps_nn: Float64) -> dict[int, str]:
+    """The pairs of a window at which another training begins, of those that are measured now, and why.
+
+    Args:
+        window: K checkpoints, oldest first.
+        measured: the newest rows; pairs of older rows were looked at when those were new.
+        steps_nn: the inner products (N, N) of all steps.
+
+    Returns:
+        number of the pair, 0 for the oldest two, -> the reason.
+
+    Raises:
+        InputChanged: a checkpoint is gone or was changed.
+    """
+    found: dict[int, str] = {}
+    n, begin = len(steps_nn), 0
+    elements = matrix_elements(window.layouts[-1])
+    for row in range(len(measured.rows)):
+        number = n - len(measured.rows) + row
+        figures = measured.matrices[row] if elements and measured.matrices else None
+        reason = other_training(
+            Pair(
+                older=window.names[number],
+                matrices=(figures[0], figures[1], figures[2]) if figures else None,
+                elements=elements,
+                steps_nn=steps_nn[begin : number + 1, begin : number + 1],
+                intervals=_intervals(window)[begin : number + 1],
+                marks=(marks_of(window.layouts[number]), marks_of(window.layouts[number + 1])),
+            )
+        )
+        if reason:
+            found[number], begin = reason, number + 1
+    return found
+
+
+def _intervals(window: Window) -> tuple[float, ...]:
+    """The lengths of the intervals between checkpoints, in training steps or what else counts them; 1 where that is unknown."""
+    steps = [state.steps for state in window.states]
+    lengths = [newer - older for older, newer in pairwise(steps)]
+    return tuple(map(float, lengths)) if all(length > 0 for length in lengths) else (1.0,) * len(lengths)
+
+
+def followed(members: Sequence[Checkpoint]) -> tuple[list[Checkpoint], str]:
+    """The newest of these, up to a pair that was found to be of two trainings, and why they begin there ("" if all are taken).
+
+    Args:
+        members: checkpoints in the order of their steps.
+    """
+    for number in range(len(members) - 1, 0, -1):
+        reason = members[number].apart_from.get(members[number - 1].name)
+        if reason is not None:
+            return list(members[number:]), f"the window begins with {members[number].name}: {reason}"
+    return list(members), ""
