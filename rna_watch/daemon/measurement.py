@@ -103,7 +103,7 @@ def measure(
     if new or own is None or (own.form, own.ignored) != (key, ignored) or own.inputs[-1:] != window.keys[-1:]:
         own, problem = _read(window, max(new, 1), form, key, companions, budget_mib, run)
         products |= known_products([own])
-        breaks = {} if settings.one_run else one_training.breaks(window, own, assemble(window.residuals, products))
+        breaks = {} if settings.one_run else one_training.breaks(window, own, assemble(pairs, products))
         for number, reason in breaks.items():
             if warn is None:
                 raise SeveralTrainingsError(breaks)
