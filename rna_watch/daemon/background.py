@@ -125,7 +125,8 @@ class _Repeated(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a line is new."""
         line = record.getMessage()
-        text = nameless(line.partition("  ")[0], line)
+        name, gap, _ = line.partition("  ")
+        text = nameless(name if gap else "", line)
         new = text not in self._said
         self._said.add(text)
         return new

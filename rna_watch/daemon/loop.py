@@ -98,6 +98,7 @@ class Daemon:
         self._handled_for: Engine | None = None
         self._error: RnaWatchError | None = None
         self._pipeline: Pipeline | None = None
+        self._publication = Publication(config, paths, recorder)
         self._sequences = Sequences(recorder, paths.journal, config.step)
         self._disk_reserve = DiskReserve(config, paths.output, recorder)
         self._pins = Pins(config, paths, recorder, self._disk_reserve, self._proceed)
@@ -182,8 +183,9 @@ class Daemon:
                 evaluator_digest=evaluator_digest(self._config.evaluator, self._config.evaluate_command),
             )
         )
-        Publication(self._config, self._paths, self._recorder).settle()
+        self._publication.settle()
         self._foreign = self._admission.readmit()
+        self._publication.settle_source(self._foreign)
 
     def _start_hints(self, hints: Hints) -> None:
         if self._until_done:
@@ -338,7 +340,7 @@ class Daemon:
             pipeline = self._set_up()
             second = SecondPass(
                 self._config,
-                self._paths,
+                self._publication,
                 self._recorder,
                 self._sequences,
                 self._pins,

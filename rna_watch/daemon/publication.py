@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.daemon.second_pass import within
+from rna_watch.daemon.order import by_admission
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
@@ -21,7 +21,7 @@ from rna_watch.publishing import output as outputs
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
@@ -162,7 +162,13 @@ class Publication:
     def worth_writing(self, checkpoint: Checkpoint) -> bool:
         """Whether the model that was chosen anew for a checkpoint would be kept: as one of the newest, or as the best."""
         state = self._recorder.state
-        return within(self._config.keep, state, checkpoint) or best_so_far(state, checkpoint.name) is not None
+        best = state.best_of(checkpoint.name)
+        lost = best is not None and best.checkpoint == checkpoint.name and not self.exists(best.output)
+        return lost or within(self._config.keep, state, checkpoint) or best_so_far(state, checkpoint.name) is not None
+
+    def exists(self, output: str | None) -> bool:
+        """Whether an output is there, by its path in the output tree."""
+        return output is not None and (self._paths.models / output).exists()
 
     def size_bytes(self, newest: Layout) -> int:
         """The most room that a window's model takes, with its plain copy."""
@@ -193,11 +199,11 @@ class Publication:
         """
         state = self._recorder.state
         for output, published in list(state.outputs.items()):
-            if not (self._paths.models / output).exists():
+            if not self.exists(output):
                 self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
         for link in self._paths.models.glob("best*") if self._paths.models.is_dir() else ():
             if not link.exists():
-                output_tree.unlink(link)
+                output_tree.unpoint(link)
         newest = {
             state.series_of(each.checkpoint): each for each in sorted(state.outputs.values(), key=lambda e: e.seq)
         }
@@ -207,13 +213,25 @@ class Publication:
                 self._point(published.checkpoint, self._paths.models / published.output)
         self._prune()
 
+    def settle_source(self, foreign: Collection[str]) -> None:
+        """Withdraw `best` if the setting `source` names another model now.
+
+        Args:
+            foreign: the checkpoints that do not hold that model, or not any more.
+        """
+        state = self._recorder.state
+        for series, (moved, by) in list(state.bests.items()):
+            of = state.checkpoints[moved.checkpoint]
+            if by is not None and (of.name in foreign or of.key[1] != by[0][1]):
+                self.withdraw_best(series, "the setting source names another model now")
+
     def _place(self, checkpoint: Checkpoint) -> Path:
         """The path of a model: its checkpoint's name, or another if that would replace what `best` names by a worse model."""
         name, best = checkpoint.name, self._recorder.state.best_of(checkpoint.name)
         model = self._paths.models / name
         again = model.with_name(f"{steps.stem(name)}{_AGAIN}{steps.ending(name)}")
         assert checkpoint.admitted is not None
-        if best is None or not (self._paths.models / best.output).exists():
+        if best is None or not self.exists(best.output):
             return model
         if checkpoint.taken_up is None:
             return again if best.output == name and best.seq < checkpoint.admitted.seq else model
@@ -253,10 +271,7 @@ class Publication:
         if as_good_as_best(state, name):
             self._link(link, model)
         elif current.chosen is not None and current.chosen.better_than_original is not None:
-            output_tree.unlink(self._paths.models / link)
-            self._recorder.record(
-                e.BestWithdrawn(checkpoint=name, output=self._paths.in_tree(model), reason=current.reason)
-            )
+            self.withdraw_best(current.series, current.reason)
 
     def _link(self, name: str, model: Path) -> None:
         link = self._paths.models / name
@@ -265,6 +280,14 @@ class Publication:
         else:
             what = f"rna-watch did not make {link}, so it does not name the {name.partition('.')[0]} model"
             self._recorder.problem(f"link {name}", what, "move it away")
+
+    def withdraw_best(self, series: str, reason: str) -> None:
+        """Let the best of a series name nothing, and say why; the model stays as long as the newest few do."""
+        best = self._recorder.state.bests.get(series)
+        if best is not None:
+            output_tree.unpoint(self._paths.models / link_name("best", series, self._recorder.state))
+            moved = best.moved
+            self._recorder.record(e.BestWithdrawn(checkpoint=moved.checkpoint, output=moved.output, reason=reason))
 
     def _prune(self) -> None:
         """Remove what is neither the best of its series nor one of the newest of it."""
@@ -306,6 +329,16 @@ def link_name(role: str, series: str, state: RunState) -> str:
 
 def _plain(series: str) -> str:
     return "".join(each if each.isprintable() and each != "/" else "_" for each in series)
+
+
+def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:
+    """Whether the model of a checkpoint is one of the newest of its series that are kept."""
+    models = [
+        c.name
+        for c in by_admission(list(state.checkpoints.values()))
+        if c.name == checkpoint.name or (Stage.PUBLISHED in {c.stage, c.before} and c.series == checkpoint.series)
+    ]
+    return checkpoint.name in models[-keep:]
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rna_watch.acceleration.methods import LAST
 from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.publication import within
 from rna_watch.daemon.window_break import joined
 from rna_watch.journal import events as e
 from rna_watch.journal.kept import without_effect
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.pins import Pins
+    from rna_watch.daemon.publication import Publication
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.sequences import Sequences
     from rna_watch.journal.replay import Checkpoint, RunState
-    from rna_watch.journal.run_paths import RunPaths
 
 MAKE, EVALUATE = "make", "evaluate"
 _FAILURES = 3  # in a row: an evaluator that fails on these fails on the rest
@@ -39,7 +40,7 @@ class SecondPass:
 
     Args:
         config: the settings.
-        paths: where the run and its outputs lie.
+        publication: what became of outputs.
         recorder: journal and state, with the present start in it.
         sequences: which checkpoints follow each other.
         pins: the window store.
@@ -50,7 +51,7 @@ class SecondPass:
     def __init__(
         self,
         config: RunConfig,
-        paths: RunPaths,
+        publication: Publication,
         recorder: Recorder,
         sequences: Sequences,
         pins: Pins,
@@ -59,7 +60,7 @@ class SecondPass:
         foreign: Collection[str] = (),
     ) -> None:
         self._config = config
-        self._paths = paths
+        self._publication = publication
         self._recorder = recorder
         self._sequences = sequences
         self._pins = pins
@@ -67,6 +68,7 @@ class SecondPass:
         self._evaluating = bool(config.evaluator or config.evaluate_command)
         self._failed = 0
         self._stay = 0
+        self._ended = False
         done = [c for c in by_admission(recorder.checkpoints()) if c.stage in DONE and c.name not in foreign]
         self._queue = deque(self._due(done))
         if not again and (line := without_effect_on(recorder.state, done)):
@@ -105,7 +107,7 @@ class SecondPass:
 
     def _gone(self, checkpoint: Checkpoint) -> bool:
         """Whether a model that is to be kept is not there."""
-        if checkpoint.stage is not Stage.PUBLISHED or self._exists(checkpoint.output):
+        if checkpoint.stage is not Stage.PUBLISHED or self._publication.exists(checkpoint.output):
             return False
         state = self._recorder.state
         best = state.best_of(checkpoint.name)
@@ -115,14 +117,11 @@ class SecondPass:
         newer = [
             output
             for output, published in state.outputs.items()
-            if self._exists(output)
+            if self._publication.exists(output)
             and state.ages[output] > age
             and state.series_of(published.checkpoint) == checkpoint.series
         ]
         return len(newer) < self._config.keep and within(self._config.keep, state, checkpoint)
-
-    def _exists(self, output: str | None) -> bool:
-        return output is not None and (self._paths.models / output).exists()
 
     def next(self) -> str | None:
         """The next checkpoint to work on, which is pending now; None if there is no more."""
@@ -139,17 +138,28 @@ class SecondPass:
                 return None
             how = due.how if due.how == EVALUATE or self._inputs_there(checkpoint) else EVALUATE
             if how == EVALUATE and not self._left_to_evaluate(checkpoint):
-                self._stay += self._again or due.how == EVALUATE or checkpoint.judge != self._recorder.state.judge
+                self._stay += self._again or bool(
+                    self._unjudged(checkpoint) and not self._evaluated_in_part(checkpoint)
+                )
                 continue
             self._recorder.record(e.TakenUp(checkpoint=due.name, how=how, reason=due.reason))
             return due.name
-        if self._stay:
-            text = (
-                f"{self._stay} stay as they are: neither the inputs of their models nor anything to evaluate is there"
-            )
-            self._recorder.record(e.Noted(text=text))
-            self._stay = 0
+        if not self._ended:
+            self._ended = True
+            self._end()
         return None
+
+    def _end(self) -> None:
+        for series, best in list(self._recorder.state.bests.items()):
+            if not self._publication.exists(best.moved.output):
+                self._publication.withdraw_best(series, "its file is gone, and so are its inputs")
+        if self._stay:
+            what = "neither the inputs of their models nor anything to evaluate is there"
+            self._recorder.record(e.Noted(text=f"{self._stay} stay as they are: {what}"))
+
+    def _evaluated_in_part(self, checkpoint: Checkpoint) -> bool:
+        """Whether the present evaluator judged what was left of a checkpoint, so that it is not reported at each start."""
+        return bool(checkpoint.evaluations) and checkpoint.judge == self._recorder.state.judge
 
     def ended(self, name: str) -> None:
         """Take note of how the work on a checkpoint ended."""
@@ -172,7 +182,7 @@ class SecondPass:
         known = checkpoint.evaluations if checkpoint.judge == self._recorder.state.judge else {}
         if self._evaluating and LAST not in known and self._pins.layout(checkpoint) is not None:
             return True
-        if checkpoint.chosen is None or not self._exists(checkpoint.output):
+        if checkpoint.chosen is None or not self._publication.exists(checkpoint.output):
             return False
         return checkpoint.chosen.candidate not in known or not self._evaluating or bool(self._config.metric)
 
@@ -182,16 +192,6 @@ def inputs_of(checkpoint: Checkpoint, config: RunConfig) -> int:
     if checkpoint.chosen is not None:
         return min(len(checkpoint.chosen.inputs), config.window + 1)
     return min(len(checkpoint.measured.residuals) if checkpoint.measured else 0, config.window) + 1
-
-
-def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:
-    """Whether the model of a checkpoint is one of the newest of its series that are kept."""
-    models = [
-        c.name
-        for c in by_admission(list(state.checkpoints.values()))
-        if c.name == checkpoint.name or (Stage.PUBLISHED in {c.stage, c.before} and c.series == checkpoint.series)
-    ]
-    return checkpoint.name in models[-keep:]
 
 
 def without_effect_on(state: RunState, done: list[Checkpoint]) -> str:

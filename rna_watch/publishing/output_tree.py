@@ -78,8 +78,8 @@ def point(link: Path, target: Path) -> bool:
     return True
 
 
-def unlink(link: Path) -> None:
-    """Remove a link of ours; what is no link stays."""
+def unpoint(link: Path) -> None:
+    """Remove a symbolic link of the output tree; something else that has its name stays."""
     if link.is_symlink():
         link.unlink(missing_ok=True)
 

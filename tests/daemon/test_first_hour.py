@@ -13,22 +13,13 @@ import torch
 from rna_watch.comparison.comparison import compare
 from rna_watch.journal import log
 from rna_watch.journal.replay import RunState, replay
+from tests.daemon import distance
 from tests.daemon.runs import events, rna_watch, train
 
 if TYPE_CHECKING:
     import subprocess
 
 COUNT = 7
-# the loss is that of the test's network; "sharpness" has another best checkpoint
-EVALUATOR = """
-import sys
-sys.path.insert(0, {folder!r})
-import evaluator
-
-def evaluate(state_dict, device):
-    loss = evaluator.evaluate(state_dict, device)["loss"]
-    return {{"loss": {scale} * loss, "accuracy": float(state_dict["first.bias"][:3].sum())}}
-"""
 BROKEN = "def evaluate(state_dict, device):\n    return state_dict['fc.weight']\n"
 
 
@@ -50,8 +41,9 @@ class _Run:
 
     def write(self, *, scale: float = 1.0, broken: bool = False) -> None:
         """Write or edit the evaluator."""
-        text = EVALUATOR.format(folder=str(Path(__file__).parent), scale=scale)
-        self.evaluator.write_text(BROKEN if broken else text)
+        distance.write(self.evaluator, self.folder, loss=(2, 3, 4), accuracy=(4, 5, 6), scale=scale)
+        if broken:
+            self.evaluator.write_text(BROKEN)
 
     def once(self, *arguments: str, evaluator: bool = True) -> subprocess.CompletedProcess[str]:
         """`rna-watch once`."""
@@ -125,17 +117,19 @@ def test_compare_and_best_are_right_after_each_change(tmp_path: Path) -> None:
 
     run.write()
     assert run.once(*keep).returncode == 0
-    run.check("loss")
+    bests = [run.check("loss").best]
     evaluated = len(events(run.folder, "evaluated"))
 
     run.write(scale=100.0)
     assert run.once(*keep).returncode == 0
     assert len(events(run.folder, "evaluated")) >= 2 * evaluated
-    run.check("loss")
+    bests += [run.check("loss").best]
     evaluated = len(events(run.folder, "evaluated"))
 
     assert run.once(*keep, "--metric", "accuracy").returncode == 0
-    run.check("accuracy")
+    bests += [run.check("accuracy").best]
+    assert all(bests)
+    assert len({best.value for best in bests if best}) == 3
     assert len(events(run.folder, "evaluated")) == evaluated
 
     assert run.once(*keep, "--metric", "accuracy", "--source", "slow").returncode == 0
