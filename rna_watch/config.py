@@ -109,7 +109,8 @@ class RunConfig(BaseModel):
     )
     metric: str | None = Field(None, description="The metric to choose by; the evaluator's first if not given.")
     mode: Literal["min", "max"] | None = Field(
-        None, description="Whether the metric is minimized or maximized; told from whole words of its name if not given."
+        None,
+        description="Whether the metric is minimized or maximized; told from whole words of its name if not given.",
     )
     first_round: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
