@@ -130,7 +130,7 @@ class Daemon:
         finally:
             hints.stop()
             self._work_ready.set()
-            if self._pipeline is not None and not self._done():
+            if self._pipeline is not None and self._stop_reason != "done":
                 self._pipeline.cancel()
             if worker.is_alive():
                 worker.join(_JOIN_S)
@@ -397,6 +397,3 @@ class Daemon:
     def _next(self) -> str | None:
         since_error_s = time.monotonic() - self._progress().last_error_time
         return next_in_line(self._recorder.checkpoints(), self._attempted, since_error_s, self._disk_reserve.holds)
-
-    def _done(self) -> bool:
-        return self._stop_reason == "done"

@@ -34,7 +34,7 @@ from rna_watch.errors import (
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.metric import mode_of
-from rna_watch.journal.recipe import recorded
+from rna_watch.journal.recipe import searched
 from rna_watch.journal.replay import Stage
 from rna_watch.publishing import manifest
 
@@ -206,7 +206,7 @@ class Pipeline:
                 self._leave(checkpoint, "nothing could be evaluated")
                 return
             outcome.family = self._rounds.unevaluated(window, residuals)
-        self._record_search(checkpoint, residuals, outcome.family)
+        self._recorder.record(searched(checkpoint.name, residuals.form, outcome.family))
         choice = self._choose(checkpoint, window.names, residuals.form, outcome, window=window)
         if choice is None:
             self._finish(checkpoint, in_one_sentence(outcome.family.notes) or "the family holds only the original")
@@ -330,27 +330,6 @@ class Pipeline:
         limit = self._config.max_candidates
         return family(
             residuals, self._config.search(limit=limit if self._config.first_round is None else SCREENED * limit)
-        )
-
-    def _record_search(self, checkpoint: Checkpoint, residuals: Residuals, searched: Family) -> None:
-        self._recorder.record(
-            e.Searched(
-                checkpoint=checkpoint.name,
-                residuals=residuals.form,
-                candidates=[
-                    {
-                        "name": each.name,
-                        **recorded(each),
-                        "weights": list(each.weights),
-                        "sentence": each.diagnostics.sentence,
-                    }
-                    for each in searched.candidates
-                ],
-                duplicates=searched.duplicates,
-                left_out=list(searched.left_out),
-                notes=list(searched.notes),
-                twins=[{"name": each.name, **recorded(each)} for each, _ in searched.twins],
-            )
         )
 
     def _choose(

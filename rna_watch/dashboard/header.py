@@ -8,7 +8,7 @@ from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, pack, spread, tail_of, wrap
 from rna_watch.journal.quantities import age, duration, gain, number, places, plain, size
-from rna_watch.journal.words import DIRECTIONS, output_of
+from rna_watch.journal.words import DIRECTIONS, engine_of, output_of
 
 if TYPE_CHECKING:
     from rna_watch.journal.metric import Metric
@@ -82,7 +82,7 @@ def header(
         lines = [spread(left.append("  ").append_text(run), right, width)]
     else:
         lines = [first, run]
-    facts = [_evaluation(state, metric), Text(f"{plain(started.engine_name)} engine")]
+    facts = [_evaluation(state, metric), Text(f"{plain(engine_of(started))} engine")]
     if status.watching:
         facts.append(Text(f"watches by {plain(status.watching)}"))
     return lines + pack(facts, width) + pack(_landmarks(state, best, now=now), width, separator="   ")

@@ -8,11 +8,9 @@ directory, with the step added if the trainer rewrites that file (`last.step500.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-VERSION = 1
 Metrics = dict[str, float]
 
 
@@ -42,11 +40,6 @@ class Started(Event):
     evaluator: str | None
     settings: dict[str, Any]
     evaluator_digest: str = ""
-
-    @property
-    def engine_name(self) -> str:
-        """The engine's present name; older journals call `local` `inline`."""
-        return "local" if self.engine == "inline" else self.engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +89,7 @@ class Aliased(Event):
 class Admitted(Event):
     """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: relative to the output folder).
 
-    `series` is what its path has in common with those of its series, `counters` are the step and epoch in the file, and
-    `told` says what told its step. `left_out` says why the settings leave it out of every window ("": they do not).
+    `counters` are the step and epoch in the file, `told` what told its step, `left_out` why settings keep it from windows.
     """
 
     kind: ClassVar[str] = "admitted"
@@ -130,11 +122,6 @@ class Reread(Event):
     step_kind: str
     step: int
     told: str = ""
-
-    def applied_to(self, admitted: Admitted | None) -> Admitted | None:
-        """The admission with this reading in it."""
-        told = {key: getattr(self, key) for key in ("series", "step_kind", "step", "told")}
-        return dataclasses.replace(admitted, **told) if admitted is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rna_watch.journal import events as e
 
+VERSION = 1
 KINDS: dict[str, type[e.Event]] = {
     cls.kind: cls
     for cls in (
@@ -48,7 +49,7 @@ KINDS: dict[str, type[e.Event]] = {
 def to_record(event: e.Event) -> dict[str, Any]:
     """The event as a JSON object, without the line's checksum."""
     body = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)}
-    return {"v": e.VERSION, "kind": event.kind} | body
+    return {"v": VERSION, "kind": event.kind} | body
 
 
 def from_record(record: dict[str, Any]) -> e.Event | None:
@@ -58,7 +59,7 @@ def from_record(record: dict[str, Any]) -> e.Event | None:
         TypeError: a field of a known kind is missing.
     """
     cls = KINDS.get(record.get("kind", ""))
-    if cls is None or record.get("v") != e.VERSION:
+    if cls is None or record.get("v") != VERSION:
         return None
     names = {f.name for f in dataclasses.fields(cls)}
     return cls(**{key: value for key, value in record.items() if key in names})

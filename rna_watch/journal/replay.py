@@ -222,7 +222,9 @@ class RunState:
         if named is not None and named.moved.checkpoint == old.name:
             del self.bests[old.series]
             self.bests[event.series] = Best(named.moved, named.by and ((*named.by[0][:2], event.series), named.by[1]))
-        return replace(old, admitted=event.applied_to(old.admitted), starts_window=False, chosen_by=by)
+        told = {key: getattr(event, key) for key in ("series", "step_kind", "step", "told")}
+        admitted = replace(old.admitted, **told) if old.admitted else None
+        return replace(old, admitted=admitted, starts_window=False, chosen_by=by)
 
     def _keyed(self, event: e.Measured) -> e.Measured:
         """A measurement with the keys of its models, which records of 0.1.0 lack."""

@@ -113,10 +113,15 @@ def verdict(chosen: e.Chosen) -> str:
     )
 
 
+def engine_of(event: e.Started) -> str:
+    """The engine's present name; older journals call `local` `inline`."""
+    return "local" if event.engine == "inline" else event.engine
+
+
 def _started(event: e.Started) -> str:
     evaluation = f"evaluated by {event.evaluator}" if event.evaluator else "nothing is evaluated: add --evaluator"
     return (
-        f"watching {event.run}, writing to {PurePath(event.output) / OUTPUT_TREE}; {event.engine_name} engine; {evaluation} "
+        f"watching {event.run}, writing to {PurePath(event.output) / OUTPUT_TREE}; {engine_of(event)} engine; {evaluation} "
         f"(rna-watch {event.version}, {event.host}:{event.pid})"
     )
 
