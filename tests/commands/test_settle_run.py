@@ -162,12 +162,12 @@ def test_a_run_directory_that_is_empty_takes_what_appears_and_tells_of_several_r
     }
     assert status(run)["problems"] == [problem]
     again = rna_watch("once", run, "--engine", "local")
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == 3, again.stderr
     assert again.stdout.startswith(
         "found    4 checkpoints in lightning_logs/version_0/checkpoints, as Lightning writes"
     )
     shutil.rmtree(run / "lightning_logs" / "version_0")
-    assert rna_watch("once", run, "--engine", "local").returncode == 0
+    assert rna_watch("once", run, "--engine", "local").returncode == 3
     assert status(run)["problems"] == []
 
 

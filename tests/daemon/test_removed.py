@@ -94,7 +94,7 @@ def test_the_model_that_best_names_is_made_again(tmp_path: Path, with_noise: tup
 
 @pytest.mark.parametrize("what", ["removed", "written again"])
 def test_what_cannot_be_made_again_is_said(tmp_path: Path, with_noise: tuple[str, ...], what: str) -> None:
-    """A model whose inputs are gone stays gone, with the reason; `best` names the best of the others, or nothing."""
+    """A model whose inputs are gone stays gone, and `best`, which named it, names nothing, with the reason."""
     train(tmp_path, count=6)
     assert rna_watch("once", tmp_path, *with_noise, "--pin", "none").returncode == 0
     best = _state(tmp_path).best
@@ -107,20 +107,16 @@ def test_what_cannot_be_made_again_is_said(tmp_path: Path, with_noise: tuple[str
         oldest.write_bytes((tmp_path / "step_6.pt").read_bytes())
     kept = [output for output in _state(tmp_path).outputs if output != best.output]
     (tmp_path / "rna" / best.output).unlink()
-    assert rna_watch("once", tmp_path, *with_noise, "--pin", "none").returncode == 0
+    assert rna_watch("once", tmp_path, *with_noise, "--pin", "none").returncode == 3
     after = _state(tmp_path)
-    (said,) = [event for event in events(tmp_path, "finished") if "cannot be made again" in event.reason]
-    assert said.checkpoint == best.checkpoint
-    assert oldest.name in said.reason
+    (said,) = events(tmp_path, "best_withdrawn")
+    assert (said.checkpoint, said.output) == (best.checkpoint, best.output)
+    assert "inputs" in said.reason
     assert best.output not in after.outputs
     assert not (tmp_path / "rna" / best.output).exists()
-    link = tmp_path / "rna" / "best"
-    if after.best is None:
-        assert not link.is_symlink()
-        assert status(tmp_path)["best"] is None
-    else:
-        assert link.resolve() == tmp_path / "rna" / after.best.output
-        assert after.best.output in kept
+    assert not (tmp_path / "rna" / "best").is_symlink()
+    assert status(tmp_path)["best"] is None
+    assert list(after.outputs) == kept
 
 
 def test_another_evaluator_judges_again_what_is_made_again(tmp_path: Path, with_noise: tuple[str, ...]) -> None:
@@ -132,5 +128,5 @@ def test_another_evaluator_judges_again_what_is_made_again(tmp_path: Path, with_
     file.write_text(file.read_text() + "\n")
     shutil.rmtree(tmp_path / "rna")
     assert rna_watch("once", tmp_path, *with_noise).returncode == 0
-    assert {event.checkpoint for event in events(tmp_path, "evaluated")[first:]} == {"step_3.pt", "step_4.pt"}
+    assert {event.checkpoint for event in events(tmp_path, "evaluated")[first:]} == {f"step_{step}.pt" for step in (1, 2, 3, 4)}
     assert sorted(_state(tmp_path).outputs) == ["step_3.pt", "step_4.pt"]
