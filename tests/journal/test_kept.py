@@ -20,7 +20,7 @@ DEFAULTS: dict[str, Any] = json.loads(RunConfig().model_dump_json())
 NAME = "epoch_009.pt"
 MAY_STAY = {
     *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "trained_memory"),
-    *("learning_rate_jump", "mode", "first_round", "evaluators", "minimum_gain", "evaluation_timeout"),
+    *("learning_rate_jump", "one_run", "mode", "first_round", "evaluators", "minimum_gain", "evaluation_timeout"),
     *("output", "publish", "keep", "export", "optimizer_state", "engine", "ray_address", "workers"),
     *("patterns", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
 }
