@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, starmap
 from typing import TYPE_CHECKING
 
 from rna_watch.window.marks import is_clock, marks_of
@@ -51,7 +51,8 @@ class Pair:
     """Two neighbouring checkpoints a and b of a window, and the steps up to a in the same training.
 
     `matrices` are |a|^2, |b|^2 and |b - a|^2 over `elements` numbers of weight matrices (None: unknown). `steps_nn` `(N, N)`
-    are the inner products of the steps, the pair's last; `intervals` `(N,)` are their lengths. `marks` are what a and b say.
+    are the inner products of the steps, the pair's last; `intervals` `(N,)` are their lengths. `marks` are those of a and b,
+    after those of the checkpoint before, if there is one.
     """
 
     older: str
@@ -59,7 +60,7 @@ class Pair:
     elements: int
     steps_nn: Float64
     intervals: tuple[float, ...]
-    marks: tuple[Marks, Marks]
+    marks: tuple[Marks, ...]
 
 
 def other_training(pair: Pair) -> str:
@@ -90,7 +91,7 @@ def _of_weights(pair: Pair) -> str:
 
 def _of_marks(pair: Pair) -> str:
     """Counters went back, or stood still, or the trainer saves elsewhere, and the step does not go on from those before."""
-    a, b = pair.marks
+    a, b = pair.marks[-2:]
     common = a.counters.keys() & b.counters.keys()
     grown = {name for name in common if b.counters[name] > a.counters[name]}
     # a counter within an epoch begins again with each; so does an epoch within a phase
@@ -110,14 +111,22 @@ def _of_marks(pair: Pair) -> str:
         return (
             f"it was saved by a training that writes to {b.saved_to}, {pair.older} by one that writes to {a.saved_to}"
         )
-    clocks = sorted(filter(is_clock, common))
-    if known and clocks and not grown and (distance := min(_back(pair))) < _STILL:
-        name = clocks[0]
+    standing = next(filter(None, starmap(_standing, pairwise(pair.marks))), "")
+    if known and standing and (distance := min(_back(pair))) < _STILL:
         return (
-            f"{name} stands at {b.counters[name]} in it and in {pair.older} though their weights differ, and one before is no "
-            f"further from it ({distance:.2f} times as far); they are several trainings from one start"
+            f"{standing} though their weights differ, and a checkpoint before {pair.older} is no further from it than that "
+            f"({distance:.2f} times as far); they are several trainings from one start"
         )
     return ""
+
+
+def _standing(a: Marks, b: Marks) -> str:
+    """A counter that ticks with every step is the same in two checkpoints, and no other has grown ("" if not so)."""
+    if any(b.counters.get(name, 0) > value for name, value in a.counters.items()):
+        return ""
+    clocks = (name for name, value in a.counters.items() if is_clock(name) and b.counters.get(name) == value)
+    name = min(clocks, default="")
+    return name and f"{name} is {a.counters[name]} in two neighbouring checkpoints"
 
 
 def _of_path(pair: Pair) -> str:
@@ -128,8 +137,8 @@ def _of_path(pair: Pair) -> str:
     if furthest >= 1.0 or (len(pair.steps_nn) == 2 and _jump(pair) < _GROWING):
         return ""
     return (
-        f"it lies nearer to each checkpoint before {pair.older} than to that (at most {furthest:.2f} times as far), its step is "
-        f"{_jump(pair):.3g} times the one before; it is another training from the same start, or one that went back"
+        f"it lies nearer to each checkpoint before {pair.older} than to that (at most {furthest:.2f} times as far), and its step "
+        f"is {_jump(pair):.3g} times the one before; it is another training from the same start, or one that went back"
     )
 
 
@@ -183,7 +192,7 @@ def breaks(window: Window, measured: Measured, steps_nn: Float64) -> dict[int, s
                 elements=elements,
                 steps_nn=steps_nn[begin : number + 1, begin : number + 1],
                 intervals=_intervals(window)[begin : number + 1],
-                marks=(marks_of(window.layouts[number]), marks_of(window.layouts[number + 1])),
+                marks=tuple(map(marks_of, window.layouts[max(begin, number - 1) : number + 2])),
             )
         )
         if reason:

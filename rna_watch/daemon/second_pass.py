@@ -138,9 +138,7 @@ class SecondPass:
                 return None
             how = due.how if due.how == EVALUATE or self._inputs_there(checkpoint) else EVALUATE
             if how == EVALUATE and not self._left_to_evaluate(checkpoint):
-                self._stay += self._again or bool(
-                    self._unjudged(checkpoint) and not self._evaluated_in_part(checkpoint)
-                )
+                self._stay += self._again
                 continue
             self._recorder.record(e.TakenUp(checkpoint=due.name, how=how, reason=due.reason))
             return due.name
@@ -154,12 +152,7 @@ class SecondPass:
             if not self._publication.exists(best.moved.output):
                 self._publication.withdraw_best(series, "its file is gone, and so are its inputs")
         if self._stay:
-            what = "neither the inputs of their models nor anything to evaluate is there"
-            self._recorder.record(e.Noted(text=f"{self._stay} stay as they are: {what}"))
-
-    def _evaluated_in_part(self, checkpoint: Checkpoint) -> bool:
-        """Whether the present evaluator judged what was left of a checkpoint, so that it is not reported at each start."""
-        return bool(checkpoint.evaluations) and checkpoint.judge == self._recorder.state.judge
+            self._recorder.record(e.Noted(text=f"{self._stay} stay as they are: the inputs of their models are gone"))
 
     def ended(self, name: str) -> None:
         """Take note of how the work on a checkpoint ended."""

@@ -128,5 +128,7 @@ def test_another_evaluator_judges_again_what_is_made_again(tmp_path: Path, with_
     file.write_text(file.read_text() + "\n")
     shutil.rmtree(tmp_path / "rna")
     assert rna_watch("once", tmp_path, *with_noise).returncode == 0
-    assert {event.checkpoint for event in events(tmp_path, "evaluated")[first:]} == {f"step_{step}.pt" for step in (1, 2, 3, 4)}
+    assert {event.checkpoint for event in events(tmp_path, "evaluated")[first:]} == {
+        f"step_{step}.pt" for step in (1, 2, 3, 4)
+    }
     assert sorted(_state(tmp_path).outputs) == ["step_3.pt", "step_4.pt"]
