@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon import window_break
 from rna_watch.daemon.order import by_admission
 from rna_watch.daemon.pinned_file import NONE
+from rna_watch.daemon.sequences import inside
 from rna_watch.daemon.window import state_of
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError
 from rna_watch.formats.probe import probe
@@ -260,7 +261,7 @@ class Admission:
                 pin=pinned_kind,
                 pin_path=pinned_path,
                 series=series,
-                counters=layout.counters,
+                counters=inside(layout),
                 told=read.told if numbered or kind != "save" else "the order of writing",
                 left_out=left_out,
             )

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _LATER = 2**63
 
 
+def inside(layout: Layout) -> dict[str, int]:
+    """The step and epoch that a checkpoint holds; where it names neither, what its optimizers count."""
+    steps = layout.optimizer_steps
+    return layout.counters or ({} if steps is None else {"step": steps})
+
+
 class _Proof(NamedTuple):
     """From event `seq` on, a rewritten name is known to belong to the sequence of `path`, counted by `kind`."""
 
@@ -63,7 +69,7 @@ class Sequences:
     def saw(self, path: str, layout: Layout) -> None:
         """Take in what a complete file holds."""
         with self._lock:
-            self._saw(path, layout.counters, layout.fingerprint)
+            self._saw(path, inside(layout), layout.fingerprint)
 
     def _saw(self, path: str, counters: Mapping[str, int], fingerprint: str) -> None:
         again = self._fingerprints.get(path, fingerprint) != fingerprint
@@ -127,11 +133,12 @@ class Sequences:
         name = self.read(path)
         if name.step is not None:
             return name.kind, name.step, True
-        kinds = [kind for kind in (name.kind, *COUNTERS) if kind in layout.counters]
+        counters = inside(layout)
+        kinds = [kind for kind in (name.kind, *COUNTERS) if kind in counters]
         if kinds:
             joined = (kind for kind in kinds if self.of(path, kind) != name.series)
             kind = next(joined, kinds[0])
-            return kind, layout.counters[kind], False
+            return kind, counters[kind], False
         previous = self.newest(path, "save")
         return "save", (previous.admitted.step + 1 if previous and previous.admitted else 1), False
 

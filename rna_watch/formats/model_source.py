@@ -38,8 +38,11 @@ NOT_MODELS = re.compile(
 )
 # as a word: "semantic" and "schema" are no averages
 _AVERAGES = re.compile(r"(?i:(?<![a-z])(?:ema|swa|avg|shadow)(?![a-z])|averag)|(?<=[a-z])(?:EMA|SWA)(?![a-z])")
-STEP_KEYS = ("global_step", "step", "iteration", "iter", "iter_num", "it", "steps", "global_iter", "num_updates")
-EPOCH_KEYS = ("epoch", "epochs", "current_epoch")
+STEP_KEYS = (
+    *("global_step", "step", "iteration", "iter", "iter_num", "it", "steps", "global_iter", "num_updates"),
+    *("global_steps", "ss_steps", "current_step", "current_iter"),  # ss: kohya's scripts
+)
+EPOCH_KEYS = ("epoch", "epochs", "current_epoch", "ss_epoch")
 _VARIANCE = re.compile(r"(^|\.)running_var$")
 _STATISTIC = re.compile(r"(^|\.)running_mean$")
 # torch's `Module.get_extra_state`; states of metrics (what a metric learns is a parameter)
