@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise, starmap
 from typing import TYPE_CHECKING
 
-from rna_watch.window.marks import is_clock, marks_of
+from rna_watch.window.marks import OPTIMIZER, is_clock, marks_of
 from rna_watch.window.segments import matrix_elements
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ _DOUBTFUL = 0.5  # kept, where the step is also out of proportion
 _CHANCE = 3.0  # standard deviations of the cosine of two random directions
 _JUMP = 2.0  # a step out of proportion, relative to the one before
 _GROWING = 1.3  # a step that no oscillation makes after the one before
-_STILL = 1.3  # below: as far from checkpoints before as from the last one
-_ON = -0.35  # cosine with the step before; .01 of the steps within a training turn back further
+_STILL = 1.25  # below: a checkpoint before is about as near as the last one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,43 +89,46 @@ def _of_weights(pair: Pair) -> str:
 
 
 def _of_marks(pair: Pair) -> str:
-    """Counters went back, or stood still, or the trainer saves elsewhere, and the step does not go on from those before."""
+    """Counters went back, or stood still, or the trainer saves elsewhere, and the step does not lead on from those before."""
     a, b = pair.marks[-2:]
-    common = a.counters.keys() & b.counters.keys()
-    grown = {name for name in common if b.counters[name] > a.counters[name]}
-    # a counter within an epoch begins again with each; so does an epoch within a phase
-    fallen = sorted(
-        name for name in common if b.counters[name] < a.counters[name] and (is_clock(name) or not any(grown - {name}))
-    )
     known = len(pair.steps_nn) > 1
-    if fallen or (a.saved_to and b.saved_to and a.saved_to != b.saved_to):
-        if known and _turn(pair) > _ON and _jump(pair) < _JUMP:
-            return ""  # a training that was resumed
-        if fallen:
-            name = fallen[0]
-            return (
-                f"{name} fell from {a.counters[name]} in {pair.older} to {b.counters[name]} in it, and its weights do not go on "
-                "from there; it is another training"
-            )
+    distance = min(_back(pair)) if known else 0.0
+    # after a training was resumed, its counters may begin anew and its folder be another, but the weights go on
+    resumed = distance >= _STILL and _jump(pair) < _JUMP
+    if (name := _fallen(a, b)) and not resumed:
+        return (
+            f"{name} fell from {a.counters[name]} in {pair.older} to {b.counters[name]} in it, and its weights do not go on from "
+            "there; it is another training"
+        )
+    if a.saved_to and b.saved_to and a.saved_to != b.saved_to and not resumed:
         return (
             f"it was saved by a training that writes to {b.saved_to}, {pair.older} by one that writes to {a.saved_to}"
         )
-    standing = next(filter(None, starmap(_standing, pairwise(pair.marks))), "")
-    if known and standing and (distance := min(_back(pair))) < _STILL:
+    if _standing(a, b) == OPTIMIZER:
+        count = f"{a.counters[OPTIMIZER]} {OPTIMIZER}"
+        return f"both {pair.older} and it count {count}, though their weights differ; they are of two trainings"
+    standing = any(starmap(_standing, pairwise(pair.marks)))
+    if known and standing and distance < _STILL:
         return (
-            f"{standing} though their weights differ, and a checkpoint before {pair.older} is no further from it than that "
-            f"({distance:.2f} times as far); they are several trainings from one start"
+            f"a counter of batches stands still though the weights differ, and a checkpoint before {pair.older} is about as near "
+            f"to it as that ({distance:.2f} times as far); they are several trainings from one start"
         )
     return ""
 
 
+def _fallen(a: Marks, b: Marks) -> str:
+    """A counter that fell ("" if none did); one that a script counts within an epoch, or epochs within a phase, may fall."""
+    common = sorted(a.counters.keys() & b.counters.keys())
+    grows = any(b.counters[name] > a.counters[name] for name in common)
+    return next((name for name in common if b.counters[name] < a.counters[name] and (is_clock(name) or not grows)), "")
+
+
 def _standing(a: Marks, b: Marks) -> str:
-    """A counter that ticks with every step is the same in two checkpoints, and no other has grown ("" if not so)."""
+    """A counter that ticks with every step and is the same in both, where no other has grown ("" if there is none)."""
     if any(b.counters.get(name, 0) > value for name, value in a.counters.items()):
         return ""
-    clocks = (name for name, value in a.counters.items() if is_clock(name) and b.counters.get(name) == value)
-    name = min(clocks, default="")
-    return name and f"{name} is {a.counters[name]} in two neighbouring checkpoints"
+    clocks = [name for name, value in a.counters.items() if is_clock(name) and b.counters.get(name) == value]
+    return OPTIMIZER if OPTIMIZER in clocks else min(clocks, default="")
 
 
 def _of_path(pair: Pair) -> str:
@@ -140,13 +142,6 @@ def _of_path(pair: Pair) -> str:
         f"it lies nearer to each checkpoint before {pair.older} than to that (at most {furthest:.2f} times as far), and its step "
         f"is {_jump(pair):.3g} times the one before; it is another training from the same start, or one that went back"
     )
-
-
-def _turn(pair: Pair) -> float:
-    """The cosine of the step with the one before."""
-    products = pair.steps_nn[-2:, -2:]
-    length = math.sqrt(float(products[0, 0] * products[1, 1]))
-    return float(products[0, 1]) / length if length else 0.0
 
 
 def _jump(pair: Pair) -> float:

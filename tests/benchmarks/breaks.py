@@ -78,7 +78,7 @@ class _Sizes:
         self.networks = names[:1] if small else names
         self.data = trainings.digits(320 if small else None)
         self.seeds = (0,) if small else (0, 1)
-        self.epochs = 4 if small else 12
+        self.epochs = 3 if small else 10
         self.usual = dict(list(trainings.OPTIMIZERS.items())[3:4]) if small else trainings.OPTIMIZERS
         self.violent = dict(list(trainings.VIOLENT.items())[:1]) if small else trainings.VIOLENT
 
@@ -229,17 +229,23 @@ def show(options: Options) -> None:
     for kind, (pairs, bare, told) in found.items():
         print(f"{kind:<26}{pairs:>7}{bare:>9}{100 * bare / pairs:>7.2f}{told:>9}{100 * told / pairs:>7.2f}")
     print(
-        "\nseveral trainings: pairs of two, those not seen, and windows of three checkpoints or more that hold two trainings"
+        "\nseveral trainings: pairs of two, % not seen by weights alone and in all; windows of three checkpoints or more, with two "
+        "trainings in %"
     )
-    print(f"{'':<46}{'pairs':>7}{'missed':>8}{'%':>7}{'windows':>9}{'mixed':>7}{'%':>7}")
+    print(f"{'':<36}{'pairs':>7}{'weights':>9}{'in all':>8}{'windows':>10}{'weights':>9}{'in all':>8}")
     sources = {"from scratch": _from_scratch, "fine-tunings": _fine_tunings, "adapters": _adapters}
     for source, make in sources.items():
         several = [_labelled(runs) for runs in make(sizes)]
-        for (how, mix), told in product(_MIXED.items(), (False, True)):
-            sums = np.sum([missed_breaks(mix(runs), told=told) for runs in several], axis=0)
-            parts = (sums[:2], sums[2:])
-            cells = "".join(
-                f"{part[0]:>{width}}{part[1]:>{width - 1}}{100 * part[1] / max(part[0], 1):>7.2f}"
-                for part, width in zip(parts, (7, 9), strict=True)
+        for how, mix in _MIXED.items():
+            bare, whole = (
+                np.sum([missed_breaks(mix(runs), told=told) for runs in several], 0) for told in (False, True)
             )
-            print(f"{f'{source}, {how}, ' + ('in all' if told else 'weights'):<46}{cells}")
+            cells = [
+                f"{bare[at]:>{width}}{_percent(bare[at + 1], bare[at]):>9}{_percent(whole[at + 1], whole[at]):>8}"
+                for at, width in ((0, 7), (2, 10))
+            ]
+            print(f"{f'{source}, {how}':<36}{''.join(cells)}")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100.0 * part / max(whole, 1):.2f}"
