@@ -174,7 +174,7 @@ def _outcome(event: e.Chosen | e.Published | e.BestMoved | e.Pruned, state: RunS
         return f"chose {choice(event, metric)}" + (f": {words}" if (words := verdict(event)) else "")
     output = output_of(state, event.output)
     if isinstance(event, e.Pruned):
-        return f"removed the older output {output}"
+        return f"no longer kept: {output}"
     if isinstance(event, e.BestMoved):
         now = standing(state, series=state.series_of(event.checkpoint)) if state else None
         now = now if state and state.best_of(event.checkpoint) is event else None

@@ -70,7 +70,7 @@ def test_a_choice_without_an_evaluator_says_so():
         (e.Failed(checkpoint="a.pt", reason="disk", will_retry=False), "a.pt  failed: disk; given up"),
         (e.EvaluationFailed(checkpoint="a.pt", candidate="last", reason="oom"), "a.pt  evaluation of last failed: oom"),
         (e.BestMoved(checkpoint="a.pt", output="a.pt", value=0.04), "a.pt  best so far: rna/a.pt, error 0.0400"),
-        (e.Pruned(checkpoint="a.pt", output="a.pt"), "a.pt  removed the older output rna/a.pt"),
+        (e.Pruned(checkpoint="a.pt", output="a.pt"), "a.pt  no longer kept: rna/a.pt"),
         (e.MetricChosen(metric="accuracy", mode="max"), "models are chosen by accuracy, higher is better"),
         (e.Problem(key="disk", what="no room", remedy="make some"), "problem: no room; make some"),
         (e.Solved(key="disk"), "solved: disk"),
