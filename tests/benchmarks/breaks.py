@@ -229,8 +229,8 @@ def show(options: Options) -> None:
     for kind, (pairs, bare, told) in found.items():
         print(f"{kind:<26}{pairs:>7}{bare:>9}{100 * bare / pairs:>7.2f}{told:>9}{100 * told / pairs:>7.2f}")
     print(
-        "\nseveral trainings: pairs of two, % not seen by weights alone and in all; windows of three checkpoints or more, with two "
-        "trainings in %"
+        "\nseveral trainings: pairs of two, % not seen by weights alone and in all; windows of three checkpoints or more, % of "
+        "them with two trainings"
     )
     print(f"{'':<36}{'pairs':>7}{'weights':>9}{'in all':>8}{'windows':>10}{'weights':>9}{'in all':>8}")
     sources = {"from scratch": _from_scratch, "fine-tunings": _fine_tunings, "adapters": _adapters}

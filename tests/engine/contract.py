@@ -20,7 +20,7 @@ class EngineContract:
     """The contract; a subclass has a fixture `engine`."""
 
     def test_the_gram_matrix_has_the_same_bits(self, engine, layouts):
-        """Rows, rounding energy and norms of weight matrices in parallel are those of the tasks one after another, to the last bit."""
+        """Rows, energy and norms of matrices in parallel are those of the tasks one after another, to the last bit."""
         assert len(tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)) > 10
         expected, found = windows.gram(layouts), windows.gram(layouts, engine.map)
         assert found.rows.tobytes() == expected.rows.tobytes()
