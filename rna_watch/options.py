@@ -102,7 +102,7 @@ def plain(value: object) -> str:
     """A value as a person writes it: a list with commas."""
     if isinstance(value, tuple):
         return ", ".join(item if isinstance(item, str) else f"{item:g}" for item in value)
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def config_of(config_file: Path | None, options: dict[str, Any]) -> RunConfig:
