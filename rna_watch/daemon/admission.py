@@ -107,9 +107,9 @@ class Admission:
         """
         reading = self._sequences.readings()
         files = dict(due)
-        known = {c.admitted.path for c in self._recorder.checkpoints() if c.admitted}
-        for name in reading.undecided(files) if len(files) > 1 else ():
-            if name not in known:
+        if len(files) > 1:
+            known = {c.admitted.path for c in self._recorder.checkpoints() if c.admitted}
+            for name in (each for each in reading.undecided(files) if each not in known):
                 with contextlib.suppress(OSError, RnaWatchError):
                     self._sequences.saw(name, probe(files[name].path, self._config.source, self._config.ignore))
                 self._proceed()
