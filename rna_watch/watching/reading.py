@@ -187,7 +187,12 @@ class Reading:
             return False
         older, newer = versions[-2:]
         numbers = [slot for slot in slots(path) if slot.kind is Kind.INTEGER and slot.rank >= _ALONE]
-        if any(abs(slot.value - inside) <= 1 for slot in numbers for inside in newer.values()):
+        if any(
+            abs(slot.value - inside) <= 1
+            for slot in numbers
+            for version in versions[-2:]
+            for inside in version.values()
+        ):
             return False
         if any(kind in older and newer.get(kind, -1) > older[kind] for kind in COUNTERS) or len(versions) > 2:
             return True

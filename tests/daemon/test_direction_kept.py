@@ -42,7 +42,7 @@ def test_nothing_is_claimed_by_a_metric_of_unknown_direction(tmp_path: Path) -> 
         assert json.loads(model.with_name(f"{model.name}.json").read_text())["better_than_original"] is None
     assert state.best is None
     assert not (tmp_path / "rna" / "best").is_symlink()
-    assert as_dict(RunPaths(run=tmp_path, output=tmp_path))["metric"] == {"name": "wobble", "mode": None}
+    assert as_dict(RunPaths(run=tmp_path, output=tmp_path), print)["metric"] == {"name": "wobble", "mode": None}
     with pytest.raises(UsageError, match="--mode min or --mode max"):
         compare(state)
     assert compare(state, mode="max").mode == "max"

@@ -102,7 +102,7 @@ def test_two_runs_do_not_share_an_output(tmp_path: Path) -> None:
     assert f"holds the models of another run, {tmp_path / 'one'}" in refused.stderr
     assert _digests(tmp_path / "out" / "rna") == before
     (tmp_path / "one").rename(tmp_path / "moved")
-    assert rna_watch("once", tmp_path / "moved", *options).returncode == 0
+    assert rna_watch("once", tmp_path / "moved", *options).returncode == 3
 
 
 @pytest.mark.parametrize("removed", ["the whole run", "our own folder"])
