@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _RUN = click.argument("run_dir", type=_PATH)
+_note = functools.partial(click.echo, err=True)
 
 
 def _of_run(command: Callable[..., None]) -> Callable[..., None]:
@@ -34,7 +35,7 @@ def _of_run(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--output", help="Where outputs and state lie, if not in the run directory.")
     @functools.wraps(command)
     def with_paths(run_dir: Path, output: str | None, **options: Any) -> None:
-        from rna_watch.journal.run_paths import resolve
+        from rna_watch.journal.run_registry import resolve
 
         command(resolve(run_dir, output), **options)
 
@@ -104,9 +105,9 @@ def status(paths: RunPaths, *, as_json: bool, check: bool) -> None:
     if check:
         status.check(paths)
     elif as_json:
-        click.echo(json.dumps(status.as_dict(paths), indent=2))
+        click.echo(json.dumps(status.as_dict(paths, _note), indent=2))
     else:
-        dashboard.show(paths, once=True)
+        dashboard.show(paths, once=True, say=_note)
 
 
 @app.command()
@@ -119,7 +120,7 @@ def dashboard(paths: RunPaths, *, svg: Path | None, width: int, once: bool) -> N
     from rna_watch.commands import dashboard
 
     if svg is None:
-        dashboard.show(paths, once=once)
+        dashboard.show(paths, once=once, say=_note)
     else:
         dashboard.draw(paths, svg, width)
         click.echo(str(svg))
@@ -145,7 +146,7 @@ def stop(paths: RunPaths) -> None:
     """Stop watching RUN_DIR; the training and all files stay as they are."""
     from rna_watch.commands import stop
 
-    click.echo(stop.stop(paths))
+    click.echo(stop.stop(paths, _note))
 
 
 @app.command()
@@ -164,7 +165,9 @@ def stop(paths: RunPaths) -> None:
     help="Lambda; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
 )
 @some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS)
-@some_settings("normalization", "source", "export", "optimizer_state", "workers", "memory_budget")
+@some_settings(
+    "normalization", "source", "ignore", "step", "export", "optimizer_state", "one_run", "workers", "memory_budget"
+)
 @_json("the manifest, and nothing else")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **options: Any) -> None:
@@ -172,19 +175,20 @@ def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **op
     from rna_watch.commands import extrapolate
 
     what = _taken(options, "method", "window", "regularization", "force")
-    manifest = extrapolate.extrapolate(checkpoints, out, extrapolate.Request(settings=config_of(None, options), **what))
+    request = extrapolate.Request(settings=config_of(None, options), **what)
+    manifest = extrapolate.extrapolate(checkpoints, out, request, lambda line: click.echo(f"warning  {line}", err=True))
     click.echo(json.dumps(manifest, indent=2) if as_json else "\n".join(extrapolate.lines(out, manifest)))
 
 
 @app.command()
 @click.argument("checkpoint", type=_PATH)
-@click.option("--source", help="Key path of the model inside the file; found if not given.")
+@some_settings("source", "ignore", "step")
 @_json("it as one JSON object")
-def inspect(checkpoint: Path, source: str | None, *, as_json: bool) -> None:
+def inspect(checkpoint: Path, *, as_json: bool, **options: Any) -> None:
     """Say what CHECKPOINT is: format, completeness, step, tensors, and what would be extrapolated."""
     from rna_watch.commands import inspect
 
-    report = inspect.inspect(checkpoint, source)
+    report = inspect.inspect(checkpoint, config_of(None, options))
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else "\n".join(report.lines()))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from rna_watch.acceleration.methods import METHODS, PRIORS, USUAL, Search
 from rna_watch.errors import UsageError
@@ -32,6 +33,16 @@ RETIRED = {
     "memory_budget": "a worker's block buffers take 64 MiB",
     "trained_steps": "weights are trained by 30 gradient steps",
 }
+
+
+def _one_group(pattern: str) -> str:
+    try:
+        groups_in = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    if groups_in != 1:
+        raise ValueError(f"{pattern!r} needs one group, the step, and has {groups_in}: write such as 'epoch_(\\d+)'")
+    return pattern
 
 
 # the headings of the settings, each with its first setting
@@ -101,6 +112,11 @@ class RunConfig(BaseModel):
         2.0, description="Ratio of successive learning rates from which on a new window begins (inf: never)."
     )
 
+    one_run: bool = Field(
+        False,
+        description="Take all checkpoints of a sequence for one training, whatever their weights and counters say.",
+    )
+
     evaluator: str | None = Field(
         None, description="FILE.py:function called with (state_dict, device); returns metrics."
     )
@@ -109,7 +125,8 @@ class RunConfig(BaseModel):
     )
     metric: str | None = Field(None, description="The metric to choose by; the evaluator's first if not given.")
     mode: Literal["min", "max"] | None = Field(
-        None, description="Whether the metric is minimized or maximized; by its name if not given."
+        None,
+        description="Whether the metric is minimized or maximized; told from whole words of its name if not given.",
     )
     first_round: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
@@ -145,7 +162,21 @@ class RunConfig(BaseModel):
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one per core, at most 4.")
 
     patterns: tuple[str, ...] = Field((), description="Glob patterns of checkpoint names; empty: the usual endings.")
-    source: str | None = Field(None, description="Key path of the model inside a checkpoint; found if not given.")
+    source: str | None = Field(
+        None,
+        description="Key path of the model inside a checkpoint, or several with commas, which are combined together; "
+        "found if not given.",
+    )
+    ignore: tuple[str, ...] = Field(
+        (),
+        description="Glob patterns of whole names of tensors that are left out, and copied from the newest checkpoint.",
+    )
+    step: Annotated[str, AfterValidator(_one_group)] | None = Field(
+        None,
+        description="Regular expression whose one group is the step in a checkpoint's path, such as 'epoch_(\\d+)'.",
+    )
+    every: Positive = Field(1, description="Of each series, take each so many-th checkpoint.")
+    first_step: Annotated[int, Field(ge=0)] | None = Field(None, description="Take checkpoints from this step on.")
     quiet: Annotated[float, Field(ge=0)] | None = Field(
         None, description="Seconds a file must rest before it is read; 0.5, on network file systems 30."
     )

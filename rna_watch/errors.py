@@ -27,6 +27,10 @@ class RefusedCheckpoint(RnaWatchError):  # noqa: N818 - named after our answer
     """The file cannot be used; the message says why and what would help."""
 
 
+class AllIgnored(UsageError, RefusedCheckpoint):  # noqa: N818 - it states the fact
+    """Every tensor that could be extrapolated is ignored: take a pattern of --ignore back."""
+
+
 class InputChanged(RnaWatchError):  # noqa: N818 - named after what happened
     """A checkpoint changed or vanished while it was being read: the result was thrown away."""
 

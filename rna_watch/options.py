@@ -67,15 +67,18 @@ def some_settings(*names: str, hidden: Set[str] = frozenset()) -> Callable[[Comm
             if field is None:
                 command = click.option(option, name, default=None, hidden=True)(command)
                 continue
-            shown = field.default if field.default not in {None, ()} else None
+            flag = field.annotation is bool
+            shown = field.default if field.default not in {None, ()} and not flag else None
             command = click.option(
                 option,
                 name,
                 cls=_Option,
                 heading=headings[name],
                 hidden=name in hidden,
+                multiple=name in _LISTS,
                 default=None,
-                metavar=shape_of(name),
+                is_flag=flag,
+                metavar=None if flag else shape_of(name),
                 help=(field.description or "") + (f" [{plain(shown)}]" if shown is not None else ""),
             )(command)
         return command
@@ -99,14 +102,19 @@ def plain(value: object) -> str:
     """A value as a person writes it: a list with commas."""
     if isinstance(value, tuple):
         return ", ".join(item if isinstance(item, str) else f"{item:g}" for item in value)
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def config_of(config_file: Path | None, options: dict[str, Any]) -> RunConfig:
-    """The settings of a file and of the command line; what has no effect any more is said on standard error."""
+    """The settings of a file and of the command line; what has no effect any more is said on standard error.
+
+    A list is given with commas, by an option that is repeated, or both.
+    """
     values = {
-        key: tuple(part.strip() for part in value.split(",") if part.strip()) if key in _LISTS else value
+        key: tuple(part.strip() for each in value for part in each.split(",") if part.strip())
+        if key in _LISTS
+        else value
         for key, value in options.items()
-        if value is not None
+        if value not in {None, ()}
     }
     return load(config_file, values, lambda line: click.echo(f"note     {line}", err=True))

@@ -30,6 +30,8 @@ class GramRows:
     `rounding_energy` is sum(eps^2 x^2) over the newest iterate. `non_finite` are the indices of iterates with NaN or
     infinite elements. `form_rows` `(M, N)` and `form_energy` are the same for another form of the residuals, if one was
     asked for; `outside` is the squared length of the differences of parameters which that form leaves out.
+    `matrices` `(M, 3)` has for each of these residuals the squared norms of its older iterate, its newer one and of their
+    difference, over the columns of weight matrices that were named.
     """
 
     rows: Float64
@@ -38,6 +40,7 @@ class GramRows:
     form_rows: Float64 | None = None
     form_energy: float = 0.0
     outside: float = 0.0
+    matrices: Float64 | None = None
 
 
 def block_rows(
@@ -48,6 +51,7 @@ def block_rows(
     checkpoints: int | None = None,
     factors: Sequence[tuple[float, float]] = (),
     other_eps: float = 0.0,
+    matrices: Sequence[slice] = (),
 ) -> GramRows:
     """The last `new` rows of R'R over one block; the block is overwritten.
 
@@ -60,15 +64,18 @@ def block_rows(
         factors: (p_i, q_i) for each of the N residuals: the other form is r_i = p_i d_i + q_i e_i; e_i is a difference of
             buffers, or the recorded gradient; none: only differences.
         other_eps: spacing at 1 of the dtype of the values after the iterates.
+        matrices: the columns of weight matrices whose norms are wanted.
     """
     k = len(values_mn) if checkpoints is None else checkpoints
     iterates_kn, others = values_mn[:k], values_mn[k:]
     energy = _energy(iterates_kn[-1], eps)
     other_energy = _energy(others[-1], other_eps) if len(others) else 0.0
+    norms = _squares(iterates_kn[-new - 1 :], matrices)
     residuals = differences(iterates_kn)
     rows = residuals[-new:] @ residuals.T
+    of_matrices = np.column_stack([norms[:-1], norms[1:], _squares(residuals[-new:], matrices)])
     if not factors:
-        return GramRows(rows=rows, rounding_energy=energy, non_finite=frozenset())
+        return GramRows(rows=rows, rounding_energy=energy, non_finite=frozenset(), matrices=of_matrices)
     p, q = factors[-1]
     in_no_group = not any(value for pair in factors for value in pair)
     residuals = _formed(residuals, others, factors)
@@ -79,7 +86,13 @@ def block_rows(
         form_rows=residuals[-new:] @ residuals.T,
         form_energy=p * p * energy + q * q * other_energy,
         outside=float(np.trace(rows[:, -new:])) if in_no_group else 0.0,
+        matrices=of_matrices,
     )
+
+
+def _squares(values_mn: Float64, columns: Sequence[slice]) -> list[float]:
+    """The squared norm of each row over some columns."""
+    return [sum(float(np.dot(row[part], row[part])) for part in columns) for row in values_mn]
 
 
 def block_residuals(values_mn: Float64, *, checkpoints: int, factors: Sequence[tuple[float, float]] = ()) -> Float64:
@@ -115,6 +128,7 @@ def merge(parts: Iterable[GramRows]) -> GramRows:
     parts = list(parts)
     rows = np.zeros_like(parts[0].rows)
     form_rows = np.zeros_like(rows)
+    matrices = np.zeros((len(rows), 3))
     energy = form_energy = outside = 0.0
     for part in parts:
         rows += part.rows
@@ -123,6 +137,8 @@ def merge(parts: Iterable[GramRows]) -> GramRows:
         outside += part.outside
         if part.form_rows is not None:
             form_rows += part.form_rows
+        if part.matrices is not None:
+            matrices += part.matrices
     return GramRows(
         rows=rows,
         rounding_energy=energy,
@@ -130,6 +146,7 @@ def merge(parts: Iterable[GramRows]) -> GramRows:
         form_rows=form_rows if any(part.form_rows is not None for part in parts) else None,
         form_energy=form_energy,
         outside=outside,
+        matrices=matrices,
     )
 
 

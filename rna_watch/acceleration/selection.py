@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,20 +16,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from rna_watch.acceleration.candidate import Candidate
-
-_MAXIMIZED = re.compile(
-    r"acc|auc|f1|precision|recall|bleu|rouge|map|iou|dice|score|reward|top1|top5|r2|roc|psnr|ssim"
-    r"|exact_match|ndcg|mrr|mcc|kappa|likelihood|elbo|specificity|sensitivity|pass@|win_rate|spearman"
-    r"|pearson|hits@|similarity|correct"
-)
-# these win: `top1_err`, `brier_score`, `heatmap_mse`
-_MINIMIZED = re.compile(r"(?<![a-z])err|loss|mse|mae|mape|brier|nll|(?<![a-z])fid(?![a-z])|negative_log")
-
-
-def infer_mode(metric: str) -> Mode:
-    """Whether larger is better, by the metric's name: accuracies and scores are maximized, everything else minimized."""
-    name = metric.lower()
-    return "max" if _MAXIMIZED.search(name) and not _MINIMIZED.search(name) else "min"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +41,12 @@ class Evidence:
     """The evaluations: the choosing metric of each candidate by name, and its per-example values if there are any.
 
     `minimum_gain` is the smallest gain that counts as beyond noise, in the metric's units; None: not stated. `screened` is
-    the number of candidates that a cheap first round chose from, which were tried too.
+    the number of candidates that a cheap first round chose from, which were tried too. `mode` is None where it is not known
+    whether the metric is to be small or large.
     """
 
     values: Mapping[str, float]
-    mode: Mode
+    mode: Mode | None
     examples: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     minimum_gain: float | None = None
     screened: int = 0
@@ -70,7 +56,8 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
     """The sequence original -> best average -> best extrapolation, each step only for a gain beyond noise.
 
     The best candidate by the metric is chosen even if nothing is beyond noise, the simpler one in a tie;
-    `better_than_original` and `significant` say what it is worth. NaN counts as not evaluated.
+    `better_than_original` and `significant` say what it is worth. NaN counts as not evaluated. Where the metric's direction
+    is not known, nothing is compared, and the first solution is taken.
 
     Args:
         candidates: the family, the last iterate among them.
@@ -84,9 +71,12 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
         raise ValueError("a choice needs a candidate besides the last iterate")
     known = {name: value for name, value in evidence.values.items() if not math.isnan(value)}
     evaluated = [candidate for candidate in others if candidate.name in known]
-    if not evaluated:
+    mode = evidence.mode
+    if not evaluated or mode is None:
         undefined = any(candidate.name in evidence.values for candidate in others)
         what = "what was evaluated gave NaN" if undefined else "nothing was evaluated"
+        if evaluated:
+            what = "the direction of the metric is not known"
         preferred = next((c for c in others if kind_of(c.method) == SOLUTIONS), others[0])
         return Choice(
             candidate=preferred,
@@ -98,7 +88,7 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
         )
 
     def best_of(group: Sequence[Candidate]) -> Candidate | None:
-        return next(iter(ranked(group, lambda c: known[c.name], evidence.mode)), None)
+        return next(iter(ranked(group, lambda c: known[c.name], mode)), None)
 
     averages = [c for c in evaluated if kind_of(c.method) == AVERAGES]
     extrapolations = [c for c in evaluated if kind_of(c.method) != AVERAGES]
@@ -108,19 +98,17 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
     current: Candidate | None = None
     steps: list[Comparison] = []
     if LAST in known and average is not None:
-        steps.append(_step(average, None, known, evidence, compared_count=max(len(averages), evidence.screened)))
+        steps.append(_step(average, None, known, evidence, mode, compared_count=max(len(averages), evidence.screened)))
         current = average if steps[-1].accepted else None
     if LAST in known and extrapolation is not None:
         # against the original it is the best of all that was tried, also of the averages that did not make it
         compared_count = max(len(extrapolations) if current else len(evaluated), evidence.screened)
-        steps.append(_step(extrapolation, current, known, evidence, compared_count=compared_count))
-        simpler_does = (
-            average is not None and gain(known[extrapolation.name], known[average.name], evidence.mode) <= 0.0
-        )
+        steps.append(_step(extrapolation, current, known, evidence, mode, compared_count=compared_count))
+        simpler_does = average is not None and gain(known[extrapolation.name], known[average.name], mode) <= 0.0
         current = extrapolation if steps[-1].accepted and not simpler_does else current
     chosen = current or best_of([*averages, *extrapolations])
     assert chosen is not None
-    better = gain(known[chosen.name], known[LAST], evidence.mode) > 0.0 if LAST in known else None
+    better = gain(known[chosen.name], known[LAST], mode) > 0.0 if LAST in known else None
     taken = [step for step in steps if step.accepted] or steps
     tested = evidence.minimum_gain is not None or (
         bool(taken) and all(step.standard_error is not None for step in taken)
@@ -138,14 +126,20 @@ def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
 
 
 def _step(
-    best: Candidate, current: Candidate | None, known: Mapping[str, float], evidence: Evidence, *, compared_count: int
+    best: Candidate,
+    current: Candidate | None,
+    known: Mapping[str, float],
+    evidence: Evidence,
+    mode: Mode,
+    *,
+    compared_count: int,
 ) -> Comparison:
     return compare(
         best.name,
         current.name if current else LAST,
         known,
         evidence.examples,
-        mode=evidence.mode,
+        mode=mode,
         compared_count=compared_count,
         minimum_gain=evidence.minimum_gain,
     )

@@ -52,7 +52,14 @@ def show(
     """
     if plot is not None:
         check(plot)
-    comparison = compare(load(paths)[0], metric=metric, mode=mode, given=parse_levels(levels), sequence=sequence)
+    comparison = compare(
+        load(paths)[0],
+        metric=metric,
+        mode=mode,
+        given=parse_levels(levels),
+        sequence=sequence,
+        there=paths.there,
+    )
     if plot is not None:
         draw(comparison, plot)
     console = Console(highlight=False)

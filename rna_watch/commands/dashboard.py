@@ -9,16 +9,26 @@ from rich.console import Console
 
 from rna_watch.dashboard import picture
 from rna_watch.dashboard.live import watch
-from rna_watch.journal.status import load
+from rna_watch.journal.standing import standing
+from rna_watch.journal.status import load, settled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from rna_watch.journal.run_paths import RunPaths
 
 
-def show(paths: RunPaths, *, once: bool) -> None:
-    """Show a run until a person leaves, or (`once`) its present state; line by line if there is no terminal."""
+def show(paths: RunPaths, *, once: bool, say: Callable[[str], None]) -> None:
+    """Show a run until a person leaves, or its present state; line by line if there is no terminal.
+
+    Args:
+        paths: the run's paths.
+        once: only the present state.
+        say: shows a line, if it has to be waited for a sign of life of the run's owner.
+    """
+    if once:
+        settled(paths, say)
     watch(paths, console=Console(), once=once)
 
 
@@ -31,4 +41,4 @@ def draw(paths: RunPaths, file: Path, width: int) -> None:
         width: columns of text.
     """
     state, status = load(paths)
-    file.write_text(picture.svg(state, status, now=time.time(), width=width))
+    file.write_text(picture.svg(state, status, now=time.time(), width=width, best=standing(state, paths.there)))

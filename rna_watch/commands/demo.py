@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -18,8 +19,11 @@ from rna_watch.comparison.tables import render
 from rna_watch.daemon import background
 from rna_watch.dashboard.live import watch
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
-from rna_watch.journal import run_paths
+from rna_watch.journal.run_registry import resolve
 from rna_watch.journal.status import load
+
+if TYPE_CHECKING:
+    from rna_watch.journal.run_paths import RunPaths
 
 _SCRIPTS = Path(__file__).parents[1] / "demo"
 _REPORTED = "test_error"
@@ -50,7 +54,7 @@ def run(folder: Path | None, *, epochs: int, engine: str) -> None:
     console.print(f"      {seconds_alone:.1f} s")
     run_dir.mkdir(parents=True)
     console.print(f"[2/3] the same training in {run_dir}, watched from its first epoch")
-    where = run_paths.resolve(run_dir, None)
+    where = resolve(run_dir, None)
     background.start(where, _arguments(run_dir, engine))
     try:
         seconds_watched = _watched(where, run_dir, epochs, console)
@@ -96,7 +100,7 @@ def _train(folder: Path, epochs: int) -> float:
     return float(result.stdout.rpartition("seconds ")[2])
 
 
-def _watched(where: run_paths.RunPaths, run_dir: Path, epochs: int, console: Console) -> float:
+def _watched(where: RunPaths, run_dir: Path, epochs: int, console: Console) -> float:
     """Train while the daemon watches and the dashboard shows it; returns the training's own seconds."""
     outcome: list[float | RnaWatchError] = []
     finished = threading.Event()

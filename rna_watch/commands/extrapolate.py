@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -9,30 +10,37 @@ from typing import TYPE_CHECKING, Any
 from rna_watch.acceleration.candidate import CLAMPED, COMBINED, Candidate
 from rna_watch.acceleration.family import in_one_sentence, single, unevaluated
 from rna_watch.acceleration.methods import ALONE, AVERAGE, RNA
+from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.measurement import NotFiniteError, measure
 from rna_watch.daemon.setup import usable_cores
 from rna_watch.daemon.window import Window
 from rna_watch.engine.local import LocalEngine
-from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
+from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats.probe import probe
 from rna_watch.layout import artifacts
 from rna_watch.layout.layout import difference
+from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.publishing import manifest, output_tree
 from rna_watch.publishing import output as outputs
-from rna_watch.watching import steps
+from rna_watch.watching.reading import Reading
+from rna_watch.watching.steps import natural_key
 from rna_watch.window.combine import Combination
 from rna_watch.window.companions import training_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
     from rna_watch.layout.layout import Layout
+    from rna_watch.watching.reading import Name
     from rna_watch.window.tasks import Run
 
+    Step = tuple[str, int | None]
+
 _SMALLEST_WINDOW = 3
+_EQUAL = "{} of the checkpoints equal the next one bit for bit and are left out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +59,19 @@ class Request:
     force: bool
 
 
-def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dict[str, Any]:
+def extrapolate(
+    checkpoints: Sequence[Path], out: Path, request: Request, warn: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Combine checkpoints, write the model to `out` and its manifest to `out`.json; returns the manifest.
 
     Args:
         checkpoints: at least three, in any order; their steps order them.
         out: the model's path.
         request: what to compute.
+        warn: called with each reason why two of them are not of one training; the manifest's notes have them too.
 
     Raises:
-        UsageError: too few checkpoints, `out` exists, or it is one of the inputs.
+        UsageError: too few checkpoints, `out` exists, or it is one of the inputs; what is to be ignored is nothing, or all.
         RefusedCheckpoint: a file cannot be used, or the window cannot be extrapolated by this method.
     """
     if request.method not in ALONE:
@@ -73,17 +84,28 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
     statistics = {"clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
     if statistics is None:
         raise UsageError(f"--normalization {settings.normalization} needs an evaluator; here it is clamp or combine")
-    layouts = _ordered(checkpoints, settings.source)
+    layouts, told = _ordered(checkpoints, settings)
     if request.window is not None:
         layouts = layouts[-(request.window + 1) :]
     if len(layouts) < _SMALLEST_WINDOW:
         raise UsageError(f"{len(layouts)} checkpoints are too few: extrapolation needs {_SMALLEST_WINDOW} or more")
+    if nothing := unmatched(settings.ignore, layouts):
+        raise UsageError(describe(nothing, layouts[-1]))
     for older, newer in pairwise(layouts):
         if why := difference(older, newer):
             raise RefusedCheckpoint(f"{older.path} and {newer.path} cannot be combined: {why}")
     engine = LocalEngine(settings.workers or min(4, usable_cores()))
     try:
-        residuals = _residuals(layouts, request, engine.map)
+        warnings: list[str] = []
+        residuals = _residuals(layouts, told, request, engine.map, warnings.append)
+        equal = repeats(layouts, residuals)
+        if equal:
+            layouts = [each for number, each in enumerate(layouts) if number + 1 not in equal]
+            _check_distinct(layouts)
+            warnings.clear()
+            residuals = _residuals(layouts, told, request, engine.map, warnings.append)
+        for warning in warnings:
+            warn(warning)
         candidate, notes = _solve(residuals, request)
         candidate = replace(candidate, statistics=statistics)
         output = outputs.plan(
@@ -95,14 +117,19 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
         content = manifest.describe(
             output,
             checkpoint=layouts[-1].path,
-            step=_step(layouts[-1])[1],
-            inputs=[{"path": each.path, "step": _step(each)[1], "fingerprint": each.fingerprint} for each in layouts],
+            step=told[layouts[-1].path][1],
+            inputs=[
+                {"path": each.path, "step": told[each.path][1], "fingerprint": each.fingerprint} for each in layouts
+            ],
             candidate=candidate,
             metrics={"original": None, AVERAGE: None, "chosen": None},
             better_than_original=None,
             significant=None,
-            reason=notes or candidate.diagnostics.sentence,
+            reason=in_one_sentence(
+                [*([_EQUAL.format(len(equal))] if equal else []), notes or candidate.diagnostics.sentence]
+            ),
             residuals=residuals,
+            notes=warnings,
         )
         outputs.write(output, manifest.encode(content), engine.map)
     finally:
@@ -110,12 +137,24 @@ def extrapolate(checkpoints: Sequence[Path], out: Path, request: Request) -> dic
     return content
 
 
-def _residuals(layouts: list[Layout], request: Request, run: Run) -> Residuals:
+def _check_distinct(layouts: Sequence[Layout]) -> None:
+    if len(layouts) == 1:
+        raise RefusedCheckpoint("all checkpoints are equal bit for bit: there is nothing to combine")
+    if len(layouts) < _SMALLEST_WINDOW:
+        raise RefusedCheckpoint(
+            f"checkpoints that are equal bit for bit count once, and {len(layouts)} are too few: extrapolation needs "
+            f"{_SMALLEST_WINDOW} or more"
+        )
+
+
+def _residuals(
+    layouts: list[Layout], told: dict[str, Step], request: Request, run: Run, warn: Callable[[str], None]
+) -> Residuals:
     order = request.settings.optimizer_order
-    states = [training_state(layout, _step(layout)[1] or 0, _step(layout)[0], order) for layout in layouts]
+    states = [training_state(layout, told[layout.path][1] or 0, told[layout.path][0], order) for layout in layouts]
     smallest = 1e-8 if request.regularization is None else request.regularization
     try:
-        return measure(Window.of(layouts, states), request.settings, run, smallest=smallest)
+        return measure(Window.of(layouts, states), request.settings, run, smallest=smallest, warn=warn)
     except NotFiniteError as error:
         bad = ", ".join(layouts[number].path for number in error.numbers)
         raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out") from error
@@ -141,27 +180,32 @@ def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:
         raise UsageError(f"the folder {out.absolute().parent} does not exist; make it first")
 
 
-def _ordered(checkpoints: Sequence[Path], source: str | None) -> list[Layout]:
+def _ordered(checkpoints: Sequence[Path], settings: RunConfig) -> tuple[list[Layout], dict[str, Step]]:
     layouts = []
     for path in checkpoints:
         try:
-            layouts.append(probe(str(path), source))
+            layouts.append(probe(str(path), settings.source, settings.ignore))
         except FileNotFoundError as error:
             raise UsageError(f"{path} does not exist") from error
+        except AllIgnored as error:
+            raise AllIgnored(f"{path} cannot be used: {error}") from error
         except (RefusedCheckpoint, IncompleteCheckpoint) as error:
             raise RefusedCheckpoint(f"{path} cannot be used: {error}") from error
-    return sorted(layouts, key=lambda each: (_step(each)[1] or 0, each.files[0].mtime_ns, steps.natural_key(each.path)))
+    base = os.path.commonpath([os.path.dirname(layout.path) for layout in layouts])  # noqa: PTH120 - as in `Layout`
+    names = {layout.path: os.path.relpath(layout.path, base) for layout in layouts}
+    reading = Reading(step=settings.step)
+    for layout in layouts:
+        reading.found_inside(names[layout.path], layout.counters)
+    told = {layout.path: _step(layout, reading.of(names[layout.path])) for layout in layouts}
+    layouts.sort(key=lambda each: (told[each.path][1] or 0, each.files[0].mtime_ns, natural_key(each.path)))
+    return layouts, told
 
 
-def _step(layout: Layout) -> tuple[str, int | None]:
-    """Kind and value of a checkpoint's step, by its name or its content."""
-    from_name = steps.from_name(layout.path)
-    if from_name is not None:
-        return from_name
-    for kind in ("step", "epoch"):
-        if kind in layout.counters:
-            return kind, layout.counters[kind]
-    return "save", None
+def _step(layout: Layout, name: Name) -> Step:
+    """Kind and value of a checkpoint's step, by the names of all or by its content."""
+    if name.step is not None:
+        return name.kind, name.step
+    return (name.kind, layout.counters[name.kind]) if name.kind in layout.counters else ("save", None)
 
 
 def _solve(residuals: Residuals, request: Request) -> tuple[Candidate, str]:

@@ -10,7 +10,7 @@ from rna_watch.daemon.background import serve
 from rna_watch.errors import NothingToDo
 from rna_watch.evaluation.evaluator import check_exists
 from rna_watch.journal import log
-from rna_watch.journal.run_paths import resolve
+from rna_watch.journal.run_registry import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ def once(
     for line in found:
         say(line)
     paths = resolve(run_dir, config.output)
-    state = serve(config, paths, until_done=True, again=again).state
+    state = serve(config, paths, until_done=True, again=again, say=say).state
     if not state.checkpoints:
         raise NothingToDo(nothing(paths))
     summary = summarize(of_last_call(log.read(paths.journal)), state, paths)

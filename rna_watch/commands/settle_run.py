@@ -7,12 +7,15 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import RnaWatchError, UsageError
+from rna_watch.errors import AllIgnored, RnaWatchError, UsageError
 from rna_watch.formats import registry
 from rna_watch.formats.probe import probe
 from rna_watch.journal.quantities import printable
-from rna_watch.journal.run_paths import resolve
+from rna_watch.journal.run_registry import resolve
+from rna_watch.layout.unmatched import describe as describe_unmatched
+from rna_watch.layout.unmatched import unmatched
 from rna_watch.watching.discovery import MOST_BESIDE, discover, unexplained, within
+from rna_watch.watching.reading import Reading
 from rna_watch.watching.scan import linked_folders, scan
 from rna_watch.watching.steps import ending, natural_key
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 _MOST_CHOICES = 20
 _PROBES = 3
+_ASKED = 40
 _UNITS = {"step": ("step", "steps"), "epoch": ("epoch", "epochs"), "number": ("number", "numbers")}
 
 
@@ -52,11 +56,11 @@ def settle(
         goes_on: whether later checkpoints will be taken too.
 
     Raises:
-        UsageError: there is no such folder, or there are several runs and nobody to ask.
+        UsageError: there is no such folder, there are several runs and nobody to ask, or all tensors are to be ignored.
     """
     where = resolve(run_dir, config.output)
     names = look(config, where)
-    found = understand(names, where.run, config.source)
+    found = understand(names, where.run, config)
     chosen = run_dir
     while found.runs and not config.patterns and not where.journal.exists():
         shown, newest = _choices(found.runs)
@@ -69,8 +73,8 @@ def settle(
         folder = shown[ask(said, len(shown), newest + 1) - 1].folder
         chosen, names = chosen / folder, within(names, folder)
         where = resolve(chosen, config.output)
-        found = understand(names, where.run, config.source)
-    said = lines(found, config, goes_on=goes_on)
+        found = understand(names, where.run, config)
+    said = [*lines(found, config, goes_on=goes_on), *_ignoring(found, where.run, config)]
     links = passed_over(where) if goes_on and not found.groups else ""
     return chosen, [*said, f"note     {links}"] if links else said
 
@@ -108,23 +112,47 @@ def look(config: RunConfig, paths: RunPaths) -> dict[str, int]:
     return {each.name: each.identity.mtime_ns for each in found}
 
 
-def understand(names: Mapping[str, int], run: Path, source: str | None) -> Discovery:
-    """The sequences and runs of these names; the models of three folders at most are compared if the names leave it open.
+def understand(names: Mapping[str, int], run: Path, config: RunConfig) -> Discovery:
+    """The sequences and runs of these names; some files are asked for what the names leave open.
 
     Args:
         names: paths relative to the run directory, and when each last changed (ns).
         run: the run directory.
-        source: the setting `source`.
+        config: the settings `source`, `ignore` and `step`.
     """
-    found = discover(names)
+    reading = Reading(names, config.step)
+    for name in reading.undecided(names)[:_ASKED]:
+        with contextlib.suppress(OSError, RnaWatchError):
+            reading.found_inside(name, probe(str(run / name), config.source, config.ignore).counters)
+    found = discover(names, reading=reading)
     open_ones = unexplained(found.groups)
     if found.runs or len(open_ones) < 2:
         return found
     architectures = {}
     for group in open_ones[:_PROBES]:
         with contextlib.suppress(OSError, RnaWatchError):
-            architectures[group.folder] = probe(str(run / group.newest), source).architecture
-    return discover(names, architectures)
+            architectures[group.folder] = probe(str(run / group.newest), config.source, config.ignore).architecture
+    return discover(names, architectures, reading)
+
+
+def _ignoring(found: Discovery, run: Path, config: RunConfig) -> list[str]:
+    """A line for patterns of tensors to ignore that match none of the newest checkpoints.
+
+    Raises:
+        AllIgnored: no tensor is left in any of them.
+    """
+    layouts, nothing_left = [], []
+    for group in found.groups[:_PROBES] if config.ignore else ():
+        try:
+            layouts.append(probe(str(run / group.newest), config.source, config.ignore))
+        except AllIgnored as error:
+            nothing_left.append(AllIgnored(f"{group.newest} cannot be used: {error}"))
+        except (OSError, RnaWatchError):
+            continue  # the daemon says why
+    if nothing_left and not layouts:
+        raise nothing_left[0]
+    patterns = unmatched(config.ignore, layouts) if layouts else ()
+    return [printable(f"note     {describe_unmatched(patterns, layouts[0])}")] if patterns else []
 
 
 def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
@@ -146,6 +174,8 @@ def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
     said = [f"found    {describe(first, place=True)}"]
     if first.kind == "" and first.count == 1:
         said[0] += "; taken each time it is written"
+    elif step := _step(first):
+        said.append(f"step     {step}")
     if others:
         also = "; ".join(
             describe(each, place=each.folder != first.folder, trainer=each.trainer != first.trainer)
@@ -154,6 +184,18 @@ def lines(found: Discovery, config: RunConfig, *, goes_on: bool) -> list[str]:
         more = len(others) - MOST_BESIDE
         said.append(f"also     {also}" + (f"; and {more} more" if more > 0 else ""))
     return said
+
+
+def _step(group: NumberedNames) -> str:
+    """What tells the step of a group's checkpoints, in words; "" for a single one that tells it."""
+    if group.count == 1:
+        return ""
+    if group.first is None:
+        return f"read from {group.told}, as no number in the names is one; --step names one that is"
+    if group.values < group.count:
+        same = f"{group.values} values stand for {group.count} files"
+        return f"read from {group.told}, but {same}; --step names another number, such as --step '_(\\d+)'"
+    return f"read from {group.told}"
 
 
 def describe(group: NumberedNames, *, place: bool = False, trainer: bool = True) -> str:

@@ -8,8 +8,11 @@ from rna_watch.commands.settle_run import settle
 from rna_watch.daemon import background
 from rna_watch.evaluation.evaluator import check_exists
 from rna_watch.journal import events as e
-from rna_watch.journal.run_paths import await_run, resolve
+from rna_watch.journal.run_paths import await_run
+from rna_watch.journal.run_registry import resolve
+from rna_watch.journal.standing import standings
 from rna_watch.journal.status import load
+from rna_watch.journal.words import all_stand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,11 +60,13 @@ def start(
             say(line)
     paths = resolve(chosen or run_dir, config.output)
     if foreground:
-        background.serve(config, paths, to_terminal=to_terminal)
+        background.serve(config, paths, to_terminal=to_terminal, say=say)
         return
-    pid = background.start(paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)])
+    pid = background.start(paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)], say)
     say(f"watching {paths.run} (process {pid})\nmodels   {paths.models}")
-    state = load(paths)[0]
+    state, _ = load(paths)
+    for line in all_stand(standings(state, paths.there), state):
+        say(f"so far   {line}")
     for problem in state.problems.values():
         say(f"problem  {problem.what}; {problem.remedy}")
     began = state.started.seq if state.started else 0

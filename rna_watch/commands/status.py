@@ -6,10 +6,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import RnaWatchError
-from rna_watch.journal.status import load, status_of
+from rna_watch.journal.metric import mode_of
+from rna_watch.journal.standing import standing
+from rna_watch.journal.status import load, settled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rna_watch.journal.replay import RunState
     from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.journal.standing import Standing
 
 
 def check(paths: RunPaths) -> None:
@@ -18,24 +24,37 @@ def check(paths: RunPaths) -> None:
     Raises:
         RnaWatchError: no daemon does.
     """
-    status = status_of(paths)
+    status = settled(paths)
     if not status.responds:
         raise RnaWatchError(f"{paths.run} is not watched ({status.state})")
 
 
-def as_dict(paths: RunPaths) -> dict[str, Any]:
-    """A run as plain data (`status --json`): run, output, state, owner, metric, best, checkpoints, workers, problems."""
-    state, status = load(paths)
+def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
+    """A run as plain data (`status --json`): run, output, state, owner, metric, best, checkpoints, workers, problems.
+
+    `best` also has the best original by the same evaluator, the gain over it in the metric's units, and whether that is
+    beyond noise; it is null where its model is gone. `best_original` is there without a best model too. Both are those of
+    the series recorded as first; `series` has them for each.
+
+    Args:
+        paths: the run's paths.
+        say: shows a line, if it has to be waited for a sign of life of the run's owner.
+    """
+    state, status = load(paths, say)
+    now = standing(state, paths.there)
     return {
         "run": str(paths.run),
         "output": str(paths.output),
         "state": status.state,
         "owner": {"host": status.owner.host, "pid": status.owner.pid} if status.owner else None,
-        "metric": {"name": state.metric.metric, "mode": state.metric.mode} if state.metric else None,
-        "best": {"output": str(paths.models / state.best.output), "value": state.best.value} if state.best else None,
+        "metric": {"name": state.metric.metric, "mode": mode_of(state)} if state.metric else None,
+        "best": _best(now, state, paths) if now and now.best else None,
+        "best_original": _original(now) if now and now.original else None,
+        "series": [_series(series, state, paths) for series in state.series()],
         "checkpoints": [
             {
                 "name": checkpoint.name,
+                "series": checkpoint.series,
                 "step": checkpoint.step,
                 "state": str(checkpoint.stage),
                 "reason": checkpoint.reason,
@@ -43,10 +62,43 @@ def as_dict(paths: RunPaths) -> dict[str, Any]:
                 if checkpoint.chosen
                 else {"original": checkpoint.evaluations.get("last")},
                 "better_than_original": checkpoint.chosen.better_than_original if checkpoint.chosen else None,
-                "output": str(paths.models / checkpoint.output) if checkpoint.output else None,
+                "output": str(paths.models / checkpoint.output)
+                if checkpoint.output and paths.there(checkpoint.output)
+                else None,
             }
             for checkpoint in state.checkpoints.values()
         ],
         "workers": [asdict(worker) for worker in status.workers],
         "problems": [{"what": problem.what, "remedy": problem.remedy} for problem in state.problems.values()],
+    }
+
+
+def _series(series: str, state: RunState, paths: RunPaths) -> dict[str, Any]:
+    now = standing(state, paths.there, series)
+    return {
+        "name": series,
+        "checkpoints": sum(each.series == series for each in state.checkpoints.values()),
+        "best": _best(now, state, paths) if now and now.best else None,
+        "best_original": _original(now) if now and now.original else None,
+    }
+
+
+def _best(now: Standing, state: RunState, paths: RunPaths) -> dict[str, Any]:
+    moved = state.bests[now.series].moved
+    return {
+        "output": str(paths.models / moved.output),
+        "value": moved.value,
+        "checkpoint": moved.checkpoint,
+        "original": now.original.value if now.original else None,
+        "gain": now.gain,
+        "significant": now.significant,
+    }
+
+
+def _original(now: Standing) -> dict[str, Any]:
+    assert now.original is not None
+    return {
+        "checkpoint": now.original.checkpoint,
+        "value": now.original.value,
+        "unbeaten": now.unbeaten,
     }

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.journal import events as e
-from rna_watch.journal.words import describe, nameless
+from rna_watch.journal.standing import standings
+from rna_watch.journal.words import all_stand, describe, nameless
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -74,8 +75,7 @@ def summarize(call: Sequence[e.Event], state: RunState, paths: RunPaths) -> Summ
         result = _nothing_to_do(state)
         error = NothingToDo(result)
     lines = [result]
-    if state.best is not None:
-        lines.append(f"best: {paths.models / state.best.output}")
+    lines += all_stand(standings(state, paths.there), state)
     stages = Counter(checkpoint.stage for checkpoint in state.checkpoints.values())
     lines.append("checkpoints: " + "; ".join(f"{count} {stage}" for stage, count in stages.items()))
     shown = counts.most_common(_MOST_DETAILS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
-from rna_watch.journal.run_paths import resolve
+from rna_watch.journal.run_registry import resolve
 from rna_watch.layout.artifacts import is_output, manifest_path
 from rna_watch.publishing.inputs import Finder
 from rna_watch.publishing.verification import Verdict, Verification, VerificationEnded, read_manifest, verify
@@ -78,7 +78,7 @@ def _verify_one(model: Path, manifest_path: Path) -> Verification:
         manifest = read_manifest(manifest_path)
     except VerificationEnded as end:
         return Verification(output=str(model), target=target, verdict=end.verdict, problems=end.problems)
-    find = Finder(manifest_path.resolve().parent, manifest.source)
+    find = Finder(manifest_path.resolve().parent, manifest.source, manifest.ignore)
     return replace(verify(manifest, model, find), target=target)
 
 

@@ -10,19 +10,21 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import RE_ESTIMATED
+from rna_watch.acceleration.direction import direction
 from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS, UNIFORM
 from rna_watch.acceleration.methods import kind_of as kind_of_method
-from rna_watch.acceleration.selection import infer_mode
 from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.levels import Level, known, levels, same
 from rna_watch.comparison.members import Member, length_of, members_of, recipe_at
 from rna_watch.comparison.sequences import pick, sequences
 from rna_watch.errors import NothingToDo, UsageError
-from rna_watch.journal.metric import metric_of
+from rna_watch.journal.metric import metric_of, mode_of
 from rna_watch.journal.replay import PENDING
+from rna_watch.journal.standing import Standing, standing
+from rna_watch.journal.words import stands
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rna_watch.acceleration.significance import Mode
     from rna_watch.journal.recipe import Recipe
@@ -93,6 +95,8 @@ class Comparison:
     fixed: tuple[str, ...]
     rows: tuple[Row, ...]
     levels: tuple[Level, ...]
+    standing: Standing | None
+    stands: str
 
     @property
     def name(self) -> str:
@@ -116,19 +120,21 @@ def compare(
     mode: Mode | None = None,
     given: Sequence[float] | None = None,
     sequence: str | None = None,
+    there: Callable[[str], bool] = lambda _: True,
 ) -> Comparison:
     """The comparison of a run, finished or living.
 
     Args:
         state: what its journal adds up to.
         metric: which of the evaluator's numbers to show; the one by which models are chosen, if not given.
-        mode: whether it is minimized or maximized; the daemon's own, or inferred from the name, if not given.
+        mode: whether it is minimized or maximized; the daemon's own, or told from the name, if not given.
         given: levels to ask for; around the original's best, if not given.
         sequence: which checkpoints, by the pattern of their names or its beginning; the longest sequence, if not given.
+        there: whether an output is in the output tree.
 
     Raises:
         NothingToDo: nothing was evaluated.
-        UsageError: the evaluator never reported that metric, or there is no such sequence.
+        UsageError: the evaluator never reported that metric, its direction is not known, or there is no such sequence.
     """
     remedy = "`rna-watch once RUN_DIR --evaluator FILE.py:function` evaluates everything that is there"
     if not state.checkpoints:
@@ -148,10 +154,15 @@ def compare(
         near = difflib.get_close_matches(shown, names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"the evaluator reported no metric {shown!r}, only {', '.join(names)}{hint}")
-    choosing = state.metric.metric if state.metric else None
-    declared = {choosing: _mode(state.metric.mode)} if state.metric else {}
-    shown_mode = mode or declared.get(shown) or infer_mode(shown)
-    picker = _Picker(shown=shown, choosing=choosing or shown, mode=declared.get(choosing) or shown_mode)
+    shown_mode = mode or (mode_of(state) if shown == default.name else None) or direction(shown)
+    if shown_mode is None:
+        raise UsageError(
+            f"the name {shown!r} does not tell whether it is to be small or large: add --mode min or --mode max"
+        )
+    # by a metric whose direction is not known nothing was chosen
+    chosen_in = mode_of(state)
+    choosing = state.metric.metric if state.metric and chosen_in else None
+    picker = _Picker(shown=shown, choosing=choosing or shown, mode=chosen_in or shown_mode)
 
     families = [members_of(checkpoint) for checkpoint in evaluated]
     lengths = [length_of(checkpoint) for checkpoint in evaluated]
@@ -163,6 +174,7 @@ def compare(
         for checkpoint, family, length in zip(evaluated, families, lengths, strict=True)
     ]
     curves = {key: [(row.step, row.value(key)) for row in rows] for key in (*kinds, CHOSEN, *members)}
+    best = standing(state, there, compared.name if compared.name in state.series() else None)
     return Comparison(
         run=state.started.run if state.started else "",
         sequence=compared.name,
@@ -180,6 +192,8 @@ def compare(
         fixed=_fixed(recipes),
         rows=tuple(rows),
         levels=tuple(levels(curves, ORIGINAL, shown, shown_mode, given)),
+        standing=best,
+        stands=stands(best, state) if best else "",
     )
 
 
@@ -188,10 +202,6 @@ def kind_of(method: str) -> str:
     if method == LAST:
         return ORIGINAL
     return {AVERAGES: AVERAGE, SOLUTIONS: RNA}.get(kind_of_method(method) or "", method)
-
-
-def _mode(word: str) -> Mode:
-    return "max" if word == "max" else "min"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,8 +86,9 @@ def quarters(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
 
 
 def provenance(comparison: Comparison) -> list[str]:
-    """Which checkpoints these are, which metric is shown and which chose the models, and whether its numbers are honest."""
-    return [*_compared(comparison), *_metrics(comparison)]
+    """The run's best, which checkpoints these are, which metric is shown and which chose, whether its numbers are honest."""
+    best = [f"{plain(comparison.stands)[:1].upper()}{plain(comparison.stands)[1:]}."] if comparison.stands else []
+    return [*best, *_compared(comparison), *_metrics(comparison)]
 
 
 def _compared(c: Comparison) -> list[str]:

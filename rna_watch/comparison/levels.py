@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard
 
+from rna_watch.acceleration.direction import words_of
 from rna_watch.acceleration.significance import gain, ranked
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 POINTS = (5.0, 2.0, 1.0, 0.5, 0.2)
 # for other metrics: parts of the original's whole gain
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02)
-_IN_PERCENT = re.compile(r"err|acc|top[-_]?[15]")
-_NOT_IN_PERCENT = re.compile(r"squared|absolute|mean|mse|mae|loss|relative|l[12]")
+_IN_PERCENT = frozenset({"err", "error", "errors", "acc", "accuracy", "inaccuracy", "top"})
+_NOT_IN_PERCENT = frozenset({"squared", "absolute", "mean", "mse", "mae", "loss", "logloss", "relative", "l1", "l2"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +90,8 @@ def default_tolerances(metric: str, values: Sequence[float], mode: Mode) -> list
     """
     if not values:
         return []
-    name = metric.lower()
-    rate = _IN_PERCENT.search(name) and not _NOT_IN_PERCENT.search(name)
+    named = {form for word in words_of(metric) for form in (word, word.rstrip("0123456789"))}
+    rate = not named.isdisjoint(_IN_PERCENT) and named.isdisjoint(_NOT_IN_PERCENT)
     if rate and all(0 <= value <= 100 for value in values):
         unit = 1.0 if max(values) > 1.0 else 0.01
         return [points * unit for points in POINTS]

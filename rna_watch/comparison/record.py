@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def record(comparison: Comparison) -> dict[str, Any]:
     """Keys: run, sequence, sequences, metric, mode, chosen_by, kinds, members, fixed, checkpoints, levels, tallies, sentences.
 
-    A value that is no finite number is null; a method that was not evaluated at a checkpoint is not named there.
+    `standing` is the best model of the run next to its best original. A value that is no finite number is null; a method
+    that was not evaluated at a checkpoint is not named there.
     """
     c = comparison
     rows = compared(c)
@@ -49,6 +50,7 @@ def record(comparison: Comparison) -> dict[str, Any]:
             "first_quarter": _part(c, early),
             "last_quarter": _part(c, late),
         },
+        "standing": asdict(c.standing) if c.standing else None,
         "sentences": [*provenance(c), *findings(c)],
     }
 

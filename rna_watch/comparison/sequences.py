@@ -9,10 +9,10 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import UsageError
-from rna_watch.watching import steps
+from rna_watch.watching.reading import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rna_watch.journal.replay import Checkpoint
 
@@ -36,7 +36,13 @@ def sequences(checkpoints: Iterable[Checkpoint]) -> list[CheckpointSequence]:
     if it was in one window with them.
     """
     admitted = {each.name: each for each in checkpoints if each.admitted is not None}
-    parents = {series: series for series in map(_series, admitted.values())}
+    reading = Reading(each.admitted.path for each in admitted.values() if each.admitted)
+
+    def series_of(checkpoint: Checkpoint) -> str:
+        assert checkpoint.admitted is not None
+        return checkpoint.admitted.series or reading.of(checkpoint.admitted.path).series
+
+    parents = {series: series for series in map(series_of, admitted.values())}
 
     def root(series: str) -> str:
         while parents[series] != series:
@@ -46,11 +52,11 @@ def sequences(checkpoints: Iterable[Checkpoint]) -> list[CheckpointSequence]:
     for each in admitted.values():
         for name in _window(each):
             if name in admitted:
-                parents[root(_series(admitted[name]))] = root(_series(each))
+                parents[root(series_of(admitted[name]))] = root(series_of(each))
     groups: dict[str, list[Checkpoint]] = {}
     for each in admitted.values():
-        groups.setdefault(root(_series(each)), []).append(each)
-    found = [_as_it_went(members) for members in groups.values()]
+        groups.setdefault(root(series_of(each)), []).append(each)
+    found = [_as_it_went(members, series_of) for members in groups.values()]
     return sorted(found, key=lambda each: (-len(each.members), -max(map(_seq, each.members), default=0)))
 
 
@@ -72,11 +78,6 @@ def pick(found: Sequence[CheckpointSequence], wanted: str | None) -> CheckpointS
     raise UsageError(f"{said} with {wanted!r}, there are: {', '.join(names)}{hint}")
 
 
-def _series(checkpoint: Checkpoint) -> str:
-    assert checkpoint.admitted is not None
-    return steps.series(checkpoint.admitted.path)
-
-
 def _seq(checkpoint: Checkpoint) -> int:
     return checkpoint.admitted.seq if checkpoint.admitted else 0
 
@@ -93,13 +94,13 @@ def _went_back(before: Checkpoint, after: Checkpoint) -> bool:
     return one is not None and other is not None and one.step >= other.step and one.mtime_ns < other.mtime_ns
 
 
-def _as_it_went(members: Iterable[Checkpoint]) -> CheckpointSequence:
+def _as_it_went(members: Iterable[Checkpoint], series_of: Callable[[Checkpoint], str]) -> CheckpointSequence:
     """One training without the steps that it repeated: what was saved after the point to which it went back is left out."""
     kept: dict[str, Checkpoint] = {}
     names: Counter[str] = Counter()
     count = 0
     for each in sorted(members, key=_seq):
-        names[_series(each)] += 1
+        names[series_of(each)] += 1
         count += 1
         if each.starts_window:
             kept = {name: other for name, other in kept.items() if not _went_back(other, each)}

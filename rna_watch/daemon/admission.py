@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -10,18 +11,20 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon import window_break
 from rna_watch.daemon.order import by_admission
 from rna_watch.daemon.pinned_file import NONE
+from rna_watch.daemon.sequences import inside
 from rna_watch.daemon.window import state_of
-from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import RunState, Stage
 from rna_watch.layout.identity import identify_any
 from rna_watch.layout.layout import difference
+from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.watching import steps
 from rna_watch.window.equality import same_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.pins import Pins
@@ -38,7 +41,7 @@ class Admission:
     """Decides what each candidate file is, and records it.
 
     Args:
-        config: the settings `source`, `optimizer_order` and `learning_rate_jump`.
+        config: the settings `source`, `ignore`, `step`, `every`, `first_step`, `optimizer_order`, `learning_rate_jump`.
         recorder: journal and state.
         sequences: which checkpoints follow each other.
         pins: the window store.
@@ -53,6 +56,8 @@ class Admission:
         self._sequences = sequences
         self._pins = pins
         self._proceed = proceed
+        self._unmatched = config.ignore  # the patterns that no checkpoint has a tensor for, so far
+        self._compared: Layout | None = None  # a checkpoint with which they were compared
 
     def consider(self, name: str, identity: FileIdentity) -> bool:
         """Admit a file, or record that it is an alias, refused or gone; returns whether it is a checkpoint.
@@ -66,8 +71,14 @@ class Admission:
         """
         if self._known(name, identity):
             return True
+        if not self._sequences.readings().matches(name):
+            reason = f"--step {self._config.step!r} finds no whole number in its name"
+            self._note(
+                e.Refused(checkpoint=name, reason=f"{reason}; widen it, or leave such names out with --patterns")
+            )
+            return False
         try:
-            layout = probe(identity.path, self._config.source)
+            layout = probe(identity.path, self._config.source, self._config.ignore)
             if not identify_any(identity.path).same_content(identity):
                 raise IncompleteCheckpoint("it is being written")
         except FileNotFoundError as error:
@@ -83,8 +94,52 @@ class Admission:
         except OSError as error:
             reason = f"it cannot be read: {error.strerror or error}; check the disk or mount"
             raise IncompleteCheckpoint(reason) from error
+        self._compare_ignored(layout)
         self._admit(name, layout, identity)
+        self.reread()
         return True
+
+    def in_order(self, due: Sequence[tuple[str, FileIdentity]]) -> list[tuple[str, FileIdentity]]:
+        """Files that are due, in the order of their steps; files whose names leave that open are asked first.
+
+        Args:
+            due: path relative to the run directory, and the file as it rests there.
+        """
+        reading = self._sequences.readings()
+        files = dict(due)
+        if len(files) > 1:
+            known = {c.admitted.path for c in self._recorder.checkpoints() if c.admitted}
+            for name in (each for each in reading.undecided(files) if each not in known):
+                with contextlib.suppress(OSError, RnaWatchError):
+                    self._sequences.saw(name, probe(files[name].path, self._config.source, self._config.ignore))
+                self._proceed()
+        return sorted(due, key=lambda each: reading.order(each[0], each[1].mtime_ns))
+
+    def reread(self) -> None:
+        """Record what more names, or what the files hold, have changed: series, steps, and with them where windows begin."""
+        changed = self._sequences.reread()
+        for event in changed:
+            self._recorder.record(event)
+        for event in changed:
+            checkpoint = self._recorder.checkpoint(event.checkpoint)
+            assert checkpoint is not None
+            self._begin_window(self._break(self._sequences.before(checkpoint), event.checkpoint), event.checkpoint)
+
+    def report_unmatched(self) -> None:
+        """Report the patterns of tensors to ignore that match none of any checkpoint so far; called when those at hand are in."""
+        if not self._unmatched:
+            self._recorder.solved("ignore")
+        elif self._compared is not None:
+            what = describe(self._unmatched, self._compared)
+            self._recorder.problem("ignore", what, "correct the pattern and start again, or take it back")
+
+    def _compare_ignored(self, layout: Layout | None) -> None:
+        if layout is None or not self._unmatched:
+            return
+        left = unmatched(self._unmatched, [layout])
+        if self._compared is None or left != self._unmatched:
+            self._compared = layout
+        self._unmatched = left
 
     def readmit(self) -> set[str]:
         """Admit again, from pins and files, what was admitted under another setting `source`: it is another model.
@@ -121,27 +176,43 @@ class Admission:
 
     def _known(self, name: str, identity: FileIdentity) -> bool:
         """Whether the journal already has the file, under this path or, a hard link, under another."""
-        for checkpoint in self._recorder.checkpoints():
-            admitted = checkpoint.admitted
-            if admitted is None:
-                continue
-            same = (admitted.inode, admitted.mtime_ns, admitted.size_bytes) == (
-                identity.inode,
-                identity.mtime_ns,
-                identity.size_bytes,
-            )
-            if same:
-                if admitted.path != name:
-                    self._note(e.Aliased(checkpoint=name, of=checkpoint.name))
+        wanted = (identity.inode, identity.mtime_ns, identity.size_bytes)
+        same = [
+            (checkpoint, admitted.path)
+            for checkpoint in self._recorder.checkpoints()
+            if (admitted := checkpoint.admitted)
+            and (admitted.inode, admitted.mtime_ns, admitted.size_bytes) == wanted
+            and (admitted.path == name or checkpoint.stage is not Stage.ALIAS)
+        ]
+        for checkpoint, _ in same:
+            if self._unmatched and checkpoint.pinned:  # after a restart nothing is probed but what a window needs
+                self._compare_ignored(self._pins.layout(checkpoint))
+        if any(path == name for _, path in same):
+            return True
+        for checkpoint, path in same:
+            if not self._copied(path, name):
+                self._note(e.Aliased(checkpoint=name, of=checkpoint.name))
                 return True
         return False
 
+    def _copied(self, earlier: str, later: str) -> bool:
+        """Whether of two paths of one content the earlier seen is the copy: its name says so, or it lies deeper."""
+        one, other = (self._sequences.read(path) for path in (earlier, later))
+        if other.step is None:
+            return False
+        if one.step is None:
+            return False
+        reading = self._sequences.readings()
+        return reading.order(later)[1:3] < reading.order(earlier)[1:3]
+
     def _admit(self, path: str, layout: Layout, identity: FileIdentity) -> None:
+        self._sequences.saw(path, layout)
         kind, step, numbered = self._sequences.order(path, layout)
         again = False
+        copies = []
         for checkpoint in self._recorder.checkpoints():
             admitted = checkpoint.admitted
-            if admitted is None:
+            if admitted is None or (checkpoint.stage is Stage.ALIAS and admitted.path != path):
                 continue
             if admitted.fingerprint != layout.fingerprint and (numbered or not self._same_model(checkpoint, layout)):
                 continue
@@ -150,6 +221,9 @@ class Admission:
                 if path == checkpoint.name and checkpoint.stage is Stage.WAITING:
                     again = True  # it was written again with the same content, and seen half-written in between
                     break
+                if admitted.path != path and self._copied(admitted.path, path):
+                    copies.append(checkpoint.name)
+                    continue
                 self._resolve(path, checkpoint.name, known=path == admitted.path)
                 return
         name = path if numbered else _with_step(path, kind, step)
@@ -162,8 +236,13 @@ class Admission:
         replaced = self._recorder.checkpoint(name)
         if replaced is not None and replaced.pinned:
             self._pins.unpin(replaced, "the file was written again")
+        read = self._sequences.read(path)
+        series = self._sequences.of(path, kind)
+        left_out = self._left_out(series, step)
         try:
-            pinned_kind, pinned_path = self._pins.pin(name, layout, identity.size_bytes, link=numbered)
+            pinned_kind, pinned_path = (
+                ("none", "") if left_out else self._pins.pin(name, layout, identity.size_bytes, link=numbered)
+            )
         except InputChanged as error:
             raise IncompleteCheckpoint("it is being written") from error
         self._recorder.record(
@@ -181,14 +260,28 @@ class Admission:
                 mtime_ns=identity.mtime_ns,
                 pin=pinned_kind,
                 pin_path=pinned_path,
+                series=series,
+                counters=inside(layout),
+                told=read.told if numbered or kind != "save" else "the order of writing",
+                left_out=left_out,
             )
         )
-        self._begin_window("" if again else self._break(previous, name), name)
+        for copy in copies:
+            self._note(e.Aliased(checkpoint=copy, of=name))
+        self._begin_window("" if again or left_out else self._break(previous, name), name)
         self._resolve(path, name, known=True)
 
     def _begin_window(self, reason: str, name: str) -> None:
         if reason:
             self._recorder.record(e.WindowStarted(checkpoint=name, reason=reason))
+
+    def _left_out(self, series: str, step: int) -> str:
+        """Why the settings leave a checkpoint out; "" if it enters."""
+        first, every = self._config.first_step, self._config.every
+        if first is not None and step < first:
+            return f"before --first-step {first}"
+        place = self._sequences.place(series, step, first or 0)
+        return f"number {place} of its series: --every {every} takes each {every}th" if place % every else ""
 
     def _resolve(self, path: str, name: str, *, known: bool) -> None:
         """Record that a file is a checkpoint of another name; if that is `known`, only if its path has another record."""
@@ -214,7 +307,7 @@ class Admission:
         if previous is None or previous.admitted is None or current is None or current.admitted is None:
             return ""
         if reason := window_break.same_step(previous.admitted, current.admitted):
-            self._recorder.problem("same-step", reason, "if they are of two runs, name one run with --patterns")
+            self._recorder.problem("same-step", reason, "name the step with --step, or one run with --patterns")
             return reason
         if reason := window_break.restart(previous.admitted, current.admitted, self._recorder.checkpoints()):
             return reason

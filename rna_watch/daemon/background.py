@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon.loop import Daemon
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.setup import be_nice
-from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, UsageError
+from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, StoreError, UsageError
 from rna_watch.journal.follow import Follower
-from rna_watch.journal.lock import RunLock, check_unwatched
+from rna_watch.journal.lock import RunLock
 from rna_watch.journal.replay import PENDING, Stage
-from rna_watch.journal.run_paths import adopt_pins, check_output, remember
-from rna_watch.journal.status import status_of
+from rna_watch.journal.run_paths import adopt_pins, check_output, same_folder
+from rna_watch.journal.run_registry import remember
+from rna_watch.journal.status import settled, status_of
 from rna_watch.journal.words import nameless
 
 if TYPE_CHECKING:
@@ -42,7 +43,13 @@ _LOG_FILES = 3
 
 
 def serve(
-    config: RunConfig, paths: RunPaths, *, until_done: bool = False, again: bool = False, to_terminal: bool = True
+    config: RunConfig,
+    paths: RunPaths,
+    *,
+    until_done: bool = False,
+    again: bool = False,
+    to_terminal: bool = True,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Recorder:
     """Run the daemon in this process until it is stopped or nothing is left to do; returns the final state.
 
@@ -52,20 +59,21 @@ def serve(
         until_done: end when nothing is left to do (`once`).
         again: make every model anew whose inputs are there.
         to_terminal: log to the terminal too.
+        say: shows a line before it begins, if the run's owner is perhaps gone and has to be waited for.
 
     Raises:
-        RunIsWatched: another process watches the run.
+        RunIsWatched: another process watches the run, or has taken it over meanwhile.
         RnaWatchError: the engine cannot start, or our own folder cannot be written.
     """
     check_output(paths)
     paths.create()
     ready = os.environ.pop(READY_FD, None)
     try:
-        with RunLock(paths) as lock:
+        with RunLock(paths, say) as lock:
             _log_to(paths, to_terminal=to_terminal, counted=until_done)
             be_nice()
             remember(paths)
-            recorder = Recorder(paths.journal)
+            recorder = Recorder(paths.journal, check=lock.check)
             try:
                 _check_run(recorder, paths)
                 adopt_pins(paths)
@@ -79,6 +87,7 @@ def serve(
                     lost=lock.lost,
                 )
                 daemon.run()
+                lock.check()
             finally:
                 recorder.close()
         return recorder
@@ -92,7 +101,7 @@ def _check_run(recorder: Recorder, paths: RunPaths) -> None:
     if before is None or Path(before.run) == paths.run:
         return
     with contextlib.suppress(OSError):
-        if not Path(before.run).samefile(paths.run):  # a run that was moved is not there any more
+        if not same_folder(Path(before.run), paths.run):  # a run that was moved is not there any more
             raise UsageError(
                 f"{paths.output} holds the models of another run, {before.run}: name another folder with --output for "
                 f"{paths.run}"
@@ -140,7 +149,7 @@ def _log_to(paths: RunPaths, *, to_terminal: bool, counted: bool) -> None:
     logger.handlers = handlers
 
 
-def start(paths: RunPaths, arguments: Sequence[str]) -> int:
+def start(paths: RunPaths, arguments: Sequence[str], say: Callable[[str], None] = lambda _: None) -> int:
     """Start the daemon in the background; returns its process id once it watches.
 
     The child is a new interpreter (no fork: it can hang once torch has run), in a session of its own.
@@ -148,14 +157,16 @@ def start(paths: RunPaths, arguments: Sequence[str]) -> int:
     Args:
         paths: the run's paths.
         arguments: the arguments of `rna-watch start`, without the command's name.
+        say: shows a line, if the run's owner is perhaps gone and has to be waited for.
 
     Raises:
         RunIsWatched: another process watches the run.
         RnaWatchError: the child's own error.
     """
     check_output(paths)
-    check_unwatched(paths)
     paths.create()
+    with RunLock(paths, say):
+        pass  # from an owner that is gone the run is taken here, so that the child need not wait for it again
     reader, writer = os.pipe()
     with paths.log.open("ab") as log:
         child = subprocess.Popen(
@@ -198,29 +209,49 @@ def _read_message(reader: int, child: subprocess.Popen[bytes]) -> str:
     raise EngineError(f"the daemon did not begin to watch within {_START_LIMIT_S:g} s and was ended")
 
 
-def stop(paths: RunPaths) -> str:
-    """Ask the run's daemon to stop, and wait until it has (on this host until its process is gone); returns a sentence.
+def stop(paths: RunPaths, say: Callable[[str], None] = lambda _: None) -> str:
+    """Ask the run's daemon to stop, and wait until it has (until its process is gone, if that can be seen from here).
+
+    Args:
+        paths: the run's paths.
+        say: shows a line, if the run's owner is perhaps gone and has to be waited for.
+
+    Returns:
+        a sentence.
 
     Raises:
         NothingToDo: nothing watches the run.
-        RnaWatchError: it did not stop in time.
+        RnaWatchError: it did not stop in time, or it cannot be asked.
     """
-    status = status_of(paths)
+    status = settled(paths, say)
     if not status.alive:
         raise NothingToDo(f"nothing watches {paths.run}")
     owner = status.owner
-    if owner is not None and owner.is_here():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(owner.pid, signal.SIGTERM)
-            os.kill(owner.pid, signal.SIGCONT)  # a suspended process takes SIGTERM only then
-    else:
-        paths.stop_request.touch()
+    if owner is None or not _signal(owner):
+        try:
+            paths.stop_request.touch()
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {paths.stop_request}, which asks {status.who()} to stop: {error.strerror}; check the folder's "
+                "permissions and free space"
+            ) from error
     until = time.monotonic() + _STOP_LIMIT_S
     while time.monotonic() < until:
         if not _still_there(paths, owner):
             return f"{status.who()} stopped watching {paths.run}"
         time.sleep(_POLL_S)
     raise RnaWatchError(f"{status.who()} did not stop within {_STOP_LIMIT_S:g} s; see {paths.log}")
+
+
+def _signal(owner: Owner) -> bool:
+    """Tell a process to end; False if it cannot be seen from here, or is another user's."""
+    if not owner.lives():
+        return False
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(owner.pid, signal.SIGTERM)
+        os.kill(owner.pid, signal.SIGCONT)  # a suspended process takes SIGTERM only then
+        return True
+    return False
 
 
 def catch_up(paths: RunPaths, count: int, *, stuck_s: float, say: Callable[[str], None] = lambda _: None) -> None:
@@ -256,8 +287,9 @@ def catch_up(paths: RunPaths, count: int, *, stuck_s: float, say: Callable[[str]
 
 
 def _still_there(paths: RunPaths, owner: Owner | None) -> bool:
-    """Whether the daemon's process exists (it outlives its lock by a moment); on another host, whether it holds the run."""
-    if owner is not None and owner.is_here():
-        return owner.lives_here()
+    """Whether the daemon's process exists (it outlives its lock by a moment); where that is hidden, whether it has the run."""
+    lives = owner.lives() if owner is not None else None
+    if lives is not None:
+        return lives
     current = status_of(paths)
     return current.alive and current.owner == owner

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
 from rna_watch.acceleration.family import Family, cut, distinct, unevaluated
 from rna_watch.acceleration.methods import LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
-from rna_watch.acceleration.selection import infer_mode
-from rna_watch.acceleration.significance import Mode, ranked
+from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
 from rna_watch.daemon.evaluators import failed, offers, spread
+from rna_watch.daemon.settled_metric import note_what_is_kept, settle
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, FitRequest, choosing_metric
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
+from rna_watch.journal.metric import mode_of
 from rna_watch.journal.recipe import recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -73,6 +74,8 @@ class EvaluationRounds:
         self.recorder = recorder
         self.evaluators = evaluators
         self.show = show
+        if evaluators:
+            note_what_is_kept(config, recorder)
 
     def run(self, window: Window, residuals: Residuals, members: Family, *, search: bool = True) -> Evaluated:
         """Evaluate a window's family and what can be found from it; a failure is recorded and costs that candidate only.
@@ -108,14 +111,6 @@ class EvaluationRounds:
         elif RE_ESTIMATED in kinds:
             self.recorder.solved(NORMALIZATION)
         return kinds
-
-    def settle(self, metric: str) -> None:
-        """Record, once, the metric by which models are chosen, and its direction."""
-        settled = self.recorder.state.metric
-        same = settled is not None and settled.metric == metric
-        mode = self.config.mode or (settled.mode if settled is not None and same else infer_mode(metric))
-        if settled is None or not same or settled.mode != mode:
-            self.recorder.record(e.MetricChosen(metric=metric, mode=mode))
 
 
 class CheckpointEvaluation:
@@ -167,7 +162,7 @@ class CheckpointEvaluation:
         settled = self._recorder.state.metric
         metric = self._config.metric or (settled.metric if settled is not None else None)
         if metric is not None and any(each.name in self.outcome.evaluated for each in candidates):
-            self._rounds.settle(metric)  # what is known is used, whichever metric chose before
+            settle(metric, self._config, self._recorder)  # what is known is used, whichever metric chose before
         self._round([each for each in candidates if each.name not in self.outcome.evaluated], None)
         return not candidates or any(each.name in self.outcome.evaluated for each in candidates)
 
@@ -255,7 +250,7 @@ class CheckpointEvaluation:
             )
         )
         self.outcome.evaluated.add(each.name)
-        self._rounds.settle(metric)
+        settle(metric, self._config, self._recorder)
 
     def _value(self, name: str) -> float | None:
         """The choosing metric of a candidate, or of the one that it equals; None if it is not known."""
@@ -278,15 +273,15 @@ class CheckpointEvaluation:
         settled = self._recorder.state.metric
         return metrics.get(settled.metric) if metrics and settled else None
 
-    @property
-    def _mode(self) -> Mode:
-        """Whether the choosing metric is to be small or large."""
-        settled = self._recorder.state.metric
-        return "max" if settled is not None and settled.mode == "max" else "min"
-
-    def _ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Those that have a value, best first."""
-        return ranked(candidates, lambda each: self._value(each.name), self._mode)
+    def _ranked(
+        self, candidates: Sequence[Candidate], values: Mapping[str, e.Metrics] | None = None
+    ) -> list[Candidate]:
+        """Those that have a value (in a first round, by these metrics), best first; none where the direction is not known."""
+        mode = mode_of(self._recorder.state)
+        if mode is None:
+            return []
+        value = self._value if values is None else lambda name: self._number(values.get(name))
+        return ranked(candidates, lambda each: value(each.name), mode)
 
     # -- variants
 
@@ -322,13 +317,16 @@ class CheckpointEvaluation:
         self._round([each for each in screened if each.name not in known_already], fraction)
         self._done = 1  # the original
         values = self._screened(screened)
-        known = ranked(screened, lambda each: self._number(values.get(each.name)), self._mode)
+        known = self._ranked(screened, values)
         return cut([*known, *(each for each in screened if each not in known)], limit, screened)
 
     # -- candidates that evaluations or gradients lead to
 
     def soup(self) -> None:
         """Add a greedy soup of the window's checkpoints, as far as the evaluator that judges now has judged them."""
+        mode = mode_of(self._recorder.state)
+        if mode is None:
+            return
         # as they are known now: the newest was evaluated after the window was made
         members = [
             self._recorder.checkpoint(name) or known
@@ -344,7 +342,7 @@ class CheckpointEvaluation:
             self._add([variant])
             return self._value(variant.name)
 
-        searched_candidates.soup(self._residuals, values, self._mode, evaluate)
+        searched_candidates.soup(self._residuals, values, mode, evaluate)
 
     def line(self) -> None:
         """Add the points of a line search through the best solution."""

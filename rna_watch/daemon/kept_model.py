@@ -11,6 +11,7 @@ from rna_watch.acceleration.candidate import COMBINED, RE_ESTIMATED
 from rna_watch.acceleration.family import Family, family
 from rna_watch.acceleration.methods import LAST, Search
 from rna_watch.acceleration.residuals import Residuals
+from rna_watch.daemon.settled_metric import settle
 from rna_watch.daemon.window import Window
 from rna_watch.journal.recipe import read
 
@@ -67,7 +68,7 @@ def evaluate(
         known = current.evaluations if current.judge == rounds.recorder.state.judge or not rounds.evaluators else {}
         metric = rounds.config.metric
         if each.name in known and (metric is None or metric in known[each.name]):
-            rounds.settle(metric or _settled(rounds) or next(iter(known[each.name])))
+            settle(metric or _settled(rounds) or next(iter(known[each.name])), rounds.config, rounds.recorder)
         elif each.name in layouts and rounds.evaluators:
             window = Window(members=(checkpoint,), layouts=(layouts[each.name],))
             outcome = rounds.run(window, residuals, Family(candidates=(each,)), search=False)

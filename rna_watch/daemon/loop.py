@@ -51,7 +51,6 @@ _LOG = logging.getLogger("rna_watch")
 _TICK_S = 0.25
 _BEAT_S = 1.0
 _JOIN_S = 15.0
-_LOST = "the folder of its journal and lock was removed or replaced"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -65,7 +64,7 @@ class Daemon:
         until_done: process what is there, then end (`once`).
         again: make every model anew whose inputs are there.
         on_ready: called once the engine is up and the folder is watched.
-        lost: whether the run's lock is no longer ours; the daemon ends then.
+        lost: why the run is no longer ours, "" if it is; the daemon ends then, and touches nothing more.
 
     Raises:
         UsageError: the evaluator's file does not exist.
@@ -80,7 +79,7 @@ class Daemon:
         until_done: bool = False,
         again: bool = False,
         on_ready: Callable[[], None] = lambda: None,
-        lost: Callable[[], bool] = lambda: False,
+        lost: Callable[[], str] = lambda: "",
     ) -> None:
         self._config = config
         self._paths = paths
@@ -100,7 +99,7 @@ class Daemon:
         self._error: RnaWatchError | None = None
         self._pipeline: Pipeline | None = None
         self._publication = Publication(config, paths, recorder)
-        self._sequences = Sequences(recorder, paths.journal)
+        self._sequences = Sequences(recorder, paths.journal, config.step)
         self._disk_reserve = DiskReserve(config, paths.output, recorder)
         self._pins = Pins(config, paths, recorder, self._disk_reserve, self._proceed)
         self._admission = Admission(config, recorder, self._sequences, self._pins, self._proceed)
@@ -131,12 +130,12 @@ class Daemon:
         finally:
             hints.stop()
             self._work_ready.set()
-            if self._pipeline is not None and not self._done():
+            if self._pipeline is not None and self._stop_reason != "done":
                 self._pipeline.cancel()
             if worker.is_alive():
                 worker.join(_JOIN_S)
-            if self._stop_reason == _LOST:  # what lies there now is not ours
-                _LOG.error("%s", _LOST)
+            if lost := self._lost():  # what lies there now is not ours
+                _LOG.error("%s", lost)
             else:
                 self._beat("stopped")
                 with contextlib.suppress(RnaWatchError):
@@ -165,6 +164,7 @@ class Daemon:
         self._stop_reason = f"signal {signal.Signals(number).name}"
 
     def _begin(self) -> None:
+        self._beat("starting")
         self._paths.stop_request.unlink(missing_ok=True)
         output_tree.sweep(self._paths.models)
         self._pins.sweep()
@@ -200,10 +200,14 @@ class Daemon:
 
     def _watch(self, hints: Hints) -> None:
         rested = (lambda _: 0.0) if self._timing.network else rested_s
-        readiness = Readiness(self._timing.quiet_s, rested, at_once=self._until_done)
+        reading = self._sequences.readings()
+        readiness = Readiness(self._timing.quiet_s, rested, reading=reading, at_once=self._until_done)
         next_scan = 0.0
         begun = time.monotonic()
-        while not self._stopping():
+        while True:
+            self._beat_if_due()  # first: a process that was suspended may have a successor
+            if self._stopping():
+                break
             now = time.monotonic()
             if now >= next_scan or self._wake.is_set():
                 self._wake.clear()
@@ -214,7 +218,6 @@ class Daemon:
                     hints.stop()
                     self._start_hints(hints)
             self._probe(readiness)
-            self._beat_if_due()
             if self._handled_for is not self._engine:
                 self._handled_for = self._engine
                 self._take_signals()  # Ray replaces them whenever it starts
@@ -246,8 +249,8 @@ class Daemon:
 
     def _beat_if_due(self) -> None:
         if time.monotonic() - self._last_beat >= _BEAT_S:
-            if self._lost():
-                self._stop_reason = _LOST
+            if lost := self._lost():
+                self._stop_reason = lost
                 return
             self._beat("working" if self._progress().work else "watching" if self._ready else "starting")
 
@@ -269,6 +272,8 @@ class Daemon:
             self._recorder.problem("runs", *several)
         else:
             self._recorder.solved("runs")
+        self._sequences.update(each.name for each in found)
+        self._admission.reread()
         for name in readiness.update(found, now):
             known = self._recorder.checkpoint(name)
             if known is not None and known.stage is Stage.WAITING:
@@ -276,7 +281,7 @@ class Daemon:
 
     def _probe(self, readiness: Readiness) -> None:
         admitted = False
-        for name, identity in readiness.due(time.monotonic()):
+        for name, identity in self._admission.in_order(readiness.due(time.monotonic())):
             try:
                 with contextlib.suppress(Cancelled):
                     whole = self._admission.consider(name, identity)
@@ -288,6 +293,7 @@ class Daemon:
             if self._stop_reason:
                 return
         if admitted:
+            self._admission.report_unmatched()
             self._work_ready.set()
 
     def _nothing_left(self, readiness: Readiness, begun: float) -> bool:
@@ -391,6 +397,3 @@ class Daemon:
     def _next(self) -> str | None:
         since_error_s = time.monotonic() - self._progress().last_error_time
         return next_in_line(self._recorder.checkpoints(), self._attempted, since_error_s, self._disk_reserve.holds)
-
-    def _done(self) -> bool:
-        return self._stop_reason == "done"

@@ -13,10 +13,12 @@ from rna_watch.acceleration.coefficients import spectrum
 from rna_watch.acceleration.gram import GramRows, merge, rounding_variance
 from rna_watch.acceleration.qr_factor import stacked_factor
 from rna_watch.acceleration.residuals import Residuals, scaled
+from rna_watch.daemon import one_training
 from rna_watch.daemon.window import assemble, known_products, missing_rows, window_form, without
 from rna_watch.journal import events as e
 from rna_watch.layout.layout import Role
 from rna_watch.window import tasks_plan
+from rna_watch.window.marks import marks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -28,11 +30,27 @@ if TYPE_CHECKING:
     from rna_watch.window.companions import Companions
     from rna_watch.window.tasks import Run
 
+ASSUMED = (
+    "that these checkpoints are of one training is assumed: they hold no step, no epoch and no other counter that would tell it "
+    "from others with the same start"
+)
 NOT_FINITE = "it holds NaN or infinite weights: training diverged, or the file is damaged"
+_SEVERAL = (
+    "there are checkpoints of several trainings among those that follow each other; no window holds two trainings"
+)
+_APART = "give each training a folder of its own, or, if they are of one, set one_run (--one-run)"
 _MOVED = "parameters moved that the optimizer in the checkpoints (or the recorded gradient) does not hold"
 # a lambda below this, relative to the largest eigenvalue, needs digits that the Gram matrix has lost (measured at
 # lambda = 1e-8: coefficients wrong by up to 5e-9)
 _GRAM_DIGITS = 1e-6
+
+
+class SeveralTrainingsError(ValueError):
+    """Checkpoints of a window are of several trainings; `breaks` are the numbers of the pairs where another begins, and why."""
+
+    def __init__(self, breaks: dict[int, str]) -> None:
+        super().__init__("; ".join(breaks.values()))
+        self.breaks = breaks
 
 
 class NotFiniteError(ValueError):
@@ -51,19 +69,22 @@ def measure(
     smallest: float,
     problem: str = "",
     record: Callable[[e.Measured, str], None] = lambda *_: None,
+    warn: Callable[[str], None] | None = None,
 ) -> Residuals:
     """The residuals of a window, in the best form that holds; inner products that are known are not measured again.
 
     Args:
         window: K checkpoints, oldest first.
-        settings: the settings `residuals`, `lr_saved` and `optimizer_order` count.
+        settings: the settings `residuals`, `lr_saved`, `optimizer_order` and `one_run` count.
         run: an engine's `map`.
         smallest: the smallest lambda that will be solved for; it decides whether a triangular factor is needed.
         problem: why what lies next to the checkpoints (momentum, recorded gradients) cannot be used, if that is known.
         record: called with each measurement before the next begins, and with such a problem if it showed one.
+        warn: called, where it is given, with each reason why pairs that are measured now are of two trainings.
 
     Raises:
         NotFiniteError: weights are NaN or infinite.
+        SeveralTrainingsError: there is such a reason, and no `warn`; nothing was recorded.
     """
     layouts, states, budget_mib = window.layouts, window.states, tasks_plan.BUDGET_MIB
     if len(layouts) == 1:  # it has no residual, but its weights must be finite
@@ -73,15 +94,21 @@ def measure(
     wanted, saved, order = settings.residuals, settings.lr_saved, settings.optimizer_order
     form, companions = window_form(layouts, states, wanted, saved, order, problem)
     key = f"{form.key}/{order}" if form.key else ""
-    known = [member.measured for member in window.members if member.measured is not None]
+    ignored = list(layouts[-1].ignored)
+    known = [each for member in window.members if (each := member.measured) is not None and each.ignored == ignored]
     products, formed = known_products(known), known_products(known, key) if key else {}
     pairs = list(pairwise(window.keys))
     new = max(missing_rows(pairs, each) for each in ((products, formed) if key else (products,)))
     own = window.members[-1].measured
-    if new or own is None or own.form != key or own.inputs[-1:] != window.keys[-1:]:
+    if new or own is None or (own.form, own.ignored) != (key, ignored) or own.inputs[-1:] != window.keys[-1:]:
         own, problem = _read(window, max(new, 1), form, key, companions, budget_mib, run)
-        record(own, problem)
         products |= known_products([own])
+        breaks = {} if settings.one_run else one_training.breaks(window, own, assemble(pairs, products))
+        for number, reason in breaks.items():
+            if warn is None:
+                raise SeveralTrainingsError(breaks)
+            warn(f"{window.names[number + 1]}: {reason}")
+        record(own, problem)
         if problem:
             form, companions, key = without(states, wanted, saved, problem), None, ""
         elif key:
@@ -131,7 +158,9 @@ def _read(
         form=key if formed is not None else "",
         form_rows=formed.tolist() if formed is not None else [],
         form_energy=total.form_energy if formed is not None else 0.0,
+        ignored=list(window.layouts[-1].ignored),
         inputs=window.keys,
+        matrices=total.matrices.tolist() if total.matrices is not None else [],
     )
     return measured, problem
 
@@ -155,18 +184,29 @@ class Measuring:
         self._recorder = recorder
         self._ended = ""  # why what lies next to the checkpoints of this run cannot be used, once that is known
         self._damaged: dict[str, str] = {}  # why not in windows that hold these checkpoints
+        self._assumed = config.one_run  # whether it was said that one training is assumed
         self.read_bytes_per_s = 0.0
 
     def residuals(self, window: Window, run: Run) -> Residuals | None:
-        """The residuals of a window; None if a member holds NaN or infinities, which is recorded."""
+        """The residuals of a window; None, with the reason recorded, if members hold NaN or are of several trainings."""
         problem = self._ended or next((self._damaged[name] for name in window.names if name in self._damaged), "")
         smallest = min(self._config.regularizations, default=1.0)
         try:
-            return measure(window, self._config, run, smallest=smallest, problem=problem, record=self._record)
+            found = measure(window, self._config, run, smallest=smallest, problem=problem, record=self._record)
+            if not self._assumed and len(window.members) > 1 and not any(map(marks_of, window.layouts[-2:])):
+                self._assumed = True
+                self._recorder.record(e.Noted(text=ASSUMED))
+            return found
         except NotFiniteError as error:
             for number in error.numbers:
                 self._recorder.record(e.Skipped(checkpoint=window.names[number], reason=NOT_FINITE))
-            return None
+        except SeveralTrainingsError as error:
+            for number, reason in error.breaks.items():
+                older, newer = window.residuals[number]
+                self._recorder.current(newer)  # it may have been written again meanwhile
+                self._recorder.record(e.WindowStarted(checkpoint=newer, reason=reason, after=older))
+            self._recorder.problem("several-trainings", _SEVERAL, _APART)
+        return None
 
     def _record(self, measured: e.Measured, problem: str) -> None:
         if problem == _MOVED:

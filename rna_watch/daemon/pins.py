@@ -32,7 +32,7 @@ class Pins:
     """Pins checkpoints, within a byte budget and the disk reserve, and unpins those that no window needs.
 
     Args:
-        config: the settings `pin`, `store_budget` and `source`.
+        config: the settings `pin`, `store_budget`, `source` and `ignore`.
         paths: where the run, its outputs and the window store lie.
         recorder: journal and state.
         disk_reserve: what must stay free on the disk.
@@ -117,7 +117,7 @@ class Pins:
         places = [self._paths.pinned(admitted.pin_path)] if checkpoint.pinned else []
         for path in (*places, self._paths.run / admitted.path):
             try:
-                layout = probe(str(path), self._config.source)
+                layout = probe(str(path), self._config.source, self._config.ignore)
             except (OSError, RefusedCheckpoint, IncompleteCheckpoint, InputChanged):
                 continue
             if layout.fingerprint == admitted.fingerprint:

@@ -15,8 +15,10 @@ from rna_watch.acceleration.family import Family, family, in_one_sentence
 from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
 from rna_watch.daemon import kept_model, second_pass
+from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
 from rna_watch.daemon.measurement import Measuring
+from rna_watch.daemon.one_training import followed
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.window import Window, state_of
 from rna_watch.daemon.window_break import joined
@@ -31,7 +33,8 @@ from rna_watch.errors import (
 )
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
-from rna_watch.journal.recipe import recorded
+from rna_watch.journal.metric import mode_of
+from rna_watch.journal.recipe import searched
 from rna_watch.journal.replay import Stage
 from rna_watch.publishing import manifest
 
@@ -178,33 +181,33 @@ class Pipeline:
 
     def _process(self, checkpoint: Checkpoint) -> None:
         while True:
-            window = self._window(checkpoint)
+            window = self._window(self._recorder.current(checkpoint.name))
             if window is None:
                 return
             stage = "measuring" if len(window.members) > 1 else "checking"
             residuals = self._measuring.residuals(window, partial(self._run, checkpoint, stage))
-            if residuals is not None:
+            if residuals is not None and not self._repeats(window, residuals):
                 break
             if self._stage(checkpoint.name) is Stage.SKIPPED:
                 return
         self.progress.read_bytes_per_s = self._measuring.read_bytes_per_s
         if len(window.members) < _SMALLEST_WINDOW:
             self._rounds.run(window, residuals, _only_last(residuals), search=False)
-            count = len(window.members)
-            self._finish(checkpoint, f"number {count} of a new window; extrapolation begins with {_SMALLEST_WINDOW}")
+            self._finish(checkpoint, self._too_few(window))
             return
         as_files = self._config.evaluate_command is not None
         if as_files and self._held(checkpoint, self._config.evaluators * window.layouts[-1].size_bytes):
             return
         with self._disk_reserve.writing() if as_files else nullcontext():
             outcome = self._rounds.run(window, residuals, self._family(residuals))
-        if not outcome.evaluated - {LAST}:
-            if checkpoint.taken_up is not None and self._evaluators and checkpoint.output is not None:
+        if not outcome.evaluated - {LAST} or mode_of(self._recorder.state) is None:
+            nothing = not outcome.evaluated - {LAST}
+            if nothing and checkpoint.taken_up is not None and self._evaluators and checkpoint.output is not None:
                 self._leave(checkpoint, "nothing could be evaluated")
                 return
             outcome.family = self._rounds.unevaluated(window, residuals)
-        self._record_search(checkpoint, residuals, outcome.family)
-        choice = self._choose(checkpoint, window.names, residuals.form, outcome)
+        self._recorder.record(searched(checkpoint.name, residuals.form, outcome.family))
+        choice = self._choose(checkpoint, window.names, residuals.form, outcome, window=window)
         if choice is None:
             self._finish(checkpoint, in_one_sentence(outcome.family.notes) or "the family holds only the original")
         elif self._config.publish == "when-better" and choice.better_than_original is False:
@@ -223,6 +226,27 @@ class Pipeline:
                     outcome.statistics.get(choice.candidate.name),
                     partial(self._run, checkpoint, "writing"),
                 )
+
+    def _repeats(self, window: Window, residuals: Residuals) -> bool:
+        """Whether members of a window equal others, which is recorded: the window is formed again without them."""
+        found = repeats(window.layouts, residuals, self._proceed)
+        for number in found:
+            of = self._recorder.current(window.names[number - 1])
+            self._recorder.record(e.Repeated(checkpoint=window.names[number], of=of.repeats or of.name))
+        return bool(found)
+
+    def _proceed(self) -> None:
+        if self._cancelled:
+            raise Cancelled("stopping")
+
+    def _too_few(self, window: Window) -> str:
+        """Why a window is too short."""
+        newest = self._recorder.current(window.names[-1])
+        if newest.repeats and len(window.members) == 1:
+            return f"every checkpoint of its window equals it bit for bit, as {newest.repeats} does: there is nothing to combine"
+        equal = f"equals {newest.repeats} bit for bit, which counts once; " if newest.repeats else ""
+        new = f"{equal}number {len(window.members)} of a new window; extrapolation begins with {_SMALLEST_WINDOW}"
+        return f"{new} ({window.begins})" if window.begins else new
 
     def _held(self, checkpoint: Checkpoint, size_bytes: int) -> bool:
         """Whether there is no room to write so much for a checkpoint; it waits then, and the others go on."""
@@ -264,7 +288,8 @@ class Pipeline:
     # -- window and Gram matrix
 
     def _window(self, checkpoint: Checkpoint) -> Window | None:
-        members = [*self._sequences.history(checkpoint, self._config.window), checkpoint]
+        members = [*self._sequences.history(checkpoint, self._config.window), self._recorder.current(checkpoint.name)]
+        members, begins = (members, "") if self._config.one_run else followed(members)
         layouts = joined([self._pins.layout(member) for member in members])
         if checkpoint.taken_up is not None and len(layouts) < second_pass.inputs_of(checkpoint, self._config):
             self._leave(checkpoint, "the inputs of its model are gone")
@@ -273,10 +298,11 @@ class Pipeline:
             reason = "its bytes are gone or were changed before it could be used"
             self._recorder.record(e.Skipped(checkpoint=checkpoint.name, reason=reason))
             return None
+        begins = begins if len(layouts) == len(members) else ""
         members = members[-len(layouts) :]
         self._recorder.take(members)
         states = [state_of(m, layout, self._config.optimizer_order) for m, layout in zip(members, layouts, strict=True)]
-        return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states))
+        return Window(members=tuple(members), layouts=tuple(layouts), states=tuple(states), begins=begins)
 
     def _run(self, checkpoint: Checkpoint, stage: str, tasks: Sequence[tasks_plan.Task]) -> list[Result]:
         total = sum(task.work_bytes for task in tasks)
@@ -294,7 +320,9 @@ class Pipeline:
             show()
 
         show()
-        return self._engine.map(tasks, on_done)
+        results = self._engine.map(tasks, on_done)
+        self._recorder.check()  # what was written takes its name next
+        return results
 
     # -- candidates
 
@@ -304,27 +332,6 @@ class Pipeline:
             residuals, self._config.search(limit=limit if self._config.first_round is None else SCREENED * limit)
         )
 
-    def _record_search(self, checkpoint: Checkpoint, residuals: Residuals, searched: Family) -> None:
-        self._recorder.record(
-            e.Searched(
-                checkpoint=checkpoint.name,
-                residuals=residuals.form,
-                candidates=[
-                    {
-                        "name": each.name,
-                        **recorded(each),
-                        "weights": list(each.weights),
-                        "sentence": each.diagnostics.sentence,
-                    }
-                    for each in searched.candidates
-                ],
-                duplicates=searched.duplicates,
-                left_out=list(searched.left_out),
-                notes=list(searched.notes),
-                twins=[{"name": each.name, **recorded(each)} for each, _ in searched.twins],
-            )
-        )
-
     def _choose(
         self,
         checkpoint: Checkpoint,
@@ -332,20 +339,25 @@ class Pipeline:
         form: str,
         outcome: Evaluated,
         diagnostics: dict[str, Any] | None = None,
+        window: Window | None = None,
     ) -> Choice | None:
         candidates = outcome.family.candidates
         if all(candidate.method == LAST for candidate in candidates):
             return None
         current = self._recorder.checkpoint(checkpoint.name)
         evaluations = {
-            name: m for name, m in (current.evaluations if current else {}).items() if name in outcome.evaluated
+            each.name: current.evaluations[each.name]
+            for each in candidates
+            if current
+            and each.name in outcome.evaluated
+            and (window is None or current.models.get(each.name) in {"", window.model(each)})
         }
         settled = self._recorder.state.metric
         choice = choose(
             candidates,
             Evidence(
                 values={name: m[settled.metric] for name, m in evaluations.items() if settled and settled.metric in m},
-                mode="max" if settled and settled.mode == "max" else "min",
+                mode=mode_of(self._recorder.state),
                 examples=outcome.examples,
                 minimum_gain=self._config.minimum_gain,
                 screened=sum(event.fraction == self._config.first_round for event in current.screened.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rna_watch.window.tasks import Run
 
 _AGAIN = ".again"
+_LONGEST_SERIES_BYTES = 150
 
 
 class Publication:
@@ -68,6 +70,7 @@ class Publication:
             RefusedCheckpoint: the model would replace something that rna-watch did not write.
             InputChanged: an input changed meanwhile.
             Superseded: the checkpoint was written again meanwhile.
+            RunIsWatched: another process has taken the run over.
         """
         begun = time.perf_counter()
         chosen = self._recorder.current(checkpoint.name).chosen
@@ -84,6 +87,7 @@ class Publication:
                 output,
                 checkpoint=checkpoint.name,
                 step=checkpoint.step,
+                series=checkpoint.series,
                 inputs=[_input(member) for member in window.members],
                 candidate=choice.candidate,
                 metrics=chosen.metrics,
@@ -92,6 +96,7 @@ class Publication:
                 reason=chosen.reason,
                 residuals=residuals,
                 comparisons=chosen.comparisons,
+                notes=[window.begins] if window.begins else [],
             )
         )
         self._intend(checkpoint, model, content)
@@ -157,7 +162,7 @@ class Publication:
     def worth_writing(self, checkpoint: Checkpoint) -> bool:
         """Whether the model that was chosen anew for a checkpoint would be kept: as one of the newest, or as the best."""
         state = self._recorder.state
-        best = state.best
+        best = state.best_of(checkpoint.name)
         lost = best is not None and best.checkpoint == checkpoint.name and not self.exists(best.output)
         return lost or within(self._config.keep, state, checkpoint) or best_so_far(state, checkpoint.name) is not None
 
@@ -196,9 +201,16 @@ class Publication:
         for output, published in list(state.outputs.items()):
             if not self.exists(output):
                 self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
-        newest = max(state.outputs.values(), key=lambda each: each.seq, default=None)
-        if newest is not None and (state.best is None or state.best.seq < newest.seq):
-            self._point(newest.checkpoint, self._paths.models / newest.output)
+        for link in self._paths.models.glob("best*") if self._paths.models.is_dir() else ():
+            if not link.exists():
+                output_tree.unpoint(link)
+        newest = {
+            state.series_of(each.checkpoint): each for each in sorted(state.outputs.values(), key=lambda e: e.seq)
+        }
+        for published in newest.values():
+            best = state.best_of(published.checkpoint)
+            if best is None or best.seq < published.seq:
+                self._point(published.checkpoint, self._paths.models / published.output)
         self._prune()
 
     def settle_source(self, foreign: Collection[str]) -> None:
@@ -208,15 +220,14 @@ class Publication:
             foreign: the checkpoints that do not hold that model, or not any more.
         """
         state = self._recorder.state
-        if state.best is None or state.best_by is None:
-            return
-        of = state.checkpoints[state.best.checkpoint]
-        if of.name in foreign or of.key[1] != state.best_by[0][1]:
-            self.withdraw_best("the setting source names another model now")
+        for series, (moved, by) in list(state.bests.items()):
+            of = state.checkpoints[moved.checkpoint]
+            if by is not None and (of.name in foreign or of.key[1] != by[0][1]):
+                self.withdraw_best(series, "the setting source names another model now")
 
     def _place(self, checkpoint: Checkpoint) -> Path:
         """The path of a model: its checkpoint's name, or another if that would replace what `best` names by a worse model."""
-        name, best = checkpoint.name, self._recorder.state.best
+        name, best = checkpoint.name, self._recorder.state.best_of(checkpoint.name)
         model = self._paths.models / name
         again = model.with_name(f"{steps.stem(name)}{_AGAIN}{steps.ending(name)}")
         assert checkpoint.admitted is not None
@@ -232,16 +243,23 @@ class Publication:
         return again if held == model else model
 
     def _point(self, name: str, model: Path) -> None:
-        """Move `latest`, and `best` if this beats every original and every output before; then remove surplus outputs."""
+        """Move `latest`, and `best` if this beats every original and output before; then remove surplus outputs.
+
+        All of that is among those of the checkpoint's series.
+        """
         state, output = self._recorder.state, self._paths.in_tree(model)
-        if output == next(reversed(state.outputs), output):
-            self._link("latest", model)
+        series = state.series_of(name)
+        best = state.best_of(name)
+        if output == next(
+            (o for o, each in reversed(state.outputs.items()) if state.series_of(each.checkpoint) == series), output
+        ):
+            self._link(link_name("latest", series, state), model)
         if state.checkpoints[name].output == output:
             value = best_so_far(state, name)
             if value is not None:
-                self._link("best", model)
+                self._link(link_name("best", series, state), model)
                 self._recorder.record(e.BestMoved(checkpoint=name, output=output, value=value))
-            elif state.best is not None and state.best.output == output:
+            elif best is not None and best.output == output:
                 self._confirm(name, model)
         self._prune()
 
@@ -249,43 +267,76 @@ class Publication:
         """Let `best` name a model on, or not, that was evaluated or made once more."""
         state = self._recorder.state
         current = state.checkpoints[name]
+        link = link_name("best", current.series, state)
         if as_good_as_best(state, name):
-            self._link("best", model)
+            self._link(link, model)
         elif current.chosen is not None and current.chosen.better_than_original is not None:
-            self.withdraw_best(current.reason)
+            self.withdraw_best(current.series, current.reason)
 
     def _link(self, name: str, model: Path) -> None:
         link = self._paths.models / name
         if output_tree.point(link, model):
             self._recorder.solved(f"link {name}")
         else:
-            what = f"rna-watch did not make {link}, so it does not name the {name} model"
+            what = f"rna-watch did not make {link}, so it does not name the {name.partition('.')[0]} model"
             self._recorder.problem(f"link {name}", what, "move it away")
 
-    def withdraw_best(self, reason: str) -> None:
-        """Let `best` name nothing, and say why; the model stays as long as the newest few do."""
-        best = self._recorder.state.best
+    def withdraw_best(self, series: str, reason: str) -> None:
+        """Let the best of a series name nothing, and say why; the model stays as long as the newest few do."""
+        best = self._recorder.state.bests.get(series)
         if best is not None:
-            output_tree.unpoint(self._paths.models / "best")
-            self._recorder.record(e.BestWithdrawn(checkpoint=best.checkpoint, output=best.output, reason=reason))
+            output_tree.unpoint(self._paths.models / link_name("best", series, self._recorder.state))
+            moved = best.moved
+            self._recorder.record(e.BestWithdrawn(checkpoint=moved.checkpoint, output=moved.output, reason=reason))
 
     def _prune(self) -> None:
-        best = self._recorder.state.best
-        linked = (self._paths.models / "best").resolve()
-        for output, published in list(self._recorder.state.outputs.items())[: -self._config.keep]:
-            # the link moves before its record: a crash in between leaves them apart, and neither may lose its model
-            if (best is not None and output == best.output) or linked == (self._paths.models / output).resolve():
-                continue
-            output_tree.remove(self._paths.models / output)
-            self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
+        """Remove what is neither the best of its series nor one of the newest of it."""
+        state = self._recorder.state
+        outputs: dict[str, list[e.Published]] = {}
+        for published in list(state.outputs.values()):
+            outputs.setdefault(state.series_of(published.checkpoint), []).append(published)
+        for series, found in outputs.items():
+            best = state.bests.get(series)
+            linked = (self._paths.models / link_name("best", series, state)).resolve()
+            for published in found[: -self._config.keep]:
+                output = published.output
+                # the link moves before its record: a crash in between leaves them apart, and neither may lose its model
+                if (best is not None and output == best.moved.output) or linked == (
+                    self._paths.models / output
+                ).resolve():
+                    continue
+                output_tree.remove(self._paths.models / output)
+                self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
+
+
+def link_name(role: str, series: str, state: RunState) -> str:
+    """The name of the link to the best or latest model of a series: `best`, or `best.SERIES` for others than the first.
+
+    Args:
+        role: best or latest.
+        series: the series.
+        state: what the journal adds up to.
+    """
+    if series == state.series_of(state.first):
+        return role
+    plain = _plain(series)
+    alike = [each for each in state.series() if _plain(each) == plain]
+    if len(alike) > 1 or len(plain.encode()) > _LONGEST_SERIES_BYTES:
+        told = hashlib.blake2b(series.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+        plain = f"{plain.encode()[:_LONGEST_SERIES_BYTES].decode(errors='ignore')}.{told}"
+    return f"{role}.{plain}"
+
+
+def _plain(series: str) -> str:
+    return "".join(each if each.isprintable() and each != "/" else "_" for each in series)
 
 
 def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:
-    """Whether the model of a checkpoint is one of the newest that are kept."""
+    """Whether the model of a checkpoint is one of the newest of its series that are kept."""
     models = [
         c.name
         for c in by_admission(list(state.checkpoints.values()))
-        if c.name == checkpoint.name or Stage.PUBLISHED in {c.stage, c.before}
+        if c.name == checkpoint.name or (Stage.PUBLISHED in {c.stage, c.before} and c.series == checkpoint.series)
     ]
     return checkpoint.name in models[-keep:]
 

@@ -25,6 +25,7 @@ _LOG = logging.getLogger("rna_watch")
 _DURABLE = (e.Publishing, e.Published, e.Admitted, e.BestMoved, e.BestWithdrawn)
 # events of work on a checkpoint; not of an output that was written, which is there whatever became of its checkpoint
 _OF_WORK = (
+    e.Repeated,
     e.Measured,
     e.Searched,
     e.Screened,
@@ -56,11 +57,19 @@ class Recorder:
         journal: the file.
         listeners: called with each event that was recorded and the state that it is part of, in the journal's order. One
             that raises is reported once, as a problem; neither the event nor the other listeners are affected.
+        check: called before each event; raises if the run is no longer this process's.
     """
 
-    def __init__(self, journal: Path, listeners: Sequence[Listener] = (write_log_line,)) -> None:
+    def __init__(
+        self,
+        journal: Path,
+        listeners: Sequence[Listener] = (write_log_line,),
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._lock = threading.RLock()
         self.state: RunState = replay(read(journal))
+        self.check = check
         self._journal = Journal(journal)
         self._listeners = tuple(listeners)
         self._in_work: dict[str, int] = {}
@@ -87,8 +96,10 @@ class Recorder:
         Raises:
             StoreError: the journal cannot be written.
             Superseded: the event is of an older version of its checkpoint.
+            RunIsWatched: another process has taken the run over.
         """
         with self._lock:
+            self.check()
             if isinstance(event, _OF_WORK) and event.checkpoint in self._in_work:
                 self.current(event.checkpoint)
             written = self._journal.append(event, durable=isinstance(event, _DURABLE))

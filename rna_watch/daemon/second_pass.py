@@ -75,10 +75,10 @@ class SecondPass:
             recorder.record(e.Noted(text=line))
 
     def _due(self, done: list[Checkpoint]) -> list[_Due]:
-        best = self._recorder.state.best
+        bests = {(each.moved.checkpoint, each.moved.output) for each in self._recorder.state.bests.values()}
         found = [_Due(c.name, MAKE, reason) for c in done if (reason := self._reason(c))]
         # what `best` names comes first, as it is: the others are to beat it
-        first = [c for c in done if best is not None and (c.name, c.output) == (best.checkpoint, best.output)]
+        first = [c for c in done if (c.name, c.output) in bests]
         judged_again = [_Due(c.name, EVALUATE, reason) for c in first if (reason := self._unjudged(c))]
         return [*judged_again, *found]
 
@@ -110,10 +110,17 @@ class SecondPass:
         if checkpoint.stage is not Stage.PUBLISHED or self._publication.exists(checkpoint.output):
             return False
         state = self._recorder.state
-        if state.best is not None and state.best.checkpoint == checkpoint.name:
+        best = state.best_of(checkpoint.name)
+        if best is not None and best.checkpoint == checkpoint.name:
             return True
         age = checkpoint.admitted.seq if checkpoint.admitted else 0
-        newer = [output for output in state.outputs if self._publication.exists(output) and state.ages[output] > age]
+        newer = [
+            output
+            for output, published in state.outputs.items()
+            if self._publication.exists(output)
+            and state.ages[output] > age
+            and state.series_of(published.checkpoint) == checkpoint.series
+        ]
         return len(newer) < self._config.keep and within(self._config.keep, state, checkpoint)
 
     def next(self) -> str | None:
@@ -141,9 +148,9 @@ class SecondPass:
         return None
 
     def _end(self) -> None:
-        best = self._recorder.state.best
-        if best is not None and not self._publication.exists(best.output):
-            self._publication.withdraw_best("its file is gone, and so are its inputs")
+        for series, best in list(self._recorder.state.bests.items()):
+            if not self._publication.exists(best.moved.output):
+                self._publication.withdraw_best(series, "its file is gone, and so are its inputs")
         if self._stay:
             self._recorder.record(e.Noted(text=f"{self._stay} stay as they are: the inputs of their models are gone"))
 

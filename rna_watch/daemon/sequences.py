@@ -1,24 +1,32 @@
-"""Sequences: which checkpoints of a run follow each other, by their names and by the aliases that were found."""
+"""Sequences: which checkpoints of a run follow each other, by the reading of all names and by the aliases that were found."""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from rna_watch.daemon.order import by_admission
 from rna_watch.journal import events as e
 from rna_watch.journal.log import read
-from rna_watch.journal.replay import PENDING
-from rna_watch.watching import steps
+from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.watching.reading import COUNTERS, Reading
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
     from rna_watch.layout.layout import Layout
+    from rna_watch.watching.reading import Name
 
 _LATER = 2**63
-_KNOWN_IN_NAME = ("step", "epoch")
+
+
+def inside(layout: Layout) -> dict[str, int]:
+    """The step and epoch that a checkpoint holds; where it names neither, what its optimizers count."""
+    steps = layout.optimizer_steps
+    return layout.counters or ({} if steps is None else {"step": steps})
 
 
 class _Proof(NamedTuple):
@@ -30,15 +38,52 @@ class _Proof(NamedTuple):
 
 
 class Sequences:
-    """Orders the checkpoints of a run into sequences; aliases are read from the journal after a restart."""
+    """Orders the checkpoints of a run into sequences; what was found is read from the journal after a restart.
 
-    def __init__(self, recorder: Recorder, journal: Path) -> None:
+    Args:
+        recorder: journal and state.
+        journal: the file.
+        step: the setting `step`.
+    """
+
+    def __init__(self, recorder: Recorder, journal: Path, step: str | None = None) -> None:
         self._recorder = recorder
+        self._lock = threading.RLock()
+        self._reading = Reading(step=step)
+        self._fingerprints: dict[str, str] = {}
         self._proofs: dict[str, list[_Proof]] = {}
         self._known: dict[tuple[str, int, str], str] = {}
         for event in read(journal):
-            if isinstance(event, e.Aliased):
+            if isinstance(event, e.Admitted):
+                kind = event.step_kind if event.path != event.checkpoint else ""
+                counters = event.counters or ({kind: event.step} if kind in COUNTERS else {})
+                self._saw(event.path, counters, event.fingerprint)
+            elif isinstance(event, e.Aliased):
                 self.prove(event.checkpoint, event.of, event.seq)
+
+    def update(self, names: Iterable[str]) -> None:
+        """Take in the names that a scan found."""
+        with self._lock:
+            self._reading.update(names)
+
+    def saw(self, path: str, layout: Layout) -> None:
+        """Take in what a complete file holds."""
+        with self._lock:
+            self._saw(path, inside(layout), layout.fingerprint)
+
+    def _saw(self, path: str, counters: Mapping[str, int], fingerprint: str) -> None:
+        again = self._fingerprints.get(path, fingerprint) != fingerprint
+        self._reading.found_inside(path, counters, again=again)
+        self._fingerprints[path] = fingerprint
+
+    def read(self, path: str) -> Name:
+        """How a path is read now."""
+        with self._lock:
+            return self._reading.of(path)
+
+    def readings(self) -> Reading:
+        """The reading of all names, for the thread that watches."""
+        return self._reading
 
     def prove(self, path: str, of: str, seq: int) -> None:
         """Remember that a file was another name of a checkpoint; a rewritten name (`last`) continues that sequence.
@@ -52,11 +97,11 @@ class Sequences:
         admitted = checkpoint.admitted if checkpoint is not None else None
         if admitted is None or admitted.path == path:
             return
-        numbered, other = (admitted.path, path) if steps.from_name(path) is None else (path, admitted.path)
+        numbered, other = (admitted.path, path) if self.read(path).step is None else (path, admitted.path)
         self._proofs.setdefault(other, []).append(_Proof(seq, numbered, admitted.step_kind))
 
     def of(self, path: str, kind: str, seq: int = _LATER) -> str:
-        """The pattern of names that identifies a checkpoint's sequence.
+        """The series of a checkpoint.
 
         A rewritten name continues the sequence of the file that it was another name of last, so that `last.pt` fills the
         gaps that retention by metric leaves among numbered files.
@@ -66,43 +111,66 @@ class Sequences:
             kind: what counts its steps.
             seq: only aliases found before this event count, so that the past does not change.
         """
-        if kind == "save" or steps.from_name(path) is not None:
-            return steps.series(path)
+        name = self.read(path)
+        if kind == "save" or name.step is not None:
+            return name.series
         known = self._known.get((path, seq, kind))
         if known is not None:
             return known
         proofs = (proof for proof in reversed(self._proofs.get(path, [])) if proof.seq < seq and proof.kind == kind)
         proof = next(proofs, None)
-        found = steps.series(path) if proof is None else self.of(proof.path, kind, proof.seq)
+        found = name.series if proof is None else self.of(proof.path, kind, proof.seq)
         if seq != _LATER:
             self._known[path, seq, kind] = found
         return found
 
     def of_admitted(self, admitted: e.Admitted) -> str:
         """The sequence of an admitted checkpoint."""
-        return self.of(admitted.path, admitted.step_kind, admitted.seq)
+        return admitted.series or self.of(admitted.path, admitted.step_kind, admitted.seq)
 
     def order(self, path: str, layout: Layout) -> tuple[str, int, bool]:
         """Kind and value of the step, and whether the name itself holds it (else the trainer rewrites that name)."""
-        from_name = steps.from_name(path)
-        if from_name is not None:
-            kind, value = from_name
-            return self._kind_of_number(path, value, layout) if kind == "number" else kind, value, True
-        kinds = [kind for kind in _KNOWN_IN_NAME if kind in layout.counters]
+        name = self.read(path)
+        if name.step is not None:
+            return name.kind, name.step, True
+        counters = inside(layout)
+        kinds = [kind for kind in (name.kind, *COUNTERS) if kind in counters]
         if kinds:
-            joined = (kind for kind in kinds if self.of(path, kind) != steps.series(path))
+            joined = (kind for kind in kinds if self.of(path, kind) != name.series)
             kind = next(joined, kinds[0])
-            return kind, layout.counters[kind], False
+            return kind, counters[kind], False
         previous = self.newest(path, "save")
         return "save", (previous.admitted.step + 1 if previous and previous.admitted else 1), False
 
-    def _kind_of_number(self, path: str, value: int, layout: Layout) -> str:
-        """The kind of a bare number in a name: that of the counter with this value in the file, while that stays the same."""
-        inside = [kind for kind in _KNOWN_IN_NAME if layout.counters.get(kind) == value]
-        previous = self.newest(path, "number")
-        if previous is None or previous.admitted is None:
-            return inside[0] if len(inside) == 1 else "number"
-        return previous.admitted.step_kind if previous.admitted.step_kind in inside else "number"
+    def reread(self) -> list[e.Reread]:
+        """The admitted checkpoints whose series or step is another now, in the order of their steps."""
+        with self._lock:
+            changed = self._reading.pop_changed()
+        if not changed:
+            return []
+        self._known.clear()
+        found = []
+        counts: dict[str, int] = {}
+        for checkpoint in by_admission(self._recorder.checkpoints()):
+            admitted = checkpoint.admitted
+            if admitted is None or admitted.path not in changed:
+                continue
+            name = self.read(admitted.path)
+            kind, step = admitted.step_kind, admitted.step
+            counts[name.series] = counts.get(name.series, 0) + 1
+            if name.step is not None:
+                if self._fingerprints.get(admitted.path) == admitted.fingerprint:
+                    kind, step = name.kind, name.step
+            elif name.kind in admitted.counters:
+                kind, step = name.kind, admitted.counters[name.kind]
+            elif kind != "save" and admitted.checkpoint == admitted.path:
+                kind, step = "save", counts[name.series]
+            series = self.of(admitted.path, kind, admitted.seq)
+            if (series, kind, step) != (admitted.series, admitted.step_kind, admitted.step):
+                found.append(
+                    e.Reread(checkpoint=checkpoint.name, series=series, step_kind=kind, step=step, told=name.told)
+                )
+        return sorted(found, key=lambda event: (event.series, event.step))
 
     def newest(self, path: str, kind: str) -> Checkpoint | None:
         """The checkpoint admitted last in the same sequence."""
@@ -110,11 +178,27 @@ class Sequences:
         same = [c for c in self._recorder.checkpoints() if c.admitted and self.of_admitted(c.admitted) == sequence]
         return max(same, key=lambda c: c.admitted.seq if c.admitted else 0, default=None)
 
+    def before(self, checkpoint: Checkpoint) -> Checkpoint | None:
+        """The checkpoint of the next smaller step in the same sequence."""
+        assert checkpoint.admitted is not None
+        sequence, mine = self.of_admitted(checkpoint.admitted), (checkpoint.admitted.step, checkpoint.admitted.seq)
+        smaller = [
+            (c.admitted.step, c.admitted.seq, c)
+            for c in self._recorder.checkpoints()
+            if c.admitted and self.of_admitted(c.admitted) == sequence and (c.admitted.step, c.admitted.seq) < mine
+        ]
+        return max(smaller, key=lambda each: each[:2], default=(0, 0, None))[2]
+
+    def place(self, series: str, step: int, first: int) -> int:
+        """The place of a step among those of its series from a first step on, counted from 1."""
+        members = (c.admitted for c in self._recorder.checkpoints() if c.admitted and c.stage is not Stage.ALIAS)
+        return 1 + len({each.step for each in members if each.series == series and first <= each.step < step})
+
     def history(self, checkpoint: Checkpoint, length: int) -> list[Checkpoint]:
         """The checkpoints that may stand before this one in a window, oldest first, at most `length`.
 
         They are of the same sequence of names, after its last break (restart, other model), and of smaller steps. The one
-        admitted last counts if two have the same step.
+        admitted last counts if two have the same step, and the first of those that are equal bit for bit (but for this one).
         """
         assert checkpoint.admitted is not None
         sequence = self.of_admitted(checkpoint.admitted)
@@ -134,6 +218,8 @@ class Sequences:
             (admitted.step, admitted.seq, member)
             for member, admitted in members
             if member.usable
+            and not member.repeats
+            and member.name != checkpoint.repeats
             and generations[member.name] == generations[checkpoint.name]
             and (admitted.step, admitted.seq) < mine
         ]
@@ -146,7 +232,8 @@ class Sequences:
         """The checkpoints that a later window of this many residuals, or a window in work, may hold."""
         sequences: dict[str, list[Checkpoint]] = {}
         for checkpoint in by_admission(self._recorder.checkpoints()):
-            if checkpoint.admitted and checkpoint.usable:
+            repeated = checkpoint.repeats and checkpoint.stage not in PENDING
+            if checkpoint.admitted and checkpoint.usable and not repeated:
                 sequences.setdefault(self.of_admitted(checkpoint.admitted), []).append(checkpoint)
         names: set[str] = set()
         for members in sequences.values():

@@ -44,11 +44,15 @@ def state_of(checkpoint: Checkpoint, layout: Layout, order: Order) -> TrainingSt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """K = N + 1 checkpoints, oldest first, with their layouts and the state of the training at each."""
+    """K = N + 1 checkpoints, oldest first, with their layouts and the state of the training at each.
+
+    `begins` says why it does not reach further back, where what lies before is of another training.
+    """
 
     members: tuple[Checkpoint, ...]
     layouts: tuple[Layout, ...]
     states: tuple[TrainingState, ...] = field(default=())
+    begins: str = ""
 
     @classmethod
     def of(cls, layouts: Sequence[Layout], states: Sequence[TrainingState]) -> Window:
@@ -83,7 +87,7 @@ class Window:
         return recipe.with_values(statistics) if statistics else recipe
 
     def model(self, candidate: Candidate) -> str:
-        """A digest of what a candidate's model is made of: the inputs that weigh, their source, weights, statistics.
+        """A digest of what a candidate's model is made of: inputs that weigh, their source, weights, statistics, what is ignored.
 
         Windows of other lengths give other last digits of the same weights: six of them count, where three would tell models
         apart in a family.
@@ -94,7 +98,8 @@ class Window:
             for layout, weight in zip(self.layouts, weights, strict=True)
             if weight != 0.0
         ]
-        made_of = json.dumps([inputs, candidate.statistics if len(inputs) > 1 else ""])
+        ignored = self.layouts[-1].ignored
+        made_of = json.dumps([inputs, candidate.statistics if len(inputs) > 1 else "", *([ignored] if ignored else [])])
         return hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rna_watch.watching import steps
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -17,6 +15,8 @@ if TYPE_CHECKING:
     from rna_watch.journal.events import Admitted
     from rna_watch.journal.replay import Checkpoint
     from rna_watch.layout.layout import Layout
+
+_VERSION = "-v#"  # Lightning's, in the series of a name that was taken
 
 
 def same_step(previous: Admitted, current: Admitted) -> str:
@@ -36,7 +36,6 @@ def restart(previous: Admitted, current: Admitted, others: Iterable[Checkpoint])
     """
     if current.step <= previous.step and current.mtime_ns > previous.mtime_ns:
         return f"the run went back from {previous.step_kind} {previous.step} to {current.step}: a restart"
-    series, version = steps.series(current.checkpoint), steps.all_versions(current.checkpoint)
     for checkpoint in others:
         other = checkpoint.admitted
         if (
@@ -44,8 +43,8 @@ def restart(previous: Admitted, current: Admitted, others: Iterable[Checkpoint])
             and previous.mtime_ns < other.mtime_ns < current.mtime_ns
             and other.step <= previous.step
             and other.step_kind == previous.step_kind
-            and steps.series(other.path) != series
-            and steps.all_versions(other.path) == version
+            and other.series != current.series
+            and other.series.replace(_VERSION, "") == current.series.replace(_VERSION, "")
         ):
             name = checkpoint.name
             return f"{name} was saved after {previous.checkpoint}, though its step is not later: a restart"

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, pack, spread, tail_of, wrap
-from rna_watch.journal.quantities import age, duration, number, places, plain, size
-from rna_watch.journal.words import DIRECTIONS, output_of
+from rna_watch.journal.quantities import age, duration, gain, number, places, plain, size
+from rna_watch.journal.words import DIRECTIONS, engine_of, output_of
 
 if TYPE_CHECKING:
     from rna_watch.journal.metric import Metric
-    from rna_watch.journal.replay import RunState
+    from rna_watch.journal.replay import Best, RunState
+    from rna_watch.journal.standing import Standing
     from rna_watch.journal.status import Status
 
 _STATUS_STYLES = {
@@ -23,6 +24,7 @@ _STATUS_STYLES = {
     "silent": ("✗", "bold red"),
     "not running": ("✗", "bold red"),
 }
+_MOST_SERIES = 2  # of which the best is shown, besides the first
 _ENDED = ("■", "bold")
 _NEVER = ("○", "yellow")
 
@@ -50,13 +52,16 @@ def problems(state: RunState, *, width: int, most: int) -> Lines:
     return lines[:most]
 
 
-def header(state: RunState, status: Status, metric: Metric | None, *, now: float, width: int) -> Lines:
-    """The run and its status on the first line, then its settings, then the newest and the best checkpoint.
+def header(
+    state: RunState, status: Status, metric: Metric | None, best: Standing | None, *, now: float, width: int
+) -> Lines:
+    """The run and its status on the first line, then its settings, then the newest checkpoint, the best model and original.
 
     Args:
         state: what the journal adds up to.
         status: whether the run is watched, and the work at hand.
         metric: the metric that decides, if it is known.
+        best: the best model and the best original.
         now: seconds since 1970.
         width: terminal cells of a line.
     """
@@ -77,10 +82,10 @@ def header(state: RunState, status: Status, metric: Metric | None, *, now: float
         lines = [spread(left.append("  ").append_text(run), right, width)]
     else:
         lines = [first, run]
-    facts = [_evaluation(state, metric), Text(f"{plain(started.engine_name)} engine")]
+    facts = [_evaluation(state, metric), Text(f"{plain(engine_of(started))} engine")]
     if status.watching:
         facts.append(Text(f"watches by {plain(status.watching)}"))
-    return lines + pack(facts, width) + pack(_landmarks(state, metric, now=now), width, separator="   ")
+    return lines + pack(facts, width) + pack(_landmarks(state, best, now=now), width, separator="   ")
 
 
 def _uptime(state: RunState, status: Status, now: float) -> str:
@@ -103,20 +108,58 @@ def _evaluation(state: RunState, metric: Metric | None) -> Text:
     return Text.assemble((name, "bold"), f", {direction}," if direction else "", f" by {evaluator}")
 
 
-def _landmarks(state: RunState, metric: Metric | None, *, now: float) -> Lines:
-    marks: Lines = []
+def _landmarks(state: RunState, best: Standing | None, *, now: float) -> Lines:
+    marks = _unbeaten(best)
     newest = next((c for c in reversed(state.checkpoints.values()) if c.admitted), None)
     if newest and newest.admitted:
         it = newest.admitted
         written = it.mtime_ns / 1e9 or newest.seen_time
         facts = f"  {plain(it.step_kind)} {it.step}, {size(it.size_bytes)}, {age(now - written)} ago"
         marks.append(Text.assemble(("newest ", "dim"), tail_of(plain(newest.name), 32), (facts, "dim")))
-    if state.best:
-        output = tail_of(plain(output_of(state, state.best.output)), 32)
-        value = number(state.best.value, places([state.best.value]))
-        marks.append(
-            Text.assemble(
-                ("best ★ ", "dim"), (output, "green"), f"  {plain(metric.name) if metric else ''} {value}".rstrip()
-            )
-        )
+    return marks + _of_first(state, best) + _of_others(state)
+
+
+def others(state: RunState) -> list[Best]:
+    """The best models of the series after the first, as far as they are kept."""
+    first = state.series_of(state.first)
+    return [
+        best for series, best in list(state.bests.items()) if series != first and best.moved.output in state.outputs
+    ]
+
+
+def _of_others(state: RunState) -> Lines:
+    marks = []
+    for best in others(state)[:_MOST_SERIES]:
+        series = tail_of(plain(state.series_of(best.moved.checkpoint)), 24)
+        value = number(best.moved.value, places([best.moved.value]))
+        output = tail_of(plain(best.moved.output), 32)
+        marks.append(Text.assemble((f"best of {series} ★ ", "dim"), (output, "green"), f"  {value}"))
     return marks
+
+
+def _of_first(state: RunState, best: Standing | None) -> Lines:
+    if best is None or best.best is None:
+        return []
+    marks: Lines = []
+    decimals = places(each.value for each in (best.best, best.original) if each)
+    output = tail_of(plain(output_of(state, best.best.output)), 32)
+    value = f"  {plain(best.metric)} {number(best.best.value, decimals)}"
+    marks.append(Text.assemble(("best ★ ", "dim"), (output, "green"), value))
+    if best.original is not None and not best.unbeaten:
+        share = gain(best.original.value, best.best.value, best.mode)
+        mark, style = {True: ("▲", "green"), False: ("~", "dim"), None: ("", "")}[best.significant]
+        name, theirs = tail_of(plain(best.original.checkpoint), 32), number(best.original.value, decimals)
+        marks.append(Text.assemble(("original ", "dim"), name, f"  {theirs}  {share} ", (mark, style)))
+    return marks
+
+
+def _unbeaten(best: Standing | None) -> Lines:
+    """That no model is better than the best original, where that is so."""
+    if best is None or best.original is None or best.model is None or not best.unbeaten:
+        return []
+    name, value = (
+        tail_of(plain(best.original.checkpoint), 32),
+        number(best.original.value, places([best.original.value])),
+    )
+    how = "as good as" if best.gain == 0.0 else "better than"
+    return [Text.assemble((f"original {name} is {how} every model", "yellow"), f"  {plain(best.metric)} {value}")]

@@ -13,8 +13,9 @@ from rich.live import Live
 from rna_watch.dashboard.terminal import HUNG_UP, keys, polite_end
 from rna_watch.dashboard.view import render
 from rna_watch.journal.follow import Follower
+from rna_watch.journal.standing import standing
 from rna_watch.journal.status import status_of
-from rna_watch.journal.words import describe
+from rna_watch.journal.words import describe, stands
 
 if TYPE_CHECKING:
     import threading
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from rna_watch.journal.events import Event
     from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.journal.standing import Standing
 
 _POLL_S = 0.25
 # Ages and progress change even when nothing happens, but once a second is enough for them.
@@ -68,6 +70,8 @@ class _Run:
         self.paths = paths
         self.follower = Follower(paths.journal)
         self.status = status_of(paths)
+        self._best: Standing | None = None
+        self._known: Event | None = None
 
     def new(self) -> Iterator[Event]:
         """The events since the last call, each already part of the state; the status is looked up after them."""
@@ -83,6 +87,15 @@ class _Run:
             if time.monotonic() > deadline:
                 break
         return changed
+
+    def best(self) -> Standing | None:
+        """The best model that is there, looked for again after events, and where it is gone."""
+        state = self.follower.state
+        newest = state.recent[-1] if state.recent else None
+        model = self._best.model if self._best else None
+        if newest is not self._known or (model is not None and not self.paths.there(model.output)):
+            self._best, self._known = standing(state, self.paths.there), newest
+        return self._best
 
     def frame(self, console: Console, *, height: int, hint: str) -> RenderableType:
         """The frame of this moment.
@@ -100,6 +113,7 @@ class _Run:
             height=height,
             waiting_for=str(self.paths.journal),
             hint=hint,
+            best=self.best(),
         )
 
 
@@ -137,6 +151,8 @@ def _print_lines(run: _Run, console: Console, *, once: bool, until_stopped: bool
             words = waits if state.started is None else f"{status.state}: {status.detail(time.time())}"
             _print(console, time.time(), words)
         said = status.state
+        if once and (best := run.best()) and (line := stands(best, state)):
+            _print(console, time.time(), line)
         if once or _over(run, until_stopped=until_stopped, stop=stop):
             return
         if stop is not None:

@@ -16,6 +16,7 @@ from rna_watch.journal.quantities import plain
 
 if TYPE_CHECKING:
     from rna_watch.journal.replay import RunState
+    from rna_watch.journal.standing import Standing
     from rna_watch.journal.status import Status
 
 # Rich's own template without its fonts from a content network: a picture should look the same without one.
@@ -65,7 +66,15 @@ _THEME = TerminalTheme(
 )
 
 
-def svg(state: RunState, status: Status, *, now: float, width: int, height: int | None = None) -> str:
+def svg(
+    state: RunState,
+    status: Status,
+    *,
+    now: float,
+    width: int,
+    height: int | None = None,
+    best: Standing | None = None,
+) -> str:
     """The frame as one self-contained SVG document; it loads nothing, not even a font.
 
     Args:
@@ -74,6 +83,7 @@ def svg(state: RunState, status: Status, *, now: float, width: int, height: int 
         now: seconds since 1970.
         width: columns of text.
         height: lines of text; None: as many as suit the content.
+        best: as in `render`.
     """
     console = Console(
         file=io.StringIO(),
@@ -83,7 +93,7 @@ def svg(state: RunState, status: Status, *, now: float, width: int, height: int 
         color_system="truecolor",
         legacy_windows=False,
     )
-    console.print(render(state, status, now=now, width=width, height=height))
+    console.print(render(state, status, now=now, width=width, height=height, best=best))
     title = f"rna-watch dashboard {plain(state.started.run)}" if state.started else "rna-watch dashboard"
     picture = console.export_svg(title=title, theme=_THEME, code_format=_FORMAT, unique_id="rna-watch")
     return _TEXT.sub(_in_cells, picture)

@@ -13,7 +13,7 @@ from rna_watch.journal.quantities import NOTHING, gain, number, places, plain
 from rna_watch.journal.replay import DONE, PENDING, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from rna_watch.journal.events import Chosen
     from rna_watch.journal.metric import Metric
@@ -54,12 +54,13 @@ def newest(state: RunState, count: int) -> list[Checkpoint]:
     return rows[::-1]
 
 
-def table(state: RunState, metric: Metric | None, *, width: int, most: int) -> Lines:
+def table(state: RunState, metric: Metric | None, best: Collection[str], *, width: int, most: int) -> Lines:
     """A line of titles and the rows; columns that do not fit are left out, the least useful first.
 
     Args:
         state: what the journal adds up to.
         metric: the metric that decides, if it is known.
+        best: the checkpoints of the best models of the series.
         width: terminal cells of a line.
         most: the most rows.
     """
@@ -67,7 +68,6 @@ def table(state: RunState, metric: Metric | None, *, width: int, most: int) -> L
     values = [values_of(row, metric) if metric else Values() for row in rows]
     pairs = list(zip(rows, values, strict=True))
     decimals = places(value for v in values for value in (v.original, v.average, v.rna, v.chosen))
-    best = state.best.checkpoint if state.best else None
     columns = [
         Column(title="step", cells=[_step(row) for row in rows], right=True),
         Column(title="", cells=[Text(*STAGES[row.stage]) for row in rows]),
@@ -117,12 +117,12 @@ def _step(row: Checkpoint) -> Text:
     return Text(str(row.step) if row.step is not None else "")
 
 
-def _mark(row: Checkpoint, *, best: str | None) -> Text:
+def _mark(row: Checkpoint, *, best: Collection[str]) -> Text:
     chosen = row.chosen
     mark = Text()
     if chosen and chosen.better_than_original is not None:
         mark.append(*_verdict(chosen))
-    return mark.append("★", "green") if row.name == best else mark
+    return mark.append("★", "green") if row.name in best else mark
 
 
 def _verdict(chosen: Chosen) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rna_watch.dashboard.choice import choice
 from rna_watch.dashboard.coefficients import NEGATIVE_STYLE
-from rna_watch.dashboard.header import header, problems
+from rna_watch.dashboard.header import header, others, problems
 from rna_watch.dashboard.history import history
 from rna_watch.dashboard.layout import GAP, Lines, fit, heading, pack, side_by_side, spread, wrap
 from rna_watch.dashboard.table import newest, table
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rna_watch.journal.replay import RunState
+    from rna_watch.journal.standing import Standing
     from rna_watch.journal.status import Status
 
 SIDE_BY_SIDE_FROM = 160
@@ -51,6 +52,7 @@ class _Sight:
     state: RunState
     status: Status
     metric: Metric | None
+    best: Standing | None
     now: float
 
 
@@ -63,6 +65,7 @@ def render(
     height: int | None = None,
     waiting_for: str = "",
     hint: str = "",
+    best: Standing | None = None,
 ) -> RenderableType:
     """One frame.
 
@@ -74,11 +77,12 @@ def render(
         height: the most lines; None: as many as suit the content.
         waiting_for: the journal that is waited for, shown while the run has none.
         hint: what the keys do, shown on the very last line of `height`.
+        best: the best model and the best original, if there are any.
     """
-    sight = _Sight(state=state, status=status, metric=metric_of(state), now=now)
+    sight = _Sight(state=state, status=status, metric=metric_of(state), best=best, now=now)
     limit = height or _TALLEST
     lines = problems(state, width=width, most=max(limit // 3, 2))
-    lines += header(state, status, sight.metric, now=now, width=width)
+    lines += header(state, status, sight.metric, best, now=now, width=width)
     foot = _footer(sight, hint, width) if hint or limit >= 20 else []
     room = limit - len(lines) - len(foot)
     if room >= _AIRY_FROM + 2:
@@ -172,7 +176,9 @@ def _checkpoints(sight: _Sight, width: int, room: int) -> Lines:
     note = " · ".join(f"{count} {word}" for count, word in counts if count)
     title = heading("checkpoints", note, width)
     if newest(sight.state, 1):
-        return [title, *table(sight.state, sight.metric, width=width, most=room - 2)]
+        first = sight.best.best.checkpoint if sight.best and sight.best.best else ""
+        best = {first, *(each.moved.checkpoint for each in others(sight.state))}
+        return [title, *table(sight.state, sight.metric, best, width=width, most=room - 2)]
     run = sight.state.started.run if sight.state.started else ""
     return [
         title,

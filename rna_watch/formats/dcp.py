@@ -82,7 +82,7 @@ def read_layout(folder: str, source: str | None, _read_file: ReadFile) -> Layout
         file.check_unchanged()
         written_ns = file.identity.mtime_ns
     tree = _tree(metadata)
-    path, tensors = model_source.find_model(tree, source)
+    path, parts, tensors = model_source.find_model(tree, source)
     reading = Reading(
         place,
         names,
@@ -117,6 +117,7 @@ def read_layout(folder: str, source: str | None, _read_file: ReadFile) -> Layout
         root=folder,
         carried=tuple(_carried(folder, place, {file.path for file in reading.files})),
         sources=model_source.sources(tree),
+        parts=parts,
     )
 
 

@@ -27,7 +27,7 @@ _MOST_BASES = 64  # the longest name of a model follows very few prefixes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Average:
-    """A moving average within a group: its key path there, its tensors by stored name, and the weights' names for them.
+    """A moving average within a group: its key path, its tensors by stored name, and the weights' names for them.
 
     `names` leaves out its own counters.
     """
@@ -38,13 +38,24 @@ class Average:
 
 
 def find(layout: Layout) -> tuple[Average, ...]:
-    """The moving averages among a model's tensors."""
+    """The moving averages among a model's tensors, of each network by itself."""
+    if not layout.parts:
+        return tuple(_find(layout.source, "", {view.name: view for view in layout.tensors}))
+    found: list[Average] = []
+    for part in layout.parts:
+        front = f"{part}."
+        own = {view.name.removeprefix(front): view for view in layout.tensors if view.name.startswith(front)}
+        found += _find(part, front, own)
+    return tuple(found)
+
+
+def _find(source: str, front: str, views: Views) -> Iterator[Average]:
+    """The moving averages of a network, given its source, what stands in front of its names, and its tensors by the rest."""
     by_path: dict[str, dict[str, TensorView]] = {}
-    for view in layout.tensors:
-        by_path.setdefault(_path(view.name), {})[view.name] = view
+    for name, view in views.items():
+        by_path.setdefault(_path(name), {})[name] = view
     weights = by_path.pop("", {})
-    total = sum(prod(view.shape) for view in layout.tensors)
-    found = []
+    total = sum(prod(view.shape) for view in views.values())
     for path, members in by_path.items():
         if sum(prod(view.shape) for view in members.values()) >= _LEAST * total:
             others = weights | {
@@ -52,8 +63,10 @@ def find(layout: Layout) -> tuple[Average, ...]:
             }
             names = next(_matches(path, members, others), None)
             if names:
-                found.append(Average(path=path, members=frozenset(members), names=names))
-    return tuple(found)
+                stored = {front + name: front + other for name, other in names.items()}
+                yield Average(
+                    path=_joined(source, path), members=frozenset(front + name for name in members), names=stored
+                )
 
 
 def set_apart(layout: Layout) -> Layout:
@@ -65,23 +78,20 @@ def set_apart(layout: Layout) -> Layout:
     combined = {view.extent for view in layout.tensors if view.name not in apart}
     others = tuple(source for source in layout.sources if source.path != layout.source)
     own = Source(path=layout.source, tensors=len(layout.tensors) - len(apart), averaged=layout.averaged)
-    averages = tuple(
-        Source(path=_joined(layout.source, average.path), tensors=len(average.members), averaged=True)
-        for average in found
-    )
+    averages = tuple(Source(path=each.path, tensors=len(each.members), averaged=True) for each in found)
     return replace(
         layout,
         extents=tuple(
             extent if number in combined else replace(extent, role=Role.COPIED)
             for number, extent in enumerate(layout.extents)
         ),
-        sources=(own, *averages, *others),
+        sources=(*(() if layout.parts else (own,)), *averages, *others),
     )
 
 
 def choose(layout: Layout, source: str) -> Layout | None:
     """One of the moving averages in a model as the model, under the names of the weights; None if there is none of that path."""
-    average = next((each for each in find(layout) if _joined(layout.source, each.path) == source), None)
+    average = next((each for each in find(layout) if each.path == source), None)
     if average is None:
         return None
     views = [view for view in layout.tensors if view.name in average.names]

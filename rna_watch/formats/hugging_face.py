@@ -281,6 +281,7 @@ def join(layouts: Sequence[Layout]) -> Layout:
         format=layouts[0].format,
         files=tuple(files),
         source=layouts[0].source,
+        parts=layouts[0].parts,
         tensors=tuple(tensors),
         extents=tuple(extents),
         counters=layouts[0].counters,

@@ -9,6 +9,7 @@ the extrapolation: name that source to extrapolate it instead.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -22,7 +23,7 @@ from rna_watch.layout.dtypes import DTYPES, PAIRS
 from rna_watch.layout.layout import Role, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     TensorGroup = dict[str, PickledTensor | OpaqueTensor]
 
@@ -37,10 +38,17 @@ NOT_MODELS = re.compile(
 )
 # as a word: "semantic" and "schema" are no averages
 _AVERAGES = re.compile(r"(?i:(?<![a-z])(?:ema|swa|avg|shadow)(?![a-z])|averag)|(?<=[a-z])(?:EMA|SWA)(?![a-z])")
-STEP_KEYS = ("global_step", "step", "iteration", "iter", "iter_num", "it", "steps", "global_iter", "num_updates")
-EPOCH_KEYS = ("epoch", "epochs", "current_epoch")
+STEP_KEYS = (
+    *("global_step", "step", "iteration", "iter", "iter_num", "it", "steps", "global_iter", "num_updates"),
+    *("global_steps", "ss_steps", "current_step", "current_iter"),  # ss: kohya's scripts
+)
+EPOCH_KEYS = ("epoch", "epochs", "current_epoch", "ss_epoch")
 _VARIANCE = re.compile(r"(^|\.)running_var$")
 _STATISTIC = re.compile(r"(^|\.)running_mean$")
+# torch's `Module.get_extra_state`; states of metrics (what a metric learns is a parameter)
+_STATE = re.compile(
+    r"(^|\.)_extra_state(\.|$)|(^|[._])metrics?\.(?!(.*\.)?(weight|bias|W|proxies|centers|prototypes)$)"
+)
 _WEIGHTS = re.compile(r"(^|\.)(weight|qweight|weight_packed)$")
 _FEW = 0.01  # of the model's floating-point values
 _MAX_DEPTH = 64
@@ -51,7 +59,7 @@ _BYTES = "_codecs.encode"  # how old pickle protocols write bytes: as text, in L
 
 def role(name: str, dtype: str) -> Role:
     """What a tensor is to the extrapolation, by its name and dtype (facts: normalization statistics go by name)."""
-    if not DTYPES[dtype].linear:
+    if not DTYPES[dtype].linear or _STATE.search(name):
         return Role.COPIED
     if _VARIANCE.search(name):
         return Role.VARIANCE
@@ -74,25 +82,35 @@ def as_pairs(tensor: PickledTensor) -> PickledTensor:
     )
 
 
-def find_model(tree: object, source: str | None = None) -> tuple[str, dict[str, PickledTensor]]:
-    """The model's tensors and the key path where they are ("" at the top).
+def find_model(tree: object, source: str | None = None) -> tuple[str, tuple[str, ...], dict[str, PickledTensor]]:
+    """The key path of the model ("" at the top), its parts if it is several networks, and its tensors.
+
+    Names of the tensors of several networks begin with the key path of their network.
+
+    Args:
+        tree: what the checkpoint holds.
+        source: the key path, or several with commas; found if None.
 
     Raises:
         RefusedCheckpoint: there is none, there are several, or it holds tensors that cannot be combined.
     """
     tree = pickled_module.as_state_dicts(tree)
     groups = _tensor_groups(tree)
-    if source is not None and source not in groups:
-        found = _under(tree, source)
-        if found:
-            groups[source] = found
+    likely = [path for path in groups if not NOT_MODELS.search(path)] or list(groups)
+    wanted = [] if source is None else [source]
+    if source is not None and not _known(groups, tree, source) and "," in source:
+        wanted = [part.strip() for part in source.split(",")]
+        for part in wanted:
+            _known(groups, tree, part)
     if not groups:
         raise RefusedCheckpoint(
             "it holds no named tensors; a state dict, bare or under a key such as 'state_dict', is needed"
         )
-    path = _choose(groups, source)
+    paths = _choose(groups, wanted, likely)
+    path, parts = ",".join(paths), tuple(paths) if len(paths) > 1 else ()
     tensors: dict[str, PickledTensor] = {}
-    for name, tensor in groups[path].items():
+    members = [(f"{part}.{name}", each) for part in parts for name, each in groups[part].items()]
+    for name, tensor in members or groups[path].items():
         if isinstance(tensor, OpaqueTensor):
             raise RefusedCheckpoint(
                 f"{name} is {tensor.what}, which cannot be averaged; save the model with plain tensors"
@@ -104,7 +122,7 @@ def find_model(tree: object, source: str | None = None) -> tuple[str, dict[str, 
     check_dtypes((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items())
     if not any(DTYPES[tensor.dtype].linear for tensor in tensors.values()):
         raise RefusedCheckpoint(f"'{path or 'the file'}' holds no floating-point tensors: nothing to extrapolate")
-    return path, tensors
+    return path, parts, tensors
 
 
 def check_dtypes(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> None:
@@ -308,6 +326,13 @@ def _tensor_groups(tree: object) -> dict[str, TensorGroup]:
     return walk.groups
 
 
+def _known(groups: dict[str, TensorGroup], tree: object, source: str) -> bool:
+    """Whether there are tensors under a key path; they become a group of their own."""
+    if source not in groups and (found := _under(tree, source)):
+        groups[source] = found
+    return source in groups
+
+
 def _under(tree: object, source: str) -> TensorGroup:
     """The tensors below a dotted path of keys, which may have dots of their own."""
     waiting: list[tuple[object, str]] = [(tree, source)]
@@ -326,25 +351,39 @@ def _under(tree: object, source: str) -> TensorGroup:
     return {}
 
 
-def _choose(groups: dict[str, TensorGroup], source: str | None) -> str:
-    likely = [path for path in groups if not NOT_MODELS.search(path)] or list(groups)
-    if source is not None:
-        if source not in groups:
-            raise RefusedCheckpoint(f"there are no tensors under '{source}'; there are some under: {_listed(likely)}")
-        return source
+def _choose(groups: dict[str, TensorGroup], wanted: list[str], likely: list[str]) -> list[str]:
+    """The key paths of the model: those that are wanted, or else the one among the likely ones."""
+    for path in wanted:
+        if path not in groups:
+            raise RefusedCheckpoint(f"there are no tensors under '{path}'; there are some under: {_listed(likely)}")
+        if wanted.count(path) > 1:
+            raise RefusedCheckpoint(f"--source names '{path}' twice")
+        if above := [each for each in wanted if path.startswith(f"{each}.")]:
+            raise RefusedCheckpoint(f"'{path}' lies inside '{above[0]}': name one of them with --source")
+    if wanted:
+        return wanted
     if all(path in groups for path in RAW_BESIDE_AVERAGE):
-        return RAW_BESIDE_AVERAGE[0]
+        return [RAW_BESIDE_AVERAGE[0]]
     for key in MODEL_KEYS:
         if key in groups:
-            return key
+            return [key]
     raw = [path for path in likely if not is_average(path)] or likely
     named = [path for path in raw if path.rpartition(".")[2] in MODEL_KEYS]
     for found in (raw, named):
         if len(found) == 1:
-            return found[0]
+            return found
+    together = as_one(raw if len(raw) <= _SHOWN else raw[:2])
+    more = f", or combine several networks together with --source {shlex.quote(together)}" if together else ""
     raise RefusedCheckpoint(
-        f"it holds several groups of tensors ({_listed(likely)}); name the model's with --source KEY"
+        f"it holds several groups of tensors ({_listed(likely)}); name the model's with --source KEY{more}"
     )
+
+
+def as_one(paths: Sequence[str]) -> str:
+    """Several key paths as the source that combines them; "" where they cannot be one."""
+    apart = all("," not in path and path == path.strip() for path in paths)
+    inside = any(path.startswith(f"{other}.") for path in paths for other in paths)
+    return ",".join(paths) if apart and not inside and all(paths) and len(paths) > 1 else ""
 
 
 def _listed(paths: list[str]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from rna_watch.acceleration.residuals import SGD, ParameterGroup
-from rna_watch.formats.model_source import as_pairs
+from rna_watch.formats.model_source import as_pairs, role
 from rna_watch.formats.safe_pickle import PickledTensor
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import OUTSIDE, Buffer, Chunk, Companion, Member, OptimizerState, Role, covers
@@ -42,12 +42,17 @@ def find_optimizer(tree: object, place: Callable[[PickledTensor], int | None]) -
         tree: what the checkpoint holds.
         place: the byte offset of a tensor's first element, None if it does not lie in the file in one piece.
     """
-    if not isinstance(tree, dict):
-        return None
-    found = [state for key in OPTIMIZER_KEYS for state in _states(dict.get(tree, key))]
+    found = optimizers(tree)
     if len(found) > 1:
         return OptimizerState(kind=SEVERAL, groups=(), members=())
     return _read(found[0], place) if found else None
+
+
+def optimizers(tree: object) -> list[dict[str, Any]]:
+    """The state dicts of all optimizers in a checkpoint's tree."""
+    if not isinstance(tree, dict):
+        return []
+    return [state for key in OPTIMIZER_KEYS for state in _states(dict.get(tree, key))]
 
 
 def _states(value: object) -> list[dict[str, Any]]:
@@ -140,13 +145,18 @@ def assign(layout: Layout, order: Order = "auto") -> tuple[dict[str, Companion],
     if problem or state is None:
         return {}, problem
     rules = {replace(group, weight_decay=0.0) for group in state.groups}
+    wanted = [extent.name for _, extent in parameters if extent.role is Role.PARAMETER]
+    if layout.parts and len(state.members) != len(parameters):
+        return {}, _counts(state, parameters)
     if len(rules) == 1 and not state.groups[0].momentum:
-        return {extent.name: Companion(group=0) for _, extent in parameters}, ""
-    matched, problem = _match(state, parameters, order)
+        return {name: Companion(group=0) for name in wanted}, ""
+    matched, problem = _match(state, parameters, order, several=len(state.groups) > 1 or bool(layout.parts))
     if problem:
         return {}, problem
-    assigned = {extent.name: OUTSIDE for _, extent in parameters}
+    assigned = dict.fromkeys(wanted, OUTSIDE)
     for member, (view, extent) in matched:
+        if extent.name not in assigned:
+            continue
         momentum, problem = _placed(member, state.groups[member.group], view, extent)
         if problem:
             return {}, problem
@@ -161,7 +171,8 @@ def _unusable(layout: Layout, parameters: Sequence[tuple[TensorView, Extent]]) -
         return "the checkpoint holds no optimizer state"
     if layout.averaged:
         return "the model is a moving average, not the weights that the optimizer moved"
-    coarse = next((extent.dtype for _, extent in parameters if DTYPES[extent.dtype].eps > _COARSE), None)
+    combined = [extent.dtype for _, extent in parameters if extent.role is Role.PARAMETER]
+    coarse = next((dtype for dtype in combined if DTYPES[dtype].eps > _COARSE), None)
     if coarse is not None:
         return f"weights stored as {coarse} have lost the digits that exact gradients are computed from"
     if any(member.unreadable and state.groups[member.group].momentum for member in state.members):
@@ -170,20 +181,23 @@ def _unusable(layout: Layout, parameters: Sequence[tuple[TensorView, Extent]]) -
 
 
 def _parameters(layout: Layout) -> list[tuple[TensorView, Extent]]:
-    """The parameters as `Module.parameters()` lists them: in the state dict's order, tied ones once."""
+    """The parameters as `Module.parameters()` lists them: in the state dict's order, tied ones once, ignored ones too."""
     seen: set[int] = set()
     found = []
+    ignored = set(layout.ignored)
     for view in layout.tensors:
         extent = layout.extents[view.extent]
-        if extent.role is Role.PARAMETER and view.extent not in seen:
+        known = role(view.name, view.dtype) if extent.name in ignored else extent.role
+        if known is Role.PARAMETER and view.extent not in seen:
             seen.add(view.extent)
             found.append((view, extent))
     return found
 
 
 def _match(
-    state: OptimizerState, parameters: Sequence[tuple[TensorView, Extent]], order: Order
+    state: OptimizerState, parameters: Sequence[tuple[TensorView, Extent]], order: Order, *, several: bool
 ) -> tuple[list[tuple[Member, tuple[TensorView, Extent]]], str]:
+    """Each of the optimizer's parameters with its tensor; `several` groups or networks may stand in any order."""
     if all(member.name is not None for member in state.members):
         plain = plain_names(view.name for view, _ in parameters)
         by_name = {plain[view.name]: (view, extent) for view, extent in parameters}
@@ -196,14 +210,18 @@ def _match(
         return [], "the optimizer names parameters that the model does not have"
     if order != "auto":
         parameters = _ordered(parameters, order)
-    elif len(state.groups) > 1:
+    elif several:
         return _by_shape(state, parameters)
     if len(state.members) != len(parameters):
-        return [], (
-            f"the optimizer has {len(state.members)} parameters and the model {len(parameters)}, and it stores no names to "
-            "match them by"
-        )
+        return [], _counts(state, parameters)
     return list(zip(state.members, parameters, strict=True)), ""
+
+
+def _counts(state: OptimizerState, parameters: Sequence[tuple[TensorView, Extent]]) -> str:
+    return (
+        f"the optimizer has {len(state.members)} parameters and the model {len(parameters)}, and it stores no names to match "
+        "them by"
+    )
 
 
 def _ordered(parameters: Sequence[tuple[TensorView, Extent]], order: Order) -> list[tuple[TensorView, Extent]]:
@@ -222,9 +240,10 @@ def _by_shape(
         shape = member.buffer.shape if member.buffer else None
         if shape is None or shapes.count(shape) != 1 or shape in taken:
             why = "some parameters have no momentum" if shape is None else "several tensors have one shape"
+            groups = f"{len(state.groups)} parameter groups store" if len(state.groups) > 1 else "parameters have"
             return [], (
-                f"the optimizer's {len(state.groups)} parameter groups store no names, and {why}, so it cannot be told which "
-                "parameter is whose; set optimizer_order, or build the optimizer from named_parameters()"
+                f"the optimizer's {groups} no names, and {why}, so it cannot be told which parameter is whose; set "
+                "optimizer_order, or build the optimizer from named_parameters()"
             )
         taken.add(shape)
         pairs.append((member, parameters[shapes.index(shape)]))

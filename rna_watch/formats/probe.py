@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats import embedded_averages, recorded_gradient, registry
 from rna_watch.layout.identity import identify_folder
 from rna_watch.layout.open_file import OpenFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rna_watch.formats.format import FileFormat
     from rna_watch.layout.layout import Layout
 
@@ -20,33 +24,52 @@ _FEWEST_BYTES = 9  # by which every format is recognised
 _LFS = b"version https://git-lfs"
 
 
-def probe(path: str, source: str | None = None) -> Layout:
+def probe(path: str, source: str | None = None, ignore: Sequence[str] = ()) -> Layout:
     """The layout of a checkpoint that is complete; moving averages inside the model's own state dict are set apart.
 
     Args:
         path: the file or folder.
-        source: key path of the model inside it, or of such an average; found by itself if None.
+        source: key path of the model inside it, or of such an average, or several with commas; found by itself if None.
+        ignore: glob patterns of the names of tensors that are left out of the extrapolation.
 
     Raises:
         IncompleteCheckpoint: it is still being written, or was cut off.
         RefusedCheckpoint: it is something else, and what.
+        AllIgnored: nothing would be left to extrapolate.
         FileNotFoundError: it is gone.
     """
+    layout = _chosen(path, source)
+    if not ignore:
+        return layout
+    left = replace(layout, ignore=tuple(ignore))
+    if layout.parameters and not left.parameters:
+        raise AllIgnored(f"--ignore {' '.join(map(shlex.quote, ignore))} leaves nothing to extrapolate in it")
+    return left
+
+
+def _chosen(path: str, source: str | None) -> Layout:
     try:
         return embedded_averages.set_apart(_probe(path, source))
     except RefusedCheckpoint as error:
-        if not source:
-            raise
-        try:
-            whole = _probe(path, None)
-        except RefusedCheckpoint:
-            raise error from None
-        average = embedded_averages.choose(whole, source)
-        if average is not None:
-            return average
-        if inside := [each.path for each in embedded_averages.set_apart(whole).sources if each.averaged]:
-            raise RefusedCheckpoint(f"{error} (averages inside it: {', '.join(map(repr, inside))})") from error
+        inside: list[str] = []
+        for holder in _holders(source) if source else ():
+            try:
+                whole = _probe(path, holder)
+            except RefusedCheckpoint:
+                continue
+            if (average := embedded_averages.choose(whole, source or "")) is not None:
+                return average
+            inside += [each.path for each in embedded_averages.set_apart(whole).sources if each.averaged]
+        if inside:
+            listed = ", ".join(map(repr, dict.fromkeys(inside)))
+            raise RefusedCheckpoint(f"{error} (averages inside it: {listed})") from error
         raise
+
+
+def _holders(source: str) -> list[str | None]:
+    """The sources in which an average of this key path may lie: the one that is found by itself, and those above it."""
+    parts = source.split(".")
+    return [None, *(".".join(parts[:count]) for count in range(1, len(parts)))]
 
 
 def _probe(path: str, source: str | None) -> Layout:

@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import model_source, optimizer_state
+from rna_watch.formats import model_source, optimizer_state, training_marks
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Chunk, Extent, Layout, Role, TensorView
 from rna_watch.layout.strides import merge_runs, runs
@@ -31,14 +31,14 @@ def layout(
         file: the file.
         name: its format's.
         tree: the values of the pickle.
-        source: key path of the model in it; found if None.
+        source: key path of the model in it, or several with commas; found if None.
         locate: the first byte of a storage in the file and its length in bytes, None if it is not there.
         fingerprint: computes the digest of the content.
 
     Raises:
         RefusedCheckpoint: it holds no model that can be combined.
     """
-    path, tensors = model_source.find_model(tree, source)
+    path, parts, tensors = model_source.find_model(tree, source)
 
     def value(tensor: PickledTensor) -> bytes | None:
         offset = first_byte(tensor, locate)
@@ -55,6 +55,9 @@ def layout(
         fingerprint=fingerprint(),
         optimizer=optimizer_state.find_optimizer(tree, lambda tensor: first_byte(tensor, locate)),
         sources=model_source.sources(tree),
+        parts=parts,
+        optimizer_steps=training_marks.optimizer_steps(tree, value),
+        saved_to=training_marks.saved_to(tree),
     )
 
 

@@ -8,11 +8,9 @@ directory, with the step added if the trainer rewrites that file (`last.step500.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-VERSION = 1
 Metrics = dict[str, float]
 
 
@@ -42,11 +40,6 @@ class Started(Event):
     evaluator: str | None
     settings: dict[str, Any]
     evaluator_digest: str = ""
-
-    @property
-    def engine_name(self) -> str:
-        """The engine's present name; older journals call `local` `inline`."""
-        return "local" if self.engine == "inline" else self.engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +87,10 @@ class Aliased(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted(Event):
-    """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: relative to the output folder)."""
+    """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: relative to the output folder).
+
+    `counters` are the step and epoch in the file, `told` what told its step, `left_out` why settings keep it from windows.
+    """
 
     kind: ClassVar[str] = "admitted"
     checkpoint: str
@@ -110,15 +106,41 @@ class Admitted(Event):
     mtime_ns: int
     pin: str
     pin_path: str
+    series: str = ""
+    counters: dict[str, int] = field(default_factory=dict)
+    told: str = ""
+    left_out: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reread(Event):
+    """More names, or what the files hold, gave a checkpoint another series or step; windows are broken anew."""
+
+    kind: ClassVar[str] = "reread"
+    checkpoint: str
+    series: str
+    step_kind: str
+    step: int
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowStarted(Event):
-    """The history before this checkpoint is not used with it (other architecture, restart), and why."""
+    """The history before this checkpoint (up to the last, `after`, if that is named) is not used with it, and why."""
 
     kind: ClassVar[str] = "window_started"
     checkpoint: str
     reason: str
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated(Event):
+    """All combined tensors of this checkpoint equal those of an earlier one, bit for bit: they count once in a window."""
+
+    kind: ClassVar[str] = "repeated"
+    checkpoint: str
+    of: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +150,9 @@ class Measured(Event):
     `residuals` names them, oldest first, as pairs [older, newer] of checkpoints. `rows[-1][j]` is <r_N, r_j>, `rows[-2][j]`
     is <r_{N-1}, r_j>, and so on. `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain
     differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
-    `form_energy` are its rows and rounding energy. `inputs` are the keys of the K models (0.1.0 wrote none).
+    `form_energy` are its rows and rounding energy. `ignored` are the tensors that were left out, and `inputs` the keys of
+    the K models (0.1.0 wrote none). `matrices` has for each row the squared norms of the older checkpoint, the newer one and
+    their difference, over the first 32,768 elements of each weight matrix.
     """
 
     kind: ClassVar[str] = "measured"
@@ -141,7 +165,9 @@ class Measured(Event):
     form: str = ""
     form_rows: list[list[float]] = field(default_factory=list)
     form_energy: float = 0.0
+    ignored: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
+    matrices: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +226,7 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricChosen(Event):
-    """Models are chosen by this metric in this direction (`mode`: min or max) from now on."""
+    """Models are chosen by this metric in this direction (`mode`: min, max, or "" if it is not known) from now on."""
 
     kind: ClassVar[str] = "metric_chosen"
     metric: str
@@ -372,29 +398,3 @@ class Noted(Event):
     kind: ClassVar[str] = "noted"
     text: str
     checkpoint: str = field(default="")
-
-
-KINDS: dict[str, type[Event]] = {cls.kind: cls for cls in (
-    Started, Stopped, Waiting, Refused, Vanished, Aliased, Admitted, WindowStarted, Measured, Searched,
-    Screened, Evaluated, MetricChosen, EvaluationFailed, Chosen, Publishing, Published, TakenUp, Left,
-    Finished, Skipped, Failed, BestMoved, BestWithdrawn, Pruned, Unpinned, Problem, Solved, Noted,
-)}  # fmt: skip
-
-
-def to_record(event: Event) -> dict[str, Any]:
-    """The event as a JSON object, without the line's checksum."""
-    body = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)}
-    return {"v": VERSION, "kind": event.kind} | body
-
-
-def from_record(record: dict[str, Any]) -> Event | None:
-    """The event of a JSON object; None for a kind or a version that this release does not know.
-
-    Raises:
-        TypeError: a field of a known kind is missing.
-    """
-    cls = KINDS.get(record.get("kind", ""))
-    if cls is None or record.get("v") != VERSION:
-        return None
-    names = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{key: value for key, value in record.items() if key in names})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,44 @@ class Heartbeat:
     workers: tuple[Worker, ...]
     read_bytes_per_s: float
 
-    def fresh(self, now: float) -> bool:
-        """Whether it is recent enough to believe that the daemon lives."""
-        return now - self.time < STALE_AFTER_S
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What this process saw of files: their content, since when it is this one, and whether it saw another one before."""
+
+    content: tuple[bytes, ...]
+    since_s: float
+    changed: bool
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds for which the content was the same."""
+        return time.monotonic() - self.since_s
+
+
+_WATCHED: dict[Path, Watched] = {}
+
+
+def watch(*files: Path) -> Watched:
+    """Read files that a daemon writes, and tell what changed since this process read them first; never raises.
+
+    Each call adds to what the process knows. The clocks of two machines are never compared.
+    """
+    known = _WATCHED.get(files[0])
+    content = tuple(_content(file, known.content[number] if known else b"") for number, file in enumerate(files))
+    if known is None or known.content != content:
+        known = Watched(content=content, since_s=time.monotonic(), changed=known is not None)
+        _WATCHED[files[0]] = known
+    return known
+
+
+def _content(file: Path, before: bytes) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError:  # the file system fails for a moment, which is no sign of life
+        return before
 
 
 def write(path: Path, heartbeat: Heartbeat) -> None:

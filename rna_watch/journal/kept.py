@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 # of a first round with what was said in it; settings that went act on nothing.
 HARMLESS = frozenset({
     *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "trained_memory"),
-    *("learning_rate_jump", "metric", "mode", "first_round", "evaluators", "minimum_gain", "evaluation_timeout"),
+    *("learning_rate_jump", "one_run", "metric", "mode", "first_round", "evaluators", "minimum_gain"),
+    *("evaluation_timeout",),
     *("output", "publish", "keep", "export", "optimizer_state"),
     *("engine", "ray_address", "workers"),
-    *("patterns", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
+    *("patterns", "step", "every", "first_step", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
 })  # fmt: skip
 # Settings whose change takes effect by itself on what is there, or that act on nothing that was made.
 _AT_ONCE = frozenset({

@@ -1,21 +1,23 @@
-"""One daemon a run: a lock file with its owner's record, taken over at once when the owner is gone."""
+"""One daemon a run: a lock file with its owner's record, taken over when the owner is gone."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import time
-from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import RunIsWatched, StoreError
-from rna_watch.journal.owner import this_process
-from rna_watch.journal.status import status_of
+from rna_watch.journal.owner import encoded, recorded, this_process
+from rna_watch.journal.status import settled
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rna_watch.journal.run_paths import RunPaths
 
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -23,13 +25,17 @@ _TRIES = 20
 _PAUSE_S = 0.02
 
 
-def check_unwatched(paths: RunPaths) -> None:
-    """Make sure that nothing watches a run.
+def check_unwatched(paths: RunPaths, say: Callable[[str], None] = lambda _: None) -> None:
+    """Make sure that nothing watches a run; waits as long as only a heartbeat can tell, and it has not.
+
+    Args:
+        paths: the run's paths.
+        say: shows a line if that takes a while.
 
     Raises:
         RunIsWatched: a process does; the message names it.
     """
-    status = status_of(paths)
+    status = settled(paths, say)
     if status.alive:
         detail = status.detail(time.time())
         raise RunIsWatched(
@@ -41,30 +47,36 @@ def check_unwatched(paths: RunPaths) -> None:
 class RunLock:
     """Holds a run for this process; a context.
 
-    The run's status decides. flock also guards against two processes that start at once, if the file system has it.
+    The run's status decides. flock also guards against two processes that start at once, if the file system has it. Where
+    it has not, the one that writes its record last has the run, and the other finds that out by `lost` and `check`.
+
+    Args:
+        paths: the run's paths; the folders are there.
+        say: shows a line if an owner that is perhaps gone is waited for.
 
     Raises:
         RunIsWatched: another process has it; the message names it.
         StoreError: the lock file cannot be written.
     """
 
-    def __init__(self, paths: RunPaths) -> None:
+    def __init__(self, paths: RunPaths, say: Callable[[str], None] = lambda _: None) -> None:
         self._paths = paths
+        self._say = say
         self._fd = -1
 
     def __enter__(self) -> RunLock:
-        check_unwatched(self._paths)
+        check_unwatched(self._paths, self._say)
         with contextlib.ExitStack() as undo:
             try:
                 self._fd = os.open(self._paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 undo.callback(os.close, self._fd)
                 self._take()
-                os.ftruncate(self._fd, 0)
-                os.pwrite(self._fd, json.dumps(asdict(this_process())).encode(), 0)
+                self._record()
             except OSError as error:
                 raise StoreError(
                     f"cannot write {self._paths.lock}: {error.strerror}; check the folder's permissions and free space"
                 ) from error
+            self.check()
             undo.pop_all()
         return self
 
@@ -83,20 +95,63 @@ class RunLock:
                 return
         raise RunIsWatched(f"another process keeps {self._paths.lock} locked")
 
-    def lost(self) -> bool:
-        """Whether the lock file is no longer the one that was locked: our folder was removed or replaced.
+    def _record(self) -> None:
+        self._owner = this_process(self._fd)
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, encoded(self._owner)[0], 0)
+            self._write_beside()
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            raise
 
-        It may come back if the folder above it is gone too (a file system that is away for a moment); that is no loss.
+    def _write_beside(self) -> None:
+        with disk.replacing(self._paths.owner, durable=False) as temporary:
+            Path(temporary).write_bytes(encoded(self._owner)[1])
+
+    def _successor(self) -> str:
+        """The process that has taken the run over; "" if none has, as far as the files can be read."""
+        with contextlib.suppress(OSError):
+            owner = recorded(self._paths.lock, self._paths.owner)
+            if owner == self._owner.in_lock():  # one that started at the same moment and gave up wrote its own there
+                self._write_beside()
+            elif owner not in {None, self._owner}:
+                return str(owner)
+        return ""
+
+    def check(self) -> None:
+        """Make sure that the run is still this process's; called before each act on what a successor would hold.
+
+        Raises:
+            RunIsWatched: another process has taken it over, because this one gave no sign of life for too long.
+        """
+        if successor := self._successor():
+            raise RunIsWatched(
+                f"{successor} has taken {self._paths.run} over, since this daemon gave no sign of life for a while; it ends "
+                "and publishes nothing more"
+            )
+
+    def lost(self) -> str:
+        """Why the run is no longer ours; "" if it is.
+
+        A folder may come back if the one above it is gone too (a file system that is away for a moment); that is no loss.
+        The device is not compared: it is another one when a network file system was mounted anew.
         """
         try:
-            there, mine = self._paths.lock.stat(), os.fstat(self._fd)
+            replaced = self._paths.lock.stat().st_ino != os.fstat(self._fd).st_ino
         except FileNotFoundError:
-            return self._paths.output.is_dir()
+            replaced = self._paths.output.is_dir()
         except OSError:
-            return False
-        return (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
+            return ""
+        if replaced:
+            return "the folder of its journal and lock was removed or replaced"
+        successor = self._successor()
+        return f"{successor} has taken the run over" if successor else ""
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
-            os.ftruncate(self._fd, 0)
+            if not self._successor():
+                os.ftruncate(self._fd, 0)
+                self._paths.owner.unlink(missing_ok=True)
         os.close(self._fd)

@@ -13,13 +13,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import StoreError
-from rna_watch.journal.events import Event, from_record, to_record
+from rna_watch.journal.records import from_record, to_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-
+    from rna_watch.journal.events import Event
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

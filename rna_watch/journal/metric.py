@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from rna_watch.journal.replay import Checkpoint, RunState
 
 
+_MODES: dict[str, Mode] = {"min": "min", "max": "max"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """The evaluator's metric that decides; `mode` is min, max, or None if it is not known."""
 
     name: str
-    mode: str | None
+    mode: Mode | None
 
     def best(self, values: Iterable[float | None]) -> float | None:
-        """The best of these values; a value that is no number never wins."""
+        """The best of these values, None if the direction is not known; a value that is no number never wins."""
         finite = [value for value in values if value is not None and math.isfinite(value)]
-        return next(iter(ranked(finite, float, "max" if self.mode == "max" else "min")), None)
+        return next(iter(ranked(finite, float, self.mode)), None) if self.mode else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +43,15 @@ class Values:
     chosen: float | None = None
 
 
+def mode_of(state: RunState) -> Mode | None:
+    """The direction of the metric by which models are chosen, as the journal names it; None if it is not known."""
+    return _MODES.get(state.metric.mode) if state.metric else None
+
+
 def metric_of(state: RunState) -> Metric | None:
     """The metric that the journal names or, if it names none, the first one of its newest evaluation, or None."""
     if state.metric:
-        return Metric(name=state.metric.metric, mode=state.metric.mode)
+        return Metric(name=state.metric.metric, mode=mode_of(state))
     for checkpoint in reversed(state.checkpoints.values()):
         chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen else None
         for metrics in (chosen, *checkpoint.evaluations.values()):
@@ -58,10 +66,13 @@ def best_so_far(state: RunState, name: str) -> float | None:
     Only values of one evaluator and of one model in the files are compared.
     """
     current, settled = state.checkpoints[name], state.metric
-    if settled is None or current.chosen is None or not current.chosen.better_than_original:
+    mode = mode_of(state)
+    if settled is None or mode is None or current.chosen is None or not current.chosen.better_than_original:
         return None
     key, place = current.chosen_by[0] if current.chosen_by else current.key, _place(current)
-    said: list[Metrics | None] = [metrics for other, metrics in state.replaced if other == key]
+    said: list[Metrics | None] = [
+        metrics for other, metrics in state.replaced if other[:2] == key[:2] and other[2] in {key[2], ""}
+    ]
     for other in list(state.checkpoints.values()):  # a copy: another thread may add to them
         if _place(other) > place:
             continue
@@ -69,23 +80,23 @@ def best_so_far(state: RunState, name: str) -> float | None:
             said += [other.evaluations.get("last")]
         if other.name != name and other.stage is Stage.PUBLISHED and other.chosen and other.chosen_by:
             said += [other.chosen.metrics.get("chosen")] if other.chosen_by[0] == key else []
-    values = [_value(metrics, settled.metric) for metrics in (current.chosen.metrics.get("chosen"), *said)]
-    if state.best is not None and state.best_by == (key, (settled.metric, settled.mode)):
-        values.append(state.best.value)
+    values = [value_in(metrics, settled.metric) for metrics in (current.chosen.metrics.get("chosen"), *said)]
+    best = state.bests.get(current.series)
+    if best is not None and best.by == (key, (settled.metric, settled.mode)):
+        values.append(best.moved.value)
     value, *others = (each if each is not None and math.isfinite(each) else None for each in values)
-    mode: Mode = "max" if settled.mode == "max" else "min"
     beats = value is not None and all(gain(value, other, mode) > 0 for other in others if other is not None)
     return value if beats else None
 
 
 def as_good_as_best(state: RunState, name: str) -> bool:
-    """Whether a checkpoint's model is at least as good as what `best` names, by the evaluator and metric that say so of it."""
+    """Whether a checkpoint's model is at least as good as its series' best, by the evaluator and metric that say so of it."""
     current, settled = state.checkpoints[name], state.metric
-    if state.best is None or settled is None or current.chosen is None or state.best_by != current.chosen_by:
+    best = state.bests.get(current.series)
+    if best is None or settled is None or current.chosen is None or best.by != current.chosen_by:
         return False
-    value = _value(current.chosen.metrics.get("chosen"), settled.metric)
-    mode: Mode = "max" if settled.mode == "max" else "min"
-    return value is not None and gain(value, state.best.value, mode) >= 0
+    value, mode = value_in(current.chosen.metrics.get("chosen"), settled.metric), mode_of(state)
+    return value is not None and mode is not None and gain(value, best.moved.value, mode) >= 0
 
 
 def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
@@ -93,12 +104,12 @@ def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
     if checkpoint.chosen:
         known = checkpoint.chosen.metrics
         original, average, rna, chosen = (
-            _value(known.get(key), metric.name) for key in ("original", "average", "rna", "chosen")
+            value_in(known.get(key), metric.name) for key in ("original", "average", "rna", "chosen")
         )
         return Values(original=original, average=average, rna=rna, chosen=chosen)
     if not checkpoint.evaluations:
         return Values()
-    by_name = {name: _value(metrics, metric.name) for name, metrics in checkpoint.evaluations.items()}
+    by_name = {name: value_in(metrics, metric.name) for name, metrics in checkpoint.evaluations.items()}
     kinds = {name: kind_of(checkpoint.recipes[name].method) for name in by_name}
     return Values(
         original=by_name.get(LAST),
@@ -112,6 +123,7 @@ def _place(checkpoint: Checkpoint) -> int:
     return checkpoint.admitted.seq if checkpoint.admitted else 0
 
 
-def _value(metrics: Metrics | None, name: str) -> float | None:
+def value_in(metrics: Metrics | None, name: str) -> float | None:
+    """The value of a metric among others; None if it is not there."""
     value = metrics.get(name) if metrics else None
     return float(value) if isinstance(value, (int, float)) else None

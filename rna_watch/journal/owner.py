@@ -1,60 +1,136 @@
-"""The owner of a run: the process that the run's lock file names, and what this machine knows of it."""
+"""The owner of a run: the process that the run's lock names, and whether it can be seen from here that it lives."""
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
+import secrets
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+_LARGEST_PID = 2**22
+_BESIDE = ("nonce", "pid_namespace", "lock_inode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """The process that holds a run: host, process id, and what tells it from a later process of the same id."""
+    """The process that holds a run: host, process id, and what tells it from every other one, of whatever machine.
+
+    The lock holds the first five fields. The others lie in a file next to it, because version 0.1.0 reads a lock with a
+    field that it does not know as one without an owner; they are None for an owner of that version. `nonce` is made for
+    this one taking of the lock. `pid_namespace` is that namespace's inode, and `lock_inode` the lock file's, which tells
+    the file from a copy of it.
+    """
 
     host: str
     pid: int
     boot_id: str
     start_ticks: int
     since: float
+    nonce: str | None = None
+    pid_namespace: int | None = None
+    lock_inode: int | None = None
 
-    def lives_here(self) -> bool:
-        """Whether the owner is a live process of this host."""
-        return self.is_here() and self.boot_id == _boot_id() and _start_ticks(self.pid) == self.start_ticks
+    def lives(self) -> bool | None:
+        """Whether the process lives; None if that cannot be seen from here (another machine, another PID namespace)."""
+        if not self.shares_clock() or self.pid_namespace != (_pid_namespace() if self.nonce else None):
+            return None
+        if self.nonce is None and self.host != socket.gethostname():
+            return None
+        return _lives(self.pid, self.start_ticks)
 
-    def is_here(self) -> bool:
-        """Whether the owner ran on this host."""
-        return self.host == socket.gethostname()
+    def shares_clock(self) -> bool:
+        """Whether the owner runs on the kernel that runs us, so that its times and ours can be compared."""
+        return bool(self.boot_id) and self.boot_id == _boot_id()
+
+    def in_lock(self) -> Owner:
+        """What the lock alone tells of it."""
+        return dataclasses.replace(self, nonce=None, pid_namespace=None, lock_inode=None)
+
+    def __str__(self) -> str:
+        elsewhere = self.nonce and self.shares_clock() and self.pid_namespace != _pid_namespace()
+        return f"process {self.pid} on {self.host}{' (in another PID namespace)' if elsewhere else ''}"
 
 
-def this_process() -> Owner:
-    """The record of the calling process, as of now."""
-    pid = os.getpid()
+def this_process(lock: int) -> Owner:
+    """The record of the calling process, as of now, with a new nonce.
+
+    Args:
+        lock: a descriptor of the lock file.
+    """
     return Owner(
         host=socket.gethostname(),
-        pid=pid,
+        pid=os.getpid(),
         boot_id=_boot_id(),
-        start_ticks=_start_ticks(pid) or 0,
+        start_ticks=_start_ticks("self") or 0,
         since=time.time(),
+        nonce=secrets.token_hex(8),
+        pid_namespace=_pid_namespace(),
+        lock_inode=os.fstat(lock).st_ino,
     )
 
 
-def look(lock: Path) -> tuple[Owner | None, bool | None]:
-    """The recorded owner, alive or not, and whether the lock is held: None if this machine cannot find out.
+def encoded(owner: Owner) -> tuple[bytes, bytes]:
+    """An owner as the lock records it, and as the file next to the lock does."""
+    whole = dataclasses.asdict(owner)
+    return json.dumps({key: whole[key] for key in whole if key not in _BESIDE}).encode(), json.dumps(whole).encode()
+
+
+def recorded(lock: Path, beside: Path) -> Owner | None:
+    """The owner that the lock names, whole if the file next to it is of the same one; None without a whole record.
+
+    Raises:
+        OSError: a file is there and cannot be read.
+    """
+    owner, whole = _read(lock), _read(beside)
+    return whole if whole is not None and owner == whole.in_lock() else owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A look at a lock: its recorded owner, alive or not, whether it is held (None: that cannot be tried), its inode."""
+
+    owner: Owner | None
+    held: bool | None
+    inode: int | None
+
+    def proof(self) -> bool | None:
+        """Whether a daemon lives, as far as lock and process prove it; None if the heartbeat has to tell.
+
+        A lock that is held is proof of life. One that is free is none of death: not every file system has such locks, or
+        has them between machines. If the owner's process can be seen, it decides; a copied lock names a process that has
+        another. An owner of version 0.1.0 may be in another PID namespace or hold another file, so process and lock must
+        agree.
+        """
+        if self.held:
+            return True
+        if self.owner is None:
+            return None if self.inode is None and self.held is None else False
+        lives = self.owner.lives()
+        if lives is None:
+            return None
+        if self.owner.nonce is not None:
+            return lives and (self.held is None or self.inode == self.owner.lock_inode)
+        return lives if lives == (self.held is None) else None
+
+
+def look(lock: Path, beside: Path) -> Look:
+    """Look at a lock; never raises.
 
     The shared lock that is tried here lasts for microseconds; `RunLock` tries again when it meets one.
     """
     try:
         with lock.open("rb") as file:
-            return _parsed(file.read()), _held(file)
+            return Look(owner=recorded(lock, beside), held=_held(file), inode=os.fstat(file.fileno()).st_ino)
     except FileNotFoundError:
-        return None, False
+        return Look(owner=None, held=False, inode=None)
     except OSError:
-        return None, None
+        return Look(owner=None, held=None, inode=None)
 
 
 def _held(file: IO[bytes]) -> bool | None:
@@ -67,10 +143,14 @@ def _held(file: IO[bytes]) -> bool | None:
     return False
 
 
-def _parsed(record: bytes) -> Owner | None:
+def _read(path: Path) -> Owner | None:
     try:
-        return Owner(**json.loads(record))
-    except (ValueError, TypeError):
+        fields: dict[str, Any] = json.loads(path.read_bytes())
+        owner = Owner(**fields)
+        numbers = owner.pid, owner.start_ticks, owner.since
+        sound = all(isinstance(number, int | float) for number in numbers) and 0 < owner.pid <= _LARGEST_PID
+        return owner if sound and isinstance(owner.host, str) and isinstance(owner.boot_id, str) else None
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
@@ -81,10 +161,35 @@ def _boot_id() -> str:
         return ""
 
 
-def _start_ticks(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot (field 22 of its stat); None if it is gone or a zombie."""
+def _pid_namespace() -> int | None:
+    """The inode of our PID namespace; None if the system does not tell."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
+
+
+def _lives(pid: int, start_ticks: int) -> bool | None:
+    """Whether a process of our PID namespace lives; None if /proc hides it, or shows the processes of another namespace."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):  # noqa: PTH115 - a number, no path
+            return None
+        found = _start_ticks(pid)
+    except OSError:
+        return None
+    return None if found is None else found == start_ticks
+
+
+def _start_ticks(pid: int | str) -> int | None:
+    """Start time of a process in clock ticks since boot (field 22 of its stat); -1 of a zombie, None if it is not shown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in {"Z", "X"} else int(fields[19])
+    return -1 if fields[0] in {"Z", "X"} else int(fields[19])

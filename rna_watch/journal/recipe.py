@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED
 from rna_watch.acceleration.methods import METHODS, UNIFORM
+from rna_watch.journal import events as e
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rna_watch.acceleration.candidate import Candidate
+    from rna_watch.acceleration.family import Family
 
 # `rna-5-1e-08-last-m0.5+re-estimated`, `decay-sqrt-5`, `trained-5`
 _NAME = re.compile(
@@ -83,4 +85,31 @@ def _of_name(name: str) -> Recipe:
         regularization=float(match["regularization"]) if match["regularization"] else None,
         parameters=tuple(sorted(parameters.items())),
         statistics=statistics,
+    )
+
+
+def searched(checkpoint: str, form: str, family: Family) -> e.Searched:
+    """The event that records a family, with each member's recipe and weights.
+
+    Args:
+        checkpoint: the newest of the window.
+        form: the form of the residuals.
+        family: the members.
+    """
+    return e.Searched(
+        checkpoint=checkpoint,
+        residuals=form,
+        candidates=[
+            {
+                "name": each.name,
+                **recorded(each),
+                "weights": list(each.weights),
+                "sentence": each.diagnostics.sentence,
+            }
+            for each in family.candidates
+        ],
+        duplicates=family.duplicates,
+        left_out=list(family.left_out),
+        notes=list(family.notes),
+        twins=[{"name": each.name, **recorded(each)} for each, _ in family.twins],
     )

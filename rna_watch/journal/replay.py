@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rna_watch.journal import events as e
 from rna_watch.journal.kept import input_keys, judge, remade, stale, still_meant
@@ -36,16 +36,24 @@ class Stage(StrEnum):
     FAILED = "failed"
 
 
-Key = tuple[int, str]  # the number of a judge, and a source
+Key = tuple[int, str, str]  # the number of a judge, a source, and a series ("": written by 0.1.0)
 Decision = tuple[Key, tuple[str, str] | None]  # ..., and the metric with its direction
 PENDING = frozenset({Stage.READY, Stage.MEASURED, Stage.EVALUATING, Stage.CHOSEN, Stage.PUBLISHING})
 DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
+
+
+class Best(NamedTuple):
+    """What `best` names in a series, and what moved it."""
+
+    moved: e.BestMoved
+    by: Decision | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them.
 
+    `repeats` names an earlier checkpoint that it equals, and `apart_from` those of smaller step that are of other trainings.
     What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
     `chosen_by` is the judge, the metric and the direction that chose, and `under` the start whose settings applied then.
     `taken_up` is why it is worked on once more, and `before` the stage that it had then.
@@ -58,6 +66,8 @@ class Checkpoint:
     done_time: float = 0.0
     admitted: e.Admitted | None = None
     starts_window: bool = False
+    repeats: str = ""
+    apart_from: dict[str, str] = field(default_factory=dict)
     measured: e.Measured | None = None
     searched: e.Searched | None = None
     screened: dict[str, e.Screened] = field(default_factory=dict)
@@ -79,8 +89,13 @@ class Checkpoint:
 
     @property
     def key(self) -> Key:
-        """The judge and the model's place in the files: only values of one key are compared."""
-        return self.judge, self.admitted.source if self.admitted else ""
+        """The judge, the model's place in the files, and the series: only values of one key are compared."""
+        return self.judge, self.admitted.source if self.admitted else "", self.series
+
+    @property
+    def series(self) -> str:
+        """The series, once known."""
+        return self.admitted.series if self.admitted else ""
 
     @property
     def step(self) -> int | None:
@@ -100,7 +115,8 @@ class RunState:
     `outputs` are the outputs that are kept, by path, that of the newest checkpoint last; `ages` are the numbers of the
     events that admitted their checkpoints. `replaced` holds the metrics of originals and of published models whose
     checkpoint was written again since, each with its key: they still count for `best`. `judges` are all evaluators so far;
-    `judge` is the number of the present one, and `judged` the key of the newest evaluation. `best_by` is what moved `best`.
+    `judge` is the number of the present one, and `judged` the key of the newest evaluation. `bests` are the best models of
+    the series. `first` is a checkpoint of the series whose best and latest have no series in their names.
     """
 
     started: e.Started | None = None
@@ -108,8 +124,8 @@ class RunState:
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     problems: dict[str, e.Problem] = field(default_factory=dict)
     metric: e.MetricChosen | None = None
-    best: e.BestMoved | None = None
-    best_by: Decision | None = None
+    bests: dict[str, Best] = field(default_factory=dict)
+    first: str = ""
     outputs: dict[str, e.Published] = field(default_factory=dict)
     ages: dict[str, int] = field(default_factory=dict)
     replaced: list[tuple[Key, e.Metrics]] = field(default_factory=list)
@@ -119,6 +135,29 @@ class RunState:
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     read_bytes: int = 0
     written_bytes: int = 0
+
+    def series_of(self, name: str) -> str:
+        """The series of a checkpoint; "" if it is not known."""
+        found = self.checkpoints.get(name)
+        return found.series if found else ""
+
+    @property
+    def best(self) -> e.BestMoved | None:
+        """What the link `best` names: the best model of the first series."""
+        found = self.bests.get(self.series_of(self.first))
+        return found.moved if found else None
+
+    def best_of(self, name: str) -> e.BestMoved | None:
+        """The best model of a checkpoint's series."""
+        found = self.bests.get(self.series_of(name))
+        return found.moved if found else None
+
+    def series(self) -> list[str]:
+        """The series of all admitted checkpoints, the first first."""
+        admitted = [each for each in list(self.checkpoints.values()) if each.admitted]
+        return (
+            list(dict.fromkeys([self.series_of(self.first), *(each.series for each in admitted)])) if admitted else []
+        )
 
     def apply(self, event: e.Event) -> None:
         """Add one event."""
@@ -140,23 +179,31 @@ class RunState:
                 self.problems.pop(event.key, None)
             case e.BestMoved():
                 moved = self.checkpoints.get(event.checkpoint)
-                self.best, self.best_by = event, moved.chosen_by if moved else None
+                series = self.series_of(event.checkpoint)
+                self.bests[series] = Best(event, moved.chosen_by if moved else None)
+                self.first = self.first if series else event.checkpoint
             case e.BestWithdrawn():
-                self.best = self.best_by = None
+                self.bests = {key: best for key, best in self.bests.items() if best.moved.output != event.output}
             case e.MetricChosen():
                 self.metric = event
             case e.Admitted():
                 old = self.checkpoints.get(event.checkpoint)
+                self.first = self.first or event.checkpoint
                 seen_time = old.seen_time if old and not old.admitted else event.time
                 self.replaced += _reached(old) if old else []
+                for each in [other for other in self.checkpoints.values() if old and other.repeats == old.name]:
+                    self.checkpoints[each.name] = replace(each, repeats="")
                 self.checkpoints[event.checkpoint] = Checkpoint(
                     name=event.checkpoint,
-                    stage=Stage.READY,
+                    stage=Stage.SKIPPED if event.left_out else Stage.READY,
+                    reason=event.left_out,
                     seen_time=seen_time,
                     admitted=event,
                     pinned=event.pin != "none",
                     under=self.started,
                 )
+            case e.Repeated() if event.checkpoint in self.checkpoints:
+                self.checkpoints[event.checkpoint] = replace(self.checkpoints[event.checkpoint], repeats=event.of)
             case _ if hasattr(event, "checkpoint") and event.checkpoint:
                 self._apply_to_checkpoint(event, event.checkpoint)
             case _:
@@ -167,6 +214,17 @@ class RunState:
         for name, checkpoint in self.checkpoints.items():
             if checkpoint.stage in PENDING | {Stage.FAILED}:
                 self.checkpoints[name] = _with_only(checkpoint, frozenset())
+
+    def _reread(self, event: e.Reread, old: Checkpoint) -> Checkpoint:
+        """A checkpoint with another series: what chose its model, and `best` if it names that, are of it too."""
+        by = old.chosen_by and ((*old.chosen_by[0][:2], event.series), old.chosen_by[1])
+        named = self.bests.get(old.series)
+        if named is not None and named.moved.checkpoint == old.name:
+            del self.bests[old.series]
+            self.bests[event.series] = Best(named.moved, named.by and ((*named.by[0][:2], event.series), named.by[1]))
+        told = {key: getattr(event, key) for key in ("series", "step_kind", "step", "told")}
+        admitted = replace(old.admitted, **told) if old.admitted else None
+        return replace(old, admitted=admitted, starts_window=False, chosen_by=by)
 
     def _keyed(self, event: e.Measured) -> e.Measured:
         """A measurement with the keys of its models, which records of 0.1.0 lack."""
@@ -213,16 +271,17 @@ class RunState:
     def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
         old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)
         match event:
-            case e.Waiting():
-                new = replace(old, stage=Stage.WAITING, reason=event.reason)
-            case e.Refused():
-                new = replace(old, stage=Stage.REFUSED, reason=event.reason)
+            case e.Waiting() | e.Refused():
+                new = replace(old, stage=Stage(event.kind), reason=event.reason)
             case e.Vanished():
                 new = replace(old, stage=Stage.VANISHED, reason="gone before it could be used")
             case e.Aliased():
+                self.first = event.of if name == self.first else self.first
                 new = replace(old, stage=Stage.ALIAS, reason=f"another name of {event.of}")
+            case e.Reread():
+                new = self._reread(event, old)
             case e.WindowStarted():
-                new = replace(old, starts_window=True, reason=event.reason)
+                new = _apart(old, event)
             case e.Measured():
                 self.read_bytes += event.read_bytes
                 new = replace(old, stage=Stage.MEASURED, measured=self._keyed(event))
@@ -248,11 +307,10 @@ class RunState:
                 new = replace(kept, stage=Stage.READY, taken_up=event, before=old.stage, publishing=None, attempts=0)
             case e.Left():
                 new = replace(old, stage=old.before or old.stage)
-            case e.Finished():
-                under = self.started if old.chosen is None else old.under
-                new = replace(old, stage=Stage.FINISHED, reason=event.reason, done_time=event.time, under=under)
-            case e.Skipped():
-                new = replace(old, stage=Stage.SKIPPED, reason=event.reason, done_time=event.time)
+            case e.Finished() | e.Skipped():
+                under = self.started if old.chosen is None and isinstance(event, e.Finished) else old.under
+                stage = Stage(event.kind)
+                new = replace(old, stage=stage, reason=event.reason, done_time=event.time, under=under)
             case e.Failed():
                 stage = Stage.READY if event.will_retry else Stage.FAILED
                 new = replace(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)
@@ -261,6 +319,13 @@ class RunState:
             case _:
                 return
         self.checkpoints[name] = new
+
+
+def _apart(checkpoint: Checkpoint, event: e.WindowStarted) -> Checkpoint:
+    """A checkpoint with which the history before it, or the checkpoint before it, cannot be used."""
+    if not event.after:
+        return replace(checkpoint, starts_window=True, reason=event.reason)
+    return replace(checkpoint, apart_from=checkpoint.apart_from | {event.after: event.reason}, reason=event.reason)
 
 
 def _recipes(searched: e.Searched) -> dict[str, Recipe]:

@@ -1,24 +1,22 @@
-"""Where a run's outputs and state lie, and the per-user registry that finds them after `--output` put them elsewhere."""
+"""The folders and files of a run: where its outputs and state lie, and where they must not."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import StoreError, UsageError
-from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 _WAIT_S = 1.0
+_TRIES = 3
 _PARSED_FOLDER = "checkpoints"
 _PARSED_ENTRY = re.compile(r"^checkpoint_\d+$")
 
@@ -54,6 +52,11 @@ class RunPaths:
     def lock(self) -> Path:
         """The lock."""
         return self.state / "lock"
+
+    @property
+    def owner(self) -> Path:
+        """What the lock does not hold of its owner: version 0.1.0 reads no lock with fields that it does not know."""
+        return self.state / "owner.json"
 
     @property
     def log(self) -> Path:
@@ -92,6 +95,10 @@ class RunPaths:
         """A path relative to the output tree, as events record it."""
         return str(path.relative_to(self.models))
 
+    def there(self, output: str) -> bool:
+        """Whether an output, as events record it, is in the output tree; somebody may have removed it."""
+        return (self.models / output).exists()
+
     def create(self) -> None:
         """Make the folders; the one of the pins only if `adopt_pins` will not.
 
@@ -129,13 +136,13 @@ def adopt_pins(paths: RunPaths) -> None:
         raise StoreError(f"cannot rename {old} to {pins}: {error.strerror}; check the folders' permissions") from error
 
 
-def _registry_file(run: Path) -> Path:
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return base / "rna-watch" / "runs" / f"{hashlib.blake2b(str(run).encode(), digest_size=8).hexdigest()}.json"
-
-
 @contextlib.contextmanager
-def _looking_at(run: Path) -> Iterator[None]:
+def looking_at(run: Path) -> Iterator[None]:
+    """Errors of a run directory in words.
+
+    Raises:
+        UsageError: it cannot be looked at.
+    """
     try:
         yield
     except OSError as error:
@@ -143,24 +150,21 @@ def _looking_at(run: Path) -> Iterator[None]:
         raise UsageError(f"{what}; give this user access to it and to the folders above it") from error
 
 
-def resolve(run: Path, output: str | None) -> RunPaths:
-    """The paths of a run: those of `--output`, else those remembered for it, else those below the run directory.
+def same_folder(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one folder, be it by two mounts of a file system, whose devices differ.
+
+    Inode and time of the last change tell then, which no copy shares; the folder may change while they are read.
 
     Raises:
-        UsageError: the run directory does not exist or cannot be looked at.
+        OSError: one of them cannot be looked at.
     """
-    with _looking_at(run):
-        if not run.is_dir():
-            raise UsageError(f"the run directory {run} does not exist (or is no folder)")
-        run = run.resolve()
-        if output is not None:
-            return RunPaths(run=run, output=Path(output).absolute())
-        if not (run / ".rna-watch").is_dir():
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                remembered = Path(json.loads(_registry_file(run).read_text())["output"])
-                if remembered.is_dir():
-                    return RunPaths(run=run, output=remembered)
-        return RunPaths(run=run, output=run)
+    for _ in range(_TRIES):
+        for each in (one, other):
+            os.scandir(each).close()  # a network file system looks again whenever a folder is opened
+        a, b = one.stat(), other.stat()
+        if os.path.samestat(a, b) or (a.st_ino, a.st_ctime_ns) == (b.st_ino, b.st_ctime_ns):
+            return True
+    return False
 
 
 def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
@@ -176,9 +180,9 @@ def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
     Raises:
         UsageError: the directory does not exist and `wait` is false, or it cannot be made or looked at.
     """
-    with _looking_at(run):
+    with looking_at(run):
         if run.exists() or not run.parent.is_dir():
-            return  # `resolve` says what is wrong with it
+            return  # `run_registry.resolve` says what is wrong with it
         if not wait:
             raise UsageError(
                 f"the run directory {run} does not exist; if the training is yet to make it, wait for it with --wait"
@@ -216,16 +220,3 @@ def check_output(paths: RunPaths) -> None:
             f"{paths.run} holds checkpoint_<n> folders, and Accelerate takes every entry next to them for one of its own; "
             f"write elsewhere with --output {paths.run.parent / (paths.run.name + '-rna')}"
         )
-
-
-def remember(paths: RunPaths) -> None:
-    """Record the place of an output outside its run directory; `--output` must be repeated if the home is read-only."""
-    if paths.output == paths.run:
-        return
-    file = _registry_file(paths.run)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with disk.replacing(file, durable=False) as temporary:
-            Path(temporary).write_text(json.dumps({"run": str(paths.run), "output": str(paths.output)}))
-    except OSError:
-        return

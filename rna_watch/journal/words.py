@@ -6,12 +6,14 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.journal import events as e
-from rna_watch.journal.quantities import duration, number, places, plain, size
+from rna_watch.journal.quantities import duration, gain, number, places, plain, size
+from rna_watch.journal.standing import standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from rna_watch.journal.replay import RunState
+    from rna_watch.journal.standing import Standing
 
 OUTPUT_TREE = "rna"
 DIRECTIONS = {"min": "lower is better", "max": "higher is better"}
@@ -30,7 +32,7 @@ def describe(event: e.Event, state: RunState | None = None) -> str | None:
     elif speaks := _SENTENCES.get(type(event)):
         text = speaks(event)
     else:
-        # Aliases, single evaluations, intents and the store's routine are in the journal only.
+        # Single evaluations, intents and the store's routine are in the journal only.
         return None
     name = getattr(event, "checkpoint", "")
     return f"{plain(name)}  {plain(text)}" if name else plain(text)
@@ -67,6 +69,39 @@ def choice(chosen: e.Chosen, metric: str | None) -> str:
     return f"{chosen.candidate} {name} {number(values.get('chosen'), decimals)}{versus}"
 
 
+def all_stand(standings: Iterable[Standing], state: RunState) -> list[str]:
+    """The best model next to the best original of each series, each in a sentence."""
+    first = state.series_of(state.first)
+    said = (stands(each, state, "best" if each.series == first else f"best of {each.series}") for each in standings)
+    return [line for line in said if line]
+
+
+def stands(standing: Standing, state: RunState | None, best: str = "best") -> str:
+    """The best model next to the best original, in a sentence; where no model is better than that one, this comes first.
+
+    Args:
+        standing: the run's standing.
+        state: what the journal adds up to; it tells where outputs lie.
+        best: what the model that `best` names is called.
+    """
+    model, original = standing.model, standing.original
+    if model is None:
+        return ""
+    decimals = places(each.value for each in (model, original) if each)
+    name = best if standing.best else "the best model that is there"
+    ours = f"{name}: {output_of(state, model.output)}, {standing.metric} {number(model.value, decimals)}"
+    if original is None or standing.gain is None:
+        return ours
+    theirs, share = number(original.value, decimals), gain(original.value, model.value, standing.mode)
+    if standing.gain <= 0.0:
+        how = "as good as" if standing.gain == 0.0 else "better than"
+        which = "every model" if standing.unbeaten else "the model that best names"
+        return f"the original {original.checkpoint} is {how} {which}: {standing.metric} {theirs}; {ours} ({share or '0.0%'})"
+    noise = {True: "beyond noise", False: "within noise", None: "not compared with noise"}[standing.significant]
+    amount = share or number(standing.gain, None)
+    return f"{ours}; the best original, {original.checkpoint}, {theirs}; a gain of {amount}, {noise}"
+
+
 def verdict(chosen: e.Chosen) -> str:
     """Whether the choice beats the original, in words; empty if that is not known."""
     if chosen.better_than_original is None:
@@ -78,10 +113,15 @@ def verdict(chosen: e.Chosen) -> str:
     )
 
 
+def engine_of(event: e.Started) -> str:
+    """The engine's present name; older journals call `local` `inline`."""
+    return "local" if event.engine == "inline" else event.engine
+
+
 def _started(event: e.Started) -> str:
     evaluation = f"evaluated by {event.evaluator}" if event.evaluator else "nothing is evaluated: add --evaluator"
     return (
-        f"watching {event.run}, writing to {PurePath(event.output) / OUTPUT_TREE}; {event.engine_name} engine; {evaluation} "
+        f"watching {event.run}, writing to {PurePath(event.output) / OUTPUT_TREE}; {engine_of(event)} engine; {evaluation} "
         f"(rna-watch {event.version}, {event.host}:{event.pid})"
     )
 
@@ -97,10 +137,21 @@ _SENTENCES: dict[type[e.Event], Callable[[Any], str]] = {
     e.Waiting: lambda event: f"not complete yet: {event.reason}",
     e.Refused: lambda event: f"cannot be used: {event.reason}",
     e.Vanished: lambda event: "gone before it could be used",
-    e.Admitted: lambda event: f"complete: {event.step_kind} {event.step}, {size(event.size_bytes)}, {event.format}",
+    e.Admitted: lambda event: (
+        f"left out: {event.left_out}"
+        if event.left_out
+        else f"complete: {event.step_kind} {event.step}, {size(event.size_bytes)}, {event.format}"
+    ),
+    e.Aliased: lambda event: f"is another name of {event.of}",
+    e.Reread: lambda event: f"is {event.step_kind} {event.step} of {event.series}, as more names show",
     e.WindowStarted: lambda event: f"starts a new window: {event.reason}",
+    e.Repeated: lambda event: f"equals {event.of} bit for bit, so that they count once in a window",
     e.Measured: _measured,
-    e.MetricChosen: lambda event: f"models are chosen by {event.metric}, {DIRECTIONS.get(event.mode, event.mode)}",
+    e.MetricChosen: lambda event: (
+        f"models are chosen by {event.metric}, {DIRECTIONS.get(event.mode, event.mode)}"
+        if event.mode
+        else f"the metric is {event.metric}, whose direction is not known"
+    ),
     e.EvaluationFailed: lambda event: f"evaluation of {event.candidate} failed: {event.reason}",
     e.TakenUp: lambda event: f"taken up again: {event.reason}",
     e.Left: lambda event: f"left as it was: {event.reason}",
@@ -125,7 +176,10 @@ def _outcome(event: e.Chosen | e.Published | e.BestMoved | e.Pruned, state: RunS
     if isinstance(event, e.Pruned):
         return f"no longer kept: {output}"
     if isinstance(event, e.BestMoved):
-        return f"best so far: {output}, {metric or 'metric'} {number(event.value, places([event.value]))}"
+        now = standing(state, series=state.series_of(event.checkpoint)) if state else None
+        now = now if state and state.best_of(event.checkpoint) is event else None
+        plainly = f"best so far: {output}, {metric or 'metric'} {number(event.value, places([event.value]))}"
+        return stands(now, state, "best so far") if now else plainly
     if checkpoint and checkpoint.chosen:
         return f"published {output}: {choice(checkpoint.chosen, metric)}"
     return f"published {output} ({size(event.written_bytes)} in {duration(event.seconds)})"

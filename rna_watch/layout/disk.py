@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 TEMPORARY_PREFIX = ".rna-watch-"
 TEMPORARY_SUFFIX = ".tmp"
 _FICLONE = 0x40049409
+_PROCESS = secrets.token_hex(3)  # containers have the same process ids
 
 
 def temporary_path(path: str) -> str:
     """This process's temporary path for another, in the same folder: a dot begins its name, no checkpoint's ending ends it."""
     folder, name = os.path.split(path)
-    return os.path.join(folder, f"{TEMPORARY_PREFIX}{name}.{os.getpid()}{TEMPORARY_SUFFIX}")  # noqa: PTH118
+    return os.path.join(folder, f"{TEMPORARY_PREFIX}{name}.{os.getpid()}-{_PROCESS}{TEMPORARY_SUFFIX}")  # noqa: PTH118
 
 
 @contextmanager

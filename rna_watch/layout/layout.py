@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from fnmatch import translate
 from math import prod
 from typing import TYPE_CHECKING
 
 from rna_watch.layout.dtypes import PAIRS
-from rna_watch.layout.names import canonical_names, plain_names
+from rna_watch.layout.names import by_part, canonical_names, plain_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rna_watch.acceleration.residuals import ParameterGroup
     from rna_watch.layout.identity import FileIdentity
+
+
+_IF_NO_PARAMETER = "; if it is no parameter, leave it out with --ignore {}"
 
 
 class Role(StrEnum):
@@ -28,7 +36,7 @@ class Role(StrEnum):
     PARAMETER = "parameter"  # in the residuals, and combined
     STATISTIC = "statistic"  # combined with the same weights, not in the residuals
     VARIANCE = "variance"  # a statistic that must not become negative
-    COPIED = "copied"  # integers and flags: the newest checkpoint's bytes
+    COPIED = "copied"  # the newest checkpoint's bytes: integers, flags, states of metrics, what is ignored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +132,7 @@ class Layout:
     Args:
         format: name of its format.
         files: those that hold the model.
-        source: key path of the model inside the file ("" for a bare state dict).
+        source: key path of the model inside the file ("" for a bare state dict); several with commas: networks as one model.
         tensors: the model's.
         extents: where their elements lie; tensors refer to them by number.
         counters: the step and epoch numbers found inside.
@@ -136,8 +144,14 @@ class Layout:
         carried: the files in it that a copy for use takes over as they are (configuration, tokenizer, metadata).
         kinds: name of the file format of each of `files`, where that is not `format`.
         sources: all groups of tensors that could have been taken as the model.
+        parts: the key paths in `source`, where they are several: names of tensors begin with them.
+        ignore: glob patterns of names; the tensors that match, and those that share their storage, are copied.
+        optimizer_steps: the steps that its optimizers count, the largest of them; None if unknown.
+        saved_to: the folder that the trainer says it saves to ("" if unknown).
 
-    `architecture` is a digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage.
+    `architecture` is a digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage, but of
+    tensors that are copied names and dtypes alone, and of ignored ones nothing. `structure` is a digest of all of it.
+    `ignored` are the ignored tensors, by their names in a window.
     """
 
     format: str
@@ -154,33 +168,56 @@ class Layout:
     carried: tuple[FileIdentity, ...] = ()
     kinds: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
+    parts: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    optimizer_steps: int | None = None
+    saved_to: str = ""
     architecture: str = field(init=False)
+    structure: str = field(init=False)
+    ignored: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        names = canonical_names(view.name for view in self.tensors)
+        names = self.window_names
         owners = {view.extent: names[view.name] for view in reversed(self.tensors)}
+        left_out = {view.extent for view in matching(self, self.ignore)} if self.ignore else set()
         extents = tuple(
-            extent if owners.get(number, extent.name) == extent.name else replace(extent, name=owners[number])
+            extent
+            if owners.get(number, extent.name) == extent.name and number not in left_out
+            else replace(
+                extent, name=owners.get(number, extent.name), role=Role.COPIED if number in left_out else extent.role
+            )
             for number, extent in enumerate(self.extents)
         )
         object.__setattr__(self, "extents", extents)
-        lines = sorted(
-            f"{names[t.name]}|{t.stored_dtype}|{t.shape}|{t.stride}|{t.start}|{owners[t.extent]}" for t in self.tensors
-        )
-        if self.averaged:
-            lines.append("an average")
-        digest = hashlib.blake2b("\n".join(lines).encode(errors="backslashreplace"), digest_size=8).hexdigest()
-        object.__setattr__(self, "architecture", digest)
+        object.__setattr__(self, "ignored", tuple(names[t.name] for t in self.tensors if t.extent in left_out))
+        lines = [
+            (t.extent, f"{names[t.name]}|{t.stored_dtype}|", f"{t.shape}|{t.stride}|{t.start}|{owners[t.extent]}")
+            for t in self.tensors
+        ]
+        agree = [
+            front if extents[number].role is Role.COPIED else front + rest
+            for number, front, rest in lines
+            if number not in left_out
+        ]
+        last = ["an average"] if self.averaged else []
+        object.__setattr__(self, "architecture", _digest(sorted(agree) + last))
+        object.__setattr__(self, "structure", _digest(sorted(front + rest for _, front, rest in lines) + last))
 
     @property
     def averaged(self) -> bool:
         """Whether the model is a moving average of weights that are in the checkpoint too, or were."""
-        return any(source.averaged for source in self.sources if source.path == self.source)
+        own = self.parts or (self.source,)
+        return any(source.averaged for source in self.sources if source.path in own)
 
     @property
     def plain_names(self) -> dict[str, str]:
         """The key that the bare model uses for each tensor, by stored name."""
-        return plain_names(view.name for view in self.tensors)
+        return by_part(plain_names, (view.name for view in self.tensors), self.parts)
+
+    @property
+    def window_names(self) -> dict[str, str]:
+        """The name by which each tensor is known across a window, by stored name."""
+        return by_part(canonical_names, (view.name for view in self.tensors), self.parts)
 
     @property
     def path(self) -> str:
@@ -206,6 +243,21 @@ class Layout:
         return sum(extent.count for extent in self.extents if extent.role is Role.PARAMETER)
 
 
+def _digest(lines: list[str]) -> str:
+    return hashlib.blake2b("\n".join(lines).encode(errors="backslashreplace"), digest_size=8).hexdigest()
+
+
+def matching(layout: Layout, patterns: Iterable[str]) -> list[TensorView]:
+    """The tensors whose whole name, as it is stored, in the bare model or across a window, matches one of the patterns."""
+    wanted = re.compile("|".join(map(translate, patterns)))
+    plain, common = layout.plain_names, layout.window_names
+    return [
+        view
+        for view in layout.tensors
+        if any(map(wanted.match, {view.name, plain.get(view.name, view.name), common[view.name]}))
+    ]
+
+
 def covers(view: TensorView, extent: Extent) -> bool:
     """Whether a tensor covers all of its extent, which lies in one piece."""
     return (
@@ -213,14 +265,20 @@ def covers(view: TensorView, extent: Extent) -> bool:
     )
 
 
-def difference(old: Layout, new: Layout) -> str:
-    """In words, why two checkpoints cannot stand in one window ("" if they can)."""
-    if old.architecture == new.architecture:
+def difference(old: Layout, new: Layout, *, whole: bool = False) -> str:
+    """In words, why two checkpoints cannot stand in one window ("" if they can).
+
+    Args:
+        old: the older one.
+        new: the newer one.
+        whole: tensors that are copied must agree too, as those of a model and of its newest input do.
+    """
+    if (old.structure == new.structure) if whole else (old.architecture == new.architecture):
         return ""
     if old.averaged != new.averaged:
         kinds = ["an average of the weights" if each.averaged else "the weights" for each in (old, new)]
         return f"the model changed: it was {kinds[0]} ({old.source!r}), is {kinds[1]} ({new.source!r})"
-    a, b = (_by_name(layout) for layout in (old, new))
+    a, b = (_by_name(layout, whole=whole) for layout in (old, new))
     gone, added = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
     if len(gone) == len(a):
         return (
@@ -228,25 +286,41 @@ def difference(old: Layout, new: Layout) -> str:
             f"{len(a)} before (such as {gone[0]})"
         )
     if gone or added:
+        both = a.keys() & b.keys()
         parts = [
             f"{len(names)} tensors {word} (such as {names[0]})"
             for names, word in ((gone, "removed"), (added, "added"))
             if names
         ]
-        return f"the model changed: {', '.join(parts)}; {len(a.keys() & b.keys())} have the names of before"
+        copied = all(
+            _is_copied(layout, own[name]) for layout, own in ((old, a), (new, b)) for name in own.keys() ^ both
+        )
+        hint = _IF_NO_PARAMETER.format(shlex.quote([*gone, *added][0])) if copied and not whole else ""
+        return f"the model changed: {', '.join(parts)}; {len(both)} have the names of before{hint}"
     for what in ("stored_dtype", "stored_shape", "stride"):
-        changed = [name for name in a if getattr(a[name], what) != getattr(b[name], what)]
+        changed = [
+            name
+            for name in a
+            if getattr(a[name], what) != getattr(b[name], what)
+            and (whole or what == "stored_dtype" or not _is_copied(old, a[name]))
+        ]
         if changed:
             before, after = (getattr(each[changed[0]], what) for each in (a, b))
             others = f" ({len(changed)} of {len(a)} tensors changed so)" if len(changed) > 1 else ""
-            return f"the model changed: {what.removeprefix('stored_')} of {changed[0]} was {before}, is {after}{others}"
+            hint = "" if whole or what != "stored_shape" else _IF_NO_PARAMETER.format(shlex.quote(changed[0]))
+            said = f"{what.removeprefix('stored_')} of {changed[0]} was {before}, is {after}{others}{hint}"
+            return f"the model changed: {said}"
     return "the model changed: other tensors share storage than before"
 
 
-def _by_name(layout: Layout) -> dict[str, TensorView]:
-    """The tensors by the names under which a window knows them."""
-    names = canonical_names(view.name for view in layout.tensors)
-    return {names[view.name]: view for view in layout.tensors}
+def _by_name(layout: Layout, *, whole: bool) -> dict[str, TensorView]:
+    """The tensors by the names under which a window knows them, ignored ones only if `whole`."""
+    names, left_out = layout.window_names, () if whole else frozenset(layout.ignored)
+    return {names[view.name]: view for view in layout.tensors if names[view.name] not in left_out}
+
+
+def _is_copied(layout: Layout, view: TensorView) -> bool:
+    return layout.extents[view.extent].role is Role.COPIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

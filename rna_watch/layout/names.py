@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 # torch.nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel; torch.compile
 FRONT = ("module.", "_orig_mod.")
@@ -54,3 +54,24 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     """The name by which a tensor is known across a window, by stored name: equal whatever wrapped the model, and unique."""
     *_, plain = spellings(names)
     return _apart(plain, _COMPILED)
+
+
+def by_part(
+    naming: Callable[[Iterable[str]], dict[str, str]], names: Iterable[str], parts: Sequence[str]
+) -> dict[str, str]:
+    """Names given to the tensors of several networks, each network by itself: one may be wrapped and another not.
+
+    Args:
+        naming: `plain_names` or `canonical_names`.
+        names: the stored names, each behind the prefix of its network and a dot.
+        parts: the prefixes of the networks; none: the names are those of one network.
+    """
+    names = list(names)
+    if not parts:
+        return naming(names)
+    found: dict[str, str] = {}
+    for part in parts:
+        front = f"{part}."
+        own = naming(name.removeprefix(front) for name in names if name.startswith(front))
+        found |= {front + name: front + given for name, given in own.items()}
+    return {name: found[name] for name in names if name in found}

@@ -14,7 +14,7 @@ from rna_watch.journal.run_paths import RunPaths
 from rna_watch.layout.artifacts import is_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rna_watch.layout.layout import Layout
     from rna_watch.publishing.verification import Input
@@ -26,10 +26,12 @@ class Finder:
     Args:
         folder: where the manifest lies.
         source: key path of the model inside the files; found by itself if None.
+        ignore: patterns of tensors that were left out.
     """
 
-    def __init__(self, folder: Path, source: str | None) -> None:
+    def __init__(self, folder: Path, source: str | None, ignore: Sequence[str] = ()) -> None:
         self._source = source
+        self._ignore = ignore
         self._pins: tuple[Path, ...] = ()
         bases: list[Path] = []
         output = _output_above(folder)
@@ -49,7 +51,7 @@ class Finder:
         why = ""
         for path in self._candidates(wanted):
             try:
-                layout = probe(str(path), self._source)
+                layout = probe(str(path), self._source, self._ignore)
             except FileNotFoundError:
                 continue
             except (RefusedCheckpoint, IncompleteCheckpoint, InputChanged) as error:

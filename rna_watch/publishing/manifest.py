@@ -36,6 +36,8 @@ def describe(
     reason: str,
     residuals: Residuals,
     comparisons: Sequence[Mapping[str, Any]] = (),
+    series: str | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
 
@@ -51,13 +53,19 @@ def describe(
         reason: the choice in one sentence.
         residuals: what the weights were found from.
         comparisons: the steps of the choice.
+        series: the series of the inputs in their run; None outside of a run.
+        notes: what else a person should know of the inputs, in sentences.
     """
+    newest = output.recipe.layouts[-1]
     return {
         "schema": SCHEMA,
         "checkpoint": checkpoint,
         "step": step,
+        "series": series,
         "inputs": [dict(each) for each in inputs],
-        "source": output.recipe.layouts[-1].source,
+        "source": newest.source,
+        "ignore": list(newest.ignore),
+        "ignored": list(newest.ignored),
         "weights": list(candidate.weights),
         "coefficients": list(candidate.coefficients),
         "method": candidate.method,
@@ -67,7 +75,7 @@ def describe(
         "prior": candidate.parameters.get("prior"),
         "mixing": candidate.parameters.get("mixing", 1.0),
         "residuals": residuals.form,
-        "notes": [*residuals.notes, *output.notes],
+        "notes": [*residuals.notes, *output.notes, *notes],
         "statistics": candidate.statistics,
         "metrics": {key: None if value is None else dict(value) for key, value in metrics.items()},
         "better_than_original": better_than_original,

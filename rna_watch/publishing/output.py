@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rna_watch.errors import RunIsWatched
 from rna_watch.formats import registry
 from rna_watch.formats.format import WrittenAs
 from rna_watch.layout import artifacts
@@ -74,12 +75,15 @@ def write(output: Output, manifest: bytes, run: Run) -> int:
         StoreError: there is no room, or the folder cannot be written.
         InputChanged: an input changed meanwhile.
         RefusedCheckpoint, IncompleteCheckpoint: the newest input is damaged outside its model.
+        RunIsWatched: another process has taken the run over.
     """
     before = output_tree.manifest_of(output.model)
     output_tree.remove_export(output.model)  # after a crash, that of an older output would pass for this one's
     output_tree.write_manifest(output.model, manifest)
     try:
         size_bytes = publish(output.recipe, str(output.model), run, drop=output.dropped)
+    except RunIsWatched:  # the manifest that lies there may be its new owner's
+        raise
     except BaseException:
         if not output.model.exists():
             artifacts.manifest_path(output.model).unlink(missing_ok=True)

@@ -66,8 +66,14 @@ def plan(layout: Layout) -> Rewriting:
         raise RefusedCheckpoint("its average of the weights would pass for the weights without those beside it")
     if isinstance(tree, dict) and _LIGHTNING in tree and not _plain(tree.get(_HYPER_PARAMETERS)):
         raise RefusedCheckpoint("Lightning builds the model from hyper-parameters that are objects of classes")
-    views = {view.name: view for view in layout.tensors}
-    content = _lean(tree, layout.source, views, top=True)
+    content: dict[Any, Any] | None = None
+    for part in layout.parts or (layout.source,):
+        front = f"{part}." if layout.parts else ""
+        views = {view.name.removeprefix(front): view for view in layout.tensors if view.name.startswith(front)}
+        own = _lean(tree, part, views, top=True)
+        content = own if content is None or own is None or not isinstance(tree, dict) else _united(tree, content, own)
+        if content is None:
+            break
     if content is None:
         raise RefusedCheckpoint(
             "its model is no state dict of its own, but an object of a class, or within another state dict"
@@ -109,6 +115,17 @@ def _lean(value: object, path: str, views: Mapping[str, TensorView], *, top: boo
         }
         return {k: kept.get(k, inner) for k in dict.keys(value) if k == key or k in kept}
     return None
+
+
+def _united(like: dict[Any, Any], one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
+    """The mappings on the way to several models as one, with the keys in the order of the original's."""
+    united = {}
+    for key in dict.keys(like):
+        found = [each[key] for each in (one, other) if key in each]
+        both = len(found) == 2 and found[0] is not found[1] and isinstance(found[0], dict)
+        if found:
+            united[key] = _united(like[key], found[0], found[1]) if both else found[0]
+    return united
 
 
 def _plain(value: object) -> bool:

@@ -90,6 +90,8 @@ class Manifest:
     statistics: str
     candidate: str
     source: str | None
+    ignore: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     rewritten: bool = False
     export: str | None = None
 
@@ -134,6 +136,8 @@ def read_manifest(path: Path) -> Manifest:
         problem = "a weight is not finite"
     elif abs(math.fsum(weights) - 1) > _SUM_TOLERANCE:
         problem = f"its weights sum to {math.fsum(weights):.12g}, not to 1"
+    elif not all(_are_texts(fields.get(key) or []) for key in ("ignore", "ignored")):
+        problem = "the tensors that it ignores are no list of names"
     if problem:
         raise VerificationEnded(Verdict.DIFFERS, f"its manifest is damaged: {problem}")
     if statistics not in {CLAMPED, COMBINED, RE_ESTIMATED}:
@@ -144,6 +148,8 @@ def read_manifest(path: Path) -> Manifest:
         statistics=statistics,
         candidate=str(fields.get("candidate") or fields.get("method") or ""),
         source=str(fields.get("source") or "") or None,
+        ignore=tuple(fields.get("ignore") or ()),
+        ignored=tuple(fields.get("ignored") or ()),
         rewritten=fields.get("optimizer_state") == "dropped",
         export=Path(str(fields["export"])).name if fields.get("export") else None,
     )
@@ -151,6 +157,10 @@ def read_manifest(path: Path) -> Manifest:
 
 def _is_input(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("path", "fingerprint"))
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def verify(manifest: Manifest, model: Path, find: Callable[[Input], Layout | str]) -> Verification:
@@ -198,7 +208,7 @@ def _check(
         for each, got in found
         if isinstance(got, str) and (each.weight != 0.0 or each is manifest.inputs[-1])
     ]
-    published, damaged, checksums = _published(model, manifest.source, missing)
+    published, damaged, checksums = _published(model, manifest, missing)
     problems = [f"the file is damaged: {each}" for each in damaged]
     if missing:
         raise VerificationEnded(Verdict.DIFFERS if problems else Verdict.UNVERIFIABLE, *problems, *missing)
@@ -211,8 +221,11 @@ def _check(
     for layout in combination.layouts:
         if why := difference(layout, newest):
             raise VerificationEnded(Verdict.DIFFERS, *problems, f"its inputs do not fit together: {why}")
-    if why := difference(newest, published):
+    if why := difference(newest, published, whole=True):
         raise VerificationEnded(Verdict.DIFFERS, *problems, f"its tensors are not those of its newest input: {why}")
+    last = found[-1][1]
+    if not isinstance(last, str) and set(last.ignored) != set(manifest.ignored):
+        problems.append("the tensors that its manifest lists as ignored are not those that its patterns leave out")
     differing, notes, values = _compare(published, combination, manifest)
     if differing and not damaged and (culprits := _damaged_inputs(combination)):
         raise VerificationEnded(Verdict.UNVERIFIABLE, *culprits)
@@ -228,10 +241,10 @@ def _check(
     return (*problems, *differing), tuple(notes), summary + named
 
 
-def _published(model: Path, source: str | None, missing: Sequence[str]) -> tuple[Layout, list[str], bool]:
+def _published(model: Path, manifest: Manifest, missing: Sequence[str]) -> tuple[Layout, list[str], bool]:
     """The published file's layout, what of it is damaged, and whether it keeps checksums."""
     try:
-        layout = probe(str(model), source)
+        layout = probe(str(model), manifest.source, manifest.ignore)
         return layout, *differences.damage(layout)
     except FileNotFoundError:
         what = "the model is gone, only its manifest is here"

@@ -1,9 +1,8 @@
 """What lies in a run directory, by names alone: sequences of checkpoints, the trainer that names so, one run or several.
 
 Two folders are two runs if they hold checkpoints of the same naming pattern and differ in what tells runs apart: a
-number, a date, an id (`version_0`, `version_1`). `steps.series` replaces most of those numbers, so the daemon would mix
-such runs. Folders whose names are different words (`best`, `last`) are one run, unless their models differ and no role
-explains it.
+number, a date, an id (`version_0`, `version_1`). Folders whose names are different words (`best`, `last`) are one run,
+unless their models differ and no role explains it.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.journal.quantities import printable
 from rna_watch.watching import steps
+from rna_watch.watching.reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,12 +65,12 @@ MOST_BESIDE = 3  # so many of several runs, groups or links are named
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberedNames:
-    """Checkpoints whose names differ in numbers only, in one folder or in a folder for each step.
+    """The checkpoints of a series, in one folder or in a folder for each step.
 
     `folder` is relative to the run directory ("" is that itself). `pattern` is relative to `folder`, with `*` for what
     varies; in `series` every number is replaced, those that all names share too. `kind` is step, epoch or number, and
-    `first` and `last` are its values; they are "" and None for a name that is written again and again. `newest` is the
-    name last changed, at `changed_ns`.
+    `first` and `last` are its values, `values` how many there are; they are "", None and 0 where the names tell none.
+    `told` says what tells the step. `newest` is the name last changed, at `changed_ns`.
     """
 
     folder: str
@@ -81,6 +81,8 @@ class NumberedNames:
     kind: str
     first: int | None
     last: int | None
+    values: int
+    told: str
     newest: str
     changed_ns: int
 
@@ -106,14 +108,17 @@ class Discovery:
     runs: tuple[Run, ...]
 
 
-def discover(names: Mapping[str, int], architectures: Mapping[str, str] | None = None) -> Discovery:
+def discover(
+    names: Mapping[str, int], architectures: Mapping[str, str] | None = None, reading: Reading | None = None
+) -> Discovery:
     """The sequences and runs that these names form.
 
     Args:
         names: paths of checkpoints relative to the run directory, and when each last changed (ns).
         architectures: what tells the models of a folder from others, by folder, as far as known.
+        reading: how these names are read, if not by themselves.
     """
-    groups = _groups(names)
+    groups = _groups(names, reading or Reading(names))
     roots = _forks(groups) or _different(groups, architectures or {})
     if roots:  # any other sequence may be meant too
         others = {group.folder for group in unexplained(groups)}
@@ -135,31 +140,33 @@ def unexplained(groups: Iterable[NumberedNames]) -> list[NumberedNames]:
     return [group for group in outer if not any(_ROLE.match(part) for part in group.folder.split("/"))]
 
 
-def _groups(names: Mapping[str, int]) -> tuple[NumberedNames, ...]:
-    members: dict[tuple[str, str], list[str]] = defaultdict(list)
+def _groups(names: Mapping[str, int], reading: Reading) -> tuple[NumberedNames, ...]:
+    members: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for name in sorted(names, key=lambda name: (steps.natural_key(name), name)):
-        folder, rest = _split(name)
-        members[folder, _NUMBER.sub(_BLOT, _VERSION.sub("", rest))].append(name)
+        folder, rest = _split(name, reading)
+        series = reading.of(name).series.replace("-v#", "")
+        members[folder, _NUMBER.sub(_BLOT, _VERSION.sub("", rest)), series].append(name)
     beside: dict[str, set[str]] = defaultdict(set)
-    for folder, series in members:
-        beside[folder].add(series)
+    for folder, blotted, _ in members:
+        beside[folder].add(blotted)
     found = []
-    for (folder, series), same in members.items():
-        trainer, unit = _trainer(f"{folder}/{series}".lstrip("/").replace(_BLOT, "*"), beside[folder])
-        told = [steps.from_name(_below_folder(name, folder)) for name in same]
-        values = [each[1] for each in told if each is not None]
-        kind = told[0][0] if told[0] is not None else ""
+    for (folder, blotted, _), same in members.items():
+        trainer, unit = _trainer(f"{folder}/{blotted}".lstrip("/").replace(_BLOT, "*"), beside[folder])
+        told = reading.of(same[0])
+        values = {step for name in same if (step := reading.of(name).step) is not None}
         newest = max(same, key=lambda name: (names[name], steps.natural_key(name)))
         found.append(
             NumberedNames(
                 folder=folder,
                 pattern=_varying([_VERSION.sub("", _below_folder(name, folder)) for name in same]),
-                series=series,
+                series=blotted,
                 trainer=trainer,
                 count=len(same),
-                kind=unit if kind == "number" and unit else kind,
+                kind="" if not values else unit if told.kind == "number" and unit else told.kind,
                 first=min(values, default=None),
                 last=max(values, default=None),
+                values=len(values),
+                told=told.told,
                 newest=newest,
                 changed_ns=names[newest],
             )
@@ -168,14 +175,15 @@ def _groups(names: Mapping[str, int]) -> tuple[NumberedNames, ...]:
     return tuple(found)
 
 
-def _split(name: str) -> tuple[str, str]:
+def _split(name: str, reading: Reading) -> tuple[str, str]:
     """A path as the folder of its sequence and the rest; a folder for a step is part of a checkpoint's name."""
-    *folders, last = name.split("/")
+    *folders, _ = name.split("/")
     cut = next((index for index, part in enumerate(folders) if _STEP_FOLDER.search(part)), len(folders))
-    if cut == len(folders) and steps.from_name(last) is None:
+    if cut == len(folders) and reading.step_in_folder(name):
         counted = [index for index, part in enumerate(folders) if _NUMBER.search(part) and not _distinguishes(part)]
         cut = counted[-1] if counted else cut
-    return "/".join(folders[:cut]), "/".join([*folders[cut:], last])
+    rest = name.split("/")[cut:]
+    return "/".join(folders[:cut]), "/".join(rest)
 
 
 def _below_folder(name: str, folder: str) -> str:

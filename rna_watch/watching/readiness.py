@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.watching import steps
+from rna_watch.watching.reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,14 +44,21 @@ class Readiness:
     Args:
         quiet_s: how long a file must rest.
         rested_s: returns how long a file that is new to us has rested already.
+        reading: the reading of all names; by default that of the candidates.
         at_once: report what is incomplete at once. Otherwise it is reported after twice the longest time that a
             checkpoint took to be written so far (at least 10 s, at most ten minutes).
     """
 
     def __init__(
-        self, quiet_s: float, rested_s: Callable[[FileIdentity], float] = lambda _: 0.0, *, at_once: bool = False
+        self,
+        quiet_s: float,
+        rested_s: Callable[[FileIdentity], float] = lambda _: 0.0,
+        *,
+        reading: Reading | None = None,
+        at_once: bool = False,
     ) -> None:
         self._quiet_s = quiet_s
+        self._reading = reading or Reading()
         self._rested_s = rested_s
         self._at_once = at_once
         self._longest_s = 0.0
@@ -69,6 +76,7 @@ class Readiness:
             now: the clock.
         """
         current = {each.name: each for each in found}
+        self._reading.update(current)
         gone = [name for name in self._entries if name not in current]
         for name in gone:
             del self._entries[name]
@@ -90,31 +98,31 @@ class Readiness:
         return gone
 
     def due(self, now: float) -> list[tuple[str, FileIdentity]]:
-        """Candidates that may be probed now: numbered names first, in natural order, then the others by their time.
+        """Candidates that may be probed now: those whose names tell a step first, in its order, then the others by their time.
 
         A candidate waits for an older one of its sequence that still rests for the first time; otherwise two files saved
         at nearly the same moment could be taken in the wrong order. A rewritten name (`last`) waits for a numbered one
         that was seen no later, because it may be a second name of that.
         """
         open_ones = sorted(
-            (rewritten, entry.identity.mtime_ns if rewritten else 0, steps.natural_key(name), name)
+            (self._reading.order(name, entry.identity.mtime_ns), name)
             for name, entry in self._entries.items()
             if not entry.settled
-            for rewritten in (steps.from_name(name) is None,)
         )
         found = []
         held: set[str] = set()
         numbered: dict[str, float] = {}  # since when a numbered file of a folder has been resting
-        for rewritten, _, _, name in open_ones:
+        for (rewritten, *_), name in open_ones:
             entry = self._entries[name]
+            series = self._reading.of(name).series
             folder = name.rpartition("/")[0]
-            waits = steps.series(name) in held or (rewritten and numbered.get(folder, math.inf) <= entry.since)
+            waits = series in held or (rewritten and numbered.get(folder, math.inf) <= entry.since)
             if entry.due <= now and not waits:
                 found.append((name, entry.identity))
             elif entry.restless is not None and not entry.reported and now - entry.since >= self._report_after_s:
                 found.append((name, entry.restless))
             elif not entry.probed:
-                held.add(steps.series(name))
+                held.add(series)
                 if not rewritten:
                     numbered[folder] = min(numbered.get(folder, math.inf), entry.since)
         return found

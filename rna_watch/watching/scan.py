@@ -62,8 +62,10 @@ def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (
         if not _matches(name, patterns, whole=whole):
             continue
         try:
-            if os.path.islink(path) and _inside(os.path.realpath(path), ours):  # noqa: PTH114
-                continue
+            if os.path.islink(path):  # noqa: PTH114
+                target = os.path.realpath(path)
+                if _inside(target, ours) or is_output(Path(target)):
+                    continue
             found.append(Found(name=name, identity=identify_folder(path) if whole else identify(path)))
         except OSError:
             continue  # gone between listing and stat: retention, or a dangling link

@@ -16,7 +16,7 @@ from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
 from rna_watch.window.combine import Patch, write_combination
 from rna_watch.window.copies import write_copies
-from rna_watch.window.segments import WindowReader, still_infinities
+from rna_watch.window.segments import WindowReader, matrix_columns, still_infinities
 from rna_watch.window.tasks_plan import CombineTask, CopyTask, FactorTask, GramTask, Task
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def gram_rows(task: GramTask) -> GramRows:
                 checkpoints=k,
                 factors=_factors(task, segment),
                 other_eps=DTYPES[segment.companion_dtype].eps if segment.companion_dtype else 0.0,
+                matrices=matrix_columns(block.pieces, task.segments),
             )
             total = merge([total, part])
     if not np.isfinite(total.rows).all():

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -65,3 +67,17 @@ def test_the_rounding_variance_predicts_what_rounding_does(dtype, eps, spread, t
     done = float(np.sum((twins.residuals(stored) - twins.residuals(exact)) ** 2))
     energy = block_rows(stored, 1, eps).rounding_energy
     assert rounding_variance(energy) == pytest.approx(done, rel=tolerance)
+
+
+@pytest.mark.parametrize("new", [1, 3, 5])
+def test_norms_over_named_columns_are_those_of_the_iterates(new):
+    """Older iterate, newer iterate and their difference, over the columns of weight matrices alone, in blocks that add up."""
+    iterates = twins.linear_iterates(6, 400, seed=4)
+    named = np.r_[0:70, 200:260]
+    blocks = [(slice(0, 200), [slice(0, 70)]), (slice(200, 400), [slice(0, 60)])]
+    found = merge(block_rows(iterates[:, part].copy(), new, 0.0, matrices=columns) for part, columns in blocks)
+    for row, (older, newer) in zip(found.matrices, list(itertools.pairwise(iterates[:, named]))[-new:], strict=True):
+        np.testing.assert_allclose(row, [older @ older, newer @ newer, (newer - older) @ (newer - older)], rtol=1e-12)
+    np.testing.assert_array_equal(
+        found.rows, merge(block_rows(iterates[:, p].copy(), new, 0.0) for p, _ in blocks).rows
+    )

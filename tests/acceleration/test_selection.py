@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rna_watch.acceleration.family import Search, family
 from rna_watch.acceleration.methods import AVERAGE, LAST, RNA
 from rna_watch.acceleration.residuals import Residuals
-from rna_watch.acceleration.selection import Evidence, infer_mode
+from rna_watch.acceleration.selection import Evidence
 from rna_watch.acceleration.selection import choose as choose_by
 from rna_watch.acceleration.significance import gain, student_quantile
 
@@ -244,40 +244,3 @@ def test_never_worse_than_the_original_on_the_choosing_metric(values, mode, seed
     if choice.significant:
         assert choice.better_than_original
         assert all(step.gain > step.threshold >= 0 for step in choice.comparisons if step.accepted)
-
-
-@pytest.mark.parametrize(
-    ("metric", "mode"),
-    [
-        ("accuracy", "max"),
-        ("val/Acc@1", "max"),
-        ("top1", "max"),
-        ("top-5 accuracy", "max"),
-        ("macro_f1", "max"),
-        ("AUROC", "max"),
-        ("mAP", "max"),
-        ("map50", "max"),
-        ("mIoU", "max"),
-        ("BLEU", "max"),
-        ("r2", "max"),
-        ("psnr", "max"),
-        ("episode_reward", "max"),
-        ("loss", "min"),
-        ("error", "min"),
-        ("top1_err", "min"),
-        ("err@5", "min"),
-        ("1 - accuracy error", "min"),
-        ("accuracy_loss", "min"),
-        ("perplexity", "min"),
-        ("nll", "min"),
-        ("mae", "min"),
-        ("mape", "min"),
-        ("brier_score", "min"),
-        ("heatmap_mse", "min"),
-        ("fid", "min"),
-        ("anything else", "min"),
-    ],
-)
-def test_the_direction_follows_the_metric_s_name(metric, mode):
-    """Accuracies and scores are maximized, errors and losses minimized, however they are spelt."""
-    assert infer_mode(metric) == mode

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import beside, digits, latency, readme, search, window
+from tests.benchmarks import beside, breaks, digits, evidence, latency, readme, search, window
 from tests.benchmarks.options import Options
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ BENCHMARKS: dict[str, Callable[[Options], None]] = {
     "window": window.show,
     "latency": latency.show,
     "search": search.show,
+    "evidence": evidence.show,
+    "breaks": breaks.show,
     "digits": digits.show,
     "beside": beside.show,
 }

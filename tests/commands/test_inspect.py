@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from rna_watch.commands.inspect import inspect
+from rna_watch.config import RunConfig
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from tests.checkpoints.writers import FORMS, SAFETENSORS, Network, model
 
@@ -21,6 +22,7 @@ def test_a_checkpoint_is_described(tmp_path):
         f"format      torch zip, {size / 1e6:,.1f} MB",
         "model       under 'state_dict', 11 tensors, 146 parameters (tied ones once)",
         "inside      epoch 7",
+        "step        epoch 7, by the epoch in the name; series epoch_#.pt",
         "parameter   7 tensors, 146 values (float32): parameters, extrapolated",
         "statistic   1 tensors, 4 values (float32): normalization statistics, combined with the same weights",
         "variance    1 tensors, 4 values (float32): running variances, combined and kept from going below zero",
@@ -72,7 +74,7 @@ def test_what_stands_beside_the_model_is_described(tmp_path):
         "optimizer   SGD, 1 parameter group, learning rate 0.1; exact mean gradients can be recovered from it",
         "gradient    a recorded mean gradient lies next to it, usable",
     ]
-    lines = inspect(path, "model_ema").lines()
+    lines = inspect(path, RunConfig(source="model_ema")).lines()
     assert lines[2] == "model       under 'model_ema' (a moving average), 12 tensors, 146 parameters (tied ones once)"
     why = "the model is a moving average, not the weights that"
     assert lines[-3:] == [

@@ -22,7 +22,8 @@ from rna_watch.commands.settle_run import settle
 from rna_watch.commands.verify import verify_all
 from rna_watch.config import RunConfig
 from rna_watch.errors import UsageError
-from rna_watch.journal.run_paths import RunPaths, await_run, resolve
+from rna_watch.journal.run_paths import RunPaths, await_run
+from rna_watch.journal.run_registry import resolve
 from rna_watch.watching.discovery import several_runs
 from tests.daemon.runs import LIMIT_S, events, published, rna_watch, start_foreground, status, train, wait_until
 
@@ -249,6 +250,7 @@ def test_patterns_say_what_to_take(two_runs: Path) -> None:
     names = "epoch=*-step=*.ckpt, steps 10 to 40"
     assert said == [
         f"found    4 checkpoints in lightning_logs/version_0/checkpoints, as Lightning writes them: {names}",
+        "step     read from the step in the name",
         f"also     4 checkpoints in lightning_logs/version_1/checkpoints: {names}",
     ]
     assert _settle(two_runs, RunConfig.model_validate({"patterns": ["*.new"]}))[1] == [
@@ -265,11 +267,12 @@ def test_other_models_in_folders_of_their_own_are_asked_for(
     """Names leave it open, so the newest of at most three folders are looked into; the same model twice is one run."""
     probed = []
     real = settle_run.probe
-    monkeypatch.setattr(settle_run, "probe", lambda path, source: probed.append(Path(path)) or real(path, source))
+    monkeypatch.setattr(settle_run, "probe", lambda path, *how: probed.append(Path(path)) or real(path, *how))
     for name in ("a", "b", "c", "x"):
         shutil.copytree(trained, tmp_path / name)
     assert _settle(tmp_path)[1] == [
         "found    4 checkpoints in a: step_*.pt, steps 1 to 4",
+        "step     read from the step in the name",
         "also     " + "; ".join(f"4 checkpoints in {name}: step_*.pt, steps 1 to 4" for name in ("b", "c", "x")),
     ]
     assert sorted(path.parent.name for path in probed) == ["a", "b", "c"]
@@ -277,7 +280,7 @@ def test_other_models_in_folders_of_their_own_are_asked_for(
     with pytest.raises(UsageError, match="4 runs lie below"):
         settle(tmp_path, CONFIG, ["rna-watch", "start", str(tmp_path)], None, goes_on=True)
     (tmp_path / "b" / "step_10.pt").write_bytes(b"PK")
-    assert len(_settle(tmp_path)[1]) == 2
+    assert len(_settle(tmp_path)[1]) == 3
 
 
 def test_a_run_inside_a_run_is_asked_for_again(tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ def test_levels_of_a_fraction_and_of_a_loss():
     assert default_tolerances("error", [300.0, 100.0], "min") == pytest.approx([100.0, 40.0, 20.0, 10.0, 4.0])
     assert default_tolerances("loss", [1.0, 2.0], "min") == []
     assert default_tolerances("loss", [], "min") == []
+    for rate in ("val/Acc@1", "top5", "top-1", "ErrorRate", "test_acc5"):
+        assert default_tolerances(rate, [20.0, 90.0], "max") == [5.0, 2.0, 1.0, 0.5, 0.2]
+    for no_rate in ("accumulated_reward", "stopped", "interruptions", "acceptance"):
+        assert default_tolerances(no_rate, [20.0, 90.0], "max") == pytest.approx([35.0, 14.0, 7.0, 3.5, 1.4])
 
 
 def test_a_level_is_met_beyond_the_rounding_of_a_mean():

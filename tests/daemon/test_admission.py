@@ -35,7 +35,7 @@ class Folder:
         self.paths.create()
         self.recorder = Recorder(self.paths.journal)
         config = RunConfig(**settings)
-        self.sequences = Sequences(self.recorder, self.paths.journal)
+        self.sequences = Sequences(self.recorder, self.paths.journal, config.step)
         self.pins = Pins(config, self.paths, self.recorder, DiskReserve(config, path, self.recorder), lambda: None)
         self.admission = Admission(config, self.recorder, self.sequences, self.pins, lambda: None)
 
@@ -268,11 +268,14 @@ def test_names_that_are_hashes_are_one_sequence_in_the_order_they_were_written(f
 
 def test_two_names_of_one_step_are_told(folder: Folder) -> None:
     """A new window names two files that differ in what is no step, and does not call it a restart."""
-    for loss, saved in ((1, 2), (2, 2), (3, 1)):
-        folder.save(f"step5_x{loss}.pt", float(loss))
-        os.utime(folder.path / f"step5_x{loss}.pt", (saved, saved))
-        folder.consider(f"step5_x{loss}.pt")
-    told = ["step5_x1.pt and step5_x2.pt have the same step 5", "step5_x2.pt and step5_x3.pt have the same step 5"]
+    for step, loss, saved in ((5, 1, 2), (5, 2, 2), (6, 3, 3), (6, 4, 1)):
+        name = f"step{step}_loss0.{loss}.pt"
+        folder.save(name, float(loss))
+        os.utime(folder.path / name, (saved, saved))
+        folder.consider(name)
+    told = [
+        f"step{s}_loss0.{a}.pt and step{s}_loss0.{b}.pt have the same step {s}" for s, a, b in ((5, 1, 2), (6, 3, 4))
+    ]
     events = list(log.read(folder.paths.journal))
     assert [event.reason for event in events if isinstance(event, e.WindowStarted)] == told
     assert [event.what for event in events if isinstance(event, e.Problem)] == told
@@ -280,11 +283,115 @@ def test_two_names_of_one_step_are_told(folder: Folder) -> None:
 
 def test_no_window_holds_a_step_twice(folder: Folder) -> None:
     """The one admitted last of two names of one step is used, in whatever order they came."""
-    for order, (step, name) in enumerate(((4, "a1"), (6, "a1"), (4, "a2"), (5, "a1"), (6, "a2"))):
-        folder.save(f"step{step}_{name}.pt", float(order))
-        os.utime(folder.path / f"step{step}_{name}.pt", (9 - order, 9 - order))
-        folder.consider(f"step{step}_{name}.pt")
-    newest = folder.recorder.checkpoint("step6_a2.pt")
+    for order, (step, loss) in enumerate(((4, 1), (6, 1), (4, 2), (5, 1), (6, 2))):
+        name = f"step{step}_loss0.{loss}.pt"
+        folder.save(name, float(order))
+        os.utime(folder.path / name, (9 - order, 9 - order))
+        folder.consider(name)
+    newest = folder.recorder.checkpoint("step6_loss0.2.pt")
     assert newest is not None
     names = [c.name for c in folder.sequences.history(newest, 5)]
-    assert names == ["step4_a2.pt", "step5_a1.pt"]
+    assert names == ["step4_loss0.2.pt", "step5_loss0.1.pt"]
+
+
+def test_runs_in_one_folder_do_not_mix(folder: Folder) -> None:
+    """Numbers that tell runs apart give series of their own, also where a first file did not show it yet."""
+    for run in (0, 1):
+        for step in (0, 100, 200):
+            folder.save(f"a{run}_step{step}.pt", step + run / 2)
+            folder.consider(f"a{run}_step{step}.pt")
+    for run in (0, 1):
+        newest = folder.recorder.checkpoint(f"a{run}_step200.pt")
+        assert newest is not None
+        assert [c.name for c in folder.sequences.history(newest, 5)] == [f"a{run}_step0.pt", f"a{run}_step100.pt"]
+        assert newest.admitted is not None
+        assert newest.admitted.series == f"a{run}_step#.pt"
+
+
+def test_what_a_later_name_shows_is_recorded(folder: Folder) -> None:
+    """`epoch2_1.pt` is epoch 2 until `epoch2_2.pt` comes; a restart of the daemon reads the same."""
+    for number in (1, 2, 3):
+        folder.save(f"epoch2_{number}.pt", float(number))
+        folder.consider(f"epoch2_{number}.pt")
+    again = [event for event in log.read(folder.paths.journal) if isinstance(event, e.Reread)]
+    assert [(event.checkpoint, event.step_kind, event.step) for event in again] == [("epoch2_1.pt", "number", 1)]
+    recorder = Recorder(folder.paths.journal)
+    steps = {c.name: c.admitted.step for c in recorder.checkpoints() if c.admitted}
+    assert steps == {f"epoch2_{number}.pt": number for number in (1, 2, 3)}
+    assert Sequences(recorder, folder.paths.journal).reread() == []
+
+
+def test_the_copy_is_the_alias_in_whatever_order_they_are_seen(folder: Folder) -> None:
+    """The original keeps its place in its series; a file that is both is an alias of nothing."""
+    for number in (1, 2, 3):
+        folder.save(f"epoch_{number}.pth", float(number))
+    shutil.copy(folder.path / "epoch_3.pth", folder.path / "best_epoch_3.pth")
+    os.link(folder.path / "epoch_2.pth", folder.path / "epoch_2 (1).pth")
+    for name in ("best_epoch_3.pth", "epoch_2 (1).pth", "epoch_1.pth", "epoch_2.pth", "epoch_3.pth"):
+        folder.consider(name)
+    aliases = {name for name, stage in folder.stages().items() if stage is Stage.ALIAS}
+    assert aliases == {"best_epoch_3.pth", "epoch_2 (1).pth"}
+    for name in ("best_epoch_3.pth", "epoch_2 (1).pth", "epoch_3.pth"):
+        folder.consider(name)
+    newest = folder.recorder.checkpoint("epoch_3.pth")
+    assert newest is not None
+    assert [c.name for c in folder.sequences.history(newest, 5)] == ["epoch_1.pth", "epoch_2.pth"]
+    assert {name for name, stage in folder.stages().items() if stage is Stage.ALIAS} == aliases
+
+
+def test_folds_are_runs_of_their_own(folder: Folder) -> None:
+    """Ten files of a cross-validation are ten series, and no window holds two."""
+    for fold in range(1, 11):
+        folder.save(f"model_fold_{fold}.pth", float(fold))
+        folder.consider(f"model_fold_{fold}.pth")
+    for checkpoint in folder.recorder.checkpoints():
+        assert folder.sequences.history(checkpoint, 5) == []
+
+
+def test_the_order_is_that_of_the_epochs_inside(folder: Folder) -> None:
+    """Names that hold an accuracy alone are taken by what the files say, whatever alphabet and times do."""
+    for accuracy, epoch in ((93, 4), (94, 1), (95, 3), (96, 2)):
+        folder.save(f"net_{accuracy}.pth", float(epoch), epoch=epoch)
+        os.utime(folder.path / f"net_{accuracy}.pth", (100 - accuracy, 100 - accuracy))
+    names = [path.name for path in sorted(folder.path.glob("*.pth"))]
+    folder.sequences.update(names)
+    ordered = folder.admission.in_order([(name, identify(str(folder.path / name))) for name in names])
+    assert [name for name, _ in ordered] == ["net_94.pth", "net_96.pth", "net_95.pth", "net_93.pth"]
+    for name, identity in ordered:
+        folder.admission.consider(name, identity)
+    assert not any(c.starts_window for c in folder.recorder.checkpoints())
+    assert [c.step for c in folder.recorder.checkpoints()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "taken"),
+    [
+        ({"every": 2}, [20, 40]),
+        ({"first_step": 30}, [30, 40, 50]),
+        ({"every": 2, "first_step": 20}, [30, 50]),
+    ],
+)
+def test_some_checkpoints_enter(tmp_path: Path, settings: dict[str, object], taken: list[int]) -> None:
+    """Each K-th of a series from a step on; the others are recorded with the reason and take no pin."""
+    folder = Folder(tmp_path, **settings)
+    for step in (10, 20, 30, 40, 50):
+        folder.save(f"step_{step}.pt", float(step))
+        folder.consider(f"step_{step}.pt")
+    assert [c.step for c in folder.recorder.checkpoints() if c.usable] == taken
+    left = [c for c in folder.recorder.checkpoints() if not c.usable]
+    assert {c.stage for c in left} == {Stage.SKIPPED}
+    assert all("--every" in c.reason or "--first-step" in c.reason for c in left)
+    assert not any(c.pinned for c in left)
+    assert len(list(folder.paths.pins.iterdir())) == len(taken)
+
+
+def test_a_name_that_the_step_does_not_match_is_refused(tmp_path: Path) -> None:
+    """The setting `step` is told in the reason."""
+    folder = Folder(tmp_path, step=r"x(\d+)")
+    for name in ("a_1_x5.pt", "a_1.pt"):
+        folder.save(name, 1.0)
+        folder.consider(name)
+    assert folder.stages() == {"a_1_x5.pt": Stage.READY, "a_1.pt": Stage.REFUSED}
+    refused = folder.recorder.checkpoint("a_1.pt")
+    assert refused is not None
+    assert "--step 'x(\\\\d+)'" in refused.reason

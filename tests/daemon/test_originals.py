@@ -118,11 +118,11 @@ def test_a_daemon_whose_folder_is_replaced_ends(tmp_path: Path, removed: str) ->
         run.mkdir()
     else:
         shutil.rmtree(run / ".rna-watch", ignore_errors=True)
-    wait_until(lambda: not owner.lives_here())
+    wait_until(lambda: owner.lives() is False)
     train(run, count=3)
     assert rna_watch("start", run, *ONCE).returncode == 0
     again = status_of(RunPaths(run=run, output=run)).owner
     assert again is not None
     assert again.pid != owner.pid
     assert rna_watch("stop", run).returncode == 0
-    assert not again.lives_here()
+    assert again.lives() is False

@@ -11,6 +11,7 @@ import pytest
 
 from rna_watch.acceleration.residuals import ParameterGroup
 from rna_watch.daemon.window_break import change, joined, restart, same_step
+from rna_watch.watching.reading import Reading
 from tests.acceleration.test_residuals import BARE, at_rates, states
 from tests.daemon.test_order import checkpoint_of, made
 
@@ -68,8 +69,12 @@ def test_a_run_goes_back_where_a_smaller_step_is_saved_later(step: int, saved: i
 )
 def test_a_file_of_another_version_in_between_is_a_restart(aside: str, step: int, saved: int, seen: bool) -> None:
     """A training that is begun again writes `-v1` where a name is taken; what follows is of the new training."""
-    previous, current = made("epoch=2.ckpt", 2, mtime_ns=10), made("epoch=3.ckpt", 3, mtime_ns=20)
-    others = [checkpoint_of(each) for each in (previous, made(aside, step, mtime_ns=saved), current)]
+    reading = Reading(["epoch=2.ckpt", "epoch=3.ckpt", aside])
+    previous, other, current = (
+        made(name, number, mtime_ns=time, series=reading.of(name).series)
+        for name, number, time in (("epoch=2.ckpt", 2, 10), (aside, step, saved), ("epoch=3.ckpt", 3, 20))
+    )
+    others = [checkpoint_of(each) for each in (previous, other, current)]
     reason = restart(previous, current, others)
     assert reason == (f"{aside} was saved after epoch=2.ckpt, though its step is not later: a restart" if seen else "")
 

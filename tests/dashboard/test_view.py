@@ -14,6 +14,7 @@ from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.quantities import NOTHING
 from rna_watch.journal.replay import RunState
+from rna_watch.journal.standing import standing
 from rna_watch.journal.status import Status
 
 from .run_builder import RunBuilder, evaluating, realistic_run
@@ -24,7 +25,8 @@ def frame(run, width, height=None, *, status=None, later=2.0, **more):
     file = io.StringIO()
     console = Console(file=file, width=width, height=height or 100, force_terminal=False, color_system=None)
     status = status or Status(last_sign=run.now)
-    console.print(render(run.state, status, now=run.now + later, width=width, height=height, **more))
+    best = standing(run.state)
+    console.print(render(run.state, status, now=run.now + later, width=width, height=height, best=best, **more))
     return file.getvalue().split("\n")[:-1]
 
 
@@ -45,7 +47,7 @@ rna-watch  ● working                                 gpu-07:41233  up 1 h 10 m
 error, lower is better, by eval.py:evaluate · ray engine
 watches by events and scans
 newest epoch_025.pt  epoch 25, 44.7 MB, 7 s ago
-best ★ rna/epoch_022.pt  error 0.0333
+best ★ rna/epoch_022.pt  error 0.0333   original epoch_023.pt  0.0381  +12.6%
 ── now ─────────────────────────────────────────────────────────────────────────
 evaluating rna-5-1e-06  epoch_025.pt  ━━━━━━╸─────────────  33%  4 of 12 models
 epoch_025.pt  ✓ complete ✓ measured ▸ evaluating 4 · chosen · published

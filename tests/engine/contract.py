@@ -20,11 +20,13 @@ class EngineContract:
     """The contract; a subclass has a fixture `engine`."""
 
     def test_the_gram_matrix_has_the_same_bits(self, engine, layouts):
-        """Rows and rounding energy in parallel are those of the tasks one after another, to the last bit."""
+        """Rows, rounding energy and norms of matrices in parallel are those of the tasks one by one, to the last bit."""
         assert len(tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)) > 10
         expected, found = windows.gram(layouts), windows.gram(layouts, engine.map)
         assert found.rows.tobytes() == expected.rows.tobytes()
         assert found.rounding_energy == expected.rounding_energy
+        assert found.matrices.all()
+        assert found.matrices.tobytes() == expected.matrices.tobytes()
         assert found.non_finite == frozenset()
 
     def test_residuals_of_another_form_have_the_same_bits(self, engine, small_tasks, tmp_path):

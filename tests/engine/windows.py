@@ -17,7 +17,7 @@ def write(folder, count=4, rows=40, columns=500):
     layouts = []
     for seed in range(count):
         generator = torch.Generator().manual_seed(seed)
-        tensors = {f"w{row}": torch.randn(columns, generator=generator) for row in range(rows)}
+        tensors = {f"w{row}": torch.randn(columns, generator=generator).view(-1, 5) for row in range(rows)}
         tensors["half"] = torch.randn(columns, generator=generator).half()
         tensors["bn.running_mean"] = torch.randn(columns, generator=generator)
         tensors["bn.running_var"] = torch.rand(columns, generator=generator)

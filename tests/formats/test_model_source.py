@@ -119,10 +119,19 @@ def test_tensors_that_cannot_be_averaged_are_refused_by_name(make, what, tmp_pat
         ("bn.num_batches_tracked", "int64", Role.COPIED),
         ("mask", "bool", Role.COPIED),
         ("ids", "uint8", Role.COPIED),
+        ("block._extra_state", "float32", Role.COPIED),
+        ("_extra_state.scale", "float32", Role.COPIED),
+        ("my_extra_state", "float32", Role.PARAMETER),
+        ("val_metric.preds", "float32", Role.COPIED),
+        ("metrics.accuracy.total", "float16", Role.COPIED),
+        ("metric.weight", "float32", Role.PARAMETER),
+        ("metric.proxies", "float32", Role.PARAMETER),
+        ("metric_fc.w", "float32", Role.PARAMETER),
+        ("symmetric.w", "float32", Role.PARAMETER),
     ],
 )
 def test_roles_go_by_name_and_dtype(name, dtype, expected):
-    """Statistics are known by their names, and what is not floating point is only copied."""
+    """Statistics and states of metrics are known by their names, and what is not floating point is only copied."""
     assert role(name, dtype) is expected
 
 

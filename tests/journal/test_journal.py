@@ -13,7 +13,7 @@ import pytest
 
 from rna_watch.errors import StoreError
 from rna_watch.journal import events as e
-from rna_watch.journal import heartbeat, log
+from rna_watch.journal import heartbeat, log, records
 from rna_watch.journal.replay import Stage, replay
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def _example(kind: type[e.Event]) -> e.Event:
         "Metrics": {"error": 0.1},
         "dict[str, Metrics | None]": {"original": {"error": 0.1}, "chosen": None},
         "dict[str, Any]": {"window": 5},
+        "dict[str, int]": {"epoch": 3},
         "dict[str, str]": {"average-2": "rna-2-1e-08"},
         "list[dict[str, Any]]": [{"candidate": "rna-2-1e-08", "gain": 0.1, "standard_error": None}],
     }
@@ -43,7 +44,7 @@ def _example(kind: type[e.Event]) -> e.Event:
     return kind(**{field.name: values[str(field.type)] for field in fields})
 
 
-@pytest.mark.parametrize("kind", e.KINDS.values(), ids=e.KINDS)
+@pytest.mark.parametrize("kind", records.KINDS.values(), ids=records.KINDS)
 def test_every_kind_comes_back_as_it_was_written(tmp_path: Path, kind: type[e.Event]) -> None:
     """What is appended is read again, equal to the last bit, in an object with its kind and version."""
     journal = log.Journal(tmp_path / "journal.jsonl")
@@ -188,8 +189,6 @@ def test_a_heartbeat_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     heartbeat.write(path, beat)
     assert heartbeat.read(path) == beat
     assert [file.name for file in tmp_path.iterdir()] == ["heartbeat.json"]
-    assert beat.fresh(101.0)
-    assert not beat.fresh(200.0)
     path.write_text('{"host": "h"')
     assert heartbeat.read(path) is None
 

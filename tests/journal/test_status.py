@@ -20,8 +20,10 @@ import pytest
 
 from rna_watch.errors import RunIsWatched, StoreError
 from rna_watch.journal import heartbeat
+from rna_watch.journal import owner as owner_module
+from rna_watch.journal import status as status_module
 from rna_watch.journal.lock import RunLock
-from rna_watch.journal.owner import Owner, this_process
+from rna_watch.journal.owner import Owner, encoded, recorded, this_process
 from rna_watch.journal.run_paths import RunPaths
 from rna_watch.journal.status import Status, status_of
 from tests.daemon.runs import alive, rna_watch, start_foreground, status, wait_until
@@ -37,14 +39,15 @@ def _frame(run: Path) -> str:
 
 def _age(run: Path, seconds: float) -> None:
     """Let the last sign of life be so old, and the daemon older: what is there after so much silence."""
-    path, lock = run / ".rna-watch" / "heartbeat.json", run / ".rna-watch" / "lock"
-    beat = heartbeat.read(path)
+    paths = RunPaths(run=run, output=run)
+    beat = heartbeat.read(paths.heartbeat)
     assert beat is not None
-    heartbeat.write(path, dataclasses.replace(beat, time=time.time() - seconds))
-    record = json.loads(lock.read_text()) | {"since": time.time() - 2 * seconds}
-    with lock.open("r+") as file:  # in place: the lock is on the file
-        file.write(json.dumps(record))
-        file.truncate()
+    heartbeat.write(paths.heartbeat, dataclasses.replace(beat, time=time.time() - seconds))
+    for path in (paths.lock, paths.owner):
+        record = json.loads(path.read_text()) | {"since": time.time() - 2 * seconds}
+        with path.open("r+") as file:  # in place: the lock is on the file
+            file.write(json.dumps(record))
+            file.truncate()
 
 
 def _check_that_all_say_nobody_watches(run: Path, detail: str) -> None:
@@ -125,10 +128,21 @@ def test_a_copy_of_a_watched_folder_is_not_watched(tmp_path: Path) -> None:
         daemon.communicate()
 
 
-def _record(paths: RunPaths, **changes: object) -> Owner:
-    """A lock with the record of this process, but for what is changed; nobody holds the lock."""
-    owner = dataclasses.replace(this_process(), **changes)
-    paths.lock.write_text(json.dumps(dataclasses.asdict(owner)))
+def _record(paths: RunPaths, *, old: bool = False, **changes: object) -> Owner:
+    """A lock with the record of this process, but for what is changed; nobody holds the lock.
+
+    Args:
+        paths: the run's paths.
+        old: as version 0.1.0 writes it.
+        changes: fields of the record.
+    """
+    with paths.lock.open("a") as file:
+        owner = dataclasses.replace(this_process(file.fileno()), **changes)
+    in_lock, whole = encoded(owner)
+    paths.lock.write_bytes(in_lock)
+    if old:
+        return owner.in_lock()
+    paths.owner.write_bytes(whole)
     return owner
 
 
@@ -156,49 +170,238 @@ def _paths(tmp_path: Path) -> RunPaths:
     return paths
 
 
-@pytest.mark.parametrize(
-    ("age_s", "beat_s", "state"),
-    [
-        (300.0, 1.0, "watching"),
-        (300.0, 200.0, "not running"),
-        (300.0, None, "not running"),
-        (1.0, None, "starting"),
-        (1.0, 200.0, "starting"),
-    ],
-)
-def test_a_daemon_of_another_host_lives_as_long_as_its_heartbeat(
-    paths: RunPaths, age_s: float, beat_s: float | None, state: str
+class Clock:
+    """The clock by which this process watches heartbeats, in the test's hands."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, at once."""
+        self.now += seconds
+
+    def time(self) -> float:
+        """Seconds since 1970; nothing here needs another than the real one."""
+        return time.time()
+
+
+@pytest.fixture(name="clock")
+def _clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in (heartbeat, status_module):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+_ELSEWHERE = {
+    "another host": {"host": "another", "boot_id": "another"},
+    "a host of our name": {"boot_id": "another"},
+    "a container": {"pid_namespace": 1},
+    "0.1.0 on another host": {"host": "another", "boot_id": "another", "old": True},
+    "0.1.0 in a container": {"host": "another", "old": True},
+}
+
+
+@pytest.mark.parametrize("where", _ELSEWHERE)
+def test_a_daemon_that_cannot_be_seen_lives_as_long_as_its_heartbeat_changes(
+    paths: RunPaths, where: str, clock: Clock
 ) -> None:
-    """The heartbeat's age decides if neither process nor lock can be seen; a young daemon may have none yet."""
-    owner = _record(paths, host="another", since=time.time() - age_s)
-    if beat_s is not None:
-        _beat(paths, owner, old_s=beat_s)
-    status = status_of(paths)
-    assert (status.state, status.alive) == (state, state != "not running")
-    assert status.owner == (owner if status.alive else None)
-    assert bool(status.workers) == (state == "watching")
+    """It is taken for alive until 30 s have passed without a change; the answer is certain after either."""
+    owner = _record(paths, since=time.time() - 300, **_ELSEWHERE[where])
+    for _ in range(3):
+        _beat(paths, owner)
+        status = status_of(paths)
+        assert (status.state, status.owner) == ("watching", owner)
+        clock.now += 29
+        assert (status_of(paths).alive, status_of(paths).certain) == (True, status.certain)
+    assert status.certain
+    clock.now += 2
+    assert status_of(paths) == Status(last_sign=pytest.approx(time.time(), abs=30))
+
+
+@pytest.mark.parametrize("where", ["another host", "a host of our name", "0.1.0 on another host"])
+@pytest.mark.parametrize("wrong_s", [7200.0, -7200.0], ids=["slow", "fast"])
+def test_the_clock_of_another_host_does_not_matter(paths: RunPaths, where: str, wrong_s: float, clock: Clock) -> None:
+    """A living daemon whose clock is hours wrong is alive; a dead one whose clock was fast is gone like any other."""
+    owner = _record(paths, since=time.time() - wrong_s - 300, **_ELSEWHERE[where])
+    _beat(paths, owner, old_s=wrong_s)
+    assert (status_of(paths).state, status_of(paths).certain) == ("watching", False)
+    _beat(paths, owner, old_s=wrong_s - 1)
+    assert (status_of(paths).state, status_of(paths).certain) == ("watching", True)
+    clock.now += 31
+    assert not status_of(paths).alive
+
+
+@pytest.mark.parametrize("where", _ELSEWHERE)
+def test_a_young_daemon_that_cannot_be_seen_may_have_no_heartbeat_yet(
+    paths: RunPaths, where: str, clock: Clock
+) -> None:
+    """It is starting, for as long as any other may be silent."""
+    owner = _record(paths, **_ELSEWHERE[where])
+    _beat(paths, dataclasses.replace(owner, pid=owner.pid + 1))
+    assert (status_of(paths).state, status_of(paths).owner) == ("starting", owner)
+    clock.now += 31
+    assert not status_of(paths).alive
+
+
+@pytest.mark.parametrize("where", ["a container", "0.1.0 in a container"])
+def test_a_container_on_this_host_has_our_clock(paths: RunPaths, where: str, clock: Clock) -> None:
+    """An old heartbeat need not be watched; one that changes as we watch is believed more than the clock, which may jump."""
+    owner = _record(paths, since=time.time() - 300, **_ELSEWHERE[where])
+    _beat(paths, owner, old_s=200)
+    assert (status_of(paths).alive, status_of(paths).certain) == (False, True)
+    _beat(paths, owner, old_s=199)
+    assert status_of(paths).state == "watching"
+    clock.now += 31
+    assert not status_of(paths).alive
+
+
+def test_what_takes_time_is_waited_for_and_said(paths: RunPaths, clock: Clock) -> None:
+    """One line names whom and how long; the run is then taken, and the lock is the new owner's."""
+    owner = _record(paths, host="another", boot_id="another", since=time.time() - 300)
+    _beat(paths, owner)
+    lines: list[str] = []
+    with RunLock(paths, lines.append):
+        assert status_of(paths).owner is not None
+        assert status_of(paths).owner != owner
+    assert lines == [f"waiting  for a sign of life of {owner}, at most 30 s: without one it counts as gone"]
+    assert clock.now == pytest.approx(1030, abs=1)
 
 
 @pytest.mark.parametrize("record", ["", '{"host": "an', "[1]", '{"host": "another", "pid": 1, "nonce": 2}'])
 def test_an_empty_or_damaged_lock_names_nobody(paths: RunPaths, record: str) -> None:
     """A lock without a whole record that nobody holds is no daemon, though the heartbeat is fresh; it is taken at once."""
-    _beat(paths, this_process())
+    _beat(paths, _record(paths))
     paths.lock.write_text(record)
     assert status_of(paths) == Status(last_sign=pytest.approx(time.time(), abs=30))
     with RunLock(paths):
-        assert status_of(paths).owner == Owner(**json.loads(paths.lock.read_text()))
+        assert status_of(paths).owner == Owner(**json.loads(paths.owner.read_text()))
 
 
-@pytest.mark.parametrize("change", [{"start_ticks": 1}, {"boot_id": "earlier"}, {"pid": 2**22 - 1}])
+@pytest.mark.parametrize("change", [{"start_ticks": 1}, {"pid": 2**22 - 1}])
 @pytest.mark.parametrize("testable", [True, False], ids=["flock", "no flock"])
 def test_a_process_of_the_same_number_is_no_owner(
     paths: RunPaths, change: dict[str, object], testable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process may have the number after a crash or a restart of the machine: its start time differs."""
+    """Another process may have the number after a crash: its start time differs, which is known at once."""
     if not testable:
         _without_flock(monkeypatch)
     _beat(paths, _record(paths, **change))
+    assert (status_of(paths).alive, status_of(paths).certain) == (False, True)
+
+
+def test_a_host_that_was_started_again_is_another(paths: RunPaths, clock: Clock) -> None:
+    """The owner's boot is over if it was ours; another host may have our name, so its heartbeat is watched."""
+    owner = _record(paths, boot_id="earlier", since=time.time() - 300)
+    _beat(paths, owner, old_s=200)
+    assert not status_of(paths).certain
+    clock.now += 31
     assert not status_of(paths).alive
+
+
+@pytest.mark.parametrize("change", [{"start_ticks": 1}, {"pid": 2**22 - 1}])
+def test_a_process_of_0_1_0_that_is_gone_leaves_a_free_lock(paths: RunPaths, change: dict[str, object]) -> None:
+    """Its record does not tell its PID namespace; process and lock together prove that it is gone, at once."""
+    _beat(paths, _record(paths, old=True, **change))
+    assert (status_of(paths).alive, status_of(paths).certain) == (False, True)
+
+
+def test_a_process_of_0_1_0_that_is_not_seen_may_be_in_a_container(
+    paths: RunPaths, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a lock that can be tried, its heartbeat tells."""
+    _without_flock(monkeypatch)
+    owner = _record(paths, old=True, start_ticks=1, since=time.time() - 300)
+    _beat(paths, owner)
+    assert (status_of(paths).alive, status_of(paths).certain) == (True, False)
+    _beat(paths, owner)
+    assert (status_of(paths).alive, status_of(paths).certain) == (True, True)
+    clock.now += 31
+    assert not status_of(paths).alive
+
+
+def test_a_copy_of_a_run_of_0_1_0_is_told_by_its_heartbeat(paths: RunPaths, clock: Clock) -> None:
+    """The process on record lives and the lock is free: it may be a copy, or a file system without locks."""
+    owner = _record(paths, old=True, since=time.time() - 300)
+    _beat(paths, owner)
+    assert (status_of(paths).alive, status_of(paths).certain) == (True, False)
+    clock.now += 31
+    assert not status_of(paths).alive
+
+
+def test_a_process_of_another_user_may_be_hidden(
+    paths: RunPaths, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc mounted with hidepid shows no other user's process: that it is not shown proves nothing."""
+    owner = _record(paths, pid=1, start_ticks=1, since=time.time() - 300)
+    _beat(paths, owner)
+
+    def refuse(*_: object) -> None:
+        """The real `kill`, of another user."""
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "kill", refuse)
+    monkeypatch.setattr(owner_module, "_start_ticks", lambda _: None)
+    assert (status_of(paths).alive, status_of(paths).certain) == (True, False)
+    clock.now += 31
+    assert not status_of(paths).alive
+
+
+def test_processes_of_another_proc_are_not_ours(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PID namespace without a /proc of its own sees the host's: process 1 there is another."""
+    monkeypatch.setattr(os, "readlink", lambda _: "4711")
+    assert _record(paths, start_ticks=1).lives() is None
+    assert _record(paths, pid=2**22 - 1).lives() is False
+
+
+@pytest.mark.parametrize("change", [{"pid": 0}, {"pid": -1}, {"pid": "1"}, {"host": 3}, {"since": None}])
+def test_a_record_that_no_daemon_wrote_names_nobody(paths: RunPaths, change: dict[str, object]) -> None:
+    """A signal to process 0 or -1 would reach many."""
+    _record(paths, **change)
+    assert status_of(paths).owner is None
+
+
+def test_one_that_was_taken_over_touches_nothing_more(paths: RunPaths) -> None:
+    """A daemon that was silent for too long finds another's nonce: it says whose, and leaves the files alone."""
+    with RunLock(paths) as lock:
+        lock.check()
+        assert lock.lost() == ""
+        successor = _record(paths, pid=4711)
+        assert lock.lost() == f"process 4711 on {socket.gethostname()} has taken the run over"
+        with pytest.raises(RunIsWatched, match=r"process 4711 on .* has taken .* publishes nothing more"):
+            lock.check()
+    assert recorded(paths.lock, paths.owner) == successor
+
+
+def test_one_of_0_1_0_takes_over_too(paths: RunPaths) -> None:
+    """It knows nothing of the file next to the lock, which is then not its own."""
+    with RunLock(paths) as lock:
+        successor = _record(paths, old=True, host="another")
+        assert "on another has taken the run over" in lock.lost()
+    assert recorded(paths.lock, paths.owner) == successor
+
+
+def test_the_record_next_to_the_lock_is_mended(paths: RunPaths) -> None:
+    """Of two that start at one moment, the one whose record is in the lock has the run; the other's nonce goes."""
+    with RunLock(paths) as lock:
+        mine = paths.owner.read_bytes()
+        paths.owner.write_bytes(mine.replace(b'"pid": ', b'"pid": 1'))
+        assert lock.lost() == ""
+        assert paths.owner.read_bytes() == mine
+        paths.owner.unlink()
+        lock.check()
+        assert paths.owner.read_bytes() == mine
+    assert (paths.lock.read_bytes(), paths.owner.exists()) == (b"", False)
+
+
+def test_0_1_0_can_read_what_is_written(paths: RunPaths) -> None:
+    """It takes a record with a field that it does not know for none."""
+    with RunLock(paths):
+        assert sorted(json.loads(paths.lock.read_text())) == ["boot_id", "host", "pid", "since", "start_ticks"]
 
 
 def _without_flock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,15 +424,17 @@ def test_where_locks_cannot_be_tried_the_process_tells(paths: RunPaths, monkeypa
         pass
 
 
-def test_a_lock_that_somebody_holds_is_a_living_daemon(paths: RunPaths) -> None:
+def test_a_lock_that_somebody_holds_is_a_living_daemon(paths: RunPaths, clock: Clock) -> None:
     """Whoever it is: one that has not yet written its record, or one of another host on a coherent file system."""
     with paths.lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert (status_of(paths).state, status_of(paths).owner) == ("starting", None)
         with pytest.raises(RunIsWatched, match="another process watches"), RunLock(paths):
             pass
-        owner = _record(paths, host="another", since=time.time() - 300)
+        owner = _record(paths, host="another", boot_id="another", since=time.time() - 300)
         _beat(paths, owner, old_s=200)
+        assert status_of(paths).owner == owner
+        clock.now += 31
         assert (status_of(paths).state, status_of(paths).owner) == ("silent", owner)
         _record(paths, pid=2**22 - 1)  # the daemon before, which was killed
         assert (status_of(paths).state, status_of(paths).owner) == ("starting", None)

@@ -78,7 +78,7 @@ def test_a_choice_without_an_evaluator_says_so():
         (e.Stopped(reason="rna-watch stop"), "stopped: rna-watch stop"),
         (e.Evaluated(checkpoint="a.pt", candidate="last", metrics={"error": 1.0}, seconds=1.0), None),
         (e.Publishing(checkpoint="a.pt", output="a.pt", temporary=".a", manifest_digest=""), None),
-        (e.Aliased(checkpoint="last.pt", of="a.pt"), None),
+        (e.Aliased(checkpoint="last.pt", of="a.pt"), "last.pt  is another name of a.pt"),
         (e.Unpinned(checkpoint="a.pt", reason="out of the window"), None),
     ],
 )

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,13 +38,22 @@ def acts(monkeypatch):
 
 def temporary_name(name):
     """What a temporary path of this process is called."""
-    return f".rna-watch-{name}.{os.getpid()}.tmp"
+    return Path(disk.temporary_path(name)).name
 
 
 def test_a_temporary_name_is_no_checkpoint_s():
     """The name in the making begins with a dot and ends like nothing that a trainer or a loader looks for."""
     assert disk.temporary_path("folder/epoch_3.pt") == f"folder/{temporary_name('epoch_3.pt')}"
-    assert disk.temporary_path("epoch_3.pt") == temporary_name("epoch_3.pt")
+    assert re.fullmatch(
+        rf"\.rna-watch-epoch_3\.pt\.{os.getpid()}-[0-9a-f]{{6}}\.tmp", disk.temporary_path("epoch_3.pt")
+    )
+
+
+def test_processes_of_one_number_do_not_share_a_temporary_name():
+    """Two containers may each have a process 1 that writes the same file."""
+    program = "import os; os.getpid = lambda: 1; from rna_watch.layout import disk; print(disk.temporary_path('a'))"
+    names = [subprocess.check_output([sys.executable, "-c", program], text=True) for _ in range(2)]
+    assert names[0] != names[1]
 
 
 def test_a_file_is_on_the_disk_before_its_name_and_its_name_after(tmp_path, acts):

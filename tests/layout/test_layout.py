@@ -134,10 +134,17 @@ W, TWO = torch.zeros(2, 3), torch.zeros(2)
         (
             {"w": W, "a": TWO, "b": TWO.clone()},
             {"w": W, "a": W + 1, "b": W.clone()},
-            "the model changed: shape of a was (2,), is (2, 3) (2 of 3 tensors changed so)",
+            (
+                "the model changed: shape of a was (2,), is (2, 3) (2 of 3 tensors changed so); if it is no parameter, leave "
+                "it out with --ignore a"
+            ),
         ),
         ({"w": W}, {"w": W.double()}, "the model changed: dtype of w was float32, is float64"),
-        ({"w": W}, {"w": torch.zeros(3, 2)}, "the model changed: shape of w was (2, 3), is (3, 2)"),
+        (
+            {"w": W},
+            {"w": torch.zeros(3, 2)},
+            "the model changed: shape of w was (2, 3), is (3, 2); if it is no parameter, leave it out with --ignore w",
+        ),
         ({"w": W}, {"w": torch.zeros(3, 2).t()}, "the model changed: stride of w was (3, 1), is (1, 2)"),
         (
             {"w": TWO, "v": TWO.clone()},

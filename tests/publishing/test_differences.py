@@ -197,7 +197,7 @@ def test_any_flipped_bit_of_the_stored_records_is_found(tmp_path_factory, data):
     assert checked
     assert record.name in problems[0]
     newest = combination.layouts[-1]
-    if model.architecture == newest.architecture:
+    if model.structure == newest.structure:
         beside = differences.differences_beside(model, newest)
         assert _differences(out, combination) or differences.copied_differences(model, newest) or beside
 

@@ -120,7 +120,7 @@ def test_killed_at_many_points_it_ends_as_if_never_killed(tmp_path: Path) -> Non
         for model in (run / "rna").glob("checkpoint-*[0-9]"):
             check_folder(model, run)
     for folder in (run, calm):
-        assert rna_watch("once", folder, *LOCAL).returncode in {0, 3}  # the last start may have left nothing to do
+        assert rna_watch("once", folder, *LOCAL).returncode in {0, 3}
     assert sorted(published(run)) == published(calm) == [f"checkpoint-{step}" for step in (300, 400, 500, 600)]
     assert _leftovers(run) == []
     assert listing(run) == before

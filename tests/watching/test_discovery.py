@@ -74,7 +74,7 @@ def _sequences(*folders: str, names: tuple[str, ...] = ("step_1.pt", "step_2.pt"
         ),
         ([f"epoch_{e}/model.pt" for e in (1, 2)], ("", "epoch_*/model.pt", "", 2, "epoch", 1, 2)),
         ([f"a/epoch_{e}/step_{e * 10}.pt" for e in (1, 2)], ("a", "epoch_*/step_*.pt", "", 2, "step", 10, 20)),
-        ([f"round_{e}/model.pt" for e in (1, 2)], ("", "round_*/model.pt", "", 2, "", None, None)),
+        ([f"round_{e}/model.pt" for e in (1, 2)], ("", "round_*/model.pt", "", 2, "number", 1, 2)),
         (["model_1/weights.pt", "model_2/weights.pt"], ("", "model_*/weights.pt", "", 2, "number", 1, 2)),
         (["5.pt"], ("", "5.pt", "", 1, "number", 5, 5)),
     ],

@@ -1,5 +1,6 @@
 """What a task reports of weights that are not finite, and of a part of the Gram matrix."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from rna_watch.acceleration.gram import merge
 from rna_watch.formats.probe import probe
-from rna_watch.window import tasks_plan
+from rna_watch.window import segments, tasks_plan
 from tests.engine import windows
 
 
@@ -87,3 +88,26 @@ def test_the_rounding_energy_counts_each_dtype_by_its_own_spacing(tmp_path):
         float((torch.finfo(newest[name].dtype).eps * newest[name].double()).square().sum()) for name in ("w", "h")
     )
     assert rows(layouts, 3).rounding_energy == pytest.approx(expected)
+
+
+def test_norms_are_of_weight_matrices_and_bounded_in_each(tmp_path, monkeypatch):
+    """Vectors, statistics and integers are left out, and so is what lies behind the first elements of a large matrix."""
+    monkeypatch.setattr(segments, "MATRIX_ELEMENTS", 64)
+    layouts = []
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {
+            "bias": torch.randn(300, generator=generator),
+            "small": torch.randn(3, 4, generator=generator),
+            "large": torch.randn(40, 50, generator=generator),
+            "bn.running_mean": torch.randn(7, generator=generator),
+        }
+        torch.save(tensors, tmp_path / f"{seed}.pt")
+        layouts.append(probe(str(tmp_path / f"{seed}.pt")))
+    kept = []
+    for layout in layouts:
+        tensors = torch.load(layout.path, weights_only=True)
+        kept.append(torch.cat([tensors["small"].reshape(-1), tensors["large"].reshape(-1)[:64]]).double().numpy())
+    assert segments.matrix_elements(layouts[-1]) == len(kept[0])
+    for (older, newer), row in zip(itertools.pairwise(kept), rows(layouts, 2).matrices, strict=True):
+        np.testing.assert_allclose(row, [older @ older, newer @ newer, (newer - older) @ (newer - older)], rtol=1e-13)

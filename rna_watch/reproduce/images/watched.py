@@ -16,7 +16,7 @@ from rna_watch.comparison.comparison import CHOSEN, compare
 from rna_watch.comparison.members import members_of
 from rna_watch.daemon import background
 from rna_watch.errors import NothingToDo, RnaWatchError
-from rna_watch.journal import run_paths
+from rna_watch.journal.run_registry import resolve
 from rna_watch.journal.status import load, status_of
 from rna_watch.reproduce import machine
 from rna_watch.reproduce.experiment import Part
@@ -129,7 +129,7 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None]) -> dic
     spec.write(run, folder)
     epochs = folder / EPOCHS
     epochs.mkdir(exist_ok=True)
-    where = run_paths.resolve(epochs, None)
+    where = resolve(epochs, None)
     settings, text = (
         folder / "daemon.yaml",
         json.dumps({**DAEMON, "device": machine.device()}, indent=1),

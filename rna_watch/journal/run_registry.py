@@ -1,0 +1,104 @@
+"""The registry of runs: a user's record of the places that `--output` named, by which a run's paths are found again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.errors import UsageError
+from rna_watch.journal.run_paths import RunPaths, looking_at, same_folder
+from rna_watch.journal.status import status_of
+from rna_watch.layout import disk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_POLL_S = 0.2
+_OUTPUTS = 8
+
+
+def _folder() -> Path:
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return base / "rna-watch" / "runs"
+
+
+def _file(run: Path) -> Path:
+    return _folder() / f"{hashlib.blake2b(str(run).encode(), digest_size=8).hexdigest()}.json"
+
+
+def remember(paths: RunPaths) -> None:
+    """Record the place of an output outside its run directory; `--output` must be repeated if the home is read-only."""
+    if paths.output == paths.run:
+        return
+    file = _file(paths.run)
+    # version 0.1.0 reads `output`
+    outputs = [str(paths.output), *(str(each) for each in _outputs(_read(file)) if each != paths.output)][:_OUTPUTS]
+    with contextlib.suppress(OSError):
+        record = {"run": str(paths.run), "output": outputs[0], "outputs": outputs, "inode": paths.run.stat().st_ino}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with disk.replacing(file, durable=False) as temporary:
+            Path(temporary).write_text(json.dumps(record))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads(file.read_text())
+        if isinstance(record, dict):
+            return record
+    return {}
+
+
+def _outputs(record: dict[str, Any]) -> list[Path]:
+    """The recorded places, the last one first."""
+    listed = record.get("outputs", [record.get("output")])
+    return [Path(each) for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
+
+
+def _records(run: Path) -> Iterator[dict[str, Any]]:
+    """What is recorded of a run: under its path, then under another path of the same folder (a second mount of it)."""
+    own = _file(run)
+    yield _read(own)
+    inode = run.stat().st_ino
+    for file in sorted(_folder().glob("*.json")):
+        record = _read(file) if file != own else {}
+        # a path is touched only if its inode fits: a network file system of another run may not answer
+        if record.get("inode") == inode and isinstance(record.get("run"), str):
+            with contextlib.suppress(OSError):
+                if same_folder(Path(record["run"]), run):
+                    yield record
+
+
+def resolve(run: Path, output: str | None) -> RunPaths:
+    """The paths of a run: those of `--output`, else of a living daemon, else below the run directory, else remembered ones.
+
+    Raises:
+        UsageError: the run directory does not exist or cannot be looked at.
+    """
+    with looking_at(run):
+        if not run.is_dir():
+            raise UsageError(f"the run directory {run} does not exist (or is no folder)")
+        run = run.resolve()
+        if output is not None:
+            return RunPaths(run=run, output=Path(output).absolute())
+        own = [run] if (run / ".rna-watch").is_dir() else []
+        remembered = [place for record in _records(run) for place in _outputs(record)]
+        with contextlib.suppress(OSError):
+            own += [place for place in dict.fromkeys(remembered) if place != run and place.is_dir()]
+    places = [RunPaths(run=run, output=place) for place in own]
+    living = _living(places) if len(places) > 1 else None
+    return living or (places[0] if places else RunPaths(run=run, output=run))
+
+
+def _living(places: Sequence[RunPaths]) -> RunPaths | None:
+    """The place whose daemon lives, as soon as that is certain of one, or of none."""
+    while True:
+        found = [(place, status_of(place)) for place in places]
+        alive = next((place for place, status in found if status.alive and status.certain), None)
+        if alive is not None or all(status.certain for _, status in found):
+            return alive
+        time.sleep(_POLL_S)

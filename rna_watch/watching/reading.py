@@ -1,0 +1,369 @@
+"""One reading of all names of a run: which series there are, which number is the step, and what told it.
+
+A name alone says little: the 3 of `netG_4_3.pth` is the step because it varies and the 4 does not; `fold_3` is a run. So
+the whole set decides, with the counters that the files hold, and a larger set may decide otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rna_watch.watching.slots import Kind, Rank, Slot, body, slots
+from rna_watch.watching.steps import VERSION, ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    _Rows = Sequence[tuple[str, tuple[Slot, ...]]]
+
+COUNTERS = ("step", "epoch")  # the first that tells the files of a series apart counts
+_NAMES = {Rank.STEP: "step", Rank.EPOCH: "epoch"}
+_ALONE = Rank.FOLDER  # a single name has a step from this rank on
+_SETTLED = 3  # so many names with one value: that is no step
+_FEW = 8  # counters of so many files are weighed one by one, then each time that their number doubles
+_ASKED = 5  # files of a group with bare numbers
+_LEAST_ID = 100  # smaller numbers that come back are metrics
+COPY = re.compile(
+    r"(?:^|[^a-z])(?:best|last|latest|final|newest|current|copy|backup|bak|old)(?![a-z])| \(\d+\)(?=\.|/|$)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What a path is: its series, the kind of its step, the step (None: the name tells none), and what told it."""
+
+    series: str
+    kind: str
+    step: int | None
+    told: str
+
+
+@dataclass(slots=True)
+class _Group:
+    """The paths that differ in their slots alone, and how they are read."""
+
+    paths: dict[str, tuple[Slot, ...]] = field(default_factory=dict)
+    names: dict[str, Name] | None = None
+    known: int = 0
+
+
+class Reading:
+    """Reads names together; more names, and what is found in the files, may change what earlier ones mean.
+
+    Args:
+        names: paths relative to the run directory.
+        step: the setting `step`: one group is the step, in every path that it matches.
+    """
+
+    def __init__(self, names: Iterable[str] = (), step: str | None = None) -> None:
+        self._pattern = re.compile(step) if step else None
+        self._groups: dict[str, _Group] = defaultdict(_Group)
+        self._of: dict[str, str] = {}
+        self._counters: dict[str, Mapping[str, int]] = {}
+        self._versions: dict[str, list[Mapping[str, int]]] = {}
+        self.changed: set[str] = set()
+        self.update(names)
+
+    def update(self, names: Iterable[str]) -> None:
+        """Take in names; those that are known change nothing."""
+        for path in names:
+            if path in self._of:
+                continue
+            found = slots(path)
+            key = _text(path, {slot for slot in found if slot.rank is Rank.RUN})
+            self._of[path] = key
+            group = self._groups[key]
+            group.paths[path] = found
+            group.names = None
+            self.changed.add(key)
+
+    def found_inside(self, path: str, counters: Mapping[str, int], *, again: bool = False) -> None:
+        """Take in what a file says of itself.
+
+        Args:
+            path: relative to the run directory.
+            counters: the step and epoch inside.
+            again: whether the path was written again, with other content.
+        """
+        self.update([path])
+        versions = self._versions.setdefault(path, [])
+        if versions and not again and versions[-1] == counters:
+            return
+        if again or not versions:
+            versions.append(counters)
+        else:
+            versions[-1] = counters
+        self._counters[path] = counters
+        group = self._groups[self._of[path]]
+        group.known += 1
+        if again or group.known & (group.known - 1) == 0 or group.known <= _FEW:
+            group.names = None
+            self.changed.add(self._of[path])
+
+    def of(self, path: str) -> Name:
+        """How a path is read, in the company of all names so far."""
+        self.update([path])
+        group = self._groups[self._of[path]]
+        if group.names is None:
+            group.names = self._read(group.paths)
+        return group.names[path]
+
+    def pop_changed(self) -> set[str]:
+        """The paths whose reading may have changed since this was asked last."""
+        paths = {path for key in self.changed for path in self._groups[key].paths}
+        self.changed.clear()
+        return paths
+
+    def order(self, path: str, changed_ns: int = 0) -> tuple[bool, bool, int, str, int, int, str]:
+        """A key that sorts paths as they are to be taken.
+
+        Those whose names tell the step come first; originals before copies (`best_`, `backup/`); then each series by its
+        steps, those that only the files tell too; last by time.
+        """
+        name = self.of(path)
+        inside = self._counters.get(path, {}).get(name.kind, 0)
+        copy = COPY.search(path) is not None
+        if name.step is None:
+            return True, copy, 0, name.series if inside else "", inside, changed_ns, path
+        return False, copy, path.count("/"), name.series, name.step, 0, path
+
+    def step_in_folder(self, path: str) -> bool:
+        """Whether no number of a path's last part can be its step, so that a folder's may be."""
+        own = [slot for slot in slots(path) if not slot.in_folder and slot.kind is Kind.INTEGER]
+        return not any(slot.rank >= Rank.NAMED for slot in own)
+
+    def undecided(self, paths: Iterable[str]) -> list[str]:
+        """Those of these paths whose files should be asked for their counters before any is taken.
+
+        All of a group whose names tell no step, and some of one where only bare numbers do.
+        """
+        groups: dict[str, list[str]] = defaultdict(list)
+        for path in paths:
+            name = self.of(path)
+            weak = name.step is None or max(slot.rank for slot in slots(path)) <= Rank.COUNTED
+            if weak and path not in self._counters and len(self._groups[self._of[path]].paths) > 1:
+                groups[self._of[path]].append(path)
+        asked: list[str] = []
+        for group in groups.values():
+            some = group if self.of(group[0]).step is None else group[:: max(1, len(group) // _ASKED)]
+            asked += some
+        return asked
+
+    def matches(self, path: str) -> bool:
+        """Whether the setting `step`, if there is one, names the step of a path."""
+        return self._pattern is None or _named(self._pattern, path) is not None
+
+    def _read(self, paths: Mapping[str, tuple[Slot, ...]]) -> dict[str, Name]:
+        names: dict[str, Name] = {}
+        rest: dict[str, tuple[Slot, ...]] = {}
+        for path, found in paths.items():
+            value = _named(self._pattern, path) if self._pattern else None
+            if value is not None:
+                names[path] = Name(self._blotted(path, found), *value, "--step")
+            else:
+                rest[path] = found
+        kept = {path for path in rest if self._rewritten(path, len(rest))}
+        for path in kept if len(rest) > 1 else ():
+            names |= self._inside([path], lambda path: path)
+        together = {path: found for path, found in rest.items() if path not in names}
+        if together:
+            names |= self._together(together, (), rewritten=bool(kept))
+        return names
+
+    def _rewritten(self, path: str, count: int) -> bool:
+        """Whether a path is a name that the training writes again and again, whatever numbers stand in it.
+
+        A path that is written again may also be that of a restart. It is a rewritten name if what it holds counts on, if
+        it is written a third time, or if it is alone and its number names neither step nor epoch; never if the file agrees
+        with its name.
+        """
+        versions = self._versions.get(path, [])
+        if len(versions) < 2:
+            return False
+        older, newer = versions[-2:]
+        numbers = [slot for slot in slots(path) if slot.kind is Kind.INTEGER and slot.rank >= _ALONE]
+        if any(
+            abs(slot.value - inside) <= 1
+            for slot in numbers
+            for version in versions[-2:]
+            for inside in version.values()
+        ):
+            return False
+        if any(kind in older and newer.get(kind, -1) > older[kind] for kind in COUNTERS) or len(versions) > 2:
+            return True
+        return count == 1 and max((slot.rank for slot in numbers), default=Rank.RUN) < Rank.EPOCH
+
+    def _together(
+        self, paths: Mapping[str, tuple[Slot, ...]], split: tuple[int, ...], *, rewritten: bool = False
+    ) -> dict[str, Name]:
+        """Read paths of one template.
+
+        Args:
+            paths: their slots, equally many.
+            split: the columns that tell series apart and are equal here.
+            rewritten: no number of these is a step.
+        """
+        rows = list(paths.items())
+        texts = [[slot.text for slot in found] for _, found in rows]
+        columns = len(texts[0])
+        varying = [c for c in range(columns) if len({row[c] for row in texts}) > 1]
+        runs = next((c for c in varying if _tells_runs(rows, texts, c)), None)
+        if runs is not None:
+            return self._apart(rows, runs, split)
+        chosen = None if rewritten else self._column(rows, varying)
+        if chosen is None:
+            return self._inside(paths, lambda path: self._blotted(path, paths[path], split))
+        chosen, within = _counts_within(rows, varying, chosen)
+        if within is None and (apart := _tells_apart(rows, texts, varying, chosen)) is not None:
+            return self._apart(rows, apart, split)
+        kind = _NAMES.get(rows[0][1][chosen].rank, "number")
+        told = f"the {kind} in the name"
+        values = {path: found[chosen].value for path, found in rows}
+        if within is not None:
+            pairs = {path: (found[chosen].value, found[within].value) for path, found in rows}
+            place = {pair: number for number, pair in enumerate(sorted(set(pairs.values())), 1)}
+            values = {path: place[pair] for path, pair in pairs.items()}
+            kind, told = "number", "the place among the names, by two of their numbers"
+        elif kind == "number":
+            kind = self._kind(rows, chosen)
+        return {path: Name(self._blotted(path, found, split), kind, values[path], told) for path, found in rows}
+
+    def _apart(self, rows: _Rows, column: int, split: tuple[int, ...]) -> dict[str, Name]:
+        parts: dict[str, dict[str, tuple[Slot, ...]]] = defaultdict(dict)
+        for path, found in rows:
+            parts[found[column].text][path] = found
+        names: dict[str, Name] = {}
+        for part in parts.values():
+            names |= self._together(part, (*split, column))
+        return names
+
+    def _column(self, rows: _Rows, varying: Sequence[int]) -> int | None:
+        """The column that holds the step; None if none does, or if what the files hold contradicts all."""
+        least = _ALONE if len(rows) == 1 else Rank.IN_WORD
+        usable = [c for c in range(len(rows[0][1])) if _is_int(rows, c) and rows[0][1][c].rank >= least]
+        among = [c for c in usable if c in varying]
+        if not among:
+            if len(rows) >= _SETTLED:
+                return None
+            among = [c for c in usable if rows[0][1][c].rank >= _ALONE]
+        told = {c: self._agreement(rows, c) for c in among}
+        among = [c for c in among if told[c] >= 0]
+
+        def strength(c: int) -> tuple[int, bool, int, int]:
+            values = [found[c].value for _, found in rows]
+            return told[c], len(set(values)) == len(values) and rows[0][1][c].rank >= Rank.BATCH, rows[0][1][c].rank, c
+
+        return max(among, key=strength, default=None)
+
+    def _agreement(self, rows: _Rows, column: int) -> int:
+        """1 if a column goes with the counters inside, -1 if these contradict it, 0 if they say nothing."""
+        known = [(found[column].value, self._counters[path]) for path, found in rows if self._counters.get(path)]
+        if not known:
+            return 0
+        rank = rows[0][1][column].rank
+        if len(known) == 1:
+            value, counters = known[0]
+            near = any(abs(value - each) <= 1 for each in counters.values())
+            return 0 if near or rank > Rank.BARE or len(rows) > 1 else -1
+        for kind in COUNTERS:
+            pairs = sorted((value, counters[kind]) for value, counters in known if kind in counters)
+            ups = sum(b[1] > a[1] for a, b in pairwise(pairs) if b[0] > a[0])
+            downs = sum(b[1] < a[1] for a, b in pairwise(pairs) if b[0] > a[0])
+            if ups > downs:
+                return 1
+            if downs > ups and all(value != inside for value, inside in pairs):
+                return -1
+        return 0
+
+    def _kind(self, rows: _Rows, column: int) -> str:
+        """What a bare number counts: what the counter of that value in every file does."""
+        known = [(found[column].value, self._counters[path]) for path, found in rows if path in self._counters]
+        kinds = [kind for kind in COUNTERS if known and all(value == inside.get(kind) for value, inside in known)]
+        return kinds[0] if len(kinds) == 1 else "number"
+
+    def _inside(self, paths: Iterable[str], series: Callable[[str], str]) -> dict[str, Name]:
+        """Read paths whose names tell no step: by the first counter inside that tells them apart."""
+        paths = list(paths)
+        known = [each for path in paths for each in self._versions.get(path, ()) if each]
+        kinds = [kind for kind in COUNTERS if any(kind in each for each in known)]
+        varying = (kind for kind in kinds if len({each.get(kind) for each in known}) > 1)
+        kind = next(varying, kinds[0] if kinds else "")
+        told = f"the {kind} in the file" if kind else "the order of writing"
+        return {path: Name(series(path), kind, None, told) for path in paths}
+
+    def _blotted(self, path: str, found: Sequence[Slot], split: Sequence[int] = ()) -> str:
+        return _text(path, {slot for c, slot in enumerate(found) if slot.rank is Rank.RUN or c in split})
+
+
+def _named(pattern: re.Pattern[str], path: str) -> tuple[str, int] | None:
+    match = pattern.search(path)
+    if match is None or not (text := match.group(1) or "").isdecimal():
+        return None
+    ranks = {slot.start: slot.rank for slot in slots(path)}
+    return _NAMES.get(ranks.get(match.start(1), Rank.BARE), "number"), int(text)
+
+
+def _text(path: str, kept: set[Slot]) -> str:
+    """A path with `#` for each slot that is not kept, and for the number of Lightning's `-v1`."""
+    parts: list[str] = []
+    at = 0
+    for slot in slots(path):
+        parts += [path[at : slot.start], slot.text if slot in kept else "#"]
+        at = slot.end
+    folders, slash, last = path.rpartition("/")
+    whole = len(folders) + len(slash) + len(body(last))
+    version = "-v#" if VERSION.search(last.removesuffix(ending(last))) else ""
+    return "".join([*parts, path[at:whole], version, ending(last)])
+
+
+def _is_int(rows: _Rows, column: int) -> bool:
+    return all(found[column].kind is Kind.INTEGER and found[column].rank >= Rank.IN_WORD for _, found in rows)
+
+
+def _tells_runs(rows: _Rows, texts: Sequence[Sequence[str]], column: int) -> bool:
+    """Whether several names share a hash, or the date of a folder: it is that of a run, not of a save."""
+    slot = rows[0][1][column]
+    if not (slot.kind is Kind.HASH or (slot.kind is Kind.DATE and slot.in_folder)):
+        return False
+    return max(Counter(row[column] for row in texts).values()) > 1
+
+
+def _counts_within(rows: _Rows, varying: Sequence[int], step: int) -> tuple[int, int | None]:
+    """The columns of an epoch that repeats and of what counts within it; the step and None where nothing repeats so."""
+    major = step
+    values = [found[step].value for _, found in rows]
+    if len(set(values)) == len(values) or rows[0][1][step].rank < Rank.BATCH:
+        return step, None
+    ranks = {c: rows[0][1][c].rank for c in varying if c != step and _is_int(rows, c)}
+    if ranks and rows[0][1][step].rank is Rank.STEP:
+        major = next((c for c, rank in ranks.items() if rank in (Rank.EPOCH, Rank.BATCH)), step)
+    minors = [step] if major != step else [c for c, rank in ranks.items() if rank >= Rank.BARE]
+    for minor in minors:
+        if len({(found[major].value, found[minor].value) for _, found in rows}) == len(rows):
+            return major, minor
+    return step, None
+
+
+def _tells_apart(rows: _Rows, texts: Sequence[Sequence[str]], varying: Sequence[int], step: int) -> int | None:
+    """The column that tells series apart: steps repeat, but not together with it; or an id that comes back."""
+    if step not in varying:
+        return None
+    values = [found[step].value for _, found in rows]
+    repeated = len(set(values)) < len(values)
+    for column in varying:
+        slot = max((found[column] for _, found in rows), key=lambda each: each.kind is not Kind.INTEGER)
+        if column == step or (slot.rank is Rank.METRIC and slot.kind is not Kind.DATE) or slot.rank >= Rank.BATCH:
+            continue
+        if repeated:
+            if len({(value, row[column]) for value, row in zip(values, texts, strict=True)}) == len(values):
+                return column
+        elif slot.kind is Kind.INTEGER and min(found[column].value for _, found in rows) >= _LEAST_ID:
+            ids = [row[column] for _, row in sorted(zip(values, texts, strict=True))]
+            if 1 + sum(a != b for a, b in pairwise(ids)) > len(set(ids)):
+                return column
+    return None
