@@ -291,7 +291,8 @@ class Pipeline:
         members = [*self._sequences.history(checkpoint, self._config.window), self._recorder.current(checkpoint.name)]
         members, begins = (members, "") if self._config.one_run else followed(members)
         layouts = joined([self._pins.layout(member) for member in members])
-        if checkpoint.taken_up is not None and len(layouts) < second_pass.inputs_of(checkpoint, self._config):
+        least = min(second_pass.inputs_of(checkpoint, self._config), len(members))  # fewer where a training begins
+        if checkpoint.taken_up is not None and len(layouts) < least:
             self._leave(checkpoint, "the inputs of its model are gone")
             return None
         if not layouts:

@@ -10,12 +10,12 @@ from rna_watch.daemon.order import by_admission
 from rna_watch.daemon.publication import within
 from rna_watch.daemon.window_break import joined
 from rna_watch.journal import events as e
-from rna_watch.journal.kept import without_effect
+from rna_watch.journal.kept import ADMITTING, without_effect
 from rna_watch.journal.quantities import plain
 from rna_watch.journal.replay import DONE, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.pins import Pins
@@ -71,7 +71,7 @@ class SecondPass:
         self._ended = False
         done = [c for c in by_admission(recorder.checkpoints()) if c.stage in DONE and c.name not in foreign]
         self._queue = deque(self._due(done))
-        if not again and (line := without_effect_on(recorder.state, done)):
+        for line in () if again else without_effect_on(recorder.state, done):
             recorder.record(e.Noted(text=line))
 
     def _due(self, done: list[Checkpoint]) -> list[_Due]:
@@ -166,7 +166,8 @@ class SecondPass:
 
     def _inputs_there(self, checkpoint: Checkpoint) -> bool:
         members = [*self._sequences.history(checkpoint, self._config.window), checkpoint]
-        return len(joined([self._pins.layout(member) for member in members])) >= inputs_of(checkpoint, self._config)
+        least = min(inputs_of(checkpoint, self._config), len(members))
+        return len(joined([self._pins.layout(member) for member in members])) >= least
 
     def _left_to_evaluate(self, checkpoint: Checkpoint) -> bool:
         """Whether the original or the model can be evaluated, or decided on by what is known of them, as they are."""
@@ -187,25 +188,32 @@ def inputs_of(checkpoint: Checkpoint, config: RunConfig) -> int:
     return min(len(checkpoint.measured.residuals) if checkpoint.measured else 0, config.window) + 1
 
 
-def without_effect_on(state: RunState, done: list[Checkpoint]) -> str:
-    """One line for settings that changed since models were made, and have no effect on these; "" if there are none."""
-    changed: dict[str, tuple[object, object]] = {}
-    count = 0
-    for checkpoint in done:
-        if checkpoint.output is None or checkpoint.under is None or state.started is None:
-            continue
-        found = without_effect(checkpoint.under, state.started)
-        count += bool(found)
-        changed |= found
-    if not changed:
-        return ""
-    values = ", ".join(f"{name} {_shown(old)}, now {_shown(new)}" for name, (old, new) in changed.items())
-    run = plain(state.started.run) if state.started else "RUN"
-    return (
-        f"{count} {'model was' if count == 1 else 'models were'} made with other settings ({values}) and not made anew: "
-        f"rna-watch once {run} --again makes anew what can be"
-    )
+def without_effect_on(state: RunState, done: Iterable[Checkpoint]) -> Iterator[str]:
+    """Lines for settings that changed and have no effect on what was made before: the models, or which checkpoints are taken."""
+    if state.started is None:
+        return
+    run = plain(state.started.run)
+    found = [without_effect(c.under, state.started) for c in done if c.output is not None and c.under is not None]
+    changed = {name: values for each in found for name, values in each.items()}
+    models = sum(bool(each.keys() - ADMITTING) for each in found)
+    if models:
+        were = "model was" if models == 1 else "models were"
+        settings = _shown({name: changed[name] for name in changed.keys() - ADMITTING})
+        yield (
+            f"{models} {were} made with other settings ({settings}) and not made anew: rna-watch once {run} --again makes anew "
+            "what can be"
+        )
+    if taken := changed.keys() & ADMITTING:
+        yield (
+            f"{_shown({name: changed[name] for name in taken})}: that holds for new checkpoints; what was taken or left out "
+            f"before stays so: rna-watch once {run} --output OTHER begins anew"
+        )
 
 
-def _shown(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+def _shown(changed: Mapping[str, tuple[object, object]]) -> str:
+    """Settings with their former and their present values."""
+    return ", ".join(f"{name} {_value(old)}, now {_value(new)}" for name, (old, new) in sorted(changed.items()))
+
+
+def _value(value: object) -> str:
+    return ",".join(map(str, value)) or "none" if isinstance(value, list) else "none" if value is None else str(value)

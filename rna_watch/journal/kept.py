@@ -31,8 +31,10 @@ HARMLESS = frozenset({
 _AT_ONCE = frozenset({
     *("evaluator", "evaluate_command", "device", "evaluation_threads", "gpus", "evaluators", "evaluation_timeout"),
     *("metric", "mode", "source", "output", "keep", "engine", "ray_address", "workers"),
-    *("patterns", "quiet", "scan_interval", "pin", "store_budget", "reserve", "trained_memory"),
+    *("quiet", "scan_interval", "pin", "store_budget", "reserve", "trained_memory"),
 })  # fmt: skip
+# Settings by which checkpoints are taken: what was taken or left out before stays so.
+ADMITTING = frozenset({"patterns", "step", "every", "first_step", "learning_rate_jump"})
 _DEFAULTS = json.loads(RunConfig.model_validate({}).model_dump_json())
 
 
@@ -56,7 +58,7 @@ def stale(before: Started, after: Started) -> bool:
 
 def remade(before: Started, after: Started) -> bool:
     """Whether candidates of the same names are other models under the settings of a new start, as far as settings tell."""
-    return bool(_changed(before, after) - HARMLESS - _AT_ONCE)
+    return bool(_changed(before, after) - HARMLESS - _AT_ONCE - ADMITTING)
 
 
 def without_effect(before: Started, after: Started) -> dict[str, tuple[Any, Any]]:

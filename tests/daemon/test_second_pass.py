@@ -148,6 +148,21 @@ def test_a_changed_setting_is_reported_once_and_again_obeys_it(tmp_path: Path) -
     assert rna_watch("verify", tmp_path).returncode == 0
 
 
+def test_a_setting_that_takes_checkpoints_holds_for_new_ones(tmp_path: Path) -> None:
+    """One line says so, with the command that begins anew; the command that makes models anew is not offered for it."""
+    train(tmp_path, count=5)
+    _once(tmp_path)
+    said = _once(tmp_path, "--first-step", 4, "--learning-rate-jump", "inf", code=3).stdout
+    (line,) = [line for line in said.splitlines() if "holds for new checkpoints" in line]
+    assert "first_step none, now 4, learning_rate_jump 2.0, now none" in line
+    assert f"rna-watch once {tmp_path} --output OTHER" in line
+    assert "--again" not in said
+    other = tmp_path.with_name(f"{tmp_path.name}-other")
+    result = rna_watch("once", tmp_path, *LOCAL, "--first-step", 3, "--output", other)
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in (other / "rna").glob("*.pt")] == ["step_5.pt"]
+
+
 def test_again_takes_nothing_from_a_better_best(tmp_path: Path) -> None:
     """Made anew with a method that is worse, the models before are replaced, but for the one that `best` names."""
     train(tmp_path, count=7)
