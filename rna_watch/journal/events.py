@@ -130,7 +130,7 @@ class Measured(Event):
     is <r_{N-1}, r_j>, and so on. `rounding_energy` is sum(eps^2 x^2) over the newest parameters. Residuals are plain
     differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
     `form_energy` are its rows and rounding energy. `matrices` has for each row the squared norms of the older checkpoint, the
-    newer one and their difference, over the first 32,768 elements of each weight matrix.
+    newer one and their difference, over the first 8,192 elements of each weight matrix.
     """
 
     kind: ClassVar[str] = "measured"

@@ -76,9 +76,9 @@ class _Sizes:
     def __init__(self, *, small: bool) -> None:
         names = list(trainings.NETWORKS)
         self.networks = names[:1] if small else names
-        self.data = trainings.digits(320 if small else None)
+        self.data = trainings.digits(320 if small else 960)
         self.seeds = (0,) if small else (0, 1)
-        self.epochs = 3 if small else 10
+        self.epochs = 3 if small else 8
         self.usual = dict(list(trainings.OPTIMIZERS.items())[3:4]) if small else trainings.OPTIMIZERS
         self.violent = dict(list(trainings.VIOLENT.items())[:1]) if small else trainings.VIOLENT
 
