@@ -1,8 +1,8 @@
 """Whether neighbouring checkpoints of a window are of one training, by their weights and by what they say of it.
 
-Let a be a checkpoint, b the next one, and d = b - a. The thresholds are from 4,600 pairs within small trainings on MNIST (networks
-with and without normalization, SGD and Adam from small to diverging rates, warm-up, restarts of the rate, decay, a GAN,
-fine-tuning), and from pairs of two such trainings; `python -m tests.benchmarks breaks` gives the rates on scikit-learn's digits.
+Let a be a checkpoint, b the next one, and d = b - a. The thresholds are from 4,600 pairs within small trainings on MNIST
+(networks with and without normalization, SGD and Adam from small to diverging rates, warm-up, restarts of the rate, decay, a
+GAN, fine-tuning), and from pairs of two such trainings. `python -m tests.benchmarks breaks` gives the rates on digits.
     kept      <a, b> / (|a| min(|a|, |b|)) over weight matrices: what of a is left in b. Gradients are nearly orthogonal to random
               weights, so that it stays near 1 while weights grow, where the cosine falls to .01. Within a training at least .67,
               .36 where a rate blows it up; between trainings from scratch -.1 to .2, up to .5 where large rates give all
@@ -42,6 +42,7 @@ _DOUBTFUL = 0.5  # kept, where the step is also out of proportion
 _CHANCE = 3.0  # standard deviations of the cosine of two random directions
 _JUMP = 2.0  # a step out of proportion, relative to the one before
 _GROWING = 1.3  # a step that no oscillation makes after the one before
+_NEARER = 0.998  # after a long standstill, a step anywhere is 1 but for rounding and chance
 _STILL = 1.25  # below: a checkpoint before is about as near as the last one
 
 
@@ -135,7 +136,7 @@ def _of_path(pair: Pair) -> str:
     if len(pair.steps_nn) == 1:
         return ""
     furthest = max(_back(pair))
-    if furthest >= 1.0 or (len(pair.steps_nn) == 2 and _jump(pair) < _GROWING):
+    if furthest > _NEARER or (len(pair.steps_nn) == 2 and _jump(pair) < _GROWING):
         return ""
     return (
         f"it lies nearer to each checkpoint before {pair.older} than to that (at most {furthest:.2f} times as far), and its step "
