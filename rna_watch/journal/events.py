@@ -152,7 +152,7 @@ class Measured(Event):
     differences of checkpoints. `form` names another kind that was measured in the same pass, if any; `form_rows` and
     `form_energy` are its rows and rounding energy. `ignored` are the tensors that were left out, and `inputs` the keys of
     the K models (0.1.0 wrote none). `matrices` has for each row the squared norms of the older checkpoint, the newer one and
-    their difference, over the first 32,768 elements of each weight matrix.
+    their difference, over the first 8,192 elements of each weight matrix.
     """
 
     kind: ClassVar[str] = "measured"

@@ -34,7 +34,7 @@ _AT_ONCE = frozenset({
     *("quiet", "scan_interval", "pin", "store_budget", "reserve", "trained_memory"),
 })  # fmt: skip
 # Settings by which checkpoints are taken: what was taken or left out before stays so.
-ADMITTING = frozenset({"patterns", "step", "every", "first_step", "learning_rate_jump"})
+ADMITTING = frozenset({"patterns", "every", "first_step", "learning_rate_jump"})
 _DEFAULTS = json.loads(RunConfig.model_validate({}).model_dump_json())
 
 

@@ -76,9 +76,9 @@ class _Sizes:
     def __init__(self, *, small: bool) -> None:
         names = list(trainings.NETWORKS)
         self.networks = names[:1] if small else names
-        self.data = trainings.digits(320 if small else None)
+        self.data = trainings.digits(320 if small else 960)
         self.seeds = (0,) if small else (0, 1)
-        self.epochs = 3 if small else 10
+        self.epochs = 3 if small else 8
         self.usual = dict(list(trainings.OPTIMIZERS.items())[3:4]) if small else trainings.OPTIMIZERS
         self.violent = dict(list(trainings.VIOLENT.items())[:1]) if small else trainings.VIOLENT
 
@@ -229,22 +229,21 @@ def show(options: Options) -> None:
     for kind, (pairs, bare, told) in found.items():
         print(f"{kind:<26}{pairs:>7}{bare:>9}{100 * bare / pairs:>7.2f}{told:>9}{100 * told / pairs:>7.2f}")
     print(
-        "\nseveral trainings: pairs of two, % not seen by weights alone and in all; windows of three checkpoints or more, "
-        "with two trainings in %"
+        "\nseveral trainings: pairs of two, % of them not seen; windows of three checkpoints or more, % with two trainings; by "
+        "weights alone | in all"
     )
-    print(f"{'':<36}{'pairs':>7}{'weights':>9}{'in all':>8}{'windows':>10}{'weights':>9}{'in all':>8}")
+    print(f"{'':<36}{'pairs':>7}" + f" | {'missed %':>8}{'windows':>9}{'mixed %':>9}" * 2)
     sources = {"from scratch": _from_scratch, "fine-tunings": _fine_tunings, "adapters": _adapters}
     for source, make in sources.items():
         several = [_labelled(runs) for runs in make(sizes)]
         for how, mix in _MIXED.items():
-            bare, whole = (
-                np.sum([missed_breaks(mix(runs), told=told) for runs in several], 0) for told in (False, True)
-            )
-            cells = [
-                f"{bare[at]:>{width}}{_percent(bare[at + 1], bare[at]):>9}{_percent(whole[at + 1], whole[at]):>8}"
-                for at, width in ((0, 7), (2, 10))
-            ]
-            print(f"{f'{source}, {how}':<36}{''.join(cells)}")
+            cells = ""
+            for told in (False, True):
+                sums = np.sum([missed_breaks(mix(runs), told=told) for runs in several], axis=0)
+                pairs, missed, windows, mixed = map(int, sums)
+                cells = cells or f"{pairs:>7}"
+                cells += f" | {_percent(missed, pairs):>8}{windows:>9}{_percent(mixed, windows):>9}"
+            print(f"{f'{source}, {how}':<36}{cells}")
 
 
 def _percent(part: int, whole: int) -> str:

@@ -33,21 +33,17 @@ def _seconds(work: Sequence[GramTask]) -> float:
     return time.process_time() - begun
 
 
-def cost(layouts: Sequence[Layout], new: int, rounds: int) -> tuple[float, list[float]]:
-    """Median CPU seconds of the pass without the sums, and what they add in each round, relative to it.
+def cost(layouts: Sequence[Layout], new: int, rounds: int) -> list[tuple[float, float]]:
+    """CPU seconds of the pass without the sums and with them, in each round.
 
     Args:
         layouts: the K checkpoints, oldest first.
         new: how many rows of the Gram matrix are made.
-        rounds: how often both run, in turn.
+        rounds: how often both run, in turn, after one that warms the page cache.
     """
     work = tasks_plan.gram_tasks(layouts, new, tasks_plan.BUDGET_MIB)
     bare = _without(work)
-    taken: list[tuple[float, float]] = []
-    for number in range(rounds + 1):  # the first warms the page cache
-        pair = [_seconds(each) for each in ((bare, work) if number % 2 else (work, bare))]
-        taken.append((pair[0], pair[1]) if number % 2 else (pair[1], pair[0]))
-    return statistics.median(each[0] for each in taken[1:]), [after / before - 1.0 for before, after in taken[1:]]
+    return [(_seconds(bare), _seconds(work)) for _ in range(rounds + 1)][1:]
 
 
 def show(options: Options) -> None:
@@ -56,13 +52,12 @@ def show(options: Options) -> None:
     tasks.single_thread()
     layouts = [probe(str(path)) for path in resnet152.write(options.folder / f"resnet152-{base}", count, base)]
     print(
-        f"\nsums over weight matrices in the Gram pass, N = {count - 1}, ResNet-152 ({resnet152.parameters(base):,} parameters)"
+        f"\nsums over weight matrices in the Gram pass, N = {count - 1}, ResNet-152 "
+        f"({resnet152.parameters(base):,} parameters); fastest and median of {2 * options.rounds} rounds"
     )
-    print(f"{'rows':<8}{'pass, CPU s':>12}{'added %, median':>17}{'min':>8}{'max':>8}   of {2 * options.rounds} rounds")
+    print(f"{'rows':<8}{'pass, CPU s':>12}{'added %, fastest':>18}{'median':>9}")
     for new in (count - 1, 1):
-        seconds, added = cost(layouts, new, 2 * options.rounds)
-        figures = (statistics.median(added), min(added), max(added))
-        print(
-            f"{new:<8}{seconds:>12.3f}{100 * figures[0]:>17.2f}"
-            + "".join(f"{100 * each:>8.2f}" for each in figures[1:])
-        )
+        taken = cost(layouts, new, 2 * options.rounds)
+        fastest = [min(each) for each in zip(*taken, strict=True)]
+        added = statistics.median(after / before for before, after in taken)
+        print(f"{new:<8}{fastest[0]:>12.3f}{100 * (fastest[1] / fastest[0] - 1):>18.2f}{100 * (added - 1):>9.2f}")

@@ -16,6 +16,7 @@ from rna_watch.daemon.measurement import ASSUMED
 from rna_watch.daemon.one_training import Pair, followed, other_training
 from rna_watch.journal import events as e
 from rna_watch.journal import log
+from rna_watch.journal.replay import replay
 from rna_watch.journal.words import describe
 from rna_watch.window.marks import OPTIMIZER, Marks
 from tests import trainings
@@ -132,7 +133,9 @@ APART = [[1.0, 0.05], [1.05, 0.0], [0.97, 0.03]]
         (NEAR, {OPTIMIZER: 500}, {OPTIMIZER: 500}, f"count 500 {OPTIMIZER}, though their weights differ"),
         (NEAR, {OPTIMIZER: 500, "epoch inside": 5}, {OPTIMIZER: 500, "epoch inside": 6}, ""),
         (NEAR, {BATCHES: 39}, {BATCHES: 39}, ""),
-        (APART, {BATCHES: 39}, {BATCHES: 39}, "a counter of batches stands still"),
+        (APART, {BATCHES: 39}, {BATCHES: 39}, "its counters or those of a.pt stand still"),
+        (APART, {"epoch inside": 5}, {"epoch inside": 5}, "its counters or those of a.pt stand still"),
+        (APART, {"epoch inside": 5, "step inside": 90}, {"epoch inside": 5, "step inside": 99}, ""),
         (APART, {BATCHES: 39}, {BATCHES: 40}, ""),
         (ONWARD, {BATCHES: 39}, {BATCHES: 39}, ""),
     ],
@@ -383,3 +386,15 @@ def test_files_named_by_hand_are_combined_with_a_warning(begun_anew: Path, tmp_p
     result = rna_watch("extrapolate", *paths, "-o", tmp_path / "one.pt", "--one-run", "--json")
     assert (result.returncode, result.stderr) == (0, "")
     assert not any("another training" in note for note in json.loads(result.stdout)["notes"])
+
+
+def test_rows_of_older_journals_say_nothing_of_weights() -> None:
+    """A measurement that was recorded before norms were is whole, and no evidence."""
+    record = {"v": 1, "kind": "measured", "checkpoint": "b.pt", "residuals": [["a.pt", "b.pt"]], "rows": [[1.0]]}
+    event = e.from_record(record | {"rounding_energy": 0.0, "read_bytes": 1, "seconds": 1.0})
+    assert isinstance(event, e.Measured)
+    assert event.matrices == []
+    old = e.from_record({"v": 1, "kind": "window_started", "checkpoint": "b.pt", "reason": "a restart"})
+    assert isinstance(old, e.WindowStarted)
+    state = replay([made("b.pt", 1), old])
+    assert (state.checkpoints["b.pt"].starts_window, state.checkpoints["b.pt"].apart_from) == (True, {})
