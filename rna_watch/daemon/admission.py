@@ -71,7 +71,7 @@ class Admission:
         """
         if self._known(name, identity):
             return True
-        if not self._sequences.readings().matches(name):
+        if not self._sequences.reading.matches(name):
             reason = f"--step {self._config.step!r} finds no whole number in its name"
             self._note(
                 e.Refused(checkpoint=name, reason=f"{reason}; widen it, or leave such names out with --patterns")
@@ -105,7 +105,7 @@ class Admission:
         Args:
             due: path relative to the run directory, and the file as it rests there.
         """
-        reading = self._sequences.readings()
+        reading = self._sequences.reading
         files = dict(due)
         if len(files) > 1:
             known = {c.admitted.path for c in self._recorder.checkpoints() if c.admitted}
@@ -198,11 +198,9 @@ class Admission:
     def _copied(self, earlier: str, later: str) -> bool:
         """Whether of two paths of one content the earlier seen is the copy: its name says so, or it lies deeper."""
         one, other = (self._sequences.read(path) for path in (earlier, later))
-        if other.step is None:
+        if one.step is None or other.step is None:
             return False
-        if one.step is None:
-            return False
-        reading = self._sequences.readings()
+        reading = self._sequences.reading
         return reading.order(later)[1:3] < reading.order(earlier)[1:3]
 
     def _admit(self, path: str, layout: Layout, identity: FileIdentity) -> None:
@@ -281,7 +279,7 @@ class Admission:
         if first is not None and step < first:
             return f"before --first-step {first}"
         place = self._sequences.place(series, step, first or 0)
-        return f"number {place} of its series: --every {every} takes each {every}th" if place % every else ""
+        return f"number {place} of its series, which --every {every} leaves out" if place % every else ""
 
     def _resolve(self, path: str, name: str, *, known: bool) -> None:
         """Record that a file is a checkpoint of another name; if that is `known`, only if its path has another record."""

@@ -200,7 +200,7 @@ class Daemon:
 
     def _watch(self, hints: Hints) -> None:
         rested = (lambda _: 0.0) if self._timing.network else rested_s
-        reading = self._sequences.readings()
+        reading = self._sequences.reading
         readiness = Readiness(self._timing.quiet_s, rested, reading=reading, at_once=self._until_done)
         next_scan = 0.0
         begun = time.monotonic()
@@ -281,17 +281,17 @@ class Daemon:
 
     def _probe(self, readiness: Readiness) -> None:
         admitted = False
-        for name, identity in self._admission.in_order(readiness.due(time.monotonic())):
-            try:
-                with contextlib.suppress(Cancelled):
+        with contextlib.suppress(Cancelled):
+            for name, identity in self._admission.in_order(readiness.due(time.monotonic())):
+                try:
                     whole = self._admission.consider(name, identity)
                     readiness.settle(name, whole=whole)
                     admitted = True
-            except IncompleteCheckpoint as error:
-                if readiness.postpone(name, str(error), time.monotonic()):
-                    self._recorder.record(e.Waiting(checkpoint=name, reason=str(error)))
-            if self._stop_reason:
-                return
+                except IncompleteCheckpoint as error:
+                    if readiness.postpone(name, str(error), time.monotonic()):
+                        self._recorder.record(e.Waiting(checkpoint=name, reason=str(error)))
+                if self._stop_reason:
+                    return
         if admitted:
             self._admission.report_unmatched()
             self._work_ready.set()

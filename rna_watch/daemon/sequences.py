@@ -81,7 +81,8 @@ class Sequences:
         with self._lock:
             return self._reading.of(path)
 
-    def readings(self) -> Reading:
+    @property
+    def reading(self) -> Reading:
         """The reading of all names, for the thread that watches."""
         return self._reading
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from rna_watch.journal.quantities import printable
 from rna_watch.watching import steps
 from rna_watch.watching.reading import Reading
+from rna_watch.watching.slots import RUN_WORDS, Kind, slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,12 +32,8 @@ _STEP_FOLDER = re.compile(
     r"|^(?:steps|iters|epochs))[=_\-.]?\d",
     re.IGNORECASE,
 )
-_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d([-_.]?)[01]\d\1[0-3]\d(?!\d)")
-_TIME = re.compile(r"^\d\d[-_:.]\d\d[-_:.]\d\d$")
-_ID = re.compile(r"^(?:(?=.*\d)(?=.*[a-z])[a-z0-9]{8}|[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
-_RUN = re.compile(
-    r"^(?:.*[^A-Za-z])?(?:version|run|exp|experiment|trial|seed|fold|train|job|attempt)(?:[=_\-.]?\d+(?![A-Za-z0-9]).*)?$",
-    re.IGNORECASE,
+_RUN = re.compile(  # Ultralytics calls a run `train`
+    rf"^(?:.*[^A-Za-z])?(?:{'|'.join(RUN_WORDS.split())}|train)(?:[=_\-.]?\d+(?![A-Za-z0-9]).*)?$", re.IGNORECASE
 )
 # folders of one run, named after the model that they hold or after a part of one
 _ROLE = re.compile(
@@ -229,16 +226,16 @@ def _kin(part: str) -> str:
     """What the names of sibling folders share: all but numbers (`exp`, `exp2`), dates and ids; a role is kept whole."""
     if _ROLE.match(part):
         return f"={part}"
-    if _DATE.search(part):
-        return "=date"
-    if _ID.match(part):
-        return "=id"
+    kinds = {slot.kind for slot in slots(f"{part}/")}
+    for kind in (Kind.DATE, Kind.HASH):
+        if kind in kinds:
+            return f"={kind}"
     return re.sub(rf"[-_.=]*{_NUMBER.pattern}", "", part)
 
 
 def _distinguishes(part: str) -> bool:
     """Whether a folder's name says that it is one run of several, however few checkpoints it holds."""
-    return any(pattern.search(part) for pattern in (_DATE, _TIME, _ID, _RUN))
+    return bool(_RUN.search(part)) or any(slot.kind in (Kind.DATE, Kind.HASH) for slot in slots(f"{part}/"))
 
 
 def _last_fork(members: list[tuple[str, ...]]) -> int | None:
@@ -280,6 +277,7 @@ def several_runs(names: tuple[str, ...], run: Path) -> tuple[str, str] | None:
         return None
     listed = [each.folder for each in runs[:MOST_BESIDE]]
     more = f" and {len(runs) - len(listed)} more" if len(runs) > len(listed) else ""
-    what = f"{len(runs)} runs lie here and are watched as one ({', '.join(listed)}{more}): windows may mix them"
+    together = f"{len(runs)} runs lie here and are watched as one ({', '.join(listed)}{more})"
+    what = f"{together}: only their names and weights keep their windows apart"
     remedy = f"stop this and watch each by itself, such as: rna-watch start {shlex.quote(str(run / runs[-1].folder))}"
     return printable(what), printable(remedy)

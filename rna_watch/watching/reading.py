@@ -66,7 +66,7 @@ class Reading:
         self._of: dict[str, str] = {}
         self._counters: dict[str, Mapping[str, int]] = {}
         self._versions: dict[str, list[Mapping[str, int]]] = {}
-        self.changed: set[str] = set()
+        self._changed: set[str] = set()
         self.update(names)
 
     def update(self, names: Iterable[str]) -> None:
@@ -80,7 +80,7 @@ class Reading:
             group = self._groups[key]
             group.paths[path] = found
             group.names = None
-            self.changed.add(key)
+            self._changed.add(key)
 
     def found_inside(self, path: str, counters: Mapping[str, int], *, again: bool = False) -> None:
         """Take in what a file says of itself.
@@ -103,7 +103,7 @@ class Reading:
         group.known += 1
         if again or group.known & (group.known - 1) == 0 or group.known <= _FEW:
             group.names = None
-            self.changed.add(self._of[path])
+            self._changed.add(self._of[path])
 
     def of(self, path: str) -> Name:
         """How a path is read, in the company of all names so far."""
@@ -115,8 +115,8 @@ class Reading:
 
     def pop_changed(self) -> set[str]:
         """The paths whose reading may have changed since this was asked last."""
-        paths = {path for key in self.changed for path in self._groups[key].paths}
-        self.changed.clear()
+        paths = {path for key in self._changed for path in self._groups[key].paths}
+        self._changed.clear()
         return paths
 
     def order(self, path: str, changed_ns: int = 0) -> tuple[bool, bool, int, str, int, int, str]:

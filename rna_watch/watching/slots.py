@@ -60,15 +60,16 @@ class Rank(IntEnum):
     STEP = 9
 
 
+RUN_WORDS = "run runs version exp experiment trial trials seed seeds fold folds kfold cv job attempt"
+PART_WORDS = "rank ranks worker workers shard shards replica member ensemble"  # of one run, but no steps either
 _WORDS_OF = {
     Rank.STEP: """step steps iter iters iteration iterations it itr ba update updates gs globalstep timestep timesteps frames
         tokens samples examples kimg nimg""",
-    Rank.EPOCH: "epoch epochs ep eps e epo",
+    Rank.EPOCH: "epoch epochs ep e epo",
     Rank.BATCH: "batch batches",
     Rank.COUNTED: """checkpoint checkpoints ckpt ckpts chkpt chkpts model models net nets weight weights snapshot snapshots
         state states save saves""",
-    Rank.RUN: """rank ranks seed seeds fold folds kfold cv run runs worker workers shard shards trial trials version exp
-        experiment replica member ensemble attempt job""",
+    Rank.RUN: f"{RUN_WORDS} {PART_WORDS}",
     Rank.METRIC: """acc accuracy loss score metric f1 auc auroc map miou iou psnr ssim fid dice bleu wer cer ppl perplexity
         reward rew ret return nll mse mae rmse err error prec precision recall top elbo kl rouge""",
     Rank.SETTING: """lr wd bs size dim hidden layer layers head heads dropout width depth res resolution temp alpha beta gamma

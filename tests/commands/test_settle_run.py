@@ -157,7 +157,7 @@ def test_a_run_directory_that_is_empty_takes_what_appears_and_tells_of_several_r
         rna_watch("stop", run)
     problem = {
         "what": "2 runs lie here and are watched as one (lightning_logs/version_0, lightning_logs/version_1): "
-        "windows may mix them",
+        "only their names and weights keep their windows apart",
         "remedy": f"stop this and watch each by itself, such as: rna-watch start {run}/lightning_logs/version_1",
     }
     assert status(run)["problems"] == [problem]
@@ -325,7 +325,8 @@ def test_the_problem_names_few_of_many_runs() -> None:
     """Three of them, and how many more; nothing is said of one run."""
     names = tuple(f"seed_{seed}/step_{step}.pt" for seed in range(5) for step in (1, 2))
     what, remedy = several_runs(names, Path("/my runs")) or ("", "")
-    assert what == "5 runs lie here and are watched as one (seed_0, seed_1, seed_2 and 2 more): windows may mix them"
+    together = "5 runs lie here and are watched as one (seed_0, seed_1, seed_2 and 2 more)"
+    assert what == f"{together}: only their names and weights keep their windows apart"
     assert remedy == "stop this and watch each by itself, such as: rna-watch start '/my runs/seed_4'"
     assert several_runs(names[:2], Path("/my runs")) is None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -395,3 +397,30 @@ def test_a_name_that_the_step_does_not_match_is_refused(tmp_path: Path) -> None:
     refused = folder.recorder.checkpoint("a_1.pt")
     assert refused is not None
     assert "--step 'x(\\\\d+)'" in refused.reason
+
+
+_STOPPED = """
+import os, signal
+from rna_watch.cli import main
+from rna_watch.daemon import admission
+real = admission.probe
+def probe(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return real(*arguments, **options)
+admission.probe = probe
+main()
+"""
+
+
+def test_a_signal_while_files_are_asked_for_their_order_ends_the_daemon_in_order(tmp_path: Path) -> None:
+    """SIGTERM comes before anything was taken: the end is recorded with its reason, and nothing is shown of our inside."""
+    folder = Folder(tmp_path)
+    for number in range(4):
+        folder.save(f"net_acc0.9{number}.pth", float(number), epoch=number)
+    folder.recorder.close()
+    command = [sys.executable, "-c", _STOPPED, "start", str(tmp_path), "--foreground", "--engine", "local"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1].endswith("stopped: signal SIGTERM")
+    stopped = [event for event in log.read(folder.paths.journal) if isinstance(event, e.Stopped)]
+    assert [event.reason for event in stopped] == ["signal SIGTERM"]

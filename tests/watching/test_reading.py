@@ -140,6 +140,11 @@ _SETS: dict[str, tuple[list[str], list[int | None], int]] = {
     "dates of folders": ([f"2024-05-0{d}/epoch_{i}.pt" for d in (1, 2) for i in (1, 2)], [1, 2, 1, 2], 2),
     "dates of saves": ([f"2024-05-0{i}_epoch_{i}.pt" for i in (1, 2, 3)], [1, 2, 3], 1),
     "hashes of runs": ([f"{h}_epoch_{i}.pt" for h in ("c81e728d", "1679091c") for i in (1, 2)], [1, 2, 1, 2], 2),
+    "ids of Weights & Biases": (
+        [f"run-20240501_123045-{each}/epoch_{i}.pt" for each in ("a1b2c3d4", "x9y8z7w6") for i in (1, 2)],
+        [1, 2, 1, 2],
+        2,
+    ),
     "ids that come back": (["m_111_e1.pt", "m_222_e2.pt", "m_111_e3.pt"], [1, 2, 3], 2),
     "accuracies that come back": (["m_acc_93_e1.pt", "m_acc_94_e2.pt", "m_acc_93_e3.pt"], [1, 2, 3], 1),
     "an epoch and its iterations": (["epoch_1_500.pt", "epoch_1_1000.pt", "epoch_2_500.pt"], [1, 2, 3], 1),
