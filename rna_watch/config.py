@@ -39,9 +39,9 @@ def _one_group(pattern: str) -> str:
     try:
         groups_in = re.compile(pattern).groups
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"that is no regular expression: {error}") from error
     if groups_in != 1:
-        raise ValueError(f"{pattern!r} needs one group, the step, and has {groups_in}: write such as 'epoch_(\\d+)'")
+        raise ValueError(f"it needs one group, the step, and has {groups_in}: write such as 'epoch_(\\d+)'")
     return pattern
 
 
@@ -259,7 +259,9 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if part == first["loc"][0] or isinstance(part, int))
-        wanted = dict.fromkeys(each["msg"] for each in error.errors() if each["loc"][0] == first["loc"][0])
+        wanted = dict.fromkeys(
+            each["msg"].removeprefix("Value error, ") for each in error.errors() if each["loc"][0] == first["loc"][0]
+        )
         raise UsageError(f"{where}: setting '{key}' is {first['input']!r}: {', or '.join(wanted)}") from error
     if config.evaluator and config.evaluate_command:
         raise UsageError("give either --evaluator or --evaluate-command, not both")

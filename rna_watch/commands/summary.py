@@ -93,14 +93,18 @@ def _made(call: Sequence[e.Event], state: RunState) -> str:
     chosen = [checkpoint.chosen for name in published if (checkpoint := state.checkpoints[name]) and checkpoint.chosen]
     better = sum(each.better_than_original is True for each in chosen)
     beyond = sum(each.better_than_original is True and each.significant is True for each in chosen)
-    unknown = sum(each.better_than_original is None for each in chosen)
+    unevaluated = sum(not each.metrics.get("chosen") for each in chosen)
+    unknown = sum(each.better_than_original is None for each in chosen) - unevaluated
     count = len(published)
     said = f"{count} {'model was' if count == 1 else 'models were'} published"
-    if unknown == count:
+    if unevaluated == count:
         return f"{said}, not evaluated"
-    return f"{said}: {better} better than the original, {beyond} of them beyond noise" + (
-        f", {unknown} not evaluated" if unknown else ""
-    )
+    parts = {
+        f"{better} better than the original, {beyond} of them beyond noise": count - unknown - unevaluated,
+        f"{unknown} not comparable with the original": unknown,
+        f"{unevaluated} not evaluated": unevaluated,
+    }
+    return f"{said}: {', '.join(part for part, number in parts.items() if number)}"
 
 
 def _reason(call: Sequence[e.Event], state: RunState) -> str:

@@ -72,7 +72,7 @@ class Admission:
         if self._known(name, identity):
             return True
         if not self._sequences.reading.matches(name):
-            reason = f"--step {self._config.step!r} finds no whole number in its name"
+            reason = f"--step '{self._config.step}' finds no whole number in its name"
             self._note(
                 e.Refused(checkpoint=name, reason=f"{reason}; widen it, or leave such names out with --patterns")
             )

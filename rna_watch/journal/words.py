@@ -29,6 +29,8 @@ def describe(event: e.Event, state: RunState | None = None) -> str | None:
     """
     if isinstance(event, e.Chosen | e.Published | e.BestMoved | e.Pruned):
         text = _outcome(event, state)
+    elif isinstance(event, e.Aliased) and _path_of(state, event.of) == event.checkpoint:
+        return None  # a file that the trainer writes again and again, and its present version
     elif speaks := _SENTENCES.get(type(event)):
         text = speaks(event)
     else:
@@ -36,6 +38,11 @@ def describe(event: e.Event, state: RunState | None = None) -> str | None:
         return None
     name = getattr(event, "checkpoint", "")
     return f"{plain(name)}  {plain(text)}" if name else plain(text)
+
+
+def _path_of(state: RunState | None, name: str) -> str | None:
+    found = state.checkpoints.get(name) if state else None
+    return found.admitted.path if found and found.admitted else None
 
 
 def nameless(name: str, line: str) -> str:

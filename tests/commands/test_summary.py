@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from rna_watch.commands.summary import of_last_call, summarize
 from rna_watch.errors import NothingToDo, RnaWatchError
@@ -122,3 +123,21 @@ def test_two_checkpoints_are_too_few(tmp_path: Path) -> None:
     assert "nothing was published: " in first.stderr
     assert "extrapolation begins with 3" in first.stderr
     assert rna_watch("once", tmp_path, "--engine", "local").returncode == 3
+
+
+def test_models_of_which_it_is_not_known_are_no_unevaluated_ones(tmp_path: Path) -> None:
+    """A metric whose direction is not known was evaluated, and nothing is claimed of the models."""
+    train(tmp_path, count=4)
+    judge = tmp_path / "judge.py"
+    judge.write_text("def evaluate(state_dict, device):\n    return {'wobble': 1.0}\n")
+    result = rna_watch("once", tmp_path, "--engine", "local", "--evaluator", f"{judge}:evaluate")
+    assert "2 models were published: 2 not comparable with the original" in result.stdout
+
+
+def test_a_file_written_again_is_not_called_another_name_of_itself(tmp_path: Path) -> None:
+    """Refused first and admitted later, it is one file; its versions have names of their own."""
+    torch.save({"model": {"w": torch.zeros(3)}}, tmp_path / "fold_1.pt")
+    assert rna_watch("once", tmp_path, "--engine", "local", "--step", r"x(\d+)").returncode == 3
+    result = rna_watch("once", tmp_path, "--engine", "local")
+    assert "fold_1.save1.pt  complete" in result.stdout
+    assert "another name" not in result.stdout

@@ -396,7 +396,7 @@ def test_a_name_that_the_step_does_not_match_is_refused(tmp_path: Path) -> None:
     assert folder.stages() == {"a_1_x5.pt": Stage.READY, "a_1.pt": Stage.REFUSED}
     refused = folder.recorder.checkpoint("a_1.pt")
     assert refused is not None
-    assert "--step 'x(\\\\d+)'" in refused.reason
+    assert r"--step 'x(\d+)'" in refused.reason
 
 
 _STOPPED = """
