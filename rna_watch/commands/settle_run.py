@@ -120,7 +120,8 @@ def understand(names: Mapping[str, int], run: Path, config: RunConfig) -> Discov
         run: the run directory.
         config: the settings `source`, `ignore` and `step`.
     """
-    reading = Reading(names, config.step)
+    reading = Reading(step=config.step)
+    reading.update(names, names)
     for name in reading.undecided(names)[:_ASKED]:
         with contextlib.suppress(OSError, RnaWatchError):
             reading.found_inside(name, probe(str(run / name), config.source, config.ignore).counters)

@@ -272,7 +272,7 @@ class Daemon:
             self._recorder.problem("runs", *several)
         else:
             self._recorder.solved("runs")
-        self._sequences.update(each.name for each in found)
+        self._sequences.update({each.name: each.identity.mtime_ns for each in found})
         self._admission.reread()
         for name in readiness.update(found, now):
             known = self._recorder.checkpoint(name)

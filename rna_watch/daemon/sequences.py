@@ -12,7 +12,7 @@ from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.watching.reading import COUNTERS, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from rna_watch.daemon.recorder import Recorder
@@ -57,14 +57,15 @@ class Sequences:
             if isinstance(event, e.Admitted):
                 kind = event.step_kind if event.path != event.checkpoint else ""
                 counters = event.counters or ({kind: event.step} if kind in COUNTERS else {})
+                self._reading.update((), {event.path: event.mtime_ns})
                 self._saw(event.path, counters, event.fingerprint)
             elif isinstance(event, e.Aliased):
                 self.prove(event.checkpoint, event.of, event.seq)
 
-    def update(self, names: Iterable[str]) -> None:
-        """Take in the names that a scan found."""
+    def update(self, times: Mapping[str, int]) -> None:
+        """Take in the names that a scan found, and when each was written (ns)."""
         with self._lock:
-            self._reading.update(names)
+            self._reading.update(times, times)
 
     def saw(self, path: str, layout: Layout) -> None:
         """Take in what a complete file holds."""

@@ -24,6 +24,7 @@ COUNTERS = ("step", "epoch")  # the first that tells the files of a series apart
 _NAMES = {Rank.STEP: "step", Rank.EPOCH: "epoch"}
 _ALONE = Rank.FOLDER  # a single name has a step from this rank on
 _SETTLED = 3  # so many names with one value: that is no step
+_TIMED = 4  # so many files must have been written in the order of a number
 _FEW = 8  # counters of so many files are weighed one by one, then each time that their number doubles
 _ASKED = 5  # files of a group with bare numbers
 _LEAST_ID = 100  # smaller numbers that come back are metrics
@@ -66,11 +67,19 @@ class Reading:
         self._of: dict[str, str] = {}
         self._counters: dict[str, Mapping[str, int]] = {}
         self._versions: dict[str, list[Mapping[str, int]]] = {}
+        self._times: dict[str, int] = {}
         self._changed: set[str] = set()
         self.update(names)
 
-    def update(self, names: Iterable[str]) -> None:
-        """Take in names; those that are known change nothing."""
+    def update(self, names: Iterable[str], times: Mapping[str, int] | None = None) -> None:
+        """Take in names; those that are known change nothing.
+
+        Args:
+            names: paths relative to the run directory.
+            times: when some of them were written first, as far as known (ns).
+        """
+        for path, time_ns in (times or {}).items():
+            self._times.setdefault(path, time_ns)
         for path in names:
             if path in self._of:
                 continue
@@ -254,11 +263,22 @@ class Reading:
         told = {c: self._agreement(rows, c) for c in among}
         among = [c for c in among if told[c] >= 0]
 
-        def strength(c: int) -> tuple[int, bool, int, int]:
-            values = [found[c].value for _, found in rows]
-            return told[c], len(set(values)) == len(values) and rows[0][1][c].rank >= Rank.BATCH, rows[0][1][c].rank, c
+        def strength(c: int) -> tuple[int, bool, int, bool, int]:
+            values, rank = [found[c].value for _, found in rows], rows[0][1][c].rank
+            unique = len(set(values)) == len(values) and rank >= Rank.BATCH
+            return told[c], unique, rank, self._grows_with_time(rows, c), c
 
         return max(among, key=strength, default=None)
+
+    def _grows_with_time(self, rows: _Rows, column: int) -> bool:
+        """Whether a column grows from each file to the next one written: times tell only where names leave it open.
+
+        Copies and downloads scramble times or make them equal, so a few files, or one that is out of order, tell nothing.
+        """
+        written = sorted((self._times[path], found[column].value) for path, found in rows if path in self._times)
+        if len(written) < max(len(rows), _TIMED):
+            return False
+        return all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(written))
 
     def _agreement(self, rows: _Rows, column: int) -> int:
         """1 if a column goes with the counters inside, -1 if these contradict it, 0 if they say nothing."""

@@ -356,7 +356,7 @@ def test_the_order_is_that_of_the_epochs_inside(folder: Folder) -> None:
         folder.save(f"net_{accuracy}.pth", float(epoch), epoch=epoch)
         os.utime(folder.path / f"net_{accuracy}.pth", (100 - accuracy, 100 - accuracy))
     names = [path.name for path in sorted(folder.path.glob("*.pth"))]
-    folder.sequences.update(names)
+    folder.sequences.update(dict.fromkeys(names, 0))
     ordered = folder.admission.in_order([(name, identify(str(folder.path / name))) for name in names])
     assert [name for name, _ in ordered] == ["net_94.pth", "net_96.pth", "net_95.pth", "net_93.pth"]
     for name, identity in ordered:

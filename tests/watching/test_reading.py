@@ -192,6 +192,24 @@ def test_what_the_files_hold_outweighs_names_that_contradict_it() -> None:
     assert [later.of(f"a_{number}.pt").step for number in (1, 2, 3)] == [1, 2, 3]
 
 
+def test_times_tell_between_numbers_of_equal_rank() -> None:
+    """The number that grows with the times of all files is the step; equal or scrambled times, or a few, tell nothing."""
+    names = ["7_40.pt", "8_10.pt", "9_30.pt", "10_20.pt"]  # by itself the last number would be the step
+    assert Reading(names).of("7_40.pt").step == 40
+    for times, steps in (
+        ((1, 2, 3, 4), [7, 8, 9, 10]),
+        ((4, 1, 3, 2), [40, 10, 30, 20]),
+        ((1, 1, 1, 1), [40, 10, 30, 20]),
+        ((1, 3, 2, 4), [40, 10, 30, 20]),
+    ):
+        reading = Reading()
+        reading.update(names, dict(zip(names, times, strict=True)))
+        assert [reading.of(name).step for name in names] == steps
+    few = Reading()
+    few.update(names[:3], dict(zip(names[:3], (1, 2, 3), strict=True)))
+    assert few.of("7_40.pt").step == 40
+
+
 def test_a_number_in_a_name_that_is_written_again_is_no_step() -> None:
     """Alone at the second writing; beside others if what it holds counts on; an epoch that is repeated stays one."""
     for name in ("unet_256.pth", "vgg_16_best.pth"):
