@@ -53,7 +53,6 @@ _BEAT_S = 1.0
 _JOIN_S = 15.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-
 class Daemon:
     """Watches one run until it is stopped (or, with `until_done`, until nothing is left to do).
 
@@ -168,7 +167,7 @@ class Daemon:
         self._paths.stop_request.unlink(missing_ok=True)
         output_tree.sweep(self._paths.models)
         self._pins.sweep()
-        for leftover in self._paths.scratch.glob("*") if self._paths.scratch.is_dir() else ():
+        for leftover in self._paths.scratch.glob("*"):
             disk.remove(str(leftover))
         self._recorder.record(
             e.Started(
@@ -280,9 +279,10 @@ class Daemon:
                 self._recorder.record(e.Vanished(checkpoint=name))
 
     def _probe(self, readiness: Readiness) -> None:
+        due = readiness.due(time.monotonic())
         admitted = False
         with contextlib.suppress(Cancelled):
-            for name, identity in self._admission.in_order(readiness.due(time.monotonic())):
+            for name, identity in self._admission.in_order(due):
                 try:
                     whole = self._admission.consider(name, identity)
                     readiness.settle(name, whole=whole)
@@ -292,8 +292,9 @@ class Daemon:
                         self._recorder.record(e.Waiting(checkpoint=name, reason=str(error)))
                 if self._stop_reason:
                     return
-        if admitted:
+        if due and readiness.resting() == 0:
             self._admission.report_unmatched()
+        if admitted:
             self._work_ready.set()
 
     def _nothing_left(self, readiness: Readiness, begun: float) -> bool:

@@ -166,3 +166,7 @@ class Readiness:
     def unsettled(self) -> int:
         """How many candidates are neither admitted nor refused."""
         return sum(not entry.settled for entry in self._entries.values())
+
+    def resting(self) -> int:
+        """How many candidates rest still before they are read for the first time."""
+        return sum(not (entry.settled or entry.probed) for entry in self._entries.values())

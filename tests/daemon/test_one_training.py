@@ -16,6 +16,7 @@ from rna_watch.daemon.measurement import ASSUMED
 from rna_watch.daemon.one_training import Pair, followed, other_training
 from rna_watch.journal import events as e
 from rna_watch.journal import log
+from rna_watch.journal.records import from_record
 from rna_watch.journal.replay import replay
 from rna_watch.journal.words import describe
 from rna_watch.window.marks import OPTIMIZER, Marks
@@ -391,10 +392,10 @@ def test_files_named_by_hand_are_combined_with_a_warning(begun_anew: Path, tmp_p
 def test_rows_of_older_journals_say_nothing_of_weights() -> None:
     """A measurement that was recorded before norms were is whole, and no evidence."""
     record = {"v": 1, "kind": "measured", "checkpoint": "b.pt", "residuals": [["a.pt", "b.pt"]], "rows": [[1.0]]}
-    event = e.from_record(record | {"rounding_energy": 0.0, "read_bytes": 1, "seconds": 1.0})
+    event = from_record(record | {"rounding_energy": 0.0, "read_bytes": 1, "seconds": 1.0})
     assert isinstance(event, e.Measured)
     assert event.matrices == []
-    old = e.from_record({"v": 1, "kind": "window_started", "checkpoint": "b.pt", "reason": "a restart"})
+    old = from_record({"v": 1, "kind": "window_started", "checkpoint": "b.pt", "reason": "a restart"})
     assert isinstance(old, e.WindowStarted)
     state = replay([made("b.pt", 1), old])
     assert (state.checkpoints["b.pt"].starts_window, state.checkpoints["b.pt"].apart_from) == (True, {})

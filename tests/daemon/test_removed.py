@@ -16,6 +16,7 @@ from rna_watch.journal.replay import replay
 from tests.daemon.runs import events, rna_watch, status, train
 
 if TYPE_CHECKING:
+    from rna_watch.journal.events import BestMoved
     from rna_watch.journal.replay import RunState
 
 _NOISE = """
@@ -92,23 +93,28 @@ def test_the_model_that_best_names_is_made_again(tmp_path: Path, with_noise: tup
     assert status(tmp_path)["best"]["output"] == str(tmp_path / "rna" / best.output)
 
 
-@pytest.mark.parametrize("what", ["removed", "written again"])
-def test_what_cannot_be_made_again_is_said(tmp_path: Path, with_noise: tuple[str, ...], what: str) -> None:
-    """A model whose inputs are gone stays gone, and `best`, which named it, names nothing, with the reason."""
-    train(tmp_path, count=6)
-    assert rna_watch("once", tmp_path, *with_noise, "--pin", "none").returncode == 0
-    best = _state(tmp_path).best
+def _best_of_six(run: Path, options: tuple[str, ...]) -> BestMoved:
+    """Train six checkpoints and process them without pins; returns what `best` names."""
+    train(run, count=6)
+    assert rna_watch("once", run, *options, "--pin", "none").returncode == 0
+    best = _state(run).best
     assert best is not None
-    checkpoint = _state(tmp_path).checkpoints[best.checkpoint]
-    assert checkpoint.chosen is not None
-    oldest = tmp_path / checkpoint.chosen.inputs[0]
-    oldest.unlink()
-    if what == "written again":
-        oldest.write_bytes((tmp_path / "step_6.pt").read_bytes())
+    return best
+
+
+def _oldest_input(run: Path, best: BestMoved) -> Path:
+    chosen = _state(run).checkpoints[best.checkpoint].chosen
+    assert chosen is not None
+    return run / chosen.inputs[0]
+
+
+def test_what_cannot_be_made_again_is_said(tmp_path: Path, with_noise: tuple[str, ...]) -> None:
+    """A model whose inputs are gone stays gone, and `best`, which named it, names nothing, with the reason."""
+    best = _best_of_six(tmp_path, with_noise)
+    _oldest_input(tmp_path, best).unlink()
     kept = [output for output in _state(tmp_path).outputs if output != best.output]
     (tmp_path / "rna" / best.output).unlink()
-    told = {"removed": 3, "written again": 1}  # a file of other content is looked at, and gives no model
-    assert rna_watch("once", tmp_path, *with_noise, "--pin", "none").returncode == told[what]
+    assert rna_watch("once", tmp_path, *with_noise, "--pin", "none").returncode == 3
     after = _state(tmp_path)
     (said,) = events(tmp_path, "best_withdrawn")
     assert (said.checkpoint, said.output) == (best.checkpoint, best.output)
@@ -118,6 +124,23 @@ def test_what_cannot_be_made_again_is_said(tmp_path: Path, with_noise: tuple[str
     assert not (tmp_path / "rna" / "best").is_symlink()
     assert status(tmp_path)["best"] is None
     assert list(after.outputs) == kept
+
+
+def test_an_input_that_was_written_again_is_left_out_of_what_is_made_again(
+    tmp_path: Path, with_noise: tuple[str, ...]
+) -> None:
+    """A window is what is there: a file of other content begins a new one, and the model is made of those that are left."""
+    best = _best_of_six(tmp_path, with_noise)
+    oldest = _oldest_input(tmp_path, best)
+    oldest.write_bytes((tmp_path / "step_6.pt").read_bytes())
+    (tmp_path / "rna" / best.output).unlink()
+    assert rna_watch("once", tmp_path, *with_noise, "--pin", "none").returncode == 0
+    again = _state(tmp_path).checkpoints[best.checkpoint]
+    assert again.chosen is not None
+    assert oldest.name not in again.chosen.inputs
+    named = _state(tmp_path).best
+    assert named is None or (tmp_path / "rna" / named.output).exists()
+    assert (tmp_path / "rna" / "best").is_symlink() == (named is not None)
 
 
 def test_another_evaluator_judges_again_what_is_made_again(tmp_path: Path, with_noise: tuple[str, ...]) -> None:
