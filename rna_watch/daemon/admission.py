@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.pins import Pins
+    from rna_watch.daemon.rebuilt import Rebuilt
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.sequences import Sequences
     from rna_watch.journal.replay import Checkpoint
@@ -46,16 +47,24 @@ class Admission:
         sequences: which checkpoints follow each other.
         pins: the window store.
         proceed: called now and then while files are compared; it raises Cancelled to stop that.
+        rebuilt: models that no journal records.
     """
 
     def __init__(
-        self, config: RunConfig, recorder: Recorder, sequences: Sequences, pins: Pins, proceed: Callable[[], None]
+        self,
+        config: RunConfig,
+        recorder: Recorder,
+        sequences: Sequences,
+        pins: Pins,
+        proceed: Callable[[], None],
+        rebuilt: Rebuilt,
     ) -> None:
         self._config = config
         self._recorder = recorder
         self._sequences = sequences
         self._pins = pins
         self._proceed = proceed
+        self._rebuilt = rebuilt
         self._unmatched = config.ignore  # the patterns that no checkpoint has a tensor for, so far
         self._compared: Layout | None = None  # a checkpoint with which they were compared
 
@@ -230,12 +239,13 @@ class Admission:
             reason = f"its name is too long: {length} bytes, and its model needs one of at most {_LONGEST_NAME_BYTES}"
             self._note(e.Refused(checkpoint=path, reason=f"{reason}; save under a shorter name"))
             return
+        series = self._sequences.of(path, kind)
+        self._rebuilt.enter_gone((series, step))
         previous = self._sequences.newest(path, kind)
         replaced = self._recorder.checkpoint(name)
         if replaced is not None and replaced.pinned:
             self._pins.unpin(replaced, "the file was written again")
         read = self._sequences.read(path)
-        series = self._sequences.of(path, kind)
         left_out = self._left_out(series, step)
         try:
             pinned_kind, pinned_path = (
@@ -264,6 +274,7 @@ class Admission:
                 left_out=left_out,
             )
         )
+        self._rebuilt.enter(name, layout.fingerprint)
         for copy in copies:
             self._note(e.Aliased(checkpoint=copy, of=name))
         self._begin_window("" if again or left_out else self._break(previous, name), name)

@@ -84,7 +84,7 @@ def serve(
                     until_done=until_done,
                     again=again,
                     on_ready=lambda: _tell(ready, _READY),
-                    lost=lock.lost,
+                    lost=lambda: lock.lost() or recorder.lost(),
                 )
                 daemon.run()
                 lock.check()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from rna_watch.daemon.order import next_in_line
 from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.publication import Publication
+from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.second_pass import SecondPass
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes, rested_s, start_engine
@@ -51,7 +53,9 @@ _LOG = logging.getLogger("rna_watch")
 _TICK_S = 0.25
 _BEAT_S = 1.0
 _JOIN_S = 15.0
+_RECONCILE_S = 30.0  # between looks at the output tree while nothing is to be done
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Daemon:
     """Watches one run until it is stopped (or, with `until_done`, until nothing is left to do).
@@ -98,10 +102,11 @@ class Daemon:
         self._error: RnaWatchError | None = None
         self._pipeline: Pipeline | None = None
         self._publication = Publication(config, paths, recorder)
+        self._rebuilt = Rebuilt(recorder, paths)
         self._sequences = Sequences(recorder, paths.journal, config.step)
         self._disk_reserve = DiskReserve(config, paths.output, recorder)
         self._pins = Pins(config, paths, recorder, self._disk_reserve, self._proceed)
-        self._admission = Admission(config, recorder, self._sequences, self._pins, self._proceed)
+        self._admission = Admission(config, recorder, self._sequences, self._pins, self._proceed, self._rebuilt)
         self._attempted: set[str] = set()
         self._idle = False
         self._ready = False
@@ -135,9 +140,11 @@ class Daemon:
                 worker.join(_JOIN_S)
             if lost := self._lost():  # what lies there now is not ours
                 _LOG.error("%s", lost)
+                self._error = self._error or RnaWatchError(f"{lost}; nothing more was published, start again")
             else:
                 self._beat("stopped")
                 with contextlib.suppress(RnaWatchError):
+                    self._publication.reconcile()
                     self._recorder.record(e.Stopped(reason=self._stop_reason or "failed"))
             self._close_engine()
             for number, handler in previous.items():
@@ -292,8 +299,10 @@ class Daemon:
                         self._recorder.record(e.Waiting(checkpoint=name, reason=str(error)))
                 if self._stop_reason:
                     return
-        if due and readiness.resting() == 0:
-            self._admission.report_unmatched()
+        if readiness.resting() == 0:
+            self._rebuilt.enter_gone()
+            if due:
+                self._admission.report_unmatched()
         if admitted:
             self._work_ready.set()
 
@@ -349,12 +358,16 @@ class Daemon:
                 foreign=self._foreign,
             )
             self._ready = True
+            reconciled = -math.inf
             while not self._stopping():
                 if pipeline.engine_lost:
                     assert self._engine is not None
                     self._engine.close()
                     pipeline = self._set_up()
                 name = self._next() or second.next()
+                if name is None and time.monotonic() - reconciled >= _RECONCILE_S:
+                    self._publication.reconcile()
+                    reconciled = time.monotonic()
                 self._idle = name is None
                 if name is None:
                     self._work_ready.wait(_TICK_S)
@@ -363,6 +376,7 @@ class Daemon:
                 self._attempted.add(name)
                 pipeline.process(name)
                 second.ended(name)
+                reconciled = -math.inf
                 self._pins.release(partial(self._sequences.needed, self._config.window))
         except Cancelled:
             pass

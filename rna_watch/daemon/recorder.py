@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import Superseded
+from rna_watch.errors import StoreError, Superseded
 from rna_watch.journal import events as e
 from rna_watch.journal.log import Journal, read
 from rna_watch.journal.replay import RunState, replay
@@ -94,12 +94,14 @@ class Recorder:
         """Add one event.
 
         Raises:
-            StoreError: the journal cannot be written.
+            StoreError: the journal cannot be written, or is not there any more.
             Superseded: the event is of an older version of its checkpoint.
             RunIsWatched: another process has taken the run over.
         """
         with self._lock:
             self.check()
+            if lost := self.lost():
+                raise StoreError(lost)
             if isinstance(event, _OF_WORK) and event.checkpoint in self._in_work:
                 self.current(event.checkpoint)
             written = self._journal.append(event, durable=isinstance(event, _DURABLE))
@@ -148,6 +150,10 @@ class Recorder:
     def checkpoint(self, name: str) -> Checkpoint | None:
         """One checkpoint."""
         return self.state.checkpoints.get(name)
+
+    def lost(self) -> str:
+        """Why the journal is no longer the one that this process writes; "" if it is."""
+        return self._journal.lost()
 
     def close(self) -> None:
         """Close the journal."""

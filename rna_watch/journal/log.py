@@ -55,7 +55,7 @@ class Journal:
         self._lock = threading.Lock()
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            size = os.fstat(self._fd).st_size
+            size = self._size = os.fstat(self._fd).st_size
             if size and os.pread(self._fd, 1, size - 1) != b"\n":
                 os.write(self._fd, b"\n")
         except OSError as error:
@@ -84,6 +84,20 @@ class Journal:
                     raise StoreError(f"cannot write the journal {self.path}: {error.strerror}") from error
         return written
 
+    def lost(self) -> str:
+        """Why the file is no longer the one that this process writes; "" if it is, or if that cannot be seen now.
+
+        A folder may come back if the one above it is gone too (a file system that is away for a moment).
+        """
+        try:
+            found, own = self.path.stat(), os.fstat(self._fd)
+            lost = found.st_ino != own.st_ino or own.st_size < self._size
+        except FileNotFoundError:
+            lost = self.path.parent.parent.is_dir()
+        except OSError:
+            return ""
+        return f"the journal {self.path} was removed or replaced" if lost else ""
+
     @property
     def waiting(self) -> int:
         """How many lines wait for room on the disk."""
@@ -98,6 +112,7 @@ class Journal:
                 os.ftruncate(self._fd, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._waiting.popleft()
+            self._size = size + count
 
     def close(self) -> None:
         """Close the file; the journal is not usable afterwards."""

@@ -78,6 +78,11 @@ def point(link: Path, target: Path) -> bool:
     return True
 
 
+def names(link: Path, target: Path) -> bool:
+    """Whether a symbolic link names a model."""
+    return link.is_symlink() and str(link.readlink()) == os.path.relpath(target, link.parent)
+
+
 def unpoint(link: Path) -> None:
     """Remove a symbolic link of the output tree; something else that has its name stays."""
     if link.is_symlink():

@@ -33,9 +33,14 @@ class Verdict(StrEnum):
     VERIFIED = "verified"
     DIFFERS = "differs"
     UNVERIFIABLE = "unverifiable"
+    MISSING = "missing"
 
 
-_WORDS = {Verdict.DIFFERS: "DIFFERS from what its manifest claims", Verdict.UNVERIFIABLE: "cannot be verified"}
+_WORDS = {
+    Verdict.DIFFERS: "DIFFERS from what its manifest claims",
+    Verdict.UNVERIFIABLE: "cannot be verified",
+    Verdict.MISSING: "is not as the journal records it",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

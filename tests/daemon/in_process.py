@@ -12,6 +12,7 @@ from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.disk_reserve import DiskReserve
 from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.pipeline import Pipeline
+from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.engine.local import LocalEngine
@@ -69,7 +70,7 @@ def assemble(
         engine=engine,
         evaluators=evaluators,
     )
-    return Admission(config, recorder, sequences, pins, lambda: None), pipeline
+    return Admission(config, recorder, sequences, pins, lambda: None, Rebuilt(recorder, paths)), pipeline
 
 
 class Here:

@@ -15,6 +15,7 @@ from rna_watch.config import RunConfig
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.disk_reserve import DiskReserve
 from rna_watch.daemon.pins import Pins
+from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.errors import IncompleteCheckpoint
@@ -39,7 +40,9 @@ class Folder:
         config = RunConfig(**settings)
         self.sequences = Sequences(self.recorder, self.paths.journal, config.step)
         self.pins = Pins(config, self.paths, self.recorder, DiskReserve(config, path, self.recorder), lambda: None)
-        self.admission = Admission(config, self.recorder, self.sequences, self.pins, lambda: None)
+        self.admission = Admission(
+            config, self.recorder, self.sequences, self.pins, lambda: None, Rebuilt(self.recorder, self.paths)
+        )
 
     def save(self, name: str, value: float, **beside: object) -> None:
         """Write a checkpoint."""

@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=2000, help="how many, over all scenarios")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scenario", action="append", choices=sorted(SCENARIOS), help="which; several times for several")
+    parser.add_argument(
+        "--scenario", action="append", choices=sorted(SCENARIOS), help="which; several times for several"
+    )
     parser.add_argument("--only", type=int, help="the number of a single point, to see it again")
     parser.add_argument("--calls", action="store_true", help="list the calls of each scenario and try nothing")
     options = parser.parse_args()
@@ -45,7 +47,10 @@ def main() -> None:
             bench = prepare(Path(os.path.realpath(folder)), SCENARIOS[name])
             listed = Path(folder, f"{name}.calls") if options.calls else None
             calls = count(bench, listed)
-            print(f"{name}: {calls[injector.ANY]:,} calls below the run, {calls[injector.CHANGES]:,} of them changes", flush=True)
+            print(
+                f"{name}: {calls[injector.ANY]:,} calls below the run, {calls[injector.CHANGES]:,} of them changes",
+                flush=True,
+            )
             if listed is not None:
                 print(listed.read_text())
                 continue

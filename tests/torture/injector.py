@@ -13,7 +13,13 @@ SOURCE = Path(__file__).with_name("shim.c")
 ENVIRONMENT = "RNA_WATCH_TORTURE"
 COUNT, KILL_BEFORE, KILL_AFTER, KILL_HALF, FAIL = range(5)
 ANY, CHANGES = range(2)
-ACTS = {COUNT: "counted", KILL_BEFORE: "killed before", KILL_AFTER: "killed after", KILL_HALF: "killed half way", FAIL: "failed"}
+ACTS = {
+    COUNT: "counted",
+    KILL_BEFORE: "killed before",
+    KILL_AFTER: "killed after",
+    KILL_HALF: "killed half way",
+    FAIL: "failed",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.torture import injector, power_loss
@@ -15,6 +14,8 @@ from tests.torture.injector import ANY, CHANGES, FAIL, KILL_AFTER, KILL_BEFORE, 
 from tests.torture.scenario import forked, once, originals, problems_after, problems_in_the_end, snapshot
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.torture.scenario import Bench
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE, errno.EDQUOT)

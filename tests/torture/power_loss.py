@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _EXTREMES = 3  # disk 0 lost all that was not certain, 1 has all names and no data, 2 has everything; others are drawn
 

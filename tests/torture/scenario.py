@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ _PAST_S = 3600.0
 _LIMIT_S = 120.0
 _MOST_RUNS = 3
 _SIZES = {"body.weight": (16, 24), "body.bias": (16,), "head.weight": (4, 16)}
-_JUDGE = 'set -- "{checkpoint}"; printf \'{{"loss": 0.%s}}\' "$(cat "$1" $(find "$1" -name "*.safetensors" 2>/dev/null) 2>/dev/null | cksum | cut -c1-4)"'
+# a number that depends on every byte of the model
+_JUDGE = "printf '{\"loss\": 0.%s}' $(cksum < {checkpoint} | cut -c1-4)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,10 @@ SCENARIOS = {
         Scenario(name="files", options=(*_COMMON, "--engine", "local")),
         Scenario(name="folders", folders=True, options=(*_COMMON, "--engine", "local")),
         Scenario(name="exports", options=(*_COMMON, "--engine", "local", "--export", "safetensors", "--pin", "copy")),
-        Scenario(name="command", options=(*_COMMON, "--engine", "local", "--max-candidates", "2", "--evaluate-command", "{judge}")),
+        Scenario(
+            name="command",
+            options=(*_COMMON, "--engine", "local", "--max-candidates", "2", "--evaluate-command", _JUDGE),
+        ),
         Scenario(name="ray", options=(*_COMMON, "--engine", "ray", "--workers", "1")),
     )
 }
@@ -73,7 +78,7 @@ def write_run(folder: Path, scenario: Scenario, count: int = 5) -> None:
     past = time.time() - _PAST_S
     for step in range(1, count + 1):
         for name, tensor in state.items():
-            tensor += 0.3 * (target[name] - tensor) + 0.02 * torch.randn(tensor.shape, generator=generator)
+            tensor.add_(0.3 * (target[name] - tensor) + 0.02 * torch.randn(tensor.shape, generator=generator))
         if scenario.folders:
             path = folder / f"checkpoint-{step}"
             path.mkdir()
@@ -154,7 +159,7 @@ def forked(act: Callable[[], object], output: Path, limit_s: float = _LIMIT_S) -
 
 def command_line(run: Path, scenario: Scenario) -> list[str]:
     """The command that processes a run."""
-    return ["rna-watch", "once", str(run), *(each.replace("{judge}", _JUDGE.replace("{{", "{").replace("}}", "}")) for each in scenario.options)]
+    return ["rna-watch", "once", str(run), *scenario.options]
 
 
 def once(run: Path, scenario: Scenario) -> None:
@@ -194,13 +199,15 @@ def journal_problems(run: Path) -> list[str]:
     events: list[Any] = list(log.read(run / ".rna-watch" / "journal.jsonl"))
     numbers = [event.seq for event in events]
     found = []
-    if any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(numbers)):
         found.append("the journal's numbers do not rise")
     made: dict[str, set[str]] = {}
     for event in events:
         if event.kind == "published":
             made.setdefault(event.checkpoint, set()).add(event.output)
-    found += [f"{name} was published as {' and '.join(sorted(names))}" for name, names in made.items() if len(names) > 1]
+    found += [
+        f"{name} was published as {' and '.join(sorted(names))}" for name, names in made.items() if len(names) > 1
+    ]
     return found
 
 
@@ -243,7 +250,11 @@ def prepare(folder: Path, scenario: Scenario) -> Bench:
     output = run.parent / "output"
     if forked(lambda: once(run, scenario), output) != 0:
         raise AssertionError(output.read_text())
-    problems = [*left_over(run), *journal_problems(run), *(f"{k}: {v}" for k, v in verdicts(run).items() if v != "verified")]
+    problems = [
+        *left_over(run),
+        *journal_problems(run),
+        *(f"{k}: {v}" for k, v in verdicts(run).items() if v != "verified"),
+    ]
     if problems or not models(run):
         raise AssertionError("; ".join(problems) or output.read_text())
     return Bench(scenario=scenario, template=template, canary=canary, expected=models(run), folder=folder)
@@ -255,7 +266,9 @@ def problems_after(bench: Bench, run: Path, before: dict[str, tuple[str, int, in
     if originals(run) != before:
         changed = {n for n in before.keys() | originals(run).keys() if before.get(n) != originals(run).get(n)}
         found.append(f"the trainer's files changed: {', '.join(sorted(changed))}")
-    found += [f"{name} {verdict}" for name, verdict in verdicts(run).items() if verdict is Verdict.DIFFERS and exists(name)]
+    found += [
+        f"{name} {verdict}" for name, verdict in verdicts(run).items() if verdict is Verdict.DIFFERS and exists(name)
+    ]
     for path in (run.parent / "output", run / ".rna-watch" / "log"):
         if path.exists() and "Traceback" in path.read_text(errors="replace"):
             found.append(f"a traceback in {path.name}: {path.read_text(errors='replace').strip().splitlines()[-1]}")
