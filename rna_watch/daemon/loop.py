@@ -53,6 +53,7 @@ _BEAT_S = 1.0
 _JOIN_S = 15.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+
 class Daemon:
     """Watches one run until it is stopped (or, with `until_done`, until nothing is left to do).
 
@@ -164,11 +165,12 @@ class Daemon:
 
     def _begin(self) -> None:
         self._beat("starting")
-        self._paths.stop_request.unlink(missing_ok=True)
+        disk.remove(self._paths.stop_request)
         output_tree.sweep(self._paths.models)
         self._pins.sweep()
         for leftover in self._paths.scratch.glob("*"):
-            disk.remove(str(leftover))
+            with contextlib.suppress(PermissionError):  # it is not ours
+                disk.remove(leftover)
         self._recorder.record(
             e.Started(
                 host=socket.gethostname(),
