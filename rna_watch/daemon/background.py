@@ -81,7 +81,7 @@ def serve(
             try:
                 _check_run(recorder, paths)
                 if adopted := adopt(paths, allow_links=config.allow_links):
-                    recorder.record(e.Noted(text=adopted))
+                    recorder.at_start.append(e.Noted(text=adopted))
                 adopt_pins(paths)
                 daemon = Daemon(
                     config,

@@ -168,9 +168,7 @@ class Daemon:
         disk.remove(self._paths.stop_request)
         output_tree.sweep(self._paths.models)
         self._pins.sweep()
-        for leftover in self._paths.scratch.glob("*"):
-            with contextlib.suppress(PermissionError):  # it is not ours
-                disk.remove(leftover)
+        disk.sweep(self._paths.scratch)
         self._recorder.record(
             e.Started(
                 host=socket.gethostname(),

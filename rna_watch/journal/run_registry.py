@@ -56,7 +56,10 @@ def _read(file: Path) -> dict[str, Any]:
 def _outputs(record: dict[str, Any]) -> list[Path]:
     """The recorded places, the last one first."""
     listed = record.get("outputs", [record.get("output")])
-    return [Path(each) for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
+    listed = listed if isinstance(listed, list) else []
+    return [
+        Path(each) for each in listed if isinstance(each, str) and each == os.path.abspath(each) and "\0" not in each
+    ]  # noqa: PTH100
 
 
 def _records(run: Path) -> Iterator[dict[str, Any]]:

@@ -213,6 +213,63 @@ def rename(path: str | Path, other: str | Path) -> None:
         os.rename(name, new, src_dir_fd=folder, dst_dir_fd=into)
 
 
+class HeldFolder:
+    """A folder that this process alone uses, as long as it holds the lock on the mark in it; nobody else may enter it.
+
+    Args:
+        base: the folder to make it in.
+        prefix: of its name.
+        room_bytes: what must be free there.
+
+    Raises:
+        OSError: it cannot be made, or there is no room.
+    """
+
+    def __init__(self, base: Path, prefix: str, room_bytes: int) -> None:
+        self._name = f"{prefix}{secrets.token_hex(4)}"
+        self.path = str(base / self._name)
+        self._base = owned.open_folder(base)
+        try:
+            os.mkdir(self._name, 0o700, dir_fd=self._base)
+            try:
+                self._lock = owned.hold(self._base, self._name, room_bytes)
+            except BaseException:
+                shutil.rmtree(self._name, ignore_errors=True, dir_fd=self._base)
+                raise
+        except BaseException:
+            os.close(self._base)
+            raise
+
+    def remove(self) -> None:
+        """Remove it with all that is in it, and let the lock go; a second time does nothing."""
+        if self._lock >= 0:
+            shutil.rmtree(self._name, ignore_errors=True, dir_fd=self._base)
+            os.close(self._lock)
+            os.close(self._base)
+            self._lock = -1
+
+
+def remove_unheld(base: Path, prefix: str) -> None:
+    """Remove folders of this kind that nobody holds: they are ours, carry our mark, and their lock is free.
+
+    Args:
+        base: the folder that they lie in.
+        prefix: of their names.
+
+    Raises:
+        OSError: the folder cannot be looked at.
+    """
+    folder = owned.open_folder(base)
+    try:
+        with os.scandir(folder) as entries:
+            names = [each.name for each in entries if each.name.startswith(prefix)]
+        for name in names:
+            with suppress(OSError), owned.held(folder, name):
+                shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
 def share_blocks(reader: int, writer: int) -> bool:
     """Make a file's content that of another, sharing its blocks (reflink); False where the file systems cannot (most)."""
     try:
@@ -244,6 +301,13 @@ def remove(path: str | Path) -> None:
     with suppress(FileNotFoundError), owned.at(path) as (folder, name):
         owned.check_removable(path, folder, name)
         _remove(folder, name)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what is ours in a folder; what cannot be removed stays."""
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            remove(path)
 
 
 def _remove(folder: int, name: str) -> None:

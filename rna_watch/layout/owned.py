@@ -8,11 +8,12 @@ in a file that others can write makes anything ours. The acts themselves are in 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ def claim(folder: Path, names: Iterable[str] = (), *, allow_links: bool = False,
     make_folders(above)
     if not allow_links and os.path.islink(path):  # noqa: PTH114
         raise UsageError(f"{path} is a symbolic link, which rna-watch does not follow: {_WHAT_TO_DO}")
-    made = _open(above, follow=True)
+    made = open_folder(above, follow=True)
     try:
         make_folder(made, name)
         inside = os.open(name, _FOLDER | (0 if allow_links else os.O_NOFOLLOW), dir_fd=made)
@@ -131,10 +132,67 @@ def put_mark_into(folder: Path) -> None:
         put_mark(descriptor)
 
 
+def hold(base: int, name: str, room_bytes: int) -> int:
+    """Put our mark into a new folder, and lock it; returns the lock, which lasts until it is closed or the process ends.
+
+    Args:
+        base: a descriptor of the folder around it.
+        name: of the new folder.
+        room_bytes: what must be free there; it is free again afterwards.
+
+    Raises:
+        OSError: there is no room.
+    """
+    folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=base)
+    try:
+        mark = os.open(MARK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    finally:
+        os.close(folder)
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        os.posix_fallocate(mark, 0, room_bytes)
+        os.ftruncate(mark, 0)
+        os.pwrite(mark, MARK_TEXT, 0)  # last: `held` takes no lock on a mark without it
+    except BaseException:
+        os.close(mark)
+        raise
+    return mark
+
+
+@contextmanager
+def held(base: int, name: str) -> Iterator[None]:
+    """Hold a folder whose holder is gone.
+
+    Args:
+        base: a descriptor of the folder around it.
+        name: the folder's.
+
+    Raises:
+        OSError: it has a holder, or does not carry our mark, or is another user's.
+    """
+    folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=base)
+    try:
+        mark = os.open(MARK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            mine = all(os.fstat(each).st_uid == os.geteuid() for each in (folder, mark))
+            if (
+                not mine
+                or not stat.S_ISREG(os.fstat(mark).st_mode)
+                or os.pread(mark, 2 * len(MARK_TEXT), 0) != MARK_TEXT
+            ):
+                raise _not_ours(name)
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(mark)
+    finally:
+        os.close(folder)
+
+
 def is_marked(folder: Folder) -> bool:
     """Whether a folder carries our mark."""
     try:
-        descriptor = _open(folder.path, follow=folder.follow)
+        descriptor = open_folder(folder.path, follow=folder.follow)
     except OSError:
         return False
     try:
@@ -173,7 +231,7 @@ def at(path: str | Path) -> Iterator[tuple[int, str]]:
         OSError: there is no such folder, or a link or another owner's folder is on the way.
     """
     folder, names = locate(path)
-    descriptor = _open(folder.path, follow=folder.follow)
+    descriptor = open_folder(folder.path, follow=folder.follow)
     try:
         for number, name in enumerate(names[:-1], 1):
             where = os.path.join(folder.path, *names[:number])  # noqa: PTH118
@@ -187,11 +245,16 @@ def at(path: str | Path) -> Iterator[tuple[int, str]]:
         os.close(descriptor)
 
 
-def _open(path: str, *, follow: bool) -> int:
+def open_folder(path: str | Path, *, follow: bool = True) -> int:
+    """A descriptor of a folder.
+
+    Raises:
+        OSError: it cannot be opened, or is a link that is not followed.
+    """
     try:
         return os.open(path, _FOLDER | (0 if follow else os.O_NOFOLLOW))
     except NotADirectoryError as error:
-        raise (_link(path) if os.path.islink(path) else error) from error  # noqa: PTH114
+        raise (_link(str(path)) if os.path.islink(path) else error) from error  # noqa: PTH114
 
 
 def _enter(descriptor: int, name: str, path: str, *, follow: bool) -> int:
@@ -213,7 +276,7 @@ def _not_ours(path: str) -> OSError:
 
 
 def open_at(path: str | Path, flags: int, mode: int = 0o666) -> int:
-    """Open a regular file of ours to write to it; returns a descriptor. A new file's name is put on the disk.
+    """Open a regular file of ours to write to it; returns a descriptor. A new name that is to stay is put on the disk.
 
     Args:
         path: its path.
@@ -225,16 +288,19 @@ def open_at(path: str | Path, flags: int, mode: int = 0o666) -> int:
     """
     folder, _ = locate(path)
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if folder.inside else os.O_NOFOLLOW)
-    with at(path) as (where, name):
+    with ExitStack() as stack:
         try:
+            where, name = stack.enter_context(at(path))
             descriptor = os.open(name, flags, mode, dir_fd=where)
         except OSError as error:
-            raise (_link(str(path)) if error.errno == errno.ELOOP else _named(error, path)) from error
+            if error.errno in {errno.ELOOP, errno.EPERM} and error.filename != os.path.basename(path):  # noqa: PTH119
+                raise  # a folder above it is a link, or another owner's
+            raise _link(str(path)) if error.errno == errno.ELOOP else OSError(*error.args, str(path)) from error
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode) or folder.uid not in {None, found.st_uid}:
                 raise _not_ours(str(path))
-            if flags & os.O_CREAT and not found.st_size:
+            if flags & os.O_CREAT and not flags & os.O_EXCL and not found.st_size:
                 os.fsync(where)
         except BaseException:
             os.close(descriptor)

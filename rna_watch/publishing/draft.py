@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.layout import disk, owned
+from rna_watch.layout.disk import share_blocks
 from rna_watch.layout.open_file import OpenFile, opened
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def begin_file(source: FileIdentity, path: str) -> bool:
     """
     with opened([source]) as (file,), disk.create(path) as writer:
         os.fchmod(writer.fileno(), os.fstat(file.descriptor).st_mode & 0o777 | 0o200)
-        shared = disk.share_blocks(file.descriptor, writer.fileno())
+        shared = share_blocks(file.descriptor, writer.fileno())
         if not shared:
             os.ftruncate(writer.fileno(), source.size_bytes)
     return shared

@@ -15,7 +15,7 @@ from rna_watch.layout.artifacts import export_path, is_output, manifest_path
 def has_export(model: Path) -> bool:
     """Whether the plain copy that a model's manifest names, if any, is there."""
     name = json.loads(manifest_path(model).read_bytes()).get("export")
-    return name is None or model.with_name(name).exists()
+    return name is None or (name == export_path(model).name and export_path(model).exists())
 
 
 def remove_export(model: Path) -> None:
