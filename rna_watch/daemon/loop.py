@@ -171,11 +171,10 @@ class Daemon:
 
     def _begin(self) -> None:
         self._beat("starting")
-        self._paths.stop_request.unlink(missing_ok=True)
+        disk.remove(self._paths.stop_request)
         output_tree.sweep(self._paths.models)
         self._pins.sweep()
-        for leftover in self._paths.scratch.glob("*"):
-            disk.remove(str(leftover))
+        disk.sweep(self._paths.scratch)
         self._recorder.record(
             e.Started(
                 host=socket.gethostname(),

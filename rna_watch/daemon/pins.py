@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoi
 from rna_watch.formats.probe import probe
 from rna_watch.formats.recorded_gradient import SUFFIX
 from rna_watch.journal import events as e
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -136,7 +138,8 @@ class Pins:
         if current is None or current.admitted is not checkpoint.admitted:
             return
         if checkpoint.admitted.pin != NONE:
-            unpin(str(self._paths.pinned(checkpoint.admitted.pin_path)))
+            with contextlib.suppress(PermissionError):  # the journal names what is not ours
+                unpin(str(self._paths.pinned(checkpoint.admitted.pin_path)))
         self.forget(checkpoint.name)
         self._recorder.record(e.Unpinned(checkpoint=checkpoint.name, reason=reason))
 
@@ -180,7 +183,8 @@ class Pins:
         explained = {str(self._paths.pinned(c.admitted.pin_path)) for c in self._pinned() if c.admitted}
         for file in self._paths.pins.iterdir():
             if str(file).removesuffix(SUFFIX) not in explained:
-                unpin(str(file))
+                with contextlib.suppress(PermissionError):  # it is not ours
+                    disk.remove(file)
 
     def _pinned(self) -> list[Checkpoint]:
         return [checkpoint for checkpoint in by_admission(self._recorder.checkpoints()) if checkpoint.pinned]

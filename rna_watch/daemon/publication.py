@@ -187,7 +187,7 @@ class Publication:
         except OSError:
             same = False
         if temporary.exists() or not same or not model.exists() or not _is_of_intent(checkpoint, intent, model):
-            disk.remove(str(temporary))
+            disk.remove(temporary)
             return False
         self._published(checkpoint, model, identify_any(str(model)).size_bytes, 0.0)
         return True

@@ -47,6 +47,15 @@ def write_log_line(event: e.Event, state: RunState) -> None:
         _LOG.log(logging.WARNING if isinstance(event, e.Problem | e.Failed) else logging.INFO, "%s", line)
 
 
+def _left_out(refused: Sequence[str]) -> e.Problem:
+    are = "lines of the journal are" if len(refused) > 1 else "line of the journal is"
+    return e.Problem(
+        key="journal-paths",
+        what=f"{len(refused)} {are} not ours and left out: {refused[0]}",
+        remedy="find out who else writes to the folder; what such a line says counts as not having happened",
+    )
+
+
 class Recorder:
     """Appends events to a run's journal and keeps the state that they add up to; safe for several threads.
 
@@ -68,7 +77,9 @@ class Recorder:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._lock = threading.RLock()
-        self.state: RunState = replay(read(journal))
+        refused: list[str] = []
+        self.state: RunState = replay(read(journal, refused))
+        self.at_start: list[e.Event] = [_left_out(refused)] if refused else []  # recorded behind the next `started`
         self.check = check
         self._journal = Journal(journal)
         self._listeners = tuple(listeners)
@@ -106,6 +117,8 @@ class Recorder:
                 self.current(event.checkpoint)
             written = self._journal.append(event, durable=isinstance(event, _DURABLE))
             self.state.apply(written)
+            while isinstance(written, e.Started) and self.at_start:
+                self.record(self.at_start.pop(0))
             for problem in [found for each in self._listeners if (found := self._inform(each, written))]:
                 self.record(problem)
 

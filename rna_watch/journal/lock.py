@@ -7,13 +7,12 @@ import errno
 import fcntl
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import RunIsWatched, StoreError
 from rna_watch.journal.owner import encoded, recorded, this_process
 from rna_watch.journal.status import settled
-from rna_watch.layout import disk
+from rna_watch.layout import disk, owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +67,7 @@ class RunLock:
         check_unwatched(self._paths, self._say)
         with contextlib.ExitStack() as undo:
             try:
-                self._fd = os.open(self._paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._fd = owned.open_at(self._paths.lock, os.O_RDWR | os.O_CREAT, 0o644)
                 undo.callback(os.close, self._fd)
                 self._take()
                 self._record()
@@ -108,7 +107,7 @@ class RunLock:
 
     def _write_beside(self) -> None:
         with disk.replacing(self._paths.owner, durable=False) as temporary:
-            Path(temporary).write_bytes(encoded(self._owner)[1])
+            disk.write_new(temporary, encoded(self._owner)[1])
 
     def _successor(self) -> str:
         """The process that has taken the run over; "" if none has, as far as the files can be read."""
@@ -153,5 +152,5 @@ class RunLock:
         with contextlib.suppress(OSError):
             if not self._successor():
                 os.ftruncate(self._fd, 0)
-                self._paths.owner.unlink(missing_ok=True)
+                disk.remove(self._paths.owner)
         os.close(self._fd)

@@ -13,7 +13,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import StoreError
-from rna_watch.journal.records import from_record, to_record
+from rna_watch.journal.records import PathError, from_record, to_record
+from rna_watch.layout import owned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +30,13 @@ def encode(event: Event) -> bytes:
     return f'{body[:-1]},"crc":{zlib.crc32(body.encode())}}}\n'.encode()
 
 
-def decode(line: bytes) -> Event | None:
-    """The event of one line; None if the line is torn, damaged or of an unknown kind."""
+def decode(line: bytes, refused: list[str] | None = None) -> Event | None:
+    """The event of one line; None if the line is torn, damaged or of an unknown kind, or names a path outside of our folders.
+
+    Args:
+        line: with its end.
+        refused: gets the reason if a path is why, in words.
+    """
     head, comma, tail = line.rstrip(b"\n").rpartition(b',"crc":')
     if not comma or not tail.endswith(b"}") or not tail[:-1].isdigit():
         return None
@@ -39,8 +45,12 @@ def decode(line: bytes) -> Event | None:
         return None
     try:
         return from_record(json.loads(body))
+    except PathError as error:
+        if refused is not None:
+            refused.append(str(error))
     except (ValueError, TypeError):
-        return None
+        pass
+    return None
 
 
 class Journal:
@@ -54,7 +64,7 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = owned.open_at(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             size = self._size = os.fstat(self._fd).st_size
             if size and os.pread(self._fd, 1, size - 1) != b"\n":
                 os.write(self._fd, b"\n")
@@ -119,12 +129,17 @@ class Journal:
         os.close(self._fd)
 
 
-def read(path: Path) -> Iterator[Event]:
-    """All sound events of a journal, oldest first; nothing if there is no journal."""
+def read(path: Path, refused: list[str] | None = None) -> Iterator[Event]:
+    """All sound events of a journal, oldest first; nothing if there is no journal.
+
+    Args:
+        path: the journal.
+        refused: gets a line in words for each event that is left out because of a path in it.
+    """
     try:
         with path.open("rb") as file:
             for line in file:
-                event = decode(line) if line.endswith(b"\n") else None  # the line is not finished yet
+                event = decode(line, refused) if line.endswith(b"\n") else None  # the line is not finished yet
                 if event is not None:
                     yield event
     except FileNotFoundError:

@@ -161,7 +161,9 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _is_input(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("path", "fingerprint"))
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), str) and "\0" not in value[key] for key in ("path", "fingerprint")
+    )
 
 
 def _are_texts(value: object) -> bool:
