@@ -82,14 +82,15 @@ class Backlog:
         """
         with self._lock:
             checkpoints = self._recorder.checkpoints()
-            kept = self._needed()
+            earlier = {each.name for each in checkpoints if self._is_earlier(each)}
+            new = any(each.stage in PENDING and each.name not in earlier for each in checkpoints)
             name = next_in_line(
                 checkpoints,
                 self._attempted,
                 since_error_s,
                 self._disk_reserve.holds,
                 window=self._config.window,
-                left={c.name for c in checkpoints if self._thins and c.name not in kept and self._is_earlier(c)},
+                left=earlier - self._sequences.needed(self._config.window) if new and self._thins else (),
             )
             self.begin(name)
         return name

@@ -268,6 +268,8 @@ class Daemon:
         if worker.ready and watcher.rounds and not self._announced:
             self._announced = True
             self._on_ready()
+        if self._away_since is None:
+            self._acts.do("stop", "a request to stop cannot be looked for", self._look_for_stop)
         if time.monotonic() - self._last_beat < _BEAT_S:
             return
         self._last_beat = time.monotonic()
@@ -279,7 +281,6 @@ class Daemon:
         self._acts.do("heartbeat", "the sign of life cannot be given", partial(self._beat, state))
         if self._away_since is None:
             self._recorder.flush()
-            self._acts.do("stop", "a request to stop cannot be looked for", self._look_for_stop)
             self._say_stuck(time.monotonic() - watcher.step_begun)
 
     def _look_away(self) -> None:
