@@ -91,9 +91,12 @@ def serve(
                     again=again,
                     on_ready=lambda: _tell(ready, _READY),
                     lost=lambda: lock.lost() or recorder.lost(),
+                    away=lock.away,
                 )
                 daemon.run()
                 lock.check()
+                if lost := lock.lost():
+                    raise StoreError(f"{lost}: {paths.state}; start again to go on with what is there")
             finally:
                 recorder.close()
         return recorder

@@ -222,6 +222,10 @@ class RayEngine:
             found.append(Process(name=f"ray system ({len(system)})", pids=tuple(system), busy=False))
         return found
 
+    def broken(self) -> str:
+        """See `Engine.broken`."""
+        return ""
+
     def cancel(self) -> None:
         """See `Engine.cancel`."""
         self._cancelled.set()

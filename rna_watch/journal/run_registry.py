@@ -59,7 +59,7 @@ def _outputs(record: dict[str, Any]) -> list[Path]:
     listed = listed if isinstance(listed, list) else []
     return [
         Path(each) for each in listed if isinstance(each, str) and each == os.path.abspath(each) and "\0" not in each
-    ]  # noqa: PTH100
+    ]
 
 
 def _records(run: Path) -> Iterator[dict[str, Any]]:
