@@ -102,7 +102,8 @@ def _take_name(folder: int, made: str, path: str, name: str, *, new: bool) -> No
         if there is not None:
             os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
         raise
-    _remove(folder, old)
+    if there is not None:
+        _remove(folder, old)
 
 
 def _kind(folder: int, name: str) -> int | None:
