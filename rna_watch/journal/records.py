@@ -7,7 +7,6 @@ import posixpath
 from typing import Any
 
 from rna_watch.journal import events as e
-from rna_watch.layout import owned
 
 VERSION = 1
 KINDS: dict[str, type[e.Event]] = {
@@ -72,8 +71,6 @@ def check_path(path: object, name: str) -> None:
         raise PathError(f"{name} is {path!r}, which is no path")
     if path.startswith("/") or path.split("/", 1)[0] == "..":
         raise PathError(f"{name} is {path!r}, which leads out of its folder")
-    if name == "temporary" and not owned.is_temporary(posixpath.basename(path)):
-        raise PathError(f"{name} is {path!r}, which is no temporary name of ours")
 
 
 def to_record(event: e.Event) -> dict[str, Any]:
