@@ -1,21 +1,34 @@
 """A pickle reader that builds inert values only: nothing named in the file is ever imported or called.
 
 Classes and functions become inert classes that remember their name and arguments, so that a `Namespace`, a numpy scalar or a
-whole `nn.Module` can be read for the tensors within.
+whole `nn.Module` can be read for the tensors within. Time and memory are bounded by the pickle's length, whatever it asks for.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from rna_watch.errors import RnaWatchError
+from rna_watch.errors import RefusedCheckpoint, RnaWatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+# what a pickle may cost; of a model with 250,000 tensors it takes 55 MB, 3 values a tensor and 8 s
+SECONDS = 1.0  # of the processor, and half a one more for each megabyte
+MOST_VALUES = 1_000_000  # lists, mappings and objects, and as many memos; and one more for each 8 bytes
+_A_VALUE_BYTES = 8
+_VALUES_A_CALL = 4
+MOST_OPEN = 10_000  # lists and tuples that are begun inside others
+MOST_CLASSES = 10_000
+_MOST_BITS = 128  # of a number that is a key
+_LARGEST_MEMO = 2**32
+_OPCODES_A_LOOK = 1024
+_KEYS_A_LOOK = 64
 
 
 class Inert:
@@ -118,20 +131,23 @@ STORAGES = {
     "UntypedStorage": "",
 }
 _MAPPINGS = {("collections", "defaultdict"), ("collections", "Counter")}
+_MOST_ELEMENTS = 2**63
 _MOST_AXES = 64  # torch's own limit; without one, a shape given a million times fills memory
 
 
 def _tensor(storage: object, start: int, shape: Any, stride: Any, dtype: str | None = None) -> object:
     if not isinstance(storage, Storage):
         return OpaqueTensor(what="a tensor without a storage of its own")
-    if start < 0 or max(len(shape), len(stride)) > _MOST_AXES:
+    if max(len(shape), len(stride)) > _MOST_AXES or start < 0:
         raise ValueError("a tensor with a negative start or more axes than torch has")
+    if any(type(each) is not int or abs(each) >= _MOST_ELEMENTS for each in (start, *shape, *stride)):
+        raise ValueError("a tensor whose start, sizes or strides are no whole numbers of elements")
     return PickledTensor(
         storage=storage,
         dtype=storage.dtype if dtype is None else dtype,
-        start=storage.start + int(start),
-        shape=tuple(map(int, shape)),
-        stride=tuple(map(int, stride)),
+        start=storage.start + start,
+        shape=tuple(shape),
+        stride=tuple(stride),
     )
 
 
@@ -189,17 +205,14 @@ class Stream(Protocol):
     def readline(self) -> bytes:
         """The bytes up to the end of the line, and that."""
 
+    def tell(self) -> int:
+        """The byte that comes next."""
+
 
 # opcodes that torch.save never writes, and that reserve memory or reach objects beyond the file
 _FOREIGN = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
-# opcodes that hash keys, and where on the stack those are
-_HASHING = {
-    pickle.SETITEM: slice(-2, -1),
-    pickle.SETITEMS: slice(0, None, 2),
-    pickle.DICT: slice(0, None, 2),
-    pickle.ADDITEMS: slice(None),
-    pickle.FROZENSET: slice(None),
-}
+# opcodes that make a value of many more bytes than they take
+_MAKING = (pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET, pickle.TUPLE1, pickle.LIST)
 _DEEPEST_KEY = 3
 _WIDEST_KEY = 64
 
@@ -211,17 +224,18 @@ def _check_key(key: object, depth: int = _DEEPEST_KEY) -> None:
             raise TypeError("a key is nested deeper than any that torch writes")
         for item in key:
             _check_key(item, depth - 1)
+    elif isinstance(key, int) and key.bit_length() > _MOST_BITS:
+        raise TypeError("a key is a longer number than any that torch writes")
 
 
-def _with_checked_keys(read: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
-    """The reading of an opcode, but for keys that would be hashed for ever."""
+def _counted(read: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The reading of an opcode that makes a value."""
 
-    def checked(reader: _Reader) -> None:
-        for key in reader.stack[keys]:
-            _check_key(key)
+    def counted(reader: _Reader) -> None:
+        reader.spend(1)
         read(reader)
 
-    return checked
+    return counted
 
 
 def _name_of(key: object) -> str:
@@ -238,17 +252,127 @@ class _Reader(pickle._Unpickler):
     """
 
     stack: list[Any]
-    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code: read for code, read in pickle._Unpickler.dispatch.items() if bytes([code]) not in _FOREIGN
     }
-    for _code, _keys in _HASHING.items():
-        dispatch[_code[0]] = _with_checked_keys(dispatch[_code[0]], _keys)
+    for _code in _MAKING:
+        dispatch[_code[0]] = _counted(dispatch[_code[0]])
 
     def __init__(self, stream: Stream, refer: Callable[[Any], object]) -> None:
         # Python 2 wrote byte strings, whatever was in them
         super().__init__(stream, encoding="utf-8", errors="backslashreplace")
         self._refer = refer
+        self._stream = stream
+        self._began = stream.tell()
+        self._begun = time.thread_time()
+        self._values = 0
+        self._classes: dict[tuple[str, str], Any] = {}
+
+    def load(self) -> object:
+        """As Python's, with a look at what it costs now and then."""
+        self.metastack: list[list[Any]] = []
+        self.stack = []
+        self.append = self.stack.append
+        self.proto = 0
+        self.read, self.readline = read, _ = self._stream.read, self._stream.readline
+        dispatch = self.dispatch
+        try:
+            while True:
+                for _ in range(_OPCODES_A_LOOK):
+                    dispatch[read(1)[0]](self)
+                self._look()
+        except pickle._Stop as stop:
+            return stop.value
+
+    def spend(self, values: int) -> None:
+        """Count values that are made or copied.
+
+        Raises:
+            RefusedCheckpoint: they are too many for the bytes that were read.
+        """
+        self._values += values
+        if self._values > MOST_VALUES:
+            self._look()
+
+    def _look(self) -> None:
+        """Raises: RefusedCheckpoint: the pickle costs more than one of its length may."""
+        length = self._stream.tell() - self._began
+        if time.thread_time() - self._begun > SECONDS + length / 2e6:
+            raise RefusedCheckpoint(
+                f"reading its pickle takes more than {SECONDS:g} s, and 0.5 s more for each megabyte: it is made to take long"
+            )
+        waiting = len(self.stack) + sum(map(len, self.metastack))
+        if max(self._values, len(self.memo), waiting) > MOST_VALUES + length // _A_VALUE_BYTES:
+            raise RefusedCheckpoint(
+                f"its pickle makes more than {MOST_VALUES:,} values, and one more for each {_A_VALUE_BYTES} bytes: it is made "
+                "to fill memory"
+            )
+        if len(self.metastack) > MOST_OPEN:
+            raise RefusedCheckpoint(f"its pickle is nested more than {MOST_OPEN:,} deep")
+
+    def _put(self, target: Any, pairs: Iterable[Any], values: Iterable[Any]) -> None:
+        """Fill a mapping; keys of equal hash take time that grows with their square."""
+        for number, (key, value) in enumerate(zip(pairs, values, strict=True), 1):
+            _check_key(key)
+            target[key] = value
+            if not number % _KEYS_A_LOOK:
+                self._look()
+
+    def load_setitem(self) -> None:
+        """As Python's, for keys that can be hashed."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self.spend(1)
+        _check_key(key)
+        self.stack[-1][key] = value
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        """As Python's, for keys that can be hashed."""
+        items = self.pop_mark()
+        self._put(self.stack[-1], items[::2], items[1::2])
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_dict(self) -> None:
+        """As Python's, for keys that can be hashed."""
+        self.spend(1)
+        items = self.pop_mark()
+        target: dict[Any, Any] = {}
+        self._put(target, items[::2], items[1::2])
+        self.append(target)
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def _set(self) -> set[Any]:
+        found: dict[Any, None] = {}
+        items = self.pop_mark()
+        self.spend(1)
+        self._put(found, items, [None] * len(items))
+        return set(found)
+
+    def load_additems(self) -> None:
+        """As Python's, for items that can be hashed."""
+        for item in self._set():
+            self.stack[-1].add(item)
+
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+
+    def load_frozenset(self) -> None:
+        """As Python's, for items that can be hashed."""
+        self.append(frozenset(self._set()))
+
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
+    def load_put(self) -> None:
+        """As Python's, for a number as Python writes it."""
+        number = int(self.readline()[:-1])
+        if not 0 <= number < _LARGEST_MEMO:
+            raise ValueError("a memo's number is longer than any that Python writes")
+        self.memo[number] = self.stack[-1]
+
+    dispatch[pickle.PUT[0]] = load_put
 
     def load_frame(self) -> None:
         """Skip the length of a frame: it only says how much to read ahead, and a damaged file may claim any."""
@@ -257,15 +381,46 @@ class _Reader(pickle._Unpickler):
     dispatch[pickle.FRAME[0]] = load_frame
 
     def load_reduce(self) -> None:
-        """As Python's, but for an ordered mapping of such keys."""
-        arguments, function = self.stack[-1], self.stack[-2]
-        if function is OrderedDict and isinstance(arguments, tuple):
-            for pairs in arguments[:1]:
-                for pair in pairs if isinstance(pairs, list | tuple) else ():
-                    _check_key(pair[0] if isinstance(pair, list | tuple) and pair else pair)
-        super().load_reduce()  # type: ignore[misc]
+        """As Python's, but what an ordered mapping is made of is looked at."""
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if function is OrderedDict and isinstance(arguments, tuple) and arguments:
+            made: Any = OrderedDict()
+            first = arguments[0]
+            pairs = [(key, value) for key, value in (first.items() if isinstance(first, dict) else first)]
+            self.spend(1 + len(pairs))
+            self._put(made, [key for key, _ in pairs], [value for _, value in pairs])
+        else:
+            self._spend_on(arguments)
+            made = function(*arguments)
+        self.append(made)
 
     dispatch[pickle.REDUCE[0]] = load_reduce
+
+    def load_newobj(self) -> None:
+        """As Python's."""
+        self._spend_on(self.stack[-1])
+        super().load_newobj()  # type: ignore[misc]
+
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+
+    def load_newobj_ex(self) -> None:
+        """As Python's."""
+        self._spend_on(self.stack[-2])
+        self._spend_on(self.stack[-1])
+        super().load_newobj_ex()  # type: ignore[misc]
+
+    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
+
+    def _instantiate(self, kind: Any, arguments: list[Any]) -> None:
+        self._spend_on(arguments)
+        super()._instantiate(kind, arguments)  # type: ignore[misc]
+
+    def _spend_on(self, arguments: Any) -> None:
+        """Count what a call copies: its arguments, and what is in the first of them."""
+        self.spend(_VALUES_A_CALL + len(arguments))
+        for first in arguments[:1] if isinstance(arguments, list | tuple) else ():
+            if isinstance(first, list | tuple | dict | set | frozenset):
+                self.spend(len(first))
 
     def load_build(self) -> None:
         """Set the state of an inert object, and a state dict's metadata; a state for any other object is an attack."""
@@ -282,20 +437,30 @@ class _Reader(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _REBUILD:
-            return _REBUILD[module, name]
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) in _MAPPINGS:
-            return type(name, (InertDict,), {})
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        if module in {"torch", "torch.storage"} and name in STORAGES:
-            return StorageType(STORAGES[name])
-        return type(name, (Inert,), {"qualified_name": f"{module}.{name}"})
+        found = self._classes.get((module, name))
+        if found is None:
+            if len(self._classes) >= MOST_CLASSES:
+                raise RefusedCheckpoint(f"its pickle names more than {MOST_CLASSES:,} classes")
+            found = self._classes[module, name] = _class(module, name)
+        return found
 
     def persistent_load(self, pid: Any) -> Any:
         return self._refer(pid)
+
+
+def _class(module: str, name: str) -> Any:
+    """What stands here for a class or a function."""
+    if (module, name) in _REBUILD:
+        return _REBUILD[module, name]
+    if (module, name) == ("collections", "OrderedDict"):
+        return OrderedDict
+    if (module, name) in _MAPPINGS:
+        return type(name, (InertDict,), {})
+    if (module, name) == ("torch", "Size"):
+        return tuple
+    if module in {"torch", "torch.storage"} and name in STORAGES:
+        return StorageType(STORAGES[name])
+    return type(name, (Inert,), {"qualified_name": f"{module}.{name}"})
 
 
 def _record(pid: Any) -> Storage | OpaqueTensor:
