@@ -170,7 +170,7 @@ def start(paths: RunPaths, arguments: Sequence[str], say: Callable[[str], None] 
     reader, writer = os.pipe()
     with paths.log.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "rna_watch", "start", *arguments, "--foreground", "--no-terminal"],
+            [sys.executable, "-P", "-m", "rna_watch", "start", *arguments, "--foreground", "--no-terminal"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
