@@ -53,7 +53,6 @@ _BEAT_S = 1.0
 _JOIN_S = 15.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-
 class Daemon:
     """Watches one run until it is stopped (or, with `until_done`, until nothing is left to do).
 
