@@ -144,6 +144,10 @@ class RunConfig(BaseModel):
     )
 
     output: str | None = Field(None, description="Folder for `rna` and `.rna-watch`; the run directory if not given.")
+    allow_links: bool = Field(
+        False,
+        description="Accept `rna` and `.rna-watch` that are symbolic links, or another user's; links in them are followed.",
+    )
     publish: Literal["always", "when-better"] = Field("always", description="Which chosen models are written.")
     keep: Positive = Field(5, description="Outputs kept: the best, and this many of the newest.")
     export: Literal["none", "safetensors"] = Field(

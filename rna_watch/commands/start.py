@@ -62,7 +62,9 @@ def start(
     if foreground:
         background.serve(config, paths, to_terminal=to_terminal, say=say)
         return
-    pid = background.start(paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)], say)
+    pid = background.start(
+        paths, [*typed[typed.index("start") + 1 :], "--chosen", str(paths.run)], say, allow_links=config.allow_links
+    )
     say(f"watching {paths.run} (process {pid})\nmodels   {paths.models}")
     state, _ = load(paths)
     for line in all_stand(standings(state, paths.there), state):

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections import deque
+from io import TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +20,16 @@ from rna_watch.daemon.loop import Daemon
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.setup import be_nice
 from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, StoreError, UsageError
+from rna_watch.journal import events as e
 from rna_watch.journal.echo import Formatter
 from rna_watch.journal.follow import Follower
 from rna_watch.journal.lock import RunLock
 from rna_watch.journal.replay import PENDING, Stage
-from rna_watch.journal.run_paths import adopt_pins, check_output, same_folder
+from rna_watch.journal.run_paths import adopt, adopt_pins, check_output, same_folder
 from rna_watch.journal.run_registry import remember
 from rna_watch.journal.status import settled, status_of
 from rna_watch.journal.words import nameless
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,9 +71,9 @@ def serve(
         RnaWatchError: the engine cannot start, or our own folder cannot be written.
     """
     check_output(paths)
-    paths.create()
     ready = os.environ.pop(READY_FD, None)
     try:
+        paths.create(allow_links=config.allow_links)
         with RunLock(paths, say) as lock:
             _log_to(paths, to_terminal=to_terminal, counted=until_done)
             be_nice()
@@ -77,6 +81,8 @@ def serve(
             recorder = Recorder(paths.journal, check=lock.check)
             try:
                 _check_run(recorder, paths)
+                if adopted := adopt(paths, allow_links=config.allow_links):
+                    recorder.at_start.append(e.Noted(text=adopted))
                 adopt_pins(paths)
                 daemon = Daemon(
                     config,
@@ -85,10 +91,13 @@ def serve(
                     until_done=until_done,
                     again=again,
                     on_ready=lambda: _tell(ready, _READY),
-                    lost=lock.lost,
+                    lost=lambda: lock.lost() or recorder.lost(),
+                    away=lock.away,
                 )
                 daemon.run()
                 lock.check()
+                if lost := lock.lost():
+                    raise StoreError(f"{lost}: {paths.state}; start again to go on with what is there")
             finally:
                 recorder.close()
         return recorder
@@ -116,6 +125,25 @@ def _tell(descriptor: str | None, message: str) -> None:
             os.close(int(descriptor))
 
 
+class _Log(logging.handlers.RotatingFileHandler):
+    """The log file and its older parts, opened and renamed as ours."""
+
+    def _open(self) -> TextIOWrapper:
+        return TextIOWrapper(
+            disk.appending(self.baseFilename), encoding="utf-8", errors="backslashreplace", write_through=True
+        )
+
+    def doRollover(self) -> None:  # noqa: N802 - the name is logging's
+        """Begin a new file, and keep the older ones."""
+        if self.stream is not None:
+            self.stream.close()
+        names = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
+        for older, newer in reversed(list(pairwise(names))):
+            with contextlib.suppress(FileNotFoundError):
+                disk.rename(older, newer)
+        self.stream = self._open()
+
+
 class _Repeated(logging.Filter):
     """Lets the first of equal messages pass, whichever checkpoint they are of; the summary at the end counts them."""
 
@@ -138,9 +166,7 @@ def _log_to(paths: RunPaths, *, to_terminal: bool, counted: bool) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logging.raiseExceptions = False  # a full disk must not fill the terminal with errors of the log itself
-    handlers: list[logging.Handler] = [
-        logging.handlers.RotatingFileHandler(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
-    ]
+    handlers: list[logging.Handler] = [_Log(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)]
     handlers[0].setFormatter(Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     if to_terminal:
         handlers.append(logging.StreamHandler(sys.stdout))
@@ -150,7 +176,13 @@ def _log_to(paths: RunPaths, *, to_terminal: bool, counted: bool) -> None:
     logger.handlers = handlers
 
 
-def start(paths: RunPaths, arguments: Sequence[str], say: Callable[[str], None] = lambda _: None) -> int:
+def start(
+    paths: RunPaths,
+    arguments: Sequence[str],
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    allow_links: bool = False,
+) -> int:
     """Start the daemon in the background; returns its process id once it watches.
 
     The child is a new interpreter (no fork: it can hang once torch has run), in a session of its own.
@@ -159,17 +191,19 @@ def start(paths: RunPaths, arguments: Sequence[str], say: Callable[[str], None] 
         paths: the run's paths.
         arguments: the arguments of `rna-watch start`, without the command's name.
         say: shows a line, if the run's owner is perhaps gone and has to be waited for.
+        allow_links: the setting of that name.
 
     Raises:
+        UsageError: a folder of ours is a symbolic link, or belongs to another user.
         RunIsWatched: another process watches the run.
         RnaWatchError: the child's own error.
     """
     check_output(paths)
-    paths.create()
+    paths.create(allow_links=allow_links)
     with RunLock(paths, say):
         pass  # from an owner that is gone the run is taken here, so that the child need not wait for it again
     reader, writer = os.pipe()
-    with paths.log.open("ab") as log:
+    with disk.appending(paths.log) as log:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "rna_watch", "start", *arguments, "--foreground", "--no-terminal"],
             stdin=subprocess.DEVNULL,
@@ -230,7 +264,9 @@ def stop(paths: RunPaths, say: Callable[[str], None] = lambda _: None) -> str:
     owner = status.owner
     if owner is None or not _signal(owner):
         try:
-            paths.stop_request.touch()
+            disk.appending(
+                paths.state.resolve() / paths.stop_request.name
+            ).close()  # the folder may be a link that is allowed
         except OSError as error:
             raise StoreError(
                 f"cannot write {paths.stop_request}, which asks {status.who()} to stop: {error.strerror}; check the folder's "

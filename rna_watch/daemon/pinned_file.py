@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import InputChanged
 from rna_watch.formats.recorded_gradient import SUFFIX
-from rna_watch.layout import disk
+from rna_watch.layout import disk, owned
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.open_file import opened
 
@@ -66,7 +65,7 @@ def pin_checkpoint(layout: Layout, destination: str, *, link: bool, proceed: Cal
 
     def one(file: FileIdentity) -> FileIdentity:
         place = os.path.join(destination, layout.inside(file)) if layout.root else destination  # noqa: PTH118
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        owned.make_folders(os.path.dirname(place))  # noqa: PTH120 - a string crosses process boundaries
         kind, identity = pin(file, place, link=link, proceed=proceed)
         kinds.add(kind)
         return identity
@@ -118,7 +117,7 @@ def held_bytes(destination: str) -> int:
 
 def _link(source: str, destination: str) -> bool:
     try:
-        os.link(os.path.realpath(source), destination)
+        disk.hard_link(os.path.realpath(source), destination)
     except FileNotFoundError:
         raise
     except OSError:
@@ -127,17 +126,14 @@ def _link(source: str, destination: str) -> bool:
 
 
 def _copy(source: FileIdentity, destination: str, proceed: Callable[[], None]) -> str:
-    with opened([source]) as (reader,):
-        writer = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            shared = disk.share_blocks(reader.descriptor, writer)
-            if not shared:
-                offset = 0
-                for piece in reader.pieces(0, source.size_bytes):
-                    proceed()
-                    disk.write_all(writer, piece, offset)
-                    offset += len(piece)
-            os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
-        finally:
-            os.close(writer)
+    with opened([source]) as (reader,), disk.create(destination, 0o600) as file:
+        writer = file.fileno()
+        shared = disk.share_blocks(reader.descriptor, writer)
+        if not shared:
+            offset = 0
+            for piece in reader.pieces(0, source.size_bytes):
+                proceed()
+                disk.write_all(writer, piece, offset)
+                offset += len(piece)
+        os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
     return REFLINK if shared else COPY

@@ -5,6 +5,7 @@ Every step is recorded before the next begins, so that a restart continues there
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -28,14 +29,18 @@ from rna_watch.errors import (
     IncompleteCheckpoint,
     InputChanged,
     RefusedCheckpoint,
+    RunIsWatched,
+    StoreAway,
     StoreError,
     Superseded,
+    Unreadable,
 )
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.recipe import searched
 from rna_watch.journal.replay import Stage
+from rna_watch.layout.trouble import OURS, in_words
 from rna_watch.publishing import manifest
 
 if TYPE_CHECKING:
@@ -57,6 +62,8 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3
 _STORE_ATTEMPTS = 30  # a full disk often gets room again, for example by the trainer's own retention
 _SMALLEST_WINDOW = 3
+_EQUAL_FAILURES = 3  # after so many in a row the engine is started again: it may have lost its parts
+_LOG = logging.getLogger("rna_watch")
 
 
 @dataclass(slots=True)
@@ -107,6 +114,7 @@ class Pipeline:
         self._cancelled = False
         self.progress = Progress()
         self.engine_lost = False
+        self._alike = ("", 0)  # what failed last, and how often in a row
 
     def cancel(self) -> None:
         """Stop for good, as soon as possible; called from another thread."""
@@ -124,6 +132,7 @@ class Pipeline:
         Raises:
             Cancelled: `cancel` was called; work on the checkpoint continues after a restart.
             StoreError: the journal itself cannot be written.
+            StoreAway: our own folder cannot be reached at the moment.
         """
         checkpoint = self._recorder.checkpoint(name)
         assert checkpoint is not None
@@ -142,26 +151,43 @@ class Pipeline:
                 (self._evaluate_as_it_is if as_it_is else self._process)(checkpoint)
             self._recorder.solved("store")
             self._recorder.solved("engine")
-        except (Cancelled, Superseded):
+            self._recorder.solved("inputs")
+            self._recorder.solved("work")
+            self._alike = ("", 0)
+        except (Cancelled, Superseded, StoreAway, RunIsWatched):
             raise
         except InputChanged as error:
             self._input_changed(checkpoint, str(error))
-        except (StoreError, OSError) as error:
-            self._recorder.problem("store", str(error), "outputs go on as soon as they can be written")
+        except Unreadable as error:
+            self._recorder.problem("inputs", str(error), "it is tried again by itself")
             self._failed(checkpoint, str(error), attempts=_STORE_ATTEMPTS)
+        except (StoreError, OSError) as error:
+            ours = isinstance(error, OSError) and error.errno in OURS
+            said = in_words(error) if ours and isinstance(error, OSError) else str(error)
+            self._recorder.problem("store", said, "outputs go on as soon as they can be written")
+            self._failed(checkpoint, said, attempts=_STORE_ATTEMPTS)
         except EngineError as error:
             self.engine_lost = True
             self._recorder.problem("engine", str(error), "the engine is started again, and the checkpoint tried again")
-            self._failed(checkpoint, str(error))
+            self._failed(checkpoint, str(error), attempts=_STORE_ATTEMPTS)
         except (RefusedCheckpoint, IncompleteCheckpoint) as error:
             # damage outside the model shows only when the whole file is written
             self._failed(checkpoint, f"it cannot be written out: {error}", attempts=1)
         except MemoryError:
             self._failed(checkpoint, "there is not enough memory; lower --workers")
+        except Exception as error:
+            _LOG.exception("%s could not be worked on", checkpoint.name)
+            said = f"an unexpected error ({type(error).__name__}: {error})"
+            what = f"work on {checkpoint.name} failed with {said}"
+            self._recorder.problem("work", what, "it is tried again; report it with the lines of the log")
+            self._failed(checkpoint, said)
 
     def _failed(self, checkpoint: Checkpoint, reason: str, attempts: int = _ATTEMPTS) -> None:
         if self._cancelled:
             raise Cancelled("stopping")
+        nameless = reason.replace(checkpoint.name, "")
+        self._alike = (nameless, self._alike[1] + 1 if self._alike[0] == nameless else 1)
+        self.engine_lost = self.engine_lost or self._alike[1] % _EQUAL_FAILURES == 0
         again = checkpoint.attempts + 1 < attempts
         self.progress.last_error_time = time.monotonic()
         self._recorder.record(e.Failed(checkpoint=checkpoint.name, reason=reason, will_retry=again))

@@ -107,7 +107,7 @@ def evaluator_spec(config: RunConfig, scratch: Path) -> EvaluatorSpec | None:
         timeout_s=config.evaluation_timeout,
         threads=config.evaluation_threads,
         cwd=str(Path.cwd()),
-        scratch=str(scratch),
+        scratch=os.path.realpath(scratch) if config.allow_links else str(scratch),
         environment=environment,
     )
 

@@ -120,6 +120,10 @@ class LocalEngine:
                 found.append(Process(name="evaluator", pids=(pid,), busy=evaluator.busy()))
         return found
 
+    def broken(self) -> str:
+        """See `Engine.broken`: a child that dies is found out by the work that it had."""
+        return ""
+
     def cancel(self) -> None:
         """See `Engine.cancel`."""
         self._cancelled.set()

@@ -11,15 +11,14 @@ import contextlib
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rna_watch.engine import ray_session
 from rna_watch.engine.contract import Process
 from rna_watch.engine.ray_evaluator import ActorProcess
 from rna_watch.errors import Cancelled, EngineError, RnaWatchError
@@ -29,13 +28,14 @@ from rna_watch.window import tasks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from rna_watch.engine.ray_session import Session
     from rna_watch.evaluation.evaluator import EvaluatorSpec
     from rna_watch.window.tasks_plan import Task
 
 LOCAL = "local"
-_SESSION_PREFIX = "rw-"
 _OBJECT_STORE_BYTES = 80 * 2**20
 _POLL_S = 0.2
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _IDLE = "ray::IDLE"
 _AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")  # parts of Ray; the system cuts names off here
 _START_LIMIT_S = 120.0
@@ -73,7 +73,7 @@ class RayEngine:
         self._evaluator_cpus = evaluator_cpus
         self._cancelled = threading.Event()
         self._evaluators: list[Evaluator] = []
-        self._session: Path | None = None
+        self._session: Session | None = None
         _check_address(address)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         # Ray ends this very process without a message (status 1) when its connection to the raylet breaks and the process
@@ -83,8 +83,15 @@ class RayEngine:
             # Ray writes no token to the home folder, which would change the user's other clusters, if we bring our own
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            # the only way to have every part of Ray 2.60 listen on 127.0.0.1 alone: it replaces that address, if named, by
+            # the machine's, unless it is told that this is no machine for clusters
+            os.environ[_CLUSTERS] = "0"
+        else:
+            os.environ.pop(_CLUSTERS, None)
         import ray
+        from ray._private import ray_constants
 
+        ray_constants.ENABLE_RAY_CLUSTER = address != LOCAL  # it was read when Ray was imported
         self._ray = ray
         try:
             with _keep_signal_handlers():
@@ -92,6 +99,8 @@ class RayEngine:
                     self._start_own(workers + evaluators * evaluator_cpus)
                 else:
                     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except EngineError:
+            raise
         except Exception as error:
             with contextlib.suppress(Exception):
                 ray.shutdown()
@@ -105,9 +114,8 @@ class RayEngine:
         self._warm_up()
 
     def _start_own(self, cpus: int) -> None:
-        # socket paths are limited to 107 bytes: a short folder of our own, also so that it can be removed
-        remove_stale_sessions()
-        self._session = Path(tempfile.mkdtemp(prefix=f"{_SESSION_PREFIX}{os.getpid()}-"))
+        ray_session.remove_stale()
+        self._session = ray_session.Session()
         self._ray.init(
             address=LOCAL,
             num_cpus=cpus,
@@ -117,7 +125,7 @@ class RayEngine:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=False,
-            _temp_dir=str(self._session),
+            _temp_dir=str(self._session.folder),
         )
 
     def _warm_up(self) -> None:
@@ -214,6 +222,10 @@ class RayEngine:
             found.append(Process(name=f"ray system ({len(system)})", pids=tuple(system), busy=False))
         return found
 
+    def broken(self) -> str:
+        """See `Engine.broken`."""
+        return ""
+
     def cancel(self) -> None:
         """See `Engine.cancel`."""
         self._cancelled.set()
@@ -229,7 +241,7 @@ class RayEngine:
 
     def _remove_session(self) -> None:
         if self._session is not None:
-            shutil.rmtree(self._session, ignore_errors=True)
+            self._session.remove()
 
 
 def _runtime_env(gpus: float) -> dict[str, Any]:
@@ -266,14 +278,6 @@ def _keep_signal_handlers() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-
-
-def remove_stale_sessions() -> None:
-    """Remove session folders of ours whose daemon was killed before it could."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SESSION_PREFIX}*-*"):
-        owner = folder.name.removeprefix(_SESSION_PREFIX).partition("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _descendants(pid: int) -> list[int]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION
 from rna_watch.formats.registry import file_format
-from rna_watch.layout import disk
+from rna_watch.layout import disk, owned
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks
 
@@ -49,7 +49,7 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
             f"--evaluate-command '{spec.command} --fraction {{fraction}}'"
         )
     scratch = Path(spec.scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
+    owned.make_folders(scratch)
     newest = combination.layouts[-1]
     ending = "" if newest.root else file_format(newest.format).endings[0]
     path = scratch / f"candidate-{os.getpid()}{ending}"
@@ -60,7 +60,7 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
         command = command.replace("{checkpoint}", shlex.quote(str(path)))
         return _last_json(_run(command, spec.timeout_s))
     finally:
-        disk.remove(str(path))
+        disk.remove(path)
 
 
 # The command's process group ends with us, however we end: a guard in it waits on a pipe that we hold. It is started

@@ -6,9 +6,12 @@ import dataclasses
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rna_watch.layout import disk
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STALE_AFTER_S = 30.0
 
@@ -92,7 +95,7 @@ def _content(file: Path, before: bytes) -> bytes:
 def write(path: Path, heartbeat: Heartbeat) -> None:
     """Replace the file; a reader sees the old one or the new one, whole."""
     with disk.replacing(path, durable=False) as temporary:
-        Path(temporary).write_text(json.dumps(dataclasses.asdict(heartbeat)))
+        disk.write_new(temporary, json.dumps(dataclasses.asdict(heartbeat)).encode())
 
 
 def read(path: Path) -> Heartbeat | None:

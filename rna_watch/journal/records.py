@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 from typing import Any
 
 from rna_watch.journal import events as e
+from rna_watch.layout import owned
 
 VERSION = 1
 KINDS: dict[str, type[e.Event]] = {
@@ -46,6 +48,34 @@ KINDS: dict[str, type[e.Event]] = {
 }
 
 
+# names of checkpoints, and paths below the run, the output folder or the output tree
+_PATHS = frozenset({"checkpoint", "path", "pin_path", "output", "temporary"})
+
+
+class PathError(ValueError):
+    """A path that leads out of the folder that it is relative to, or is none."""
+
+
+def check_path(path: object, name: str) -> None:
+    """See that a recorded path is relative and normalised, so that it stays below its folder whoever wrote it.
+
+    Args:
+        path: as read.
+        name: what it is, for the message.
+
+    Raises:
+        PathError: it is not.
+    """
+    if path == "" and name not in {"output", "temporary"}:
+        return
+    if not isinstance(path, str) or "\0" in path or path != posixpath.normpath(path) or path == ".":
+        raise PathError(f"{name} is {path!r}, which is no path")
+    if path.startswith("/") or path.split("/", 1)[0] == "..":
+        raise PathError(f"{name} is {path!r}, which leads out of its folder")
+    if name == "temporary" and not owned.is_temporary(posixpath.basename(path)):
+        raise PathError(f"{name} is {path!r}, which is no temporary name of ours")
+
+
 def to_record(event: e.Event) -> dict[str, Any]:
     """The event as a JSON object, without the line's checksum."""
     body = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)}
@@ -57,9 +87,15 @@ def from_record(record: dict[str, Any]) -> e.Event | None:
 
     Raises:
         TypeError: a field of a known kind is missing.
+        PathError: a path in it is not one that we record.
     """
     cls = KINDS.get(record.get("kind", ""))
     if cls is None or record.get("v") != VERSION:
         return None
+    for name in _PATHS & record.keys() if cls is not e.Started else ():
+        if (
+            name != "pin_path" or record.get("pin") != "none"
+        ):  # without a pin it is the checkpoint's own path, for a reader
+            check_path(record[name], name)
     names = {f.name for f in dataclasses.fields(cls)}
     return cls(**{key: value for key, value in record.items() if key in names})

@@ -86,6 +86,12 @@ class Checkpoint:
     under: e.Started | None = None
     taken_up: e.TakenUp | None = None
     before: Stage | None = None
+    for_now: bool = False
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether it is left out for lack of time."""
+        return self.stage is Stage.SKIPPED and self.for_now
 
     @property
     def key(self) -> Key:
@@ -310,7 +316,8 @@ class RunState:
             case e.Finished() | e.Skipped():
                 under = self.started if old.chosen is None and isinstance(event, e.Finished) else old.under
                 stage = Stage(event.kind)
-                new = replace(old, stage=stage, reason=event.reason, done_time=event.time, under=under)
+                for_now = isinstance(event, e.Skipped) and event.for_now
+                new = replace(old, stage=stage, reason=event.reason, done_time=event.time, under=under, for_now=for_now)
             case e.Failed():
                 stage = Stage.READY if event.will_retry else Stage.FAILED
                 new = replace(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)

@@ -7,17 +7,22 @@ import os
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import StoreError, UsageError
+from rna_watch.journal import events, log
+from rna_watch.layout import disk, owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 _WAIT_S = 1.0
 _TRIES = 3
 _PARSED_FOLDER = "checkpoints"
+_OURS = re.compile(
+    r"^(journal\.jsonl|heartbeat\.json|lock|owner\.json|log(\.\d+)?|stop|pins|window|scratch|\.rna-watch-.*\.tmp)$"
+)
 _PARSED_ENTRY = re.compile(r"^checkpoint_\d+$")
 
 
@@ -99,20 +104,68 @@ class RunPaths:
         """Whether an output, as events record it, is in the output tree; somebody may have removed it."""
         return (self.models / output).exists()
 
-    def create(self) -> None:
-        """Make the folders; the one of the pins only if `adopt_pins` will not.
+    def create(self, *, allow_links: bool = False) -> None:
+        """Make the folders, and claim them (see `owned`); the one of the pins is made only if `adopt_pins` will not.
+
+        Args:
+            allow_links: the setting of that name.
 
         Raises:
+            UsageError: one of ours is a symbolic link, or belongs to another user.
             StoreError: a folder cannot be made.
         """
         pins, old = self.pin_folders
+        ours = (pins, old, self.scratch, self.journal, self.lock, self.owner, self.heartbeat, self.log)
         try:
-            for folder in (self.models, self.state, *([] if old.exists() else [pins])):
-                folder.mkdir(parents=True, exist_ok=True)
+            owned.claim(self.models, allow_links=allow_links)
+            owned.claim(self.state, [each.name for each in ours], allow_links=allow_links, mark=True)
+            if not old.exists():
+                owned.make_folders(pins)
         except OSError as error:
             raise StoreError(
                 f"cannot make {error.filename}: {error.strerror}; name a folder that can be written with --output"
             ) from error
+
+
+def adopt(paths: RunPaths, *, allow_links: bool = False) -> str:
+    """Put our mark into a state folder that an older version made; the caller holds the run's lock.
+
+    Args:
+        paths: the run's paths; the folders are claimed.
+        allow_links: the setting of that name: whatever the journal says.
+
+    Returns:
+        what was done, in words; "" if the folder carries the mark already.
+
+    Raises:
+        UsageError: its journal is that of a folder elsewhere, or it holds other things than we make.
+        StoreError: the mark cannot be written.
+    """
+    if owned.is_marked(owned.locate(paths.journal)[0]):
+        return ""
+    started = [event for event in log.read(paths.journal) if isinstance(event, events.Started)]
+    foreign = sorted(each.name for each in paths.state.iterdir() if not _OURS.match(each.name))
+    why = ""
+    if started and not _is_one(Path(started[-1].output), paths.output):
+        why = f"its journal is that of a run whose outputs lay in {started[-1].output}"
+    elif not started and foreign:
+        why = f"it holds {foreign[0]}, and no journal of ours"
+    if why and not allow_links:
+        raise UsageError(
+            f"{paths.state} does not carry the mark of rna-watch, and {why}: if it is this run's all the same, start once with "
+            "--allow-links, else move it away"
+        )
+    try:
+        owned.put_mark_into(paths.state)
+    except OSError as error:
+        raise StoreError(f"cannot write to {paths.state}: {error.strerror}; check its permissions") from error
+    return f"{paths.state} was made by an older version and is taken over" if started else ""
+
+
+def _is_one(recorded: Path, output: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return same_folder(recorded, output)
+    return False
 
 
 def adopt_pins(paths: RunPaths) -> None:
@@ -128,10 +181,10 @@ def adopt_pins(paths: RunPaths) -> None:
     try:
         if pins.is_dir() and any(pins.iterdir()) and old.is_dir():
             for pin in old.iterdir():
-                pin.rename(pins / pin.name)
-            old.rmdir()
+                disk.rename(pin, pins / pin.name)
+            disk.remove_empty(old)
         elif old.exists():
-            old.rename(pins)
+            disk.rename(old, pins)
     except OSError as error:
         raise StoreError(f"cannot rename {old} to {pins}: {error.strerror}; check the folders' permissions") from error
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rna_watch.errors import UsageError
 from rna_watch.journal.run_paths import RunPaths, looking_at, same_folder
 from rna_watch.journal.status import status_of
-from rna_watch.layout import disk
+from rna_watch.layout import disk, owned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,9 +40,9 @@ def remember(paths: RunPaths) -> None:
     outputs = [str(paths.output), *(str(each) for each in _outputs(_read(file)) if each != paths.output)][:_OUTPUTS]
     with contextlib.suppress(OSError):
         record = {"run": str(paths.run), "output": outputs[0], "outputs": outputs, "inode": paths.run.stat().st_ino}
-        file.parent.mkdir(parents=True, exist_ok=True)
+        owned.make_folders(file.parent)
         with disk.replacing(file, durable=False) as temporary:
-            Path(temporary).write_text(json.dumps(record))
+            disk.write_new(temporary, json.dumps(record).encode())
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -56,7 +56,10 @@ def _read(file: Path) -> dict[str, Any]:
 def _outputs(record: dict[str, Any]) -> list[Path]:
     """The recorded places, the last one first."""
     listed = record.get("outputs", [record.get("output")])
-    return [Path(each) for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
+    listed = listed if isinstance(listed, list) else []
+    return [
+        Path(each) for each in listed if isinstance(each, str) and each == os.path.abspath(each) and "\0" not in each
+    ]
 
 
 def _records(run: Path) -> Iterator[dict[str, Any]]:

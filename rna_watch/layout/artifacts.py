@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 ENDING = ".export.safetensors"  # of a plain copy; never an input
+TEMPORARY_PREFIX = ".rna-watch-"
+TEMPORARY_SUFFIX = ".tmp"
 
 
 def manifest_path(model: Path) -> Path:
@@ -24,7 +26,15 @@ def is_output(model: Path) -> bool:
     try:
         if not path.is_file():
             return False  # a pipe would be waited for
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return is_manifest(path.read_bytes())
+    except OSError:
+        return False
+
+
+def is_manifest(data: bytes) -> bool:
+    """Whether a file's content is a manifest of ours."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= {"schema", "inputs", "weights", "coefficients"}

@@ -1,4 +1,4 @@
-"""Acts on the disk: replacement at once, whole writes, shared blocks, temporary names, removal."""
+"""Acts on the disk: whatever makes, opens, renames or removes a file of ours, each only on what `owned` says is ours."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from rna_watch.errors import StoreError
+from rna_watch.errors import StoreError, UsageError
+from rna_watch.layout import owned
+from rna_watch.layout.artifacts import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-TEMPORARY_PREFIX = ".rna-watch-"
-TEMPORARY_SUFFIX = ".tmp"
 _FICLONE = 0x40049409
 _PROCESS = secrets.token_hex(3)  # containers have the same process ids
 
@@ -28,26 +29,31 @@ def temporary_path(path: str) -> str:
 
 
 @contextmanager
-def replacing(path: str | Path, *, durable: bool) -> Iterator[str]:
+def replacing(path: str | Path, *, durable: bool, new: bool = False) -> Iterator[str]:
     """A temporary path; what was made there takes the name when the context ends, at once, in place of what had it.
 
     Args:
         path: the name of a file, a folder or a link; its folder exists.
         durable: put what was made on the disk before it takes the name, and then the name: even when the machine stops, the
             old one or the new one is there, whole.
+        new: replace nothing.
 
     Raises:
-        OSError: it cannot be written; then the old one stays, and nothing of the new one.
+        FileExistsError: with `new`, something has the name by now.
+        OSError: it cannot be written, or a folder has the name that is not ours; then the old one stays, and nothing of the
+            new one.
     """
     temporary = temporary_path(str(path))
     remove(temporary)
     try:
         yield temporary
-        if durable:
-            _sync(temporary)
-        _take_name(temporary, str(path))
-        if durable:
-            _sync_entry(os.path.dirname(path) or ".")  # noqa: PTH120
+        with owned.at(path) as (folder, name):
+            made = os.path.basename(temporary)  # noqa: PTH119
+            if durable:
+                _sync(folder, made)
+            _take_name(folder, made, str(path), name, new=new)
+            if durable:
+                os.fsync(folder)
     finally:
         with suppress(OSError):
             remove(temporary)
@@ -62,49 +68,206 @@ def writing(path: str | Path, option: str = "--output") -> Iterator[None]:
         option: the option that names another folder for it.
 
     Raises:
+        UsageError: something has a name that was to be new.
         StoreError: there is no room, or the folder cannot be written.
     """
     try:
         yield
+    except FileExistsError as error:
+        raise UsageError(f"{path} exists by now; name another file, or replace it with --force") from error
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; make room there, or name another folder with {option}"
         ) from error
 
 
-def _take_name(temporary: str, path: str) -> None:
+def _take_name(folder: int, made: str, path: str, name: str, *, new: bool) -> None:
     """Rename; a full folder cannot be renamed over, so it is swapped out and removed."""
-    if not os.path.isdir(temporary) or os.path.islink(temporary):  # noqa: PTH112, PTH114
-        os.replace(temporary, path)  # noqa: PTH105 - atomic by specification
+    there = _kind(folder, name)
+    if new and there is not None:
+        raise FileExistsError(path)
+    if not stat.S_ISDIR(_kind(folder, made) or 0):
+        if new and _linked(folder, made, name):
+            return
+        os.replace(made, name, src_dir_fd=folder, dst_dir_fd=folder)
         return
-    old = f"{temporary}.old{TEMPORARY_SUFFIX}"
-    replaced = os.path.lexists(path)
-    if replaced:
-        os.rename(path, old)  # noqa: PTH104
+    if stat.S_ISDIR(there or 0):
+        owned.check_removable(path, folder, name)
+    old = f"{made}.old{TEMPORARY_SUFFIX}"
+    if there is not None:
+        os.rename(name, old, src_dir_fd=folder, dst_dir_fd=folder)
     try:
-        os.rename(temporary, path)  # noqa: PTH104
+        os.rename(made, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
-        if replaced:
-            os.rename(old, path)  # noqa: PTH104
+        if there is not None:
+            os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
         raise
-    remove(old)
+    _remove(folder, old)
 
 
-def _sync(path: str) -> None:
-    """Put a file on the disk, or a folder with all that is in it."""
-    for folder, _, names in os.walk(path):
-        for name in (*names, "."):
-            _sync_entry(os.path.join(folder, name))  # noqa: PTH118
-    if not os.path.isdir(path):  # noqa: PTH112
-        _sync_entry(path)
-
-
-def _sync_entry(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _kind(folder: int, name: str) -> int | None:
+    """The mode of what has a name; None if nothing has."""
     try:
-        os.fsync(descriptor)
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _linked(folder: int, made: str, name: str) -> bool:
+    """Give a file a name that nothing has, which a link does at once; False where the file system has none.
+
+    Raises:
+        FileExistsError: something has the name.
+    """
+    try:
+        os.link(made, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _sync(folder: int, name: str) -> None:
+    """Put a file on the disk, or a folder with all that is in it; a link has no content of its own."""
+    mode = _kind(folder, name) or 0
+    if stat.S_ISDIR(mode):
+        for _, _, files, inside in os.fwalk(name, dir_fd=folder, follow_symlinks=False):
+            for each in files:
+                _sync(inside, each)
+            os.fsync(inside)
+    elif stat.S_ISREG(mode):
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def create(path: str | Path, mode: int = 0o666) -> BinaryIO:
+    """A new file, open for writing without a buffer.
+
+    Raises:
+        OSError: it is there already, or cannot be made.
+    """
+    descriptor = owned.open_at(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    return open(descriptor, "wb", buffering=0)  # noqa: PTH123 - a descriptor
+
+
+def patching(path: str | Path) -> BinaryIO:
+    """A file that we are making, open to have parts of it written, without a buffer.
+
+    Raises:
+        OSError: it is not there, or is a link.
+    """
+    return open(owned.open_at(path, os.O_RDWR), "r+b", buffering=0)  # noqa: PTH123 - a descriptor
+
+
+def appending(path: str | Path) -> BinaryIO:
+    """A file of ours, made if it is not there, open to be appended to.
+
+    Raises:
+        OSError: it cannot be opened, or is a link or another owner's.
+    """
+    descriptor = owned.open_at(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    return open(descriptor, "ab")  # noqa: PTH123 - a descriptor
+
+
+def write_new(path: str | Path, content: bytes) -> None:
+    """Write a new file.
+
+    Raises:
+        OSError: it is there already, or cannot be written.
+    """
+    with create(path) as file:
+        write_all(file.fileno(), memoryview(content), 0)
+
+
+def hard_link(source: str, path: str | Path) -> None:
+    """Give a file another name.
+
+    Raises:
+        OSError: the system does not do that.
+    """
+    with owned.at(path) as (folder, name):
+        os.link(source, name, dst_dir_fd=folder)
+
+
+def symlink(target: str, path: str | Path) -> None:
+    """Make a symbolic link.
+
+    Raises:
+        OSError: the system does not do that, or something has the name.
+    """
+    with owned.at(path) as (folder, name):
+        os.symlink(target, name, dir_fd=folder)
+
+
+def rename(path: str | Path, other: str | Path) -> None:
+    """Give a file or folder in the state folder another name in it.
+
+    Raises:
+        OSError: the system does not do that, or one of them is not below a folder of ours.
+    """
+    with owned.at(path) as (folder, name), owned.at(other) as (into, new):
+        os.rename(name, new, src_dir_fd=folder, dst_dir_fd=into)
+
+
+class HeldFolder:
+    """A folder that this process alone uses, as long as it holds the lock on the mark in it; nobody else may enter it.
+
+    Args:
+        base: the folder to make it in.
+        prefix: of its name.
+        room_bytes: what must be free there.
+
+    Raises:
+        OSError: it cannot be made, or there is no room.
+    """
+
+    def __init__(self, base: Path, prefix: str, room_bytes: int) -> None:
+        self._name = f"{prefix}{secrets.token_hex(4)}"
+        self.path = str(base / self._name)
+        self._base = owned.open_folder(base)
+        try:
+            os.mkdir(self._name, 0o700, dir_fd=self._base)
+            try:
+                self._lock = owned.hold(self._base, self._name, room_bytes)
+            except BaseException:
+                shutil.rmtree(self._name, ignore_errors=True, dir_fd=self._base)
+                raise
+        except BaseException:
+            os.close(self._base)
+            raise
+
+    def remove(self) -> None:
+        """Remove it with all that is in it, and let the lock go; a second time does nothing."""
+        if self._lock >= 0:
+            shutil.rmtree(self._name, ignore_errors=True, dir_fd=self._base)
+            os.close(self._lock)
+            os.close(self._base)
+            self._lock = -1
+
+
+def remove_unheld(base: Path, prefix: str) -> None:
+    """Remove folders of this kind that nobody holds: they are ours, carry our mark, and their lock is free.
+
+    Args:
+        base: the folder that they lie in.
+        prefix: of their names.
+
+    Raises:
+        OSError: the folder cannot be looked at.
+    """
+    folder = owned.open_folder(base)
+    try:
+        with os.scandir(folder) as entries:
+            names = [each.name for each in entries if each.name.startswith(prefix)]
+        for name in names:
+            with suppress(OSError), owned.held(folder, name):
+                shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
     finally:
-        os.close(descriptor)
+        os.close(folder)
 
 
 def share_blocks(reader: int, writer: int) -> bool:
@@ -129,9 +292,36 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[count:], offset + count
 
 
-def remove(path: str) -> None:
-    """Remove a file or a folder of ours, if it is there."""
-    if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
-        shutil.rmtree(path, ignore_errors=True)
+def remove(path: str | Path) -> None:
+    """Remove a file or a folder of ours, if it is there; no link is followed.
+
+    Raises:
+        OSError: it is not ours and stays, or it cannot be removed.
+    """
+    with suppress(FileNotFoundError), owned.at(path) as (folder, name):
+        owned.check_removable(path, folder, name)
+        _remove(folder, name)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what is ours in a folder; what cannot be removed stays."""
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            remove(path)
+
+
+def _remove(folder: int, name: str) -> None:
+    if stat.S_ISDIR(_kind(folder, name) or 0):
+        shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
     else:
-        Path(path).unlink(missing_ok=True)
+        os.unlink(name, dir_fd=folder)
+
+
+def remove_empty(path: str | Path) -> None:
+    """Remove a folder that nothing is in.
+
+    Raises:
+        OSError: something is, or it cannot be removed.
+    """
+    with owned.at(path) as (folder, name):
+        os.rmdir(name, dir_fd=folder)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rna_watch.layout import disk, owned
 from rna_watch.layout.disk import share_blocks
 from rna_watch.layout.open_file import OpenFile, opened
 
@@ -50,7 +51,7 @@ def paths(newest: Layout, files: Iterable[FileIdentity], temporary: str) -> list
         return [temporary for _ in files]
     made = [Path(temporary, newest.inside(file)) for file in files]
     for path in made:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        owned.make_folders(path.parent)
     return [str(path) for path in made]
 
 
@@ -61,7 +62,7 @@ def begin_file(source: FileIdentity, path: str) -> bool:
         InputChanged: the other is gone or changed.
         OSError: there is no room, or the folder cannot be written.
     """
-    with opened([source]) as (file,), Path(path).open("wb", buffering=0) as writer:
+    with opened([source]) as (file,), disk.create(path) as writer:
         os.fchmod(writer.fileno(), os.fstat(file.descriptor).st_mode & 0o777 | 0o200)
         shared = share_blocks(file.descriptor, writer.fileno())
         if not shared:
@@ -86,7 +87,7 @@ def finish(draft: Draft, temporary: str, patches: Iterable[Patch]) -> None:
             written[patch.file][patch.offset_bytes] = (patch.size_bytes, patch.crc)
     for path, checksums, mtime_ns, own in zip(draft.outputs, draft.checksums, draft.mtimes_ns, written, strict=True):
         if checksums is not None:
-            with OpenFile(path) as file, Path(path).open("r+b", buffering=0) as writer:
+            with OpenFile(path) as file, disk.patching(path) as writer:
                 checksums.repair(file, own, writer.fileno())
         os.utime(path, ns=(mtime_ns, mtime_ns))
     os.utime(temporary, ns=(max(draft.mtimes_ns),) * 2)

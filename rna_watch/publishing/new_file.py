@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.layout.disk import write_all
+from rna_watch.layout import disk, owned
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import opened
@@ -62,11 +62,11 @@ def make(skeleton: Skeleton, path: str, like: FileIdentity) -> None:
         InputChanged: the other is gone or changed.
         OSError: there is no room, or the folder cannot be written.
     """
-    with opened([like]) as (file,), Path(path).open("wb", buffering=0) as writer:
+    with opened([like]) as (file,), disk.create(path) as writer:
         os.fchmod(writer.fileno(), os.fstat(file.descriptor).st_mode & 0o777 | 0o200)
         os.ftruncate(writer.fileno(), skeleton.size_bytes)
         for offset, data in skeleton.parts:
-            write_all(writer.fileno(), memoryview(data), offset)
+            disk.write_all(writer.fileno(), memoryview(data), offset)
 
 
 def begin(rewriting: Rewriting, combination: Combination, temporary: str, limit: int) -> Draft:
@@ -86,7 +86,7 @@ def begin(rewriting: Rewriting, combination: Combination, temporary: str, limit:
     target = _target(rewriting, newest)
     carried = paths(newest, newest.carried, temporary)
     if newest.root:
-        Path(temporary).mkdir(parents=True, exist_ok=True)
+        owned.make_folders(temporary)
     path = str(Path(temporary, rewriting.name))
     make(rewriting.skeleton, path, newest.files[0])
     copied = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rna_watch.errors import RunIsWatched
 from rna_watch.formats import registry
 from rna_watch.formats.format import WrittenAs
-from rna_watch.layout import artifacts
+from rna_watch.layout import artifacts, disk
 from rna_watch.publishing import export, output_tree, torch_writer
 from rna_watch.publishing.write import publish
 
@@ -86,7 +86,7 @@ def write(output: Output, manifest: bytes, run: Run) -> int:
         raise
     except BaseException:
         if not output.model.exists():
-            artifacts.manifest_path(output.model).unlink(missing_ok=True)
+            disk.remove(artifacts.manifest_path(output.model))
         elif before is not None:  # the model that was there stays, with its own manifest
             output_tree.write_manifest(output.model, before)
         raise

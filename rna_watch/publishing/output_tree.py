@@ -8,20 +8,20 @@ import os
 from pathlib import Path
 
 from rna_watch.errors import RefusedCheckpoint, StoreError
-from rna_watch.layout import disk
+from rna_watch.layout import disk, owned
 from rna_watch.layout.artifacts import export_path, is_output, manifest_path
 
 
 def has_export(model: Path) -> bool:
     """Whether the plain copy that a model's manifest names, if any, is there."""
     name = json.loads(manifest_path(model).read_bytes()).get("export")
-    return name is None or model.with_name(name).exists()
+    return name is None or (name == export_path(model).name and export_path(model).exists())
 
 
 def remove_export(model: Path) -> None:
     """Remove the plain copy of a model of ours that is about to be replaced."""
     if is_output(model):
-        export_path(model).unlink(missing_ok=True)
+        disk.remove(export_path(model))
 
 
 def check_ours(model: Path) -> None:
@@ -44,17 +44,23 @@ def manifest_of(model: Path) -> bytes | None:
     return manifest_path(model).read_bytes() if is_output(model) else None
 
 
-def write_manifest(model: Path, content: bytes) -> None:
+def write_manifest(model: Path, content: bytes, *, new: bool = False) -> None:
     """Write a manifest, whole and on the disk, under its final name.
 
+    Args:
+        model: whose it is.
+        content: its bytes.
+        new: replace nothing.
+
     Raises:
+        UsageError: with `new`, something has the name by now.
         StoreError: there is no room, or the folder cannot be written.
     """
     target = manifest_path(model)
     with disk.writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with disk.replacing(target, durable=True) as temporary:
-            Path(temporary).write_bytes(content)
+        owned.make_folders(target.parent)
+        with disk.replacing(target, durable=True, new=new) as temporary:
+            disk.write_new(temporary, content)
 
 
 def point(link: Path, target: Path) -> bool:
@@ -69,8 +75,8 @@ def point(link: Path, target: Path) -> bool:
     if os.path.lexists(link) and not link.is_symlink():
         return False
     try:
-        with disk.replacing(link, durable=False) as temporary:
-            Path(temporary).symlink_to(os.path.relpath(target, link.parent))
+        with disk.replacing(link, durable=True) as temporary:
+            disk.symlink(os.path.relpath(target, link.parent), temporary)
     except PermissionError:
         return True
     except OSError as error:
@@ -78,23 +84,29 @@ def point(link: Path, target: Path) -> bool:
     return True
 
 
+def names(link: Path, target: Path) -> bool:
+    """Whether a symbolic link names a model."""
+    return link.is_symlink() and str(link.readlink()) == os.path.relpath(target, link.parent)
+
+
 def unpoint(link: Path) -> None:
     """Remove a symbolic link of the output tree; something else that has its name stays."""
     if link.is_symlink():
-        link.unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):
+            disk.remove(link)
 
 
 def remove(model: Path) -> None:
-    """Remove a model, its plain copy and its manifest (the manifest last: alone it is harmless)."""
-    disk.remove(str(model))
-    export_path(model).unlink(missing_ok=True)
-    manifest_path(model).unlink(missing_ok=True)
+    """Remove a model, its plain copy and its manifest (the manifest last: alone it is harmless), as far as they are ours."""
+    for path in (model, export_path(model), manifest_path(model)):
+        with contextlib.suppress(PermissionError):
+            disk.remove(path)
 
 
 def sweep(models: Path) -> None:
     """Remove temporary files and folders that a crash left in the output tree."""
     for folder, folders, files in os.walk(models):
         for name in [*files, *folders]:
-            if name.startswith(disk.TEMPORARY_PREFIX) and name.endswith(disk.TEMPORARY_SUFFIX):
+            if owned.is_temporary(name):
                 with contextlib.suppress(OSError):
-                    disk.remove(str(Path(folder, name)))
+                    disk.remove(Path(folder, name))

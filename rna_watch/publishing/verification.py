@@ -33,9 +33,14 @@ class Verdict(StrEnum):
     VERIFIED = "verified"
     DIFFERS = "differs"
     UNVERIFIABLE = "unverifiable"
+    MISSING = "missing"
 
 
-_WORDS = {Verdict.DIFFERS: "DIFFERS from what its manifest claims", Verdict.UNVERIFIABLE: "cannot be verified"}
+_WORDS = {
+    Verdict.DIFFERS: "DIFFERS from what its manifest claims",
+    Verdict.UNVERIFIABLE: "cannot be verified",
+    Verdict.MISSING: "is not as the journal records it",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +161,9 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _is_input(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("path", "fingerprint"))
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), str) and "\0" not in value[key] for key in ("path", "fingerprint")
+    )
 
 
 def _are_texts(value: object) -> bool:

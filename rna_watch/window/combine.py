@@ -5,13 +5,12 @@ from __future__ import annotations
 import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rna_watch.errors import RefusedCheckpoint
-from rna_watch.layout.disk import write_all
+from rna_watch.layout.disk import patching, write_all
 from rna_watch.layout.dtypes import DTYPES, Array, narrow
 from rna_watch.layout.layout import Layout, Role, covers
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, WindowReader, still_infinities, window_segments
@@ -146,10 +145,7 @@ def write_combination(
     crcs = [0] * len(segments)
     places = [segment.target or segment.places[-1][0] for segment in segments]
     with ExitStack() as stack, WindowReader(files) as reader:
-        writers = {
-            file: stack.enter_context(Path(outputs[file]).open("r+b", buffering=0))
-            for file in {each[0] for each in places}
-        }
+        writers = {file: stack.enter_context(patching(outputs[file])) for file in {each[0] for each in places}}
         for number, start, bits in combined_blocks(reader, segments, weights, block_elements):
             file, offset, _ = places[number]
             write_all(writers[file].fileno(), bits.data.cast("B"), offset + start * bits.itemsize)
@@ -174,7 +170,7 @@ def write_values(combination: Combination, target: Layout, outputs: Sequence[str
     patches = []
     for number, data in combination.values:
         chunk = target.extents[number].chunks[0]
-        with Path(outputs[chunk.file]).open("r+b", buffering=0) as writer:
+        with patching(outputs[chunk.file]) as writer:
             write_all(writer.fileno(), memoryview(data), chunk.offset_bytes)
         patches.append(
             Patch(file=chunk.file, offset_bytes=chunk.offset_bytes, size_bytes=len(data), crc=zlib.crc32(data))

@@ -9,12 +9,11 @@ import zlib
 from dataclasses import dataclass
 from itertools import groupby
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.layout.disk import write_all
+from rna_watch.layout.disk import patching, write_all
 from rna_watch.layout.dtypes import DTYPES, Array
 from rna_watch.layout.layout import Chunk
 from rna_watch.layout.open_file import opened
@@ -139,7 +138,7 @@ def write_copies(files: Sequence[FileIdentity], copies: Iterable[Copy], outputs:
     """
     patches = []
     for number, group in groupby(copies, key=lambda each: each.file):
-        with Path(outputs[number]).open("r+b", buffering=0) as writer:
+        with patching(outputs[number]) as writer:
             for each, offset, data in contents(files, group):
                 write_all(writer.fileno(), data, offset)
                 if each.dtype:

@@ -87,7 +87,7 @@ def test_an_older_pin_is_replaced(source, store):
 def test_where_no_link_can_be_made_it_is_copied(source, store, code, monkeypatch):
     """Another file system (EXDEV), a system that protects others' files (EPERM), too many links (EMLINK): a copy does."""
 
-    def link(*_arguments):
+    def link(*_arguments, **_folders):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "link", link)

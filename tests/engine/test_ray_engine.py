@@ -2,15 +2,14 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 
-from rna_watch.engine import ray_engine
 from rna_watch.engine.ray_engine import RayEngine
 from rna_watch.window import tasks_plan
 from tests.evaluation.contract import EvaluatorContract, is_gone
@@ -51,11 +50,6 @@ def engine(home, others):
     os.environ.update(environment)
 
 
-def sessions():
-    """The session folders of this process."""
-    return list(Path(tempfile.gettempdir()).glob(f"rw-{os.getpid()}-*"))
-
-
 def workers(engine):
     """The numbers of Ray's worker processes."""
     return [pid for process in engine.processes() if process.name == "worker" for pid in process.pids]
@@ -67,6 +61,18 @@ class TestRayEngine(EngineContract):
     def test_the_handlers_of_signals_are_the_caller_s(self, engine):
         """Ray's start leaves SIGTERM to the program that called us."""
         assert signal.getsignal(signal.SIGTERM) is on_terminate
+
+    def test_nobody_else_gets_at_it(self, engine):
+        """Every part listens on this machine's loopback alone, and the folder of its sockets is closed to other users."""
+        assert stat.S_IMODE(engine._session.folder.parent.stat().st_mode) == 0o700
+        below = {engine_process.pid for engine_process in psutil.Process().children(recursive=True)} | {os.getpid()}
+        listening = {
+            each.laddr.ip.removeprefix("::ffff:")
+            for pid in below
+            for each in psutil.Process(pid).net_connections("inet")
+            if each.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
 
     def test_no_key_is_left_in_the_home_folder(self, engine, home):
         """Ray writes no authentication file, which would change the user's other clusters."""
@@ -154,24 +160,13 @@ class TestItsEnd:
 
     def test_close_leaves_nothing(self, engine, others):
         """There is no process of Ray, no session folder and no key after `close`, and the caller's handlers are back."""
-        assert len(sessions()) == 1
+        session = engine._session.folder.parent
+        assert session.is_dir()
         processes = set(psutil.Process().children(recursive=True)) - others
         assert {process.pid for process in processes} >= set(workers(engine))
         assert len(processes) > 4
         engine.close()
         assert all(is_gone(process.pid) for process in processes)
-        assert sessions() == []
+        assert not session.exists()
         assert signal.getsignal(signal.SIGTERM) is on_terminate
         engine.close()
-
-
-def test_session_folders_of_the_dead_are_removed(tmp_path, monkeypatch):
-    """A folder whose daemon was killed is removed at the next start; those of the living, and others' folders, stay."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    kept = {f"rw-{os.getpid()}-abc", "rw-notes-x", "ray"}
-    for name in {*kept, f"rw-{child.pid}-abc"}:
-        (tmp_path / name / "logs").mkdir(parents=True)
-    ray_engine.remove_stale_sessions()
-    assert {path.name for path in tmp_path.iterdir()} == kept

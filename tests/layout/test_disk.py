@@ -12,6 +12,8 @@ import pytest
 from rna_watch.errors import StoreError
 from rna_watch.layout import disk
 
+MANIFEST = '{"schema": 1, "inputs": [], "weights": [], "coefficients": []}'
+
 
 @pytest.fixture
 def acts(monkeypatch):
@@ -24,9 +26,9 @@ def acts(monkeypatch):
         sync(descriptor)
 
     def watched(real):
-        def call(old, new):
+        def call(old, new, **folders):
             acts.append(("rename", os.path.basename(new)))
-            real(old, new)
+            real(old, new, **folders)
 
         return call
 
@@ -75,6 +77,7 @@ def test_a_folder_is_swapped_whole(tmp_path, acts):
     """All files and folders in it are on the disk first; a full folder of that name gives way and is removed."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old").touch()
+    (tmp_path / "a.json").write_text(MANIFEST)
     with disk.replacing(tmp_path / "a", durable=True) as temporary:
         Path(temporary, "b").mkdir(parents=True)
         Path(temporary, "b", "c").touch()
@@ -82,7 +85,7 @@ def test_a_folder_is_swapped_whole(tmp_path, acts):
     synced = {("fsync", each) for each in (name, "b", "c")}
     assert set(acts[:3]) == synced
     assert acts[3:] == [("rename", f"{name}.old.tmp"), ("rename", "a"), ("fsync", tmp_path.name)]
-    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["a", "a/b", "a/b/c"]
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["a", "a/b", "a/b/c", "a.json"]
 
 
 def test_a_link_to_a_folder_is_replaced_as_a_link(tmp_path):
@@ -102,6 +105,7 @@ def test_a_disk_that_fails_leaves_the_old_one_or_the_new_one_and_nothing_else(
 ):
     """Whichever act fails, the name stands for something whole, and no temporary name stays."""
     place = tmp_path / "a"
+    (tmp_path / "a.json").write_text(MANIFEST)
     if folder:
         place.mkdir()
     content = place / "in" if folder else place
@@ -109,11 +113,11 @@ def test_a_disk_that_fails_leaves_the_old_one_or_the_new_one_and_nothing_else(
     call = "replace" if call == "rename" and not folder else call
     real, calls = getattr(os, call), []
 
-    def fail(*arguments):
+    def fail(*arguments, **folders):
         calls.append(arguments)
         if len(calls) == after + 1:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(*arguments)
+        return real(*arguments, **folders)
 
     def make():
         with disk.replacing(place, durable=True) as temporary:
@@ -128,7 +132,7 @@ def test_a_disk_that_fails_leaves_the_old_one_or_the_new_one_and_nothing_else(
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             make()
     assert content.read_text() in {"old", "new"}
-    assert os.listdir(tmp_path) == ["a"]
+    assert sorted(os.listdir(tmp_path)) == ["a", "a.json"]
 
 
 def test_what_is_raised_while_it_is_made_leaves_the_old_one(tmp_path):

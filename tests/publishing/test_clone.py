@@ -139,9 +139,9 @@ def test_a_publication_is_put_on_the_disk_before_its_name(paths, tmp_path, monke
         order.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
         real_sync(descriptor)
 
-    def replace(old, new):
+    def replace(old, new, **folders):
         order.append("rename")
-        real_replace(old, new)
+        real_replace(old, new, **folders)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
