@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
 from rna_watch.journal.metric import as_good_as_best, best_so_far
 from rna_watch.journal.replay import Stage
-from rna_watch.layout import artifacts, disk
+from rna_watch.layout import artifacts, bounded_json, disk
 from rna_watch.layout.identity import identify_any
 from rna_watch.publishing import export, manifest, output_tree
 from rna_watch.publishing import output as outputs
@@ -137,7 +136,7 @@ class Publication:
         assert chosen is not None
         assert checkpoint.output is not None
         model = self._paths.models / checkpoint.output
-        content = json.loads(artifacts.manifest_path(model).read_bytes()) | {
+        content = bounded_json.read(artifacts.manifest_path(model)) | {
             "metrics": chosen.metrics,
             "better_than_original": choice.better_than_original,
             "significant": choice.significant,
@@ -155,7 +154,7 @@ class Publication:
             return None
         model = self._paths.models / checkpoint.output
         try:
-            source = json.loads(artifacts.manifest_path(model).read_bytes()).get("source")
+            source = bounded_json.read(artifacts.manifest_path(model)).get("source")
             return probe(str(model), source or None)
         except (OSError, ValueError, RefusedCheckpoint, IncompleteCheckpoint, InputChanged):
             return None

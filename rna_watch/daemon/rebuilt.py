@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,7 @@ from rna_watch.daemon.pinned_file import NONE
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
-from rna_watch.layout import disk
+from rna_watch.layout import bounded_json, disk
 from rna_watch.layout.artifacts import is_output, manifest_path
 from rna_watch.publishing import manifest as manifests
 from rna_watch.publishing.verification import VerificationEnded, read_manifest
@@ -102,7 +101,7 @@ def _models(tree: Path) -> Iterator[_Model]:
         for model in own:
             try:
                 read_manifest(manifest_path(model))
-                content = json.loads(manifest_path(model).read_bytes())
+                content = bounded_json.read(manifest_path(model))
                 if _is_of_run(content):
                     yield _Model(path=model, content=content, layout=probe(str(model), content.get("source") or None))
             except (VerificationEnded, OSError, ValueError, RefusedCheckpoint, IncompleteCheckpoint, InputChanged):

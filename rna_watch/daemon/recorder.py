@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import StoreError, Superseded
 from rna_watch.journal import events as e
+from rna_watch.journal import fields
 from rna_watch.journal.log import Journal, read
 from rna_watch.journal.replay import RunState, replay
 from rna_watch.journal.words import describe
@@ -122,7 +123,7 @@ class Recorder:
                 raise StoreError(lost)
             if isinstance(event, _OF_WORK) and event.checkpoint in self._in_work:
                 self.current(event.checkpoint)
-            written = self._journal.append(event, durable=isinstance(event, _DURABLE))
+            written = self._journal.append(fields.cut(event), durable=isinstance(event, _DURABLE))
             self.state.apply(written)
             while isinstance(written, e.Started) and self.at_start:
                 self.record(self.at_start.pop(0))

@@ -20,8 +20,10 @@ from rna_watch.layout.trouble import NO_ROOM, PASSING
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import IO
 
     from rna_watch.journal.events import Event
+MOST_LINE_BYTES = 2**26
 _PATIENCE_S = 600.0  # with errors that may pass; room on the disk is waited for without a limit
 
 
@@ -46,6 +48,8 @@ def decode(line: bytes, refused: list[str] | None = None) -> Event | None:
         return None
     try:
         return from_record(json.loads(body))
+    except RecursionError:
+        return None
     except PathError as error:
         if refused is not None:
             refused.append(str(error))
@@ -172,6 +176,12 @@ class Journal:
         os.close(self._fd)
 
 
+def lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a journal with their ends; of one that is longer than any of ours, only the end is given."""
+    while line := file.readline(MOST_LINE_BYTES):
+        yield line
+
+
 def read(path: Path, refused: list[str] | None = None) -> Iterator[Event]:
     """All sound events of a journal, oldest first; nothing if there is no journal.
 
@@ -181,7 +191,7 @@ def read(path: Path, refused: list[str] | None = None) -> Iterator[Event]:
     """
     try:
         with path.open("rb") as file:
-            for line in file:
+            for line in lines(file):
                 event = decode(line, refused) if line.endswith(b"\n") else None  # the line is not finished yet
                 if event is not None:
                     yield event

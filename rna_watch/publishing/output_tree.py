@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 
 from rna_watch.errors import RefusedCheckpoint, StoreError
-from rna_watch.layout import disk, owned
+from rna_watch.layout import bounded_json, disk, owned
 from rna_watch.layout.artifacts import export_path, is_output, manifest_path
 
 
 def has_export(model: Path) -> bool:
     """Whether the plain copy that a model's manifest names, if any, is there."""
-    name = json.loads(manifest_path(model).read_bytes()).get("export")
+    name = bounded_json.read(manifest_path(model)).get("export")
     return name is None or (name == export_path(model).name and export_path(model).exists())
 
 
