@@ -29,6 +29,7 @@ from rna_watch.errors import (
     IncompleteCheckpoint,
     InputChanged,
     RefusedCheckpoint,
+    RnaWatchError,
     RunIsWatched,
     StoreAway,
     StoreError,
@@ -177,7 +178,7 @@ class Pipeline:
             self._failed(checkpoint, "there is not enough memory; lower --workers")
         except Exception as error:
             _LOG.exception("%s could not be worked on", checkpoint.name)
-            said = f"an unexpected error ({type(error).__name__}: {error})"
+            said = str(error) if isinstance(error, RnaWatchError) else f"an unexpected error ({error!r})"
             what = f"work on {checkpoint.name} failed with {said}"
             self._recorder.problem("work", what, "it is tried again; report it with the lines of the log")
             self._failed(checkpoint, said)
