@@ -19,7 +19,11 @@ def show(options: Options) -> None:
     folder.mkdir(parents=True)
     found = SlowEvaluator(folder, window=_WINDOW, kept=50).run(saves)
     outside = sum(
-        step not in {*range(held.step - _WINDOW, held.step + 1), *range((held.in_work or 0) - _WINDOW, (held.in_work or 0) + 1)}
+        step
+        not in {
+            *range(held.step - _WINDOW, held.step + 1),
+            *range((held.in_work or 0) - _WINDOW, (held.in_work or 0) + 1),
+        }
         for held in found
         for step in held.pinned
     )
