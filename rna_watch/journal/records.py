@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from rna_watch.journal import events as e
+from rna_watch.journal.quantities import as_number
 
 VERSION = 1
 KINDS: dict[str, type[e.Event]] = {
@@ -62,4 +63,16 @@ def from_record(record: dict[str, Any]) -> e.Event | None:
     if cls is None or record.get("v") != VERSION:
         return None
     names = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{key: value for key, value in record.items() if key in names})
+    fields = {key: value for key, value in record.items() if key in names}
+    if isinstance(fields.get("metrics"), dict):
+        found = fields["metrics"]
+        of_several = cls is e.Chosen
+        fields["metrics"] = {key: _metrics(each) for key, each in found.items()} if of_several else _metrics(found)
+    return cls(**fields)
+
+
+def _metrics(found: object) -> e.Metrics | None:
+    """Names with numbers; what is no number is left out, since all else reckons with them."""
+    if not isinstance(found, dict):
+        return None
+    return {name: as_number(value) for name, value in found.items() if isinstance(value, int | float)}
