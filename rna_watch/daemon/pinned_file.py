@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -135,5 +136,8 @@ def _copy(source: FileIdentity, destination: str, proceed: Callable[[], None]) -
                 proceed()
                 disk.write_all(writer, piece, offset)
                 offset += len(piece)
+        os.fchmod(
+            writer, stat.S_IMODE(os.fstat(reader.descriptor).st_mode) & 0o777
+        )  # models get it from their newest pin
         os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
     return REFLINK if shared else COPY
