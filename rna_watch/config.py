@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -289,3 +290,16 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"the configuration {path} must be a mapping of settings, such as `window: 5`")
     return values
+
+
+def as_json(config: RunConfig) -> dict[str, Any]:
+    """The settings as JSON has them: an infinity is null, and a path need not be text."""
+    return {name: _plain(value) for name, value in config.model_dump(mode="python").items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
