@@ -277,8 +277,14 @@ def main() -> None:
         error.show(said)
         note(said.getvalue().rstrip("\n"))
         sys.exit(2)
-    except click.exceptions.Abort:
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        click.echo(
+            f"rna-watch: {where}{error.strerror or error}; check the disk or mount, and its permissions", err=True
+        )
+        sys.exit(1)
+    except click.exceptions.Abort:
+        sys.exit(130)

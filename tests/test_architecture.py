@@ -225,6 +225,88 @@ def test_importing_is_light(module: str) -> None:
     assert result.stdout.strip() == ""
 
 
+_ACTS = {
+    *(
+        "unlink",
+        "remove",
+        "rename",
+        "renames",
+        "replace",
+        "rmdir",
+        "removedirs",
+        "truncate",
+        "link",
+        "symlink",
+        "mkdir",
+    ),
+    *("makedirs", "rmtree", "move", "copy", "copyfile", "copytree", "touch", "write_text", "write_bytes", "symlink_to"),
+    *(
+        "hardlink_to",
+        "mkdtemp",
+        "mkstemp",
+        "TemporaryDirectory",
+        "NamedTemporaryFile",
+        "RotatingFileHandler",
+        "FileHandler",
+    ),
+}
+_OF_PATHS = {"unlink", "rename", "rmdir", "mkdir", "touch", "write_text", "write_bytes", "symlink_to", "hardlink_to"}
+_OF_MODULES = {"os", "shutil", "tempfile", "handlers", "Path"}
+_WATCHING = ("daemon", "journal", "publishing", "engine", "window", "watching", "evaluation", "formats")
+
+
+def _acts(path: Path) -> list[str]:
+    """Calls that open for writing, make, rename or remove something by a path."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        of = function.value if isinstance(function, ast.Attribute) else None
+        owner = of.id if isinstance(of, ast.Name) else of.attr if isinstance(of, ast.Attribute) else ""
+        given = [*node.args, *(each.value for each in node.keywords)]
+        modes = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        writes = name == "open" and any(set(mode) <= set("rwxab+t") and set(mode) & set("wxa+") for mode in modes)
+        flags = {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
+        opens = name == "open" and owner == "os" and flags & {"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND"}
+        module = owner in _OF_MODULES and name in _ACTS
+        of_path = owner not in {"disk", "owned"} and of is not None and name in _OF_PATHS
+        of_path = of_path or (of is not None and name == "replace" and len(given) == 1)  # of a text it takes two
+        if writes or opens or module or of_path:
+            found.append(f"{_name(path) if path.is_relative_to(PACKAGE) else path.name}:{node.lineno} {owner}.{name}")
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name in _WATCHING], ids=_name)
+def test_files_are_written_and_removed_in_one_place(path: Path) -> None:
+    """What opens for writing, renames or removes goes through `layout/disk.py`, which looks whose it is and follows no link."""
+    assert _acts(path) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "os.unlink(path)",
+        "os.replace(a, b)",
+        "shutil.rmtree(path, ignore_errors=True)",
+        "path.unlink(missing_ok=True)",
+        "self.paths.lock.rename(other)",
+        "temporary.replace(path)",
+        "Path(path).open('r+b', buffering=0)",
+        "open(path, mode='w')",
+        "os.open(path, os.O_RDWR | os.O_CREAT, 0o644)",
+        "tempfile.mkdtemp()",
+        "logging.handlers.RotatingFileHandler(path)",
+        "path.write_text('')",
+    ],
+)
+def test_an_act_in_another_place_is_seen(tmp_path: Path, line: str) -> None:
+    """The test of that finds each way to write or remove; what reads, and what the one place offers, it lets pass."""
+    (tmp_path / "module.py").write_text(f"{line}\npath.open('rb')\n'a'.replace('b', 'c')\ndisk.remove(path)\n")
+    assert len(_acts(tmp_path / "module.py")) == 1
+
+
 def test_nothing_of_this_repository_names_a_machine() -> None:
     """No file holds a path of somebody's machine."""
     root = PACKAGE.parent

@@ -131,7 +131,7 @@ def extrapolate(
             residuals=residuals,
             notes=warnings,
         )
-        outputs.write(output, manifest.encode(content), engine.map)
+        outputs.write(output, manifest.encode(content), engine.map, new=not request.force)
     finally:
         engine.close()
     return content
@@ -174,7 +174,7 @@ def _check_out(out: Path, checkpoints: Sequence[Path], *, force: bool) -> None:
         raise UsageError(
             f"{out} lies in one of the checkpoints; originals are never written, name another place with -o"
         )
-    if out.exists() and not force:
+    if os.path.lexists(out) and not force:
         raise UsageError(f"{out} exists; name another file, or replace it with --force")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"the folder {out.absolute().parent} does not exist; make it first")

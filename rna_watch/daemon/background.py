@@ -25,7 +25,7 @@ from rna_watch.journal.echo import Formatter
 from rna_watch.journal.follow import Follower
 from rna_watch.journal.lock import RunLock
 from rna_watch.journal.replay import PENDING, Stage
-from rna_watch.journal.run_paths import adopt, adopt_pins, check_output, same_folder
+from rna_watch.journal.run_paths import adopt_pins, check_output, same_folder
 from rna_watch.journal.run_registry import remember
 from rna_watch.journal.status import settled, status_of
 from rna_watch.journal.words import nameless
@@ -81,9 +81,8 @@ def serve(
             recorder = Recorder(paths.journal, check=lock.check)
             try:
                 _check_run(recorder, paths)
-                if adopted := adopt(paths, allow_links=config.allow_links):
+                if adopted := adopt_pins(paths, allow_links=config.allow_links):
                     recorder.at_start.append(e.Noted(text=adopted))
-                adopt_pins(paths)
                 daemon = Daemon(
                     config,
                     paths,

@@ -219,6 +219,7 @@ class Daemon:
         for what, act in (
             ("a former request to stop cannot be removed", partial(disk.remove, self._paths.stop_request)),
             ("the output tree cannot be swept", partial(output_tree.sweep, self._paths.models)),
+            ("the state folder cannot be swept", partial(output_tree.sweep, self._paths.state)),
             ("the window store cannot be swept", self._pins.sweep),
             ("the scratch folder cannot be swept", partial(disk.sweep, self._paths.scratch)),
         ):

@@ -15,32 +15,21 @@ from typing import TYPE_CHECKING, Any
 from rna_watch.acceleration.family import Family, family, in_one_sentence
 from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
-from rna_watch.daemon import kept_model, second_pass
+from rna_watch.daemon import failures, kept_model, second_pass
 from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
+from rna_watch.daemon.failures import Failure
 from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.one_training import followed
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.window import Window, state_of
 from rna_watch.daemon.window_break import joined
-from rna_watch.errors import (
-    Cancelled,
-    EngineError,
-    IncompleteCheckpoint,
-    InputChanged,
-    RefusedCheckpoint,
-    RunIsWatched,
-    StoreAway,
-    StoreError,
-    Superseded,
-    Unreadable,
-)
+from rna_watch.errors import Cancelled, InputChanged, RunIsWatched, StoreAway, Superseded
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.recipe import searched
 from rna_watch.journal.replay import Stage
-from rna_watch.layout.trouble import OURS, in_words
 from rna_watch.publishing import manifest
 
 if TYPE_CHECKING:
@@ -59,8 +48,6 @@ if TYPE_CHECKING:
     from rna_watch.window import tasks_plan
     from rna_watch.window.tasks import Result
 
-_ATTEMPTS = 3
-_STORE_ATTEMPTS = 30  # a full disk often gets room again, for example by the trainer's own retention
 _SMALLEST_WINDOW = 3
 _EQUAL_FAILURES = 3  # after so many in a row the engine is started again: it may have lost its parts
 _LOG = logging.getLogger("rna_watch")
@@ -149,48 +136,29 @@ class Pipeline:
             as_it_is = checkpoint.taken_up is not None and checkpoint.taken_up.how == second_pass.EVALUATE
             if not self._publication.finish(checkpoint):
                 (self._evaluate_as_it_is if as_it_is else self._process)(checkpoint)
-            self._recorder.solved("store")
-            self._recorder.solved("engine")
-            self._recorder.solved("inputs")
-            self._recorder.solved("work")
+            for key in failures.PROBLEMS:
+                self._recorder.solved(key)
             self._alike = ("", 0)
         except (Cancelled, Superseded, StoreAway, RunIsWatched):
             raise
         except InputChanged as error:
             self._input_changed(checkpoint, str(error))
-        except Unreadable as error:
-            self._recorder.problem("inputs", str(error), "it is tried again by itself")
-            self._failed(checkpoint, str(error), attempts=_STORE_ATTEMPTS)
-        except (StoreError, OSError) as error:
-            ours = isinstance(error, OSError) and error.errno in OURS
-            said = in_words(error) if ours and isinstance(error, OSError) else str(error)
-            self._recorder.problem("store", said, "outputs go on as soon as they can be written")
-            self._failed(checkpoint, said, attempts=_STORE_ATTEMPTS)
-        except EngineError as error:
-            self.engine_lost = True
-            self._recorder.problem("engine", str(error), "the engine is started again, and the checkpoint tried again")
-            self._failed(checkpoint, str(error), attempts=_STORE_ATTEMPTS)
-        except (RefusedCheckpoint, IncompleteCheckpoint) as error:
-            # damage outside the model shows only when the whole file is written
-            self._failed(checkpoint, f"it cannot be written out: {error}", attempts=1)
-        except MemoryError:
-            self._failed(checkpoint, "there is not enough memory; lower --workers")
-        except Exception as error:
-            _LOG.exception("%s could not be worked on", checkpoint.name)
-            said = f"an unexpected error ({type(error).__name__}: {error})"
-            what = f"work on {checkpoint.name} failed with {said}"
-            self._recorder.problem("work", what, "it is tried again; report it with the lines of the log")
-            self._failed(checkpoint, said)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this checkpoint's attempt and no more
+            failure = failures.of(error)
+            if failure.unexpected:
+                _LOG.warning("%s could not be worked on", checkpoint.name, exc_info=error)
+            if failure.key:
+                self._recorder.problem(failure.key, failure.reason, failure.remedy)
+            self._failed(checkpoint, failure)
 
-    def _failed(self, checkpoint: Checkpoint, reason: str, attempts: int = _ATTEMPTS) -> None:
+    def _failed(self, checkpoint: Checkpoint, failure: Failure) -> None:
         if self._cancelled:
             raise Cancelled("stopping")
-        nameless = reason.replace(checkpoint.name, "")
-        self._alike = (nameless, self._alike[1] + 1 if self._alike[0] == nameless else 1)
-        self.engine_lost = self.engine_lost or self._alike[1] % _EQUAL_FAILURES == 0
-        again = checkpoint.attempts + 1 < attempts
+        self._alike = (failure.alike, self._alike[1] + 1 if self._alike[0] == failure.alike else 1)
+        self.engine_lost = self.engine_lost or failure.engine_lost or self._alike[1] % _EQUAL_FAILURES == 0
+        again = checkpoint.attempts + 1 < failure.attempts
         self.progress.last_error_time = time.monotonic()
-        self._recorder.record(e.Failed(checkpoint=checkpoint.name, reason=reason, will_retry=again))
+        self._recorder.record(e.Failed(checkpoint=checkpoint.name, reason=failure.reason, will_retry=again))
 
     def _input_changed(self, checkpoint: Checkpoint, reason: str) -> None:
         """Leave out inputs whose bytes are gone; the next attempt has another window."""
@@ -203,7 +171,7 @@ class Pipeline:
                 self._recorder.record(e.Skipped(checkpoint=member.name, reason=gone))
         current = self._recorder.checkpoint(checkpoint.name)
         if current is not None and current.stage is not Stage.SKIPPED:
-            self._failed(current, reason)
+            self._failed(current, Failure(reason=reason))
 
     def _process(self, checkpoint: Checkpoint) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from pathlib import Path
@@ -186,7 +187,8 @@ class Publication:
         except OSError:
             same = False
         if temporary.exists() or not same or not model.exists() or not _is_of_intent(checkpoint, intent, model):
-            disk.remove(temporary)
+            with contextlib.suppress(PermissionError):  # the journal names what is not ours
+                disk.remove(temporary)
             return False
         self._published(checkpoint, model, identify_any(str(model)).size_bytes, 0.0)
         return True

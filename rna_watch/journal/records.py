@@ -8,7 +8,7 @@ from typing import Any
 
 from rna_watch.journal import events as e
 from rna_watch.journal import fields
-from rna_watch.layout import owned
+from rna_watch.journal.quantities import as_number
 
 VERSION = 1
 KINDS: dict[str, type[e.Event]] = {
@@ -73,8 +73,6 @@ def check_path(path: object, name: str) -> None:
         raise PathError(f"{name} is {path!r}, which is no path")
     if path.startswith("/") or path.split("/", 1)[0] == "..":
         raise PathError(f"{name} is {path!r}, which leads out of its folder")
-    if name == "temporary" and not owned.is_temporary(posixpath.basename(path)):
-        raise PathError(f"{name} is {path!r}, which is no temporary name of ours")
 
 
 def to_record(event: e.Event) -> dict[str, Any]:
@@ -100,5 +98,17 @@ def from_record(record: dict[str, Any]) -> e.Event | None:
         ):  # without a pin it is the checkpoint's own path, for a reader
             check_path(record[name], name)
     names = {f.name for f in dataclasses.fields(cls)}
-    fields.check(cls, record)
-    return cls(**{key: value for key, value in record.items() if key in names})
+    values = {key: value for key, value in record.items() if key in names}
+    if isinstance(values.get("metrics"), dict):
+        found = values["metrics"]
+        of_several = cls is e.Chosen
+        values["metrics"] = {key: _metrics(each) for key, each in found.items()} if of_several else _metrics(found)
+    fields.check(cls, values)
+    return cls(**values)
+
+
+def _metrics(found: object) -> e.Metrics | None:
+    """Names with numbers; what is no number is left out, since all else reckons with them."""
+    if not isinstance(found, dict):
+        return None
+    return {name: as_number(value) for name, value in found.items() if isinstance(value, int | float)}

@@ -127,20 +127,8 @@ class RunPaths:
             ) from error
 
 
-def adopt(paths: RunPaths, *, allow_links: bool = False) -> str:
-    """Put our mark into a state folder that an older version made; the caller holds the run's lock.
-
-    Args:
-        paths: the run's paths; the folders are claimed.
-        allow_links: the setting of that name: whatever the journal says.
-
-    Returns:
-        what was done, in words; "" if the folder carries the mark already.
-
-    Raises:
-        UsageError: its journal is that of a folder elsewhere, or it holds other things than we make.
-        StoreError: the mark cannot be written.
-    """
+def _adopt(paths: RunPaths, *, allow_links: bool) -> str:
+    """Put our mark into a state folder that an older version made; returns what was done, in words, if anything."""
     if owned.is_marked(owned.locate(paths.journal)[0]):
         return ""
     started = [event for event in log.read(paths.journal) if isinstance(event, events.Started)]
@@ -168,16 +156,25 @@ def _is_one(recorded: Path, output: Path) -> bool:
     return False
 
 
-def adopt_pins(paths: RunPaths) -> None:
-    """Take over the pins of version 0.1.0 by one rename; the caller holds the run's lock.
+def adopt_pins(paths: RunPaths, *, allow_links: bool = False) -> str:
+    """Take over the folder of an older version: our mark is put into it, and its pins get their place by one rename.
 
-    There are two folders if version 0.1.0 worked again after a later one: the files of the old folder are moved then.
-    `RunPaths.pinned` finds each pin at whatever moment this ends.
+    There are two folders of pins if version 0.1.0 worked again after a later one: the files of the old folder are moved
+    then. `RunPaths.pinned` finds each pin at whatever moment this ends.
+
+    Args:
+        paths: the run's paths; the folders are there, and the caller holds the run's lock.
+        allow_links: the setting of that name: whatever the journal says.
+
+    Returns:
+        that a folder was taken over, in words; "" if it carries the mark already.
 
     Raises:
-        StoreError: the folder cannot be renamed.
+        UsageError: the folder's journal is that of a folder elsewhere, or it holds other things than we make.
+        StoreError: the folder cannot be written or renamed.
     """
     pins, old = paths.pin_folders
+    adopted = _adopt(paths, allow_links=allow_links)
     try:
         if pins.is_dir() and any(pins.iterdir()) and old.is_dir():
             for pin in old.iterdir():
@@ -187,6 +184,7 @@ def adopt_pins(paths: RunPaths) -> None:
             disk.rename(old, pins)
     except OSError as error:
         raise StoreError(f"cannot rename {old} to {pins}: {error.strerror}; check the folders' permissions") from error
+    return adopted
 
 
 @contextlib.contextmanager

@@ -61,9 +61,8 @@ def _outputs(record: dict[str, Any]) -> list[Path]:
     """The recorded places, the last one first."""
     listed = record.get("outputs", [record.get("output")])
     listed = listed if isinstance(listed, list) else []
-    return [
-        Path(each) for each in listed if isinstance(each, str) and each == os.path.abspath(each) and "\0" not in each
-    ]
+    texts = [each for each in listed if isinstance(each, str) and "\0" not in each]
+    return [Path(each) for each in texts if each.startswith("/") and each == os.path.normpath(each)]
 
 
 def _records(run: Path) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 _FICLONE = 0x40049409
 _PROCESS = secrets.token_hex(3)  # containers have the same process ids
+
+
+class _TakenError(FileExistsError):
+    """A name that was to be new has been taken meanwhile."""
 
 
 def temporary_path(path: str) -> str:
@@ -73,7 +78,7 @@ def writing(path: str | Path, option: str = "--output") -> Iterator[None]:
     """
     try:
         yield
-    except FileExistsError as error:
+    except _TakenError as error:
         raise UsageError(f"{path} exists by now; name another file, or replace it with --force") from error
     except OSError as error:
         raise StoreError(
@@ -85,9 +90,9 @@ def _take_name(folder: int, made: str, path: str, name: str, *, new: bool) -> No
     """Rename; a full folder cannot be renamed over, so it is swapped out and removed."""
     there = _kind(folder, name)
     if new and there is not None:
-        raise FileExistsError(path)
+        raise _TakenError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     if not stat.S_ISDIR(_kind(folder, made) or 0):
-        if new and _linked(folder, made, name):
+        if new and _linked(folder, made, path, name):
             return
         os.replace(made, name, src_dir_fd=folder, dst_dir_fd=folder)
         return
@@ -102,7 +107,8 @@ def _take_name(folder: int, made: str, path: str, name: str, *, new: bool) -> No
         if there is not None:
             os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
         raise
-    _remove(folder, old)
+    if there is not None:
+        _remove(folder, old)
 
 
 def _kind(folder: int, name: str) -> int | None:
@@ -113,7 +119,7 @@ def _kind(folder: int, name: str) -> int | None:
         return None
 
 
-def _linked(folder: int, made: str, name: str) -> bool:
+def _linked(folder: int, made: str, path: str, name: str) -> bool:
     """Give a file a name that nothing has, which a link does at once; False where the file system has none.
 
     Raises:
@@ -121,8 +127,8 @@ def _linked(folder: int, made: str, name: str) -> bool:
     """
     try:
         os.link(made, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-    except FileExistsError:
-        raise
+    except FileExistsError as error:
+        raise _TakenError(errno.EEXIST, os.strerror(errno.EEXIST), path) from error
     except OSError:
         return False
     return True
@@ -311,8 +317,13 @@ def sweep(folder: Path) -> None:
 
 
 def _remove(folder: int, name: str) -> None:
+    """Remove a file, or a folder: it loses its name first, so that a crash leaves no half of it under that."""
     if stat.S_ISDIR(_kind(folder, name) or 0):
-        shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+        aside = name if owned.is_temporary(name) else os.path.basename(temporary_path(name))  # noqa: PTH119
+        if aside != name:
+            shutil.rmtree(aside, ignore_errors=True, dir_fd=folder)
+            os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+        shutil.rmtree(aside, ignore_errors=True, dir_fd=folder)
     else:
         os.unlink(name, dir_fd=folder)
 

@@ -55,16 +55,18 @@ def obstacle(layout: Layout) -> str:
     return ""
 
 
-def write(model: str, destination: str, source: str, run: Run) -> int:
+def write(model: str, destination: str, source: str, run: Run, *, new: bool = False) -> int:
     """Write a model's export under its final name, whole or not at all; returns its size in bytes.
 
     Args:
         model: a checkpoint that is complete.
-        destination: the export's path; an existing file is replaced.
+        destination: the export's path; what is there is replaced.
         source: key path of the model inside it.
         run: runs tasks, as an engine's `map` does.
+        new: replace nothing.
 
     Raises:
+        UsageError: with `new`, something has the name by now.
         StoreError: there is no room, or the folder cannot be written.
         RefusedCheckpoint: safetensors has no such dtype.
         InputChanged: the model changed meanwhile.
@@ -72,7 +74,7 @@ def write(model: str, destination: str, source: str, run: Run) -> int:
     layout = probe(model, source or None)
     made, copied = _plan(layout)
     newest = max(layout.files, key=lambda file: file.mtime_ns)
-    with disk.writing(destination), disk.replacing(destination, durable=True) as temporary:
+    with disk.writing(destination), disk.replacing(destination, durable=True, new=new) as temporary:
         new_file.make(made, temporary, newest)
         run(tasks_plan.copy_tasks(layout.files, chain(*copied.values()), (temporary,)))
         os.utime(temporary, ns=(newest.mtime_ns, newest.mtime_ns))

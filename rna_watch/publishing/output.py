@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import RunIsWatched
+from rna_watch.errors import RunIsWatched, UsageError
 from rna_watch.formats import registry
 from rna_watch.formats.format import WrittenAs
 from rna_watch.layout import artifacts, disk
@@ -63,33 +63,38 @@ def plan(model: Path, recipe: Combination, *, exported: str, optimizer_state: st
     )
 
 
-def write(output: Output, manifest: bytes, run: Run) -> int:
+def write(output: Output, manifest: bytes, run: Run, *, new: bool = False) -> int:
     """Write the manifest, the model and its plain copy; returns the size of both models in bytes.
 
     Args:
         output: what is written.
         manifest: its description, encoded; it comes first, so that no model is ever there without.
         run: runs tasks, as an engine's `map` does.
+        new: replace nothing: neither an earlier model nor what got one of the names meanwhile.
 
     Raises:
+        UsageError: with `new`, something has a name by now; nothing of ours is left then.
         StoreError: there is no room, or the folder cannot be written.
         InputChanged: an input changed meanwhile.
         RefusedCheckpoint, IncompleteCheckpoint: the newest input is damaged outside its model.
         RunIsWatched: another process has taken the run over.
     """
-    before = output_tree.manifest_of(output.model)
-    output_tree.remove_export(output.model)  # after a crash, that of an older output would pass for this one's
-    output_tree.write_manifest(output.model, manifest)
+    before = None if new else output_tree.manifest_of(output.model)
+    if not new:
+        output_tree.remove_export(output.model)  # after a crash, that of an older output would pass for this one's
+    output_tree.write_manifest(output.model, manifest, new=new and not artifacts.is_output(output.model))
     try:
-        size_bytes = publish(output.recipe, str(output.model), run, drop=output.dropped)
+        size_bytes = publish(output.recipe, str(output.model), run, drop=output.dropped, new=new)
     except RunIsWatched:  # the manifest that lies there may be its new owner's
         raise
-    except BaseException:
-        if not output.model.exists():
+    except BaseException as error:
+        if not output.model.exists() or isinstance(error, UsageError):
             disk.remove(artifacts.manifest_path(output.model))
         elif before is not None:  # the model that was there stays, with its own manifest
             output_tree.write_manifest(output.model, before)
         raise
     if output.export is not None:
-        size_bytes += export.write(str(output.model), str(output.export), output.recipe.layouts[-1].source, run)
+        size_bytes += export.write(
+            str(output.model), str(output.export), output.recipe.layouts[-1].source, run, new=new
+        )
     return size_bytes

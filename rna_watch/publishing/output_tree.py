@@ -102,9 +102,9 @@ def remove(model: Path) -> None:
             disk.remove(path)
 
 
-def sweep(models: Path) -> None:
-    """Remove temporary files and folders that a crash left in the output tree."""
-    for folder, folders, files in os.walk(models):
+def sweep(tree: Path) -> None:
+    """Remove temporary files and folders of ours that a crash left below a folder."""
+    for folder, folders, files in os.walk(tree):
         for name in [*files, *folders]:
             if owned.is_temporary(name):
                 with contextlib.suppress(OSError):

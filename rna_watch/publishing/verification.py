@@ -161,9 +161,8 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _is_input(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(key), str) and "\0" not in value[key] for key in ("path", "fingerprint")
-    )
+    names = ("path", "fingerprint")
+    return isinstance(value, dict) and all(isinstance(value.get(n), str) and "\0" not in value[n] for n in names)
 
 
 def _are_texts(value: object) -> bool:

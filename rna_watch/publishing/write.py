@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NEW_FILES = {WrittenAs.TORCH_ZIP: torch_writer.plan, WrittenAs.SAFETENSORS: consolidated.plan}
 
 
-def publish(combination: Combination, destination: str, run: Run, *, drop: bool = False) -> int:
+def publish(combination: Combination, destination: str, run: Run, *, drop: bool = False, new: bool = False) -> int:
     """Write a model under its final name, whole or not at all; returns its size in bytes.
 
     Args:
@@ -29,8 +29,10 @@ def publish(combination: Combination, destination: str, run: Run, *, drop: bool 
         destination: its path; what is there is replaced.
         run: runs tasks, as an engine's `map` does.
         drop: leave out the rest of the newest checkpoint's file, but for counters.
+        new: replace nothing.
 
     Raises:
+        UsageError: with `new`, something has the name by now.
         StoreError: there is no room, or the folder cannot be written.
         InputChanged: a checkpoint changed meanwhile.
         RefusedCheckpoint: the rest cannot be left out (`torch_writer.obstacle` says why).
@@ -39,7 +41,7 @@ def publish(combination: Combination, destination: str, run: Run, *, drop: bool 
     newest = combination.layouts[-1]
     other = _rewriting(newest, drop=drop)
     limit = tasks_plan.task_elements(newest.parameters)
-    with disk.writing(destination), disk.replacing(destination, durable=True) as temporary:
+    with disk.writing(destination), disk.replacing(destination, durable=True, new=new) as temporary:
         if other is None:
             draft = clone.begin(combination, temporary, limit)
         else:

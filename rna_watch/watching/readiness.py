@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
+_POLL_S = 0.05
 # how long the successors of a file that cannot be read wait for it: as long as servers and mounts usually take to return;
 # a trainer that keeps its newest three files and saves every 20 s does not delete theirs meanwhile, and they are not pinned
 KEPT_PLACE_S = 60.0
@@ -213,10 +214,11 @@ class Readiness:
         return True
 
     def hold(self, name: str, now: float) -> None:
-        """Keep the place of a candidate that is being read; it stays due."""
+        """Keep the place of a candidate that is being read; it is due again in a moment."""
         entry = self._entries.get(name)
-        if entry is not None and entry.unreadable is None:
-            entry.unreadable = now
+        if entry is not None:
+            entry.due = now + _POLL_S
+            entry.unreadable = now if entry.unreadable is None else entry.unreadable
 
     def waiting_for(self, name: str) -> bool:
         """Whether a candidate could not be read."""

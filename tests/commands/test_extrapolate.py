@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from rna_watch.commands import extrapolate
 from tests.daemon.runs import check_output, fingerprints, model_of, rna_watch, train
 
 
@@ -84,6 +87,41 @@ def test_an_existing_output_is_kept_without_force(run: Path, tmp_path: Path) -> 
     itself = rna_watch("extrapolate", *given, "-o", given[-1], "--force")
     assert itself.returncode == 2
     assert "originals are never written" in itself.stderr
+
+
+@pytest.mark.parametrize("name", ["out.pt", "out.pt.json"])
+def test_what_gets_the_name_meanwhile_is_kept(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Somebody writes a file of that name while we compute: it stays, nothing of ours is left, and --force is named."""
+    measure = extrapolate.measure
+
+    def slow(*given: Any, **options: Any) -> Any:
+        (tmp_path / name).write_text("something dear")
+        return measure(*given, **options)
+
+    monkeypatch.setattr(extrapolate, "measure", slow)
+    given = [run / f"step_{step}.pt" for step in range(1, 5)]
+    refused = rna_watch("extrapolate", *given, "-o", tmp_path / "out.pt")
+    assert refused.returncode == 2
+    assert f"{name} exists by now; name another file, or replace it with --force" in refused.stderr
+    assert (tmp_path / name).read_text() == "something dear"
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_link_at_the_output_is_not_followed(run: Path, tmp_path: Path) -> None:
+    """A link is refused like a file, dangling or not; with --force it gives way, and what it shows stays."""
+    given = [run / f"step_{step}.pt" for step in range(1, 5)]
+    (tmp_path / "dear").write_text("something dear")
+    (tmp_path / "out.pt").symlink_to("dear")
+    (tmp_path / "other.pt").symlink_to("nothing")
+    for out in ("out.pt", "other.pt"):
+        assert rna_watch("extrapolate", *given, "-o", tmp_path / out).returncode == 2
+        assert rna_watch("extrapolate", *given, "-o", tmp_path / out, "--force").returncode == 0
+        assert not (tmp_path / out).is_symlink()
+        check_output(tmp_path / out, run)
+    assert (tmp_path / "dear").read_text() == "something dear"
+    assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.parametrize(

@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 def test_an_act_that_fails_is_reported_once_and_tried_again_later_and_later(tmp_path: Path) -> None:
     """The pause doubles; the same words are recorded once, other words once more; success takes the problem back."""
     journal = Recorder(tmp_path / "journal")
-    now, failures = 0.0, [OSError(errno.EIO, "it broke")] * 3 + [TypeError("no such thing")]
-    acts = Acts(journal, lambda: now)
+    clock, failures = [0.0], [OSError(errno.EIO, "it broke")] * 3 + [TypeError("no such thing")]
+    acts = Acts(journal, lambda: clock[-1])
 
     def act() -> None:
         if failures:
             raise failures.pop(0)
 
-    done = []
-    for now in (0.0, 0.4, 0.6, 1.5, 1.7, 3.0, 4.0, 7.0, 8.0):
-        done.append((acts.do("scan", "the folder cannot be scanned", act), len(failures)))
+    def done_at(now: float) -> tuple[bool, int]:
+        clock.append(now)
+        return acts.do("scan", "the folder cannot be scanned", act), len(failures)
+
+    done = [done_at(now) for now in (0.0, 0.4, 0.6, 1.5, 1.7, 3.0, 4.0, 7.0, 8.0)]
     assert done == [*[(False, 3)] * 2, *[(False, 2)] * 2, (False, 1), (False, 1), (False, 0), (False, 0), (True, 0)]
     said = [event for event in log.read(tmp_path / "journal") if event.kind in {"problem", "solved"}]
     assert [getattr(event, "what", "") for event in said] == [

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
@@ -25,6 +25,7 @@ from rna_watch.journal.owner import recorded
 from rna_watch.journal.run_paths import RunPaths, same_folder
 from rna_watch.journal.run_registry import remember, resolve
 from rna_watch.journal.status import status_of
+from rna_watch.layout import disk
 from rna_watch.layout.identity import identify
 from tests.daemon.in_process import assemble
 from tests.daemon.runs import alive, events, published, rna_watch, start_foreground, status, train, wait_until
@@ -209,7 +210,7 @@ def test_a_daemon_that_was_killed_is_replaced_at_once(tmp_path: Path) -> None:
 
 def test_a_daemon_of_another_user_is_asked_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process is seen and takes no signal from us; where the file cannot be written either, the message says which."""
-    kill, touch = os.kill, Path.touch
+    kill, appending = os.kill, disk.appending
 
     def refuse(pid: int, number: int) -> None:
         """The real `kill`, of another user."""
@@ -217,20 +218,20 @@ def test_a_daemon_of_another_user_is_asked_by_file(tmp_path: Path, monkeypatch: 
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         kill(pid, number)
 
-    def read_only(path: Path, **_: object) -> None:
-        """The real `touch`, in another user's folder."""
+    def read_only(path: Path) -> BinaryIO:
+        """Opening a file in another user's folder."""
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     daemon = start_foreground(tmp_path, *LOCAL)
     try:
         wait_until(lambda: status(tmp_path)["state"] == "watching")
         monkeypatch.setattr(os, "kill", refuse)
-        monkeypatch.setattr(Path, "touch", read_only)
+        monkeypatch.setattr(disk, "appending", read_only)
         refused = rna_watch("stop", tmp_path)
         assert refused.returncode == 1
         assert f"cannot write {tmp_path / '.rna-watch' / 'stop'}" in refused.stderr
         assert "Permission denied" in refused.stderr
-        monkeypatch.setattr(Path, "touch", touch)
+        monkeypatch.setattr(disk, "appending", appending)
         assert rna_watch("stop", tmp_path).returncode == 0
         monkeypatch.undo()
         assert daemon.wait(timeout=60) == 0

@@ -62,6 +62,8 @@ def main() -> None:
                 outcome = try_point(bench, point, children=bench.scenario.ray and index % 2 == 1)
                 total["fired" if outcome.fired else "not reached"] += 1
                 total[f"ended with {outcome.code}"] += 1
+                if options.only is not None:
+                    print((bench.folder / "point" / "output").read_text(errors="replace"))
                 if outcome.problems:
                     failed += 1
                     print(f"{name} {index}: {point}: " + "; ".join(outcome.problems), flush=True)

@@ -270,8 +270,9 @@ def problems_after(bench: Bench, run: Path, before: dict[str, tuple[str, int, in
         f"{name} {verdict}" for name, verdict in verdicts(run).items() if verdict is Verdict.DIFFERS and exists(name)
     ]
     for path in (run.parent / "output", run / ".rna-watch" / "log"):
-        if path.exists() and "Traceback" in path.read_text(errors="replace"):
-            found.append(f"a traceback in {path.name}: {path.read_text(errors='replace').strip().splitlines()[-1]}")
+        if path.exists() and "Traceback" in (text := path.read_text(errors="replace")):
+            lines = text.rpartition("Traceback")[2].splitlines()[1:]
+            found.append(f"a traceback in {path.name}: {next((each for each in lines if each[:1] != ' '), lines[-1])}")
     return found
 
 
