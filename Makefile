@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # a worker with one thread for each core; tests of a file stay together, and those that start Ray
 PARALLEL := -n auto --maxprocesses 8 --dist loadgroup
 
-.PHONY: install demo test test-all lint bench torture clean
+.PHONY: install demo test test-all lint bench torture fuzz clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,9 @@ bench: install
 
 torture: install
 	$(BIN)/python -m tests.torture --points $(if $(POINTS),$(POINTS),2000)
+
+fuzz: install
+	$(BIN)/python -m tests.fuzz --count $(or $(COUNT),1000000) --seed $(or $(SEED),0)
 
 clean:
 	rm -rf $(VENV)

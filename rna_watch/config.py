@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -281,11 +282,24 @@ def read_settings(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, or is no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"the configuration {path} cannot be read: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UsageError(f"the configuration {path} must be a mapping of settings, such as `window: 5`")
     return values
+
+
+def as_json(config: RunConfig) -> dict[str, Any]:
+    """The settings as JSON has them: an infinity is null, and a path need not be text."""
+    return {name: _plain(value) for name, value in config.model_dump(mode="python").items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -40,4 +40,6 @@ def draw(paths: RunPaths, file: Path, width: int) -> None:
         width: columns of text.
     """
     state, status = load(paths)
-    file.write_text(picture.svg(state, status, now=time.time(), width=width, best=standing(state, paths.there)))
+    file.write_text(
+        picture.svg(state, status, now=time.time(), width=width, best=standing(state, paths.there)), encoding="utf-8"
+    )

@@ -18,6 +18,7 @@ from rna_watch.daemon import background
 from rna_watch.dashboard.live import watch
 from rna_watch.dashboard.terminal import PlainConsole
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
+from rna_watch.journal.command_line import command
 from rna_watch.journal.run_registry import resolve
 from rna_watch.journal.status import load
 
@@ -72,7 +73,7 @@ def run(folder: Path | None, *, epochs: int, engine: str) -> None:
         f"({100 * (seconds_watched / seconds_alone - 1):+.0f} %; two runs on a shared machine differ by themselves); "
         f"its {len(_digests(run_dir))} checkpoints are {'bitwise the same' if same else 'NOT the same'} both times"
     )
-    console.print(f"models: {where.models}   look again: rna-watch dashboard {run_dir}")
+    console.print(f"models: {where.models}   look again: {command('dashboard', run_dir)}")
 
 
 def _need_scikit_learn() -> None:

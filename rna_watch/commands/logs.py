@@ -29,7 +29,7 @@ def tail(paths: RunPaths, count: int, *, follow: bool) -> Iterator[str]:
     """
     if not paths.log.exists():
         raise NothingToDo(f"there is no log at {paths.log}: nothing has watched this run yet")
-    with paths.log.open(errors="replace") as file:
+    with paths.log.open(encoding="utf-8", errors="replace") as file:
         yield from deque(file, maxlen=count)
         while follow:
             if line := file.readline():

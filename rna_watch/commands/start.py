@@ -8,6 +8,7 @@ from rna_watch.commands.settle_run import settle
 from rna_watch.daemon import background
 from rna_watch.evaluation.evaluator import check_exists
 from rna_watch.journal import events as e
+from rna_watch.journal.command_line import command
 from rna_watch.journal.run_paths import await_run
 from rna_watch.journal.run_registry import resolve
 from rna_watch.journal.standing import standings
@@ -77,4 +78,7 @@ def start(
             say(f"note     {event.text}")
     if not config.evaluator and not config.evaluate_command:
         say("note     nothing is evaluated: add --evaluator FILE.py:function to know which models are better")
-    say(f"look     rna-watch dashboard {run_dir}   (or: status, logs; end with: rna-watch stop {run_dir})")
+    look, stop = (
+        command(name, run_dir, None if paths.output == paths.run else paths.output) for name in ("dashboard", "stop")
+    )
+    say(f"look     {look}   (or: status, logs; end with: {stop})")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.journal import events as e
+from rna_watch.journal.command_line import command
 from rna_watch.journal.standing import standings
 from rna_watch.journal.words import all_stand, describe, nameless
 
@@ -81,7 +82,9 @@ def summarize(call: Sequence[e.Event], state: RunState, paths: RunPaths) -> Summ
     shown = counts.most_common(_MOST_DETAILS)
     lines += [f"{count:6} x  {text}" for text, count in shown]
     if len(counts) > len(shown):
-        lines.append(f"          and {len(counts) - len(shown)} other messages: rna-watch logs {paths.run}")
+        lines.append(
+            f"          and {len(counts) - len(shown)} other messages: {command('logs', paths.run, paths.output)}"
+        )
     return Summary(lines=tuple(lines), error=error)
 
 

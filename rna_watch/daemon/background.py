@@ -120,7 +120,7 @@ def _check_run(recorder: Recorder, paths: RunPaths) -> None:
 def _tell(descriptor: str | None, message: str) -> None:
     if descriptor is not None:
         with contextlib.suppress(OSError):
-            os.write(int(descriptor), message.encode())
+            os.write(int(descriptor), os.fsencode(message))
             os.close(int(descriptor))
 
 
@@ -165,7 +165,9 @@ def _log_to(paths: RunPaths, *, to_terminal: bool, counted: bool) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logging.raiseExceptions = False  # a full disk must not fill the terminal with errors of the log itself
-    handlers: list[logging.Handler] = [_Log(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)]
+    handlers: list[logging.Handler] = [
+        _Log(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8", errors="backslashreplace")
+    ]
     handlers[0].setFormatter(Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     if to_terminal:
         handlers.append(logging.StreamHandler(sys.stdout))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.daemon.order import next_in_line
 from rna_watch.journal import events as e
-from rna_watch.journal.quantities import plain
+from rna_watch.journal.command_line import command
 from rna_watch.journal.replay import PENDING
 
 if TYPE_CHECKING:
@@ -129,11 +129,9 @@ class Backlog:
         if count != self._said:
             self._said = count
             started = self._recorder.state.started
-            run = plain(started.run) if started else "RUN"
+            once = command("once", started.run, started.output) if started else "rna-watch once RUN"
             what = f"{count} checkpoint{'s were' if count > 1 else ' was'} left out: {_REASON}; the newest windows go first"
-            remedy = (
-                f"rna-watch once {run} makes up for it as far as their files are kept; a faster evaluator, --workers"
-            )
+            remedy = f"{once} makes up for it as far as their files are kept; a faster evaluator, --workers"
             if count:
                 self._recorder.problem(_BEHIND, what, f"{remedy} or --every leave out less")
             else:

@@ -7,7 +7,6 @@ for neither, nor for a file system.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import rna_watch
+from rna_watch.config import as_json
 from rna_watch.daemon.acts import Acts, in_words
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.backlog import Backlog
@@ -234,7 +234,7 @@ class Daemon:
                 output=str(self._paths.output),
                 engine=self._config.engine,
                 evaluator=self._config.evaluator or self._config.evaluate_command,
-                settings=json.loads(self._config.model_dump_json()),  # an infinity becomes null
+                settings=as_json(self._config),
                 evaluator_digest=evaluator_digest(self._config.evaluator, self._config.evaluate_command),
             )
         )

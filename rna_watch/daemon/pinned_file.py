@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -138,6 +139,9 @@ def _copy(source: FileIdentity, destination: str, proceed: Callable[[], None]) -
                 proceed()
                 disk.write_all(writer, piece, offset)
                 offset += len(piece)
+        os.fchmod(
+            writer, stat.S_IMODE(os.fstat(reader.descriptor).st_mode) & 0o777
+        )  # models get it from their newest pin
         os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
         os.fsync(writer)  # a pin is recorded as whole; a link's bytes are the trainer's to put on the disk
     return REFLINK if shared else COPY

@@ -10,8 +10,8 @@ from rna_watch.daemon.order import by_admission
 from rna_watch.daemon.publication import within
 from rna_watch.daemon.window_break import joined
 from rna_watch.journal import events as e
+from rna_watch.journal.command_line import command
 from rna_watch.journal.kept import ADMITTING, without_effect
-from rna_watch.journal.quantities import plain
 from rna_watch.journal.replay import DONE, Stage
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def without_effect_on(state: RunState, done: Iterable[Checkpoint]) -> Iterator[s
     """Lines for settings that changed and have no effect on what was made before: the models, or which checkpoints are taken."""
     if state.started is None:
         return
-    run = plain(state.started.run)
+    run, output = state.started.run, state.started.output
     found = [without_effect(c.under, state.started) for c in done if c.output is not None and c.under is not None]
     changed = {name: values for each in found for name, values in each.items()}
     models = sum(bool(each.keys() - ADMITTING) for each in found)
@@ -231,13 +231,13 @@ def without_effect_on(state: RunState, done: Iterable[Checkpoint]) -> Iterator[s
         were = "model was" if models == 1 else "models were"
         settings = _shown({name: changed[name] for name in changed.keys() - ADMITTING})
         yield (
-            f"{models} {were} made with other settings ({settings}) and not made anew: rna-watch once {run} --again makes anew "
-            "what can be"
+            f"{models} {were} made with other settings ({settings}) and not made anew: "
+            f"{command('once', run, output, '--again')} makes anew what can be"
         )
     if taken := changed.keys() & ADMITTING:
         yield (
             f"{_shown({name: changed[name] for name in taken})}: that holds for new checkpoints; what was taken or left out "
-            f"before stays so: rna-watch once {run} --output OTHER begins anew"
+            f"before stays so: {command('once', run, 'OTHER')} begins anew"
         )
 
 

@@ -37,6 +37,9 @@ _NOT_CARRIED = re.compile(
 _MODULE = "module"
 _STEPS = "global_steps"
 
+_MOST_AXES = 64
+_MOST_ELEMENTS = 2**48
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
@@ -189,26 +192,32 @@ class _Placing:
         self._buffers(first)
         self._frozen()
         groups = first.tree.get("param_shapes")
-        if not isinstance(groups, list) or not all(isinstance(shapes, dict) for shapes in groups):
+        if not isinstance(groups, list):
             raise RefusedCheckpoint(f"{first.name} does not say the shapes of the parameters")
+        groups = [_shapes(first, shapes) for shapes in groups]
         if self._stage == 3:
             self._over_ranks({name: shape for shapes in groups for name, shape in shapes.items()})
         else:
             self._in_groups(groups)
         shared = first.tree.get("shared_params")
         by_name = {view.name: view for view in self.views}
-        for alias, name in (shared if isinstance(shared, dict) else {}).items():
+        for alias, name in dict.items(shared) if isinstance(shared, dict) else ():
+            if not isinstance(alias, str) or not isinstance(name, str):
+                raise RefusedCheckpoint(f"{first.name} names shared parameters by what is no name")
             if name in by_name and alias not in by_name:
                 self.views.append(replace(by_name[name], name=alias))
 
     def _buffers(self, first: _File) -> None:
         module = _mapping(first, first.tree.get(_MODULE))
-        for name in first.tree.get("buffer_names") or ():
+        names = first.tree.get("buffer_names") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RefusedCheckpoint(f"{first.name} does not list the names of its buffers")
+        for name in names:
             if isinstance(module.get(name), PickledTensor):
                 self._whole(first, name, module[name])
 
     def _frozen(self) -> None:
-        shapes = self._states[0].tree.get("frozen_param_shapes") or {}
+        shapes = _shapes(self._states[0], self._states[0].tree.get("frozen_param_shapes") or {})
         parts = [_mapping(state, state.tree.get("frozen_param_fragments") or {}) for state in self._states]
         for name, shape in shapes.items():
             if not all(isinstance(part.get(name), PickledTensor) for part in parts):
@@ -294,6 +303,25 @@ class _Placing:
 
 
 _Run = tuple[int, int, int, int]  # file, byte offset, count of elements, bytes an element
+
+
+def _shapes(file: _File, value: object) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, as a state says them.
+
+    Raises:
+        RefusedCheckpoint: they are something else.
+    """
+    sound = isinstance(value, dict) and all(
+        isinstance(name, str)
+        and isinstance(shape, tuple)
+        and len(shape) <= _MOST_AXES
+        and all(type(size) is int and 0 <= size < _MOST_ELEMENTS for size in shape)
+        and prod(shape) < _MOST_ELEMENTS
+        for name, shape in dict.items(value)
+    )
+    if not sound or not isinstance(value, dict):
+        raise RefusedCheckpoint(f"{file.name} does not say the shapes of the parameters")
+    return dict(dict.items(value))
 
 
 def _runs(file: _File, flat: Iterable[PickledTensor]) -> Iterator[_Run]:

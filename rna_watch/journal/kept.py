@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.methods import LAST
-from rna_watch.config import RunConfig
+from rna_watch.config import RunConfig, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -35,7 +34,7 @@ _AT_ONCE = frozenset({
 })  # fmt: skip
 # Settings by which checkpoints are taken: what was taken or left out before stays so.
 ADMITTING = frozenset({"patterns", "every", "first_step", "learning_rate_jump"})
-_DEFAULTS = json.loads(RunConfig.model_validate({}).model_dump_json())
+_DEFAULTS = as_json(RunConfig.model_validate({}))
 
 
 def judge(started: Started) -> tuple[str, ...]:

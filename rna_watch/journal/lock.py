@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import RunIsWatched, StoreAway, StoreError
+from rna_watch.journal.command_line import command
 from rna_watch.journal.owner import encoded, recorded, this_process
 from rna_watch.journal.status import settled
 from rna_watch.layout import disk, owned
@@ -39,7 +40,7 @@ def check_unwatched(paths: RunPaths, say: Callable[[str], None] = lambda _: None
         detail = status.detail(time.time())
         raise RunIsWatched(
             f"{status.who()} watches {paths.run} already{f' ({detail})' if detail else ''}; "
-            f"see `rna-watch status {paths.run}`, end it with `rna-watch stop {paths.run}`"
+            f"see `{command('status', paths.run, paths.output)}`, end it with `{command('stop', paths.run, paths.output)}`"
         )
 
 

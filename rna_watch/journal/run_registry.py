@@ -22,20 +22,24 @@ _POLL_S = 0.2
 _OUTPUTS = 8
 
 
-def _folder() -> Path:
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return base / "rna-watch" / "runs"
+def _folder() -> Path | None:
+    """Where it lies; None for a user without a home, who repeats `--output`, as the commands do that we print."""
+    try:
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "rna-watch" / "runs"
+    except RuntimeError:
+        return None
 
 
-def _file(run: Path) -> Path:
-    return _folder() / f"{hashlib.blake2b(str(run).encode(), digest_size=8).hexdigest()}.json"
+def _file(folder: Path, run: Path) -> Path:
+    return folder / f"{hashlib.blake2b(os.fsencode(run), digest_size=8).hexdigest()}.json"
 
 
 def remember(paths: RunPaths) -> None:
     """Record the place of an output outside its run directory; `--output` must be repeated if the home is read-only."""
-    if paths.output == paths.run:
+    folder = _folder()
+    if paths.output == paths.run or folder is None:
         return
-    file = _file(paths.run)
+    file = _file(folder, paths.run)
     # version 0.1.0 reads `output`
     outputs = [str(paths.output), *(str(each) for each in _outputs(_read(file)) if each != paths.output)][:_OUTPUTS]
     with contextlib.suppress(OSError):
@@ -63,10 +67,13 @@ def _outputs(record: dict[str, Any]) -> list[Path]:
 
 def _records(run: Path) -> Iterator[dict[str, Any]]:
     """What is recorded of a run: under its path, then under another path of the same folder (a second mount of it)."""
-    own = _file(run)
+    folder = _folder()
+    if folder is None:
+        return
+    own = _file(folder, run)
     yield _read(own)
     inode = run.stat().st_ino
-    for file in sorted(_folder().glob("*.json")):
+    for file in sorted(folder.glob("*.json")):
         record = _read(file) if file != own else {}
         # a path is touched only if its inode fits: a network file system of another run may not answer
         if record.get("inode") == inode and isinstance(record.get("run"), str):

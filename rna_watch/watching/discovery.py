@@ -8,13 +8,13 @@ unless their models differ and no role explains it.
 from __future__ import annotations
 
 import re
-import shlex
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from rna_watch.journal.command_line import command
 from rna_watch.journal.quantities import printable
 from rna_watch.watching import steps
 from rna_watch.watching.reading import Reading
@@ -279,5 +279,5 @@ def several_runs(names: tuple[str, ...], run: Path) -> tuple[str, str] | None:
     more = f" and {len(runs) - len(listed)} more" if len(runs) > len(listed) else ""
     together = f"{len(runs)} runs lie here and are watched as one ({', '.join(listed)}{more})"
     what = f"{together}: only their names and weights keep their windows apart"
-    remedy = f"stop this and watch each by itself, such as: rna-watch start {shlex.quote(str(run / runs[-1].folder))}"
+    remedy = f"stop this and watch each by itself, such as: {command('start', run / runs[-1].folder)}"
     return printable(what), printable(remedy)

@@ -146,7 +146,7 @@ def _matches(name: str, patterns: Sequence[str], *, whole: bool) -> bool:
 def network_file_system(path: Path) -> str | None:
     """The type of the network file system that a path is on (by /proc/self/mountinfo); None if it is a local one."""
     try:
-        lines = _MOUNTS.read_text().splitlines()
+        lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return None
     best, kind = -1, ""

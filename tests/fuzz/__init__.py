@@ -1,0 +1,1 @@
+"""Damaged inputs for every reader: of checkpoints in every format, and of the state that we keep ourselves."""
