@@ -23,6 +23,7 @@ from rna_watch.formats.zip_directory import MAGIC
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Extent, Layout, TensorView
+from rna_watch.layout.open_file import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -152,7 +153,7 @@ def _check_megatron(folder: str, names: set[str]) -> None:
     if _MEGATRON[0] not in names:
         raise IncompleteCheckpoint(f"{_MEGATRON[0]}, which Megatron writes last, is not there yet")
     try:
-        with open(os.path.join(folder, _MEGATRON[0]), encoding="utf-8") as file:  # noqa: PTH118, PTH123
+        with open(os.path.join(folder, _MEGATRON[0]), encoding="utf-8", opener=open_regular) as file:  # noqa: PTH118
             content = json.load(file)
     except (ValueError, RecursionError) as error:
         raise IncompleteCheckpoint(f"{_MEGATRON[0]} cannot be read yet ({error})") from error

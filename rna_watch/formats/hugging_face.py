@@ -19,6 +19,7 @@ from rna_watch.formats.format import FolderFormat, ReadFile
 from rna_watch.layout.artifacts import is_output
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Extent, Layout, TensorView
+from rna_watch.layout.open_file import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,7 +138,7 @@ def _trainer_state(folder: str, names: set[str]) -> dict[str, Any]:
             raise IncompleteCheckpoint(f"{_RANDOM_STATES}, which {other} has, is not there yet")
         return {}
     try:
-        with open(os.path.join(folder, _STATE), encoding="utf-8") as file:  # noqa: PTH118, PTH123
+        with open(os.path.join(folder, _STATE), encoding="utf-8", opener=open_regular) as file:  # noqa: PTH118
             state = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         raise IncompleteCheckpoint(f"{_STATE} cannot be read yet ({error})") from error
@@ -188,7 +189,7 @@ def _check_ends(folder: str, names: set[str]) -> None:
     for name in sorted(names):
         if not name.endswith(".json") or _TRAINING.match(name):
             continue
-        with open(os.path.join(folder, name), "rb") as file:  # noqa: PTH118, PTH123
+        with open(os.path.join(folder, name), "rb", opener=open_regular) as file:  # noqa: PTH118
             head = file.read(_TAIL_BYTES).lstrip()[:1]
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             tail = file.read().rstrip()[-1:]
@@ -223,7 +224,7 @@ def _shards(folder: str, names: set[str]) -> tuple[list[str], str, dict[str, str
 
 def _weight_map(folder: str, index: str) -> dict[str, str]:
     try:
-        with open(os.path.join(folder, index), encoding="utf-8") as file:  # noqa: PTH118, PTH123
+        with open(os.path.join(folder, index), encoding="utf-8", opener=open_regular) as file:  # noqa: PTH118
             weight_map = dict(json.load(file)["weight_map"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise IncompleteCheckpoint(f"{index} cannot be read ({type(error).__name__}: {error})") from error
