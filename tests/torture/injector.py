@@ -60,10 +60,11 @@ def arm(order: Order, root: Path, counter: Path, *, log: Path | None = None, nam
     Args:
         order: what to do.
         root: calls on what lies below it count; a real path.
-        counter: a file for the counter.
+        counter: a file for the counter, which begins anew.
         log: where to record all changes with their data.
         names: where to record the calls by name.
     """
+    counter.unlink(missing_ok=True)
     texts = [os.fsencode(each) if each else b"" for each in (root, counter, log, names)]
     numbers = [order.counted, order.act, order.at, order.error, order.times]
     library = ctypes.CDLL(None)

@@ -126,7 +126,7 @@ def try_point(bench: Bench, point: Point, *, children: bool = False) -> Outcome:
         shutil.rmtree(run)
         disk.replay(log)
         disk.write(run, seed=point.power)
-    problems += problems_after(bench, run, before)
+    problems += problems_after(run, before)
     problems += problems_in_the_end(bench, run)
     if snapshot(bench.canary) != canary:
         problems.append("foreign files beside the run changed")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch import cli
+from rna_watch.daemon import loop, watcher, worker
 from rna_watch.journal import log
 from rna_watch.publishing.verification import Verdict
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _PAST_S = 3600.0
 _LIMIT_S = 120.0
 _MOST_RUNS = 3
+_TICK_S = 0.02
 _SIZES = {"body.weight": (16, 24), "body.bias": (16,), "head.weight": (4, 16)}
 # a number that depends on every byte of the model
 _JUDGE = "printf '{\"loss\": 0.%s}' $(cksum < {checkpoint} | cut -c1-4)"
@@ -163,7 +165,9 @@ def command_line(run: Path, scenario: Scenario) -> list[str]:
 
 
 def once(run: Path, scenario: Scenario) -> None:
-    """Process a run, in this process, as the command does."""
+    """Process a run, in this process, as the command does; its threads look at each other more often."""
+    for module in (loop, watcher, worker):
+        module._TICK_S = _TICK_S
     sys.argv = command_line(run, scenario)
     cli.main()
 
@@ -260,7 +264,7 @@ def prepare(folder: Path, scenario: Scenario) -> Bench:
     return Bench(scenario=scenario, template=template, canary=canary, expected=models(run), folder=folder)
 
 
-def problems_after(bench: Bench, run: Path, before: dict[str, tuple[str, int, int]]) -> list[str]:
+def problems_after(run: Path, before: dict[str, tuple[str, int, int]]) -> list[str]:
     """What does not hold right after a fault: foreign bytes, torn models, tracebacks."""
     found = []
     if originals(run) != before:
@@ -269,6 +273,12 @@ def problems_after(bench: Bench, run: Path, before: dict[str, tuple[str, int, in
     found += [
         f"{name} {verdict}" for name, verdict in verdicts(run).items() if verdict is Verdict.DIFFERS and exists(name)
     ]
+    return found + problems_of_words(run)
+
+
+def problems_of_words(run: Path) -> list[str]:
+    """Tracebacks, in what was printed and in the log."""
+    found = []
     for path in (run.parent / "output", run / ".rna-watch" / "log"):
         if path.exists() and "Traceback" in (text := path.read_text(errors="replace")):
             lines = text.rpartition("Traceback")[2].splitlines()[1:]
@@ -291,7 +301,9 @@ def problems_in_the_end(bench: Bench, run: Path) -> list[str]:
         if code != 0:
             break
     found = [] if code == 3 else [f"it ended with {code} instead of 3 when all was done"]
-    found += problems_after(bench, run, before)
+    found += problems_of_words(run)
+    if originals(run) != before:
+        found.append("the trainer's files changed afterwards")
     now = models(run)
     if now != bench.expected:
         names = sorted(n for n in now.keys() | bench.expected.keys() if now.get(n) != bench.expected.get(n))
