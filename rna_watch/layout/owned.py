@@ -261,9 +261,11 @@ def _enter(descriptor: int, name: str, path: str, *, follow: bool) -> int:
     try:
         return os.open(name, _FOLDER | (0 if follow else os.O_NOFOLLOW), dir_fd=descriptor)
     except OSError as error:
+        link = False
         with suppress(OSError):
-            if stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode) and not follow:
-                raise _link(path) from error
+            link = not follow and stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode)
+        if link:
+            raise _link(path) from error
         raise OSError(error.errno, error.strerror, path) from error
 
 
