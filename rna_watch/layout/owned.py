@@ -150,7 +150,11 @@ def hold(base: int, name: str, room_bytes: int) -> int:
         os.close(folder)
     try:
         fcntl.flock(mark, fcntl.LOCK_EX)
-        os.posix_fallocate(mark, 0, room_bytes)
+        try:
+            os.posix_fallocate(mark, 0, room_bytes)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # a file system that cannot promise room
+                raise
         os.ftruncate(mark, 0)
         os.pwrite(mark, MARK_TEXT, 0)  # last: `held` takes no lock on a mark without it
     except BaseException:
