@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # a worker with one thread for each core; tests of a file stay together, and those that start Ray
 PARALLEL := -n auto --maxprocesses 8 --dist loadgroup
 
-.PHONY: install demo test test-all lint bench clean
+.PHONY: install demo test test-all lint bench torture clean
 
 install: $(INSTALLED)
 
@@ -32,6 +32,9 @@ lint: install
 
 bench: install
 	$(BIN)/python -m tests.benchmarks $(if $(SMALL),--small)
+
+torture: install
+	$(BIN)/python -m tests.torture --points $(if $(POINTS),$(POINTS),2000)
 
 clean:
 	rm -rf $(VENV)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import click
 import rna_watch
 from rna_watch.acceleration.methods import ALONE, MEMBER_SETTINGS
 from rna_watch.errors import RnaWatchError
+from rna_watch.journal.echo import Formatter, echo, note, shown, tolerate_any_text
 from rna_watch.options import GroupedCommand, config_of, settings, some_settings
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _RUN = click.argument("run_dir", type=_PATH)
-_note = functools.partial(click.echo, err=True)
 
 
 def _of_run(command: Callable[..., None]) -> Callable[..., None]:
@@ -57,7 +58,7 @@ def _asker() -> Ask | None:
 
 
 def _ask(lines: list[str], choices: int, default: int) -> int:
-    return int(click.prompt("\n".join([*lines, "Which one"]), type=click.IntRange(1, choices), default=default))
+    return int(click.prompt(shown("\n".join([*lines, "Which one"])), type=click.IntRange(1, choices), default=default))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -78,7 +79,7 @@ def start(run_dir: Path, config_file: Path | None, **options: Any) -> None:
     from rna_watch.commands import start
 
     how = _taken(options, "foreground", "wait", "to_terminal", "chosen")
-    start.start(run_dir, config_of(config_file, options), sys.argv[1:], say=click.echo, ask=_asker(), **how)
+    start.start(run_dir, config_of(config_file, options), sys.argv[1:], say=echo, ask=_asker(), **how)
 
 
 @app.command(cls=GroupedCommand)
@@ -89,7 +90,7 @@ def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any
     """Process every checkpoint that is in RUN_DIR now, then exit."""
     from rna_watch.commands import once
 
-    once.once(run_dir, config_of(config_file, options), sys.argv[1:], again=again, say=click.echo, ask=_asker())
+    once.once(run_dir, config_of(config_file, options), sys.argv[1:], again=again, say=echo, ask=_asker())
 
 
 @app.command()
@@ -105,9 +106,9 @@ def status(paths: RunPaths, *, as_json: bool, check: bool) -> None:
     if check:
         status.check(paths)
     elif as_json:
-        click.echo(json.dumps(status.as_dict(paths, _note), indent=2))
+        echo(json.dumps(status.as_dict(paths, note), indent=2))
     else:
-        dashboard.show(paths, once=True, say=_note)
+        dashboard.show(paths, once=True, say=note)
 
 
 @app.command()
@@ -121,10 +122,10 @@ def dashboard(paths: RunPaths, *, svg: Path | None, width: int, once: bool, forc
     from rna_watch.commands import dashboard
 
     if svg is None:
-        dashboard.show(paths, once=once, say=_note)
+        dashboard.show(paths, once=once, say=note)
     else:
         dashboard.draw(paths, svg, width, force=force)
-        click.echo(str(svg))
+        echo(str(svg))
 
 
 @app.command()
@@ -138,7 +139,7 @@ def logs(paths: RunPaths, *, lines: int, follow: bool) -> None:
     from rna_watch.commands.logs import tail
 
     for line in tail(paths, lines, follow=follow):
-        click.echo(line, nl=False)
+        echo(line.removesuffix("\n"))
 
 
 @app.command()
@@ -147,7 +148,7 @@ def stop(paths: RunPaths) -> None:
     """Stop watching RUN_DIR; the training and all files stay as they are."""
     from rna_watch.commands import stop
 
-    click.echo(stop.stop(paths, _note))
+    echo(stop.stop(paths, note))
 
 
 @app.command()
@@ -177,8 +178,8 @@ def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **op
 
     what = _taken(options, "method", "window", "regularization", "force")
     request = extrapolate.Request(settings=config_of(None, options), **what)
-    manifest = extrapolate.extrapolate(checkpoints, out, request, lambda line: click.echo(f"warning  {line}", err=True))
-    click.echo(json.dumps(manifest, indent=2) if as_json else "\n".join(extrapolate.lines(out, manifest)))
+    manifest = extrapolate.extrapolate(checkpoints, out, request, lambda line: note(f"warning  {line}"))
+    echo(json.dumps(manifest, indent=2) if as_json else "\n".join(extrapolate.lines(out, manifest)))
 
 
 @app.command()
@@ -190,7 +191,7 @@ def inspect(checkpoint: Path, *, as_json: bool, **options: Any) -> None:
     from rna_watch.commands import inspect
 
     report = inspect.inspect(checkpoint, config_of(None, options))
-    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else "\n".join(report.lines()))
+    echo(json.dumps(report.as_dict(), indent=2) if as_json else "\n".join(report.lines()))
 
 
 @app.command()
@@ -226,9 +227,9 @@ def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
     for each in verify.verify_all(outputs):
         done.append(each)
         if not as_json:
-            click.echo("\n".join(each.lines()))
+            echo("\n".join(each.lines()))
     if as_json:
-        click.echo(json.dumps([each.as_dict() for each in done], indent=2))
+        echo(json.dumps([each.as_dict() for each in done], indent=2))
     verify.conclude(done)
 
 
@@ -264,17 +265,28 @@ def reproduce(name: str, data: Path | None, out: Path, config: Path | None, *, q
 
 def main() -> None:
     """The entry point: an error is one line on standard error, and its class says the exit code."""
-    logging.basicConfig(level=logging.WARNING)
+    tolerate_any_text()
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter(logging.BASIC_FORMAT))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         app(standalone_mode=False)
     except RnaWatchError as error:
-        click.echo(f"rna-watch: {error}", err=True)
+        note(f"rna-watch: {error}")
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        note(said.getvalue().rstrip("\n"))
         sys.exit(2)
-    except click.exceptions.Abort:
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        click.echo(
+            f"rna-watch: {where}{error.strerror or error}; check the disk or mount, and its permissions", err=True
+        )
+        sys.exit(1)
+    except click.exceptions.Abort:
+        sys.exit(130)

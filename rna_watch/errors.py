@@ -23,6 +23,10 @@ class IncompleteCheckpoint(RnaWatchError):  # noqa: N818 - named after the state
     """The file is still being written, or was cut off: wait for it, or write it again."""
 
 
+class Unreadable(IncompleteCheckpoint):
+    """The file cannot be read for now, which says nothing of its content: check disk and mount; it is tried again."""
+
+
 class RefusedCheckpoint(RnaWatchError):  # noqa: N818 - named after our answer
     """The file cannot be used; the message says why and what would help."""
 
@@ -37,6 +41,10 @@ class InputChanged(RnaWatchError):  # noqa: N818 - named after what happened
 
 class StoreError(RnaWatchError):
     """Our own folder cannot be written (full, read-only, gone): make room or name another with --output."""
+
+
+class StoreAway(RnaWatchError):  # noqa: N818 - it may come back
+    """Our own folder cannot be reached at the moment (unmounted, a server that does not answer): work goes on when it can."""
 
 
 class RunIsWatched(RnaWatchError):  # noqa: N818 - it states the fact

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rna_watch.config import COMMON, RETIRED, RunConfig, groups, load, shape_of
+from rna_watch.journal.echo import echo, note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
@@ -48,7 +49,7 @@ def _show_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         for parameter in ctx.command.params:
             if isinstance(parameter, _Option) and parameter.heading:
                 parameter.hidden = False
-        click.echo(ctx.get_help())
+        echo(ctx.get_help())
         ctx.exit()
 
 
@@ -117,4 +118,4 @@ def config_of(config_file: Path | None, options: dict[str, Any]) -> RunConfig:
         for key, value in options.items()
         if value not in {None, ()}
     }
-    return load(config_file, values, lambda line: click.echo(f"note     {line}", err=True))
+    return load(config_file, values, lambda line: note(f"note     {line}"))

@@ -319,3 +319,34 @@ def test_nothing_of_this_repository_names_a_machine() -> None:
         if file.is_file() and file.suffix != ".png":
             text = file.read_text(errors="replace")
             assert not any(needle in text for needle in needles), name
+
+
+# where text goes out: a function that prints, or a console that draws
+PRINTERS = {"print", "secho", "Console", "StreamHandler"}
+OUTLETS = {
+    "journal/echo.py": {"write"},
+    "cli.py": {"StreamHandler"},  # with the formatter of echo
+    "daemon/background.py": {"StreamHandler"},
+    "dashboard/picture.py": {"Console"},  # records a picture, and prints nowhere
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_all_text_goes_out_through_one_function(path: Path) -> None:
+    """Nothing but `echo` and `PlainConsole` writes to a terminal: what a name or a message holds is never obeyed."""
+    if _name(path).startswith(("demo/", "reproduce/", "dashboard/terminal.py")):
+        return
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+            if name == "print" and "console" in owner:
+                continue
+            if (
+                name in PRINTERS
+                or (owner in {"sys.stdout", "sys.stderr"} and name == "write")
+                or (owner, name) == ("click", "echo")
+            ):
+                found.add(name)
+    assert found <= OUTLETS.get(_name(path), set()), f"{_name(path)} prints by {found}"

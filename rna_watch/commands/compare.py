@@ -6,14 +6,14 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from rna_watch.comparison.comparison import compare
 from rna_watch.comparison.plot import check
 from rna_watch.comparison.plot import plot as draw
 from rna_watch.comparison.record import record
 from rna_watch.comparison.tables import render
+from rna_watch.dashboard.terminal import PlainConsole
 from rna_watch.errors import UsageError
+from rna_watch.journal.echo import echo
 from rna_watch.journal.status import load
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def show(
     )
     if plot is not None:
         draw(comparison, plot, force=force)
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     if as_json:
-        console.file.write(json.dumps(record(comparison), indent=2) + "\n")
+        echo(json.dumps(record(comparison), indent=2))
         return
     colour = console.color_system is not None and not console.no_color
     console.print(render(comparison, width=console.width, members=members, colour=colour))

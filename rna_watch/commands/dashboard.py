@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from rna_watch.dashboard import picture
 from rna_watch.dashboard.live import watch
+from rna_watch.dashboard.terminal import PlainConsole
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load, settled
 from rna_watch.layout import disk
@@ -30,7 +29,7 @@ def show(paths: RunPaths, *, once: bool, say: Callable[[str], None]) -> None:
     """
     if once:
         settled(paths, say)
-    watch(paths, console=Console(), once=once)
+    watch(paths, console=PlainConsole(), once=once)
 
 
 def draw(paths: RunPaths, file: Path, width: int, *, force: bool) -> None:

@@ -11,18 +11,19 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from rna_watch import config
 from rna_watch.comparison.comparison import compare
 from rna_watch.comparison.tables import render
 from rna_watch.daemon import background
 from rna_watch.dashboard.live import watch
+from rna_watch.dashboard.terminal import PlainConsole
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal.run_registry import resolve
 from rna_watch.journal.status import load
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rna_watch.journal.run_paths import RunPaths
 
 _SCRIPTS = Path(__file__).parents[1] / "demo"
@@ -44,7 +45,7 @@ def run(folder: Path | None, *, epochs: int, engine: str) -> None:
         RnaWatchError: the training or the daemon failed.
     """
     _need_scikit_learn()
-    console = Console()
+    console = PlainConsole()
     base = folder or Path(tempfile.mkdtemp(prefix="rna-watch-demo-"))
     if base.is_dir() and any(base.iterdir()):
         raise UsageError(f"{base} is not empty; name a new folder with --dir")

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rna_watch.config import read_settings
+from rna_watch.dashboard.terminal import PlainConsole
 from rna_watch.errors import NothingToDo, StoreError
+from rna_watch.journal.echo import shown
 from rna_watch.reproduce import store
 from rna_watch.reproduce.experiment import EXPERIMENTS, Plan, Settings, plan
 from rna_watch.reproduce.tables import render
@@ -25,6 +26,8 @@ from rna_watch.reproduce.tables import render
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from rich.console import Console
 
 _SCHEMA = 1
 _LIBRARIES = ("rna-watch", "torch", "numpy", "scipy", "matplotlib")
@@ -58,7 +61,7 @@ def reproduce(
     """
     from rna_watch.reproduce.machine import single_threaded
 
-    console = console or Console(highlight=False)
+    console = console or PlainConsole(highlight=False)
     begun = time.perf_counter()
     stem = out / (f"{name}-quick" if quick else name)
     own = read_settings(config) if config else {}
@@ -77,7 +80,7 @@ def reproduce(
     if not kept:
         raise NothingToDo(f"no part of {name} is finished in {out}: run it without --so-far")
     text = report.write(kept)
-    console.file.write(text)
+    console.file.write(shown(text))
     where = ", ".join(str(stem.with_suffix(ending)) for ending in (".json", ".txt", ".svg", ".png"))
     taken = f"; {again} of {len(kept)} parts were there from before" if again else ""
     console.print(f"\nwritten: {where}", soft_wrap=True, markup=False)

@@ -109,7 +109,7 @@ def look(config: RunConfig, paths: RunPaths) -> dict[str, int]:
         UsageError: the run directory cannot be read.
     """
     found, _ = scan(paths.run, patterns=config.patterns, exclude=(paths.models, paths.state))
-    return {each.name: each.identity.mtime_ns for each in found}
+    return {each.name: each.identity.mtime_ns for each in found if each.identity is not None}
 
 
 def understand(names: Mapping[str, int], run: Path, config: RunConfig) -> Discovery:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import RnaWatchError
 from rna_watch.journal.metric import mode_of
+from rna_watch.journal.quantities import plain
 from rna_watch.journal.standing import standing
-from rna_watch.journal.status import load, settled
+from rna_watch.journal.status import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,16 +18,22 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.journal.standing import Standing
 
+_FAILURES = 3  # in a row
+
 
 def check(paths: RunPaths) -> None:
-    """Make sure that a daemon watches the run and gives signs of life.
+    """Make sure that a daemon watches the run, gives signs of life, and does not fail at everything.
 
     Raises:
-        RnaWatchError: no daemon does.
+        RnaWatchError: no daemon does, or its work or its evaluations failed three times in a row, until one succeeds.
     """
-    status = settled(paths)
+    state, status = load(paths)
     if not status.responds:
         raise RnaWatchError(f"{paths.run} is not watched ({status.state})")
+    for count, what in ((state.failed_work, "attempts at a model"), (state.failed_evaluations, "evaluations")):
+        if count >= _FAILURES:
+            problems = "; ".join(plain(each.what) for each in state.problems.values())
+            raise RnaWatchError(f"the last {count} {what} of {paths.run} failed{f': {problems}' if problems else ''}")
 
 
 def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rna_watch.daemon.publication import links
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
+from rna_watch.journal import log
+from rna_watch.journal.replay import replay
 from rna_watch.journal.run_registry import resolve
 from rna_watch.layout.artifacts import is_output, manifest_path
 from rna_watch.publishing.inputs import Finder
@@ -16,6 +20,9 @@ from rna_watch.watching import steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+_ANEW = "the next start makes it anew if it can"
 
 
 def verify_all(given: Sequence[Path]) -> Iterator[Verification]:
@@ -34,9 +41,39 @@ def verify_all(given: Sequence[Path]) -> Iterator[Verification]:
             wanted.setdefault(os.path.realpath(model), (model, manifest))
     except OSError as error:
         raise UsageError(f"{error.filename} cannot be looked at: {error.strerror or error}") from error
-    if not wanted:
+    missing = [each for path in given for each in _missing(path)]
+    if not wanted and not missing:
         raise NothingToDo(f"there is no model with a manifest below {', '.join(map(str, given))}")
-    return (_verify_one(model, manifest) for model, manifest in wanted.values())
+    return chain((_verify_one(model, manifest) for model, manifest in wanted.values()), missing)
+
+
+def _missing(path: Path) -> Iterator[Verification]:
+    """What the journal of a run records as published, and what is not there, or is there without its manifest."""
+    if not path.is_dir() or is_output(path.resolve()):
+        return
+    paths = resolve(path, None)
+    if not paths.journal.is_file():
+        return
+    state = replay(log.read(paths.journal))
+    for output in state.outputs:
+        model = paths.models / output
+        if not model.exists():
+            yield _not_as_recorded(
+                Verdict.MISSING, model, "it was published, and is gone; the next start makes it anew if it can"
+            )
+        elif not manifest_path(model).is_file():
+            yield _not_as_recorded(Verdict.UNVERIFIABLE, model, f"its manifest {manifest_path(model).name} is gone")
+    for name, output in links(state).items():
+        link, model = paths.models / name, paths.models / output
+        if model.exists() and link.resolve() != model.resolve():
+            target = f"names {link.readlink()}" if link.is_symlink() else "is no link" if link.exists() else "is gone"
+            yield _not_as_recorded(
+                Verdict.MISSING, link, f"it {target}, and is to name {output}; the next start mends that"
+            )
+
+
+def _not_as_recorded(verdict: Verdict, path: Path, problem: str) -> Verification:
+    return Verification(output=str(path), verdict=verdict, problems=(problem,))
 
 
 def _models(path: Path) -> list[tuple[Path, Path]]:
@@ -86,12 +123,13 @@ def conclude(verifications: Sequence[Verification]) -> None:
     """End the command by the verdicts.
 
     Raises:
-        RnaWatchError: a model differs from what its manifest claims.
+        RnaWatchError: a model differs from what its manifest claims, or is gone, or a link names another one.
         NothingToDo: a model cannot be verified.
     """
     total = len(verifications)
     for verdict, kind, words in (
         (Verdict.DIFFERS, RnaWatchError, "not what the manifest claims"),
+        (Verdict.MISSING, RnaWatchError, "not there as the journal records"),
         (Verdict.UNVERIFIABLE, NothingToDo, "not verifiable any more"),
     ):
         count = sum(each.verdict is verdict for each in verifications)

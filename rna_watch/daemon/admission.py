@@ -13,12 +13,13 @@ from rna_watch.daemon.order import by_admission
 from rna_watch.daemon.pinned_file import NONE
 from rna_watch.daemon.sequences import inside
 from rna_watch.daemon.window import state_of
-from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError
+from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError, Unreadable
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import RunState, Stage
 from rna_watch.layout.identity import identify_any
 from rna_watch.layout.layout import difference
+from rna_watch.layout.trouble import PASSING, in_words
 from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.watching import steps
 from rna_watch.window.equality import same_values
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.pins import Pins
+    from rna_watch.daemon.rebuilt import Rebuilt
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.sequences import Sequences
     from rna_watch.journal.replay import Checkpoint
@@ -46,28 +48,41 @@ class Admission:
         sequences: which checkpoints follow each other.
         pins: the window store.
         proceed: called now and then while files are compared; it raises Cancelled to stop that.
+        rebuilt: models that no journal records.
+        read: reads the layout of a file or folder, as `probe` does.
     """
 
     def __init__(
-        self, config: RunConfig, recorder: Recorder, sequences: Sequences, pins: Pins, proceed: Callable[[], None]
+        self,
+        config: RunConfig,
+        recorder: Recorder,
+        sequences: Sequences,
+        pins: Pins,
+        proceed: Callable[[], None],
+        rebuilt: Rebuilt,
+        read: Callable[[str, str | None, Sequence[str]], Layout] = probe,
     ) -> None:
         self._config = config
         self._recorder = recorder
         self._sequences = sequences
         self._pins = pins
         self._proceed = proceed
+        self._rebuilt = rebuilt
+        self._read = read
         self._unmatched = config.ignore  # the patterns that no checkpoint has a tensor for, so far
         self._compared: Layout | None = None  # a checkpoint with which they were compared
 
-    def consider(self, name: str, identity: FileIdentity) -> bool:
+    def consider(self, name: str, identity: FileIdentity, *, patient: bool = True) -> bool:
         """Admit a file, or record that it is an alias, refused or gone; returns whether it is a checkpoint.
 
         Args:
             name: path relative to the run directory.
             identity: the file as it rests there.
+            patient: whether to wait where it cannot be pinned for a reason that may pass; else it is admitted unpinned.
 
         Raises:
             IncompleteCheckpoint: the file is not complete; probe it again later.
+            Unreadable: it cannot be read, which says nothing of its content; the later ones of its series wait for it.
         """
         if self._known(name, identity):
             return True
@@ -78,7 +93,7 @@ class Admission:
             )
             return False
         try:
-            layout = probe(identity.path, self._config.source, self._config.ignore)
+            layout = self._read(identity.path, self._config.source, self._config.ignore)
             if not identify_any(identity.path).same_content(identity):
                 raise IncompleteCheckpoint("it is being written")
         except FileNotFoundError as error:
@@ -91,11 +106,14 @@ class Admission:
         except RefusedCheckpoint as error:
             self._note(e.Refused(checkpoint=name, reason=str(error)))
             return False
+        except IncompleteCheckpoint as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in PASSING:
+                raise Unreadable(f"it cannot be read: {in_words(error.__cause__)}") from error
+            raise
         except OSError as error:
-            reason = f"it cannot be read: {error.strerror or error}; check the disk or mount"
-            raise IncompleteCheckpoint(reason) from error
+            raise Unreadable(f"it cannot be read: {in_words(error)}") from error
         self._compare_ignored(layout)
-        self._admit(name, layout, identity)
+        self._admit(name, layout, identity, patient=patient)
         self.reread()
         return True
 
@@ -111,7 +129,7 @@ class Admission:
             known = {c.admitted.path for c in self._recorder.checkpoints() if c.admitted}
             for name in (each for each in reading.undecided(files) if each not in known):
                 with contextlib.suppress(OSError, RnaWatchError):
-                    self._sequences.saw(name, probe(files[name].path, self._config.source, self._config.ignore))
+                    self._sequences.saw(name, self._read(files[name].path, self._config.source, self._config.ignore))
                 self._proceed()
         return sorted(due, key=lambda each: reading.order(each[0], each[1].mtime_ns))
 
@@ -203,7 +221,7 @@ class Admission:
         reading = self._sequences.reading
         return reading.order(later)[1:3] < reading.order(earlier)[1:3]
 
-    def _admit(self, path: str, layout: Layout, identity: FileIdentity) -> None:
+    def _admit(self, path: str, layout: Layout, identity: FileIdentity, *, patient: bool) -> None:
         self._sequences.saw(path, layout)
         kind, step, numbered = self._sequences.order(path, layout)
         again = False
@@ -230,16 +248,19 @@ class Admission:
             reason = f"its name is too long: {length} bytes, and its model needs one of at most {_LONGEST_NAME_BYTES}"
             self._note(e.Refused(checkpoint=path, reason=f"{reason}; save under a shorter name"))
             return
+        series = self._sequences.of(path, kind)
+        self._rebuilt.enter_gone((series, step))
         previous = self._sequences.newest(path, kind)
         replaced = self._recorder.checkpoint(name)
         if replaced is not None and replaced.pinned:
             self._pins.unpin(replaced, "the file was written again")
         read = self._sequences.read(path)
-        series = self._sequences.of(path, kind)
         left_out = self._left_out(series, step)
         try:
             pinned_kind, pinned_path = (
-                ("none", "") if left_out else self._pins.pin(name, layout, identity.size_bytes, link=numbered)
+                ("none", "")
+                if left_out
+                else self._pins.pin(name, layout, identity.size_bytes, link=numbered, patient=patient)
             )
         except InputChanged as error:
             raise IncompleteCheckpoint("it is being written") from error
@@ -264,9 +285,11 @@ class Admission:
                 left_out=left_out,
             )
         )
+        self._rebuilt.enter(name, layout.fingerprint)
         for copy in copies:
             self._note(e.Aliased(checkpoint=copy, of=name))
-        self._begin_window("" if again or left_out else self._break(previous, name), name)
+        late = previous is not None and _precedes(kind, step, identity, previous)
+        self._begin_window("" if again or left_out or late else self._break(previous, name), name)
         self._resolve(path, name, known=True)
 
     def _begin_window(self, reason: str, name: str) -> None:
@@ -317,6 +340,17 @@ class Admission:
             for checkpoint, layout in ((previous, before), (current, after))
         )
         return difference(before, after) or window_break.change(older, newer, self._config.learning_rate_jump)
+
+
+def _precedes(kind: str, step: int, identity: FileIdentity, other: Checkpoint) -> bool:
+    """Whether a file was saved before a checkpoint that was admitted before it: its step and its time are smaller."""
+    admitted = other.admitted
+    return (
+        admitted is not None
+        and admitted.step_kind == kind
+        and step < admitted.step
+        and identity.mtime_ns < admitted.mtime_ns
+    )
 
 
 def _with_step(path: str, kind: str, step: int) -> str:

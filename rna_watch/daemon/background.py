@@ -21,6 +21,7 @@ from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.setup import be_nice
 from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, StoreError, UsageError
 from rna_watch.journal import events as e
+from rna_watch.journal.echo import Formatter
 from rna_watch.journal.follow import Follower
 from rna_watch.journal.lock import RunLock
 from rna_watch.journal.replay import PENDING, Stage
@@ -89,10 +90,13 @@ def serve(
                     until_done=until_done,
                     again=again,
                     on_ready=lambda: _tell(ready, _READY),
-                    lost=lock.lost,
+                    lost=lambda: lock.lost() or recorder.lost(),
+                    away=lock.away,
                 )
                 daemon.run()
                 lock.check()
+                if lost := lock.lost():
+                    raise StoreError(f"{lost}: {paths.state}; start again to go on with what is there")
             finally:
                 recorder.close()
         return recorder
@@ -162,10 +166,10 @@ def _log_to(paths: RunPaths, *, to_terminal: bool, counted: bool) -> None:
     logger.propagate = False
     logging.raiseExceptions = False  # a full disk must not fill the terminal with errors of the log itself
     handlers: list[logging.Handler] = [_Log(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)]
-    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handlers[0].setFormatter(Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     if to_terminal:
         handlers.append(logging.StreamHandler(sys.stdout))
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handlers[-1].setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         if counted:
             handlers[-1].addFilter(_Repeated())
     logger.handlers = handlers
@@ -200,7 +204,7 @@ def start(
     reader, writer = os.pipe()
     with disk.appending(paths.log) as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "rna_watch", "start", *arguments, "--foreground", "--no-terminal"],
+            [sys.executable, "-P", "-m", "rna_watch", "start", *arguments, "--foreground", "--no-terminal"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,6 +1,7 @@
-"""The daemon: the main thread watches, probes and pins; one other thread takes checkpoints to models.
+"""The daemon: one thread watches, one works; the main thread gives the sign of life, takes signals and ends them.
 
-Watching never waits for work: retention may delete a checkpoint as soon as the next one is saved.
+Watching never waits for work: retention may delete a checkpoint as soon as the next one is saved. The main thread waits
+for neither, nor for a file system.
 """
 
 from __future__ import annotations
@@ -17,30 +18,28 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import rna_watch
+from rna_watch.daemon.acts import Acts, in_words
 from rna_watch.daemon.admission import Admission
+from rna_watch.daemon.backlog import Backlog
 from rna_watch.daemon.disk_reserve import DiskReserve
-from rna_watch.daemon.evaluators import failed
-from rna_watch.daemon.order import next_in_line
 from rna_watch.daemon.pins import Pins
-from rna_watch.daemon.pipeline import Pipeline, Progress
+from rna_watch.daemon.probes import LIMIT_S, Probes
 from rna_watch.daemon.publication import Publication
-from rna_watch.daemon.second_pass import SecondPass
+from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.sequences import Sequences
-from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes, rested_s, start_engine
+from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes
+from rna_watch.daemon.watcher import Watcher
+from rna_watch.daemon.worker import Worker
 from rna_watch.engine.contract import Process
-from rna_watch.errors import Cancelled, EvaluationFailed, IncompleteCheckpoint, RnaWatchError
+from rna_watch.errors import Cancelled, RnaWatchError, StoreAway, StoreError
 from rna_watch.journal import events as e
 from rna_watch.journal import heartbeat
-from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.journal.replay import PENDING
 from rna_watch.layout import disk
 from rna_watch.publishing import output_tree
-from rna_watch.watching.discovery import several_runs
-from rna_watch.watching.hints import Hints
-from rna_watch.watching.readiness import Readiness
-from rna_watch.watching.scan import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
@@ -51,6 +50,7 @@ _LOG = logging.getLogger("rna_watch")
 _TICK_S = 0.25
 _BEAT_S = 1.0
 _JOIN_S = 15.0
+_AWAY_LIMIT_S = 600.0  # as long as a server takes to start anew
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -65,6 +65,7 @@ class Daemon:
         again: make every model anew whose inputs are there.
         on_ready: called once the engine is up and the folder is watched.
         lost: why the run is no longer ours, "" if it is; the daemon ends then, and touches nothing more.
+        away: why our own folder cannot be reached at the moment, "" if it can; the daemon waits, and touches nothing.
 
     Raises:
         UsageError: the evaluator's file does not exist.
@@ -80,35 +81,37 @@ class Daemon:
         again: bool = False,
         on_ready: Callable[[], None] = lambda: None,
         lost: Callable[[], str] = lambda: "",
+        away: Callable[[], str] = lambda: "",
     ) -> None:
         self._config = config
         self._paths = paths
         self._recorder = recorder
         self._until_done = until_done
         self._again = again
-        self._foreign: set[str] = set()
         self._on_ready = on_ready
         self._lost = lost
+        self._away = away
+        self._stop_reason = ""
+        self._error: RnaWatchError | None = None
+        self._handled_for: Engine | None = None
+        self._announced = False
+        self._last_beat = 0.0
+        self._away_since: float | None = None
+        self._acts = Acts(recorder)
         self._timing = Timing.of(paths.run, config.quiet, config.scan_interval)
         self._evaluator_spec = evaluator_spec(config, paths.scratch)
-        self._stop_reason = ""
-        self._wake = threading.Event()
-        self._work_ready = threading.Event()
-        self._engine: Engine | None = None
-        self._handled_for: Engine | None = None
-        self._error: RnaWatchError | None = None
-        self._pipeline: Pipeline | None = None
         self._publication = Publication(config, paths, recorder)
+        self._rebuilt = Rebuilt(recorder, paths)
         self._sequences = Sequences(recorder, paths.journal, config.step)
         self._disk_reserve = DiskReserve(config, paths.output, recorder)
         self._pins = Pins(config, paths, recorder, self._disk_reserve, self._proceed)
-        self._admission = Admission(config, recorder, self._sequences, self._pins, self._proceed)
-        self._attempted: set[str] = set()
-        self._idle = False
-        self._ready = False
-        self._announced = False
-        self._last_beat = 0.0
-        self._watching_by = "scans"
+        self._backlog = Backlog(config, recorder, self._sequences, self._pins, self._disk_reserve, thins=not until_done)
+        self._admission = Admission(
+            config, recorder, self._sequences, self._pins, self._proceed, self._rebuilt, Probes().layout
+        )
+        self._watcher: Watcher | None = None
+        self._worker: Worker | None = None
+        recorder.proceed = self._proceed
 
     # -- the main thread
 
@@ -120,40 +123,86 @@ class Daemon:
         """
         previous = {number: signal.getsignal(number) for number in _SIGNALS}
         self._take_signals()
-        worker = threading.Thread(target=self._work, name="rna-watch-pipeline", daemon=True)
-        hints = Hints(self._paths.run, self._wake.set, [self._paths.models, self._paths.state])
+        threads: list[threading.Thread] = []
         try:
-            self._begin()
-            self._start_hints(hints)
-            worker.start()
-            self._watch(hints)
+            foreign = self._begin()
+            self._make(foreign)
+            for each in (self._watcher, self._worker):
+                assert each is not None
+                name = f"rna-watch-{type(each).__name__.lower()}"
+                threads.append(threading.Thread(target=self._guarded, args=(each.run,), name=name, daemon=True))
+                threads[-1].start()
+            self._supervise()
         finally:
-            hints.stop()
-            self._work_ready.set()
-            if self._pipeline is not None and self._stop_reason != "done":
-                self._pipeline.cancel()
-            if worker.is_alive():
-                worker.join(_JOIN_S)
+            self._stop_reason = self._stop_reason or "failed"
+            worker = self._worker
+            if worker is not None:
+                worker.wake.set()
+                if self._stop_reason != "done":
+                    worker.cancel()
+            until = time.monotonic() + _JOIN_S
+            for thread in threads[::-1]:
+                thread.join(max(0.0, until - time.monotonic()))
             if lost := self._lost():  # what lies there now is not ours
                 _LOG.error("%s", lost)
+                self._error = self._error or RnaWatchError(f"{lost}; nothing more was published, start again")
             else:
-                self._beat("stopped")
+                with contextlib.suppress(Exception):
+                    self._beat("stopped")
+                with contextlib.suppress(RnaWatchError, OSError):
+                    self._publication.reconcile()
                 with contextlib.suppress(RnaWatchError):
-                    self._recorder.record(e.Stopped(reason=self._stop_reason or "failed"))
-            self._close_engine()
+                    self._recorder.record(e.Stopped(reason=self._stop_reason))
+            if worker is not None:
+                worker.close()  # last of all: everything is on the disk by now
             for number, handler in previous.items():
                 signal.signal(number, handler)
         if self._error is not None:
             raise self._error
 
-    def _close_engine(self) -> None:
-        """Close the engine, last of all: everything is on the disk by now, whatever a broken cluster does when it ends."""
-        if self._engine is None:
-            return
+    def _guarded(self, run: Callable[[], None]) -> None:
+        """A thread's work; what ends it ends the daemon."""
         try:
-            self._engine.close()
-        except Exception:  # noqa: BLE001 - whatever it is, it changes nothing of what was done
-            _LOG.exception("the engine did not end in order")
+            run()
+        except Cancelled:
+            pass
+        except RnaWatchError as error:
+            self._error = self._error or error
+        except BaseException as error:  # noqa: BLE001 - it must not end in silence: the daemon ends with the reason
+            _LOG.exception("a defect in rna-watch ended a thread")
+            self._error = self._error or RnaWatchError(f"a defect in rna-watch ended it: {error!r}; see the log")
+
+    def _make(self, foreign: set[str]) -> None:
+        self._worker = worker = Worker(
+            self._config,
+            self._paths,
+            self._recorder,
+            spec=self._evaluator_spec,
+            publication=self._publication,
+            sequences=self._sequences,
+            pins=self._pins,
+            disk_reserve=self._disk_reserve,
+            backlog=self._backlog,
+            proceed=self._proceed,
+            pauses=lambda: self._away_since is not None or (self._watcher is not None and self._watcher.away),
+            again=self._again,
+            foreign=foreign,
+        )
+        self._watcher = Watcher(
+            self._config,
+            self._paths,
+            self._recorder,
+            timing=self._timing,
+            sequences=self._sequences,
+            pins=self._pins,
+            backlog=self._backlog,
+            admission=self._admission,
+            rebuilt=self._rebuilt,
+            proceed=self._proceed,
+            until_done=self._until_done,
+            on_admitted=worker.wake.set,
+            on_late=worker.came_late,
+        )
 
     def _take_signals(self) -> None:
         for number in _SIGNALS:
@@ -163,12 +212,19 @@ class Daemon:
         # no lock may be taken here: the main thread may hold it
         self._stop_reason = f"signal {signal.Signals(number).name}"
 
-    def _begin(self) -> None:
-        self._beat("starting")
-        disk.remove(self._paths.stop_request)
-        output_tree.sweep(self._paths.models)
-        self._pins.sweep()
-        disk.sweep(self._paths.scratch)
+    def _begin(self) -> set[str]:
+        """What comes before watching; returns the checkpoints that hold another model than the settings name."""
+        with self._contained("the sign of life cannot be given"):
+            self._beat("starting")
+        for what, act in (
+            ("a former request to stop cannot be removed", partial(disk.remove, self._paths.stop_request)),
+            ("the output tree cannot be swept", partial(output_tree.sweep, self._paths.models)),
+            ("the state folder cannot be swept", partial(output_tree.sweep, self._paths.state)),
+            ("the window store cannot be swept", self._pins.sweep),
+            ("the scratch folder cannot be swept", partial(disk.sweep, self._paths.scratch)),
+        ):
+            with self._contained(what):
+                act()
         self._recorder.record(
             e.Started(
                 host=socket.gethostname(),
@@ -182,219 +238,124 @@ class Daemon:
                 evaluator_digest=evaluator_digest(self._config.evaluator, self._config.evaluate_command),
             )
         )
-        self._publication.settle()
-        self._foreign = self._admission.readmit()
-        self._publication.settle_source(self._foreign)
+        foreign: set[str] = set()
+        self._acts.do("outputs", "the links to outputs cannot be brought up to date", self._publication.settle)
+        self._acts.do("source", "checkpoints cannot be read anew", lambda: foreign.update(self._admission.readmit()))
+        self._acts.do("best", "best cannot be looked at", partial(self._publication.settle_source, foreign))
+        return foreign
 
-    def _start_hints(self, hints: Hints) -> None:
-        if self._until_done:
-            self._watching_by = "one scan"
-        elif self._timing.network:
-            self._watching_by = f"scans every {self._timing.scan_s:g} s ({self._timing.network})"
-        else:
-            refused = hints.start()
-            self._watching_by = f"scans every {self._timing.scan_s:g} s" if refused else "events and scans"
-            if refused:
-                self._recorder.problem("hints", refused, "raise fs.inotify.max_user_watches for faster notice")
+    @contextlib.contextmanager
+    def _contained(self, what: str) -> Iterator[None]:
+        """An act before the journal tells of this start: its failure is logged."""
+        try:
+            yield
+        except RnaWatchError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it costs this act alone
+            _LOG.warning("%s: %s", what, in_words(error))
 
-    def _watch(self, hints: Hints) -> None:
-        rested = (lambda _: 0.0) if self._timing.network else rested_s
-        reading = self._sequences.reading
-        readiness = Readiness(self._timing.quiet_s, rested, reading=reading, at_once=self._until_done)
-        next_scan = 0.0
-        begun = time.monotonic()
-        while True:
-            self._beat_if_due()  # first: a process that was suspended may have a successor
-            if self._stopping():
-                break
-            now = time.monotonic()
-            if now >= next_scan or self._wake.is_set():
-                self._wake.clear()
-                next_scan = now + self._timing.scan_s
-                self._scan(readiness, now)
-                self._pins.keep_room()  # the training fills the disk between our acts
-                if self._watching_by == "events and scans" and not hints.alive():
-                    hints.stop()
-                    self._start_hints(hints)
-            self._probe(readiness)
-            if self._handled_for is not self._engine:
-                self._handled_for = self._engine
-                self._take_signals()  # Ray replaces them whenever it starts
-            if self._ready and not self._announced:
-                self._announced = True
-                self._on_ready()
-            if self._until_done and self._nothing_left(readiness, begun):
+    def _supervise(self) -> None:
+        """Give signs of life until there is a reason to end."""
+        while not self._stopping():
+            with contextlib.suppress(StoreAway):
+                self._acts.do("supervision", "the daemon cannot look after itself", self._second)
+            if self._until_done and self._nothing_left():
                 self._stop_reason = "done"
-                break
-            due = readiness.next_due()
-            pause = min(next_scan - time.monotonic(), _TICK_S, (due - time.monotonic()) if due is not None else _TICK_S)
-            if pause > 0:
-                self._wake.wait(pause)
+            time.sleep(_TICK_S)
+
+    def _second(self) -> None:
+        worker, watcher = self._worker, self._watcher
+        assert worker is not None
+        assert watcher is not None
+        if self._handled_for is not worker.engine:
+            self._handled_for = worker.engine
+            self._take_signals()  # Ray replaces them whenever it starts
+        if worker.ready and watcher.rounds and not self._announced:
+            self._announced = True
+            self._on_ready()
+        if self._away_since is None:
+            self._acts.do("stop", "a request to stop cannot be looked for", self._look_for_stop)
+        if time.monotonic() - self._last_beat < _BEAT_S:
+            return
+        self._last_beat = time.monotonic()
+        if lost := self._lost():  # first: a process that was suspended may have a successor
+            self._stop_reason = lost
+            return
+        self._look_away()
+        state = "working" if worker.progress.work else "watching" if worker.ready else "starting"
+        self._acts.do("heartbeat", "the sign of life cannot be given", partial(self._beat, state))
+        if self._away_since is None:
+            self._recorder.flush()
+            self._say_stuck(time.monotonic() - watcher.step_begun)
+
+    def _look_away(self) -> None:
+        """Wait while our own folder cannot be reached, and give up where it does not come back."""
+        reason = self._away()
+        if not reason:
+            if self._away_since is not None:
+                _LOG.info("%s is back", self._paths.state)
+            self._away_since = None
+        elif self._away_since is None:
+            self._away_since = time.monotonic()
+            _LOG.warning("problem: %s; nothing is published until it is back", reason)
+        elif time.monotonic() - self._away_since > _AWAY_LIMIT_S:
+            self._error = StoreError(f"{reason}, and did not come back within {_AWAY_LIMIT_S:g} s")
+
+    def _say_stuck(self, since_s: float) -> None:
+        """Report that the folder does not answer: the thread that watches waits for it."""
+        if since_s > LIMIT_S:
+            what = f"{self._paths.run} does not answer for {LIMIT_S:g} s"
+            self._recorder.problem("stuck", what, "check the disk or mount; watching goes on when it answers")
+        else:
+            self._recorder.solved("stuck")
+
+    def _look_for_stop(self) -> None:
+        if self._paths.stop_request.exists():
+            self._stop_reason = self._stop_reason or "rna-watch stop"
 
     def _stopping(self) -> bool:
-        if not self._stop_reason and self._paths.stop_request.exists():
-            self._stop_reason = "rna-watch stop"
         return bool(self._stop_reason) or self._error is not None
 
     def _proceed(self) -> None:
-        """Called now and then during long copies: beats if that is due, and ends them when the daemon stops.
+        """Called now and then by the other threads.
 
         Raises:
             Cancelled: the daemon is stopping.
         """
-        self._beat_if_due()
-        if self._stop_reason:
+        if self._stopping():
             raise Cancelled("stopping")
 
-    def _beat_if_due(self) -> None:
-        if time.monotonic() - self._last_beat >= _BEAT_S:
-            if lost := self._lost():
-                self._stop_reason = lost
-                return
-            self._beat("working" if self._progress().work else "watching" if self._ready else "starting")
-
-    def _scan(self, readiness: Readiness, now: float) -> None:
-        try:
-            found, problems = scan(
-                self._paths.run, patterns=self._config.patterns, exclude=(self._paths.models, self._paths.state)
-            )
-        except RnaWatchError as error:
-            self._recorder.problem("run", str(error), "watching goes on when it is back")
-            return
-        self._recorder.solved("run")
-        if problems:
-            self._recorder.problem("folders", "; ".join(problems), "give this user read access")
-        else:
-            self._recorder.solved("folders")
-        several = None if self._config.patterns else several_runs(tuple(each.name for each in found), self._paths.run)
-        if several is not None:
-            self._recorder.problem("runs", *several)
-        else:
-            self._recorder.solved("runs")
-        self._sequences.update({each.name: each.identity.mtime_ns for each in found})
-        self._admission.reread()
-        for name in readiness.update(found, now):
-            known = self._recorder.checkpoint(name)
-            if known is not None and known.stage is Stage.WAITING:
-                self._recorder.record(e.Vanished(checkpoint=name))
-
-    def _probe(self, readiness: Readiness) -> None:
-        due = readiness.due(time.monotonic())
-        admitted = False
-        with contextlib.suppress(Cancelled):
-            for name, identity in self._admission.in_order(due):
-                try:
-                    whole = self._admission.consider(name, identity)
-                    readiness.settle(name, whole=whole)
-                    admitted = True
-                except IncompleteCheckpoint as error:
-                    if readiness.postpone(name, str(error), time.monotonic()):
-                        self._recorder.record(e.Waiting(checkpoint=name, reason=str(error)))
-                if self._stop_reason:
-                    return
-        if due and readiness.resting() == 0:
-            self._admission.report_unmatched()
-        if admitted:
-            self._work_ready.set()
-
-    def _nothing_left(self, readiness: Readiness, begun: float) -> bool:
-        waited = time.monotonic() - begun >= 2 * self._timing.quiet_s + _TICK_S
-        return (readiness.unsettled() == 0 or waited) and self._ready and self._idle and self._next() is None
-
-    def _progress(self) -> Progress:
-        return self._pipeline.progress if self._pipeline else Progress()
+    def _nothing_left(self) -> bool:
+        worker, watcher = self._worker, self._watcher
+        assert worker is not None
+        assert watcher is not None
+        return watcher.settled() and worker.nothing_left()
 
     def _beat(self, state: str) -> None:
         self._last_beat = time.monotonic()
-        progress = self._progress()
-        engine = self._engine if state != "stopped" else None
+        worker = self._worker
+        engine = worker.engine if worker is not None and state != "stopped" else None
         own = Process(name="daemon", pids=(os.getpid(),), busy=False)
-        processes = engine.processes() if engine else [own]
-        with contextlib.suppress(OSError):
-            heartbeat.write(
-                self._paths.heartbeat,
-                heartbeat.Heartbeat(
-                    host=socket.gethostname(),
-                    pid=os.getpid(),
-                    time=time.time(),
-                    state=state,
-                    watching=self._watching_by,
-                    queue=sum(c.stage in PENDING for c in self._recorder.checkpoints()),
-                    work=progress.work,
-                    workers=tuple(
-                        heartbeat.Worker(
-                            name=process.name,
-                            pid=process.pids[0],
-                            memory_bytes=sum(private_bytes(pid) for pid in process.pids),
-                            busy=process.busy,
-                        )
-                        for process in processes
-                    ),
-                    read_bytes_per_s=progress.read_bytes_per_s,
+        progress = worker.progress if worker is not None else None
+        heartbeat.write(
+            self._paths.heartbeat,
+            heartbeat.Heartbeat(
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                time=time.time(),
+                state=state,
+                watching=self._watcher.by if self._watcher is not None else "scans",
+                queue=sum(c.stage in PENDING for c in self._recorder.checkpoints()),
+                work=progress.work if progress is not None else None,
+                workers=tuple(
+                    heartbeat.Worker(
+                        name=process.name,
+                        pid=process.pids[0],
+                        memory_bytes=sum(private_bytes(pid) for pid in process.pids),
+                        busy=process.busy,
+                    )
+                    for process in (engine.processes() if engine else [own])
                 ),
-            )
-
-    # -- the pipeline's thread
-
-    def _work(self) -> None:
-        try:
-            pipeline = self._set_up()
-            second = SecondPass(
-                self._config,
-                self._publication,
-                self._recorder,
-                self._sequences,
-                self._pins,
-                again=self._again,
-                foreign=self._foreign,
-            )
-            self._ready = True
-            while not self._stopping():
-                if pipeline.engine_lost:
-                    assert self._engine is not None
-                    self._engine.close()
-                    pipeline = self._set_up()
-                name = self._next() or second.next()
-                self._idle = name is None
-                if name is None:
-                    self._work_ready.wait(_TICK_S)
-                    self._work_ready.clear()
-                    continue
-                self._attempted.add(name)
-                pipeline.process(name)
-                second.ended(name)
-                self._pins.release(partial(self._sequences.needed, self._config.window))
-        except Cancelled:
-            pass
-        except RnaWatchError as error:
-            self._error = error
-        except Exception as error:  # noqa: BLE001 - it must not end in silence: the daemon ends with the reason
-            _LOG.exception("a defect in rna-watch ended the pipeline")
-            self._error = RnaWatchError(f"a defect in rna-watch ended it: {error!r}; see the log")
-
-    def _set_up(self) -> Pipeline:
-        """Start the engine and a pipeline on it; called again if the engine is lost (a node, or Ray itself, died)."""
-        self._engine = start_engine(self._config)
-        spec = self._evaluator_spec
-        count = self._config.evaluators if spec else 0
-        evaluators = [self._engine.evaluator(spec) for _ in range(count) if spec is not None]
-        for evaluator in evaluators[:1]:  # the others start when there is more than one model to evaluate
-            try:
-                evaluator.warm_up()
-            except EvaluationFailed as error:
-                failed(self._recorder, error, loaded=False)
-        self._pipeline = Pipeline(
-            self._config,
-            self._paths,
-            self._recorder,
-            sequences=self._sequences,
-            pins=self._pins,
-            disk_reserve=self._disk_reserve,
-            engine=self._engine,
-            evaluators=evaluators,
+                read_bytes_per_s=progress.read_bytes_per_s if progress is not None else 0.0,
+            ),
         )
-        return self._pipeline
-
-    def _next(self) -> str | None:
-        since_error_s = time.monotonic() - self._progress().last_error_time
-        return next_in_line(self._recorder.checkpoints(), self._attempted, since_error_s, self._disk_reserve.holds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from rna_watch.journal.replay import PENDING, Stage
@@ -25,23 +26,41 @@ def next_in_line(
     attempted: Collection[str],
     since_error_s: float,
     held: Callable[[str], bool] = lambda _: False,
+    *,
+    window: int = 0,
+    left: Collection[str] = (),
 ) -> str | None:
-    """The name of the next checkpoint to work on: oldest first; a failed one waits, longer each time.
+    """The name of the next checkpoint to work on; a failed one waits, longer each time, and the others with it.
+
+    The oldest goes first as long as its window lacks nothing that was left out for lack of time; where none is so, the
+    newest does.
 
     Args:
         checkpoints: all known checkpoints.
         attempted: names that this process has worked on; one that an earlier process gave up is tried once more.
         since_error_s: seconds since work failed last.
         held: whether a checkpoint waits for room on the disk; the others do not wait for it.
+        window: how many checkpoints before it are in a window.
+        left: names that were there before this process began, and are not kept for it: they wait for all others.
     """
+    recent: dict[str, deque[bool]] = {}
+    whole: list[Checkpoint] = []
+    lacking: list[Checkpoint] = []
+    waiting: list[Checkpoint] = []
     for checkpoint in by_admission(checkpoints):
-        before = checkpoint.name in attempted
-        pending = checkpoint.stage in PENDING or (checkpoint.stage is Stage.FAILED and not before)
-        if not pending or held(checkpoint.name):
+        if checkpoint.admitted is None or checkpoint.stage is Stage.ALIAS:
             continue
-        if checkpoint.attempts and before:
-            pause = min(_FIRST_PAUSE_S * 2 ** (checkpoint.attempts - 1), _LONGEST_PAUSE_S)
-            if since_error_s < pause:
-                return None
-        return checkpoint.name
-    return None
+        before = recent.setdefault(checkpoint.series, deque(maxlen=window))
+        lacks = any(before)
+        before.append(checkpoint.left_behind)
+        pending = checkpoint.stage in PENDING or (checkpoint.stage is Stage.FAILED and checkpoint.name not in attempted)
+        if pending and not held(checkpoint.name):
+            (waiting if checkpoint.name in left else lacking if lacks else whole).append(checkpoint)
+    first = next(iter([*whole, *lacking[::-1], *waiting]), None)
+    if first is None:
+        return None
+    if first.attempts and first.name in attempted:
+        pause = min(_FIRST_PAUSE_S * 2 ** (first.attempts - 1), _LONGEST_PAUSE_S)
+        if since_error_s < pause:
+            return None
+    return first.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from typing import TYPE_CHECKING
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon.disk_reserve import FOR_TRAINING
 from rna_watch.daemon.order import by_admission
 from rna_watch.daemon.pinned_file import NONE, held_bytes, pin_checkpoint, unpin
-from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
+from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, Unreadable
 from rna_watch.formats.probe import probe
 from rna_watch.formats.recorded_gradient import SUFFIX
 from rna_watch.journal import events as e
 from rna_watch.layout import disk
+from rna_watch.layout.trouble import PASSING, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -56,7 +58,7 @@ class Pins:
         self._proceed = proceed
         self._layouts: dict[str, Layout] = {}
 
-    def pin(self, name: str, layout: Layout, size_bytes: int, *, link: bool) -> tuple[str, str]:
+    def pin(self, name: str, layout: Layout, size_bytes: int, *, link: bool, patient: bool = False) -> tuple[str, str]:
         """Pin a checkpoint, if that is wanted and there is room; returns how, and the path of its bytes.
 
         Args:
@@ -64,15 +66,17 @@ class Pins:
             layout: the layout of the file or folder that the trainer wrote.
             size_bytes: its size.
             link: whether a hard link will do, if the setting leaves the choice to us.
+            patient: whether to raise where it cannot be pinned for a reason that may pass.
 
         Raises:
             InputChanged: the file is gone or changed since it was probed.
+            Unreadable: it cannot be pinned for a reason that may pass.
         """
-        kind, pinned = self._stored(name, layout, size_bytes, link=link)
+        kind, pinned = self._stored(name, layout, size_bytes, link=link, patient=patient)
         self._layouts[name] = pinned
         return kind, layout.path if kind == NONE else os.path.relpath(pinned.path, self._paths.output)
 
-    def _stored(self, name: str, layout: Layout, size_bytes: int, *, link: bool) -> tuple[str, Layout]:
+    def _stored(self, name: str, layout: Layout, size_bytes: int, *, link: bool, patient: bool) -> tuple[str, Layout]:
         mode = self._config.pin
         if mode == NONE:
             return NONE, layout
@@ -83,15 +87,19 @@ class Pins:
         linked = mode == "link" or (mode == "auto" and link)
         try:
             if not linked and not self._disk_reserve.fits(layout.size_bytes, size_bytes):
-                raise OSError(28, "too little room left")
+                raise OSError(errno.ENOSPC, "too little room left")
             found = pin_checkpoint(layout, destination, link=linked, proceed=self._proceed)
-        except OSError as error:
-            unpin(destination)
+        except (OSError, Unreadable) as error:
+            with contextlib.suppress(OSError):
+                unpin(destination)
+            said = in_words(error) if isinstance(error, OSError) else str(error)
             self._recorder.problem(
                 "pin",
-                f"{name} could not be pinned ({error.strerror or error}); it is used only while the trainer keeps it",
+                f"{name} could not be pinned ({said}); it is used only while the trainer keeps it",
                 "make room, or set `pin: none` if the trainer keeps its checkpoints",
             )
+            if patient and (isinstance(error, Unreadable) or error.errno in PASSING):
+                raise Unreadable(f"it cannot be pinned: {said}") from error
             return NONE, layout
         self._recorder.solved("pin")
         return found
@@ -104,12 +112,19 @@ class Pins:
         """The layout of an admitted checkpoint, probed again after a restart.
 
         None if its bytes are gone or changed, or if the setting `source` names another model in them now.
+
+        Raises:
+            Unreadable: they cannot be read for a reason that may pass.
         """
         layout, admitted = self.content(checkpoint), checkpoint.admitted
         return layout if layout is not None and admitted is not None and layout.source == admitted.source else None
 
     def content(self, checkpoint: Checkpoint) -> Layout | None:
-        """The layout of an admitted checkpoint, whichever model of its files the setting `source` names now."""
+        """The layout of an admitted checkpoint, whichever model of its files the setting `source` names now.
+
+        Raises:
+            Unreadable: its files cannot be read for a reason that may pass.
+        """
         admitted = checkpoint.admitted
         if admitted is None:
             return None
@@ -117,14 +132,19 @@ class Pins:
         if known is not None and known.fingerprint == admitted.fingerprint:  # it may have been written again since
             return known
         places = [self._paths.pinned(admitted.pin_path)] if checkpoint.pinned else []
+        trouble: OSError | None = None
         for path in (*places, self._paths.run / admitted.path):
             try:
                 layout = probe(str(path), self._config.source, self._config.ignore)
-            except (OSError, RefusedCheckpoint, IncompleteCheckpoint, InputChanged):
+            except (OSError, RefusedCheckpoint, IncompleteCheckpoint, InputChanged) as error:
+                cause = error if isinstance(error, OSError) else error.__cause__
+                trouble = cause if isinstance(cause, OSError) and cause.errno in PASSING else trouble
                 continue
             if layout.fingerprint == admitted.fingerprint:
                 self._layouts[checkpoint.name] = layout
                 return layout
+        if trouble is not None:
+            raise Unreadable(f"{checkpoint.name} cannot be read: {in_words(trouble)}") from trouble
         return None
 
     def forget(self, name: str) -> None:

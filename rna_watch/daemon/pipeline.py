@@ -5,6 +5,7 @@ Every step is recorded before the next begins, so that a restart continues there
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -14,23 +15,16 @@ from typing import TYPE_CHECKING, Any
 from rna_watch.acceleration.family import Family, family, in_one_sentence
 from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
-from rna_watch.daemon import kept_model, second_pass
+from rna_watch.daemon import failures, kept_model, second_pass
 from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
+from rna_watch.daemon.failures import Failure
 from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.one_training import followed
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.window import Window, state_of
 from rna_watch.daemon.window_break import joined
-from rna_watch.errors import (
-    Cancelled,
-    EngineError,
-    IncompleteCheckpoint,
-    InputChanged,
-    RefusedCheckpoint,
-    StoreError,
-    Superseded,
-)
+from rna_watch.errors import Cancelled, InputChanged, RunIsWatched, StoreAway, Superseded
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.metric import mode_of
@@ -54,9 +48,9 @@ if TYPE_CHECKING:
     from rna_watch.window import tasks_plan
     from rna_watch.window.tasks import Result
 
-_ATTEMPTS = 3
-_STORE_ATTEMPTS = 30  # a full disk often gets room again, for example by the trainer's own retention
 _SMALLEST_WINDOW = 3
+_EQUAL_FAILURES = 3  # after so many in a row the engine is started again: it may have lost its parts
+_LOG = logging.getLogger("rna_watch")
 
 
 @dataclass(slots=True)
@@ -107,6 +101,7 @@ class Pipeline:
         self._cancelled = False
         self.progress = Progress()
         self.engine_lost = False
+        self._alike = ("", 0)  # what failed last, and how often in a row
 
     def cancel(self) -> None:
         """Stop for good, as soon as possible; called from another thread."""
@@ -124,6 +119,7 @@ class Pipeline:
         Raises:
             Cancelled: `cancel` was called; work on the checkpoint continues after a restart.
             StoreError: the journal itself cannot be written.
+            StoreAway: our own folder cannot be reached at the moment.
         """
         checkpoint = self._recorder.checkpoint(name)
         assert checkpoint is not None
@@ -140,31 +136,29 @@ class Pipeline:
             as_it_is = checkpoint.taken_up is not None and checkpoint.taken_up.how == second_pass.EVALUATE
             if not self._publication.finish(checkpoint):
                 (self._evaluate_as_it_is if as_it_is else self._process)(checkpoint)
-            self._recorder.solved("store")
-            self._recorder.solved("engine")
-        except (Cancelled, Superseded):
+            for key in failures.PROBLEMS:
+                self._recorder.solved(key)
+            self._alike = ("", 0)
+        except (Cancelled, Superseded, StoreAway, RunIsWatched):
             raise
         except InputChanged as error:
             self._input_changed(checkpoint, str(error))
-        except (StoreError, OSError) as error:
-            self._recorder.problem("store", str(error), "outputs go on as soon as they can be written")
-            self._failed(checkpoint, str(error), attempts=_STORE_ATTEMPTS)
-        except EngineError as error:
-            self.engine_lost = True
-            self._recorder.problem("engine", str(error), "the engine is started again, and the checkpoint tried again")
-            self._failed(checkpoint, str(error))
-        except (RefusedCheckpoint, IncompleteCheckpoint) as error:
-            # damage outside the model shows only when the whole file is written
-            self._failed(checkpoint, f"it cannot be written out: {error}", attempts=1)
-        except MemoryError:
-            self._failed(checkpoint, "there is not enough memory; lower --workers")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this checkpoint's attempt and no more
+            failure = failures.of(error)
+            if failure.unexpected:
+                _LOG.warning("%s could not be worked on", checkpoint.name, exc_info=error)
+            if failure.key:
+                self._recorder.problem(failure.key, failure.reason, failure.remedy)
+            self._failed(checkpoint, failure)
 
-    def _failed(self, checkpoint: Checkpoint, reason: str, attempts: int = _ATTEMPTS) -> None:
+    def _failed(self, checkpoint: Checkpoint, failure: Failure) -> None:
         if self._cancelled:
             raise Cancelled("stopping")
-        again = checkpoint.attempts + 1 < attempts
+        self._alike = (failure.alike, self._alike[1] + 1 if self._alike[0] == failure.alike else 1)
+        self.engine_lost = self.engine_lost or failure.engine_lost or self._alike[1] % _EQUAL_FAILURES == 0
+        again = checkpoint.attempts + 1 < failure.attempts
         self.progress.last_error_time = time.monotonic()
-        self._recorder.record(e.Failed(checkpoint=checkpoint.name, reason=reason, will_retry=again))
+        self._recorder.record(e.Failed(checkpoint=checkpoint.name, reason=failure.reason, will_retry=again))
 
     def _input_changed(self, checkpoint: Checkpoint, reason: str) -> None:
         """Leave out inputs whose bytes are gone; the next attempt has another window."""
@@ -177,7 +171,7 @@ class Pipeline:
                 self._recorder.record(e.Skipped(checkpoint=member.name, reason=gone))
         current = self._recorder.checkpoint(checkpoint.name)
         if current is not None and current.stage is not Stage.SKIPPED:
-            self._failed(current, reason)
+            self._failed(current, Failure(reason=reason))
 
     def _process(self, checkpoint: Checkpoint) -> None:
         while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
 from rna_watch.journal.metric import as_good_as_best, best_so_far
 from rna_watch.journal.replay import Stage
-from rna_watch.layout import artifacts, disk
+from rna_watch.layout import artifacts, bounded_json, disk
 from rna_watch.layout.identity import identify_any
 from rna_watch.publishing import export, manifest, output_tree
 from rna_watch.publishing import output as outputs
@@ -137,7 +136,7 @@ class Publication:
         assert chosen is not None
         assert checkpoint.output is not None
         model = self._paths.models / checkpoint.output
-        content = json.loads(artifacts.manifest_path(model).read_bytes()) | {
+        content = bounded_json.read(artifacts.manifest_path(model)) | {
             "metrics": chosen.metrics,
             "better_than_original": choice.better_than_original,
             "significant": choice.significant,
@@ -155,7 +154,7 @@ class Publication:
             return None
         model = self._paths.models / checkpoint.output
         try:
-            source = json.loads(artifacts.manifest_path(model).read_bytes()).get("source")
+            source = bounded_json.read(artifacts.manifest_path(model)).get("source")
             return probe(str(model), source or None)
         except (OSError, ValueError, RefusedCheckpoint, IncompleteCheckpoint, InputChanged):
             return None
@@ -199,21 +198,35 @@ class Publication:
 
         What a person removed is recorded, and what the setting `keep` leaves out is removed.
         """
+        self.reconcile()
         state = self._recorder.state
-        for output, published in list(state.outputs.items()):
-            if not self.exists(output):
-                self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
-        for link in self._paths.models.glob("best*") if self._paths.models.is_dir() else ():
-            if not link.exists():
-                output_tree.unpoint(link)
-        newest = {
-            state.series_of(each.checkpoint): each for each in sorted(state.outputs.values(), key=lambda e: e.seq)
-        }
-        for published in newest.values():
+        written = sorted(state.outputs.values(), key=lambda each: each.seq)
+        for published in {state.series_of(each.checkpoint): each for each in written}.values():
             best = state.best_of(published.checkpoint)
             if best is None or best.seq < published.seq:
                 self._point(published.checkpoint, self._paths.models / published.output)
         self._prune()
+
+    def reconcile(self) -> None:
+        """Compare journal and output tree, both ways: what somebody removed or moved is said, and links are put right."""
+        state = self._recorder.state
+        for output, published in list(state.outputs.items()):
+            if not self.exists(output):
+                what = f"{output} was removed by somebody else; the next start makes it anew if it can"
+                self._recorder.record(e.Noted(checkpoint=published.checkpoint, text=what))
+                self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
+        bare = [output for output in state.outputs if not artifacts.is_output(self._paths.models / output)]
+        if bare:
+            what = f"the manifest of {bare[0]} is gone" + (f", and {len(bare) - 1} more" if bare[1:] else "")
+            self._recorder.problem("manifests", what, "move the model away; the next start makes both anew if it can")
+        else:
+            self._recorder.solved("manifests")
+        for link, output in links(state).items():
+            if self.exists(output) and not output_tree.names(self._paths.models / link, self._paths.models / output):
+                self._link(link, self._paths.models / output)
+        for found in self._paths.models.glob("best*") if self._paths.models.is_dir() else ():
+            if not found.exists():
+                output_tree.unpoint(found)
 
     def settle_source(self, foreign: Collection[str]) -> None:
         """Withdraw `best` if the setting `source` names another model now.
@@ -309,6 +322,13 @@ class Publication:
                     continue
                 output_tree.remove(self._paths.models / output)
                 self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
+
+
+def links(state: RunState) -> dict[str, str]:
+    """The links of the output tree by name, and the output that each is to name."""
+    newest = {state.series_of(each.checkpoint): each.output for each in state.outputs.values()}
+    named = {link_name("latest", series, state): output for series, output in newest.items()}
+    return named | {link_name("best", series, state): each.moved.output for series, each in state.bests.items()}
 
 
 def link_name(role: str, series: str, state: RunState) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import Superseded
+from rna_watch.errors import StoreError, Superseded
 from rna_watch.journal import events as e
+from rna_watch.journal import fields
 from rna_watch.journal.log import Journal, read
 from rna_watch.journal.replay import RunState, replay
 from rna_watch.journal.words import describe
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     Listener = Callable[[e.Event, RunState], None]
 
 _LOG = logging.getLogger("rna_watch")
+_POLL_S = 0.2
+_UNWRITTEN = "journal"
+_INTENTS = (e.Publishing,)  # what they announce is not begun before they are written
 # these must survive a crash of the machine before the act that follows
 _DURABLE = (e.Publishing, e.Published, e.Admitted, e.BestMoved, e.BestWithdrawn)
 # events of work on a checkpoint; not of an output that was written, which is there whatever became of its checkpoint
@@ -81,6 +86,7 @@ class Recorder:
         self.state: RunState = replay(read(journal, refused))
         self.at_start: list[e.Event] = [_left_out(refused)] if refused else []  # recorded behind the next `started`
         self.check = check
+        self.proceed: Callable[[], None] = lambda: None  # raises Cancelled to end a wait for the disk
         self._journal = Journal(journal)
         self._listeners = tuple(listeners)
         self._in_work: dict[str, int] = {}
@@ -105,20 +111,53 @@ class Recorder:
         """Add one event.
 
         Raises:
-            StoreError: the journal cannot be written.
+            StoreError: the journal cannot be written, or is not there any more.
+            StoreAway: the run's own folder cannot be reached at the moment; nothing was recorded.
+            Cancelled: the daemon is stopping while an intent waits for the disk.
             Superseded: the event is of an older version of its checkpoint.
             RunIsWatched: another process has taken the run over.
         """
         with self._lock:
             self.check()
+            if lost := self.lost():
+                raise StoreError(lost)
             if isinstance(event, _OF_WORK) and event.checkpoint in self._in_work:
                 self.current(event.checkpoint)
-            written = self._journal.append(event, durable=isinstance(event, _DURABLE))
+            written = self._journal.append(fields.cut(event), durable=isinstance(event, _DURABLE))
             self.state.apply(written)
             while isinstance(written, e.Started) and self.at_start:
                 self.record(self.at_start.pop(0))
             for problem in [found for each in self._listeners if (found := self._inform(each, written))]:
                 self.record(problem)
+            self._say_unwritten()
+        if isinstance(event, _INTENTS):
+            while self._journal.waiting:
+                self.proceed()
+                time.sleep(_POLL_S)
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits for the disk, if that is possible again; called now and then.
+
+        Raises:
+            StoreError: the journal cannot be written, for longer than errors of a disk pass.
+            StoreAway, RunIsWatched: nothing may be written now.
+        """
+        with self._lock:
+            if self._journal.waiting:
+                self.check()
+                self._journal.flush()
+            self._say_unwritten()
+
+    def _say_unwritten(self) -> None:
+        """Report that events wait for the disk, or that they do no longer."""
+        trouble = self._journal.trouble
+        if trouble and _UNWRITTEN not in self.state.problems:
+            self.problem(
+                _UNWRITTEN, trouble, "make room there, or name another folder with --output; work waits for it"
+            )
+        elif not trouble:
+            self.solved(_UNWRITTEN)
 
     def _inform(self, listener: Listener, event: e.Event) -> e.Problem | None:
         """Call a listener; the problem to report, if this is the first time that it failed."""
@@ -161,6 +200,10 @@ class Recorder:
     def checkpoint(self, name: str) -> Checkpoint | None:
         """One checkpoint."""
         return self.state.checkpoints.get(name)
+
+    def lost(self) -> str:
+        """Why the journal is no longer the one that this process writes; "" if it is."""
+        return self._journal.lost()
 
     def close(self) -> None:
         """Close the journal."""

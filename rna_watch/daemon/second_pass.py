@@ -71,6 +71,8 @@ class SecondPass:
         self._ended = False
         done = [c for c in by_admission(recorder.checkpoints()) if c.stage in DONE and c.name not in foreign]
         self._queue = deque(self._due(done))
+        self._late: deque[str] = deque()
+        self._tried: set[str] = set()  # of those left out for lack of time
         for line in () if again else without_effect_on(recorder.state, done):
             recorder.record(e.Noted(text=line))
 
@@ -125,10 +127,11 @@ class SecondPass:
 
     def next(self) -> str | None:
         """The next checkpoint to work on, which is pending now; None if there is no more."""
-        while self._queue:
+        self._queue += self._without_late()
+        while self._queue or self._left_behind():
             due = self._queue.popleft()
             checkpoint = self._recorder.checkpoint(due.name)
-            if checkpoint is None or checkpoint.stage not in DONE:
+            if checkpoint is None or not (checkpoint.stage in DONE or checkpoint.left_behind):
                 continue  # it is in work, or was written again meanwhile
             if self._failing():
                 self._recorder.record(
@@ -146,6 +149,34 @@ class SecondPass:
             self._ended = True
             self._end()
         return None
+
+    def came_late(self, name: str) -> None:
+        """Make anew the windows that went on without a checkpoint, which could not be read then; called by another thread."""
+        self._late.append(name)
+
+    def _without_late(self) -> list[_Due]:
+        """The checkpoints that were done without one that came late and stands before them now."""
+        found = []
+        while self._late:
+            late = self._late.popleft()
+            for checkpoint in by_admission(self._recorder.checkpoints()):
+                if checkpoint.stage not in DONE or checkpoint.admitted is None:
+                    continue
+                made_of = checkpoint.chosen.inputs if checkpoint.chosen else []
+                names = {each.name for each in self._sequences.history(checkpoint, self._config.window)}
+                if late in names and late not in made_of:
+                    found.append(_Due(checkpoint.name, MAKE, f"{late}, which could not be read, is there now"))
+        return found
+
+    def _left_behind(self) -> bool:
+        """Queue the oldest checkpoint that was left out for lack of time and whose bytes are there; whether there is one."""
+        for checkpoint in by_admission(self._recorder.checkpoints()) if not self._failing() else ():
+            if checkpoint.left_behind and checkpoint.name not in self._tried:
+                self._tried.add(checkpoint.name)
+                if self._pins.layout(checkpoint) is not None:
+                    self._queue.append(_Due(checkpoint.name, MAKE, "there is time for it now"))
+                    return True
+        return False
 
     def _end(self) -> None:
         for series, best in list(self._recorder.state.bests.items()):

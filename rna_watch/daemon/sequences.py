@@ -230,8 +230,15 @@ class Sequences:
         by_step = {(c.admitted.step_kind, step): c for step, _, c in before if c.admitted}
         return [member for step, member in by_step.items() if step != own_step][-length:]
 
-    def needed(self, length: int) -> set[str]:
-        """The checkpoints that a later window of this many residuals, or a window in work, may hold."""
+    def needed(self, length: int, in_work: str | None = None) -> set[str]:
+        """The checkpoints whose bytes are kept: those of the window in work, and the newest that a later one may hold.
+
+        In each series these are at most the newest `length` + 1, whatever waits.
+
+        Args:
+            length: how many residuals a window has.
+            in_work: the checkpoint that is worked on.
+        """
         sequences: dict[str, list[Checkpoint]] = {}
         for checkpoint in by_admission(self._recorder.checkpoints()):
             repeated = checkpoint.repeats and checkpoint.stage not in PENDING
@@ -240,5 +247,8 @@ class Sequences:
         names: set[str] = set()
         for members in sequences.values():
             first = next((i for i, c in enumerate(members) if c.stage in PENDING), len(members))
-            names |= {c.name for c in members[max(0, first - length) :]}
+            names |= {c.name for c in members[max(0, first - length, len(members) - length - 1) :]}
+        current = self._recorder.checkpoint(in_work) if in_work is not None else None
+        if current is not None and current.admitted is not None:
+            names |= {current.name, *(each.name for each in self.history(current, length))}
         return names

@@ -13,11 +13,25 @@ import time
 import tty
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.segment import Segment
+
+from rna_watch.journal.echo import shown
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
 HUNG_UP = "\x04"
+
+
+class PlainConsole(Console):
+    """A console that draws, and passes on nothing of what names, metrics or messages hold that a terminal would obey."""
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        return super()._render_buffer(
+            each if each.control else Segment(shown(each.text), each.style, each.control) for each in buffer
+        )
 
 
 @contextlib.contextmanager

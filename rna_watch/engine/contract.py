@@ -38,6 +38,9 @@ class Engine(Protocol):
     def processes(self) -> list[Process]:
         """Our processes on this host."""
 
+    def broken(self) -> str:
+        """Why the engine cannot be used any more and has to be closed, in words; "" if it can. Called every second."""
+
     def cancel(self) -> None:
         """Make a running `map` and running evaluations raise Cancelled, and every later one too."""
 

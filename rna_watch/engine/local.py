@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
@@ -23,11 +24,12 @@ from rna_watch.evaluation.local import ChildProcess
 from rna_watch.window import tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rna_watch.evaluation.evaluator import EvaluatorSpec
     from rna_watch.window.tasks_plan import Task
 
+_SAFE_PATH = "PYTHONSAFEPATH"
 _POLL_S = 0.2
 _ORPHAN_POLL_S = 1.0
 # below this, starting processes and waking them takes longer than the work
@@ -83,7 +85,8 @@ class LocalEngine:
             self._pool = ProcessPoolExecutor(
                 self.workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
             )
-        futures: dict[Future[tasks.Result], Task] = {self._pool.submit(tasks.run, task): task for task in work}
+        with _safe_path():
+            futures: dict[Future[tasks.Result], Task] = {self._pool.submit(tasks.run, task): task for task in work}
         open_ones = set(futures)
         try:
             while open_ones:
@@ -117,6 +120,10 @@ class LocalEngine:
                 found.append(Process(name="evaluator", pids=(pid,), busy=evaluator.busy()))
         return found
 
+    def broken(self) -> str:
+        """See `Engine.broken`: a child that dies is found out by the work that it had."""
+        return ""
+
     def cancel(self) -> None:
         """See `Engine.cancel`."""
         self._cancelled.set()
@@ -128,6 +135,20 @@ class LocalEngine:
         self.cancel()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Children that are started now take nothing from the current folder for a module (as `python -P`)."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 def _begin(parent: int) -> None:

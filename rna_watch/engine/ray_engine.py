@@ -14,6 +14,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,10 @@ _START_LIMIT_S = 120.0
 # tasks are short; a cluster that is about to be closed ends them anyway, so one on a stuck file system is hardly waited for
 _SETTLE_LIMIT_S, _CANCELLED_LIMIT_S = 60.0, 5.0
 _CONNECT_LIMIT_S = 5.0
+_LOOK_S = 1.0
+_SILENCES = 3
+_RECONNECT_S = "3600"  # after which Ray ends this process; we notice within seconds, and a call may last for minutes
+_PARTS = ("gcs_server", "raylet")
 _QUIET = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -74,6 +79,11 @@ class RayEngine:
         self._cancelled = threading.Event()
         self._evaluators: list[Evaluator] = []
         self._session: Session | None = None
+        self._address = address
+        self._parts: dict[str, int] = {}  # of a cluster of our own that cannot do without them
+        self._broken = ""
+        self._silent = 0
+        self._looked = time.monotonic()
         _check_address(address)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         # Ray ends this very process without a message (status 1) when its connection to the raylet breaks and the process
@@ -88,6 +98,7 @@ class RayEngine:
             os.environ[_CLUSTERS] = "0"
         else:
             os.environ.pop(_CLUSTERS, None)
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _RECONNECT_S)
         import ray
         from ray._private import ray_constants
 
@@ -127,6 +138,8 @@ class RayEngine:
             configure_logging=False,
             _temp_dir=str(self._session.folder),
         )
+        found = {_title(pid): pid for pid in _descendants(os.getpid())}
+        self._parts = {name: found[name] for name in _PARTS if name in found}
 
     def _warm_up(self) -> None:
         """Start the workers and load the kernels, so that the first checkpoint does not wait for them."""
@@ -160,6 +173,7 @@ class RayEngine:
                 done, _ = self._ray.wait(list(flying), timeout=_POLL_S)
                 if self._cancelled.is_set():
                     raise Cancelled("the engine is stopping")
+                self._check_broken()
                 for reference in done:
                     number = flying.pop(reference)
                     results[number] = self._get(reference)
@@ -177,7 +191,8 @@ class RayEngine:
         task_manager.cc: completed, but not pending; seen in one of nine runs, more often on a busy machine).
         """
         if references:
-            limit_s = _CANCELLED_LIMIT_S if self._cancelled.is_set() else _SETTLE_LIMIT_S
+            ends = self._cancelled.is_set() or self._broken
+            limit_s = _CANCELLED_LIMIT_S if ends else _SETTLE_LIMIT_S
             with contextlib.suppress(Exception):
                 self._ray.wait(references, num_returns=len(references), timeout=limit_s)
 
@@ -189,7 +204,7 @@ class RayEngine:
         except RayTaskError as error:
             if isinstance(error.cause, RnaWatchError | OSError):
                 raise error.cause from None
-            raise EngineError(f"a task failed: {error.cause!r}") from error
+            raise RnaWatchError(f"a task failed: {error.cause!r}") from error
         except RayError as error:
             said = str(error).partition("\n")[0]
             raise EngineError(f"Ray lost a task ({type(error).__name__}: {said})") from error
@@ -201,7 +216,8 @@ class RayEngine:
             "num_gpus": self._gpus,
             "runtime_env": _runtime_env(self._gpus),
         }
-        evaluator = Evaluator(spec, partial(ActorProcess, ray=self._ray, options=needs))
+        process = partial(ActorProcess, ray=self._ray, options=needs, broken=self._look)
+        evaluator = Evaluator(spec, process)
         self._evaluators.append(evaluator)
         return evaluator
 
@@ -221,6 +237,41 @@ class RayEngine:
         if system:
             found.append(Process(name=f"ray system ({len(system)})", pids=tuple(system), busy=False))
         return found
+
+    def broken(self) -> str:
+        """See `Engine.broken`; it looks once a second.
+
+        Ray would end this very process from C++ about a minute after its control service is gone: the engine is closed
+        before. A named cluster counts as gone when nothing answers at its address several times in a row.
+        """
+        return self._look(False)
+
+    def _look(self, now: bool) -> str:
+        if not self._broken and (now or time.monotonic() - self._looked >= _LOOK_S):
+            self._looked = time.monotonic()
+            self._broken = self._found_broken()
+        return self._broken
+
+    def _found_broken(self) -> str:
+        if self._session is not None:
+            dead = [name for name, pid in self._parts.items() if not _runs(pid, name)]
+            if dead:
+                return f"Ray's {' and '.join(dead)} ended"
+            return "" if self._session_is_there() else f"Ray's session folder {self._session.folder} was removed"
+        try:
+            _check_address(self._address, _LOOK_S)
+        except EngineError as error:
+            self._silent += 1
+            return str(error) if self._silent >= _SILENCES else ""
+        self._silent = 0
+        return ""
+
+    def _session_is_there(self) -> bool:
+        return self._session is not None and any(self._session.folder.glob("session_*/logs"))
+
+    def _check_broken(self) -> None:
+        if reason := self.broken():
+            raise EngineError(reason)
 
     def cancel(self) -> None:
         """See `Engine.cancel`."""
@@ -245,7 +296,7 @@ def _runtime_env(gpus: float) -> dict[str, Any]:
     return {"env_vars": _QUIET if gpus else _QUIET | {"CUDA_VISIBLE_DEVICES": ""}}
 
 
-def _check_address(address: str) -> None:
+def _check_address(address: str, limit_s: float = _CONNECT_LIMIT_S) -> None:
     """Check that something answers there: Ray itself would wait for more than a minute, and may end the process.
 
     Raises:
@@ -255,7 +306,7 @@ def _check_address(address: str) -> None:
     if not colon or not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_LIMIT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=limit_s).close()
     except OSError as error:
         raise EngineError(
             f"nothing answers at {address} ({error.strerror or error}); correct --ray-address, or leave it out"
@@ -295,3 +346,12 @@ def _title(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""
+
+
+def _runs(pid: int, name: str) -> bool:
+    """Whether a process of this name runs; one that ended and was not waited for does not."""
+    try:
+        told, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    except OSError:
+        return False
+    return told.partition("(")[2] == name and rest.split()[0] not in "ZX"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from rna_watch.errors import Cancelled, EvaluationFailed, RnaWatchError
 from rna_watch.evaluation.evaluator import Evaluation, Fit
+from rna_watch.evaluation.shortage import ShortOf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,10 +18,24 @@ if TYPE_CHECKING:
     from rna_watch.window.combine import Combination
 
 _START_LIMIT_S = 120.0
+PAUSES_S = (0.2, 1.0, 3.0)  # between tries, where this machine is short of something or kills a process
 
 
 class ProcessDied(Exception):  # noqa: N818 - an event between a process and its client, which says what it means
-    """The evaluating process is gone; the text says how it ended."""
+    """The evaluating process is gone; the text says how it ended.
+
+    Args:
+        text: how.
+        killed: whether it was ended by someone else, not by itself.
+    """
+
+    def __init__(self, text: str, *, killed: bool = False) -> None:
+        super().__init__(text)
+        self.killed = killed
+
+
+class _Killed(EvaluationFailed):
+    """Someone else ended the evaluator's process."""
 
 
 class EvaluatorProcess(Protocol):
@@ -64,8 +80,8 @@ class Evaluator:
             EvaluationFailed: they cannot be loaded.
             Cancelled: `close` was called.
         """
-        with self._lock:
-            self._started()
+        with self._lock, contextlib.suppress(ShortOf):  # what lasts shows at the first model
+            self._patiently(self._started)
 
     def offers(self) -> frozenset[str]:
         """What the user's evaluator offers beyond plain evaluation: some of `FRACTION`, `NORMALIZATION`, `TRAINING_LOSS`.
@@ -127,7 +143,26 @@ class Evaluator:
 
     def _answer(self, limit_s: float, method: str, *arguments: object, **options: object) -> object:
         with self._lock:
-            return self._ask(self._started(), limit_s, method, *arguments, **options)
+            return self._patiently(lambda: self._ask(self._started(), limit_s, method, *arguments, **options))
+
+    def _patiently(self, act: Callable[[], object]) -> object:
+        """An act that is tried again where what failed is this machine's, not the user's.
+
+        Raises:
+            ShortOf: it goes on failing.
+            EvaluationFailed: the process was killed twice, or as the act says.
+        """
+        for number, pause_s in enumerate(PAUSES_S):
+            try:
+                return act()
+            except _Killed:
+                if number:
+                    raise
+            except ShortOf:
+                if self._closed:
+                    raise Cancelled("the evaluator was ended") from None
+                time.sleep(pause_s)
+        return act()
 
     def _started(self) -> EvaluatorProcess:
         if self._closed:
@@ -135,8 +170,13 @@ class Evaluator:
         if self._process is not None and self._process.alive():
             return self._process
         self._kill()
-        with self._deaths(_START_LIMIT_S):
-            process = self._process = self._begin(self._spec)
+        try:
+            with self._deaths(_START_LIMIT_S):
+                process = self._process = self._begin(self._spec)
+        except OSError as error:
+            raise ShortOf(
+                f"no process can be started for the evaluator ({error.strerror or error}); see `ulimit -a` and free memory"
+            ) from error
         try:
             if self._closed:  # while it was being started
                 raise Cancelled("the evaluator is closed")
@@ -171,6 +211,10 @@ class Evaluator:
             self._kill()
             if self._closed:
                 raise Cancelled("the evaluator was ended") from error
+            if error.killed:
+                raise _Killed(
+                    f"the evaluator's process was killed from outside ({error}), as Linux does where memory runs out"
+                ) from error
             raise EvaluationFailed(f"the evaluator's process died ({error}); see the log") from error
 
     def _kill(self) -> None:

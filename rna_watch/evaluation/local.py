@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import types
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -27,19 +29,30 @@ class ChildProcess:
 
     def __init__(self, spec: EvaluatorSpec) -> None:
         ours, theirs = socket.socketpair()
-        lifeline_read, lifeline = os.pipe()
+        try:
+            lifeline_read, lifeline = os.pipe()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         self._lifeline = os.fdopen(lifeline, "wb", buffering=0)
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "rna_watch.evaluation.local", str(theirs.fileno()), str(lifeline_read)],
+                # -P: what lies in the current folder is no module of ours, whatever its name
+                [sys.executable, "-P", "-m", "rna_watch.evaluation.local", str(theirs.fileno()), str(lifeline_read)],
                 pass_fds=(theirs.fileno(), lifeline_read),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 start_new_session=True,
             )
+        except BaseException:
+            ours.close()
+            self._lifeline.close()
+            raise
         finally:
             theirs.close()
             os.close(lifeline_read)
+        self._number = 0
         self.pid: int | None = self._child.pid
         # not closed by `kill`, which another thread may call while this one waits in it
         self._connection = Connection(ours.detach())
@@ -52,12 +65,17 @@ class ChildProcess:
 
     def ask(self, limit_s: float, method: str, *arguments: object, **options: object) -> object:
         """See `client.EvaluatorProcess.ask`."""
+        self._number += 1
+        until = time.monotonic() + limit_s
         try:
-            self._connection.send((method, arguments, options))
-            if self._connection.poll(limit_s):
-                return self._connection.recv()
+            self._connection.send((self._number, method, arguments, options))
+            while self._connection.poll(max(0.0, until - time.monotonic())):
+                number, answer = self._connection.recv()
+                if number == self._number:  # and none to an earlier request
+                    return answer
         except (EOFError, OSError) as error:
-            raise ProcessDied(_status(self._child.wait())) from error
+            status = self._child.wait()
+            raise ProcessDied(_status(status), killed=status == -signal.SIGKILL) from error
         raise TimeoutError
 
     def kill(self) -> None:
@@ -81,12 +99,13 @@ def serve(connection: Connection, lifeline: int) -> None:
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=follow_parent, daemon=True).start()
+    sys.modules["__main__"] = types.ModuleType("__main__")  # nothing of ours is in the user's way
     with contextlib.suppress(EOFError):
         worker = AnsweringWorker(connection.recv())
         while True:
-            method, arguments, options = connection.recv()
-            connection.send(worker.ask(method, *arguments, **options))
+            number, method, arguments, options = connection.recv()
+            connection.send((number, worker.ask(method, *arguments, **options)))
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))  # of this module as it is imported

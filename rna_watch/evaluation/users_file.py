@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from dataclasses import dataclass
@@ -95,7 +96,11 @@ def load(function: str) -> UsersFile:
     path = Path(file).absolute()
     if not path.is_file():
         raise EvaluationFailed(f"the evaluator's file {path} does not exist")
-    sys.path[:0] = [str(path.parent), str(Path.cwd())]
+    own = [str(path.parent), str(Path.cwd())]
+    # first while the file is loaded, and behind the libraries afterwards: what they import later is not the user's
+    libraries = [each for each in sys.path if each not in own]
+    sys.path[:] = own + libraries + _named_by_environment(libraries)
+    sys.argv[:] = [str(path)]
     spec = importlib.util.spec_from_file_location(f"rna_watch_evaluator_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -105,6 +110,8 @@ def load(function: str) -> UsersFile:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise EvaluationFailed(f"{path} cannot be imported: {_where(error, str(path))}") from error
+    finally:
+        sys.path[:] = [each for each in sys.path if each not in own] + own
     evaluate = getattr(module, name, None)
     if not callable(evaluate):
         raise EvaluationFailed(f"{path} has no function '{name}'")
@@ -114,6 +121,12 @@ def load(function: str) -> UsersFile:
         if value is not None and _takes(value, len(arguments)):
             optional[offered] = value
     return UsersFile(path=str(path), evaluate=evaluate, optional=optional)
+
+
+def _named_by_environment(known: list[str]) -> list[str]:
+    """The folders of PYTHONPATH that are not known: a process on another machine began without them."""
+    named = (str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each)
+    return [each for each in dict.fromkeys(named) if each not in known]
 
 
 def _takes(value: Callable[..., Any], count: int) -> bool:

@@ -9,10 +9,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import EvaluationFailed, RnaWatchError
+from rna_watch.errors import EvaluationFailed, InputChanged, RnaWatchError
 from rna_watch.evaluation import command, users_file
 from rna_watch.evaluation.evaluator import TRAINING_LOSS, Evaluation, EvaluatorSpec, Fit, FitRequest
 from rna_watch.evaluation.metrics import check_metrics
+from rna_watch.evaluation.shortage import SHORT, ShortOf
 
 if TYPE_CHECKING:
     import torch
@@ -59,16 +60,16 @@ class EvaluationWorker:
         """
         begun = time.perf_counter()
         statistics: dict[str, Array] = {}
+        if self._user is not None:
+            returned, statistics = self._call(self._user, combination, fraction, re_estimate)
+        elif re_estimate:
+            raise EvaluationFailed(
+                "a command cannot re-estimate normalization statistics: that takes an evaluator FILE.py:function "
+                "whose file defines normalization(device)"
+            )
+        else:
+            returned = command.evaluate(self._spec, combination, fraction)
         with users_file.blamed(self._user.path if self._user is not None else ""):
-            if self._user is not None:
-                returned, statistics = self._call(self._user, combination, fraction, re_estimate)
-            elif re_estimate:
-                raise EvaluationFailed(
-                    "a command cannot re-estimate normalization statistics: that takes an evaluator FILE.py:function "
-                    "whose file defines normalization(device)"
-                )
-            else:
-                returned = command.evaluate(self._spec, combination, fraction)
             metrics, examples = check_metrics(returned)
         return Evaluation(
             metrics=metrics, seconds=time.perf_counter() - begun, examples=examples, statistics=statistics
@@ -80,14 +81,25 @@ class EvaluationWorker:
         """The return value of the user's function, and the statistics that were re-estimated."""
         import torch
 
-        from rna_watch.evaluation.materialize import state_dict
-
         arguments = user.arguments(fraction)
         with torch.no_grad():
-            normalization = self._normalized(user) if re_estimate else None  # first, because the file may not offer it
-            tensors = state_dict(combination, self._device)
-            statistics = normalization.re_estimate(tensors, combination.layouts[-1]) if normalization else {}
-            return user.evaluate(tensors, self._device, **arguments), statistics
+            with users_file.blamed(user.path):
+                normalization = self._normalized(user) if re_estimate else None  # first: the file may not offer it
+            tensors = self._materialized(combination)
+            with users_file.blamed(user.path):
+                statistics = normalization.re_estimate(tensors, combination.layouts[-1]) if normalization else {}
+                return user.evaluate(tensors, self._device, **arguments), statistics
+
+    def _materialized(self, combination: Combination) -> dict[str, torch.Tensor]:
+        """The model on its device; torch's own trouble is told as such, and trouble of reading is ours."""
+        from rna_watch.evaluation.materialize import state_dict
+
+        try:
+            return state_dict(combination, self._device)
+        except (RnaWatchError, OSError, MemoryError):
+            raise
+        except Exception as error:  # torch's: the device is gone or full
+            raise EvaluationFailed(f"the model cannot be put on {self._device} ({error})") from error
 
     def _normalized(self, user: users_file.UsersFile) -> Normalization:
         from rna_watch.evaluation.normalization import Normalization
@@ -120,15 +132,27 @@ class AnsweringWorker:
     def __init__(self, spec: EvaluatorSpec) -> None:
         self._spec = spec
         self._worker: EvaluationWorker | None = None
+        self._pid = os.getpid()
 
     def ask(self, method: str, *arguments: object, **options: object) -> object:
         """What a method of the worker returns or raises; the first call loads the user's code."""
+        answer: object
         try:
             if self._worker is None:
                 self._worker = EvaluationWorker(self._spec)
-            return getattr(self._worker, method)(*arguments, **options)
+            answer = getattr(self._worker, method)(*arguments, **options)
         except RnaWatchError as error:
-            return error
+            answer = error
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(error, InputChanged) and isinstance(cause, OSError) and cause.errno in SHORT:
+                answer = ShortOf(f"this machine is short of what a process needs ({cause.strerror})")
+        except OSError as error:  # the user's own are EvaluationFailed
+            answer = ShortOf(f"a model cannot be given to the evaluator ({error.strerror or error})")
+        except MemoryError:
+            answer = ShortOf("a model cannot be given to the evaluator (not enough memory)")
+        if os.getpid() != self._pid:
+            os._exit(0)  # the user's function forked and returned twice: one answer is enough
+        return answer
 
 
 def _load(function: str, threads: int) -> users_file.UsersFile:

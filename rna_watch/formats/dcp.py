@@ -6,7 +6,6 @@ A tensor is an extent in the order of its logical elements, whatever blocks the 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import replace
@@ -20,6 +19,7 @@ from rna_watch.formats.dcp_shard import ENDING, METADATA
 from rna_watch.formats.format import FolderFormat
 from rna_watch.formats.safe_pickle import PickledTensor, Storage
 from rna_watch.formats.zip_directory import MAGIC
+from rna_watch.layout import bounded_json
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Extent, Layout, TensorView
@@ -152,9 +152,8 @@ def _check_megatron(folder: str, names: set[str]) -> None:
     if _MEGATRON[0] not in names:
         raise IncompleteCheckpoint(f"{_MEGATRON[0]}, which Megatron writes last, is not there yet")
     try:
-        with open(os.path.join(folder, _MEGATRON[0]), encoding="utf-8") as file:  # noqa: PTH118, PTH123
-            content = json.load(file)
-    except (ValueError, RecursionError) as error:
+        content = bounded_json.read(os.path.join(folder, _MEGATRON[0]))  # noqa: PTH118
+    except ValueError as error:
         raise IncompleteCheckpoint(f"{_MEGATRON[0]} cannot be read yet ({error})") from error
     backend = content.get("sharded_backend") if isinstance(content, dict) else None
     if backend != "torch_dist":

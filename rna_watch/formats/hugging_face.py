@@ -7,7 +7,6 @@ what the trainer writes last is there.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats.format import FolderFormat, ReadFile
+from rna_watch.layout import bounded_json
 from rna_watch.layout.artifacts import is_output
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Extent, Layout, TensorView
@@ -137,9 +137,8 @@ def _trainer_state(folder: str, names: set[str]) -> dict[str, Any]:
             raise IncompleteCheckpoint(f"{_RANDOM_STATES}, which {other} has, is not there yet")
         return {}
     try:
-        with open(os.path.join(folder, _STATE), encoding="utf-8") as file:  # noqa: PTH118, PTH123
-            state = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
+        state = bounded_json.read(os.path.join(folder, _STATE))  # noqa: PTH118
+    except (OSError, ValueError) as error:
         raise IncompleteCheckpoint(f"{_STATE} cannot be read yet ({error})") from error
     if not isinstance(state, dict):
         raise IncompleteCheckpoint(f"{_STATE} is not whole yet")
@@ -223,9 +222,8 @@ def _shards(folder: str, names: set[str]) -> tuple[list[str], str, dict[str, str
 
 def _weight_map(folder: str, index: str) -> dict[str, str]:
     try:
-        with open(os.path.join(folder, index), encoding="utf-8") as file:  # noqa: PTH118, PTH123
-            weight_map = dict(json.load(file)["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        weight_map = dict(bounded_json.read(os.path.join(folder, index))["weight_map"])  # noqa: PTH118
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise IncompleteCheckpoint(f"{index} cannot be read ({type(error).__name__}: {error})") from error
     files = weight_map.values()
     if not weight_map or any(not isinstance(file, str) or "/" in file or file.startswith(".") for file in files):

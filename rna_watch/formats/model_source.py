@@ -52,7 +52,9 @@ _STATE = re.compile(
 _WEIGHTS = re.compile(r"(^|\.)(weight|qweight|weight_packed)$")
 _FEW = 0.01  # of the model's floating-point values
 _MAX_DEPTH = 64
-_MOST_MAPPINGS = 2**18
+MOST_ENTRIES = 4_000_000  # of mappings, each as often as it is reached; a mapping counts as 12
+_A_MAPPING = 12
+MOST_NAME_CHARACTERS = 4096  # keys and all that they stand under
 _SHOWN = 8
 _BYTES = "_codecs.encode"  # how old pickle protocols write bytes: as text, in Latin-1
 
@@ -256,13 +258,13 @@ class _Walk:
     """A walk over a tree of mappings that may share parts, or hold themselves: each place is visited, within bounds.
 
     Raises:
-        RefusedCheckpoint: there are more mappings than any checkpoint has.
+        RefusedCheckpoint: there are more entries, or longer names, than any checkpoint has.
     """
 
     def __init__(self) -> None:
         self.groups: dict[str, TensorGroup] = {}
         self._above: set[int] = set()
-        self._visits = 0
+        self._entries = 0
 
     def visit(self, value: dict[Any, Any], path: str) -> None:
         """Find the groups of tensors at and below a path: mappings of tensors, with all that is below them."""
@@ -272,7 +274,7 @@ class _Walk:
             self.flatten(value, path)
             return
         for key, item in self._inner(value):
-            self.visit(item, f"{path}.{key}" if path else key)
+            self.visit(item, _checked(f"{path}.{key}" if path else key))
 
     def flatten(self, value: dict[Any, Any], path: str) -> None:
         """Take all tensors below a path as one group of dotted names; averages in mappings of their own stand apart."""
@@ -287,25 +289,32 @@ class _Walk:
             return
         for key, item in dict.items(value):
             if isinstance(key, str) and _is_tensor(item):
-                into[prefix + key] = item
+                into[_checked(prefix + key)] = item
         for key, item in self._inner(value):
             if is_average(key):
                 self.visit(item, f"{path}.{prefix}{key}" if path else prefix + key)
             else:
-                self._gather(item, f"{prefix}{key}.", path, into)
+                self._gather(item, _checked(f"{prefix}{key}."), path, into)
 
     def _inner(self, value: dict[Any, Any]) -> Iterator[tuple[str, dict[Any, Any]]]:
         """The mappings inside one, but for those that it is inside of itself."""
-        self._visits += 1
-        if self._visits > _MOST_MAPPINGS:
+        self._entries += _A_MAPPING + len(value)
+        if self._entries > MOST_ENTRIES:
             raise RefusedCheckpoint(
-                f"it holds more than {_MOST_MAPPINGS:,} mappings; save the model's state dict alone"
+                f"its mappings have more than {MOST_ENTRIES:,} entries; save the model's state dict alone"
             )
         self._above.add(id(value))
         for key, item in dict.items(value):
             if isinstance(key, str) and isinstance(item, dict) and id(item) not in self._above:
                 yield key, item
         self._above.discard(id(value))
+
+
+def _checked(name: str) -> str:
+    """Raises: RefusedCheckpoint: it is longer than any name: one part of it that many share would fill memory."""
+    if len(name) > MOST_NAME_CHARACTERS:
+        raise RefusedCheckpoint(f"a name in it is longer than {MOST_NAME_CHARACTERS:,} characters: it is damaged")
+    return name
 
 
 def _tensor_groups(tree: object) -> dict[str, TensorGroup]:

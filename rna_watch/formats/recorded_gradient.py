@@ -9,7 +9,6 @@ parameters dtype and the bits of the first, middle and last element, which show 
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from math import prod
@@ -19,6 +18,7 @@ import numpy as np
 
 from rna_watch.errors import RnaWatchError
 from rna_watch.formats import safetensors_file
+from rna_watch.layout import bounded_json
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import OUTSIDE, Chunk, Companion, Layout, Role, covers
 from rna_watch.layout.names import spellings
@@ -54,9 +54,9 @@ def _read(path: str) -> _Recording | None:
     try:
         with OpenFile(path) as file:
             layout, metadata = safetensors_file.read_layout(file), safetensors_file.read_metadata(file)
-        orders = dict(json.loads(metadata.get("order", "{}")))
+        orders = dict(bounded_json.parse(metadata.get("order", "{}").encode()))
         views = tuple(_ordered(view, orders[view.name]) if view.name in orders else view for view in layout.tensors)
-        stated = json.loads(metadata.get("weights", "{}")).items()
+        stated = bounded_json.parse(metadata.get("weights", "{}").encode()).items()
         weights = {name: (str(each["dtype"]), tuple(int(bits) for bits in each["bits"])) for name, each in stated}
     except (OSError, RnaWatchError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

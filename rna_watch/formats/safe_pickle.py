@@ -1,7 +1,7 @@
 """A pickle reader that builds inert values only: nothing named in the file is ever imported or called.
 
 Classes and functions become inert classes that remember their name and arguments, so that a `Namespace`, a numpy scalar or a
-whole `nn.Module` can be read for the tensors within.
+whole `nn.Module` can be read for the tensors within. Time and memory are bounded by the pickle's length, whatever it asks for.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import io
 import pickle
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rna_watch.errors import RnaWatchError
+from rna_watch.errors import RefusedCheckpoint, RnaWatchError
+from rna_watch.formats.bounded_unpickler import BoundedUnpickler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rna_watch.formats.bounded_unpickler import Stream
+
+MOST_CLASSES = 10_000
 
 
 class Inert:
@@ -118,20 +123,23 @@ STORAGES = {
     "UntypedStorage": "",
 }
 _MAPPINGS = {("collections", "defaultdict"), ("collections", "Counter")}
+_MOST_ELEMENTS = 2**63
 _MOST_AXES = 64  # torch's own limit; without one, a shape given a million times fills memory
 
 
 def _tensor(storage: object, start: int, shape: Any, stride: Any, dtype: str | None = None) -> object:
     if not isinstance(storage, Storage):
         return OpaqueTensor(what="a tensor without a storage of its own")
-    if start < 0 or max(len(shape), len(stride)) > _MOST_AXES:
+    if max(len(shape), len(stride)) > _MOST_AXES or start < 0:
         raise ValueError("a tensor with a negative start or more axes than torch has")
+    if any(type(each) is not int or abs(each) >= _MOST_ELEMENTS for each in (start, *shape, *stride)):
+        raise ValueError("a tensor whose start, sizes or strides are no whole numbers of elements")
     return PickledTensor(
         storage=storage,
         dtype=storage.dtype if dtype is None else dtype,
-        start=storage.start + int(start),
-        shape=tuple(map(int, shape)),
-        stride=tuple(map(int, stride)),
+        start=storage.start + start,
+        shape=tuple(shape),
+        stride=tuple(stride),
     )
 
 
@@ -180,92 +188,21 @@ _REBUILD: dict[tuple[str, str], Callable[..., object]] = {
 }
 
 
-class Stream(Protocol):
-    """What is read from: as many bytes as are asked for, and lines."""
-
-    def read(self, count: int, /) -> bytes:
-        """So many bytes."""
-
-    def readline(self) -> bytes:
-        """The bytes up to the end of the line, and that."""
-
-
-# opcodes that torch.save never writes, and that reserve memory or reach objects beyond the file
-_FOREIGN = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
-# opcodes that hash keys, and where on the stack those are
-_HASHING = {
-    pickle.SETITEM: slice(-2, -1),
-    pickle.SETITEMS: slice(0, None, 2),
-    pickle.DICT: slice(0, None, 2),
-    pickle.ADDITEMS: slice(None),
-    pickle.FROZENSET: slice(None),
-}
-_DEEPEST_KEY = 3
-_WIDEST_KEY = 64
-
-
-def _check_key(key: object, depth: int = _DEEPEST_KEY) -> None:
-    """Raises: TypeError: a key of tuples within tuples: shared ones take time and memory without end to hash or print."""
-    if isinstance(key, tuple | frozenset):
-        if depth == 0 or len(key) > _WIDEST_KEY:
-            raise TypeError("a key is nested deeper than any that torch writes")
-        for item in key:
-            _check_key(item, depth - 1)
-
-
-def _with_checked_keys(read: Callable[[Any], None], keys: slice) -> Callable[[Any], None]:
-    """The reading of an opcode, but for keys that would be hashed for ever."""
-
-    def checked(reader: _Reader) -> None:
-        for key in reader.stack[keys]:
-            _check_key(key)
-        read(reader)
-
-    return checked
-
-
 def _name_of(key: object) -> str:
     if not isinstance(key, str | int):
         raise TypeError("the key of a storage is no name")
     return str(key)
 
 
-class _Reader(pickle._Unpickler):
-    """Python's own reader in Python, with fewer opcodes.
+class _Reader(BoundedUnpickler):
+    """Builds inert values only."""
 
-    The one in C cannot be kept from giving states to our values, and fills memory up to a memo number that a damaged
-    file makes up (measured: 4 GB and 18 s for a pickle of 9 bytes).
-    """
-
-    stack: list[Any]
-    read: Callable[[int], bytes]
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        code: read for code, read in pickle._Unpickler.dispatch.items() if bytes([code]) not in _FOREIGN
-    }
-    for _code, _keys in _HASHING.items():
-        dispatch[_code[0]] = _with_checked_keys(dispatch[_code[0]], _keys)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(BoundedUnpickler.dispatch)
 
     def __init__(self, stream: Stream, refer: Callable[[Any], object]) -> None:
-        # Python 2 wrote byte strings, whatever was in them
-        super().__init__(stream, encoding="utf-8", errors="backslashreplace")
+        super().__init__(stream)
         self._refer = refer
-
-    def load_frame(self) -> None:
-        """Skip the length of a frame: it only says how much to read ahead, and a damaged file may claim any."""
-        self.read(8)
-
-    dispatch[pickle.FRAME[0]] = load_frame
-
-    def load_reduce(self) -> None:
-        """As Python's, but for an ordered mapping of such keys."""
-        arguments, function = self.stack[-1], self.stack[-2]
-        if function is OrderedDict and isinstance(arguments, tuple):
-            for pairs in arguments[:1]:
-                for pair in pairs if isinstance(pairs, list | tuple) else ():
-                    _check_key(pair[0] if isinstance(pair, list | tuple) and pair else pair)
-        super().load_reduce()  # type: ignore[misc]
-
-    dispatch[pickle.REDUCE[0]] = load_reduce
+        self._classes: dict[tuple[str, str], Any] = {}
 
     def load_build(self) -> None:
         """Set the state of an inert object, and a state dict's metadata; a state for any other object is an attack."""
@@ -282,20 +219,30 @@ class _Reader(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _REBUILD:
-            return _REBUILD[module, name]
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) in _MAPPINGS:
-            return type(name, (InertDict,), {})
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        if module in {"torch", "torch.storage"} and name in STORAGES:
-            return StorageType(STORAGES[name])
-        return type(name, (Inert,), {"qualified_name": f"{module}.{name}"})
+        found = self._classes.get((module, name))
+        if found is None:
+            if len(self._classes) >= MOST_CLASSES:
+                raise RefusedCheckpoint(f"its pickle names more than {MOST_CLASSES:,} classes")
+            found = self._classes[module, name] = _class(module, name)
+        return found
 
     def persistent_load(self, pid: Any) -> Any:
         return self._refer(pid)
+
+
+def _class(module: str, name: str) -> Any:
+    """What stands here for a class or a function."""
+    if (module, name) in _REBUILD:
+        return _REBUILD[module, name]
+    if (module, name) == ("collections", "OrderedDict"):
+        return OrderedDict
+    if (module, name) in _MAPPINGS:
+        return type(name, (InertDict,), {})
+    if (module, name) == ("torch", "Size"):
+        return tuple
+    if module in {"torch", "torch.storage"} and name in STORAGES:
+        return StorageType(STORAGES[name])
+    return type(name, (Inert,), {"qualified_name": f"{module}.{name}"})
 
 
 def _record(pid: Any) -> Storage | OpaqueTensor:

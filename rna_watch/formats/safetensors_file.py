@@ -9,16 +9,18 @@ Format: https://huggingface.co/docs/safetensors, "Format".
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import struct
 import time
+from itertools import accumulate
 from math import prod
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats import model_source
 from rna_watch.formats.format import FileFormat
+from rna_watch.layout import bounded_json
 from rna_watch.layout.dtypes import DTYPES, PAIRS
 from rna_watch.layout.layout import Chunk, Extent, Layout, Role, TensorView
 from rna_watch.layout.strides import contiguous
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
     from rna_watch.layout.open_file import OpenFile
 
-_HEADER_LIMIT = 100_000_000
+HEADER_LIMIT_BYTES = 100_000_000  # the library's own
+_MOST_AXES = 64  # torch's and numpy's
+_MOST_BYTES = 2**63
 _COUNT = re.compile(r"[0-9]{1,18}")
 _SAMPLES = 1024
 _RESTED_NS = 120 * 10**9
@@ -69,11 +73,13 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
     if 8 + length > file.size_bytes:
         raise IncompleteCheckpoint(f"its header of {length} bytes is not all there ({file.size_bytes} bytes so far)")
     raw = file.read(8, length)
+    digest = hashlib.blake2b(raw, digest_size=16)
     try:
-        header = json.loads(raw)
-        metadata = header.pop("__metadata__", {})
+        header = bounded_json.parse(raw, strict=True)
+        del raw  # it is large
+        metadata = _metadata(header)
         entries = {name: _entry(name, value) for name, value in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RefusedCheckpoint(f"its header is damaged ({type(error).__name__}: {error})") from error
     base = 8 + length
     position = 0
@@ -97,7 +103,7 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
         tensors=views,
         extents=extents,
         counters=_counters(metadata),
-        fingerprint=_fingerprint(file, raw, extents),
+        fingerprint=_fingerprint(file, digest, extents),
     )
 
 
@@ -109,18 +115,38 @@ def read_metadata(file: OpenFile) -> dict[str, str]:
         ValueError: it is no JSON.
     """
     (length,) = struct.unpack("<Q", file.read(0, 8))
-    found = json.loads(file.read(8, length)).get("__metadata__", {})
-    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    return _metadata(bounded_json.parse(file.read(8, length)))
+
+
+def _metadata(header: dict[str, Any]) -> dict[str, str]:
+    """What the writer stated besides the tensors, taken out of the header; the library wants texts."""
+    found = header.pop("__metadata__", None) or {}
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise TypeError("its metadata are no texts")
+    return found
+
+
+def _sizes(value: Any, what: str) -> tuple[int, ...]:
+    """A list of whole numbers: 1.9, "1" and true are none, to the library neither."""
+    if not isinstance(value, list) or any(type(each) is not int or not 0 <= each < _MOST_BYTES for each in value):
+        raise ValueError(f"{what} is no list of whole numbers")
+    return tuple(value)
 
 
 def _entry(name: str, value: Any) -> tuple[int, int, str, tuple[int, ...]]:
-    start, end = (int(offset) for offset in value["data_offsets"])
-    shape = tuple(int(size) for size in value["shape"])
+    name.encode()  # half of a surrogate pair is no name
+    start, end = _sizes(value["data_offsets"], f"the place of {name}")
+    shape = _sizes(value["shape"], f"the shape of {name}")
+    if len(shape) > _MOST_AXES:
+        raise ValueError(f"{name} has more than {_MOST_AXES} axes")
     dtype = _NAMES.get(value["dtype"])
     if dtype is None:
         raise RefusedCheckpoint(f"{name} has dtype {value['dtype']}, which cannot be averaged; save it as F32 or BF16")
     itemsize = 2 * DTYPES[PAIRS[dtype]].itemsize if dtype in PAIRS else DTYPES[dtype].itemsize
-    if start < 0 or any(size < 0 for size in shape) or end - start != prod(shape) * itemsize:
+    if (
+        any(each >= _MOST_BYTES for each in accumulate(shape, mul, initial=itemsize))
+        or end - start != prod(shape) * itemsize
+    ):
         raise ValueError(f"byte range and shape of {name} disagree")
     return start, end, dtype, shape
 
@@ -155,16 +181,19 @@ def _place(
     return tuple(extents), tuple(views)
 
 
-def _counters(metadata: object) -> dict[str, int]:
-    if not isinstance(metadata, dict):
-        return {}
-    numbers = {key: int(value) for key, value in metadata.items() if isinstance(value, str) and _COUNT.fullmatch(value)}
+def _counters(metadata: dict[str, str]) -> dict[str, int]:
+    numbers = {key: int(value) for key, value in metadata.items() if _COUNT.fullmatch(value)}
     return model_source.counters(numbers)
 
 
-def _fingerprint(file: OpenFile, header: bytes, extents: Sequence[Extent]) -> str:
-    """A digest of the header and of samples of every tensor (often few of them train): the format keeps no checksum."""
-    digest = hashlib.blake2b(header, digest_size=16)
+def _fingerprint(file: OpenFile, digest: hashlib.blake2b, extents: Sequence[Extent]) -> str:
+    """A digest of the header and of samples of every tensor (often few of them train): the format keeps no checksum.
+
+    Args:
+        file: the file.
+        digest: the header's.
+        extents: where the tensors lie.
+    """
     number = max(2, _SAMPLES // len(extents))
     for extent in extents:
         for chunk in extent.chunks:
@@ -175,7 +204,7 @@ def _fingerprint(file: OpenFile, header: bytes, extents: Sequence[Extent]) -> st
 
 def _recognises(_path: str, head: bytes) -> bool:
     """A header length that is allowed, then a brace."""
-    return len(head) >= 9 and head[8:9] == b"{" and struct.unpack_from("<Q", head)[0] <= _HEADER_LIMIT
+    return len(head) >= 9 and head[8:9] == b"{" and struct.unpack_from("<Q", head)[0] <= HEADER_LIMIT_BYTES
 
 
 FORMAT = FileFormat(

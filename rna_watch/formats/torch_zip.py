@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,8 +104,19 @@ def read(file: OpenFile) -> TorchZip:
 
     Raises:
         IncompleteCheckpoint: it has no readable central directory (yet).
+        RefusedCheckpoint: readers would differ on what a name in it stands for.
     """
-    return TorchZip(file, {record.name.partition("/")[2]: record for record in read_directory(file)})
+    found = read_directory(file)
+    records = {record.name.partition("/")[2]: record for record in found}
+    spelled = Counter(record.name.partition("/")[2].casefold() for record in found)
+    if len(spelled) < len(found):  # torch finds names whatever their case
+        ((name, _),) = spelled.most_common(1)
+        raise RefusedCheckpoint(
+            f"it holds a record {name} twice, of which readers take one or the other: it is damaged"
+        )
+    if sum(record.size_bytes for record in found) > file.size_bytes:
+        raise RefusedCheckpoint("its records overlap: it is damaged")
+    return TorchZip(file, records)
 
 
 def read_layout(file: OpenFile, source: str | None = None) -> Layout:

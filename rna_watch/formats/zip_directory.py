@@ -26,6 +26,7 @@ _DESCRIPTOR = b"PK\x07\x08"
 _END_SIZE = 22
 _COMMENT_LIMIT = 65535
 _HAS_DESCRIPTOR = 0x08
+MOST_RECORDS = 500_000  # a storage is one, and seldom has two tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ def read_directory(file: OpenFile) -> list[Record]:
 
     Raises:
         IncompleteCheckpoint: the directory is not there, or does not fit the file.
+        RefusedCheckpoint: it has more than `MOST_RECORDS` records.
     """
     size = file.size_bytes
     tail_size = min(size, _END_SIZE)
@@ -74,6 +76,8 @@ def read_directory(file: OpenFile) -> list[Record]:
         count, length, offset = struct.unpack("<QQQ", file.read(end_offset + 32, 24))
     if offset + length != end_offset:
         raise IncompleteCheckpoint("its zip directory does not fit the file")
+    if count > MOST_RECORDS and count * _FIELDS.size <= length:
+        raise RefusedCheckpoint(f"it holds more than {MOST_RECORDS:,} records; save the model's state dict alone")
     return _parse_entries(file.read(offset, length), offset, count)
 
 

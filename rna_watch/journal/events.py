@@ -318,11 +318,15 @@ class Finished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped(Event):
-    """This checkpoint is left out of every window, and why (non-finite weights, changed, lost)."""
+    """This checkpoint is left out of every window, and why (non-finite weights, changed, lost).
+
+    `for_now`: for lack of time alone; it is taken up when there is some, if its original is still there.
+    """
 
     kind: ClassVar[str] = "skipped"
     checkpoint: str
     reason: str
+    for_now: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

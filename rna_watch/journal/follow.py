@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from rna_watch.journal.log import decode
+from rna_watch.journal.log import decode, lines
 from rna_watch.journal.replay import RunState
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Follower:
                 self._begin(0)
             self._identity = identity
             file.seek(self._offset)
-            for line in file:
+            for line in lines(file):
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)

@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.layout import disk
+from rna_watch.journal import fields
+from rna_watch.layout import bounded_json, disk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,10 +86,10 @@ def watch(*files: Path) -> Watched:
 
 def _content(file: Path, before: bytes) -> bytes:
     try:
-        return file.read_bytes()
+        return bounded_json.read_bytes(file)
     except FileNotFoundError:
         return b""
-    except OSError:  # the file system fails for a moment, which is no sign of life
+    except (OSError, ValueError):  # the file system fails for a moment, which is no sign of life
         return before
 
 
@@ -101,8 +102,10 @@ def write(path: Path, heartbeat: Heartbeat) -> None:
 def read(path: Path) -> Heartbeat | None:
     """The last heartbeat, or None if there is none that can be read."""
     try:
-        body = json.loads(path.read_text())
+        body = bounded_json.read(path)
         work, workers = body.pop("work"), body.pop("workers")
+        for kind, values in ((Heartbeat, body), *((Worker, each) for each in workers), (Work, work or {})):
+            fields.check(kind, values)
         return Heartbeat(
             **body, work=Work(**work) if work else None, workers=tuple(Worker(**worker) for worker in workers)
         )

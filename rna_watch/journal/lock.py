@@ -9,7 +9,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import RunIsWatched, StoreError
+from rna_watch.errors import RunIsWatched, StoreAway, StoreError
 from rna_watch.journal.owner import encoded, recorded, this_process
 from rna_watch.journal.status import settled
 from rna_watch.layout import disk, owned
@@ -124,23 +124,44 @@ class RunLock:
 
         Raises:
             RunIsWatched: another process has taken it over, because this one gave no sign of life for too long.
+            StoreAway: the folder cannot be reached at the moment.
         """
+        if reason := self.away():
+            raise StoreAway(reason)
         if successor := self._successor():
             raise RunIsWatched(
                 f"{successor} has taken {self._paths.run} over, since this daemon gave no sign of life for a while; it ends "
                 "and publishes nothing more"
             )
 
-    def lost(self) -> str:
-        """Why the run is no longer ours; "" if it is.
+    def away(self) -> str:
+        """Why the run's own folder cannot be reached at the moment; "" if it can, or if it is lost.
 
-        A folder may come back if the one above it is gone too (a file system that is away for a moment); that is no loss.
-        The device is not compared: it is another one when a network file system was mounted anew.
+        It is away if the folder above it is gone too, if another file system lies there (it was unmounted), or if the
+        system fails to look. The device of a lock that is there is not compared: it is another one when a network file
+        system was mounted anew.
         """
+        try:
+            self._paths.lock.stat()
+        except FileNotFoundError:
+            return "" if self._removed() else f"{self._paths.state} is away: its file system is not mounted"
+        except OSError as error:
+            return f"{self._paths.state} cannot be reached: {error.strerror}"
+        return ""
+
+    def _removed(self) -> bool:
+        """Whether the lock, which is not there, was removed: its file system is there."""
+        try:
+            return self._paths.output.stat().st_dev == os.fstat(self._fd).st_dev
+        except OSError:
+            return False
+
+    def lost(self) -> str:
+        """Why the run is no longer ours; "" if it is, or if that cannot be told at the moment (`away`)."""
         try:
             replaced = self._paths.lock.stat().st_ino != os.fstat(self._fd).st_ino
         except FileNotFoundError:
-            replaced = self._paths.output.is_dir()
+            replaced = self._removed()
         except OSError:
             return ""
         if replaced:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rna_watch.journal import fields
+from rna_watch.layout import bounded_json
+
 _LARGEST_PID = 2**22
 _BESIDE = ("nonce", "pid_namespace", "lock_inode")
 
@@ -145,12 +148,13 @@ def _held(file: IO[bytes]) -> bool | None:
 
 def _read(path: Path) -> Owner | None:
     try:
-        fields: dict[str, Any] = json.loads(path.read_bytes())
-        owner = Owner(**fields)
+        values: dict[str, Any] = bounded_json.read(path)
+        fields.check(Owner, values)
+        owner = Owner(**values)
         numbers = owner.pid, owner.start_ticks, owner.since
         sound = all(isinstance(number, int | float) for number in numbers) and 0 < owner.pid <= _LARGEST_PID
         return owner if sound and isinstance(owner.host, str) and isinstance(owner.boot_id, str) else None
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,9 +28,19 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def as_number(value: object) -> float:
+    """A value of a journal as a float: infinite if it is an integer beyond any, NaN if it is no number."""
+    if not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def size(count_bytes: float) -> str:
     """Bytes with three digits and a decimal unit: `44.7 MB`."""
-    value = max(float(count_bytes), 0.0)
+    value = max(as_number(count_bytes), 0.0)
     if not math.isfinite(value):
         return "?"
     for unit in _UNITS:
@@ -42,6 +53,7 @@ def size(count_bytes: float) -> str:
 
 def duration(seconds: float) -> str:
     """A duration in its two largest units: `0.3 s`, `3 min 20 s`, `2 h 14 min`, `3 d 4 h`."""
+    seconds = as_number(seconds)
     if not math.isfinite(seconds):
         return "?"
     if seconds < 9.95:
@@ -60,6 +72,7 @@ def duration(seconds: float) -> str:
 
 def age(seconds: float) -> str:
     """An age in one whole unit, so that it does not flicker: `12 s`, `3 min`, `2 h`, `5 d`."""
+    seconds = as_number(seconds)
     if not math.isfinite(seconds):
         return "?"
     whole = int(max(seconds, 0.0))
@@ -74,10 +87,11 @@ def places(values: Iterable[float | None]) -> int | None:
 
     The median decides, so that one diverged iterate does not cost all others their digits.
     """
-    sizes = [abs(value) for value in values if value is not None and math.isfinite(value) and value]
+    sizes = [abs(value) for value in map(as_number, values) if math.isfinite(value) and value]
     if not sizes:
         return 4
-    exponent = math.floor(math.log10(statistics.median(sizes)))
+    middle = min(statistics.median(sizes), sys.float_info.max)  # of two of the largest numbers there is none
+    exponent = math.floor(math.log10(middle))
     if not -4 <= exponent <= 6:
         return None
     return max(4 - exponent, 0) if exponent >= 0 else max(2 - exponent, 4)
@@ -87,6 +101,7 @@ def number(value: float | None, decimals: int | None) -> str:
     """A metric with so many decimals, or with a power of ten if it would not fit or would look like zero."""
     if value is None:
         return NOTHING
+    value = as_number(value)
     if not math.isfinite(value):
         return str(float(value))
     fixed = f"{value:.{decimals}f}" if decimals is not None else ""
@@ -103,7 +118,8 @@ def gain(original: float | None, ours: float | None, mode: str | None) -> str:
         ours: our value.
         mode: min or max; None if it is not known.
     """
-    if original is None or ours is None or mode not in {"min", "max"} or not original:
+    original, ours = as_number(original), as_number(ours)
+    if not (math.isfinite(original) and math.isfinite(ours)) or mode not in {"min", "max"} or not original:
         return ""
     share = (original - ours if mode == "min" else ours - original) / abs(original)
     if not math.isfinite(share):

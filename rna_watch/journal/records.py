@@ -7,6 +7,8 @@ import posixpath
 from typing import Any
 
 from rna_watch.journal import events as e
+from rna_watch.journal import fields
+from rna_watch.journal.quantities import as_number
 
 VERSION = 1
 KINDS: dict[str, type[e.Event]] = {
@@ -83,10 +85,11 @@ def from_record(record: dict[str, Any]) -> e.Event | None:
     """The event of a JSON object; None for a kind or a version that this release does not know.
 
     Raises:
-        TypeError: a field of a known kind is missing.
+        TypeError: a field of a known kind is missing, or of another type.
         PathError: a path in it is not one that we record.
     """
-    cls = KINDS.get(record.get("kind", ""))
+    kind = record.get("kind") if isinstance(record, dict) else None
+    cls = KINDS.get(kind) if isinstance(kind, str) else None
     if cls is None or record.get("v") != VERSION:
         return None
     for name in _PATHS & record.keys() if cls is not e.Started else ():
@@ -95,4 +98,17 @@ def from_record(record: dict[str, Any]) -> e.Event | None:
         ):  # without a pin it is the checkpoint's own path, for a reader
             check_path(record[name], name)
     names = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{key: value for key, value in record.items() if key in names})
+    values = {key: value for key, value in record.items() if key in names}
+    if isinstance(values.get("metrics"), dict):
+        found = values["metrics"]
+        of_several = cls is e.Chosen
+        values["metrics"] = {key: _metrics(each) for key, each in found.items()} if of_several else _metrics(found)
+    fields.check(cls, values)
+    return cls(**values)
+
+
+def _metrics(found: object) -> e.Metrics | None:
+    """Names with numbers; what is no number is left out, since all else reckons with them."""
+    if not isinstance(found, dict):
+        return None
+    return {name: as_number(value) for name, value in found.items() if isinstance(value, int | float)}

@@ -86,6 +86,12 @@ class Checkpoint:
     under: e.Started | None = None
     taken_up: e.TakenUp | None = None
     before: Stage | None = None
+    for_now: bool = False
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether it is left out for lack of time."""
+        return self.stage is Stage.SKIPPED and self.for_now
 
     @property
     def key(self) -> Key:
@@ -116,7 +122,8 @@ class RunState:
     events that admitted their checkpoints. `replaced` holds the metrics of originals and of published models whose
     checkpoint was written again since, each with its key: they still count for `best`. `judges` are all evaluators so far;
     `judge` is the number of the present one, and `judged` the key of the newest evaluation. `bests` are the best models of
-    the series. `first` is a checkpoint of the series whose best and latest have no series in their names.
+    the series. `first` is a checkpoint of the series whose best and latest have no series in their names. `failed_work` and
+    `failed_evaluations` are how many failed in a row, in the present start.
     """
 
     started: e.Started | None = None
@@ -132,6 +139,8 @@ class RunState:
     judges: list[tuple[str, ...]] = field(default_factory=list)
     judge: int = 0
     judged: Key | None = None
+    failed_work: int = 0
+    failed_evaluations: int = 0
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     read_bytes: int = 0
     written_bytes: int = 0
@@ -162,6 +171,7 @@ class RunState:
     def apply(self, event: e.Event) -> None:
         """Add one event."""
         self.recent.append(event)
+        self._count_failures(event)
         match event:
             case e.Started():
                 before, by = self.started or event, judge(event)
@@ -208,6 +218,19 @@ class RunState:
                 self._apply_to_checkpoint(event, event.checkpoint)
             case _:
                 pass
+
+    def _count_failures(self, event: e.Event) -> None:
+        match event:
+            case e.Failed():
+                self.failed_work += 1
+            case e.EvaluationFailed():
+                self.failed_evaluations += 1
+            case e.Published() | e.Finished():
+                self.failed_work = 0
+            case e.Evaluated() | e.Screened():
+                self.failed_evaluations = 0
+            case e.Started():
+                self.failed_work = self.failed_evaluations = 0
 
     def _forget_evaluations(self) -> None:
         """Drop the evaluations of unfinished checkpoints, which are evaluated again."""
@@ -310,7 +333,8 @@ class RunState:
             case e.Finished() | e.Skipped():
                 under = self.started if old.chosen is None and isinstance(event, e.Finished) else old.under
                 stage = Stage(event.kind)
-                new = replace(old, stage=stage, reason=event.reason, done_time=event.time, under=under)
+                for_now = isinstance(event, e.Skipped) and event.for_now
+                new = replace(old, stage=stage, reason=event.reason, done_time=event.time, under=under, for_now=for_now)
             case e.Failed():
                 stage = Stage.READY if event.will_retry else Stage.FAILED
                 new = replace(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rna_watch.errors import UsageError
 from rna_watch.journal.run_paths import RunPaths, looking_at, same_folder
 from rna_watch.journal.status import status_of
-from rna_watch.layout import disk, owned
+from rna_watch.layout import bounded_json, disk, owned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ def remember(paths: RunPaths) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        record = json.loads(file.read_text())
+        record = bounded_json.read(file)
         if isinstance(record, dict):
             return record
     return {}

@@ -20,13 +20,20 @@ DIRECTIONS = {"min": "lower is better", "max": "higher is better"}
 
 
 def describe(event: e.Event, state: RunState | None = None) -> str | None:
-    """One plain line for the event, or None if it is not worth one.
+    """One plain line for the event, or None if it is not worth one; whatever the event holds, there is a line.
 
     Args:
         event: what happened.
         state: what the journal adds up to, this event included. The line of an output then names the chosen candidate and
             the metric.
     """
+    try:
+        return _described(event, state)
+    except Exception as error:  # noqa: BLE001 - a line for a person costs no act
+        return f"an event of the kind {event.kind} cannot be shown ({type(error).__name__})"
+
+
+def _described(event: e.Event, state: RunState | None) -> str | None:
     if isinstance(event, e.Chosen | e.Published | e.BestMoved | e.Pruned):
         text = _outcome(event, state)
     elif isinstance(event, e.Aliased) and _path_of(state, event.of) == event.checkpoint:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from rna_watch.layout import bounded_json
 
 ENDING = ".export.safetensors"  # of a plain copy; never an input
 TEMPORARY_PREFIX = ".rna-watch-"
@@ -24,17 +25,15 @@ def is_output(model: Path) -> bool:
     """Whether a file or folder is one of our outputs, whether it is still there or not: its manifest is there."""
     path = manifest_path(model)
     try:
-        if not path.is_file():
-            return False  # a pipe would be waited for
-        return is_manifest(path.read_bytes())
-    except OSError:
+        return is_manifest(bounded_json.read_bytes(path))
+    except (OSError, ValueError):
         return False
 
 
 def is_manifest(data: bytes) -> bool:
     """Whether a file's content is a manifest of ours."""
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
+        content = bounded_json.parse(data)
+    except ValueError:
         return False
     return isinstance(content, dict) and content.keys() >= {"schema", "inputs", "weights", "coefficients"}

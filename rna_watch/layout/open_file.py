@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import IncompleteCheckpoint, InputChanged
+from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError, Unreadable
 from rna_watch.layout.identity import check_unchanged, identify
+from rna_watch.layout.trouble import PASSING, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,17 +22,40 @@ _SAMPLE_BYTES = 4096
 _PIECE_BYTES = 2**20
 
 
+def open_regular(path: str) -> int:
+    """A descriptor of a regular file, to read from; nothing else is ever waited for (a pipe, a device).
+
+    Raises:
+        RefusedCheckpoint: it is something else.
+        OSError: it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno in {errno.ENXIO, errno.ENODEV}:  # a socket, a device that is not there
+            raise RefusedCheckpoint(f"{path} is not a regular file") from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise RefusedCheckpoint(f"{path} is not a regular file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 class OpenFile:
     """An open file and the identity it had when it was opened; a context.
 
     Raises:
+        RefusedCheckpoint: it is not a regular file.
         OSError: it cannot be opened.
     """
 
     start_bytes: int = 0  # of a part, within its file
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = open_regular(path)
         self.identity = identify(path, self.descriptor)
         self.size_bytes = self.identity.size_bytes
 
@@ -58,13 +84,14 @@ class OpenFile:
 
         Raises:
             InputChanged: it became shorter, or cannot be read.
+            Unreadable: it cannot be read for a reason that may pass.
         """
         offset += self.start_bytes
         while buffer:
             try:
                 count = os.preadv(self.descriptor, [buffer], offset)
             except OSError as error:
-                raise InputChanged(f"{self.identity.path} cannot be read any more ({error.strerror})") from error
+                raise _unread(self.identity.path, "read", error) from error
             if count == 0:
                 raise InputChanged(f"{self.identity.path} became shorter while it was being read")
             buffer, offset = buffer[count:], offset + count
@@ -152,6 +179,7 @@ def opened(files: Iterable[FileIdentity]) -> Iterator[list[OpenFile]]:
 
     Raises:
         InputChanged: one is gone, or is not the one that was planned, before the reading or after it.
+        Unreadable: one cannot be opened for a reason that may pass.
     """
     with ExitStack() as stack:
         readers = []
@@ -159,9 +187,17 @@ def opened(files: Iterable[FileIdentity]) -> Iterator[list[OpenFile]]:
             try:
                 reader = stack.enter_context(OpenFile(file.path))
             except OSError as error:
-                raise InputChanged(f"{file.path} cannot be opened any more ({error.strerror})") from error
+                raise _unread(file.path, "opened", error) from error
+            except RefusedCheckpoint as error:
+                raise InputChanged(str(error)) from error
             check_unchanged(file, reader.descriptor)
             readers.append(reader)
         yield readers
         for reader in readers:
             reader.check_unchanged()
+
+
+def _unread(path: str, how: str, error: OSError) -> RnaWatchError:
+    if error.errno in PASSING:
+        return Unreadable(f"{path} cannot be {how}: {in_words(error)}")
+    return InputChanged(f"{path} cannot be {how} any more ({error.strerror})")

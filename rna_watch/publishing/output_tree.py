@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 
 from rna_watch.errors import RefusedCheckpoint, StoreError
-from rna_watch.layout import disk, owned
+from rna_watch.layout import bounded_json, disk, owned
 from rna_watch.layout.artifacts import export_path, is_output, manifest_path
 
 
 def has_export(model: Path) -> bool:
     """Whether the plain copy that a model's manifest names, if any, is there."""
-    name = json.loads(manifest_path(model).read_bytes()).get("export")
+    name = bounded_json.read(manifest_path(model)).get("export")
     return name is None or (name == export_path(model).name and export_path(model).exists())
 
 
@@ -84,6 +83,11 @@ def point(link: Path, target: Path) -> bool:
     return True
 
 
+def names(link: Path, target: Path) -> bool:
+    """Whether a symbolic link names a model."""
+    return link.is_symlink() and str(link.readlink()) == os.path.relpath(target, link.parent)
+
+
 def unpoint(link: Path) -> None:
     """Remove a symbolic link of the output tree; something else that has its name stays."""
     if link.is_symlink():
@@ -98,9 +102,9 @@ def remove(model: Path) -> None:
             disk.remove(path)
 
 
-def sweep(models: Path) -> None:
-    """Remove temporary files and folders that a crash left in the output tree."""
-    for folder, folders, files in os.walk(models):
+def sweep(tree: Path) -> None:
+    """Remove temporary files and folders of ours that a crash left below a folder."""
+    for folder, folders, files in os.walk(tree):
         for name in [*files, *folders]:
             if owned.is_temporary(name):
                 with contextlib.suppress(OSError):

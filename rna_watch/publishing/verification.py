@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rna_watch.acceleration.candidate import CLAMPED, COMBINED, RE_ESTIMATED
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
+from rna_watch.layout import bounded_json
 from rna_watch.layout.layout import difference
 from rna_watch.publishing import consolidated, differences, export
 from rna_watch.publishing.manifest import SCHEMA
@@ -33,9 +33,14 @@ class Verdict(StrEnum):
     VERIFIED = "verified"
     DIFFERS = "differs"
     UNVERIFIABLE = "unverifiable"
+    MISSING = "missing"
 
 
-_WORDS = {Verdict.DIFFERS: "DIFFERS from what its manifest claims", Verdict.UNVERIFIABLE: "cannot be verified"}
+_WORDS = {
+    Verdict.DIFFERS: "DIFFERS from what its manifest claims",
+    Verdict.UNVERIFIABLE: "cannot be verified",
+    Verdict.MISSING: "is not as the journal records it",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +117,7 @@ def read_manifest(path: Path) -> Manifest:
         VerificationEnded: it is something else, and what.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = bounded_json.read(path)
     except OSError as error:
         what = f"its manifest cannot be read: {error.strerror or error}"
         raise VerificationEnded(Verdict.UNVERIFIABLE, what) from error

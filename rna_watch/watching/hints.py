@@ -49,8 +49,8 @@ class Hints:
 
     def start(self) -> str:
         """Start watching; returns "", or the reason why only scans will find checkpoints."""
-        observer = Observer()
         try:
+            observer = Observer()  # takes one of the inotify instances, of which a user has few
             observer.schedule(self._handler, str(self._run), recursive=True)
             observer.start()
         except OSError as error:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
+_POLL_S = 0.05
+# how long the successors of a file that cannot be read wait for it: as long as servers and mounts usually take to return;
+# a trainer that keeps its newest three files and saves every 20 s does not delete theirs meanwhile, and they are not pinned
+KEPT_PLACE_S = 60.0
 # an incomplete file is reported after twice the longest writing time of the run's checkpoints, within these bounds
 LEAST_REPORT_S = 10.0
 _MOST_REPORT_S = 600.0
@@ -23,7 +27,7 @@ _MOST_REPORT_S = 600.0
 
 @dataclass(slots=True)
 class _Entry:
-    identity: FileIdentity
+    identity: FileIdentity | None
     since: float  # seen first in its present writing
     changed: float  # seen with this identity
     due: float
@@ -32,14 +36,16 @@ class _Entry:
     probed: bool = False
     reported: str = ""
     restless: FileIdentity | None = None
+    unreadable: float | None = None  # since when it cannot be read
+    passed: bool = False  # its successors were let by
 
 
 class Readiness:
     """Tracks every candidate: it is due once it has rested for `quiet_s`, and again, later and later, while incomplete.
 
     A candidate that keeps changing becomes due when an incomplete one would be reported, with the identity that was seen
-    first: the probe then finds that it is still being written, and reports it. All times are seconds of one monotonic
-    clock, passed in.
+    first: the probe then finds that it is still being written, and reports it. One that cannot be read keeps its place: the
+    later ones of its series wait for it, at most a minute. All times are seconds of one monotonic clock, passed in.
 
     Args:
         quiet_s: how long a file must rest.
@@ -63,27 +69,38 @@ class Readiness:
         self._at_once = at_once
         self._longest_s = 0.0
         self._entries: dict[str, _Entry] = {}
+        self._waiting = False
+        self._let_by: list[str] = []
 
     @property
     def _report_after_s(self) -> float:
         return 0.0 if self._at_once else max(LEAST_REPORT_S, min(2 * self._longest_s, _MOST_REPORT_S))
 
-    def update(self, found: Iterable[Found], now: float) -> list[str]:
+    def update(self, found: Iterable[Found], now: float, *, whole: bool = True) -> list[str]:
         """Take in a scan; returns the names that were there before and are gone.
 
         Args:
             found: the scan's candidates.
             now: the clock.
+            whole: whether all could be looked at; otherwise nothing is taken for gone.
         """
         current = {each.name: each for each in found}
         self._reading.update(current)
-        gone = [name for name in self._entries if name not in current]
+        gone = [name for name in self._entries if name not in current and whole]
         for name in gone:
             del self._entries[name]
         for name, each in current.items():
             entry = self._entries.get(name)
+            if each.identity is None:
+                self._unknown(name, now)
+                continue
             if entry is None or entry.identity != each.identity:
-                if entry is not None and entry.settled and entry.identity.same_content(each.identity):
+                if (
+                    entry is not None
+                    and entry.settled
+                    and entry.identity is not None
+                    and entry.identity.same_content(each.identity)
+                ):
                     entry.identity = each.identity  # links and permissions change ctime, not content
                     continue
                 rested = 0.0 if entry is not None else min(self._rested_s(each.identity), self._quiet_s)
@@ -94,8 +111,15 @@ class Readiness:
                         entry.reported,
                         entry.restless or entry.identity,
                     )
+                    new.unreadable, new.passed = entry.unreadable, entry.passed
                 self._entries[name] = new
         return gone
+
+    def _unknown(self, name: str, now: float) -> None:
+        """Keep the place of a file that the system fails to tell of, until a later scan does."""
+        entry = self._entries.setdefault(name, _Entry(None, now, now, math.inf))
+        if not entry.settled and entry.unreadable is None:
+            entry.unreadable = now
 
     def due(self, now: float) -> list[tuple[str, FileIdentity]]:
         """Candidates that may be probed now: those whose names tell a step first, in its order, then the others by their time.
@@ -105,27 +129,48 @@ class Readiness:
         that was seen no later, because it may be a second name of that.
         """
         open_ones = sorted(
-            (self._reading.order(name, entry.identity.mtime_ns), name)
+            (self._reading.order(name, entry.identity.mtime_ns if entry.identity else 0), name)
             for name, entry in self._entries.items()
             if not entry.settled
         )
-        found = []
+        found: list[tuple[str, FileIdentity]] = []
         held: set[str] = set()
+        self._waiting = False
         numbered: dict[str, float] = {}  # since when a numbered file of a folder has been resting
         for (rewritten, *_), name in open_ones:
             entry = self._entries[name]
             series = self._reading.of(name).series
             folder = name.rpartition("/")[0]
             waits = series in held or (rewritten and numbered.get(folder, math.inf) <= entry.since)
-            if entry.due <= now and not waits:
+            keeps = entry.unreadable is not None and now - entry.unreadable < KEPT_PLACE_S
+            if entry.unreadable is not None and not keeps and not entry.passed:
+                entry.passed = True
+                self._let_by.append(name)
+            self._waiting = self._waiting or keeps
+            if entry.due <= now and not waits and entry.identity is not None:
                 found.append((name, entry.identity))
             elif entry.restless is not None and not entry.reported and now - entry.since >= self._report_after_s:
                 found.append((name, entry.restless))
-            elif not entry.probed:
+            elif keeps or (not entry.probed and entry.identity is not None):
                 held.add(series)
                 if not rewritten:
                     numbered[folder] = min(numbered.get(folder, math.inf), entry.since)
         return found
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a file that cannot be read keeps its place, as `due` found last."""
+        return self._waiting
+
+    def pop_let_by(self) -> list[str]:
+        """The files that could not be read for so long that their successors go on without them, each once."""
+        found, self._let_by = self._let_by, []
+        return found
+
+    def passed(self, name: str) -> bool:
+        """Whether the successors of a file that could not be read went on without it."""
+        entry = self._entries.get(name)
+        return entry is not None and entry.passed
 
     def next_due(self) -> float | None:
         """When the next candidate is due."""
@@ -144,24 +189,45 @@ class Readiness:
             if whole:
                 self._longest_s = max(self._longest_s, entry.changed - entry.since)
 
-    def postpone(self, name: str, reason: str, now: float) -> bool:
+    def postpone(self, name: str, reason: str, now: float, *, unreadable: bool = False) -> bool:
         """Probe an incomplete candidate later; returns whether to report that, once for each reason.
 
         Args:
             name: the candidate's name.
             reason: why it is incomplete.
             now: the clock.
+            unreadable: whether it cannot be read at all, so that it keeps its place.
         """
         entry = self._entries.get(name)
         if entry is None:
             return False
         entry.probed = True
+        if unreadable:
+            entry.unreadable = now if entry.unreadable is None else entry.unreadable
+        elif not entry.passed:
+            entry.unreadable = None
         entry.due = now + entry.retry_s
         entry.retry_s = min(entry.retry_s * 2, _LAST_RETRY_S)
         if now - entry.since < self._report_after_s or entry.reported == reason:
             return False
         entry.reported = reason
         return True
+
+    def hold(self, name: str, now: float) -> None:
+        """Keep the place of a candidate that is being read; it is due again in a moment."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            entry.due = now + _POLL_S
+            entry.unreadable = now if entry.unreadable is None else entry.unreadable
+
+    def waiting_for(self, name: str) -> bool:
+        """Whether a candidate could not be read."""
+        entry = self._entries.get(name)
+        return entry is not None and not entry.settled and entry.unreadable is not None
+
+    def names(self) -> set[str]:
+        """All candidates."""
+        return set(self._entries)
 
     def unsettled(self) -> int:
         """How many candidates are neither admitted nor refused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _NO_MODELS = re.compile(
 )
 _CHECKPOINT_FOLDER = re.compile(r"^checkpoint[-_]\d+$")
 _MAX_DEPTH = 6
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")  # blanks and backslashes in mount points
 _NETWORK = re.compile("nfs|lustre|gpfs|cifs|smb|fuse|beegfs|ceph|glusterfs|9p|afs|pvfs|wekafs|virtiofs")
@@ -33,14 +35,14 @@ _NETWORK = re.compile("nfs|lustre|gpfs|cifs|smb|fuse|beegfs|ceph|glusterfs|9p|af
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A candidate: its path relative to the run directory, and its identity now."""
+    """A candidate: its path relative to the run directory, and its identity now; None if the system fails to tell."""
 
     name: str
-    identity: FileIdentity
+    identity: FileIdentity | None
 
 
 def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = ()) -> tuple[list[Found], list[str]]:
-    """All candidates below a folder, and a sentence for each folder that could not be read.
+    """All candidates below a folder, and a sentence for each file or folder that could not be looked at.
 
     A file or folder with one of our manifests next to it is an output of ours, never an input.
 
@@ -67,8 +69,11 @@ def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (
                 if _inside(target, ours) or is_output(Path(target)):
                     continue
             found.append(Found(name=name, identity=identify_folder(path) if whole else identify(path)))
-        except OSError:
-            continue  # gone between listing and stat: retention, or a dangling link
+        except OSError as error:
+            if error.errno in _GONE:
+                continue  # between listing and stat: retention, or a dangling link
+            found.append(Found(name=name, identity=None))
+            problems.append(f"{name} cannot be looked at: {error.strerror}")
     return found, problems
 
 

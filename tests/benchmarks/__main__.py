@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import beside, breaks, digits, evidence, latency, readme, search, window
+from tests.benchmarks import beside, breaks, digits, evidence, latency, readme, search, slow, window
 from tests.benchmarks.options import Options
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[Options], None]] = {
     "breaks": breaks.show,
     "digits": digits.show,
     "beside": beside.show,
+    "slow": slow.show,
 }
 ROUNDS = 5
 SEEDS = 5

@@ -134,7 +134,11 @@ def small_data(small_madelon):
 
 
 @pytest.mark.parametrize(
-    "name", ["figure5", "figure6", "theorem", "figure1", "cost", "networks", "prototyping", "imagenet"]
+    "name",
+    [
+        *("figure5", "figure6", "theorem", "figure1", "cost", "networks"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("prototyping", "imagenet")),
+    ],
 )
 def test_every_experiment_runs_small(name, tmp_path, small_data):
     """The four files are there, the record says how it was made, and the text is what was printed."""

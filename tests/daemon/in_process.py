@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import zlib
 from typing import TYPE_CHECKING
 
@@ -10,8 +12,10 @@ import numpy as np
 from rna_watch.config import RunConfig
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.disk_reserve import DiskReserve
+from rna_watch.daemon.loop import Daemon
 from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.pipeline import Pipeline
+from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.engine.local import LocalEngine
@@ -23,13 +27,16 @@ from rna_watch.watching import steps
 from rna_watch.watching.scan import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from rna_watch.engine.contract import Engine
     from rna_watch.evaluation.client import Evaluator
     from rna_watch.journal.replay import RunState
     from rna_watch.window.combine import Combination
+
+
+_LIMIT_S = 60.0
 
 
 def process(run: Path, output: Path, evaluators: Sequence[Evaluator] = (), **settings: object) -> RunState:
@@ -43,6 +50,7 @@ def process(run: Path, output: Path, evaluators: Sequence[Evaluator] = (), **set
     try:
         found, _ = scan(run, exclude=(paths.models, paths.state))
         for each in sorted(found, key=lambda each: steps.natural_key(each.name)):
+            assert each.identity is not None
             admission.consider(each.name, each.identity)
         for checkpoint in recorder.checkpoints():
             pipeline.process(checkpoint.name)
@@ -69,7 +77,7 @@ def assemble(
         engine=engine,
         evaluators=evaluators,
     )
-    return Admission(config, recorder, sequences, pins, lambda: None), pipeline
+    return Admission(config, recorder, sequences, pins, lambda: None, Rebuilt(recorder, paths)), pipeline
 
 
 class Here:
@@ -168,3 +176,36 @@ class Noise:
 
     def close(self) -> None:
         """See `Evaluator.close`."""
+
+
+def watch(run: Path, until: Callable[[RunState], bool], **settings: object) -> RunState:
+    """What `rna-watch start --foreground` does, in this process, until a condition holds; returns what was recorded.
+
+    Args:
+        run: the run directory.
+        until: told the state as it is at that moment; the daemon is then asked to stop as from another machine.
+        settings: the settings.
+    """
+    config = RunConfig.model_validate({"keep": 100, "engine": "local", "quiet": 0.05, "scan_interval": 0.1} | settings)
+    paths = RunPaths(run=run, output=run)
+    paths.create()
+    recorder = Recorder(paths.journal)
+    timed_out = threading.Event()
+
+    def wait() -> None:
+        limit = time.monotonic() + _LIMIT_S
+        while not until(recorder.state):
+            if time.monotonic() > limit:
+                timed_out.set()
+                break
+            time.sleep(0.05)
+        paths.stop_request.touch()
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    try:
+        Daemon(config, paths, recorder).run()
+    finally:
+        recorder.close()
+    assert not timed_out.is_set(), recorder.state.problems
+    return recorder.state

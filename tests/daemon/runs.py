@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
@@ -90,16 +90,19 @@ def _as_a_process(given: list[str], said: io.StringIO, told: io.StringIO, cwd: P
         logger.handlers, logger.level, logger.propagate, logging.raiseExceptions = before
 
 
-def start_foreground(*arguments: object, report_after_s: float | None = None) -> subprocess.Popen[str]:
+def start_foreground(
+    *arguments: object, report_after_s: float | None = None, to: IO[str] | int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     """A daemon in the foreground, as in a container.
 
     Args:
         arguments: of `start`.
         report_after_s: when it reports an incomplete file, before it has seen how long one takes to be written.
+        to: where its words go.
     """
     begin = ["-m", "rna_watch"] if report_after_s is None else ["-c", _REPORTING_AFTER.format(report_after_s)]
     command = [sys.executable, *begin, "start", *map(str, arguments), "--foreground"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, stdout=to, stderr=subprocess.STDOUT, text=True)
 
 
 def train(folder: Path, *, count: int = 8, first: int = 1, **options: object) -> None:

@@ -15,6 +15,7 @@ from rna_watch.config import RunConfig
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.disk_reserve import DiskReserve
 from rna_watch.daemon.pins import Pins
+from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.errors import IncompleteCheckpoint
@@ -39,7 +40,9 @@ class Folder:
         config = RunConfig(**settings)
         self.sequences = Sequences(self.recorder, self.paths.journal, config.step)
         self.pins = Pins(config, self.paths, self.recorder, DiskReserve(config, path, self.recorder), lambda: None)
-        self.admission = Admission(config, self.recorder, self.sequences, self.pins, lambda: None)
+        self.admission = Admission(
+            config, self.recorder, self.sequences, self.pins, lambda: None, Rebuilt(self.recorder, self.paths)
+        )
 
     def save(self, name: str, value: float, **beside: object) -> None:
         """Write a checkpoint."""
@@ -149,12 +152,14 @@ def test_numbered_files_are_linked_and_rewritten_ones_copied(folder: Folder) -> 
 
 
 def test_what_no_window_can_need_is_unpinned(folder: Folder) -> None:
-    """Only the newest five of eight finished checkpoints stay pinned for windows of five residuals."""
+    """Of eight that wait the newest six stay pinned for windows of five residuals, beside the window in work; then five."""
     for step in range(1, 9):
         folder.save(f"step_{step}.pt", float(step))
         folder.consider(f"step_{step}.pt")
-    folder.pins.release(lambda: folder.sequences.needed(5))
-    assert len(list(folder.paths.pins.iterdir())) == 8
+    folder.pins.release(lambda: folder.sequences.needed(5, "step_1.pt"))
+    steps = [1, *range(3, 9)]
+    assert [c.name for c in folder.recorder.checkpoints() if c.pinned] == [f"step_{step}.pt" for step in steps]
+    assert len(list(folder.paths.pins.iterdir())) == 7
     for step in range(1, 9):
         folder.finish(f"step_{step}.pt")
     folder.pins.release(lambda: folder.sequences.needed(5))
@@ -402,12 +407,12 @@ def test_a_name_that_the_step_does_not_match_is_refused(tmp_path: Path) -> None:
 _STOPPED = """
 import os, signal
 from rna_watch.cli import main
-from rna_watch.daemon import admission
-real = admission.probe
+from rna_watch.daemon import probes
+real = probes.probe
 def probe(*arguments, **options):
     os.kill(os.getpid(), signal.SIGTERM)
     return real(*arguments, **options)
-admission.probe = probe
+probes.probe = probe
 main()
 """
 

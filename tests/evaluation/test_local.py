@@ -1,3 +1,5 @@
+import errno
+import json
 import os
 import subprocess
 import sys
@@ -5,7 +7,8 @@ import sys
 import psutil
 import pytest
 
-from rna_watch.errors import EvaluationFailed
+from rna_watch.errors import EngineError, EvaluationFailed
+from rna_watch.evaluation import client
 from rna_watch.evaluation.client import Evaluator
 from rna_watch.evaluation.local import ChildProcess
 
@@ -44,6 +47,103 @@ class TestLocalEvaluator(EvaluatorContract):
             evaluator.evaluate(combination(folder))
         file.write_text("def evaluate(state_dict, device):\n    return {'n': len(state_dict)}\n")
         assert evaluator.evaluate(combination(folder)).metrics == {"n": 2.0}
+
+
+EDGES = """
+import argparse, json, os, sys
+import neighbour, there, random, statistics, named
+assert argparse.ArgumentParser().parse_args() == argparse.Namespace()
+import __main__
+SEEN = {"argv": sys.argv, "main": sorted(name for name in vars(__main__) if not name.startswith("__"))}
+SEEN["random"] = random.random() < 1
+
+
+def evaluate(state_dict, device):
+    if state_dict["mode"] == 1 and os.fork() == 0:
+        return {"total": -1.0}
+    if state_dict["mode"] == 2 and not os.path.exists("killed"):
+        open("killed", "w").close()
+        os.kill(os.getpid(), 9)
+    if state_dict["mode"] == 3:
+        os.kill(os.getpid(), 9)
+    with open("seen.json", "w") as file:
+        json.dump(SEEN, file)
+    return {"total": float(state_dict["w"].sum())}
+"""
+
+
+class TestEdges:
+    """An evaluator beside files that are named like the standard library's."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def home(cls, tmp_path_factory):
+        """The working directory, and beside it the folders of the evaluator and of PYTHONPATH."""
+        home = tmp_path_factory.mktemp("home")
+        for name in ("random", "json", "socket", "threading"):
+            (home / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+        for name, folder in (("neighbour", "code"), ("there", "home"), ("named", "path")):
+            (home.parent / folder).mkdir(exist_ok=True)
+            (home if folder == "home" else home.parent / folder).joinpath(f"{name}.py").write_text("")
+        (home.parent / "code" / "edges.py").write_text(EDGES)
+        return home
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def evaluator(cls, home):
+        """One for all of them, started from that folder."""
+        function = f"{home.parent / 'code' / 'edges.py'}:evaluate"
+        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(home.parent / "path")]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(home)
+            patch.setattr(client, "PAUSES_S", (0.01, 0.01))
+            evaluator = Evaluator(spec(home, function=function, environment={"PYTHONPATH": path}), ChildProcess)
+            yield evaluator
+            evaluator.close()
+
+    def test_neighbours_are_found_and_the_standard_library_is_not_hidden(self, evaluator, home):
+        """Its own folder, the current one and PYTHONPATH are searched; argv and `__main__` hold nothing of ours."""
+        assert evaluator.evaluate(combination(home)).metrics == {"total": 8.0}
+        seen = json.loads((home / "seen.json").read_text())
+        assert seen == {"argv": [str(home.parent / "code" / "edges.py")], "main": [], "random": True}
+
+    def test_a_function_that_forks_and_returns_twice_answers_once(self, evaluator, home):
+        """The copy's answer is dropped, and the next model gets its own."""
+        assert evaluator.evaluate(combination(home, 1)).metrics == {"total": 8.0}
+        before = evaluator.pid()
+        for _ in range(3):
+            assert evaluator.evaluate(combination(home)).metrics == {"total": 8.0}
+        assert evaluator.pid() == before
+
+    def test_a_killed_process_is_tried_again_and_not_the_user_s_fault(self, evaluator, home):
+        """Killed once, nothing is lost; killed always, the words name the machine."""
+        assert evaluator.evaluate(combination(home, 2)).metrics == {"total": 8.0}
+        with pytest.raises(
+            EvaluationFailed, match=r"killed from outside \(signal SIGKILL\), as Linux does where memory"
+        ):
+            evaluator.evaluate(combination(home, 3))
+
+    def test_too_few_descriptors_are_ours(self, home, monkeypatch):
+        """EMFILE while a process is started is tried again; if it lasts, it is told as what it is."""
+        monkeypatch.setattr(client, "PAUSES_S", (0.01, 0.01))
+        tries = []
+
+        def begin(specification):
+            tries.append(specification)
+            if len(tries) < 3:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return ChildProcess(specification)
+
+        monkeypatch.chdir(home)
+        text = (home.parent / "code" / "edges.py").as_posix()
+        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(home.parent / "path")]))
+        evaluator = Evaluator(spec(home, function=f"{text}:evaluate", environment={"PYTHONPATH": path}), begin)
+        assert evaluator.evaluate(combination(home)).metrics == {"total": 8.0}
+        evaluator.close()
+        del tries[:]
+        monkeypatch.setattr(client, "PAUSES_S", ())
+        with pytest.raises(EngineError, match="no process can be started for the evaluator"):
+            Evaluator(spec(home, function=f"{text}:evaluate"), begin).evaluate(combination(home))
 
 
 PARENT = """

@@ -829,5 +829,5 @@ def test_mappings_without_end_are_refused(tmp_path):
     tree = {"w": torch.ones(1)}
     for _ in range(40):
         tree = {"a": tree, "b": tree}
-    with pytest.raises(RefusedCheckpoint, match="more than 262,144 mappings"):
+    with pytest.raises(RefusedCheckpoint, match="more than 4,000,000 entries"):
         probed({"model": tree}, tmp_path)

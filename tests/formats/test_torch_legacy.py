@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import torch_legacy
+from rna_watch.formats import bounded_unpickler, torch_legacy
 from rna_watch.formats.pickled_module import as_state_dicts, state_dict
 from rna_watch.formats.probe import probe
 from rna_watch.formats.safe_pickle import Inert
@@ -383,9 +383,9 @@ def test_a_length_that_is_made_up_reserves_no_memory(opcode, tmp_path):
 
 def test_a_pickle_of_more_parts_than_any_checkpoint_s_is_refused(tmp_path, monkeypatch):
     """A file of opening brackets ends at a limit, not at the end of memory."""
-    monkeypatch.setattr(torch_legacy, "_MOST_READS", 10_000)
-    for opcode in (b"(", b"]", b"N"):
-        with pytest.raises(RefusedCheckpoint, match="more parts than any checkpoint's"):
+    monkeypatch.setattr(bounded_unpickler, "MOST_VALUES", 10_000)
+    for opcode, message in ((b"(", "nested more than 10,000 deep"), (b"]", "fill memory"), (b"N", "fill memory")):
+        with pytest.raises(RefusedCheckpoint, match=message):
             probed(GOOD[:137] + b"\x80\x02" + opcode * 20_000, tmp_path)
 
 

@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,17 +106,47 @@ def test_while_the_disk_is_full_lines_wait_in_order(tmp_path: Path, monkeypatch:
     assert [event.seq for event in log.read(path)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EDQUOT])
+def test_an_error_of_the_disk_that_passes_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Neither a failed write nor a failed sync ends anything: lines wait, in order, and `flush` writes them later."""
+    path = tmp_path / "journal.jsonl"
+    journal = log.Journal(path)
+    for function in ("write", "fdatasync"):
+        with monkeypatch.context() as broken:
+
+            def fail(*_: object) -> int:
+                """The real call on a disk that fails for a moment."""
+                raise OSError(code, os.strerror(code))
+
+            broken.setattr(os, function, fail)
+            journal.append(e.Noted(text=function), durable=True)
+            assert journal.waiting
+            assert os.strerror(code) in journal.trouble
+        journal.flush()
+        assert (journal.waiting, journal.trouble) == (0, "")
+    assert [event.seq for event in log.read(path)] == [1, 2]
+
+
 def test_a_journal_that_cannot_be_written_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An input-output error is ours to report, with the path."""
+    """An error that does not pass by itself is ours to report, with the path; so is one that lasts for ten minutes."""
     journal = log.Journal(tmp_path / "journal.jsonl")
+    code = errno.EROFS
 
     def fail(*_: object) -> int:
         """The real `write` on a broken disk."""
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "write", fail)
-    with pytest.raises(StoreError, match=r"journal\.jsonl: Input/output error"):
+    with pytest.raises(StoreError, match=r"journal\.jsonl: Read-only file system"):
         journal.append(e.Noted(text="lost"))
+    code, now = errno.EIO, time.monotonic()
+    journal.append(e.Noted(text="late"))
+    assert "Input/output error" in journal.trouble
+    monkeypatch.setattr(time, "monotonic", lambda: now + 610)
+    with pytest.raises(StoreError, match=r"journal\.jsonl: Input/output error"):
+        journal.append(e.Noted(text="too late"))
     with pytest.raises(StoreError, match="cannot open the journal"):
         log.Journal(tmp_path / "nowhere" / "journal.jsonl")
 

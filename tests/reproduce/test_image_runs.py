@@ -129,7 +129,7 @@ def test_the_daemon_judges_what_the_training_judges(beside):
     assert daemon["values"]["rna-5-1e-08"][-1] == pytest.approx(curve[-1]["extrapolated"]["test_error"], abs=1.0)
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "sgd"])
+@pytest.mark.parametrize("optimizer", [pytest.param("momentum", marks=pytest.mark.slow), "sgd"])
 def test_the_daemon_solves_for_the_coefficients_of_the_training(optimizer, small_mnist, tmp_path):
     """The coefficients are the same to 1e-6 in equal windows; a flat learning rate keeps steps far above the rounding."""
     run = a_run(small_mnist, optimizer=optimizer, schedule="flat")
@@ -170,6 +170,7 @@ def test_other_settings_of_the_daemon_are_judged_anew(beside, small_mnist, monke
     assert again["daemon"]["epochs"] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_large_checkpoints_of_a_finished_run_are_removed(beside, small_mnist, tmp_path, monkeypatch):
     """They were judged; where other settings need them again, the run is trained again."""
     folder, result, _ = beside

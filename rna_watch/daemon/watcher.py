@@ -1,0 +1,264 @@
+"""The thread that watches: it scans, probes, admits and pins; it never waits for work, and no file or folder ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rna_watch.daemon.acts import Acts, in_words
+from rna_watch.daemon.probes import StillReading
+from rna_watch.daemon.setup import rested_s
+from rna_watch.errors import IncompleteCheckpoint, RnaWatchError, StoreAway, Unreadable
+from rna_watch.journal import events as e
+from rna_watch.journal.replay import Stage
+from rna_watch.watching.discovery import several_runs
+from rna_watch.watching.hints import Hints
+from rna_watch.watching.readiness import KEPT_PLACE_S, Readiness
+from rna_watch.watching.scan import scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.admission import Admission
+    from rna_watch.daemon.backlog import Backlog
+    from rna_watch.daemon.pins import Pins
+    from rna_watch.daemon.rebuilt import Rebuilt
+    from rna_watch.daemon.recorder import Recorder
+    from rna_watch.daemon.sequences import Sequences
+    from rna_watch.daemon.setup import Timing
+    from rna_watch.journal.run_paths import RunPaths
+    from rna_watch.layout.identity import FileIdentity
+
+_TICK_S = 0.25
+_LEAST_PAUSE_S = 0.05
+
+
+class Watcher:
+    """Watches one run.
+
+    Args:
+        config: the settings.
+        paths: where the run and its outputs lie.
+        recorder: journal and state.
+        timing: how long files rest, and how often the folder is scanned.
+        sequences: which checkpoints follow each other.
+        pins: the window store.
+        backlog: what waits.
+        admission: takes files to checkpoints.
+        rebuilt: models that no journal records.
+        proceed: called now and then; it raises Cancelled to end the thread.
+        until_done: whether one scan is enough to begin with (`once`).
+        on_admitted: called when something was admitted.
+        on_late: called with a checkpoint that could not be read while its successors were admitted.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        paths: RunPaths,
+        recorder: Recorder,
+        *,
+        timing: Timing,
+        sequences: Sequences,
+        pins: Pins,
+        backlog: Backlog,
+        admission: Admission,
+        rebuilt: Rebuilt,
+        proceed: Callable[[], None],
+        until_done: bool,
+        on_admitted: Callable[[], None],
+        on_late: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._recorder = recorder
+        self._timing = timing
+        self._sequences = sequences
+        self._pins = pins
+        self._backlog = backlog
+        self._admission = admission
+        self._rebuilt = rebuilt
+        self._proceed = proceed
+        self._until_done = until_done
+        self._on_admitted = on_admitted
+        self._on_late = on_late
+        self._acts = Acts(recorder)
+        self._wake = threading.Event()
+        self._hints = Hints(paths.run, self._wake.set, [paths.models, paths.state])
+        rested = (lambda _: 0.0) if timing.network else rested_s
+        self._readiness = Readiness(timing.quiet_s, rested, reading=sequences.reading, at_once=until_done)
+        self._next_scan = 0.0
+        self._begun = time.monotonic()
+        self._place: tuple[int, int] | None = None  # device and inode of the run directory when events were asked for,
+        self._mounted: tuple[int, int] | None = None  # and when there was something in it
+        self.rounds = 0
+        self.by = "scans"
+        self.away = False
+        self._admitted = False
+        self.step_begun = time.monotonic()
+
+    def run(self) -> None:
+        """Watch until `proceed` ends it.
+
+        Raises:
+            Cancelled: `proceed` did.
+            StoreError: our own store is lost.
+        """
+        try:
+            while True:
+                self._proceed()
+                self.step_begun = time.monotonic()
+                with contextlib.suppress(StoreAway):
+                    self._round()
+                self._wake.wait(self._pause_s())
+        finally:
+            self._hints.stop()
+
+    def settled(self) -> bool:
+        """Whether all that is there was taken, or was waited for long enough (`once`)."""
+        waited = time.monotonic() - self._begun >= 2 * self._timing.quiet_s + _TICK_S
+        return self.rounds > 0 and not self._readiness.waiting and (self._readiness.unsettled() == 0 or waited)
+
+    def _pause_s(self) -> float:
+        now, due = time.monotonic(), self._readiness.next_due()
+        rest = due - now if due is not None and due > now else _TICK_S
+        return max(min(self._next_scan - now, _TICK_S, rest), _LEAST_PAUSE_S)
+
+    def _round(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_scan or self._wake.is_set():
+            self._wake.clear()
+            self._next_scan = now + self._timing.scan_s
+            self._acts.do("scan", f"{self._paths.run} cannot be scanned", partial(self._scan, now))
+            self._acts.do("room", "room on the disk cannot be kept free", self._pins.keep_room)
+            self._acts.do("events", "events of the file system cannot be watched", self._follow)
+        self._acts.do("probe", "files cannot be taken", self._probe)
+        self.rounds += 1
+
+    # -- events of the file system
+
+    def _follow(self) -> None:
+        """Watch for events; anew when the watch ended, or when the folder is another one (it was mounted anew)."""
+        if self._until_done:
+            self.by = "one scan"
+        elif self._timing.network:
+            self.by = f"scans every {self._timing.scan_s:g} s ({self._timing.network})"
+        else:
+            place = _place(self._paths.run)
+            if place is None or (place == self._place and (self.by != "events and scans" or self._hints.alive())):
+                return
+            self._place = place
+            self._hints.stop()
+            refused = self._hints.start()
+            self.by = f"scans every {self._timing.scan_s:g} s" if refused else "events and scans"
+            if refused:
+                limits = "fs.inotify.max_user_watches and fs.inotify.max_user_instances"
+                self._recorder.problem("hints", refused, f"raise {limits} for faster notice")
+            else:
+                self._recorder.solved("hints")
+
+    # -- scans
+
+    def _scan(self, now: float) -> None:
+        try:
+            found, problems = scan(
+                self._paths.run, patterns=self._config.patterns, exclude=(self._paths.models, self._paths.state)
+            )
+        except (RnaWatchError, OSError) as error:
+            said = str(error) if isinstance(error, RnaWatchError) else in_words(error)
+            self._gone(f"the run directory cannot be scanned: {said}" if isinstance(error, OSError) else said)
+            return
+        if not found and self._readiness.names() and not self._until_done and self._other_place():
+            self._gone(f"the run directory {self._paths.run} is empty: its file system is not mounted")
+            return
+        self.away = False
+        self._mounted = _place(self._paths.run) if found else self._mounted
+        self._recorder.solved("run")
+        if problems:
+            self._recorder.problem(
+                "folders", "; ".join(problems), "give this user read access; check the disk or mount"
+            )
+        else:
+            self._recorder.solved("folders")
+        several = None if self._config.patterns else several_runs(tuple(each.name for each in found), self._paths.run)
+        if several is not None:
+            self._recorder.problem("runs", *several)
+        else:
+            self._recorder.solved("runs")
+        times = {each.name: each.identity.mtime_ns for each in found if each.identity is not None}
+        if not self.rounds:
+            self._backlog.there_before(times)
+        self._sequences.update(times)
+        self._admission.reread()
+        for name in self._readiness.update(found, now, whole=not problems):
+            known = self._recorder.checkpoint(name)
+            if known is not None and known.stage is Stage.WAITING:
+                self._recorder.record(e.Vanished(checkpoint=name))
+
+    def _gone(self, what: str) -> None:
+        self.away = not self._until_done
+        self._recorder.problem("run", what, "watching goes on when it is back")
+
+    def _other_place(self) -> bool:
+        """Whether another file system lies at the run directory than before."""
+        place = _place(self._paths.run)
+        return place is not None and self._mounted is not None and place[0] != self._mounted[0]
+
+    # -- probes
+
+    def _probe(self) -> None:
+        due = self._readiness.due(time.monotonic())
+        for name in self._readiness.pop_let_by():
+            text = f"it cannot be read for {KEPT_PLACE_S:g} s: what was saved after it goes on without it"
+            self._recorder.record(e.Noted(checkpoint=name, text=text))
+        self._admitted = False
+        allowed = {name for name, _ in due}
+        try:
+            for name, identity in self._admission.in_order(due):
+                self._proceed()
+                if name not in allowed:
+                    continue  # one before it in its series could not be read just now
+                taken = self._acts.do(
+                    f"file {name}", f"{name} cannot be taken", partial(self._consider, name, identity)
+                )
+                if not taken or self._readiness.waiting_for(name):
+                    if not taken:
+                        self._readiness.postpone(name, "", time.monotonic(), unreadable=True)
+                    allowed &= {each for each, _ in self._readiness.due(time.monotonic())}
+        finally:
+            if self._admitted:
+                self._backlog.tidy()
+                self._on_admitted()
+        if self._readiness.resting() == 0:
+            self._rebuilt.enter_gone()
+            if due:
+                self._admission.report_unmatched()
+
+    def _consider(self, name: str, identity: FileIdentity) -> None:
+        late = self._readiness.passed(name)
+        try:
+            whole = self._admission.consider(name, identity, patient=not late)
+        except StillReading:
+            self._readiness.hold(name, time.monotonic())
+        except IncompleteCheckpoint as error:
+            unreadable = isinstance(error, Unreadable)
+            if self._readiness.postpone(name, str(error), time.monotonic(), unreadable=unreadable):
+                self._recorder.record(e.Waiting(checkpoint=name, reason=str(error)))
+        else:
+            self._admitted = True
+            self._readiness.settle(name, whole=whole)
+            if late and whole:
+                self._on_late(name)
+
+
+def _place(folder: object) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(str(folder))
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino

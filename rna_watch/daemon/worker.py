@@ -1,0 +1,227 @@
+"""The thread that works: it takes checkpoints to models, one after another, on an engine that it starts and heals."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rna_watch.daemon.acts import Acts
+from rna_watch.daemon.evaluators import failed
+from rna_watch.daemon.pipeline import Pipeline, Progress
+from rna_watch.daemon.second_pass import SecondPass
+from rna_watch.daemon.setup import start_engine
+from rna_watch.errors import EngineError, EvaluationFailed, StoreAway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from rna_watch.config import RunConfig
+    from rna_watch.daemon.backlog import Backlog
+    from rna_watch.daemon.disk_reserve import DiskReserve
+    from rna_watch.daemon.pins import Pins
+    from rna_watch.daemon.publication import Publication
+    from rna_watch.daemon.recorder import Recorder
+    from rna_watch.daemon.sequences import Sequences
+    from rna_watch.engine.contract import Engine
+    from rna_watch.evaluation.evaluator import EvaluatorSpec
+    from rna_watch.journal.run_paths import RunPaths
+
+_LOG = logging.getLogger("rna_watch")
+_TICK_S = 0.25
+_RECONCILE_S = 30.0  # between looks at the output tree while nothing is to be done
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # between two starts of an engine that cannot start
+
+
+class Worker:
+    """Works on what the backlog gives; its engine is closed and started anew when it is lost, for as long as that takes.
+
+    Args:
+        config: the settings.
+        paths: where the run and its outputs lie.
+        recorder: journal and state.
+        spec: the evaluator.
+        publication: what became of outputs.
+        sequences: which checkpoints follow each other.
+        pins: the window store.
+        disk_reserve: what must stay free on the disk.
+        backlog: what waits.
+        proceed: called now and then; it raises Cancelled to end the thread.
+        pauses: whether nothing may be taken at the moment, because the run is away.
+        again: make every model anew whose inputs are there.
+        foreign: checkpoints that hold another model than the setting `source` names.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        paths: RunPaths,
+        recorder: Recorder,
+        *,
+        spec: EvaluatorSpec | None,
+        publication: Publication,
+        sequences: Sequences,
+        pins: Pins,
+        disk_reserve: DiskReserve,
+        backlog: Backlog,
+        proceed: Callable[[], None],
+        pauses: Callable[[], bool],
+        again: bool,
+        foreign: Collection[str],
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._recorder = recorder
+        self._spec = spec
+        self._publication = publication
+        self._sequences = sequences
+        self._pins = pins
+        self._disk_reserve = disk_reserve
+        self._backlog = backlog
+        self._proceed = proceed
+        self._pauses = pauses
+        self._acts = Acts(recorder)
+        self._pipeline: Pipeline | None = None
+        self._second = partial(SecondPass, config, publication, recorder, sequences, pins, again=again, foreign=foreign)
+        self._second_pass: SecondPass | None = None
+        self._late: list[str] = []
+        self._reconciled = -math.inf
+        self.engine: Engine | None = None
+        self.ready = False
+        self.idle = False
+        self.wake = threading.Event()
+
+    def run(self) -> None:
+        """Work until `proceed` ends it.
+
+        Raises:
+            Cancelled: `proceed` did.
+            EngineError: the engine cannot start the first time.
+            StoreError: our own store is lost.
+        """
+        self._pipeline = self._set_up()
+        self._second_pass = second = self._second()
+        self.ready = True
+        while True:
+            self._proceed()
+            done = False
+            with contextlib.suppress(StoreAway):
+                if not self._pauses():
+                    done = self._one(second)
+            if not done:
+                self.wake.wait(_TICK_S)
+                self.wake.clear()
+
+    def _one(self, second: SecondPass) -> bool:
+        """Work on one checkpoint; False if there is none."""
+        pipeline = self._pipeline
+        if pipeline is None or pipeline.engine_lost or self._broken():
+            pipeline = self._healed()
+        taken: list[str] = []
+        chosen = self._acts.do(
+            "choice", "the next checkpoint cannot be chosen", lambda: taken.extend(self._next(second))
+        )
+        if chosen and not taken and time.monotonic() - self._reconciled >= _RECONCILE_S:
+            self._reconciled = time.monotonic()
+            self._acts.do("outputs", "outputs cannot be compared with the journal", self._publication.reconcile)
+        self.idle = chosen and not taken
+        for name in taken:
+            done = self._acts.do("process", f"{name} cannot be worked on", partial(pipeline.process, name))
+            second.ended(name)
+            self._reconciled = -math.inf
+            return done
+        return False
+
+    def _next(self, second: SecondPass) -> list[str]:
+        name = self._backlog.next(self.since_error_s())
+        if name is None and (name := second.next()) is not None:
+            self._backlog.begin(name)
+        return [] if name is None else [name]
+
+    def since_error_s(self) -> float:
+        """Seconds since work failed last."""
+        return time.monotonic() - self.progress.last_error_time
+
+    def nothing_left(self) -> bool:
+        """Whether there is nothing to do until something is admitted."""
+        return self.ready and self.idle and not self._pauses() and not self._backlog.waits(self.since_error_s())
+
+    def came_late(self, name: str) -> None:
+        """See `SecondPass.came_late`; called by the thread that watches."""
+        if self._second_pass is not None:
+            self._second_pass.came_late(name)
+
+    @property
+    def progress(self) -> Progress:
+        """The work at hand."""
+        return self._pipeline.progress if self._pipeline is not None else Progress()
+
+    def cancel(self) -> None:
+        """Give up the work at hand, for good; called by another thread."""
+        if self._pipeline is not None:
+            self._pipeline.cancel()
+
+    def close(self) -> None:
+        """Close the engine; whatever a broken cluster does when it ends changes nothing of what was done."""
+        engine, self.engine = self.engine, None
+        try:
+            if engine is not None:
+                engine.close()
+        except Exception:  # noqa: BLE001 - whatever it is, it changes nothing of what was done
+            _LOG.exception("the engine did not end in order")
+
+    # -- the engine
+
+    def _broken(self) -> bool:
+        return self.engine is not None and bool(self.engine.broken())
+
+    def _healed(self) -> Pipeline:
+        """A pipeline on an engine that was started anew; tried until it starts.
+
+        Raises:
+            Cancelled: `proceed` ended it.
+        """
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            self.close()
+            try:
+                self._pipeline = self._set_up()
+            except EngineError as error:
+                what = f"the engine cannot be started again: {error}"
+                self._recorder.problem("engine", what, "it is tried until it starts; checkpoints are kept meanwhile")
+            else:
+                return self._pipeline
+            until = time.monotonic() + pause_s
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            while time.monotonic() < until:
+                self._proceed()
+                time.sleep(_TICK_S)
+
+    def _set_up(self) -> Pipeline:
+        """Start the engine and a pipeline on it.
+
+        Raises:
+            EngineError: it cannot start.
+        """
+        self.engine = start_engine(self._config)
+        count = self._config.evaluators if self._spec else 0
+        evaluators = [self.engine.evaluator(self._spec) for _ in range(count) if self._spec is not None]
+        for evaluator in evaluators[:1]:  # the others start when there is more than one model to evaluate
+            try:
+                evaluator.warm_up()
+            except EvaluationFailed as error:
+                failed(self._recorder, error, loaded=False)
+        return Pipeline(
+            self._config,
+            self._paths,
+            self._recorder,
+            sequences=self._sequences,
+            pins=self._pins,
+            disk_reserve=self._disk_reserve,
+            engine=self.engine,
+            evaluators=evaluators,
+        )

@@ -1,0 +1,43 @@
+"""What goes out to a terminal: the one place through which all commands print, and where nothing that a terminal obeys passes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+
+from rna_watch.journal.quantities import printable
+
+
+def shown(text: str) -> str:
+    """The text, of any number of lines, without anything that a terminal would obey."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def echo(text: str, *, err: bool = False, end: str = "\n") -> None:
+    """Print a text of any number of lines on standard output or standard error."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(shown(text) + end)
+    stream.flush()
+
+
+def note(text: str) -> None:
+    """Print a text on standard error."""
+    echo(text, err=True)
+
+
+def tolerate_any_text() -> None:
+    """Spell out characters that the terminal's encoding lacks, as in the C locale, instead of ending."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(ValueError, OSError):
+                stream.reconfigure(errors="backslashreplace")
+
+
+class Formatter(logging.Formatter):
+    """Lines of a log without anything that a terminal would obey; those of a traceback stay lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        return shown(super().format(record))

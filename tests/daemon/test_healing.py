@@ -1,0 +1,108 @@
+"""The engine is healed: closed and started again, as often as it takes, while watching and pinning go on."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from rna_watch.daemon import worker
+from rna_watch.engine.local import LocalEngine
+from rna_watch.errors import EngineError
+from rna_watch.journal import heartbeat
+from tests.daemon.in_process import watch
+from tests.daemon.runs import EVALUATOR, events, published, start_foreground, train, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from rna_watch.journal.replay import RunState
+    from rna_watch.window.tasks import Result
+    from rna_watch.window.tasks_plan import Task
+
+
+class _Losing(LocalEngine):
+    """An engine whose every task fails, as on a cluster whose session folder was cleaned away."""
+
+    def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[Result]:
+        """See `Engine.map`."""
+        raise FileNotFoundError(2, "No such file or directory", f"/tmp/session_{time.monotonic_ns()}/worker.out")
+
+
+def test_after_three_equal_failures_the_engine_is_started_anew_until_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks that fail alike, whatever numbers they name, and starts that fail: in the end there is an engine, and all models."""
+    train(tmp_path, count=5)
+    monkeypatch.setattr("rna_watch.daemon.order._FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr("rna_watch.daemon.worker._FIRST_PAUSE_S", 0.05)
+    engines: list[LocalEngine] = []
+
+    def start(_: object) -> LocalEngine:
+        engines.append(_Losing(1) if not engines else LocalEngine(1))
+        if 2 <= len(engines) <= 3:
+            raise EngineError("nothing answers at head:6379")
+        return engines[-1]
+
+    monkeypatch.setattr(worker, "start_engine", start)
+
+    def done(state: RunState) -> bool:
+        return len(state.outputs) == 3
+
+    state = watch(tmp_path, done)
+    assert len(engines) == 4
+    assert len(events(tmp_path, "failed")) == 3
+    assert all(event.will_retry for event in events(tmp_path, "failed"))
+    said = [event.what for event in events(tmp_path, "problem") if event.key == "engine"]
+    assert said == ["the engine cannot be started again: nothing answers at head:6379"]
+    assert "engine" not in state.problems
+
+
+def _part(run: Path, name: str) -> psutil.Process:
+    """The process of this name below the daemon."""
+    beat = heartbeat.read(run / ".rna-watch" / "heartbeat.json")
+    assert beat is not None
+    (found,) = (each for each in psutil.Process(beat.pid).children(recursive=True) if each.name() == name)
+    return found
+
+
+def _kill(name: str) -> Callable[[Path], None]:
+    return lambda run: _part(run, name).kill()
+
+
+def _clean_away(run: Path) -> None:
+    words = _part(run, "raylet").cmdline()
+    (place,) = {word.partition("=")[2] for word in words if word.startswith("--session_dir=")}
+    shutil.rmtree(place)
+
+
+@pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(_kill("gcs_server"), id="gcs_server"),
+        pytest.param(_kill("raylet"), id="raylet", marks=pytest.mark.slow),
+        pytest.param(_clean_away, id="session folder", marks=pytest.mark.slow),
+    ],
+)
+def test_a_cluster_that_is_harmed_is_started_anew(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    """Its control service or its raylet is killed, or its session folder cleaned away: every model comes, evaluated."""
+    run = tmp_path / "run"
+    train(run, count=3)
+    daemon = start_foreground(run, "--engine", "ray", "--workers", 1, "--evaluator", EVALUATOR)
+    try:
+        wait_until(lambda: published(run) == ["step_3.pt"])
+        harm(run)
+        train(run, count=2, first=4)
+        wait_until(lambda: published(run) == ["step_3.pt", "step_4.pt", "step_5.pt"])
+        assert daemon.poll() is None
+    finally:
+        daemon.terminate()
+        said, _ = daemon.communicate(timeout=60)
+    assert daemon.returncode == 0
+    assert "Traceback" not in said
+    assert events(run, "evaluation_failed") == []

@@ -1,0 +1,76 @@
+"""Order survives trouble: a file that cannot be read for a while keeps its place among its successors."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rna_watch.daemon import probes
+from rna_watch.journal import log
+from tests.daemon.in_process import watch
+from tests.daemon.runs import events, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rna_watch.journal.replay import RunState
+    from rna_watch.layout.layout import Layout
+
+
+class _Broken:
+    """The real probe on a disk that fails for one file."""
+
+    def __init__(self, name: str, code: int, times: float) -> None:
+        self._name = name
+        self._code = code
+        self.times = times
+        self._real = probes.probe
+
+    def __call__(self, path: str, *arguments: object) -> Layout:
+        """See `probe`."""
+        if path.endswith(self._name) and self.times > 0:
+            self.times -= 1
+            raise OSError(self._code, os.strerror(self._code), path)
+        return self._real(path, *arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_a_file_that_cannot_be_read_for_a_moment_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Its successors wait for it, so that every window is whole; nothing is called incomplete."""
+    train(tmp_path, count=5)
+    monkeypatch.setattr(probes, "probe", _Broken("step_3.pt", code, 2))
+    watch(tmp_path, lambda state: "step_5.pt" in state.outputs)
+    assert [event.checkpoint for event in events(tmp_path, "admitted")] == [f"step_{n}.pt" for n in range(1, 6)]
+    (first, *_) = events(tmp_path, "chosen")
+    assert first.inputs == ["step_1.pt", "step_2.pt", "step_3.pt"]
+    assert events(tmp_path, "waiting") == []
+
+
+def test_what_comes_late_is_put_into_the_windows_that_went_on_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the wait the successors go on, which is said; when the file can be read again their models are made anew."""
+    train(tmp_path, count=5)
+    broken = _Broken("step_3.pt", errno.EIO, float("inf"))
+    monkeypatch.setattr(probes, "probe", broken)
+    monkeypatch.setattr("rna_watch.watching.readiness.KEPT_PLACE_S", 0.8)
+
+    def done(state: RunState) -> bool:
+        chosen = {name: each.chosen for name, each in list(state.checkpoints.items()) if each.chosen}
+        if "step_5.pt" in state.outputs:
+            broken.times = 0
+        return all("step_3.pt" in each.inputs for each in chosen.values()) and len(chosen) == 3
+
+    state = watch(tmp_path, done)
+    journal = list(log.read(tmp_path / ".rna-watch" / "journal.jsonl"))
+    assert ["goes on without it" in event.text for event in journal if event.kind == "noted"] == [True]  # type: ignore[attr-defined]
+    assert {event.checkpoint for event in events(tmp_path, "taken_up")} == {"step_4.pt", "step_5.pt"}
+    assert events(tmp_path, "window_started") == []
+    newest = state.checkpoints["step_5.pt"].chosen
+    assert newest is not None
+    assert newest.inputs == [f"step_{number}.pt" for number in range(1, 6)]

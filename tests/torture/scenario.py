@@ -1,0 +1,300 @@
+"""What is tortured: a small run, the command that processes it, and what must hold of the disk afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rna_watch import cli
+from rna_watch.journal import log
+from rna_watch.publishing.verification import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PAST_S = 3600.0
+_LIMIT_S = 120.0
+_MOST_RUNS = 3
+_SIZES = {"body.weight": (16, 24), "body.bias": (16,), "head.weight": (4, 16)}
+# a number that depends on every byte of the model
+_JUDGE = "printf '{\"loss\": 0.%s}' $(cksum < {checkpoint} | cut -c1-4)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A run and how it is processed.
+
+    Attributes:
+        name: its name.
+        folders: whether its checkpoints are folders with safetensors in them.
+        options: of `once`.
+    """
+
+    name: str
+    folders: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def ray(self) -> bool:
+        """Whether its work runs on Ray."""
+        return "ray" in self.options
+
+
+_COMMON = ("--window", "3", "--keep", "2")
+SCENARIOS = {
+    each.name: each
+    for each in (
+        Scenario(name="files", options=(*_COMMON, "--engine", "local")),
+        Scenario(name="folders", folders=True, options=(*_COMMON, "--engine", "local")),
+        Scenario(name="exports", options=(*_COMMON, "--engine", "local", "--export", "safetensors", "--pin", "copy")),
+        Scenario(
+            name="command",
+            options=(*_COMMON, "--engine", "local", "--max-candidates", "2", "--evaluate-command", _JUDGE),
+        ),
+        Scenario(name="ray", options=(*_COMMON, "--engine", "ray", "--workers", "1")),
+    )
+}
+
+
+def write_run(folder: Path, scenario: Scenario, count: int = 5) -> None:
+    """Write a run of small checkpoints that lie still for an hour."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(shape, generator=generator) for name, shape in _SIZES.items()}
+    target = {name: torch.randn(shape, generator=generator) for name, shape in _SIZES.items()}
+    folder.mkdir(parents=True)
+    past = time.time() - _PAST_S
+    for step in range(1, count + 1):
+        for name, tensor in state.items():
+            tensor.add_(0.3 * (target[name] - tensor) + 0.02 * torch.randn(tensor.shape, generator=generator))
+        if scenario.folders:
+            path = folder / f"checkpoint-{step}"
+            path.mkdir()
+            save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+            (path / "config.json").write_text("{}")
+            (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        else:
+            path = folder / f"step_{step}.pt"
+            torch.save({"model": state, "step": step}, path)
+        for each in (*path.rglob("*"), path) if path.is_dir() else (path,):
+            os.utime(each, (past + step, past + step))
+
+
+def snapshot(folder: Path) -> dict[str, tuple[str, int, int]]:
+    """Content, mode and modification time of everything below a folder; links are not followed."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        stat = path.lstat()
+        if path.is_symlink():
+            content = os.readlink(path)
+        elif path.is_file():
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            content = ""
+        found[str(path.relative_to(folder))] = (content, stat.st_mode, 0 if path.is_dir() else stat.st_mtime_ns)
+    return found
+
+
+def originals(run: Path) -> dict[str, tuple[str, int, int]]:
+    """What the trainer wrote, as it is."""
+    return {name: each for name, each in snapshot(run).items() if name.partition("/")[0] not in {"rna", ".rna-watch"}}
+
+
+def models(run: Path) -> dict[str, str]:
+    """The published models, plain copies and links by name: their content."""
+    found = {}
+    for name, (content, *_) in snapshot(run / "rna").items() if (run / "rna").is_dir() else ():
+        if not name.endswith(".json") or "/" in name:
+            found[name] = content
+    return found
+
+
+def forked(act: Callable[[], object], output: Path, limit_s: float = _LIMIT_S) -> int | None:
+    """Run something in a forked child with its output in a file; its exit code, negative of a signal; None if it hung."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.setsid()
+            target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(target, 1)
+            os.dup2(target, 2)
+            result = act()
+            code = result if isinstance(result, int) else 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        except BaseException:  # noqa: BLE001 - it is the child's end, and the parent reads it
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def command_line(run: Path, scenario: Scenario) -> list[str]:
+    """The command that processes a run."""
+    return ["rna-watch", "once", str(run), *scenario.options]
+
+
+def once(run: Path, scenario: Scenario) -> None:
+    """Process a run, in this process, as the command does."""
+    sys.argv = command_line(run, scenario)
+    cli.main()
+
+
+def verdicts(run: Path) -> dict[str, Verdict]:
+    """What `verify` says of every model of a run."""
+    from rna_watch.commands.verify import verify_all
+    from rna_watch.errors import NothingToDo
+
+    try:
+        return {each.output: each.verdict for each in verify_all([run])}
+    except NothingToDo:
+        return {}
+
+
+def left_over(run: Path) -> list[str]:
+    """What a daemon that ended should not have left: temporary files, scratch, models without a manifest or the reverse."""
+    found = [str(path.relative_to(run)) for path in run.rglob(".rna-watch-*")]
+    scratch = run / ".rna-watch" / "scratch"
+    if scratch.is_dir():
+        found += [str(path.relative_to(run)) for path in scratch.iterdir()]
+    tree = run / "rna"
+    for path in tree.iterdir() if tree.is_dir() else ():
+        if path.suffix == ".json" and not path.with_suffix("").exists():
+            found.append(f"{path.name} without its model")
+        elif path.is_symlink() and not path.exists():
+            found.append(f"{path.name} names nothing")
+    return found
+
+
+def journal_problems(run: Path) -> list[str]:
+    """What is wrong with the journal: numbers that do not rise, a model recorded as made under two names."""
+    events: list[Any] = list(log.read(run / ".rna-watch" / "journal.jsonl"))
+    numbers = [event.seq for event in events]
+    found = []
+    if any(b <= a for a, b in pairwise(numbers)):
+        found.append("the journal's numbers do not rise")
+    made: dict[str, set[str]] = {}
+    for event in events:
+        if event.kind == "published":
+            made.setdefault(event.checkpoint, set()).add(event.output)
+    found += [
+        f"{name} was published as {' and '.join(sorted(names))}" for name, names in made.items() if len(names) > 1
+    ]
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A scenario made ready: its template and what an undisturbed run of it gives.
+
+    Attributes:
+        scenario: the scenario.
+        template: the run before anything was done.
+        canary: a folder that must stay as it is.
+        expected: models by name, after an undisturbed run.
+        folder: where the points lie.
+    """
+
+    scenario: Scenario
+    template: Path
+    canary: Path
+    expected: dict[str, str]
+    folder: Path
+
+    def fresh(self, name: str) -> Path:
+        """A copy of the template; hard links, modes and times are as there."""
+        run = self.folder / name / "run"
+        shutil.rmtree(run.parent, ignore_errors=True)
+        run.parent.mkdir(parents=True)
+        shutil.copytree(self.template, run, symlinks=True)
+        return run
+
+
+def prepare(folder: Path, scenario: Scenario) -> Bench:
+    """Write a run, process a copy of it undisturbed, and keep what came out."""
+    template, canary = folder / f"{scenario.name}-template", folder / "canary"
+    if forked(lambda: write_run(template, scenario), folder / "output") != 0:
+        raise AssertionError((folder / "output").read_text())
+    canary.mkdir(exist_ok=True)
+    (canary / "step_1.pt").write_bytes(b"somebody's")
+    bench = Bench(scenario=scenario, template=template, canary=canary, expected={}, folder=folder)
+    run = bench.fresh("reference")
+    output = run.parent / "output"
+    if forked(lambda: once(run, scenario), output) != 0:
+        raise AssertionError(output.read_text())
+    problems = [
+        *left_over(run),
+        *journal_problems(run),
+        *(f"{k}: {v}" for k, v in verdicts(run).items() if v != "verified"),
+    ]
+    if problems or not models(run):
+        raise AssertionError("; ".join(problems) or output.read_text())
+    return Bench(scenario=scenario, template=template, canary=canary, expected=models(run), folder=folder)
+
+
+def problems_after(bench: Bench, run: Path, before: dict[str, tuple[str, int, int]]) -> list[str]:
+    """What does not hold right after a fault: foreign bytes, torn models, tracebacks."""
+    found = []
+    if originals(run) != before:
+        changed = {n for n in before.keys() | originals(run).keys() if before.get(n) != originals(run).get(n)}
+        found.append(f"the trainer's files changed: {', '.join(sorted(changed))}")
+    found += [
+        f"{name} {verdict}" for name, verdict in verdicts(run).items() if verdict is Verdict.DIFFERS and exists(name)
+    ]
+    for path in (run.parent / "output", run / ".rna-watch" / "log"):
+        if path.exists() and "Traceback" in (text := path.read_text(errors="replace")):
+            lines = text.rpartition("Traceback")[2].splitlines()[1:]
+            found.append(f"a traceback in {path.name}: {next((each for each in lines if each[:1] != ' '), lines[-1])}")
+    return found
+
+
+def exists(model: str) -> bool:
+    """Whether a model is there: its manifest comes first, and one alone is harmless."""
+    return Path(model).exists()
+
+
+def problems_in_the_end(bench: Bench, run: Path) -> list[str]:
+    """What does not hold after undisturbed commands have gone on: models lost or other ones, rubbish, tracebacks."""
+    before = originals(run)
+    output = run.parent / "output"
+    code: int | None = 0
+    for _ in range(_MOST_RUNS):
+        code = forked(lambda: once(run, bench.scenario), output)
+        if code != 0:
+            break
+    found = [] if code == 3 else [f"it ended with {code} instead of 3 when all was done"]
+    found += problems_after(bench, run, before)
+    now = models(run)
+    if now != bench.expected:
+        names = sorted(n for n in now.keys() | bench.expected.keys() if now.get(n) != bench.expected.get(n))
+        found.append(f"these models are not as they would be: {', '.join(names)}")
+    found += [f"{name} {verdict}" for name, verdict in verdicts(run).items() if verdict is not Verdict.VERIFIED]
+    return found + left_over(run) + journal_problems(run)
