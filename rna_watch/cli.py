@@ -116,14 +116,15 @@ def status(paths: RunPaths, *, as_json: bool, check: bool) -> None:
 @click.option("--once", is_flag=True, help="Print one frame and exit.")
 @click.option("--svg", type=_PATH, help="Write one frame as a picture and exit.")
 @click.option("--width", default=120, show_default=True, help="Columns of the picture.")
-def dashboard(paths: RunPaths, *, svg: Path | None, width: int, once: bool) -> None:
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def dashboard(paths: RunPaths, *, svg: Path | None, width: int, once: bool, force: bool) -> None:
     """Show RUN_DIR live, from any machine that sees its files; q or Ctrl-C leaves, the daemon goes on."""
     from rna_watch.commands import dashboard
 
     if svg is None:
         dashboard.show(paths, once=once, say=note)
     else:
-        dashboard.draw(paths, svg, width)
+        dashboard.draw(paths, svg, width, force=force)
         echo(str(svg))
 
 
@@ -203,6 +204,7 @@ def inspect(checkpoint: Path, *, as_json: bool, **options: Any) -> None:
 )
 @click.option("--members", is_flag=True, help="Also every fixed recipe that was evaluated at most checkpoints.")
 @click.option("--plot", type=_PATH, help="Draw it too: a file ending in .svg, .png or .pdf.")
+@click.option("--force", is_flag=True, help="Replace that file if it exists.")
 @_json("everything as one JSON object")
 def compare(paths: RunPaths, **options: Any) -> None:
     """Compare every method at every checkpoint of RUN_DIR: what was best, what it saved, and where it lost."""

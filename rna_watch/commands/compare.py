@@ -32,6 +32,7 @@ def show(
     sequence: str | None,
     members: bool,
     plot: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Print the comparison of a run.
@@ -44,6 +45,7 @@ def show(
         sequence: the sequence to compare, if a folder has several; None: the longest.
         members: show every fixed recipe too.
         plot: a picture to draw too.
+        force: replace what has the picture's name.
         as_json: print everything as one JSON object instead.
 
     Raises:
@@ -61,7 +63,7 @@ def show(
         there=paths.there,
     )
     if plot is not None:
-        draw(comparison, plot)
+        draw(comparison, plot, force=force)
     console = PlainConsole(highlight=False)
     if as_json:
         echo(json.dumps(record(comparison), indent=2))

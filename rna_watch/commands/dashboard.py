@@ -10,6 +10,7 @@ from rna_watch.dashboard.live import watch
 from rna_watch.dashboard.terminal import PlainConsole
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load, settled
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,15 +32,20 @@ def show(paths: RunPaths, *, once: bool, say: Callable[[str], None]) -> None:
     watch(paths, console=PlainConsole(), once=once)
 
 
-def draw(paths: RunPaths, file: Path, width: int) -> None:
+def draw(paths: RunPaths, file: Path, width: int, *, force: bool) -> None:
     """Write a picture of a run's present state.
 
     Args:
         paths: the run's paths.
         file: the SVG file.
         width: columns of text.
+        force: replace a file that has the name.
+
+    Raises:
+        UsageError: something has the name.
+        StoreError: the file cannot be written.
     """
     state, status = load(paths)
-    file.write_text(
-        picture.svg(state, status, now=time.time(), width=width, best=standing(state, paths.there)), encoding="utf-8"
-    )
+    drawn = picture.svg(state, status, now=time.time(), width=width, best=standing(state, paths.there))
+    with disk.writing(file, "--svg"), disk.replacing(file, durable=False, new=not force) as temporary:
+        disk.write_new(temporary, drawn.encode())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.methods import AVERAGE, RNA
 from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
-from rna_watch.errors import UsageError
+from rna_watch.errors import StoreError, UsageError
 from rna_watch.journal.quantities import plain
 from rna_watch.journal.words import DIRECTIONS
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,11 +55,16 @@ def check(path: Path) -> None:
         raise UsageError("--plot needs matplotlib: pip install 'rna-watch[report]'") from error
 
 
-def plot(comparison: Comparison, path: Path) -> None:
+def plot(comparison: Comparison, path: Path, *, force: bool = False) -> None:
     """Draw the picture; equal comparisons give equal files.
 
+    Args:
+        comparison: what is drawn.
+        path: the file.
+        force: replace what has the name.
+
     Raises:
-        UsageError: as for `check`, or the file cannot be written.
+        UsageError: as for `check`, something has the name, or the file cannot be written.
     """
     check(path)
     import matplotlib as mpl
@@ -97,10 +104,13 @@ def plot(comparison: Comparison, path: Path) -> None:
         axes.set_title(f"{name}{plain(c.metric)}{told}", loc="left", x=-0.01, fontsize=11, pad=8 + 16 * rows)
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=_LEGEND_COLUMNS, frameon=False)
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-        try:
-            figure.savefig(path, metadata=metadata)
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        drawn = BytesIO()
+        figure.savefig(drawn, format=path.suffix.lower().removeprefix("."), metadata=metadata)
+    try:
+        with disk.writing(path, "--plot"), disk.replacing(path, durable=False, new=not force) as temporary:
+            disk.write_new(temporary, drawn.getvalue())
+    except StoreError as error:
+        raise UsageError(str(error)) from error
 
 
 def _has_isolated(values: Sequence[float]) -> bool:

@@ -138,7 +138,7 @@ class _Log(logging.handlers.RotatingFileHandler):
             self.stream.close()
         names = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
         for older, newer in reversed(list(pairwise(names))):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # the log goes on in the file that is there
                 disk.rename(older, newer)
         self.stream = self._open()
 

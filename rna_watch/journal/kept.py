@@ -22,14 +22,14 @@ HARMLESS = frozenset({
     *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "trained_memory"),
     *("learning_rate_jump", "one_run", "metric", "mode", "first_round", "evaluators", "minimum_gain"),
     *("evaluation_timeout",),
-    *("output", "publish", "keep", "export", "optimizer_state"),
+    *("output", "allow_links", "publish", "keep", "export", "optimizer_state"),
     *("engine", "ray_address", "workers"),
     *("patterns", "step", "every", "first_step", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
 })  # fmt: skip
 # Settings whose change takes effect by itself on what is there, or that act on nothing that was made.
 _AT_ONCE = frozenset({
     *("evaluator", "evaluate_command", "device", "evaluation_threads", "gpus", "evaluators", "evaluation_timeout"),
-    *("metric", "mode", "source", "output", "keep", "engine", "ray_address", "workers"),
+    *("metric", "mode", "source", "output", "allow_links", "keep", "engine", "ray_address", "workers"),
     *("quiet", "scan_interval", "pin", "store_budget", "reserve", "trained_memory"),
 })  # fmt: skip
 # Settings by which checkpoints are taken: what was taken or left out before stays so.

@@ -162,7 +162,7 @@ class Journal:
     def _reopened(self) -> bool:
         """Whether the file, the same one, could be opened anew; after an unmount the old descriptor may be of no use."""
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = owned.open_at(self.path, os.O_RDWR | os.O_APPEND)
         except OSError:
             return False
         same = os.fstat(descriptor).st_ino == self._inode

@@ -150,7 +150,11 @@ def hold(base: int, name: str, room_bytes: int) -> int:
         os.close(folder)
     try:
         fcntl.flock(mark, fcntl.LOCK_EX)
-        os.posix_fallocate(mark, 0, room_bytes)
+        try:
+            os.posix_fallocate(mark, 0, room_bytes)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # a file system that cannot promise room
+                raise
         os.ftruncate(mark, 0)
         os.pwrite(mark, MARK_TEXT, 0)  # last: `held` takes no lock on a mark without it
     except BaseException:
@@ -261,9 +265,11 @@ def _enter(descriptor: int, name: str, path: str, *, follow: bool) -> int:
     try:
         return os.open(name, _FOLDER | (0 if follow else os.O_NOFOLLOW), dir_fd=descriptor)
     except OSError as error:
+        link = False
         with suppress(OSError):
-            if stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode) and not follow:
-                raise _link(path) from error
+            link = not follow and stat.S_ISLNK(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode)
+        if link:
+            raise _link(path) from error
         raise OSError(error.errno, error.strerror, path) from error
 
 

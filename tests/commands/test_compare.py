@@ -30,7 +30,16 @@ def test_a_real_run_is_compared_from_its_journal_alone(tmp_path: Path) -> None:
     result = rna_watch("compare", run, "--json", "--plot", picture)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    assert picture.exists()
+    drawn = picture.read_bytes()
+    again = rna_watch("compare", run, "--plot", picture)
+    assert again.returncode == 2
+    assert "replace it with --force" in again.stderr
+    assert rna_watch("compare", run, "--plot", picture, "--force").returncode == 0
+    assert picture.read_bytes() == drawn
+    assert rna_watch("dashboard", run, "--svg", picture).returncode == 2
+    assert picture.read_bytes() == drawn
+    assert rna_watch("dashboard", run, "--svg", picture, "--force").returncode == 0
+    assert picture.read_bytes() != drawn
     assert (found["metric"], found["mode"], found["chosen_by"]["metric"]) == ("loss", "min", "loss")
     told = {
         (row["checkpoint"], name, candidate["value"])
