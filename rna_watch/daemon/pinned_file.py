@@ -80,6 +80,9 @@ def pin_checkpoint(layout: Layout, destination: str, *, link: bool, proceed: Cal
             root=destination if layout.root else "",
             gradient=_pin_gradient(layout, destination, proceed),
         )
+        for folder, _, _ in os.walk(destination):
+            disk.sync_folder(folder)
+        disk.sync_folder(os.path.dirname(destination))  # noqa: PTH120
     except BaseException:
         unpin(destination)
         raise
@@ -140,4 +143,5 @@ def _copy(source: FileIdentity, destination: str, proceed: Callable[[], None]) -
             writer, stat.S_IMODE(os.fstat(reader.descriptor).st_mode) & 0o777
         )  # models get it from their newest pin
         os.utime(writer, ns=(source.mtime_ns, source.mtime_ns))
+        os.fsync(writer)  # a pin is recorded as whole; a link's bytes are the trainer's to put on the disk
     return REFLINK if shared else COPY

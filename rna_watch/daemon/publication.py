@@ -212,7 +212,8 @@ class Publication:
         state = self._recorder.state
         for output, published in list(state.outputs.items()):
             if not self.exists(output):
-                what = f"{output} was removed by somebody else; the next start makes it anew if it can"
+                output_tree.remove(self._paths.models / output)  # its manifest and plain copy
+                what = f"{output} is gone; the next start makes it anew if it is to be kept"
                 self._recorder.record(e.Noted(checkpoint=published.checkpoint, text=what))
                 self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
         bare = [output for output in state.outputs if not artifacts.is_output(self._paths.models / output)]

@@ -165,9 +165,13 @@ class Watcher:
     # -- scans
 
     def _scan(self, now: float) -> None:
+        unlisted: set[str] = set()
         try:
             found, problems = scan(
-                self._paths.run, patterns=self._config.patterns, exclude=(self._paths.models, self._paths.state)
+                self._paths.run,
+                patterns=self._config.patterns,
+                exclude=(self._paths.models, self._paths.state),
+                unlisted=unlisted,
             )
         except (RnaWatchError, OSError) as error:
             said = str(error) if isinstance(error, RnaWatchError) else in_words(error)
@@ -195,7 +199,7 @@ class Watcher:
             self._backlog.there_before(times)
         self._sequences.update(times)
         self._admission.reread()
-        for name in self._readiness.update(found, now, whole=not problems):
+        for name in self._readiness.update(found, now, unlisted):
             known = self._recorder.checkpoint(name)
             if known is not None and known.stage is Stage.WAITING:
                 self._recorder.record(e.Vanished(checkpoint=name))

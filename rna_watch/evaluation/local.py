@@ -100,7 +100,7 @@ def serve(connection: Connection, lifeline: int) -> None:
 
     threading.Thread(target=follow_parent, daemon=True).start()
     sys.modules["__main__"] = types.ModuleType("__main__")  # nothing of ours is in the user's way
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         worker = AnsweringWorker(connection.recv())
         while True:
             number, method, arguments, options = connection.recv()

@@ -19,6 +19,7 @@ from rna_watch.layout import bounded_json
 from rna_watch.layout.artifacts import is_output
 from rna_watch.layout.identity import FileIdentity, identify
 from rna_watch.layout.layout import Extent, Layout, TensorView
+from rna_watch.layout.open_file import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,7 +139,7 @@ def _trainer_state(folder: str, names: set[str]) -> dict[str, Any]:
         return {}
     try:
         state = bounded_json.read(os.path.join(folder, _STATE))  # noqa: PTH118
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise IncompleteCheckpoint(f"{_STATE} cannot be read yet ({error})") from error
     if not isinstance(state, dict):
         raise IncompleteCheckpoint(f"{_STATE} is not whole yet")
@@ -187,7 +188,7 @@ def _check_ends(folder: str, names: set[str]) -> None:
     for name in sorted(names):
         if not name.endswith(".json") or _TRAINING.match(name):
             continue
-        with open(os.path.join(folder, name), "rb") as file:  # noqa: PTH118, PTH123
+        with open(os.path.join(folder, name), "rb", opener=open_regular) as file:  # noqa: PTH118
             head = file.read(_TAIL_BYTES).lstrip()[:1]
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             tail = file.read().rstrip()[-1:]
@@ -223,7 +224,7 @@ def _shards(folder: str, names: set[str]) -> tuple[list[str], str, dict[str, str
 def _weight_map(folder: str, index: str) -> dict[str, str]:
     try:
         weight_map = dict(bounded_json.read(os.path.join(folder, index))["weight_map"])  # noqa: PTH118
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise IncompleteCheckpoint(f"{index} cannot be read ({type(error).__name__}: {error})") from error
     files = weight_map.values()
     if not weight_map or any(not isinstance(file, str) or "/" in file or file.startswith(".") for file in files):

@@ -309,6 +309,16 @@ def remove(path: str | Path) -> None:
         _remove(folder, name)
 
 
+def sync_folder(path: str | Path) -> None:
+    """Put the names in a folder on the disk, removals too.
+
+    Raises:
+        OSError: the folder is not there, or the disk fails.
+    """
+    with owned.at(os.path.join(path, "any")) as (folder, _):  # noqa: PTH118
+        os.fsync(folder)
+
+
 def sweep(folder: Path) -> None:
     """Remove what is ours in a folder; what cannot be removed stays."""
     for path in folder.glob("*"):

@@ -22,8 +22,8 @@ _SAMPLE_BYTES = 4096
 _PIECE_BYTES = 2**20
 
 
-def open_regular(path: str) -> int:
-    """A descriptor of a regular file, to read from; nothing else is ever waited for (a pipe, a device).
+def open_regular(path: str, _flags: int = 0) -> int:
+    """A descriptor of a regular file, to read from; nothing else is ever waited for (a pipe, a device). Also an `opener`.
 
     Raises:
         RefusedCheckpoint: it is something else.

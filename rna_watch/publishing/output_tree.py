@@ -100,6 +100,8 @@ def remove(model: Path) -> None:
     for path in (model, export_path(model), manifest_path(model)):
         with contextlib.suppress(PermissionError):
             disk.remove(path)
+    with contextlib.suppress(FileNotFoundError):
+        disk.sync_folder(model.parent)
 
 
 def sweep(tree: Path) -> None:

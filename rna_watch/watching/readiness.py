@@ -76,17 +76,18 @@ class Readiness:
     def _report_after_s(self) -> float:
         return 0.0 if self._at_once else max(LEAST_REPORT_S, min(2 * self._longest_s, _MOST_REPORT_S))
 
-    def update(self, found: Iterable[Found], now: float, *, whole: bool = True) -> list[str]:
+    def update(self, found: Iterable[Found], now: float, unlisted: Iterable[str] = ()) -> list[str]:
         """Take in a scan; returns the names that were there before and are gone.
 
         Args:
             found: the scan's candidates.
             now: the clock.
-            whole: whether all could be looked at; otherwise nothing is taken for gone.
+            unlisted: folders that could not be listed: nothing in them is taken for gone.
         """
         current = {each.name: each for each in found}
         self._reading.update(current)
-        gone = [name for name in self._entries if name not in current and whole]
+        unseen = tuple(f"{folder}/" for folder in unlisted)
+        gone = [name for name in self._entries if name not in current and not f"{name}/".startswith(unseen)]
         for name in gone:
             del self._entries[name]
         for name, each in current.items():

@@ -15,6 +15,7 @@ from rna_watch.formats import registry
 from rna_watch.formats.recorded_gradient import SUFFIX
 from rna_watch.layout.artifacts import ENDING, is_output
 from rna_watch.layout.identity import FileIdentity, identify, identify_folder
+from rna_watch.layout.trouble import PASSING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +42,9 @@ class Found:
     identity: FileIdentity | None
 
 
-def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = ()) -> tuple[list[Found], list[str]]:
+def scan(
+    run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (), unlisted: set[str] | None = None
+) -> tuple[list[Found], list[str]]:
     """All candidates below a folder, and a sentence for each file or folder that could not be looked at.
 
     A file or folder with one of our manifests next to it is an output of ours, never an input.
@@ -50,6 +53,7 @@ def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (
         run: the run directory.
         patterns: glob patterns of names (or of paths below `run`); empty: the usual endings.
         exclude: folders whose files are ours, never inputs, not even through a symbolic link.
+        unlisted: gets the folders, relative to `run`, that cannot be listed for a reason that may pass.
 
     Raises:
         UsageError: the run directory does not exist or cannot be read.
@@ -59,7 +63,8 @@ def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (
     ours = [os.path.realpath(folder) for folder in exclude]
     found: list[Found] = []
     problems: list[str] = []
-    for path, whole in _walk(str(run), 0, ours, problems):
+    failed: dict[str, OSError] = {}
+    for path, whole in _walk(str(run), 0, ours, failed):
         name = os.path.relpath(path, run)
         if not _matches(name, patterns, whole=whole):
             continue
@@ -74,6 +79,10 @@ def scan(run: Path, *, patterns: Sequence[str] = (), exclude: Sequence[Path] = (
                 continue  # between listing and stat: retention, or a dangling link
             found.append(Found(name=name, identity=None))
             problems.append(f"{name} cannot be looked at: {error.strerror}")
+    for folder, refusal in failed.items():
+        problems.append(f"the folder {folder} cannot be read: {refusal.strerror}")
+        if unlisted is not None and refusal.errno in PASSING:
+            unlisted.add(os.path.relpath(folder, run))
     return found, problems
 
 
@@ -96,7 +105,7 @@ def linked_folders(run: Path, *, exclude: Sequence[Path] = ()) -> list[tuple[str
     return found
 
 
-def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iterator[tuple[str, bool]]:
+def _walk(folder: str, depth: int, ours: list[str], failed: dict[str, OSError]) -> Iterator[tuple[str, bool]]:
     """Files that may be checkpoints, and folders that are one as a whole (True)."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -105,7 +114,7 @@ def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iter
     except OSError as error:
         if depth == 0:
             raise UsageError(f"the run directory {folder} cannot be read: {error.strerror}") from error
-        problems.append(f"the folder {folder} cannot be read: {error.strerror}")
+        failed[folder] = error
         return
     names = {entry.name for entry in entries}
     whole = depth > 0 and registry.recognised_folder(folder, names) is not None
@@ -118,7 +127,7 @@ def _walk(folder: str, depth: int, ours: list[str], problems: list[str]) -> Iter
             continue  # a trainer's last model lies next to its checkpoints
         if entry.is_dir(follow_symlinks=False):
             if depth < _MAX_DEPTH and os.path.realpath(entry.path) not in ours:
-                yield from _walk(entry.path, depth + 1, ours, problems)
+                yield from _walk(entry.path, depth + 1, ours, failed)
         elif not _leads_to_folder(entry):
             yield entry.path, False
 

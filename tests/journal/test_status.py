@@ -18,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from rna_watch.errors import RunIsWatched, StoreError
-from rna_watch.journal import heartbeat
+from rna_watch.commands.status import check
+from rna_watch.errors import RnaWatchError, RunIsWatched, StoreError
+from rna_watch.journal import events as e
+from rna_watch.journal import heartbeat, log
 from rna_watch.journal import owner as owner_module
 from rna_watch.journal import status as status_module
 from rna_watch.journal.lock import RunLock
@@ -486,3 +488,47 @@ def test_a_lock_that_cannot_be_written_is_given_back(paths: RunPaths, monkeypatc
     with pytest.raises(StoreError, match=r"cannot write .*lock: No space left on device"), RunLock(paths):
         pass
     assert not status_of(paths).alive
+
+
+def test_check_fails_while_everything_fails(tmp_path: Path) -> None:
+    """After three failures in a row of the work, or of evaluations, until one succeeds, and with the problem in words."""
+    paths = RunPaths(run=tmp_path, output=tmp_path)
+    paths.create()
+
+    def checked(*events: e.Event) -> str:
+        for event in events:
+            journal.append(event)
+        heartbeat.write(paths.heartbeat, beat)
+        try:
+            check(paths)
+        except RnaWatchError as error:
+            return str(error)
+        return ""
+
+    failed = e.Failed(checkpoint="a.pt", reason="a task failed", will_retry=True)
+    unjudged = e.EvaluationFailed(checkpoint="a.pt", candidate="last", reason="KeyError")
+    with RunLock(paths):
+        beat = heartbeat.Heartbeat(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            time=time.time() + 1,
+            state="watching",
+            watching="scans",
+            queue=0,
+            work=None,
+            workers=(),
+            read_bytes_per_s=0.0,
+        )
+        journal = log.Journal(paths.journal)
+        assert checked() == ""
+        assert checked(failed, failed) == ""
+        assert (
+            checked(e.Published(checkpoint="a.pt", output="a.pt", written_bytes=1, seconds=1.0), failed, failed) == ""
+        )
+        problem = e.Problem(key="engine", what="Ray's gcs_server ended", remedy="none")
+        assert "last 3 attempts at a model" in checked(failed, problem)
+        assert checked(failed).endswith("failed: Ray's gcs_server ended")
+        assert checked(e.Finished(checkpoint="a.pt", reason="number 1 of a new window"), unjudged, unjudged) == ""
+        assert "last 3 evaluations" in checked(unjudged)
+        assert checked(e.Evaluated(checkpoint="a.pt", candidate="last", metrics={"loss": 1.0}, seconds=1.0)) == ""
+        journal.close()

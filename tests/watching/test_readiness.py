@@ -132,3 +132,47 @@ def test_what_is_no_checkpoint_says_nothing_of_how_long_one_takes() -> None:
 def test_once_reports_at_once() -> None:
     """Nobody waits there for the rest of a file."""
     assert _reported_after(Readiness(1.0, at_once=True)) == 0
+
+
+def test_a_file_that_cannot_be_read_keeps_its_place_for_a_minute() -> None:
+    """Its successors wait, those of other series do not; then they go on, which is told once, and it is tried further on."""
+    readiness = Readiness(0.0)
+    found = [_found(name, 1) for name in ("a_1.pt", "a_2.pt", "b_1.pt")]
+    readiness.update(found, 0.0)
+    assert _names(readiness, 0.0) == ["a_1.pt", "a_2.pt", "b_1.pt"]
+    readiness.postpone("a_1.pt", "Input/output error", 0.0, unreadable=True)
+    assert _names(readiness, 0.1) == ["b_1.pt"]
+    assert readiness.waiting
+    assert _names(readiness, 59.0)[0] == "a_1.pt"
+    readiness.postpone("a_1.pt", "Input/output error", 59.0, unreadable=True)
+    assert "a_2.pt" not in _names(readiness, 59.1)
+    assert readiness.pop_let_by() == []
+    assert "a_2.pt" in _names(readiness, 60.0)
+    assert (readiness.waiting, readiness.pop_let_by(), readiness.pop_let_by()) == (False, ["a_1.pt"], [])
+    assert readiness.passed("a_1.pt")
+    assert not readiness.passed("a_2.pt")
+
+
+def test_what_is_incomplete_keeps_no_place() -> None:
+    """A file that is still being written is read, and is no reason to wait."""
+    readiness = Readiness(0.0)
+    readiness.update([_found(name, 1) for name in ("a_1.pt", "a_2.pt")], 0.0)
+    readiness.postpone("a_1.pt", "Input/output error", 0.0, unreadable=True)
+    readiness.postpone("a_1.pt", "it ends at byte 7", 1.0)
+    assert _names(readiness, 1.1) == ["a_2.pt"]
+    assert not readiness.waiting
+
+
+def test_what_a_scan_could_not_look_at_is_not_taken_for_gone() -> None:
+    """A folder that cannot be listed keeps its files, and a file of which the system does not tell keeps its place."""
+    readiness = Readiness(0.0)
+    readiness.update([_found("in/a_1.pt"), _found("b_1.pt")], 0.0)
+    assert readiness.update([], 1.0, ["in"]) == ["b_1.pt"]
+    unknown = [Found(name=name, identity=None) for name in ("in/a_0.pt", "in/a_1.pt")]
+    readiness.update([*unknown, _found("in/a_2.pt")], 2.0)
+    assert "in/a_2.pt" not in _names(readiness, 2.0)
+    assert readiness.waiting
+    names = [f"in/a_{number}.pt" for number in range(3)]
+    readiness.update([_found(name) for name in names], 3.0)
+    assert _names(readiness, 3.0) == names
+    assert sorted(readiness.update([], 4.0)) == names

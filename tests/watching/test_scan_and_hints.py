@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from watchdog.events import (
@@ -26,6 +27,9 @@ from rna_watch.errors import UsageError
 from rna_watch.watching import scan as scanning
 from rna_watch.watching.hints import Hints, _Handler
 from rna_watch.watching.scan import network_file_system, scan
+
+if TYPE_CHECKING:
+    from rna_watch.layout.identity import FileIdentity
 
 
 def _write(path: Path) -> Path:
@@ -221,3 +225,47 @@ def test_an_unreadable_sub_folder_is_told_and_the_rest_is_found(tmp_path: Path) 
     found, problems = scan(tmp_path)
     assert [each.name for each in found] == ["a.pt"]
     assert "closed cannot be read" in problems[0]
+
+
+def test_what_the_system_fails_to_tell_of_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be looked at stays a candidate, a folder that cannot be listed is named; what is gone is not."""
+    for name in ("a.pt", "b.pt", "gone.pt", "in/c.pt"):
+        _write(tmp_path / name)
+    real, list_real = scanning.identify, os.scandir
+
+    def identify(path: str) -> FileIdentity:
+        """The real one on a file system that fails for one file, and that another one just left."""
+        if path.endswith(("b.pt", "gone.pt")):
+            code = errno.EIO if path.endswith("b.pt") else errno.ENOENT
+            raise OSError(code, os.strerror(code))
+        return real(path)
+
+    def scandir(path: str) -> object:
+        """The real one on a file system that fails for one folder."""
+        if str(path).endswith("/in"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return list_real(path)
+
+    monkeypatch.setattr(scanning, "identify", identify)
+    monkeypatch.setattr(os, "scandir", scandir)
+    unlisted: set[str] = set()
+    found, problems = scan(tmp_path, unlisted=unlisted)
+    assert {each.name: each.identity is None for each in found} == {"a.pt": False, "b.pt": True}
+    assert unlisted == {"in"}
+    assert [os.strerror(code) in said for said, code in zip(problems, (errno.EIO, errno.ESTALE), strict=True)] == [
+        True
+    ] * 2
+
+
+def test_used_up_inotify_instances_leave_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The observer itself cannot be made then: that is the answer of `start`, and nothing is left behind."""
+
+    def refuse() -> BaseObserver:
+        """The real constructor, once a user has its 128 instances."""
+        raise OSError(errno.EMFILE, "inotify instance limit reached")
+
+    monkeypatch.setattr("rna_watch.watching.hints.Observer", refuse)
+    hints = Hints(tmp_path, lambda: None, [])
+    assert "inotify instance limit reached" in hints.start()
+    assert not hints.alive()
+    hints.stop()
