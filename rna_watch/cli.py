@@ -284,9 +284,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        click.echo(
-            f"rna-watch: {where}{error.strerror or error}; check the disk or mount, and its permissions", err=True
-        )
+        note(f"rna-watch: {where}{error.strerror or error}; check the disk or mount, and its permissions")
         sys.exit(1)
     except click.exceptions.Abort:
         sys.exit(130)

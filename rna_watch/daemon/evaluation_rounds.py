@@ -16,12 +16,11 @@ from rna_watch.acceleration.family import Family, cut, distinct, unevaluated
 from rna_watch.acceleration.methods import LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
 from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
-from rna_watch.daemon.evaluators import failed, offers, spread
+from rna_watch.daemon.evaluators import as_kept, failed, offers, spread
 from rna_watch.daemon.settled_metric import note_what_is_kept, settle
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, FitRequest, choosing_metric
 from rna_watch.journal import events as e
-from rna_watch.journal import fields
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.recipe import recorded
@@ -200,23 +199,7 @@ class CheckpointEvaluation:
             failed(self._recorder, error)
             return
         self._recorder.solved("evaluator")
-        self._keep(each, self._cut(result, metric), metric, fraction)
-
-    def _cut(self, result: Evaluation, metric: str) -> Evaluation:
-        """A result with as many metrics as are kept; what is left out is said."""
-        kept = fields.cut_metrics(result.metrics, metric)
-        if len(kept) == len(result.metrics):
-            return result
-        self._recorder.problem(
-            "metrics",
-            f"the evaluator returns {len(result.metrics):,} metrics, of which {len(kept):,} are kept",
-            f"return at most {fields.MOST_METRICS:,}, with names of at most {fields.MOST_NAME_CHARACTERS} characters",
-        )
-        return replace(
-            result,
-            metrics=kept,
-            examples={name: values for name, values in result.examples.items() if name in kept},
-        )
+        self._keep(each, as_kept(result, metric, self._recorder), metric, fraction)
 
     def _show(self, stage: str) -> None:
         """Say what is being done."""

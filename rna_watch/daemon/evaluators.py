@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import EvaluationFailed
+from rna_watch.journal import fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.candidate import Candidate
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.evaluation.client import Evaluator
+    from rna_watch.evaluation.evaluator import Evaluation
 
 _REMEDY = "models are written unevaluated until it works"
 
@@ -37,6 +40,20 @@ def offers(evaluator: Evaluator, recorder: Recorder) -> frozenset[str]:
     except EvaluationFailed as error:
         failed(recorder, error)
         return frozenset()
+
+
+def as_kept(result: Evaluation, metric: str, recorder: Recorder) -> Evaluation:
+    """A result with as many metrics as are kept, the choosing one among them; what is left out is reported."""
+    kept = fields.cut_metrics(result.metrics, metric)
+    if len(kept) == len(result.metrics):
+        return result
+    recorder.problem(
+        "metrics",
+        f"the evaluator returns {len(result.metrics):,} metrics, of which {len(kept):,} are kept",
+        f"return at most {fields.MOST_METRICS:,}, with names of at most {fields.MOST_NAME_CHARACTERS} characters",
+    )
+    examples = {name: values for name, values in result.examples.items() if name in kept}
+    return replace(result, metrics=kept, examples=examples)
 
 
 def spread(
