@@ -43,6 +43,7 @@ _START_LIMIT_S = 120.0
 # tasks are short; a cluster that is about to be closed ends them anyway, so one on a stuck file system is hardly waited for
 _SETTLE_LIMIT_S, _CANCELLED_LIMIT_S = 60.0, 5.0
 _CONNECT_LIMIT_S = 5.0
+_REMOVALS = 10
 _LOOK_S = 1.0
 _SILENCES = 3
 _RECONNECT_S = "3600"  # after which Ray ends this process; we notice within seconds, and a call may last for minutes
@@ -279,8 +280,11 @@ class RayEngine:
         self._remove_session()
 
     def _remove_session(self) -> None:
-        if self._session is not None:
+        for _ in range(_REMOVALS):  # a process of Ray that is just ending may write there once more
+            if self._session is None or not self._session.exists():
+                break
             shutil.rmtree(self._session, ignore_errors=True)
+            time.sleep(_POLL_S / 2)
 
 
 def _runtime_env(gpus: float) -> dict[str, Any]:

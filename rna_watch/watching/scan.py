@@ -79,9 +79,9 @@ def scan(
                 continue  # between listing and stat: retention, or a dangling link
             found.append(Found(name=name, identity=None))
             problems.append(f"{name} cannot be looked at: {error.strerror}")
-    for folder, error in failed.items():
-        problems.append(f"the folder {folder} cannot be read: {error.strerror}")
-        if unlisted is not None and error.errno in PASSING:
+    for folder, reason in failed.items():
+        problems.append(f"the folder {folder} cannot be read: {reason.strerror}")
+        if unlisted is not None and reason.errno in PASSING:
             unlisted.add(os.path.relpath(folder, run))
     return found, problems
 

@@ -522,7 +522,9 @@ def test_check_fails_while_everything_fails(tmp_path: Path) -> None:
         journal = log.Journal(paths.journal)
         assert checked() == ""
         assert checked(failed, failed) == ""
-        assert checked(e.Published(checkpoint="a.pt", output="a.pt", written_bytes=1, seconds=1.0), failed, failed) == ""
+        assert (
+            checked(e.Published(checkpoint="a.pt", output="a.pt", written_bytes=1, seconds=1.0), failed, failed) == ""
+        )
         problem = e.Problem(key="engine", what="Ray's gcs_server ended", remedy="none")
         assert "last 3 attempts at a model" in checked(failed, problem)
         assert checked(failed).endswith("failed: Ray's gcs_server ended")
