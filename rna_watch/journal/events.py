@@ -210,8 +210,7 @@ class Screened(Event):
 class Evaluated(Event):
     """The user's evaluator gave these metrics for one candidate (`last` is the original).
 
-    `examples` is the number of per-example values of the choosing metric, for paired comparisons. `recipe` is the
-    candidate's, as in `Searched`.
+    `examples` is the number of per-example values of the choosing metric. `recipe` is the candidate's, as in `Searched`.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -318,10 +317,7 @@ class Finished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped(Event):
-    """This checkpoint is left out of every window, and why (non-finite weights, changed, lost).
-
-    `for_now`: for lack of time alone; it is taken up when there is some, if its original is still there.
-    """
+    """This checkpoint is left out of every window, and why; `for_now`: for lack of time, and taken up when there is some."""
 
     kind: ClassVar[str] = "skipped"
     checkpoint: str

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FICLONE = 0x40049409
+_REMOVALS, _PAUSE_S = 10, 0.1
 _PROCESS = secrets.token_hex(3)  # containers have the same process ids
 
 
@@ -249,7 +251,11 @@ class HeldFolder:
     def remove(self) -> None:
         """Remove it with all that is in it, and let the lock go; a second time does nothing."""
         if self._lock >= 0:
-            shutil.rmtree(self._name, ignore_errors=True, dir_fd=self._base)
+            for _ in range(_REMOVALS):  # a process that is just ending may write there once more
+                shutil.rmtree(self._name, ignore_errors=True, dir_fd=self._base)
+                if _kind(self._base, self._name) is None:
+                    break
+                time.sleep(_PAUSE_S)
             os.close(self._lock)
             os.close(self._base)
             self._lock = -1

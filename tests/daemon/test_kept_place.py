@@ -11,7 +11,7 @@ import pytest
 from rna_watch.daemon import probes
 from rna_watch.journal import log
 from tests.daemon.in_process import watch
-from tests.daemon.runs import events, train
+from tests.daemon.runs import events, rna_watch, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +49,16 @@ def test_a_file_that_cannot_be_read_for_a_moment_keeps_its_place(
     (first, *_) = events(tmp_path, "chosen")
     assert first.inputs == ["step_1.pt", "step_2.pt", "step_3.pt"]
     assert events(tmp_path, "waiting") == []
+
+
+def test_once_waits_for_a_file_that_cannot_be_read_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not end while successors wait; every window is whole."""
+    train(tmp_path, count=5)
+    monkeypatch.setattr(probes, "probe", _Broken("step_2.pt", errno.EIO, 3))
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
+    assert [len(event.inputs) for event in events(tmp_path, "chosen")] == [3, 4, 5]
 
 
 def test_what_comes_late_is_put_into_the_windows_that_went_on_without_it(
