@@ -1,4 +1,4 @@
-"""Damages inputs and reads them: `python -m tests.fuzz --count 1000000 --seed 0` (`make fuzz`).
+"""Damages inputs and reads them: `python -m tests.fuzz --count 1000000 --seed 0` (`make fuzz`); Ctrl-C ends it with a report.
 
 Every input follows from the seed and its number. A reader may raise the errors that it documents and nothing else, takes no
 longer than two seconds of the processor, and raises the peak memory of the process by no more than 256 MB.
@@ -7,6 +7,7 @@ longer than two seconds of the processor, and raises the peak memory of the proc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import resource
@@ -51,27 +52,32 @@ def _fuzz(known: list[Target], options: argparse.Namespace) -> int:
     found, read, slowest = Counter[str](), Counter[str](), 0.0
     weights = [each.weight for each in known]
     before, begun = _peak(), time.process_time()
-    for number in range(options.first, options.first + options.count):
-        chance = random.Random(f"{options.seed}/{number}")
-        (target,) = chance.choices(known, weights)
-        data = chance.choice(target.ways)(target.content, chance)
-        problem, seconds = _problem(target, data)
-        slowest = max(slowest, seconds)
-        read[target.name] += not problem and seconds >= 0
-        if seconds > MOST_SECONDS:
-            problem = problem or f"it took {seconds:.1f} s"
-        if _peak() - before > MOST_BYTES:
-            problem, before = problem or f"{(_peak() - before) / 2**20:.0f} MB", _peak()
-        if problem:
-            where = problem.strip().splitlines()
-            if not found[where[-1]]:
-                print(f"{target.name}, input {number} of seed {options.seed}:\n{problem}", file=sys.stderr, flush=True)
-                if options.keep:
-                    options.keep.mkdir(parents=True, exist_ok=True)
-                    (options.keep / f"{number}").write_bytes(data)
-            found[where[-1]] += 1
+    done = 0
+    with contextlib.suppress(KeyboardInterrupt):
+        for number in range(options.first, options.first + options.count):
+            chance = random.Random(f"{options.seed}/{number}")
+            (target,) = chance.choices(known, weights)
+            data = chance.choice(target.ways)(target.content, chance)
+            problem, seconds = _problem(target, data)
+            slowest = max(slowest, seconds)
+            read[target.name] += not problem and seconds >= 0
+            if seconds > MOST_SECONDS:
+                problem = problem or f"it took {seconds:.1f} s"
+            if _peak() - before > MOST_BYTES:
+                problem, before = problem or f"{(_peak() - before) / 2**20:.0f} MB", _peak()
+            if problem:
+                where = problem.strip().splitlines()
+                if not found[where[-1]]:
+                    print(
+                        f"{target.name}, input {number} of seed {options.seed}:\n{problem}", file=sys.stderr, flush=True
+                    )
+                    if options.keep:
+                        options.keep.mkdir(parents=True, exist_ok=True)
+                        (options.keep / f"{number}").write_bytes(data)
+                found[where[-1]] += 1
+            done += 1
     print(
-        f"{options.count:,} inputs of seed {options.seed} over {len(known)} targets: {found.total()} uncaught, slow or large; "
+        f"{done:,} inputs of seed {options.seed} over {len(known)} targets: {found.total()} uncaught, slow or large; "
         f"slowest {slowest:.2f} s; peak memory +{(_peak() - before) / 2**20:.0f} MB; "
         f"{time.process_time() - begun:.0f} s of the processor"
     )
