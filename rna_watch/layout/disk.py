@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FICLONE = 0x40049409
+_RENAME_EXCHANGE = 2
 _REMOVALS, _PAUSE_S = 10, 0.1
 _PROCESS = secrets.token_hex(3)  # containers have the same process ids
 
@@ -89,28 +91,40 @@ def writing(path: str | Path, option: str = "--output") -> Iterator[None]:
 
 
 def _take_name(folder: int, made: str, path: str, name: str, *, new: bool) -> None:
-    """Rename; a full folder cannot be renamed over, so it is swapped out and removed."""
+    """Rename; a full folder cannot be renamed over, so the two are exchanged, at once where the system can."""
     there = _kind(folder, name)
     if new and there is not None:
-        raise _TakenError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        raise FileExistsError(path)
     if not stat.S_ISDIR(_kind(folder, made) or 0):
-        if new and _linked(folder, made, path, name):
+        if new and _linked(folder, made, name):
             return
         os.replace(made, name, src_dir_fd=folder, dst_dir_fd=folder)
         return
-    if stat.S_ISDIR(there or 0):
+    if there is None:
+        os.rename(made, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return
+    if stat.S_ISDIR(there):
         owned.check_removable(path, folder, name)
+    if _exchanged(folder, made, name):
+        _remove(folder, made)
+        return
     old = f"{made}.old{TEMPORARY_SUFFIX}"
-    if there is not None:
-        os.rename(name, old, src_dir_fd=folder, dst_dir_fd=folder)
+    os.rename(name, old, src_dir_fd=folder, dst_dir_fd=folder)
     try:
         os.rename(made, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
-        if there is not None:
-            os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
         raise
-    if there is not None:
-        _remove(folder, old)
+    _remove(folder, old)
+
+
+def _exchanged(folder: int, one: str, other: str) -> bool:
+    """Exchange two names at once; False where the system or the file system cannot (NFS, for one)."""
+    try:
+        exchange = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    return bool(exchange(folder, os.fsencode(one), folder, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def _kind(folder: int, name: str) -> int | None:

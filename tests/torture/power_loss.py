@@ -111,6 +111,9 @@ class Disk:
                 case "rename":
                     node = self._node(one)
                     self._name((*self._place(one), None), (*self._place(two), node))
+                case "exchange":
+                    first, second = self._node(one), self._node(two)
+                    self._name((*self._place(one), second), (*self._place(two), first))
                 case "link":
                     self._name((*self._place(two), self._node(one)))
                 case "symlink":

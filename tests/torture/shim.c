@@ -214,7 +214,14 @@ int name declared {                                                             
 }
 RENAMES(rename, AT_FDCWD, a, AT_FDCWD, b, (const char *a, const char *b), (a, b))
 RENAMES(renameat, x, a, y, b, (int x, const char *a, int y, const char *b), (x, a, y, b))
-RENAMES(renameat2, x, a, y, b, (int x, const char *a, int y, const char *b, unsigned f), (x, a, y, b, f))
+int renameat2(int x, const char *a, int y, const char *b, unsigned flags)
+{
+    char target[PATH_MAX]; int into = below(y, b, target);
+    ENTER(renameat2, x, a, 1, -1)
+    int done = real(x, a, y, b, flags);
+    if (ours && into && !done) record(flags & RENAME_EXCHANGE ? "exchange" : "rename", NULL, 0, 0, path, target, NULL, 0);
+    LEAVE(done);
+}
 
 #define LINKS(name, from, one, to, two, declared, passed)                              \
 int name declared {                                                                    \
