@@ -98,6 +98,7 @@ class Daemon:
         self._last_beat = 0.0
         self._away_since: float | None = None
         self._acts = Acts(recorder)
+        self._changed = threading.Event()  # a thread has done something that may be the last
         self._timing = Timing.of(paths.run, config.quiet, config.scan_interval)
         self._evaluator_spec = evaluator_spec(config, paths.scratch)
         self._publication = Publication(config, paths, recorder)
@@ -140,6 +141,8 @@ class Daemon:
                 worker.wake.set()
                 if self._stop_reason != "done":
                     worker.cancel()
+            if self._watcher is not None:
+                self._watcher.wake.set()
             until = time.monotonic() + _JOIN_S
             for thread in threads[::-1]:
                 thread.join(max(0.0, until - time.monotonic()))
@@ -187,6 +190,7 @@ class Daemon:
             pauses=lambda: self._away_since is not None or (self._watcher is not None and self._watcher.away),
             again=self._again,
             foreign=foreign,
+            on_idle=self._changed.set,
         )
         self._watcher = Watcher(
             self._config,
@@ -202,6 +206,7 @@ class Daemon:
             until_done=self._until_done,
             on_admitted=worker.wake.set,
             on_late=worker.came_late,
+            on_round=self._changed.set,
         )
 
     def _take_signals(self) -> None:
@@ -261,7 +266,9 @@ class Daemon:
                 self._acts.do("supervision", "the daemon cannot look after itself", self._second)
             if self._until_done and self._nothing_left():
                 self._stop_reason = "done"
-            time.sleep(_TICK_S)
+                break
+            self._changed.wait(_TICK_S)
+            self._changed.clear()
 
     def _second(self) -> None:
         worker, watcher = self._worker, self._watcher

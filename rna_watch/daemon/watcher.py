@@ -55,6 +55,7 @@ class Watcher:
         until_done: whether one scan is enough to begin with (`once`).
         on_admitted: called when something was admitted.
         on_late: called with a checkpoint that could not be read while its successors were admitted.
+        on_round: called after each look.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Watcher:
         until_done: bool,
         on_admitted: Callable[[], None],
         on_late: Callable[[str], None],
+        on_round: Callable[[], None],
     ) -> None:
         self._config = config
         self._paths = paths
@@ -87,9 +89,10 @@ class Watcher:
         self._until_done = until_done
         self._on_admitted = on_admitted
         self._on_late = on_late
+        self._on_round = on_round
         self._acts = Acts(recorder)
-        self._wake = threading.Event()
-        self._hints = Hints(paths.run, self._wake.set, [paths.models, paths.state])
+        self.wake = threading.Event()
+        self._hints = Hints(paths.run, self.wake.set, [paths.models, paths.state])
         rested = (lambda _: 0.0) if timing.network else rested_s
         self._readiness = Readiness(timing.quiet_s, rested, reading=sequences.reading, at_once=until_done)
         self._next_scan = 0.0
@@ -115,7 +118,7 @@ class Watcher:
                 self.step_begun = time.monotonic()
                 with contextlib.suppress(StoreAway):
                     self._round()
-                self._wake.wait(self._pause_s())
+                self.wake.wait(self._pause_s())
         finally:
             self._hints.stop()
 
@@ -125,20 +128,22 @@ class Watcher:
         return self.rounds > 0 and not self._readiness.waiting and (self._readiness.unsettled() == 0 or waited)
 
     def _pause_s(self) -> float:
-        now, due = time.monotonic(), self._readiness.next_due()
-        rest = due - now if due is not None and due > now else _TICK_S
+        now = time.monotonic()
+        due = now if self._readiness.due(now) else self._readiness.next_due(now)
+        rest = _TICK_S if due is None else due - now
         return max(min(self._next_scan - now, _TICK_S, rest), _LEAST_PAUSE_S)
 
     def _round(self) -> None:
         now = time.monotonic()
-        if now >= self._next_scan or self._wake.is_set():
-            self._wake.clear()
+        if now >= self._next_scan or self.wake.is_set():
+            self.wake.clear()
             self._next_scan = now + self._timing.scan_s
             self._acts.do("scan", f"{self._paths.run} cannot be scanned", partial(self._scan, now))
             self._acts.do("room", "room on the disk cannot be kept free", self._pins.keep_room)
             self._acts.do("events", "events of the file system cannot be watched", self._follow)
         self._acts.do("probe", "files cannot be taken", self._probe)
         self.rounds += 1
+        self._on_round()
 
     # -- events of the file system
 

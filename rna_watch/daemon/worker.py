@@ -54,6 +54,7 @@ class Worker:
         pauses: whether nothing may be taken at the moment, because the run is away.
         again: make every model anew whose inputs are there.
         foreign: checkpoints that hold another model than the setting `source` names.
+        on_idle: called when there is nothing more to do.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Worker:
         pauses: Callable[[], bool],
         again: bool,
         foreign: Collection[str],
+        on_idle: Callable[[], None],
     ) -> None:
         self._config = config
         self._paths = paths
@@ -84,6 +86,7 @@ class Worker:
         self._backlog = backlog
         self._proceed = proceed
         self._pauses = pauses
+        self._on_idle = on_idle
         self._acts = Acts(recorder)
         self._pipeline: Pipeline | None = None
         self._second = partial(SecondPass, config, publication, recorder, sequences, pins, again=again, foreign=foreign)
@@ -129,6 +132,8 @@ class Worker:
             self._reconciled = time.monotonic()
             self._acts.do("outputs", "outputs cannot be compared with the journal", self._publication.reconcile)
         self.idle = chosen and not taken
+        if self.idle:
+            self._on_idle()
         for name in taken:
             done = self._acts.do("process", f"{name} cannot be worked on", partial(pipeline.process, name))
             second.ended(name)

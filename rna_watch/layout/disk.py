@@ -96,7 +96,7 @@ def _take_name(folder: int, made: str, path: str, name: str, *, new: bool) -> No
     if new and there is not None:
         raise FileExistsError(path)
     if not stat.S_ISDIR(_kind(folder, made) or 0):
-        if new and _linked(folder, made, name):
+        if new and _linked(folder, made, path, name):
             return
         os.replace(made, name, src_dir_fd=folder, dst_dir_fd=folder)
         return

@@ -173,9 +173,10 @@ class Readiness:
         entry = self._entries.get(name)
         return entry is not None and entry.passed
 
-    def next_due(self) -> float | None:
-        """When the next candidate is due."""
-        return min((entry.due for entry in self._entries.values() if not entry.settled), default=None)
+    def next_due(self, after: float = -math.inf) -> float | None:
+        """When the next candidate is due, of those that are due after a moment."""
+        times = (entry.due for entry in self._entries.values() if not entry.settled and entry.due > after)
+        return min(times, default=None)
 
     def settle(self, name: str, *, whole: bool) -> None:
         """Leave a candidate alone until it changes.
