@@ -102,13 +102,13 @@ class Journal:
     def lost(self) -> str:
         """Why the file is no longer the one that this process writes; "" if it is, or if that cannot be seen now.
 
-        A folder may come back if the one above it is gone too (a file system that is away for a moment).
+        Where its folder is gone too, the run's lock tells whether that is lost or a file system that is away for a moment.
         """
         try:
             found, own = self.path.stat(), os.fstat(self._fd)
             lost = found.st_ino != own.st_ino or own.st_size < self._size
         except FileNotFoundError:
-            lost = self.path.parent.parent.is_dir()
+            lost = self.path.parent.is_dir()
         except OSError:
             return ""
         return f"the journal {self.path} was removed or replaced" if lost else ""

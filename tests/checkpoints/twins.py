@@ -1,5 +1,7 @@
 """The slow, obvious twins: tensors read through a layout byte by byte, combinations made of whole tensors in float64."""
 
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -64,6 +66,8 @@ def same_bits(a, b):
 
 def publish_here(paths, weights, destination, *, source=None):
     """Publish a combination of files in this process; returns the destination as a string."""
+    if os.path.isdir(destination):
+        shutil.rmtree(destination)  # an earlier one: without a manifest nothing shows that it is ours
     combination = Combination(layouts=tuple(probe(str(path), source) for path in paths), weights=tuple(weights))
     publish(combination, str(destination), tasks.run_all)
     return str(destination)

@@ -65,7 +65,7 @@ def test_a_run_in_odd_surroundings(run, tmp_path):
     temporary.mkdir()
     known = {name: value for name, value in os.environ.items() if name not in {"HOME", "XDG_STATE_HOME", "LANG"}}
     odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TMPDIR": str(temporary)}
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-P", "-c", CHILD, run, tmp_path / os.fsdecode(b"out\xff")],
         cwd=home,

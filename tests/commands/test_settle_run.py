@@ -118,7 +118,7 @@ def test_on_a_terminal_the_run_is_asked_for_and_started(two_runs: Path) -> None:
         assert "found    4 checkpoints in checkpoints, as Lightning writes them" in said
         assert f"watching {chosen} (process " in said
         assert f"models   {chosen}/rna\n" in said
-        assert "look     rna-watch dashboard my run/lightning_logs/version_0 " in said
+        assert "look     rna-watch dashboard 'my run/lightning_logs/version_0' " in said
         wait_until(lambda: len(published(chosen)) == 2)
     finally:
         assert rna_watch("stop", chosen).returncode == 0

@@ -16,6 +16,7 @@ from rna_watch.daemon.backlog import Backlog
 from rna_watch.daemon.disk_reserve import DiskReserve
 from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.publication import Publication
+from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.second_pass import SecondPass
 from rna_watch.daemon.sequences import Sequences
@@ -57,7 +58,9 @@ class SlowEvaluator:
         self.sequences = Sequences(self.recorder, self.paths.journal)
         disk_reserve = DiskReserve(config, folder, self.recorder)
         self.pins = Pins(config, self.paths, self.recorder, disk_reserve, lambda: None)
-        self.admission = Admission(config, self.recorder, self.sequences, self.pins, lambda: None)
+        self.admission = Admission(
+            config, self.recorder, self.sequences, self.pins, lambda: None, Rebuilt(self.recorder, self.paths)
+        )
         self.backlog = Backlog(config, self.recorder, self.sequences, self.pins, disk_reserve, thins=thins)
         publication = Publication(config, self.paths, self.recorder)
         self.second = SecondPass(config, publication, self.recorder, self.sequences, self.pins)

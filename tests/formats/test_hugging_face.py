@@ -160,19 +160,25 @@ def test_a_folder_half_removed_is_incomplete(tmp_path):
     assert SHARDS[0] in why_not(path)
 
 
+def _store(run):
+    """The window store of a run."""
+    paths = RunPaths(run=run, output=run)
+    paths.create()
+    return paths.pins
+
+
 @pytest.mark.parametrize("link", [True, False])
 def test_pinned_bytes_survive_the_removal_of_the_folder(tmp_path, link):
     """Pinned by links or copies, model and configuration stay when retention takes the folder; the training's state goes."""
     path = save(tmp_path / "checkpoint-7", 7)
     before = load_file(path / SHARDS[0])["embedding.weight"]
-    store = tmp_path / "store"
-    store.mkdir()
+    store = _store(tmp_path)
     layout = probe(str(path))
-    kind, pinned = pin_checkpoint(layout, str(store / "pinned"), link=link, proceed=lambda: None)
+    kind, pinned = pin_checkpoint(layout, str(store / "7.pinned"), link=link, proceed=lambda: None)
     assert kind == ("link" if link else "copy")
     shutil.rmtree(path)
-    assert sorted(os.listdir(store / "pinned")) == sorted((*CARRIED, *SHARDS))
-    assert (load_file(store / "pinned" / SHARDS[0])["embedding.weight"] == before).all()
+    assert sorted(os.listdir(store / "7.pinned")) == sorted((*CARRIED, *SHARDS))
+    assert (load_file(store / "7.pinned" / SHARDS[0])["embedding.weight"] == before).all()
     again = probe(pinned.path)
     assert again.fingerprint == layout.fingerprint == pinned.fingerprint
     unpin(pinned.path)
@@ -182,8 +188,7 @@ def test_pinned_bytes_survive_the_removal_of_the_folder(tmp_path, link):
 def test_a_pin_that_is_given_up_leaves_nothing(tmp_path, monkeypatch):
     """A full disk in the middle of a copy, or a file that went: what was pinned until then is removed."""
     layout = probe(str(save(tmp_path / "checkpoint-7", 7)))
-    store = tmp_path / "store"
-    store.mkdir()
+    store = _store(tmp_path)
     real, written = os.pwrite, []
 
     def full(descriptor, data, offset):
@@ -195,11 +200,11 @@ def test_a_pin_that_is_given_up_leaves_nothing(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(pin_module.os, "pwrite", full)
         with pytest.raises(OSError, match="No space"):
-            pin_checkpoint(layout, str(store / "pinned"), link=False, proceed=lambda: None)
+            pin_checkpoint(layout, str(store / "7.pinned"), link=False, proceed=lambda: None)
     assert os.listdir(store) == []
     Path(layout.files[1].path).unlink()
     with pytest.raises(InputChanged, match="gone"):
-        pin_checkpoint(layout, str(store / "pinned"), link=True, proceed=lambda: None)
+        pin_checkpoint(layout, str(store / "7.pinned"), link=True, proceed=lambda: None)
     assert os.listdir(store) == []
 
 
