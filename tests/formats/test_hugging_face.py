@@ -17,6 +17,7 @@ from rna_watch.formats import hugging_face as folder_module
 from rna_watch.formats import probe as probe_module
 from rna_watch.formats.probe import probe
 from rna_watch.formats.registry import recognised_folder
+from rna_watch.journal.run_paths import RunPaths
 from rna_watch.watching.scan import scan
 from tests.trainers.saved_folder import ADAPTER, CARRIED, INDEX, SHARDED, SHARDS, STATE, save
 
