@@ -149,6 +149,8 @@ class Journal:
         while self._waiting:
             line = self._waiting[0]
             size = os.fstat(self._fd).st_size
+            if size < self._size:
+                raise StoreError(f"the journal {self.path} was removed or replaced")
             count = os.write(self._fd, line)
             if count != len(line):
                 os.ftruncate(self._fd, size)

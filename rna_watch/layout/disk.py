@@ -94,7 +94,7 @@ def _take_name(folder: int, made: str, path: str, name: str, *, new: bool) -> No
     """Rename; a full folder cannot be renamed over, so the two are exchanged, at once where the system can."""
     there = _kind(folder, name)
     if new and there is not None:
-        raise FileExistsError(path)
+        raise _TakenError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     if not stat.S_ISDIR(_kind(folder, made) or 0):
         if new and _linked(folder, made, path, name):
             return

@@ -129,7 +129,8 @@ def test_the_daemon_judges_what_the_training_judges(beside):
     assert daemon["values"]["rna-5-1e-08"][-1] == pytest.approx(curve[-1]["extrapolated"]["test_error"], abs=1.0)
 
 
-@pytest.mark.parametrize("optimizer", [pytest.param("momentum", marks=pytest.mark.slow), "sgd"])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["momentum", "sgd"])
 def test_the_daemon_solves_for_the_coefficients_of_the_training(optimizer, small_mnist, tmp_path):
     """The coefficients are the same to 1e-6 in equal windows; a flat learning rate keeps steps far above the rounding."""
     run = a_run(small_mnist, optimizer=optimizer, schedule="flat")
