@@ -228,6 +228,7 @@ class Publication:
         for found in self._paths.models.glob("best*") if self._paths.models.is_dir() else ():
             if not found.exists():
                 output_tree.unpoint(found)
+        self._prune()
 
     def settle_source(self, foreign: Collection[str]) -> None:
         """Withdraw `best` if the setting `source` names another model now.

@@ -40,6 +40,7 @@ def test_a_journal_is_made_anew_from_the_models(tmp_path: Path, gone: tuple[int,
     assert os.readlink(run / "rna" / "latest") == "step_5.pt"
     state = replay(read(run / ".rna-watch" / "journal.jsonl"))
     assert list(state.outputs) == ["step_4.pt", "step_5.pt"]
+    assert {name for name in _models(run) if name.endswith(".pt")} == {"step_4.pt", "step_5.pt"}, "what was made meanwhile"
     assert state.checkpoints["step_5.pt"].step == 5
     train(run, count=3, first=6)
     assert rna_watch("once", run, *LOCAL).returncode == 0
