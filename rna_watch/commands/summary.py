@@ -90,9 +90,11 @@ def summarize(call: Sequence[e.Event], state: RunState, paths: RunPaths) -> Summ
 
 def _made(call: Sequence[e.Event], state: RunState) -> str:
     """What was published, in words; "" if nothing was."""
-    published = {event.checkpoint: event for event in call if isinstance(event, e.Published)}
+    of_call = [event for event in call if isinstance(event, e.Published)]
+    published = {event.checkpoint: event for event in of_call if not event.found}
     if not published:
-        return ""
+        found = sum(event.found for event in of_call)
+        return f"{found} {'model' if found == 1 else 'models'} found and entered in a new journal" if found else ""
     chosen = [checkpoint.chosen for name in published if (checkpoint := state.checkpoints[name]) and checkpoint.chosen]
     better = sum(each.better_than_original is True for each in chosen)
     beyond = sum(each.better_than_original is True and each.significant is True for each in chosen)

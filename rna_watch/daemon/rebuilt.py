@@ -174,4 +174,4 @@ def _made(model: _Model, paths: RunPaths) -> Iterator[e.Event]:
         temporary=paths.in_tree(Path(disk.temporary_path(str(model.path)))),
         manifest_digest=manifests.digest(manifest_path(model.path).read_bytes()),
     )
-    yield e.Published(checkpoint=model.name, output=output, written_bytes=0, seconds=0.0)
+    yield e.Published(checkpoint=model.name, output=output, written_bytes=0, seconds=0.0, found=True)

@@ -25,10 +25,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
-    """A daemon (or `once`) took the run's lock and works with these settings.
-
-    `evaluator_digest` is the digest of the evaluator's file, or of the files that its command names.
-    """
+    """A daemon (or `once`) took the run's lock; `evaluator_digest` is of the evaluator's file, or of those its command names."""
 
     kind: ClassVar[str] = "started"
     host: str
@@ -278,13 +275,14 @@ class Publishing(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published(Event):
-    """An output is whole, under its final name, with its manifest."""
+    """An output is whole, under its final name, with its manifest; `found`: it lay there, and no journal told of it."""
 
     kind: ClassVar[str] = "published"
     checkpoint: str
     output: str
     written_bytes: int
     seconds: float
+    found: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,6 +194,6 @@ def _outcome(event: e.Chosen | e.Published | e.BestMoved | e.Pruned, state: RunS
         now = now if state and state.best_of(event.checkpoint) is event else None
         plainly = f"best so far: {output}, {metric or 'metric'} {number(event.value, places([event.value]))}"
         return stands(now, state, "best so far") if now else plainly
-    if checkpoint and checkpoint.chosen:
-        return f"published {output}: {choice(checkpoint.chosen, metric)}"
-    return f"published {output} ({size(event.written_bytes)} in {duration(event.seconds)})"
+    made = f" ({size(event.written_bytes)} in {duration(event.seconds)})"
+    told = f": {choice(checkpoint.chosen, metric)}" if checkpoint and checkpoint.chosen else made
+    return f"found {output}, which no journal told of" if event.found else f"published {output}{told}"

@@ -36,11 +36,15 @@ def test_a_journal_is_made_anew_from_the_models(tmp_path: Path, gone: tuple[int,
         (run / f"step_{step}.pt").unlink()
     result = rna_watch("once", run, *LOCAL)
     assert "there is no journal: 2 models with manifests" in result.stdout
+    assert "found rna/step_4.pt, which no journal told of" in result.stdout
+    assert "published rna/step_4.pt" not in result.stdout
     assert {name: content for name, content in _models(run).items() if name in before} == before
     assert os.readlink(run / "rna" / "latest") == "step_5.pt"
     state = replay(read(run / ".rna-watch" / "journal.jsonl"))
     assert list(state.outputs) == ["step_4.pt", "step_5.pt"]
-    assert {name for name in _models(run) if name.endswith(".pt")} == {"step_4.pt", "step_5.pt"}, "what was made meanwhile"
+    assert {name for name in _models(run) if name.endswith(".pt")} == {"step_4.pt", "step_5.pt"}, (
+        "what was made meanwhile"
+    )
     assert state.checkpoints["step_5.pt"].step == 5
     train(run, count=3, first=6)
     assert rna_watch("once", run, *LOCAL).returncode == 0
