@@ -128,7 +128,7 @@ METHODS: dict[str, Method] = {
     TRAINED: Method(
         kind=SEARCHED,
         words="weights of the window fitted by a few gradient steps; needs training_loss in the evaluator's file",
-        settings=("trained_memory",),
+        settings=("fit_memory",),
     ),
 }
 USUAL = tuple(name for name, method in METHODS.items() if method.usual)

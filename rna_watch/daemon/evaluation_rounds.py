@@ -359,8 +359,7 @@ class CheckpointEvaluation:
         request = FitRequest(
             combination=self._window.combination(best[0]),
             seed=self._window.members[-1].step or 0,
-            memory_limit_bytes=int(self._config.trained_memory * 2**30),
-            steps=searched_candidates.TRAINING_STEPS,
+            memory_limit_bytes=int(self._config.fit_memory * 2**30),
         )
         self._show("training weights")
         candidate, reason = searched_candidates.trained(self._residuals, name, request, self._evaluators[0].fit)

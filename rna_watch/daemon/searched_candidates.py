@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rna_watch.evaluation.evaluator import Fit, FitRequest
 
 _LINE_FACTORS = (0.5, 1.5, 2.0)
-TRAINING_STEPS = 30
 
 
 def soup(
