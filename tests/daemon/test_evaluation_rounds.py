@@ -17,6 +17,9 @@ from torch.optim.swa_utils import update_bn
 
 from rna_watch.acceleration.significance import student_quantile
 from rna_watch.cli import app
+from rna_watch.layout.artifacts import manifest_path
+from rna_watch.publishing.inputs import Finder
+from rna_watch.publishing.verification import Verdict, read_manifest, verify
 from tests.daemon import offering
 from tests.daemon.in_process import Here, Noise, process
 from tests.daemon.runs import check_journal_tells, check_output, events, model_of, train
@@ -104,7 +107,7 @@ def _threshold(gains: Sequence[float], level: float, error: float) -> float:
 
 def test_a_gain_is_called_significant_only_by_the_paired_test(run: Path, tmp_path: Path) -> None:
     """Each step of the choice is a paired test, corrected for the number of candidates, with values per example."""
-    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], metric="error")
+    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], metric="error", methods=(*FIXED, "trained"))
     verdicts = set()
     for checkpoint in _published(state):
         chosen, searched = checkpoint.chosen, checkpoint.searched
@@ -359,6 +362,29 @@ def test_trained_weights_lower_the_training_loss_and_lose_where_they_are_worse(
     )
     assert wrong.evaluations["trained-5"]["loss"] > wrong.evaluations["last"]["loss"]
     assert wrong.chosen.method != "trained"
+
+
+def test_a_row_of_weights_for_each_tensor_is_published_and_verified(run: Path, tmp_path: Path) -> None:
+    """Layered lowers the training loss below every average; its model verifies to the bit, and its rows are told."""
+    methods = ("average", "rna", "layered")
+    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], methods=methods, metric="loss", window=4)
+    checkpoint = state.checkpoints["step_9.pt"]
+    assert checkpoint.chosen is not None
+    assert checkpoint.chosen.candidate == "layered-4"
+    values = {name: metrics["loss"] for name, metrics in checkpoint.evaluations.items()}
+    assert min(values, key=values.__getitem__) == "layered-4"
+    manifest = _manifest(tmp_path, checkpoint)
+    rows, weights = manifest["layer_weights"], manifest["weights"]
+    assert (manifest["schema"], weights) == (2, checkpoint.chosen.weights)
+    assert all(sum(row) == pytest.approx(1.0) for row in rows.values())
+    assert rows["first.weight"] != rows["first.bias"] != weights
+    assert rows["norm.running_mean"] == rows["norm.weight"]
+    assert len(checkpoint.chosen.spread) == 5
+    assert max(checkpoint.chosen.spread) > 0.0
+    model = tmp_path / "rna" / "step_9.pt"
+    recipe = read_manifest(manifest_path(model))
+    found = verify(recipe, model, Finder(run, None))
+    assert found.verdict is Verdict.VERIFIED, found.lines()
 
 
 @pytest.mark.parametrize(
