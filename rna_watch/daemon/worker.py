@@ -133,6 +133,8 @@ class Worker:
             self._acts.do("outputs", "outputs cannot be compared with the journal", self._publication.reconcile)
         self.idle = chosen and not taken
         if self.idle:
+            if self.nothing_left():  # else the next work tells whether the engine that was started again is well
+                self._recorder.solved("engine")
             self._on_idle()
         for name in taken:
             done = self._acts.do("process", f"{name} cannot be worked on", partial(pipeline.process, name))
@@ -182,7 +184,11 @@ class Worker:
     # -- the engine
 
     def _broken(self) -> bool:
-        return self.engine is not None and bool(self.engine.broken())
+        """Whether the engine says that it cannot be used any more, which is reported."""
+        reason = self.engine.broken() if self.engine is not None else ""
+        if reason:
+            self._recorder.problem("engine", reason, "the engine is started again; nothing is lost")
+        return bool(reason)
 
     def _healed(self) -> Pipeline:
         """A pipeline on an engine that was started anew; tried until it starts.
