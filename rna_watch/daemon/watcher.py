@@ -54,7 +54,7 @@ class Watcher:
         proceed: called now and then; it raises Cancelled to end the thread.
         until_done: whether one scan is enough to begin with (`once`).
         on_admitted: called when something was admitted.
-        on_late: called with a checkpoint that could not be read while its successors were admitted.
+        on_late: called with a checkpoint that was admitted after its successors, also those of an earlier start.
         on_round: called after each look.
     """
 
@@ -261,7 +261,8 @@ class Watcher:
         else:
             self._admitted = True
             self._readiness.settle(name, whole=whole)
-            if late and whole:
+            checkpoint = self._recorder.checkpoint(name) if whole else None
+            if checkpoint is not None and checkpoint.admitted and self._sequences.overtaken(checkpoint):
                 self._on_late(name)
 
 

@@ -69,7 +69,6 @@ class Readiness:
         self._at_once = at_once
         self._longest_s = 0.0
         self._entries: dict[str, _Entry] = {}
-        self._waiting = False
         self._let_by: list[str] = []
 
     @property
@@ -136,7 +135,7 @@ class Readiness:
         )
         found: list[tuple[str, FileIdentity]] = []
         held: set[str] = set()
-        self._waiting = False
+        passed: dict[str, list[tuple[str, FileIdentity]]] = {}  # by series: unreadable ones whose successors go on
         numbered: dict[str, float] = {}  # since when a numbered file of a folder has been resting
         for (rewritten, *_), name in open_ones:
             entry = self._entries[name]
@@ -147,8 +146,8 @@ class Readiness:
             if entry.unreadable is not None and not keeps and not entry.passed:
                 entry.passed = True
                 self._let_by.append(name)
-            self._waiting = self._waiting or keeps
             if entry.due <= now and not waits and entry.identity is not None:
+                found += passed.pop(series, ())  # it keeps its place if it can be read by now
                 found.append((name, entry.identity))
             elif entry.restless is not None and not entry.reported and now - entry.since >= self._report_after_s:
                 found.append((name, entry.restless))
@@ -156,12 +155,15 @@ class Readiness:
                 held.add(series)
                 if not rewritten:
                     numbered[folder] = min(numbered.get(folder, math.inf), entry.since)
+            elif entry.passed and entry.identity is not None:
+                passed.setdefault(series, []).append((name, entry.identity))
         return found
 
     @property
     def waiting(self) -> bool:
-        """Whether a file that cannot be read keeps its place, as `due` found last."""
-        return self._waiting
+        """Whether a file that cannot be read keeps its place; asked by another thread, too."""
+        entries = list(self._entries.values())
+        return any(not (each.settled or each.passed) and each.unreadable is not None for each in entries)
 
     def pop_let_by(self) -> list[str]:
         """The files that could not be read for so long that their successors go on without them, each once."""
@@ -233,7 +235,7 @@ class Readiness:
 
     def unsettled(self) -> int:
         """How many candidates are neither admitted nor refused."""
-        return sum(not entry.settled for entry in self._entries.values())
+        return sum(not entry.settled for entry in list(self._entries.values()))
 
     def resting(self) -> int:
         """How many candidates rest still before they are read for the first time."""
