@@ -163,7 +163,9 @@ class SecondPass:
                 made_of = checkpoint.chosen.inputs if checkpoint.chosen else []
                 names = {each.name for each in self._sequences.history(checkpoint, self._config.window)}
                 if late in names and late not in made_of:
-                    found.append(_Due(checkpoint.name, MAKE, f"{late}, which was saved before it and came late, is there now"))
+                    found.append(
+                        _Due(checkpoint.name, MAKE, f"{late}, which was saved before it and came late, is there now")
+                    )
         return found
 
     def _left_behind(self) -> bool:
