@@ -70,6 +70,7 @@ class Readiness:
         self._longest_s = 0.0
         self._entries: dict[str, _Entry] = {}
         self._let_by: list[str] = []
+        self._none_read_since: float | None = None
 
     @property
     def _report_after_s(self) -> float:
@@ -161,8 +162,8 @@ class Readiness:
 
     @property
     def waiting(self) -> bool:
-        """Whether a file that cannot be read keeps its place; asked by another thread, too."""
-        entries = list(self._entries.values())
+        """Whether a file that cannot be read keeps its place."""
+        entries = self._entries.values()
         return any(not (each.settled or each.passed) and each.unreadable is not None for each in entries)
 
     def pop_let_by(self) -> list[str]:
@@ -190,6 +191,7 @@ class Readiness:
         entry = self._entries.get(name)
         if entry is not None:
             entry.settled = True
+            self._none_read_since = None
             if whole:
                 self._longest_s = max(self._longest_s, entry.changed - entry.since)
 
@@ -207,7 +209,9 @@ class Readiness:
             return False
         entry.probed = True
         if unreadable:
-            entry.unreadable = now if entry.unreadable is None else entry.unreadable
+            # where nothing at all can be read, the successors' wait is that of the first file
+            self._none_read_since = now if self._none_read_since is None else self._none_read_since
+            entry.unreadable = self._none_read_since if entry.unreadable is None else entry.unreadable
         elif not entry.passed:
             entry.unreadable = None
         entry.due = now + entry.retry_s
@@ -235,7 +239,7 @@ class Readiness:
 
     def unsettled(self) -> int:
         """How many candidates are neither admitted nor refused."""
-        return sum(not entry.settled for entry in list(self._entries.values()))
+        return sum(not entry.settled for entry in self._entries.values())
 
     def resting(self) -> int:
         """How many candidates rest still before they are read for the first time."""

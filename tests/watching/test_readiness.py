@@ -177,3 +177,21 @@ def test_what_a_scan_could_not_look_at_is_not_taken_for_gone() -> None:
     readiness.update([_found(name) for name in names], 3.0)
     assert _names(readiness, 3.0) == names
     assert sorted(readiness.update([], 4.0)) == names
+
+
+def test_where_nothing_can_be_read_the_wait_is_a_minute_in_all() -> None:
+    """The successors of a file that was waited for do not wait anew, each for the next; once one was read, they do."""
+    readiness = Readiness(0.0)
+    readiness.update([_found(f"a_{number}.pt", 1) for number in range(1, 5)], 0.0)
+    for name, now in (("a_1.pt", 0.0), ("a_2.pt", 60.0), ("a_3.pt", 60.1)):
+        assert name in _names(readiness, now)
+        readiness.postpone(name, "Input/output error", now, unreadable=True)
+        assert readiness.waiting
+    assert "a_4.pt" in _names(readiness, 60.2)
+    assert readiness.pop_let_by() == ["a_1.pt", "a_2.pt", "a_3.pt"]
+    readiness.settle("a_2.pt", whole=True)
+    readiness.update([_found(f"a_{number}.pt", 1) for number in range(1, 7)], 70.0)
+    for now in (70.0, 129.0):
+        readiness.postpone("a_5.pt", "Input/output error", now, unreadable=True)
+        assert "a_6.pt" not in _names(readiness, now)
+    assert "a_6.pt" in _names(readiness, 130.0)
