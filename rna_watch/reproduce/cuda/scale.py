@@ -48,7 +48,7 @@ class Scale:
 FULL = Scale()
 QUICK = Scale(
     networks=("vgg4",),
-    epochs=(4,),
+    epochs=(5,),
     marks=(3,),
     run={"train_images": 64, "test_images": 32, "held_out": 32, "batch": 16, "bf16": False},
     timed=2,

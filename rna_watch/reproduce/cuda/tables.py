@@ -94,7 +94,9 @@ def _levels(network: str, runs: dict[str, RunFound]) -> Table:
 
 def _levers(network: str, runs: dict[str, RunFound]) -> Table:
     """Test errors at the marks and at the end, each with its paired difference to the best plain average."""
-    marks = sorted({epoch for run in runs.values() for epoch in run.models if _marked(run, epoch)})
+    marks = sorted(
+        {epoch for run in runs.values() for epoch in run.models if epoch <= run.reached and _marked(run, epoch)}
+    )
     end = max(run.reached for run in runs.values())
     epochs = [*marks, *([end] if end not in marks else [])]
     rows = []
