@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from rna_watch.cli import app
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
+from rna_watch.evaluation import layered, trained
 from rna_watch.reproduce.cuda import attempt, command, levers, parts, records, scale, tables, worker
 from rna_watch.reproduce.cuda.findings import is_last, read
 from rna_watch.reproduce.cuda.judge import re_estimate, verdict
@@ -57,19 +58,18 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def worker_of(cifar, folder, optimizer="momentum", **changes):
+def worker_of(cifar, folder, *, wanted=True):
     """A worker of a tiny attempt, in this process."""
     job = Job(
-        optimizer=optimizer,
+        optimizer="momentum",
         out=folder / "out",
         work=folder / "work",
         cache=cifar / "cache",
         device="cpu",
-        scale=replace(TINY, **changes),
+        scale=TINY,
         digest="d",
-        parent=os.getppid(),
     )
-    made = Worker(job)
+    made = Worker(job, lambda: wanted)
     made.prepare("vgg4")
     return made
 
@@ -252,6 +252,29 @@ def test_layered_weights_make_their_model_and_move_only_what_differs(cifar):
     assert moved == ["3.weight"]
 
 
+def test_layered_weights_are_those_of_the_product(cifar):
+    """The same descent, from the same start on the same batches, by the code that fits weights for a daemon."""
+    spec, images, network, _, ring, _ = two_runs(cifar)
+    data = list(levers.batches(images, spec, 3, 4))
+    fit = levers.layered(ring, (0.5, 0.5), network, iter(data), count=4, steps=4, bf16=False)
+    iterates = ring.newest(4)
+    slices = [ring.slices[name] for name in ring.parameters]
+
+    def loss(theta, c, step):
+        tensors = {name: t.view(ring.shapes[name]) for name, t in zip(ring.parameters, theta, strict=True)}
+        return functional.cross_entropy(
+            torch.func.functional_call(network.train(), tensors, (data[step][0],)), data[step][1]
+        )
+
+    base = ring.combined([(0.5, 0.5)])[0]
+    product = layered.fit(
+        [base[part] for part in slices], [(iterates[1:] - iterates[:-1])[:, part] for part in slices], loss, steps=4
+    )
+    np.testing.assert_allclose(fit.losses, product.losses, rtol=1e-5)
+    rows = torch.stack([torch.tensor(trained.weights((0.0, 0.0, 0.5, 0.5), c)) for c in product.coefficients])
+    torch.testing.assert_close(fit.weights, rows.double(), rtol=1e-3, atol=1e-4)
+
+
 def test_layered_lowers_the_loss_and_gives_up_on_what_is_not_finite(cifar):
     """On one batch again and again the loss falls; a loss that is NaN leaves the start."""
     spec, images, network, _, ring, _ = two_runs(cifar)
@@ -324,10 +347,18 @@ def test_stopped_and_called_again_a_run_goes_on_bitwise(cifar, tmp_path, whole):
 
 def test_a_run_stops_in_time_and_where_its_command_is_gone(cifar, tmp_path):
     """Before an epoch that would end too late; and no process trains on for a command that was killed."""
-    made = worker_of(cifar, tmp_path)
-    assert made.train(5, 0.0, {}) == (False, 0)
-    made._job = replace(made._job, parent=-1)
-    assert made.train(5, float("inf"), {}) == (False, 0)
+    assert worker_of(cifar, tmp_path).train(5, 0.0, {}) == (False, 0)
+    assert worker_of(cifar, tmp_path, wanted=False).train(5, float("inf"), {}) == (False, 0)
+    assert (tmp_path / "work" / "vgg4-momentum.state.pt").exists()
+
+
+def test_a_state_without_its_records_is_not_gone_on_from(cifar, tmp_path):
+    """Where the folder of records was emptied, the run begins anew, so that its records are whole."""
+    assert not worker_of(cifar, tmp_path)._prepared().train(lambda seconds: not seconds, lambda _: None)
+    shutil.rmtree(tmp_path / "out")
+    worker_of(cifar, tmp_path, wanted=False).train(5, float("inf"), {})
+    begun = [r.header["epoch"] for r in records.read(tmp_path / "out", "momentum") if r.header["kind"] == "begin"]
+    assert begun == [0]
 
 
 def test_schedules_are_cut_to_what_fits():
@@ -426,6 +457,9 @@ def test_a_process_answers_messages_until_there_are_no_more(cifar, tmp_path):
         def send(self, answer):
             self.sent.append(answer)
 
+        def poll(self):
+            return True
+
         def recv(self):
             if not self.messages:
                 raise EOFError
@@ -439,11 +473,10 @@ def test_a_process_answers_messages_until_there_are_no_more(cifar, tmp_path):
         device="cpu",
         scale=TINY,
         digest="d",
-        parent=0,
     )
-    connection = Connection(("prepare", "vgg4"), ("plain",))
+    connection = Connection(("prepare", "vgg4"), ("plain",), ("train", 5, float("inf"), {}))
     worker.work(connection, job)
-    assert connection.sent == ["ready", "", ""]
+    assert connection.sent == ["ready", "", "", (False, 0)]
     connection = Connection()
     with pytest.raises(SystemExit):
         worker.work(connection, replace(job, cache=tmp_path))
@@ -513,7 +546,7 @@ def test_records_of_other_images_are_not_mixed_with_these(tmp_path, cifar):
     written(tmp_path / "out", "sgd", [(40, 30, 25, 50)], (9.0, 2.0, 1.0, 3.0))
     options = attempt.Options(data=cifar / "data", out=tmp_path / "out", work=tmp_path / "work", budget=9.0, quick=True)
     with pytest.raises(UsageError, match="on other images"):
-        attempt.run(options, lambda _: None)
+        attempt.run(options, 0.0, lambda _: None)
 
 
 def test_times_and_folders_are_checked(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 # to save what is needed to go on, and to make the tables; and what a network needs to be timed at all
 _RESERVE_S, _LEAST_S = 12.0, 45.0
+_SAVING_S = 10.0  # for a process that is to end to come to the end of its epoch and keep its state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +44,18 @@ class Options:
         return QUICK if self.quick else FULL
 
 
-def run(options: Options, say: Callable[[str], None]) -> None:
+def run(options: Options, begun: float, say: Callable[[str], None]) -> None:
     """Train as far as the time goes; the same call goes on, and what is finished is not run again.
 
     Args:
         options: what a person chose.
+        begun: since when the time counts, by the monotonic clock.
         say: called with what happens.
 
     Raises:
         UsageError: there is no GPU, images are missing, or the folder holds records on other images.
         StoreError: a folder cannot be written.
     """
-    begun = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not options.quick:
         raise UsageError(
@@ -94,7 +94,7 @@ class _Attempt:
         """Time a network, choose its schedule, and train it with all optimizers; or note why not."""
         scale = self.options.scale
         keys = {optimizer: scale.spec(network, optimizer, 1, Path()).key for optimizer in self.workers}
-        done = [o for o, key in keys.items() if records.Records(self.options.out, o).has("end", key)]
+        done = [o for o, key in keys.items() if records.has(self.options.out, o, "end", key)]
         if len(done) == len(keys):
             return
         left = self._left()
@@ -202,7 +202,6 @@ def _workers(options: Options, device: str, digest: str, cache: Path) -> Iterato
                 device=device,
                 scale=options.scale,
                 digest=digest,
-                parent=os.getpid(),
             )
             process = spawn.Process(target=work, args=(theirs, job))  # no daemon: compiling starts processes
             process.start()
@@ -216,7 +215,7 @@ def _workers(options: Options, device: str, digest: str, cache: Path) -> Iterato
         for connection in connections.values():
             connection.close()
         for process in processes:
-            process.join(5)
+            process.join(_SAVING_S)
             if process.is_alive():
                 process.terminate()
                 process.join()

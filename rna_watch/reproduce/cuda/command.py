@@ -6,6 +6,7 @@ import argparse
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,7 @@ def networks(
         NothingToDo: no folder of records is there.
         StoreError: a folder cannot be written.
     """
+    begun = time.monotonic()  # to load torch takes seconds of it
     from rna_watch.reproduce.cuda.tables import text_of
 
     if tables is not None:
@@ -92,7 +94,7 @@ def networks(
 
     seconds = seconds_of(budget)
     beside = work or out.with_name(f"{out.name}.work")
-    attempt.run(attempt.Options(data=data, out=out, work=beside, budget=seconds, quick=quick), say)
+    attempt.run(attempt.Options(data=data, out=out, work=beside, budget=seconds, quick=quick), begun, say)
     return text_of(out)
 
 

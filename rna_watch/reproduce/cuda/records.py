@@ -104,18 +104,19 @@ class Records:
                 os.fsync(file.fileno())
 
     def has(self, kind: str, run: str) -> bool:
-        """Whether a record of a kind was written of a run."""
-        wanted = {"kind": kind, "run": run}
-        return any(
-            wanted.items() <= record.header.items()
-            for path in _paths(self._folder, self._writer)
-            for record, _ in _parsed(path.read_bytes())
-        )
+        """Whether there is a record of a kind of a run."""
+        return has(self._folder, self._writer, kind, run)
 
 
 def writers(folder: Path) -> list[str]:
     """The names of those who wrote records into a folder."""
     return sorted({path.name.rpartition("-")[0] for path in folder.glob(f"*-*{_ENDING}")})
+
+
+def has(folder: Path, writer: str, kind: str, run: str) -> bool:
+    """Whether a writer has a record of a kind of a run."""
+    wanted = {"kind": kind, "run": run}
+    return any(wanted.items() <= record.header.items() for record in read(folder, writer))
 
 
 def read(folder: Path, writer: str) -> Iterator[Record]:

@@ -119,7 +119,11 @@ class Run:
     def _begin(self) -> None:
         spec = self.spec
         self._optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=spec.learning_rate(1), momentum=spec.momentum, weight_decay=spec.weight_decay
+            self.network.parameters(),
+            lr=spec.learning_rate(1),
+            momentum=spec.momentum,
+            weight_decay=spec.weight_decay,
+            fused=self._estimated[0].is_cuda,  # one kernel a step
         )
         self._mean = GradientMean(self.network, self._optimizer)
         self.epoch = 0
@@ -316,9 +320,9 @@ class Run:
                 torch.save(content, file)
 
     def _resume(self) -> None:
-        """Go on from the state, if there is one of this run; records of later epochs are void from here on."""
+        """Go on from the state, if there is one of this run with its records; those of later epochs are void from here on."""
         device = next(self.network.parameters()).device
-        if self._state_path.exists():
+        if self._state_path.exists() and self._records.has("begin", self.spec.key):
             state = torch.load(self._state_path, map_location=device, weights_only=True)
             if state["spec"] == self.spec.stated():
                 self.network.load_state_dict(state["network"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from rna_watch.reproduce.cuda.run import Run
 from rna_watch.reproduce.images.data import InMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
     from pathlib import Path
 
@@ -28,7 +28,7 @@ _WARM_UP = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a process needs: its optimizer, folders, device and size; `parent` is the process that it ends with."""
+    """What a process needs: its optimizer, folders, device and size, and the digest of its images."""
 
     optimizer: str
     out: Path
@@ -37,7 +37,6 @@ class Job:
     device: str
     scale: Scale
     digest: str
-    parent: int
 
 
 class Worker:
@@ -45,10 +44,11 @@ class Worker:
 
     Args:
         job: what it needs.
+        wanted: whether to go on, asked before every epoch.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job, self._device = job, torch.device(job.device)
+    def __init__(self, job: Job, wanted: Callable[[], bool]) -> None:
+        self._job, self._wanted, self._device = job, wanted, torch.device(job.device)
         network = job.scale.networks[0]
         spec = job.scale.spec(network, job.optimizer, job.scale.epochs[0], job.cache)
         self._images = InMemory(*parts.load(job.cache), spec, self._device)
@@ -106,7 +106,7 @@ class Worker:
         self._records.append({"kind": "timing", "run": run.spec.key, **timing})
 
         def go_on(seconds: float) -> bool:
-            return os.getppid() == self._job.parent and time.monotonic() + 1.2 * seconds < deadline
+            return self._wanted() and time.monotonic() + 1.2 * seconds < deadline
 
         finished = run.train(go_on, lambda line: print(line, flush=True))
         return finished, run.epoch
@@ -117,7 +117,9 @@ class Worker:
 
 
 def work(connection: Connection, job: Job) -> None:
-    """Answer messages, `(method, *arguments)`, until there are no more; an error of ours is answered as such.
+    """Answer messages, `(method, *arguments)`, until the connection is closed; an error of ours is answered as such.
+
+    A training stops where the connection is closed, or another message waits, and keeps its state.
 
     Args:
         connection: of the messages.
@@ -127,12 +129,12 @@ def work(connection: Connection, job: Job) -> None:
         torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
     try:
-        worker = Worker(job)
+        worker = Worker(job, lambda: not connection.poll())
         connection.send("ready")
         while True:
             method, *arguments = connection.recv()
             connection.send(getattr(worker, method)(*arguments))
-    except EOFError:
+    except (EOFError, ConnectionError):
         return
     except RnaWatchError as error:
         connection.send(error)
