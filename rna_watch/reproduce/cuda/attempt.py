@@ -17,7 +17,7 @@ from rna_watch.reproduce import store
 from rna_watch.reproduce.cuda import parts, records
 from rna_watch.reproduce.cuda.run import FIRST, LEVERS, MARKED
 from rna_watch.reproduce.cuda.scale import FULL, OPTIMIZERS, QUICK, Scale, Times, fitting, needed, worth_compiling
-from rna_watch.reproduce.cuda.worker import Job, work
+from rna_watch.reproduce.cuda.worker import Job, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # to save what is needed to go on, and to make the tables; and what a network needs to be timed at all
 _RESERVE_S, _LEAST_S = 12.0, 45.0
-_SAVING_S = 10.0  # for a process that is to end to come to the end of its epoch and keep its state
+_SAVING_S = 20.0  # for a process that is to end to come to the end of its epoch and keep its state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,10 +203,10 @@ def _workers(options: Options, device: str, digest: str, cache: Path) -> Iterato
                 scale=options.scale,
                 digest=digest,
             )
-            process = spawn.Process(target=work, args=(theirs, job))  # no daemon: compiling starts processes
-            process.start()
+            started = spawn.Process(target=process, args=(theirs, job))  # no daemon: compiling starts processes
+            started.start()
             theirs.close()
-            processes.append(process)
+            processes.append(started)
             connections[optimizer] = ours
         for optimizer, connection in connections.items():
             answer(optimizer, connection)
@@ -214,8 +214,8 @@ def _workers(options: Options, device: str, digest: str, cache: Path) -> Iterato
     finally:
         for connection in connections.values():
             connection.close()
-        for process in processes:
-            process.join(_SAVING_S)
-            if process.is_alive():
-                process.terminate()
-                process.join()
+        for started in processes:
+            started.join(_SAVING_S)
+            if started.is_alive():
+                started.terminate()
+                started.join()

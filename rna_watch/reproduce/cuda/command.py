@@ -53,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     except RnaWatchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     print(text)
     return 0
 

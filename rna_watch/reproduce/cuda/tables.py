@@ -87,7 +87,7 @@ def _levels(network: str, runs: dict[str, RunFound]) -> Table:
                 "Statistics are re-estimated but for the last iterate's own and those that are said to be combined. `best` was "
                 "chosen by held-out loss at every epoch, never on test images. After epoch 40 every second epoch was judged."
             ),
-            f"Trained on all but the {next(iter(runs.values())).spec['held_out']} held-out images. Paper: 100 epochs on all.",
+            f"Trained on {_images(runs)} training images. Paper: 100 epochs on all 50,000.",
         ),
     )
 
@@ -186,6 +186,11 @@ def _lengths(runs: dict[str, RunFound]) -> str:
     return f"{', '.join(map(str, lengths))} epochs" + (
         "" if all(run.finished for run in runs.values()) else ", not finished"
     )
+
+
+def _images(runs: dict[str, RunFound]) -> str:
+    spec = next(iter(runs.values())).spec
+    return str(spec["train_images"] or f"all but the {spec['held_out']} held-out")
 
 
 def _percent(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -116,6 +117,15 @@ class Worker:
         return self._run
 
 
+def process(connection: Connection, job: Job) -> None:
+    """`work` in a process of its own, which Ctrl-C leaves to end by itself: its command closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if job.device == "cpu":
+        torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = True
+    work(connection, job)
+
+
 def work(connection: Connection, job: Job) -> None:
     """Answer messages, `(method, *arguments)`, until the connection is closed; an error of ours is answered as such.
 
@@ -125,9 +135,6 @@ def work(connection: Connection, job: Job) -> None:
         connection: of the messages.
         job: what the process needs.
     """
-    if job.device == "cpu":
-        torch.set_num_threads(1)
-    torch.backends.cudnn.benchmark = True
     try:
         worker = Worker(job, lambda: not connection.poll())
         connection.send("ready")
