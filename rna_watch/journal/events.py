@@ -247,7 +247,8 @@ class Chosen(Event):
 
     `residuals` is the form of the residuals, `diagnostics` are those of the manifest. `comparisons` has each step of the
     choice: candidate, reference, gain, standard_error or null, threshold, accepted. `tested_on` is the metric, or the loss,
-    in which `significant` was found, "" where that is null.
+    in which `significant` was found, "" where that is null. Where weights differ from tensor to tensor, `weights` are their
+    mean over elements and `spread` their standard deviation.
     """
 
     kind: ClassVar[str] = "chosen"
@@ -264,6 +265,7 @@ class Chosen(Event):
     diagnostics: dict[str, Any] = field(default_factory=dict)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     tested_on: str = ""
+    spread: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
