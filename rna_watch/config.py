@@ -128,6 +128,11 @@ class RunConfig(BaseModel):
         None, description="Shell command with {checkpoint} in it that prints a JSON object of metrics."
     )
     metric: str | None = Field(None, description="The metric to choose by; the evaluator's first if not given.")
+    choose_by: Literal["auto", "loss", "metric"] = Field(
+        "auto",
+        description="What ranks models and tests their gains: the metric, or a loss that the evaluator gives per example "
+        "beside it (auto and loss: the loss where there is one), of which the best that is no worse by the metric is taken.",
+    )
     mode: Literal["min", "max"] | None = Field(
         None,
         description="Whether the metric is minimized or maximized; told from whole words of its name if not given.",

@@ -17,7 +17,7 @@ from rna_watch.acceleration.methods import AVERAGES, LAST, LAYERED, LINE, SOLUTI
 from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
 from rna_watch.daemon.evaluators import as_kept, failed, offers, spread
-from rna_watch.daemon.settled_metric import note_what_is_kept, settle
+from rna_watch.daemon.settled_metric import note_what_is_kept, ranking_loss, settle
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, FitRequest, choosing_metric
 from rna_watch.journal import events as e
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from rna_watch.acceleration.residuals import Residuals
+    from rna_watch.acceleration.significance import Mode
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
@@ -49,12 +50,15 @@ class Evaluated:
     """What the evaluation of one checkpoint gave: candidates, their per-example values, re-estimated statistics; by name.
 
     `evaluated` names the candidates whose metrics in the journal are of exactly these models, and whose values and
-    statistics are at hand; the others count as not evaluated.
+    statistics are at hand; the others count as not evaluated. `losses` are per-example values of the loss that ranks them in
+    the metric's place, and `loss` is its name ("": the metric ranks them).
     """
 
     family: Family
     evaluated: set[str] = field(default_factory=set)
     examples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    losses: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    loss: str = ""
     statistics: dict[str, dict[str, Array]] = field(default_factory=dict)
 
 
@@ -192,7 +196,9 @@ class CheckpointEvaluation:
             by = current.chosen_by[1] if current.chosen_by else None
             lost = lost or current.judge != self._recorder.state.judge
             lost = lost or (wanted is not None and wanted not in current.evaluations[each.name])
-            lost = lost or (current.examples.get(each.name, 0) > 0 and (by is None or by[0] == (wanted or by[0])))
+            values = current.examples.get(each.name, 0) > 0
+            values = values or (current.losses.get(each.name, "") != "" and self._config.choose_by != "metric")
+            lost = lost or (values and (by is None or by[0] == (wanted or by[0])))
         return not lost and self._same(each, current.models.get(each.name, ""))
 
     def _round(self, wanted: Sequence[Candidate], fraction: float | None) -> None:
@@ -251,6 +257,11 @@ class CheckpointEvaluation:
             return
         if metric in result.examples:
             self.outcome.examples[each.name] = result.examples[metric]
+        if each.method == LAST:
+            self.outcome.loss = ranking_loss(metric, result.examples, self._config, self._recorder)
+        loss = self.outcome.loss if self.outcome.loss in result.examples else ""
+        if loss:
+            self.outcome.losses[each.name] = result.examples[loss]
         if result.statistics:
             self.outcome.statistics[each.name] = result.statistics
         self._recorder.record(
@@ -262,13 +273,14 @@ class CheckpointEvaluation:
                 examples=len(result.examples.get(metric, ())),
                 recipe=recorded(each),
                 model=self._window.model(each),
+                loss=loss,
             )
         )
         self.outcome.evaluated.add(each.name)
         settle(metric, self._config, self._recorder)
 
     def _value(self, name: str) -> float | None:
-        """The choosing metric of a candidate, or of the one that it equals; None if it is not known."""
+        """What ranks a candidate, or the one that it equals; None if it is not known."""
         name = self.outcome.family.duplicates.get(name, name)
         current = self._recorder.checkpoint(self._name)
         return self._number(current.evaluations.get(name)) if current and name in self.outcome.evaluated else None
@@ -286,13 +298,18 @@ class CheckpointEvaluation:
 
     def _number(self, metrics: e.Metrics | None) -> float | None:
         settled = self._recorder.state.metric
-        return metrics.get(settled.metric) if metrics and settled else None
+        return metrics.get(self.outcome.loss or settled.metric) if metrics and settled else None
+
+    def _mode(self) -> Mode | None:
+        """Whether what ranks candidates is minimized or maximized; None where the metric's direction is not known."""
+        mode = mode_of(self._recorder.state)
+        return "min" if mode and self.outcome.loss else mode
 
     def _ranked(
         self, candidates: Sequence[Candidate], values: Mapping[str, e.Metrics] | None = None
     ) -> list[Candidate]:
         """Those that have a value (in a first round, by these metrics), best first; none where the direction is not known."""
-        mode = mode_of(self._recorder.state)
+        mode = self._mode()
         if mode is None:
             return []
         value = self._value if values is None else lambda name: self._number(values.get(name))
@@ -339,7 +356,7 @@ class CheckpointEvaluation:
 
     def soup(self) -> None:
         """Add a greedy soup of the window's checkpoints, as far as the evaluator that judges now has judged them."""
-        mode = mode_of(self._recorder.state)
+        mode = self._mode()
         if mode is None:
             return
         # as they are known now: the newest was evaluated after the window was made

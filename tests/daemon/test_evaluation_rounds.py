@@ -104,7 +104,8 @@ def _threshold(gains: Sequence[float], level: float, error: float) -> float:
 
 def test_a_gain_is_called_significant_only_by_the_paired_test(run: Path, tmp_path: Path) -> None:
     """Each step of the choice is a paired test, corrected for the number of candidates, with values per example."""
-    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], metric="error")
+    settings: dict[str, Any] = {"metric": "error", "choose_by": "metric", "methods": (*FIXED, "trained")}
+    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], **settings)
     verdicts = set()
     for checkpoint in _published(state):
         chosen, searched = checkpoint.chosen, checkpoint.searched
@@ -117,13 +118,16 @@ def test_a_gain_is_called_significant_only_by_the_paired_test(run: Path, tmp_pat
             errors[each["name"]] = found.double()
             assert checkpoint.evaluations[each["name"]]["error"] == pytest.approx(found.double().mean().item())
         averages = [each["name"] for each in searched.candidates[1:] if each["method"] in AVERAGES]
-        others = [each["name"] for each in searched.candidates[1:] if each["method"] not in AVERAGES]
-        assert len(chosen.comparisons) == 2
+        solutions = [each["name"] for each in searched.candidates[1:] if each["method"] in {"rna", "simplex", "capped"}]
+        fits = [each["name"] for each in searched.candidates[1:] if each["method"] == "trained"]
+        groups = [averages, solutions, fits]
+        assert len(chosen.comparisons) in {2, 3}
         reference = "last"
-        for names, step in zip((averages, others), chosen.comparisons, strict=True):
+        for number, (names, step) in enumerate(zip(groups, chosen.comparisons, strict=False)):
             best = min(names, key=lambda name: errors[name].mean().item())
-            # against the original, an extrapolation is the best of all that was tried
-            tried = len(averages) + len(others) if (names, reference) == (others, "last") else len(names)
+            # against the original it is the best of all that was tried before too, a fit is one of all that extrapolates
+            before = groups[: number + 1] if reference == "last" else groups[min(number, 1) : number + 1]
+            tried = sum(map(len, before))
             gains = errors[reference] - errors[best]
             error = gains.std().item() / math.sqrt(len(gains))
             threshold = _threshold(gains.tolist(), 0.05 / tried, error)
@@ -139,15 +143,56 @@ def test_a_gain_is_called_significant_only_by_the_paired_test(run: Path, tmp_pat
         manifest = _manifest(tmp_path, checkpoint)
         assert manifest["comparisons"] == chosen.comparisons
         assert manifest["significant"] == chosen.significant
+        assert (chosen.tested_on, manifest["tested_on"]) == ("error", "error")
         check_output(tmp_path / "rna" / checkpoint.name, run)
     assert verdicts == {True, False}
     _check_search(state, 8)
 
 
-@pytest.mark.parametrize("cut", ["searched", "chosen", "publishing"])
-def test_a_restart_before_publication_evaluates_again_what_was_lost(run: Path, tmp_path: Path, cut: str) -> None:
+def test_candidates_are_ranked_and_tested_on_the_loss_of_each_example(run: Path, tmp_path: Path) -> None:
+    """The best loss that is no worse by the metric is taken, the reason says so, and the two names are recorded."""
+    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], metric="error", choose_by="loss", methods=FIXED)
+    assert "choose_by" not in state.problems
+    for checkpoint in _published(state):
+        chosen, metrics = checkpoint.chosen, checkpoint.evaluations
+        assert chosen is not None
+        assert set(checkpoint.losses.values()) == {"loss"}
+        averages = [name for name in metrics if name.split("-")[0] in AVERAGES]
+        best = min(averages, key=lambda name: metrics[name]["loss"])
+        assert chosen.metrics["average"] == metrics[best]
+        bar = min(metrics[best]["error"], metrics["last"]["error"])
+        allowed = [name for name in metrics if name != "last" and metrics[name]["error"] <= bar]
+        if allowed:
+            assert chosen.candidate in allowed
+            found = min(metrics[name]["loss"] for name in allowed)
+            assert metrics[chosen.candidate]["loss"] == found or not chosen.comparisons[-1]["accepted"]
+        assert chosen.better_than_original is (metrics[chosen.candidate]["error"] < metrics["last"]["error"])
+        assert chosen.tested_on == _manifest(tmp_path, checkpoint)["tested_on"] == "loss"
+        assert "tested on loss" in chosen.reason or "better by loss" in chosen.reason
+
+
+def test_a_loss_that_is_wanted_and_missing_is_said(run: Path, tmp_path: Path) -> None:
+    """The metric chooses, and the problem says what to return."""
+    state = process(run, tmp_path, [Noise(0, examples=12, metric="error")], choose_by="loss", methods=("rna",))
+    assert "no loss of each example beside 'error'" in state.problems["choose_by"].what
+    chosen = _published(state)[-1].chosen
+    assert chosen is not None
+    assert chosen.tested_on == "error"
+
+
+@pytest.mark.parametrize(
+    ("cut", "settings"),
+    [
+        ("searched", {"metric": "error", "normalization": "both"}),
+        # a metric that is one number, beside a loss of each example
+        ("chosen", {"metric": "statistics", "mode": "min", "normalization": "clamp", "methods": ("average", "rna")}),
+        ("publishing", {"metric": "error", "normalization": "both"}),
+    ],
+)
+def test_a_restart_before_publication_evaluates_again_what_was_lost(
+    run: Path, tmp_path: Path, cut: str, settings: dict[str, Any]
+) -> None:
     """Per-example values are not in the journal: they are found again after a crash, and the same model is chosen."""
-    settings: dict[str, Any] = {"metric": "error", "normalization": "both"}
     process(run, tmp_path, [Here(OFFERING, tmp_path)], **settings)
     model = tmp_path / "rna" / "step_9.pt"
     before, manifest = model.read_bytes(), json.loads((tmp_path / "rna" / "step_9.pt.json").read_text())
