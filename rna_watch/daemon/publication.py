@@ -93,6 +93,7 @@ class Publication:
                 metrics=chosen.metrics,
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
+                tested_on=choice.tested_on,
                 reason=chosen.reason,
                 residuals=residuals,
                 comparisons=chosen.comparisons,
@@ -140,6 +141,7 @@ class Publication:
             "metrics": chosen.metrics,
             "better_than_original": choice.better_than_original,
             "significant": choice.significant,
+            "tested_on": choice.tested_on,
             "reason": chosen.reason,
             "comparisons": chosen.comparisons,
         }

@@ -207,7 +207,8 @@ class Screened(Event):
 class Evaluated(Event):
     """The user's evaluator gave these metrics for one candidate (`last` is the original).
 
-    `examples` is the number of per-example values of the choosing metric. `recipe` is the candidate's, as in `Searched`.
+    `examples` is the number of per-example values of the choosing metric, `loss` the per-example loss beside it that ranks
+    candidates ("": none). `recipe` is the candidate's, as in `Searched`.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -218,6 +219,7 @@ class Evaluated(Event):
     examples: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    loss: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,8 +246,9 @@ class Chosen(Event):
     """The candidate that was chosen for this window, what it was compared with, and the reason in one sentence.
 
     `residuals` is the form of the residuals, `diagnostics` are those of the manifest. `comparisons` has each step of the
-    choice: candidate, reference, gain, standard_error or null, threshold, accepted. Where weights differ from tensor to
-    tensor, `weights` are their mean over elements and `spread` their standard deviation.
+    choice: candidate, reference, gain, standard_error or null, threshold, accepted. `tested_on` is the metric, or the loss,
+    in which `significant` was found, "" where that is null. Where weights differ from tensor to tensor, `weights` are their
+    mean over elements and `spread` their standard deviation.
     """
 
     kind: ClassVar[str] = "chosen"
@@ -261,6 +264,7 @@ class Chosen(Event):
     residuals: str = ""
     diagnostics: dict[str, Any] = field(default_factory=dict)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
+    tested_on: str = ""
     spread: list[float] = field(default_factory=list)
 
 
