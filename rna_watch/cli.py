@@ -165,7 +165,7 @@ def stop(paths: RunPaths) -> None:
 @click.option(
     "--regularization",
     type=click.FloatRange(min=0),
-    help="Lambda; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
+    help="Lambda, 0 for none; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
 )
 @some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS)
 @some_settings(

@@ -77,7 +77,7 @@ class RunConfig(BaseModel):
         "5, 10 and 15 too.",
     )
     regularizations: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (1e-8, 1e-4, 1e-2), description="Lambdas to try, relative to the norm of the Gram matrix."
+        (1e-8, 1e-4, 1e-2), description="Lambdas to try, relative to the norm of the Gram matrix; 0: none at all."
     )
     methods: tuple[MethodName, ...] = Field(USUAL, description=f"Kinds of combinations to try; also: {_UNUSUAL}.")
     priors: tuple[PriorName, ...] = Field(
