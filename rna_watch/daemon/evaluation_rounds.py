@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rna_watch.layout.dtypes import Array
 
 SCREENED = 3  # a cheap first round evaluates so many times as many candidates
-FITTED = frozenset(searched_candidates.FIT_STEPS)  # what the user's training loss drew lies in no journal
+FITTED = frozenset({TRAINED, LAYERED})  # what the user's training loss drew lies in no journal
 _RE_ESTIMATED_SUFFIX = "+re-estimated"
 
 
@@ -371,7 +371,6 @@ class CheckpointEvaluation:
             combination=self._window.combination(starts[0]),
             seed=self._window.members[-1].step or 0,
             memory_limit_bytes=int(self._config.fit_memory * 2**30),
-            steps=searched_candidates.FIT_STEPS[method],
         )
         self._show("fitting weights")
         candidate, said = searched_candidates.fitted(self._residuals, name, request, self._evaluators[0].fit)
