@@ -38,6 +38,7 @@ _SETTINGS: dict[str, Any] = {
     "regularizations": (1e-8,),
     "ema_decays": (0.5, 0.7, 0.85),
     "methods": tuple(name for name in WANTED if name in METHODS),
+    "normalization": "re-estimate",
     "max_candidates": 12,
     "learning_rate_jump": math.inf,
     "mode": "min",
