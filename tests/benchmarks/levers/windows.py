@@ -39,6 +39,7 @@ _SETTINGS: dict[str, Any] = {
     "ema_decays": (0.5, 0.7, 0.85),
     "methods": tuple(name for name in WANTED if name in METHODS),
     "normalization": "re-estimate",
+    "anneal_seconds": 3600.0,
     "max_candidates": 12,
     "learning_rate_jump": math.inf,
     "mode": "min",
