@@ -560,7 +560,7 @@ def test_the_published_statistics_are_those_that_were_evaluated(
 
 
 def test_both_ways_of_normalization_are_tried_side_by_side(run: Path, tmp_path: Path) -> None:
-    """Re-estimated variants are candidates of their own, with `both` two of each that may be evaluated; the original has one too."""
+    """Re-estimated variants are candidates of their own, with `both` two of each that may be evaluated; so is the original."""
     methods = ("average", "rna", "soup", "line", "trained")
     state = process(
         run,
