@@ -97,10 +97,11 @@ class RunConfig(BaseModel):
     fit_memory: Annotated[float, Field(gt=0)] = Field(
         4.0, description="GiB that the models of a window may take in the evaluator while weights are fitted to a loss."
     )
-    normalization: Literal["clamp", "combine", "re-estimate", "both"] = Field(
-        "clamp",
+    normalization: Literal["auto", "clamp", "combine", "re-estimate", "both"] = Field(
+        "auto",
         description="Batch-norm statistics: combined and kept from going below zero, combined as in the paper, re-estimated "
-        "by forward passes (needs normalization in the evaluator's file), or clamp and re-estimate both tried.",
+        "by forward passes (of normalization or training_loss in the evaluator's file), or clamp and re-estimate both tried; "
+        "auto: both where the evaluator's file allows it.",
     )
     residuals: Literal["auto", "gradient", "recorded", "learning-rate", "difference"] = Field(
         "auto", description="Form of the residuals; auto: the first of these that holds."

@@ -113,8 +113,6 @@ class EvaluationRounds:
         kinds, problem = statistics_modes.kinds(self.config.normalization, window.layouts[-1], offered)
         if problem is not None:
             self.recorder.problem(NORMALIZATION, *problem)
-        elif RE_ESTIMATED in kinds:
-            self.recorder.solved(NORMALIZATION)
         return kinds
 
 
@@ -144,20 +142,32 @@ class CheckpointEvaluation:
             return  # what fails on the original fails on the rest
         offered = offers(self._evaluators[0], self._recorder) if self._evaluators else frozenset()
         self._kinds = self._rounds.kinds(self._window, offered)
-        variants = [self._variant(each, kind) for each in others for kind in self._kinds]
-        kept = self._first_round(variants, offered)
-        names = {each.name for each in kept}
+        originals = [last, *self._re_estimated(last)]
+        finalists = self._first_round([self._variant(each, self._kinds[0]) for each in others], offered)
+        kept = [self._variant(each, kind) for each in finalists for kind in self._kinds]
+        names = {each.name for each in finalists}
         self.outcome.family = replace(
             self.outcome.family,
-            candidates=(last, *kept),
-            left_out=(*(each.name for each in variants if each.name not in names), *self.outcome.family.left_out),
+            candidates=(*originals, *kept),
+            left_out=(*(each.name for each in others if each.name not in names), *self.outcome.family.left_out),
         )
-        self._total = 1 + len(kept)
+        self._total = len(originals) + len(kept)
         if not self._evaluate(kept):
             return
         for method, find in SEARCHES.items():
             if method in self._config.methods and (method not in FITTED or TRAINING_LOSS in offered):
                 find(self)
+
+    def _re_estimated(self, last: Candidate) -> list[Candidate]:
+        """The original with its statistics re-estimated, a bar for all others; where that fails, no other is tried so."""
+        if RE_ESTIMATED not in self._kinds:
+            return []
+        variant = replace(last, name=f"{LAST}{_RE_ESTIMATED_SUFFIX}", statistics=RE_ESTIMATED)
+        if self._evaluate([variant]):
+            self._recorder.solved(NORMALIZATION)
+            return [variant]
+        self._kinds = tuple(kind for kind in self._kinds if kind != RE_ESTIMATED) or (CLAMPED,)
+        return []
 
     # -- rounds of evaluation
 
@@ -180,7 +190,7 @@ class CheckpointEvaluation:
         current = self._recorder.checkpoint(self._name)
         if current is None or each.name not in current.evaluations:
             return False
-        lost = each.statistics == RE_ESTIMATED or each.method in FITTED
+        lost = (each.statistics == RE_ESTIMATED and each.method != LAST) or each.method in FITTED
         if self._evaluators:
             wanted = self._config.metric
             by = current.chosen_by[1] if current.chosen_by else None
@@ -197,11 +207,15 @@ class CheckpointEvaluation:
 
     def _evaluate_one(self, fraction: float | None, evaluator: Evaluator, each: Candidate) -> None:
         self._show(f"evaluating {each.name}")
+        re_estimate = each.statistics == RE_ESTIMATED
         try:
-            re_estimate = each.statistics == RE_ESTIMATED
             result = evaluator.evaluate(self._window.combination(each), fraction=fraction, re_estimate=re_estimate)
             metric = self._metric(each, result)
         except EvaluationFailed as error:
+            if re_estimate and each.method == LAST:
+                what = f"normalization statistics cannot be re-estimated, and combined ones are used: {error}"
+                self._recorder.problem(NORMALIZATION, what, "repair it, or set normalization to clamp")
+                return
             self._recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=each.name, reason=str(error)))
             failed(self._recorder, error)
             return

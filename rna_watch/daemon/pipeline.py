@@ -195,8 +195,8 @@ class Pipeline:
             return
         with self._disk_reserve.writing() if as_files else nullcontext():
             outcome = self._rounds.run(window, residuals, self._family(residuals))
-        if not outcome.evaluated - {LAST} or mode_of(self._recorder.state) is None:
-            nothing = not outcome.evaluated - {LAST}
+        nothing = not outcome.evaluated - {each.name for each in outcome.family.candidates if each.method == LAST}
+        if nothing or mode_of(self._recorder.state) is None:
             if nothing and checkpoint.taken_up is not None and self._evaluators and checkpoint.output is not None:
                 self._leave(checkpoint, "nothing could be evaluated")
                 return
