@@ -27,7 +27,8 @@ _X, _Y = images()
 def evaluate(state_dict: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     """Error in percent of each of 397 images to choose by, and of 400 others to report; none was trained on.
 
-    rna-watch takes the mean, and compares models image by image.
+    rna-watch takes the mean, and compares models image by image. The loss of each of the 397 tells more about a model than
+    right or wrong, so that rna-watch ranks and tests models on it.
     """
     _MODEL.load_state_dict(state_dict)
     _MODEL.to(device).eval()

@@ -286,6 +286,21 @@ def test_another_model_of_the_same_name_is_evaluated_again(run: Path, tmp_path: 
     assert {name for name in after if after[name] > before[name]} == {"capped-5-1e-08", "capped-2-1e-08"}
 
 
+def test_lambda_may_be_none_at_all(run: Path, tmp_path: Path) -> None:
+    """0 among the settings is a candidate of its own, which is recorded with 0, and published as such."""
+    settings: dict[str, Any] = {"methods": ("rna",), "regularizations": (0.0, 1e-2), "windows": (5,)}
+    state = process(run, tmp_path, [Noise(3)], **settings)
+    found = [checkpoint.recipes[name] for checkpoint in _published(state) for name in checkpoint.evaluations]
+    assert {recipe.regularization for recipe in found if recipe.method == "rna"} == {0.0, 1e-2}
+    chosen = [(each, each.chosen) for each in _published(state) if each.chosen]
+    zero = [(checkpoint, choice) for checkpoint, choice in chosen if choice.candidate.endswith("-0e+00")]
+    assert zero
+    for checkpoint, choice in zero:
+        assert _manifest(tmp_path, checkpoint)["regularization"] == 0.0
+        assert math.isclose(sum(choice.weights), 1.0, abs_tol=1e-9)
+        check_output(tmp_path / "rna" / checkpoint.name, run)
+
+
 def test_best_is_never_worse(run: Path, tmp_path: Path) -> None:
     """Whatever an evaluator says, `best` names a model strictly better than its original and every original before it."""
     moved = 0
