@@ -82,7 +82,7 @@ def resume(layout: Layout, order: Order = "auto") -> Resumed:
         rate = group.get("lr")
         if not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 0:
             raise NotResumed("its learning rate is no plain number")
-    return Resumed(kind=kind, groups=groups, held=_held(layout, state, kind, order))
+    return Resumed(kind=kind, groups=groups, held=_held(layout, state, kind, groups, order))
 
 
 def _kind(state: OptimizerState) -> str:
@@ -107,7 +107,9 @@ def _kind(state: OptimizerState) -> str:
     return ADAMW if decoupled == {True} else ADAM
 
 
-def _held(layout: Layout, state: OptimizerState, kind: str, order: Order) -> tuple[Held, ...]:
+def _held(
+    layout: Layout, state: OptimizerState, kind: str, groups: tuple[dict[str, Setting], ...], order: Order
+) -> tuple[Held, ...]:
     parameters = parameters_of(layout)
     alike = all(each == state.settings[0] for each in state.settings)
     if len(state.members) == len(parameters) and alike and kind == SGD and not _still(state):
@@ -125,7 +127,9 @@ def _held(layout: Layout, state: OptimizerState, kind: str, order: Order) -> tup
         if extent.role is not Role.PARAMETER or (not member.moments if kind != SGD else _is_still(state, member)):
             continue
         moments = {name: value for name, value in member.moments if value is not None}
-        if len(moments) < len(member.moments) or (kind != SGD and not {"step", FIRST_MOMENT, "exp_avg_sq"} <= moments.keys()):
+        if len(moments) < len(member.moments) or (
+            kind != SGD and not {"step", FIRST_MOMENT, "exp_avg_sq"} <= moments.keys()
+        ):
             raise NotResumed(f"its optimizer's state of {view.name} is not stored as plain tensors, each in one piece")
         for name, value in moments.items():
             if isinstance(value, Buffer) and name != "step" and value.shape != view.shape:

@@ -27,7 +27,8 @@ COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 class Combination:
     """A model as a recipe: these checkpoints (oldest first, the newest last) with these weights, which sum to one.
 
-    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise equal.
+    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise equal;
+    a single other checkpoint, with weight 1, is taken as it is.
     Integers and flags are the newest checkpoint's. Running variances are kept from going below zero if `clamp`.
     `values` are those extents, by number, that are not combined but given, as bytes.
     """
@@ -95,12 +96,15 @@ def combined_blocks(
         block_elements: elements of a block.
     """
     w = np.asarray(weights[:-1], dtype=np.float64)
+    sole = tuple(weights) == (1.0, 0.0)
     total = np.empty(block_elements, dtype=np.float64)
     for block in reader.blocks(segments, block_elements):
         first = segments[block.pieces[0].segment]
         size = block.values.shape[1]
         newest = block.values[-1]
-        if len(w):
+        if sole:
+            total[:size] = block.values[0]  # y_K + (y_k - y_K) may round
+        elif len(w):
             still = still_infinities(block.values)
             if still is not None:
                 block.values[:-1, still] = 0.0
