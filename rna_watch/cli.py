@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import rna_watch
-from rna_watch.acceleration.methods import ALONE, MEMBER_SETTINGS
+from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS
 from rna_watch.errors import RnaWatchError
 from rna_watch.journal.echo import Formatter, echo, note, shown, tolerate_any_text
 from rna_watch.options import GroupedCommand, config_of, settings, some_settings
@@ -158,8 +158,9 @@ def stop(paths: RunPaths) -> None:
     "--method",
     default="rna",
     show_default=True,
-    help=f"{', '.join(ALONE)}.",
+    help=f"{', '.join(ALONE)}; or {LAYERED}, with --manifest.",
 )
+@click.option("--manifest", type=_PATH, help=f"Of a model whose rows of weights --method {LAYERED} takes.")
 @click.option("--window", type=click.IntRange(min=1), help="N: use the newest N + 1 checkpoints; all if not given.")
 @click.option(
     "--regularization",
@@ -176,7 +177,7 @@ def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **op
     """Combine CHECKPOINTS into one model: one window, no daemon."""
     from rna_watch.commands import extrapolate
 
-    what = _taken(options, "method", "window", "regularization", "force")
+    what = _taken(options, "method", "window", "regularization", "force", "manifest")
     request = extrapolate.Request(settings=config_of(None, options), **what)
     manifest = extrapolate.extrapolate(checkpoints, out, request, lambda line: note(f"warning  {line}"))
     echo(json.dumps(manifest, indent=2) if as_json else "\n".join(extrapolate.lines(out, manifest)))

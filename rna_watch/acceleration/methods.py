@@ -25,7 +25,7 @@ Parameters = Mapping[str, str | float]
 AVERAGES, SOLUTIONS, SEARCHED = "average", "solution", "searched"
 
 LAST = "last"
-AVERAGE, RNA, SOUP, LINE, TRAINED = "average", "rna", "soup", "line", "trained"
+AVERAGE, RNA, SOUP, LINE, TRAINED, LAYERED = "average", "rna", "soup", "line", "trained", "layered"
 UNIFORM = "uniform"
 # what a solution tends to as lambda grows, of so many residuals and the setting `ema_decay`; None is uniform
 PRIORS: dict[str, Callable[[int, float], Float64 | None]] = {
@@ -127,8 +127,14 @@ METHODS: dict[str, Method] = {
     ),
     TRAINED: Method(
         kind=SEARCHED,
-        words="weights of the window fitted by a few gradient steps; needs training_loss in the evaluator's file",
-        settings=("trained_memory",),
+        words="one row of weights fitted to training_loss of the evaluator's file",
+        settings=("fit_memory",),
+        usual=False,
+    ),
+    LAYERED: Method(
+        kind=SEARCHED,
+        words="a row of weights for each tensor, fitted to training_loss of the evaluator's file",
+        settings=("fit_memory",),
     ),
 }
 USUAL = tuple(name for name, method in METHODS.items() if method.usual)

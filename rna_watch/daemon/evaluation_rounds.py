@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
 from rna_watch.acceleration.family import Family, cut, distinct, unevaluated
-from rna_watch.acceleration.methods import LAST, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
+from rna_watch.acceleration.methods import AVERAGES, LAST, LAYERED, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
 from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import searched_candidates, statistics_modes
 from rna_watch.daemon.evaluators import as_kept, failed, offers, spread
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rna_watch.layout.dtypes import Array
 
 SCREENED = 3  # a cheap first round evaluates so many times as many candidates
+FITTED = frozenset(searched_candidates.FIT_STEPS)  # what the user's training loss drew lies in no journal
 _RE_ESTIMATED_SUFFIX = "+re-estimated"
 
 
@@ -151,7 +152,7 @@ class CheckpointEvaluation:
         if not self._evaluate(kept):
             return
         for method, find in SEARCHES.items():
-            if method in self._config.methods and (method != TRAINED or TRAINING_LOSS in offered):
+            if method in self._config.methods and (method not in FITTED or TRAINING_LOSS in offered):
                 find(self)
 
     # -- rounds of evaluation
@@ -175,7 +176,7 @@ class CheckpointEvaluation:
         current = self._recorder.checkpoint(self._name)
         if current is None or each.name not in current.evaluations:
             return False
-        lost = each.statistics == RE_ESTIMATED or each.method == TRAINED
+        lost = each.statistics == RE_ESTIMATED or each.method in FITTED
         if self._evaluators:
             wanted = self._config.metric
             by = current.chosen_by[1] if current.chosen_by else None
@@ -351,29 +352,40 @@ class CheckpointEvaluation:
             self._add(searched_candidates.line(self._residuals, through))
 
     def trained(self) -> None:
-        """Add weights trained from the best candidate on, or report why there are none."""
-        best = self._ranked(self.outcome.family.candidates)
-        if not best:
+        """Add one row of weights fitted from the best combination on, or report why there is none."""
+        rows = [each for each in self.outcome.family.candidates if not each.layer_weights]
+        self._fitted(TRAINED, self._ranked(rows))
+
+    def layered(self) -> None:
+        """Add a row of weights for each tensor, fitted from the best plain average on, or report why there are none."""
+        averages = [each for each in self.outcome.family.candidates if kind_of(each.method) == AVERAGES]
+        self._fitted(LAYERED, self._ranked(averages))
+
+    def _fitted(self, method: str, starts: Sequence[Candidate]) -> None:
+        """Add weights fitted from the first start on, or report why there are none."""
+        if not starts:
             return
-        name = f"{TRAINED}-{len(self._window.residuals)}"
+        name = f"{method}-{len(self._window.residuals)}"
         request = FitRequest(
-            combination=self._window.combination(best[0]),
+            method=method,
+            combination=self._window.combination(starts[0]),
             seed=self._window.members[-1].step or 0,
-            memory_limit_bytes=int(self._config.trained_memory * 2**30),
-            steps=searched_candidates.TRAINING_STEPS,
+            memory_limit_bytes=int(self._config.fit_memory * 2**30),
+            steps=searched_candidates.FIT_STEPS[method],
         )
-        self._show("training weights")
-        candidate, reason = searched_candidates.trained(self._residuals, name, request, self._evaluators[0].fit)
+        self._show("fitting weights")
+        candidate, said = searched_candidates.fitted(self._residuals, name, request, self._evaluators[0].fit)
         if candidate is None:
-            self._recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=name, reason=reason))
-            self._recorder.problem(
-                "trained",
-                f"weights cannot be trained: {reason}",
-                "repair training_loss, or leave 'trained' out of methods",
-            )
+            self._recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=name, reason=said))
+            remedy = f"repair training_loss, or leave '{method}' out of methods"
+            self._recorder.problem(method, f"weights cannot be fitted ({method}): {said}", remedy)
             return
-        self._recorder.solved("trained")
-        self._add([self._variant(candidate, self._best_kind())])
+        self._recorder.solved(method)
+        if said:
+            self._recorder.record(e.Noted(checkpoint=self._name, text=f"{name}: {said}"))
+        # a fit in training mode knows nothing of combined statistics
+        kind = RE_ESTIMATED if method == LAYERED and RE_ESTIMATED in self._kinds else self._best_kind()
+        self._add([self._variant(candidate, kind)])
 
     def _add(self, candidates: Sequence[Candidate]) -> None:
         """Add candidates, whose statistics are made in one way, to the family if they are models of their own; evaluate them."""
@@ -392,4 +404,9 @@ class CheckpointEvaluation:
 
 
 # how the members of searched methods are found, in the order in which they are tried
-SEARCHES = {SOUP: CheckpointEvaluation.soup, LINE: CheckpointEvaluation.line, TRAINED: CheckpointEvaluation.trained}
+SEARCHES = {
+    SOUP: CheckpointEvaluation.soup,
+    LINE: CheckpointEvaluation.line,
+    TRAINED: CheckpointEvaluation.trained,
+    LAYERED: CheckpointEvaluation.layered,
+}

@@ -379,6 +379,7 @@ class Pipeline:
                 residuals=form,
                 diagnostics=diagnostics or manifest.finite(asdict(choice.candidate.diagnostics)),
                 comparisons=[manifest.finite(asdict(step)) for step in choice.comparisons],
+                spread=list(window.spread(choice.candidate)) if window is not None else [],
             )
         )
         return choice

@@ -244,7 +244,8 @@ class Chosen(Event):
     """The candidate that was chosen for this window, what it was compared with, and the reason in one sentence.
 
     `residuals` is the form of the residuals, `diagnostics` are those of the manifest. `comparisons` has each step of the
-    choice: candidate, reference, gain, standard_error or null, threshold, accepted.
+    choice: candidate, reference, gain, standard_error or null, threshold, accepted. Where weights differ from tensor to
+    tensor, `weights` are their mean over elements and `spread` their standard deviation.
     """
 
     kind: ClassVar[str] = "chosen"
@@ -260,6 +261,7 @@ class Chosen(Event):
     residuals: str = ""
     diagnostics: dict[str, Any] = field(default_factory=dict)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
+    spread: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.publishing.output import Output
 
-SCHEMA = 1
+SCHEMA = 2  # the newest that is known; where one row of weights tells the model, schema 1 does
+_ROWS = '"layer_weights": null'
 _KEPT = "Optimizer state, if any, is the newest checkpoint's: do not resume training from this model with it."
 _DROPPED = "Optimizer state was left out: training that goes on from this model begins with a new optimizer."
 
@@ -41,6 +42,8 @@ def describe(
 ) -> dict[str, Any]:
     """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
 
+    The row of a tensor that `layer_weights` names takes the place of `weights`, which are then the mean over elements.
+
     Args:
         output: the model.
         checkpoint: name of the newest input.
@@ -58,7 +61,7 @@ def describe(
     """
     newest = output.recipe.layouts[-1]
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMA if candidate.layer_weights else 1,
         "checkpoint": checkpoint,
         "step": step,
         "series": series,
@@ -67,6 +70,7 @@ def describe(
         "ignore": list(newest.ignore),
         "ignored": list(newest.ignored),
         "weights": list(candidate.weights),
+        "layer_weights": {name: list(row) for name, row in candidate.layer_weights.items()} or None,
         "coefficients": list(candidate.coefficients),
         "method": candidate.method,
         "candidate": candidate.name,
@@ -98,8 +102,13 @@ def finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode(content: Mapping[str, Any]) -> bytes:
-    """A manifest's bytes."""
-    return (json.dumps(content, indent=2) + "\n").encode()
+    """A manifest's bytes; every tensor's row of weights is one line."""
+    text = json.dumps({**content, "layer_weights": None}, indent=2)
+    rows = content.get("layer_weights")
+    if rows:
+        lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+        text = text.replace(_ROWS, f'"layer_weights": {{\n{lines}\n  }}', 1)
+    return (text + "\n").encode()
 
 
 def digest(content: bytes) -> str:

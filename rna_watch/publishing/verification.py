@@ -99,6 +99,12 @@ class Manifest:
     ignored: tuple[str, ...] = ()
     rewritten: bool = False
     export: str | None = None
+    layer_weights: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def matters(self, number: int) -> bool:
+        """Whether the model has a part of an input; the newest lends what is not combined."""
+        rows = [each.weight for each in self.inputs], *(row for _, row in self.layer_weights)
+        return number == len(self.inputs) - 1 or any(row[number] != 0.0 for row in rows)
 
 
 class VerificationEnded(Exception):  # noqa: N818 - it is an outcome, not a failure
@@ -125,6 +131,7 @@ def read_manifest(path: Path) -> Manifest:
         raise VerificationEnded(Verdict.DIFFERS, f"its manifest is damaged: it is not JSON ({error})") from error
     fields = content if isinstance(content, dict) else {}
     schema, inputs, weights = (fields.get(key) for key in ("schema", "inputs", "weights"))
+    rows = fields.get("layer_weights") or {}
     statistics = fields.get("statistics", CLAMPED)
     problem = ""
     if type(schema) is int and schema > SCHEMA:
@@ -133,14 +140,13 @@ def read_manifest(path: Path) -> Manifest:
         problem = "it has no schema number"
     elif not isinstance(inputs, list) or not inputs or not all(_is_input(each) for each in inputs):
         problem = "it does not name its inputs with path and fingerprint"
-    elif not isinstance(weights, list) or not all(type(each) in {int, float} for each in weights):
-        problem = "it has no weights"
-    elif len(weights) != len(inputs):
-        problem = f"it has {len(weights)} weights for {len(inputs)} inputs"
-    elif not all(abs(each) < math.inf for each in weights):
-        problem = "a weight is not finite"
-    elif abs(math.fsum(weights) - 1) > _SUM_TOLERANCE:
-        problem = f"its weights sum to {math.fsum(weights):.12g}, not to 1"
+    elif problem := _problem_of(weights, len(inputs)):
+        pass
+    elif not isinstance(rows, dict):
+        problem = "its layer_weights are no rows of weights by name"
+    elif wrong := {name: found for name, row in rows.items() if (found := _problem_of(row, len(inputs)))}:
+        name, found = next(iter(wrong.items()))
+        problem = f"for {name}, {found}"
     elif not all(_are_texts(fields.get(key) or []) for key in ("ignore", "ignored")):
         problem = "the tensors that it ignores are no list of names"
     if problem:
@@ -157,7 +163,20 @@ def read_manifest(path: Path) -> Manifest:
         ignored=tuple(fields.get("ignored") or ()),
         rewritten=fields.get("optimizer_state") == "dropped",
         export=Path(str(fields["export"])).name if fields.get("export") else None,
+        layer_weights=tuple((name, tuple(float(each) for each in row)) for name, row in rows.items()),
     )
+
+
+def _problem_of(weights: object, count: int) -> str:
+    """What is wrong with a row of weights of so many inputs ("" if nothing is)."""
+    if not isinstance(weights, list) or not all(type(each) in {int, float} for each in weights):
+        return "it has no weights"
+    if len(weights) != count:
+        return f"it has {len(weights)} weights for {count} inputs"
+    if not all(abs(each) < math.inf for each in weights):
+        return "a weight is not finite"
+    total = math.fsum(weights)
+    return f"its weights sum to {total:.12g}, not to 1" if abs(total - 1) > _SUM_TOLERANCE else ""
 
 
 def _is_input(value: object) -> bool:
@@ -211,19 +230,26 @@ def _check(
     """
     missing = [
         f"input {each.path} (weight {each.weight:+.4f}) {got}"
-        for each, got in found
-        if isinstance(got, str) and (each.weight != 0.0 or each is manifest.inputs[-1])
+        for number, (each, got) in enumerate(found)
+        if isinstance(got, str) and manifest.matters(number)
     ]
     published, damaged, checksums = _published(model, manifest, missing)
     problems = [f"the file is damaged: {each}" for each in damaged]
     if missing:
         raise VerificationEnded(Verdict.DIFFERS if problems else Verdict.UNVERIFIABLE, *problems, *missing)
+    there = [number for number, (_, got) in enumerate(found) if not isinstance(got, str)]
     combination = Combination(
         layouts=tuple(consolidated.published(got) for _, got in found if not isinstance(got, str)),
-        weights=tuple(each.weight for each, got in found if not isinstance(got, str)),
+        weights=tuple(manifest.inputs[number].weight for number in there),
+        layer_weights=tuple((name, tuple(row[number] for number in there)) for name, row in manifest.layer_weights),
         clamp=manifest.statistics != COMBINED,
     ).without_zeros()
     newest = combination.layouts[-1]
+    known = {extent.name for extent in newest.extents}
+    if unknown := [name for name, _ in manifest.layer_weights if name not in known]:
+        raise VerificationEnded(
+            Verdict.DIFFERS, *problems, f"its inputs have no {unknown[0]}, for which it has weights"
+        )
     for layout in combination.layouts:
         if why := difference(layout, newest):
             raise VerificationEnded(Verdict.DIFFERS, *problems, f"its inputs do not fit together: {why}")
