@@ -95,6 +95,10 @@ class RunConfig(BaseModel):
     trained_memory: Annotated[float, Field(gt=0)] = Field(
         4.0, description="GiB that the models of a window may take in the evaluator for trained weights."
     )
+    anneal_seconds: Annotated[float, Field(gt=0)] = Field(
+        120.0,
+        description="Seconds that all branches of `anneal` may take at a checkpoint; what takes longer is not begun.",
+    )
     normalization: Literal["clamp", "combine", "re-estimate", "both"] = Field(
         "clamp",
         description="Batch-norm statistics: combined and kept from going below zero, combined as in the paper, re-estimated "

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, kind_of
+from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, TRAINING, kind_of
 from rna_watch.acceleration.significance import Comparison, Mode, compare, gain, ranked
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from rna_watch.acceleration.candidate import Candidate
+
+_WORDS = {AVERAGES: "the plain average", TRAINING: "a short cooldown, which is training and no extrapolation,"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +150,7 @@ def _step(
 def _reason(best: Candidate, *, better: bool | None, significant: bool | None) -> str:
     if better is None:
         return "the original could not be evaluated, so it is not known whether it is better"
-    kind = "the plain average" if kind_of(best.method) == AVERAGES else "extrapolation"
+    kind = _WORDS.get(kind_of(best.method) or "", "extrapolation")
     if not better:
         return f"{kind} is the best of the family, but not better than the original"
     if significant is False:

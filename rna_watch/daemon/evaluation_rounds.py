@@ -6,16 +6,18 @@ only candidates whose per-example values were lost with the process are evaluate
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
 from rna_watch.acceleration.family import Family, cut, distinct, unevaluated
-from rna_watch.acceleration.methods import AVERAGES, LAST, LAYERED, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
+from rna_watch.acceleration.methods import ANNEAL, AVERAGES, LAST, LAYERED, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
 from rna_watch.acceleration.significance import ranked
-from rna_watch.daemon import searched_candidates, statistics_modes
+from rna_watch.daemon import annealed, searched_candidates, statistics_modes
 from rna_watch.daemon.evaluators import as_kept, failed, offers, spread
 from rna_watch.daemon.settled_metric import note_what_is_kept, settle
 from rna_watch.errors import EvaluationFailed
@@ -24,6 +26,7 @@ from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.recipe import recorded
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,9 +41,10 @@ if TYPE_CHECKING:
     from rna_watch.evaluation.client import Evaluator
     from rna_watch.evaluation.evaluator import Evaluation
     from rna_watch.layout.dtypes import Array
+    from rna_watch.window.combine import Combination
 
 SCREENED = 3  # a cheap first round evaluates so many times as many candidates
-FITTED = frozenset(searched_candidates.FIT_STEPS)  # what the user's training loss drew lies in no journal
+FITTED = frozenset({*searched_candidates.FIT_STEPS, ANNEAL})  # what the user's training loss drew lies in no journal
 _RE_ESTIMATED_SUFFIX = "+re-estimated"
 
 
@@ -48,6 +52,7 @@ _RE_ESTIMATED_SUFFIX = "+re-estimated"
 class Evaluated:
     """What the evaluation of one checkpoint gave: candidates, their per-example values, re-estimated statistics; by name.
 
+    `branches` are the models that were trained, whose files are removed when they are not needed any more.
     `evaluated` names the candidates whose metrics in the journal are of exactly these models, and whose values and
     statistics are at hand; the others count as not evaluated.
     """
@@ -56,6 +61,14 @@ class Evaluated:
     evaluated: set[str] = field(default_factory=set)
     examples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     statistics: dict[str, dict[str, Array]] = field(default_factory=dict)
+    branches: dict[str, annealed.Branch] = field(default_factory=dict)
+
+    def combination(self, candidate: Candidate, window: Window) -> Combination:
+        """A candidate of this checkpoint's as a recipe."""
+        branch = self.branches.get(candidate.name)
+        if branch is not None:
+            return branch.combination(window.layouts[-1])
+        return window.combination(candidate, self.statistics.get(candidate.name))
 
 
 class EvaluationRounds:
@@ -66,15 +79,23 @@ class EvaluationRounds:
         recorder: journal and state.
         evaluators: as many as may run at a time.
         show: is given what is being done.
+        scratch: the folder for models that are made for evaluation alone.
     """
 
     def __init__(
-        self, config: RunConfig, recorder: Recorder, evaluators: Sequence[Evaluator], show: Callable[[Work], None]
+        self,
+        config: RunConfig,
+        recorder: Recorder,
+        evaluators: Sequence[Evaluator],
+        show: Callable[[Work], None],
+        scratch: Path,
     ) -> None:
         self.config = config
         self.recorder = recorder
         self.evaluators = evaluators
         self.show = show
+        self.scratch = scratch
+        self.files: list[Path] = []
         if evaluators:
             note_what_is_kept(config, recorder)
 
@@ -95,6 +116,12 @@ class EvaluationRounds:
         if self.evaluators or (known is not None and known.evaluations):
             evaluation.run(search=search)
         return evaluation.outcome
+
+    def clear(self) -> None:
+        """Remove the files of models that were made for evaluation alone."""
+        while self.files:
+            with contextlib.suppress(OSError):  # the next start sweeps what is left
+                disk.remove(self.files.pop())
 
     def unevaluated(self, window: Window, residuals: Residuals) -> Family:
         """What is left to publish if nothing could be evaluated."""
@@ -193,7 +220,8 @@ class CheckpointEvaluation:
         self._show(f"evaluating {each.name}")
         try:
             re_estimate = each.statistics == RE_ESTIMATED
-            result = evaluator.evaluate(self._window.combination(each), fraction=fraction, re_estimate=re_estimate)
+            recipe = self.outcome.combination(each, self._window)
+            result = evaluator.evaluate(recipe, fraction=fraction, re_estimate=re_estimate)
             metric = self._metric(each, result)
         except EvaluationFailed as error:
             self._recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=each.name, reason=str(error)))
@@ -387,6 +415,27 @@ class CheckpointEvaluation:
         kind = RE_ESTIMATED if method == LAYERED and RE_ESTIMATED in self._kinds else self._best_kind()
         self._add([self._variant(candidate, kind)])
 
+    def anneal(self) -> None:
+        """Add what the run would be worth if it were cooled down now: branches from the last checkpoint and the best average."""
+        last, *others = self.outcome.family.candidates
+        averages = self._ranked([each for each in others if kind_of(each.method) == AVERAGES])
+        self._show("cooling down")
+        made = annealed.branches(
+            self._window,
+            [last, *averages[:1]],
+            config=self._config,
+            recorder=self._recorder,
+            evaluator=self._evaluators[0],
+            scratch=self._rounds.scratch,
+        )
+        for candidate, branch in made:
+            self.outcome.branches[candidate.name] = branch
+            self._rounds.files.append(Path(branch.layout.path))
+            self.outcome.family = replace(self.outcome.family, candidates=(*self.outcome.family.candidates, candidate))
+            self._total += 1
+            self._evaluate([candidate])
+            self._show("cooling down")
+
     def _add(self, candidates: Sequence[Candidate]) -> None:
         """Add candidates, whose statistics are made in one way, to the family if they are models of their own; evaluate them."""
         known = self.outcome.family.candidates
@@ -409,4 +458,5 @@ SEARCHES = {
     LINE: CheckpointEvaluation.line,
     TRAINED: CheckpointEvaluation.trained,
     LAYERED: CheckpointEvaluation.layered,
+    ANNEAL: CheckpointEvaluation.anneal,
 }

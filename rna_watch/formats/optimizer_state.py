@@ -49,6 +49,12 @@ def find_optimizer(tree: object, place: Callable[[PickledTensor], int | None]) -
     return _read(found[0], place) if found else None
 
 
+def learning_rate(layout: Layout) -> float:
+    """The largest learning rate of a checkpoint's optimizer; 0 if it is not known."""
+    rates = [group.learning_rate for group in layout.optimizer.groups] if layout.optimizer else []
+    return max((rate for rate in rates if math.isfinite(rate)), default=0.0)
+
+
 def optimizers(tree: object) -> list[dict[str, Any]]:
     """The state dicts of all optimizers in a checkpoint's tree."""
     if not isinstance(tree, dict):

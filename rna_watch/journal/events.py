@@ -87,6 +87,7 @@ class Admitted(Event):
     """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: relative to the output folder).
 
     `counters` are the step and epoch in the file, `told` what told its step, `left_out` why settings keep it from windows.
+    `learning_rate` is the largest of its optimizer's, 0 if it is not known.
     """
 
     kind: ClassVar[str] = "admitted"
@@ -107,6 +108,7 @@ class Admitted(Event):
     counters: dict[str, int] = field(default_factory=dict)
     told: str = ""
     left_out: str = ""
+    learning_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +220,30 @@ class Evaluated(Event):
     examples: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annealed(Event):
+    """A candidate was trained, not combined: a short branch of the run, with a learning rate that falls to 0.
+
+    It began with the combination of weights `start` over the window's inputs (oldest first), with the run's `optimizer` at
+    `learning_rate`, and took `steps` of the evaluator's training_loss. `batches` are all that were drawn, those of
+    statistics too, and `losses` those of the steps. `digest` is of the model's tensors.
+    """
+
+    kind: ClassVar[str] = "annealed"
+    checkpoint: str
+    candidate: str
+    start: list[float]
+    optimizer: str
+    learning_rate: float
+    seed: int
+    steps: int
+    batches: int
+    losses: list[float]
+    seconds: float
+    digest: str
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,9 +33,9 @@ class Combination:
     """A model as a recipe: these checkpoints (oldest first, the newest last) with these weights, which sum to one.
 
     Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise equal;
-    one other checkpoint alone, with weight 1, is taken as it is. `layer_weights` are (name of an extent, its own row of weights) where they differ from tensor to tensor. Integers and
-    flags are the newest checkpoint's. Running variances are kept from going below zero if `clamp`. `values` are those
-    extents, by number, that are not combined but given, as bytes.
+    one other checkpoint alone, with weight 1, is taken as it is. `layer_weights` are (name of an extent, its own row of weights)
+    where they differ from tensor to tensor. Integers and flags are the newest checkpoint's. Running variances are kept from
+    going below zero if `clamp`. `values` are those extents, by number, that are not combined but given, as bytes.
     """
 
     layouts: tuple[Layout, ...]

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,38 +17,15 @@ from rna_watch.formats.resumed_optimizer import NotResumed, resume
 from rna_watch.publishing import annealed
 from rna_watch.window.combine import Combination
 
+from . import users_regression
 from .models import python, spec
 
 pytestmark = pytest.mark.usefixtures("at_home")
 
 STEPS = 12
 CPU = torch.device("cpu")
-TEXT = """
-import torch
-
-X = torch.randn(256, 6, generator=torch.Generator().manual_seed(3))
-Y = (X[:, 0] * X[:, 1] + X[:, 2]).unsqueeze(1)
-
-def network():
-    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
-
-MODEL = network()
-
-def batch_loss(model, tensors, generator):
-    picked = torch.randint(0, len(X), (16,), generator=generator)
-    outputs = torch.func.functional_call(model, tensors, (X[picked],))
-    return (outputs - Y[picked]).square().mean()
-
-def training_loss(state_dict, device, generator):
-    return batch_loss(MODEL.train(), state_dict, generator)
-
-def evaluate(state_dict, device):
-    MODEL.eval()
-    with torch.no_grad():
-        return {"loss": (torch.func.functional_call(MODEL, state_dict, (X,)) - Y).square().mean()}
-"""
-USER = {}
-exec(TEXT, USER)  # the file that the worker loads, for the twin
+USER = Path(users_regression.__file__)
+TEXT = USER.read_text()
 OPTIMIZERS = {
     "SGD": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
     "AdamW": lambda ps: torch.optim.AdamW(ps, lr=0.01, weight_decay=0.1),
@@ -58,14 +36,14 @@ OPTIMIZERS = {
 def train(folder, make, count=2, dtype=torch.float32, parameters=lambda model: model.parameters()):
     """A short training: its last network and optimizer, and the layouts of its checkpoints."""
     torch.manual_seed(0)
-    model = USER["network"]()
+    model = users_regression.network()
     optimizer = make(parameters(model))
     generator = torch.Generator().manual_seed(1)
     layouts = []
     for number in range(count):
         for _ in range(10):
             optimizer.zero_grad()
-            USER["batch_loss"](model.train(), dict(model.state_dict(keep_vars=True)), generator).backward()
+            users_regression.batch_loss(model.train(), dict(model.state_dict(keep_vars=True)), generator).backward()
             optimizer.step()
         path = folder / f"step_{number}.pt"
         model = model.to(dtype).float()
@@ -93,7 +71,7 @@ def published(layouts, path):
 
 def twin(start, optimizer, rate, *, momentum_stays=False):
     """The obvious way: torch's network and optimizer go on, with a rate that falls linearly to zero."""
-    model = USER["network"]()
+    model = users_regression.network()
     model.load_state_dict(start)
     state = copy.deepcopy(optimizer.state_dict())
     if isinstance(optimizer, torch.optim.SGD) and not momentum_stays:
@@ -107,13 +85,13 @@ def twin(start, optimizer, rate, *, momentum_stays=False):
         for group, own_rate in zip(own.param_groups, rates, strict=True):
             group["lr"] = own_rate * (1 - step / STEPS)
         own.zero_grad()
-        loss = USER["batch_loss"](model.train(), dict(model.state_dict(keep_vars=True)), generator)
+        loss = users_regression.batch_loss(model.train(), dict(model.state_dict(keep_vars=True)), generator)
         loss.backward()
         own.step()
         losses.append(loss.item())
     with torch.no_grad():
         for _ in range(50):
-            USER["batch_loss"](model.train(), dict(model.state_dict(keep_vars=True)), generator)
+            users_regression.batch_loss(model.train(), dict(model.state_dict(keep_vars=True)), generator)
     return model.state_dict(), losses
 
 
@@ -207,7 +185,7 @@ def test_normalization_is_used_where_the_file_offers_it(tmp_path):
     asked = request(tmp_path, layouts)
     found = python(tmp_path, TEXT + "\ndef normalization(device):\n    return network(), [X]\n").anneal(asked)
     made = published(layouts, asked.path)
-    hidden = USER["X"] @ made["0.weight"].T + made["0.bias"]
+    hidden = users_regression.X @ made["0.weight"].T + made["0.bias"]
     torch.testing.assert_close(made["1.running_mean"], hidden.mean(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(made["1.running_var"], hidden.var(0), rtol=1e-4, atol=1e-5)
     assert found.passes == 0
