@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from rna_watch.acceleration.methods import METHODS, PRIORS, USUAL, Search
 from rna_watch.errors import UsageError
@@ -32,8 +32,10 @@ RETIRED = {
     "averages": "the lengths in `windows` are those of averages too, and without it 3, 5, 10 and 15 are tried",
     "incomplete_after": "an incomplete file is reported after twice the longest time that one took to be written, at least 10 s",
     "memory_budget": "a worker's block buffers take 64 MiB",
-    "trained_steps": "weights are trained by 30 gradient steps",
+    "trained_steps": "weights are trained in 3 rounds of 8 batches",
 }
+# settings by the names that they had before, which are still accepted
+RENAMED = {"trained_memory": "fit_memory"}
 
 
 def _one_group(pattern: str) -> str:
@@ -92,8 +94,8 @@ class RunConfig(BaseModel):
         8,
         description=f"Most models of the family evaluated at a checkpoint, besides the original; {_SEARCHED} come on top.",
     )
-    trained_memory: Annotated[float, Field(gt=0)] = Field(
-        4.0, description="GiB that the models of a window may take in the evaluator for trained weights."
+    fit_memory: Annotated[float, Field(gt=0)] = Field(
+        4.0, description="GiB that the models of a window may take in the evaluator while weights are fitted to a loss."
     )
     anneal_seconds: Annotated[float, Field(gt=0)] = Field(
         120.0,
@@ -206,6 +208,11 @@ class RunConfig(BaseModel):
         "Checkpoints are unpinned below it, oldest first, and models wait.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_present_names(cls, values: Any) -> Any:
+        return _renamed(values)
+
     def search(self, **others: Any) -> Search:
         """The search for the family of a window, by these settings, with `others` in their place."""
         names = {field.name for field in dataclasses.fields(Search)} & RunConfig.model_fields.keys()
@@ -250,7 +257,7 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
     Raises:
         UsageError: the file cannot be read, a key is unknown (the near match is named), or a value is wrong.
     """
-    values = read_settings(path) if path else {}
+    values = _renamed(read_settings(path)) if path else {}
     where = str(path) if path else "the command line"
     known = RunConfig.model_fields
     for key in values:
@@ -258,7 +265,7 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known are: {', '.join(known)}"
             raise UsageError(f"{where}: unknown setting '{key}'{hint}")
-    values |= {key: value for key, value in overrides.items() if value is not None}
+    values |= _renamed({key: value for key, value in overrides.items() if value is not None})
     for key in RETIRED.keys() & values.keys():
         del values[key]
         if say is not None:
@@ -277,6 +284,14 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
     if config.evaluate_command and "{checkpoint}" not in config.evaluate_command:
         raise UsageError("--evaluate-command must hold {checkpoint}, the place of the file to evaluate")
     return config
+
+
+def _renamed(values: Any) -> Any:
+    """Settings under the names that they have now; one that is given under both keeps the present name's value."""
+    if not isinstance(values, dict):
+        return values
+    now = {RENAMED[key]: value for key, value in values.items() if key in RENAMED}
+    return now | {key: value for key, value in values.items() if key not in RENAMED}
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import RE_ESTIMATED
 from rna_watch.acceleration.direction import direction
-from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, RNA, SOLUTIONS, UNIFORM
+from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, LAYERED, RNA, SOLUTIONS, TRAINED, UNIFORM
 from rna_watch.acceleration.methods import kind_of as kind_of_method
 from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.levels import Level, known, levels, same
@@ -222,7 +222,7 @@ class _Picker:
 
 def _kinds(families: Sequence[Mapping[str, Member]]) -> tuple[str, ...]:
     seen = {kind_of(member.method) for family in families for member in family.values()}
-    usual = [ORIGINAL, *(kind for kind in (AVERAGE, RNA, "trained") if kind in seen)]
+    usual = [ORIGINAL, *(kind for kind in (AVERAGE, RNA, LAYERED, TRAINED) if kind in seen)]
     return (*usual, *sorted(seen - set(usual)))
 
 

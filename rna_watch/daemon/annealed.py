@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.candidate import CLAMPED
@@ -36,19 +36,20 @@ _REMEDY = "leave 'anneal' out of methods, or {}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branch:
-    """A model that was trained here: the layout of its file, and how it was made."""
+    """A model that was trained here: the layout of its file, how it was made (as a manifest says it), what is to be said.
+
+    It began with the combination of weights `start` over the window's inputs (oldest first), with the run's `optimizer` at
+    `learning_rate`, and took `steps` of the evaluator's training_loss. `batches` are all that were drawn, those of
+    statistics too, and `losses` those of the steps. `digest` is of the model's tensors.
+    """
 
     layout: Layout
-    made: e.Annealed
+    training: dict[str, Any]
+    notes: tuple[str, ...]
 
     def combination(self, newest: Layout) -> Combination:
         """The model as a recipe that copies it; what is not trained is the newest checkpoint's."""
         return Combination(layouts=(self.layout, newest), weights=(1.0, 0.0), clamp=False)
-
-    def record(self) -> dict[str, Any]:
-        """How it was made, as a manifest says it."""
-        left_out = {"kind", "time", "seq", "checkpoint", "candidate"}
-        return {name: value for name, value in asdict(self.made).items() if name not in left_out}
 
 
 def branches(
@@ -99,7 +100,7 @@ def branches(
                 steps=STEPS,
                 seed=window.members[-1].step or 0,
                 seconds=max(left_s, 0.0),
-                memory_limit_bytes=int(config.trained_memory * 2**30),
+                memory_limit_bytes=int(config.fit_memory * 2**30),
                 path=str(scratch / f"candidate-0.{candidate.name}.safetensors"),
             )
             try:
@@ -111,22 +112,24 @@ def branches(
                 recorder.problem(_PROBLEM, f"{candidate.name} failed: {error}", remedy)
                 continue
             layout = annealed.layout(request.path, newest)
-            made = e.Annealed(
-                checkpoint=name,
-                candidate=candidate.name,
-                start=list(request.combination.weights),
-                optimizer=optimizer.kind,
-                learning_rate=optimizer.learning_rate * rate,
-                seed=request.seed,
-                steps=STEPS,
-                batches=len(found.losses) + found.passes,
-                losses=list(found.losses),
-                seconds=found.seconds,
-                digest=layout.fingerprint,
-                notes=list(found.notes),
+            yield (
+                candidate,
+                Branch(
+                    layout=layout,
+                    training={
+                        "start": list(request.combination.weights),
+                        "optimizer": optimizer.kind,
+                        "learning_rate": optimizer.learning_rate * rate,
+                        "seed": request.seed,
+                        "steps": STEPS,
+                        "batches": len(found.losses) + found.passes,
+                        "losses": list(found.losses),
+                        "seconds": found.seconds,
+                        "digest": layout.fingerprint,
+                    },
+                    notes=found.notes,
+                ),
             )
-            recorder.record(made)
-            yield candidate, Branch(layout=layout, made=made)
     if not failures:
         recorder.solved(_PROBLEM)
 

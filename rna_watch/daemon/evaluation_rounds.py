@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from rna_watch.acceleration.family import Family, cut, distinct, unevaluated
 from rna_watch.acceleration.methods import ANNEAL, AVERAGES, LAST, LAYERED, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
 from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import annealed, searched_candidates, statistics_modes
+from rna_watch.daemon.evaluated import Evaluated
 from rna_watch.daemon.evaluators import as_kept, failed, offers, spread
 from rna_watch.daemon.settled_metric import note_what_is_kept, settle
 from rna_watch.errors import EvaluationFailed
@@ -31,44 +32,16 @@ from rna_watch.layout import disk
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import numpy as np
-    import numpy.typing as npt
-
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
     from rna_watch.evaluation.client import Evaluator
     from rna_watch.evaluation.evaluator import Evaluation
-    from rna_watch.layout.dtypes import Array
-    from rna_watch.window.combine import Combination
 
 SCREENED = 3  # a cheap first round evaluates so many times as many candidates
-FITTED = frozenset({*searched_candidates.FIT_STEPS, ANNEAL})  # what the user's training loss drew lies in no journal
+FITTED = frozenset({TRAINED, LAYERED, ANNEAL})  # what the user's training loss drew lies in no journal
 _RE_ESTIMATED_SUFFIX = "+re-estimated"
-
-
-@dataclass(slots=True)
-class Evaluated:
-    """What the evaluation of one checkpoint gave: candidates, their per-example values, re-estimated statistics; by name.
-
-    `branches` are the models that were trained, whose files are removed when they are not needed any more.
-    `evaluated` names the candidates whose metrics in the journal are of exactly these models, and whose values and
-    statistics are at hand; the others count as not evaluated.
-    """
-
-    family: Family
-    evaluated: set[str] = field(default_factory=set)
-    examples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
-    statistics: dict[str, dict[str, Array]] = field(default_factory=dict)
-    branches: dict[str, annealed.Branch] = field(default_factory=dict)
-
-    def combination(self, candidate: Candidate, window: Window) -> Combination:
-        """A candidate of this checkpoint's as a recipe."""
-        branch = self.branches.get(candidate.name)
-        if branch is not None:
-            return branch.combination(window.layouts[-1])
-        return window.combination(candidate, self.statistics.get(candidate.name))
 
 
 class EvaluationRounds:
@@ -276,6 +249,7 @@ class CheckpointEvaluation:
                 examples=len(result.examples.get(metric, ())),
                 recipe=recorded(each),
                 model=self._window.model(each),
+                training=branch.training if (branch := self.outcome.branches.get(each.name)) else {},
             )
         )
         self.outcome.evaluated.add(each.name)
@@ -399,7 +373,6 @@ class CheckpointEvaluation:
             combination=self._window.combination(starts[0]),
             seed=self._window.members[-1].step or 0,
             memory_limit_bytes=int(self._config.fit_memory * 2**30),
-            steps=searched_candidates.FIT_STEPS[method],
         )
         self._show("fitting weights")
         candidate, said = searched_candidates.fitted(self._residuals, name, request, self._evaluators[0].fit)

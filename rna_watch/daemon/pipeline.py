@@ -18,7 +18,8 @@ from rna_watch.acceleration.selection import Choice, Evidence, choose
 from rna_watch.daemon import failures, kept_model, second_pass
 from rna_watch.daemon.disk_reserve import files_to_judge
 from rna_watch.daemon.equal_neighbours import repeats
-from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
+from rna_watch.daemon.evaluated import Evaluated
+from rna_watch.daemon.evaluation_rounds import SCREENED, EvaluationRounds
 from rna_watch.daemon.failures import Failure
 from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.one_training import followed

@@ -99,8 +99,8 @@ class Publication:
                 reason=chosen.reason,
                 residuals=residuals,
                 comparisons=chosen.comparisons,
-                notes=[window.begins] if window.begins else [],
-                training=branch.record() if branch else None,
+                notes=[*([window.begins] if window.begins else []), *(branch.notes if branch else ())],
+                training=branch.training if branch else None,
             )
         )
         self._intend(checkpoint, model, content)

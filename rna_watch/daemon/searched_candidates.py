@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import of_weights
-from rna_watch.acceleration.methods import LAYERED, LINE, SOUP, TRAINED
+from rna_watch.acceleration.methods import LINE, SOUP
 from rna_watch.acceleration.significance import gain, ranked
 from rna_watch.errors import EvaluationFailed
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rna_watch.evaluation.evaluator import Fit, FitRequest
 
 _LINE_FACTORS = (0.5, 1.5, 2.0)
-FIT_STEPS = {TRAINED: 30, LAYERED: 60}
 
 
 def soup(

@@ -210,6 +210,7 @@ class Evaluated(Event):
     """The user's evaluator gave these metrics for one candidate (`last` is the original).
 
     `examples` is the number of per-example values of the choosing metric. `recipe` is the candidate's, as in `Searched`.
+    `training` says how it was trained, where it is no combination: the keys of its manifest from `start` to `digest`.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -220,30 +221,7 @@ class Evaluated(Event):
     examples: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
     model: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Annealed(Event):
-    """A candidate was trained, not combined: a short branch of the run, with a learning rate that falls to 0.
-
-    It began with the combination of weights `start` over the window's inputs (oldest first), with the run's `optimizer` at
-    `learning_rate`, and took `steps` of the evaluator's training_loss. `batches` are all that were drawn, those of
-    statistics too, and `losses` those of the steps. `digest` is of the model's tensors.
-    """
-
-    kind: ClassVar[str] = "annealed"
-    checkpoint: str
-    candidate: str
-    start: list[float]
-    optimizer: str
-    learning_rate: float
-    seed: int
-    steps: int
-    batches: int
-    losses: list[float]
-    seconds: float
-    digest: str
-    notes: list[str] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

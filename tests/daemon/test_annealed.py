@@ -159,7 +159,7 @@ def test_a_run_that_has_cooled_down_is_left_alone(tmp_path: Path, monkeypatch: p
     [
         ({"optimizer": None}, {}, "holds no optimizer settings"),
         ({}, {"anneal_seconds": 1e-3}, "of anneal_seconds"),
-        ({}, {"trained_memory": 1e-9}, "allow more memory"),
+        ({}, {"fit_memory": 1e-9}, "allow more memory"),
     ],
 )
 def test_why_there_is_none_is_said_once(
