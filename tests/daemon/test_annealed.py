@@ -177,10 +177,27 @@ def test_why_there_is_none_is_said_once(
 
 def test_the_commands_show_it(run: tuple[Path, RunState]) -> None:
     """`verify`, `compare` and `status` of the same run speak of it as what it is."""
-    folder, _ = run
+    folder, state = run
     verified = rna_watch("verify", folder)
     assert verified.returncode == 0, verified.stdout
     assert "have the digest of its manifest" in verified.stdout
-    compared = rna_watch("compare", folder)
-    assert compared.returncode == 0, compared.stderr
-    assert "anneal" in compared.stdout
+    shown = rna_watch("status", folder)
+    assert "cooled down now, this run would be worth loss" in " ".join(shown.stdout.split())
+    told = json.loads(rna_watch("status", folder, "--json").stdout)["cooled_down"]
+    branches = {n: m["loss"] for n, m in state.checkpoints["step_80.pt"].evaluations.items() if n.startswith("anneal")}
+    assert told["candidate"] == min(branches, key=lambda each: branches[each])
+    assert told["value"] == min(branches.values())
+    assert (told["checkpoint"], told["steps"], told["now"]) == ("step_80.pt", 60, True)
+
+
+def test_compare_shows_the_gain_for_free(run: tuple[Path, RunState]) -> None:
+    """The gain over the original is said to be without the batches, where the run is too short to charge them."""
+    folder, _ = run
+    text = " ".join(rna_watch("compare", folder).stdout.split())
+    assert "if those batches are free" in text
+    assert "its curve does not reach so far" in text
+    record = json.loads(rna_watch("compare", folder, "--json").stdout)
+    assert record["cooling"]["count"] == 2
+    assert record["cooling"]["free"] > 0
+    assert "anneal" in record["kinds"]
+    assert record["tallies"]["all"]["duels"] == 0
