@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.methods import ANNEAL, LAST
+from rna_watch.acceleration.methods import LAST
 from rna_watch.acceleration.significance import ranked
 from rna_watch.journal.metric import mode_of, value_in
 from rna_watch.journal.quantities import duration, gain, number, places
@@ -43,10 +43,13 @@ def cooled(state: RunState) -> Cooled | None:
     if state.metric is None or mode is None:
         return None
     metric, series = state.metric.metric, state.series_of(state.first)
-    judged = [c for c in list(state.checkpoints.values()) if c.evaluations and c.series == series]
-    for checkpoint in reversed(judged):
-        if checkpoint.judge == state.judge and (best := _best(checkpoint, metric, mode)):
-            training = checkpoint.training.get(best, {})
+    newer = False
+    for checkpoint in reversed(list(state.checkpoints.values())):  # thousands of them in each frame of a dashboard
+        if not checkpoint.evaluations or checkpoint.series != series:
+            continue
+        best = _best(checkpoint, metric, mode) if checkpoint.training and checkpoint.judge == state.judge else None
+        if best is not None:
+            training = checkpoint.training[best]
             value = value_in(checkpoint.evaluations[best], metric)
             assert value is not None
             return Cooled(
@@ -58,13 +61,14 @@ def cooled(state: RunState) -> Cooled | None:
                 original=value_in(checkpoint.evaluations.get(LAST), metric),
                 steps=int(training.get("steps", 0)),
                 seconds=float(training.get("seconds", 0.0)),
-                now=checkpoint is judged[-1],
+                now=not newer,
             )
+        newer = True
     return None
 
 
 def _best(checkpoint: Checkpoint, metric: str, mode: Mode) -> str | None:
-    branches = [name for name in checkpoint.evaluations if checkpoint.recipes[name].method == ANNEAL]
+    branches = [name for name in checkpoint.training if value_in(checkpoint.evaluations.get(name), metric) is not None]
     return next(iter(ranked(branches, lambda name: value_in(checkpoint.evaluations[name], metric), mode)), None)
 
 

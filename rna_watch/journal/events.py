@@ -11,16 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-Metrics = dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """What every event has: its time (seconds since 1970) and its number, both set when it is appended."""
-
-    kind: ClassVar[str] = "event"
-    time: float = 0.0
-    seq: int = 0
+from rna_watch.journal.event import Event as Event  # noqa: PLC0414 - readers find all of the format here
+from rna_watch.journal.event import Metrics as Metrics  # noqa: PLC0414
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
