@@ -77,7 +77,7 @@ class RunConfig(BaseModel):
         "5, 10 and 15 too.",
     )
     regularizations: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (1e-8, 1e-4, 1e-2), description="Lambdas to try, relative to the norm of the Gram matrix."
+        (1e-8, 1e-4, 1e-2), description="Lambdas to try, relative to the norm of the Gram matrix; 0: none at all."
     )
     methods: tuple[MethodName, ...] = Field(USUAL, description=f"Kinds of combinations to try; also: {_UNUSUAL}.")
     priors: tuple[PriorName, ...] = Field(
@@ -101,10 +101,11 @@ class RunConfig(BaseModel):
         120.0,
         description="Seconds that all branches of `anneal` may take at a checkpoint; what takes longer is not begun.",
     )
-    normalization: Literal["clamp", "combine", "re-estimate", "both"] = Field(
-        "clamp",
+    normalization: Literal["auto", "clamp", "combine", "re-estimate", "both"] = Field(
+        "auto",
         description="Batch-norm statistics: combined and kept from going below zero, combined as in the paper, re-estimated "
-        "by forward passes (needs normalization in the evaluator's file), or clamp and re-estimate both tried.",
+        "by forward passes (of normalization or training_loss in the evaluator's file), or clamp and re-estimate both tried; "
+        "auto: both where the evaluator's file allows it.",
     )
     residuals: Literal["auto", "gradient", "recorded", "learning-rate", "difference"] = Field(
         "auto", description="Form of the residuals; auto: the first of these that holds."
@@ -131,6 +132,11 @@ class RunConfig(BaseModel):
         None, description="Shell command with {checkpoint} in it that prints a JSON object of metrics."
     )
     metric: str | None = Field(None, description="The metric to choose by; the evaluator's first if not given.")
+    choose_by: Literal["auto", "loss", "metric"] = Field(
+        "auto",
+        description="What ranks models and tests their gains: the metric, or a loss that the evaluator gives per example "
+        "beside it (auto and loss: the loss where there is one), of which the best that is no worse by the metric is taken.",
+    )
     mode: Literal["min", "max"] | None = Field(
         None,
         description="Whether the metric is minimized or maximized; told from whole words of its name if not given.",

@@ -86,7 +86,7 @@ def extrapolate(
     if not request.force or out.is_dir():
         output_tree.check_ours(out)
     settings = request.settings
-    statistics = {"clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
+    statistics = {"auto": CLAMPED, "clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
     if statistics is None:
         raise UsageError(f"--normalization {settings.normalization} needs an evaluator; here it is clamp or combine")
     layouts, told = _ordered(checkpoints, settings)

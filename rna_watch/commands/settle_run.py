@@ -106,7 +106,7 @@ def look(config: RunConfig, paths: RunPaths) -> dict[str, int]:
     """The paths of everything that looks like a checkpoint, and when each last changed (ns), by one scan.
 
     Raises:
-        UsageError: the run directory cannot be read.
+        RnaWatchError: the run directory cannot be read.
     """
     found, _ = scan(paths.run, patterns=config.patterns, exclude=(paths.models, paths.state))
     return {each.name: each.identity.mtime_ns for each in found if each.identity is not None}

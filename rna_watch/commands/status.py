@@ -40,10 +40,10 @@ def check(paths: RunPaths) -> None:
 def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
     """A run as plain data (`status --json`): run, output, state, owner, metric, best, checkpoints, workers, problems.
 
-    `best` also has the best original by the same evaluator, the gain over it in the metric's units, and whether that is
-    beyond noise; it is null where its model is gone. `best_original` is there without a best model too. Both are those of
-    the series recorded as first; `series` has them for each. `cooled_down` says what the run would be worth if it were cooled
-    down now, where `anneal` found out.
+    `best` also has the best original by the same evaluator, the gain over it in the metric's units, whether that is beyond
+    noise, and by which metric or loss that was tested; it is null where its model is gone. `best_original` is there without
+    a best model too. Both are those of the series recorded as first; `series` has them for each. `cooled_down` says what the
+    run would be worth if it were cooled down now, where `anneal` found out.
 
     Args:
         paths: the run's paths.
@@ -73,6 +73,8 @@ def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
                 if checkpoint.chosen
                 else {"original": checkpoint.evaluations.get("last")},
                 "better_than_original": checkpoint.chosen.better_than_original if checkpoint.chosen else None,
+                "significant": checkpoint.chosen.significant if checkpoint.chosen else None,
+                "tested_on": (checkpoint.chosen.tested_on or None) if checkpoint.chosen else None,
                 "output": str(paths.models / checkpoint.output)
                 if checkpoint.output and paths.there(checkpoint.output)
                 else None,
@@ -103,6 +105,7 @@ def _best(now: Standing, state: RunState, paths: RunPaths) -> dict[str, Any]:
         "original": now.original.value if now.original else None,
         "gain": now.gain,
         "significant": now.significant,
+        "tested_on": now.tested_on,
     }
 
 

@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 class Evaluated:
     """What the evaluation of one checkpoint gave: candidates, their per-example values, re-estimated statistics; by name.
 
-    `branches` are the models that were trained, whose files are removed when they are not needed any more.
     `evaluated` names the candidates whose metrics in the journal are of exactly these models, and whose values and
-    statistics are at hand; the others count as not evaluated.
+    statistics are at hand; the others count as not evaluated. `losses` are per-example values of the loss that ranks them in
+    the metric's place, and `loss` is its name ("": the metric ranks them). `branches` are the models that were trained,
+    whose files are removed when they are not needed any more.
     """
 
     family: Family
     evaluated: set[str] = field(default_factory=set)
     examples: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    losses: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    loss: str = ""
     statistics: dict[str, dict[str, Array]] = field(default_factory=dict)
     branches: dict[str, Branch] = field(default_factory=dict)
 

@@ -20,7 +20,7 @@ from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import annealed, searched_candidates, statistics_modes
 from rna_watch.daemon.evaluated import Evaluated
 from rna_watch.daemon.evaluators import as_kept, failed, offers, spread
-from rna_watch.daemon.settled_metric import note_what_is_kept, settle
+from rna_watch.daemon.settled_metric import note_what_is_kept, ranking_loss, settle
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, FitRequest, choosing_metric
 from rna_watch.journal import events as e
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from rna_watch.acceleration.residuals import Residuals
+    from rna_watch.acceleration.significance import Mode
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
@@ -109,8 +110,6 @@ class EvaluationRounds:
         kinds, problem = statistics_modes.kinds(self.config.normalization, window.layouts[-1], offered)
         if problem is not None:
             self.recorder.problem(NORMALIZATION, *problem)
-        elif RE_ESTIMATED in kinds:
-            self.recorder.solved(NORMALIZATION)
         return kinds
 
 
@@ -140,20 +139,32 @@ class CheckpointEvaluation:
             return  # what fails on the original fails on the rest
         offered = offers(self._evaluators[0], self._recorder) if self._evaluators else frozenset()
         self._kinds = self._rounds.kinds(self._window, offered)
-        variants = [self._variant(each, kind) for each in others for kind in self._kinds]
-        kept = self._first_round(variants, offered)
-        names = {each.name for each in kept}
+        originals = [last, *self._re_estimated(last)]
+        finalists = self._first_round([self._variant(each, self._kinds[0]) for each in others], offered)
+        kept = [self._variant(each, kind) for each in finalists for kind in self._kinds]
+        names = {each.name for each in finalists}
         self.outcome.family = replace(
             self.outcome.family,
-            candidates=(last, *kept),
-            left_out=(*(each.name for each in variants if each.name not in names), *self.outcome.family.left_out),
+            candidates=(*originals, *kept),
+            left_out=(*(each.name for each in others if each.name not in names), *self.outcome.family.left_out),
         )
-        self._total = 1 + len(kept)
+        self._total = len(originals) + len(kept)
         if not self._evaluate(kept):
             return
         for method, find in SEARCHES.items():
             if method in self._config.methods and (method not in FITTED or TRAINING_LOSS in offered):
                 find(self)
+
+    def _re_estimated(self, last: Candidate) -> list[Candidate]:
+        """The original with its statistics re-estimated, a bar for all others; where that fails, no other is tried so."""
+        if RE_ESTIMATED not in self._kinds:
+            return []
+        variant = replace(last, name=f"{LAST}{_RE_ESTIMATED_SUFFIX}", statistics=RE_ESTIMATED)
+        if self._evaluate([variant]):
+            self._recorder.solved(NORMALIZATION)
+            return [variant]
+        self._kinds = tuple(kind for kind in self._kinds if kind != RE_ESTIMATED) or (CLAMPED,)
+        return []
 
     # -- rounds of evaluation
 
@@ -176,13 +187,15 @@ class CheckpointEvaluation:
         current = self._recorder.checkpoint(self._name)
         if current is None or each.name not in current.evaluations:
             return False
-        lost = each.statistics == RE_ESTIMATED or each.method in FITTED
+        lost = (each.statistics == RE_ESTIMATED and each.method != LAST) or each.method in FITTED
         if self._evaluators:
             wanted = self._config.metric
             by = current.chosen_by[1] if current.chosen_by else None
             lost = lost or current.judge != self._recorder.state.judge
             lost = lost or (wanted is not None and wanted not in current.evaluations[each.name])
-            lost = lost or (current.examples.get(each.name, 0) > 0 and (by is None or by[0] == (wanted or by[0])))
+            values = current.examples.get(each.name, 0) > 0
+            values = values or (current.losses.get(each.name, "") != "" and self._config.choose_by != "metric")
+            lost = lost or (values and (by is None or by[0] == (wanted or by[0])))
         return not lost and self._same(each, current.models.get(each.name, ""))
 
     def _round(self, wanted: Sequence[Candidate], fraction: float | None) -> None:
@@ -191,12 +204,16 @@ class CheckpointEvaluation:
 
     def _evaluate_one(self, fraction: float | None, evaluator: Evaluator, each: Candidate) -> None:
         self._show(f"evaluating {each.name}")
+        re_estimate = each.statistics == RE_ESTIMATED
         try:
-            re_estimate = each.statistics == RE_ESTIMATED
             recipe = self.outcome.combination(each, self._window)
             result = evaluator.evaluate(recipe, fraction=fraction, re_estimate=re_estimate)
             metric = self._metric(each, result)
         except EvaluationFailed as error:
+            if re_estimate and each.method == LAST:
+                what = f"normalization statistics cannot be re-estimated, and combined ones are used: {error}"
+                self._recorder.problem(NORMALIZATION, what, "repair it, or set normalization to clamp")
+                return
             self._recorder.record(e.EvaluationFailed(checkpoint=self._name, candidate=each.name, reason=str(error)))
             failed(self._recorder, error)
             return
@@ -238,6 +255,11 @@ class CheckpointEvaluation:
             return
         if metric in result.examples:
             self.outcome.examples[each.name] = result.examples[metric]
+        if each.method == LAST:
+            self.outcome.loss = ranking_loss(metric, result.examples, self._config, self._recorder)
+        loss = self.outcome.loss if self.outcome.loss in result.examples else ""
+        if loss:
+            self.outcome.losses[each.name] = result.examples[loss]
         if result.statistics:
             self.outcome.statistics[each.name] = result.statistics
         self._recorder.record(
@@ -249,6 +271,7 @@ class CheckpointEvaluation:
                 examples=len(result.examples.get(metric, ())),
                 recipe=recorded(each),
                 model=self._window.model(each),
+                loss=loss,
                 training=branch.training if (branch := self.outcome.branches.get(each.name)) else {},
             )
         )
@@ -256,7 +279,7 @@ class CheckpointEvaluation:
         settle(metric, self._config, self._recorder)
 
     def _value(self, name: str) -> float | None:
-        """The choosing metric of a candidate, or of the one that it equals; None if it is not known."""
+        """What ranks a candidate, or the one that it equals; None if it is not known."""
         name = self.outcome.family.duplicates.get(name, name)
         current = self._recorder.checkpoint(self._name)
         return self._number(current.evaluations.get(name)) if current and name in self.outcome.evaluated else None
@@ -274,13 +297,18 @@ class CheckpointEvaluation:
 
     def _number(self, metrics: e.Metrics | None) -> float | None:
         settled = self._recorder.state.metric
-        return metrics.get(settled.metric) if metrics and settled else None
+        return metrics.get(self.outcome.loss or settled.metric) if metrics and settled else None
+
+    def _mode(self) -> Mode | None:
+        """Whether what ranks candidates is minimized or maximized; None where the metric's direction is not known."""
+        mode = mode_of(self._recorder.state)
+        return "min" if mode and self.outcome.loss else mode
 
     def _ranked(
         self, candidates: Sequence[Candidate], values: Mapping[str, e.Metrics] | None = None
     ) -> list[Candidate]:
         """Those that have a value (in a first round, by these metrics), best first; none where the direction is not known."""
-        mode = mode_of(self._recorder.state)
+        mode = self._mode()
         if mode is None:
             return []
         value = self._value if values is None else lambda name: self._number(values.get(name))
@@ -327,7 +355,7 @@ class CheckpointEvaluation:
 
     def soup(self) -> None:
         """Add a greedy soup of the window's checkpoints, as far as the evaluator that judges now has judged them."""
-        mode = mode_of(self._recorder.state)
+        mode = self._mode()
         if mode is None:
             return
         # as they are known now: the newest was evaluated after the window was made

@@ -336,7 +336,7 @@ class Daemon:
         worker, watcher = self._worker, self._watcher
         assert worker is not None
         assert watcher is not None
-        return watcher.settled() and worker.nothing_left()
+        return watcher.settled and worker.nothing_left()
 
     def _beat(self, state: str) -> None:
         self._last_beat = time.monotonic()

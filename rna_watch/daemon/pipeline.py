@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
     from rna_watch.daemon.disk_reserve import DiskReserve
+    from rna_watch.daemon.evaluation_rounds import Evaluated
     from rna_watch.daemon.pins import Pins
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.sequences import Sequences
@@ -197,8 +198,8 @@ class Pipeline:
             return
         with self._disk_reserve.writing() if files else nullcontext():
             outcome = self._rounds.run(window, residuals, self._family(residuals))
-        if not outcome.evaluated - {LAST} or mode_of(self._recorder.state) is None:
-            nothing = not outcome.evaluated - {LAST}
+        nothing = not outcome.evaluated - {each.name for each in outcome.family.candidates if each.method == LAST}
+        if nothing or mode_of(self._recorder.state) is None:
             if nothing and checkpoint.taken_up is not None and self._evaluators and checkpoint.output is not None:
                 self._leave(checkpoint, "nothing could be evaluated")
                 return
@@ -268,14 +269,14 @@ class Pipeline:
             layouts[checkpoint.chosen.candidate] = self._publication.layout_of(checkpoint)
         candidates = kept_model.candidates_of(checkpoint)
         there = {name: layout for name, layout in layouts.items() if layout is not None}
-        examples = kept_model.evaluate(checkpoint, there, candidates, self._rounds)
+        outcome = kept_model.evaluate(checkpoint, there, candidates, self._rounds)
         current = self._recorder.current(checkpoint.name)
         judged = current.judge == self._recorder.state.judge or not self._evaluators
         before = checkpoint.chosen
         if before is None or not judged or before.candidate not in current.evaluations or before.candidate not in there:
             self._leave(checkpoint, "its model is not there" if before and judged else "it could not be evaluated")
             return
-        outcome = Evaluated(Family(candidates=candidates), evaluated=set(current.evaluations), examples=examples)
+        outcome.evaluated = set(current.evaluations)
         choice = self._choose(checkpoint, before.inputs, before.residuals, outcome, before.diagnostics)
         assert choice is not None
         self._publication.describe_again(checkpoint, choice)
@@ -362,6 +363,9 @@ class Pipeline:
                 screened=sum(event.fraction == self._config.first_round for event in current.screened.values())
                 if current
                 else 0,
+                metric=settled.metric if settled else "",
+                losses=outcome.losses,
+                loss=outcome.loss,
             ),
         )
         self._recorder.record(
@@ -379,6 +383,7 @@ class Pipeline:
                 },
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
+                tested_on=choice.tested_on or "",
                 reason=in_one_sentence([*outcome.family.notes, choice.reason]),
                 residuals=form,
                 diagnostics=diagnostics or manifest.finite(asdict(choice.candidate.diagnostics)),

@@ -96,6 +96,7 @@ class Publication:
                 metrics=chosen.metrics,
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
+                tested_on=choice.tested_on,
                 reason=chosen.reason,
                 residuals=residuals,
                 comparisons=chosen.comparisons,
@@ -144,6 +145,7 @@ class Publication:
             "metrics": chosen.metrics,
             "better_than_original": choice.better_than_original,
             "significant": choice.significant,
+            "tested_on": choice.tested_on,
             "reason": chosen.reason,
             "comparisons": chosen.comparisons,
         }

@@ -46,6 +46,7 @@ class SecondPass:
         pins: the window store.
         again: make every model anew whose inputs are there.
         foreign: checkpoints that hold another model than the setting `source` names.
+        late: checkpoints that came after what was saved after them; another thread adds to it.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SecondPass:
         *,
         again: bool = False,
         foreign: Collection[str] = (),
+        late: deque[str] | None = None,
     ) -> None:
         self._config = config
         self._publication = publication
@@ -71,7 +73,7 @@ class SecondPass:
         self._ended = False
         done = [c for c in by_admission(recorder.checkpoints()) if c.stage in DONE and c.name not in foreign]
         self._queue = deque(self._due(done))
-        self._late: deque[str] = deque()
+        self._late = deque[str]() if late is None else late
         self._tried: set[str] = set()  # of those left out for lack of time
         for line in () if again else without_effect_on(recorder.state, done):
             recorder.record(e.Noted(text=line))
@@ -150,10 +152,6 @@ class SecondPass:
             self._end()
         return None
 
-    def came_late(self, name: str) -> None:
-        """Make anew the windows that went on without a checkpoint, which could not be read then; called by another thread."""
-        self._late.append(name)
-
     def _without_late(self) -> list[_Due]:
         """The checkpoints that were done without one that came late and stands before them now."""
         found = []
@@ -165,7 +163,9 @@ class SecondPass:
                 made_of = checkpoint.chosen.inputs if checkpoint.chosen else []
                 names = {each.name for each in self._sequences.history(checkpoint, self._config.window)}
                 if late in names and late not in made_of:
-                    found.append(_Due(checkpoint.name, MAKE, f"{late}, which could not be read, is there now"))
+                    found.append(
+                        _Due(checkpoint.name, MAKE, f"{late}, which was saved before it and came late, is there now")
+                    )
         return found
 
     def _left_behind(self) -> bool:

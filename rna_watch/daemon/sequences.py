@@ -191,6 +191,17 @@ class Sequences:
         ]
         return max(smaller, key=lambda each: each[:2], default=(0, 0, None))[2]
 
+    def overtaken(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint that was saved after this one, in the same sequence, was admitted before it."""
+        mine = checkpoint.admitted
+        assert mine is not None
+        sequence = self.of_admitted(mine)
+        return any(
+            other.seq < mine.seq and other.step > mine.step and other.mtime_ns > mine.mtime_ns
+            for c in self._recorder.checkpoints()
+            if (other := c.admitted) and self.of_admitted(other) == sequence
+        )
+
     def place(self, series: str, step: int, first: int) -> int:
         """The place of a step among those of its series from a first step on, counted from 1."""
         members = (c.admitted for c in self._recorder.checkpoints() if c.admitted and c.stage is not Stage.ALIAS)

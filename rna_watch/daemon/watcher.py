@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -54,7 +53,7 @@ class Watcher:
         proceed: called now and then; it raises Cancelled to end the thread.
         until_done: whether one scan is enough to begin with (`once`).
         on_admitted: called when something was admitted.
-        on_late: called with a checkpoint that could not be read while its successors were admitted.
+        on_late: called with a checkpoint that was admitted after its successors, also those of an earlier start.
         on_round: called after each look.
     """
 
@@ -100,6 +99,7 @@ class Watcher:
         self._place: tuple[int, int] | None = None  # device and inode of the run directory when events were asked for,
         self._mounted: tuple[int, int] | None = None  # and when there was something in it
         self.rounds = 0
+        self.settled = False  # after the last look, all that is there was taken, or was waited for long enough (`once`)
         self.by = "scans"
         self.away = False
         self._admitted = False
@@ -116,16 +116,19 @@ class Watcher:
             while True:
                 self._proceed()
                 self.step_begun = time.monotonic()
-                with contextlib.suppress(StoreAway):
+                try:
                     self._round()
+                    self.settled = self._is_settled()
+                except StoreAway:
+                    self.settled = False
+                self._on_round()
                 self.wake.wait(self._pause_s())
         finally:
             self._hints.stop()
 
-    def settled(self) -> bool:
-        """Whether all that is there was taken, or was waited for long enough (`once`)."""
+    def _is_settled(self) -> bool:
         waited = time.monotonic() - self._begun >= 2 * self._timing.quiet_s + _TICK_S
-        return self.rounds > 0 and not self._readiness.waiting and (self._readiness.unsettled() == 0 or waited)
+        return not self._readiness.waiting and (self._readiness.unsettled() == 0 or waited)
 
     def _pause_s(self) -> float:
         now = time.monotonic()
@@ -143,7 +146,6 @@ class Watcher:
             self._acts.do("events", "events of the file system cannot be watched", self._follow)
         self._acts.do("probe", "files cannot be taken", self._probe)
         self.rounds += 1
-        self._on_round()
 
     # -- events of the file system
 
@@ -261,7 +263,8 @@ class Watcher:
         else:
             self._admitted = True
             self._readiness.settle(name, whole=whole)
-            if late and whole:
+            checkpoint = self._recorder.checkpoint(name) if whole else None
+            if checkpoint is not None and checkpoint.admitted and self._sequences.overtaken(checkpoint):
                 self._on_late(name)
 
 

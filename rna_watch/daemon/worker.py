@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -89,9 +90,10 @@ class Worker:
         self._on_idle = on_idle
         self._acts = Acts(recorder)
         self._pipeline: Pipeline | None = None
-        self._second = partial(SecondPass, config, publication, recorder, sequences, pins, again=again, foreign=foreign)
-        self._second_pass: SecondPass | None = None
-        self._late: list[str] = []
+        self._late: deque[str] = deque()  # what came late, from before there is a second pass
+        self._second = partial(
+            SecondPass, config, publication, recorder, sequences, pins, again=again, foreign=foreign, late=self._late
+        )
         self._reconciled = -math.inf
         self.engine: Engine | None = None
         self.ready = False
@@ -107,7 +109,7 @@ class Worker:
             StoreError: our own store is lost.
         """
         self._pipeline = self._set_up()
-        self._second_pass = second = self._second()
+        second = self._second()
         self.ready = True
         while True:
             self._proceed()
@@ -133,6 +135,8 @@ class Worker:
             self._acts.do("outputs", "outputs cannot be compared with the journal", self._publication.reconcile)
         self.idle = chosen and not taken
         if self.idle:
+            if self.nothing_left():  # else the next work tells whether the engine that was started again is well
+                self._recorder.solved("engine")
             self._on_idle()
         for name in taken:
             done = self._acts.do("process", f"{name} cannot be worked on", partial(pipeline.process, name))
@@ -156,9 +160,8 @@ class Worker:
         return self.ready and self.idle and not self._pauses() and not self._backlog.waits(self.since_error_s())
 
     def came_late(self, name: str) -> None:
-        """See `SecondPass.came_late`; called by the thread that watches."""
-        if self._second_pass is not None:
-            self._second_pass.came_late(name)
+        """Make anew the windows that went on without a checkpoint; called by the thread that watches."""
+        self._late.append(name)
 
     @property
     def progress(self) -> Progress:
@@ -182,7 +185,11 @@ class Worker:
     # -- the engine
 
     def _broken(self) -> bool:
-        return self.engine is not None and bool(self.engine.broken())
+        """Whether the engine says that it cannot be used any more, which is reported."""
+        reason = self.engine.broken() if self.engine is not None else ""
+        if reason:
+            self._recorder.problem("engine", reason, "the engine is started again; nothing is lost")
+        return bool(reason)
 
     def _healed(self) -> Pipeline:
         """A pipeline on an engine that was started anew; tried until it starts.

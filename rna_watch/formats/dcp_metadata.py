@@ -126,9 +126,12 @@ def _sizes(value: object, what: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _items(places: dict[Any, Any]) -> dict[str, dict[tuple[int, ...] | None, tuple[str, int, int]]]:
-    """The places of all items: by name, then by the first element of a tensor's piece."""
-    found: dict[str, dict[tuple[int, ...] | None, tuple[str, int, int]]] = {}
+def _items(places: dict[Any, Any]) -> dict[str, dict[str | None, tuple[str, int, int]]]:
+    """The places of all items: by name, then by the first element of a tensor's piece.
+
+    That is kept as a text: tuples of numbers can be made up whose hashes are equal, which takes time without end.
+    """
+    found: dict[str, dict[str | None, tuple[str, int, int]]] = {}
     for key, value in dict.items(places):
         index, info = _state(key, _MODULE + "MetadataIndex"), _state(value, _INFO)
         name, offsets = index.get("fqn"), index.get("offset")
@@ -143,7 +146,7 @@ def _items(places: dict[Any, Any]) -> dict[str, dict[tuple[int, ...] | None, tup
             )
         if not file or "/" in file or "\0" in file or file.startswith("."):
             raise RefusedCheckpoint(f".metadata names a file outside of the checkpoint: {file!r}")
-        start = None if offsets is None else _sizes(offsets, f"place of {name}")
+        start = None if offsets is None else str(_sizes(offsets, f"place of {name}"))
         own = found.setdefault(name, {})
         if start in own:
             raise _damaged(f"a piece of {name} lies at two places")
@@ -152,7 +155,7 @@ def _items(places: dict[Any, Any]) -> dict[str, dict[tuple[int, ...] | None, tup
 
 
 def _stored(
-    name: str, described: object, places: dict[tuple[int, ...] | None, tuple[str, int, int]], paths: dict[Any, Any]
+    name: str, described: object, places: dict[str | None, tuple[str, int, int]], paths: dict[Any, Any]
 ) -> Stored:
     path = _path(name, paths)
     if isinstance(described, Inert) and described.qualified_name == _MODULE + "BytesStorageMetadata":
@@ -179,12 +182,13 @@ def _stored(
         )
         if not fits:
             raise _damaged(f"a piece of {name} lies outside of it")
-        place = left.pop(offsets, None)
+        start = str(offsets)
+        place = left.pop(start, None)
         if place is not None:
             file, at, size = place
             items.append(Item(file=file, offset_bytes=at, size_bytes=size, offsets=offsets, sizes=sizes))
-            seen.add(offsets)
-        elif offsets not in seen and 0 not in sizes:  # saved by several ranks, it is listed once a rank
+            seen.add(start)
+        elif start not in seen and 0 not in sizes:  # saved by several ranks, it is listed once a rank
             raise _damaged(f"a piece of {name} lies nowhere")
     if left:
         raise _damaged(f"a piece of {name} is no part of it")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats import embedded_averages, recorded_gradient, registry
+from rna_watch.layout import bounded_json
 from rna_watch.layout.identity import identify_folder
 from rna_watch.layout.open_file import OpenFile
 
@@ -93,6 +94,8 @@ def _probe_folder(path: str, source: str | None) -> Layout:
         layout = found.read_layout(path, source, _probe_file)
         if identify_folder(path) != before:
             raise IncompleteCheckpoint("it is being written")
+    except bounded_json.NotRegular as error:
+        raise RefusedCheckpoint(str(error)) from error
     except FileNotFoundError as error:
         if not os.path.isdir(path):  # noqa: PTH112
             raise

@@ -201,8 +201,9 @@ class Screened(Event):
 class Evaluated(Event):
     """The user's evaluator gave these metrics for one candidate (`last` is the original).
 
-    `examples` is the number of per-example values of the choosing metric. `recipe` is the candidate's, as in `Searched`.
-    `training` says how it was trained, where it is no combination: the keys of its manifest from `start` to `digest`.
+    `examples` is the number of per-example values of the choosing metric, `loss` the per-example loss beside it that ranks
+    candidates ("": none). `recipe` is the candidate's, as in `Searched`. `training` says how it was trained, where it is no
+    combination: the keys of its manifest from `start` to `digest`.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -213,6 +214,7 @@ class Evaluated(Event):
     examples: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    loss: str = ""
     training: dict[str, Any] = field(default_factory=dict)
 
 
@@ -240,8 +242,9 @@ class Chosen(Event):
     """The candidate that was chosen for this window, what it was compared with, and the reason in one sentence.
 
     `residuals` is the form of the residuals, `diagnostics` are those of the manifest. `comparisons` has each step of the
-    choice: candidate, reference, gain, standard_error or null, threshold, accepted. Where weights differ from tensor to
-    tensor, `weights` are their mean over elements and `spread` their standard deviation.
+    choice: candidate, reference, gain, standard_error or null, threshold, accepted. `tested_on` is the metric, or the loss,
+    in which `significant` was found, "" where that is null. Where weights differ from tensor to tensor, `weights` are their
+    mean over elements and `spread` their standard deviation.
     """
 
     kind: ClassVar[str] = "chosen"
@@ -257,6 +260,7 @@ class Chosen(Event):
     residuals: str = ""
     diagnostics: dict[str, Any] = field(default_factory=dict)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
+    tested_on: str = ""
     spread: list[float] = field(default_factory=list)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HARMLESS = frozenset({
     *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "fit_memory"),
     "anneal_seconds",
-    *("learning_rate_jump", "one_run", "metric", "mode", "first_round", "evaluators", "minimum_gain"),
+    *("learning_rate_jump", "one_run", "metric", "choose_by", "mode", "first_round", "evaluators", "minimum_gain"),
     *("evaluation_timeout",),
     *("output", "allow_links", "publish", "keep", "export", "optimizer_state"),
     *("engine", "ray_address", "workers"),

@@ -73,6 +73,7 @@ class Checkpoint:
     screened: dict[str, e.Screened] = field(default_factory=dict)
     evaluations: dict[str, e.Metrics] = field(default_factory=dict)
     examples: dict[str, int] = field(default_factory=dict)
+    losses: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     recipes: dict[str, Recipe] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
@@ -265,6 +266,7 @@ class RunState:
             stage=Stage.EVALUATING,
             evaluations=old.evaluations | {event.candidate: event.metrics},
             examples=old.examples | {event.candidate: event.examples},
+            losses=old.losses | {event.candidate: event.loss},
             models=old.models | {event.candidate: event.model},
             training=old.training | ({event.candidate: event.training} if event.training else {}),
             recipes=old.recipes | recipe if event.recipe else recipe | old.recipes,

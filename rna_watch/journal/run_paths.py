@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rna_watch.errors import StoreError, UsageError
 from rna_watch.journal import events, log
 from rna_watch.layout import disk, owned
+from rna_watch.layout.trouble import of_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -192,13 +193,13 @@ def looking_at(run: Path) -> Iterator[None]:
     """Errors of a run directory in words.
 
     Raises:
-        UsageError: it cannot be looked at.
+        UsageError: it is closed to this user.
+        RnaWatchError: it cannot be looked at for a reason that may pass.
     """
     try:
         yield
     except OSError as error:
-        what = f"the run directory {run} cannot be looked at: {error.strerror or error}"
-        raise UsageError(f"{what}; give this user access to it and to the folders above it") from error
+        raise of_run(run, error) from error
 
 
 def same_folder(one: Path, other: Path) -> bool:

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.errors import UsageError
 from rna_watch.journal.run_paths import RunPaths, looking_at, same_folder
 from rna_watch.journal.status import status_of
 from rna_watch.layout import bounded_json, disk, owned
+from rna_watch.layout.trouble import check_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,11 +86,11 @@ def resolve(run: Path, output: str | None) -> RunPaths:
     """The paths of a run: those of `--output`, else of a living daemon, else below the run directory, else remembered ones.
 
     Raises:
-        UsageError: the run directory does not exist or cannot be looked at.
+        UsageError: the run directory does not exist or is closed to this user.
+        RnaWatchError: it cannot be looked at for a reason that may pass.
     """
     with looking_at(run):
-        if not run.is_dir():
-            raise UsageError(f"the run directory {run} does not exist (or is no folder)")
+        check_run(run)
         run = run.resolve()
         if output is not None:
             return RunPaths(run=run, output=Path(output).absolute())

@@ -14,6 +14,10 @@ MOST_STATE_BYTES = 64 * 2**20  # of a file that is read whole: an index, a manif
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
+class NotRegular(OSError):  # noqa: N818 - it states the fact
+    """What is read is no regular file: a pipe, a device, a folder."""
+
+
 def parse(data: bytes, *, strict: bool = False) -> Any:
     """The value of a JSON text; Python's NaN and Infinity are taken, unless it is to be strict.
 
@@ -34,7 +38,8 @@ def read(path: str | os.PathLike[str]) -> Any:
     """The value of a JSON file.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        NotRegular: it is no regular file.
+        OSError: it cannot be read.
         ValueError: as `parse`, or it is longer than `MOST_STATE_BYTES`.
     """
     return parse(read_bytes(path))
@@ -44,12 +49,13 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """A small file, whole; a pipe is not waited for.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        NotRegular: it is no regular file.
+        OSError: it cannot be read.
         ValueError: it is longer than `MOST_STATE_BYTES`.
     """
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(f"{os.fspath(path)} is no regular file")
+            raise NotRegular(f"{os.fspath(path)} is not a regular file")
         data = file.read(MOST_STATE_BYTES + 1)
     if len(data) > MOST_STATE_BYTES:
         raise ValueError(f"it is longer than {MOST_STATE_BYTES:,} bytes")

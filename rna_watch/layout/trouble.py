@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import errno
+import stat
+from typing import TYPE_CHECKING
+
+from rna_watch.errors import RnaWatchError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # said of no file and of no evaluator
@@ -30,3 +37,28 @@ def in_words(error: OSError) -> str:
     if error.errno == errno.ENOMEM:
         return f"there is not enough memory ({said})"
     return f"{said}; check the disk or mount"
+
+
+def of_run(run: Path, error: OSError) -> RnaWatchError:
+    """What to raise where a run directory cannot be looked at: a failure where that may pass, else wrong usage."""
+    what = f"the run directory {run} cannot be looked at: "
+    if error.errno in PASSING | NO_ROOM:
+        return RnaWatchError(what + in_words(error))
+    return UsageError(f"{what}{error.strerror or error}; give this user access to it and to the folders above it")
+
+
+def check_run(run: Path) -> None:
+    """Make sure that a run directory is there.
+
+    Raises:
+        UsageError: it does not exist, is no folder, or is closed to this user.
+        RnaWatchError: it cannot be looked at for a reason that may pass.
+    """
+    try:
+        there = stat.S_ISDIR(run.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except OSError as error:
+        raise of_run(run, error) from error
+    if not there:
+        raise UsageError(f"the run directory {run} does not exist (or is no folder)")

@@ -35,6 +35,7 @@ def describe(
     metrics: Mapping[str, Mapping[str, float] | None],
     better_than_original: bool | None,
     significant: bool | None,
+    tested_on: str | None = None,
     reason: str,
     residuals: Residuals,
     comparisons: Sequence[Mapping[str, Any]] = (),
@@ -55,6 +56,7 @@ def describe(
         metrics: `original`, `average`, `chosen` (and `rna`), each a name -> number map or None.
         better_than_original: strict, on the choosing metric.
         significant: whether the gain is beyond noise.
+        tested_on: the metric or loss in which that was found.
         reason: the choice in one sentence.
         residuals: what the weights were found from.
         comparisons: the steps of the choice.
@@ -90,6 +92,7 @@ def describe(
         "metrics": {key: None if value is None else dict(value) for key, value in metrics.items()},
         "better_than_original": better_than_original,
         "significant": significant,
+        "tested_on": tested_on,
         "reason": reason,
         "comparisons": [finite(step) for step in comparisons],
         "diagnostics": finite(asdict(candidate.diagnostics)),

@@ -69,8 +69,8 @@ class Readiness:
         self._at_once = at_once
         self._longest_s = 0.0
         self._entries: dict[str, _Entry] = {}
-        self._waiting = False
         self._let_by: list[str] = []
+        self._none_read_since: float | None = None
 
     @property
     def _report_after_s(self) -> float:
@@ -136,7 +136,7 @@ class Readiness:
         )
         found: list[tuple[str, FileIdentity]] = []
         held: set[str] = set()
-        self._waiting = False
+        passed: dict[str, list[tuple[str, FileIdentity]]] = {}  # by series: unreadable ones whose successors go on
         numbered: dict[str, float] = {}  # since when a numbered file of a folder has been resting
         for (rewritten, *_), name in open_ones:
             entry = self._entries[name]
@@ -147,8 +147,8 @@ class Readiness:
             if entry.unreadable is not None and not keeps and not entry.passed:
                 entry.passed = True
                 self._let_by.append(name)
-            self._waiting = self._waiting or keeps
             if entry.due <= now and not waits and entry.identity is not None:
+                found += passed.pop(series, ())  # it keeps its place if it can be read by now
                 found.append((name, entry.identity))
             elif entry.restless is not None and not entry.reported and now - entry.since >= self._report_after_s:
                 found.append((name, entry.restless))
@@ -156,12 +156,15 @@ class Readiness:
                 held.add(series)
                 if not rewritten:
                     numbered[folder] = min(numbered.get(folder, math.inf), entry.since)
+            elif entry.passed and entry.identity is not None:
+                passed.setdefault(series, []).append((name, entry.identity))
         return found
 
     @property
     def waiting(self) -> bool:
-        """Whether a file that cannot be read keeps its place, as `due` found last."""
-        return self._waiting
+        """Whether a file that cannot be read keeps its place."""
+        entries = self._entries.values()
+        return any(not (each.settled or each.passed) and each.unreadable is not None for each in entries)
 
     def pop_let_by(self) -> list[str]:
         """The files that could not be read for so long that their successors go on without them, each once."""
@@ -188,6 +191,7 @@ class Readiness:
         entry = self._entries.get(name)
         if entry is not None:
             entry.settled = True
+            self._none_read_since = None
             if whole:
                 self._longest_s = max(self._longest_s, entry.changed - entry.since)
 
@@ -205,7 +209,9 @@ class Readiness:
             return False
         entry.probed = True
         if unreadable:
-            entry.unreadable = now if entry.unreadable is None else entry.unreadable
+            # where nothing at all can be read, the successors' wait is that of the first file
+            self._none_read_since = now if self._none_read_since is None else self._none_read_since
+            entry.unreadable = self._none_read_since if entry.unreadable is None else entry.unreadable
         elif not entry.passed:
             entry.unreadable = None
         entry.due = now + entry.retry_s

@@ -10,12 +10,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import UsageError
 from rna_watch.formats import registry
 from rna_watch.formats.recorded_gradient import SUFFIX
 from rna_watch.layout.artifacts import ENDING, is_output
 from rna_watch.layout.identity import FileIdentity, identify, identify_folder
-from rna_watch.layout.trouble import PASSING
+from rna_watch.layout.trouble import PASSING, check_run, of_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,10 +55,10 @@ def scan(
         unlisted: gets the folders, relative to `run`, that cannot be listed for a reason that may pass.
 
     Raises:
-        UsageError: the run directory does not exist or cannot be read.
+        UsageError: the run directory does not exist or is closed to this user.
+        RnaWatchError: it cannot be looked at for a reason that may pass.
     """
-    if not run.is_dir():
-        raise UsageError(f"the run directory {run} does not exist (or is no folder)")
+    check_run(run)
     ours = [os.path.realpath(folder) for folder in exclude]
     found: list[Found] = []
     problems: list[str] = []
@@ -113,7 +112,7 @@ def _walk(folder: str, depth: int, ours: list[str], failed: dict[str, OSError]) 
         return
     except OSError as error:
         if depth == 0:
-            raise UsageError(f"the run directory {folder} cannot be read: {error.strerror}") from error
+            raise of_run(Path(folder), error) from error
         failed[folder] = error
         return
     names = {entry.name for entry in entries}

@@ -47,7 +47,7 @@ class Combination:
     @property
     def rows(self) -> Rows:
         """The rows of weights that differ, that of the whole model first; the `group` of a segment is the number of its row."""
-        return tuple(dict.fromkeys([self.weights, *(row for _, row in self.layer_weights)]))
+        return tuple(dict.fromkeys(tuple(row) for row in (self.weights, *(row for _, row in self.layer_weights))))
 
     def without_zeros(self) -> Combination:
         """The same model, naming only checkpoints that matter (and the newest, which lends everything else)."""
@@ -71,7 +71,7 @@ class Combination:
         if not self.layer_weights:
             return segments
         numbers = {row: number for number, row in enumerate(self.rows)}
-        of_extent = {name: numbers[row] for name, row in self.layer_weights}
+        of_extent = {name: numbers[tuple(row)] for name, row in self.layer_weights}
         names = [extent.name for extent in self.layouts[-1].extents]
         return [replace(each, group=of_extent.get(names[each.extent], 0)) for each in segments]
 

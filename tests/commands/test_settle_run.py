@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ from rna_watch.commands import settle_run
 from rna_watch.commands.settle_run import settle
 from rna_watch.commands.verify import verify_all
 from rna_watch.config import RunConfig
-from rna_watch.errors import UsageError
+from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.journal.run_paths import RunPaths, await_run
 from rna_watch.journal.run_registry import resolve
 from rna_watch.watching.discovery import several_runs
+from rna_watch.watching.scan import scan
 from tests.daemon.runs import LIMIT_S, events, published, rna_watch, start_foreground, status, train, wait_until
 
 CONFIG = RunConfig()
@@ -212,6 +214,26 @@ def test_a_run_directory_that_cannot_be_looked_at_is_told(tmp_path: Path, monkey
         await_run(run / "below", wait=True, say=print)
     with pytest.raises(UsageError, match=r"run cannot be looked at: Permission denied"):
         verify_all([run])
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EMFILE, errno.ENOSPC])
+def test_a_run_directory_that_may_come_back_is_a_failure_that_is_worth_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A server that does not answer is no wrong usage: the exit code is 1, which a service is started again after."""
+    real = {name: getattr(os, name) for name in ("stat", "scandir")}
+
+    def fails(name: str, path: object, **options: object) -> object:
+        if str(path) == str(tmp_path):
+            raise OSError(code, os.strerror(code), str(path))
+        return real[name](path, **options)
+
+    for name in real:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, partial(fails, name))
+            with pytest.raises(RnaWatchError, match="cannot be looked at") as raised:
+                scan(resolve(tmp_path, None).run)
+        assert raised.value.exit_code == 1
 
 
 def _never(*_arguments: object) -> int:

@@ -49,8 +49,11 @@ _LIMIT_S = 60.0
 
 
 def process(run: Path, output: Path, evaluators: Sequence[Evaluator] = (), **settings: object) -> RunState:
-    """What `rna-watch once` does, checkpoint by checkpoint, as soon as it may; returns what the journal adds up to."""
-    config = RunConfig.model_validate({"keep": 100} | settings)
+    """What `rna-watch once` does, checkpoint by checkpoint, as soon as it may; returns what the journal adds up to.
+
+    Statistics are combined, so that each candidate is evaluated once, unless `normalization` says otherwise.
+    """
+    config = RunConfig.model_validate({"keep": 100, "normalization": "clamp"} | settings)
     paths = RunPaths(run=run, output=output)
     paths.create()
     recorder = Recorder(paths.journal)

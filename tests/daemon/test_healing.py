@@ -62,6 +62,47 @@ def test_after_three_equal_failures_the_engine_is_started_anew_until_it_starts(
     assert "engine" not in state.problems
 
 
+class _Breaking(LocalEngine):
+    """An engine whose cluster is lost after its first work, as the engine itself finds."""
+
+    def broken(self) -> str:
+        """See `Engine.broken`."""
+        return "Ray's raylet ended" if self._worked else ""
+
+    _worked = False
+
+    def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[Result]:
+        """See `Engine.map`."""
+        self._worked = True
+        return super().map(work, on_done)
+
+
+@pytest.mark.parametrize("count", [3, 1])
+def test_an_engine_that_is_found_broken_is_said_and_solved_with_and_without_work_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """What broke is a problem before the engine is started again, and solved by work that succeeds, or when none is left."""
+    train(tmp_path, count=count)
+    engines: list[LocalEngine] = []
+
+    def start(_: object) -> LocalEngine:
+        engines.append(LocalEngine(1) if engines else _Breaking(1))
+        return engines[-1]
+
+    monkeypatch.setattr(worker, "start_engine", start)
+
+    def done(state: RunState) -> bool:
+        solved = any(event.key == "engine" for event in events(tmp_path, "solved"))
+        return solved and len(state.outputs) == max(0, count - 2)
+
+    state = watch(tmp_path, done)
+    assert len(engines) == 2
+    said = [(event.what, event.remedy) for event in events(tmp_path, "problem") if event.key == "engine"]
+    assert said == [("Ray's raylet ended", "the engine is started again; nothing is lost")]
+    assert state.problems == {}
+    assert events(tmp_path, "failed") == []
+
+
 def _part(run: Path, name: str) -> psutil.Process:
     """The process of this name below the daemon."""
     beat = heartbeat.read(run / ".rna-watch" / "heartbeat.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,3 +85,40 @@ def test_what_comes_late_is_put_into_the_windows_that_went_on_without_it(
     newest = state.checkpoints["step_5.pt"].chosen
     assert newest is not None
     assert newest.inputs == [f"step_{number}.pt" for number in range(1, 6)]
+
+
+def test_what_comes_late_after_a_restart_is_put_into_the_windows_that_went_on_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command ends without a file that it could not read; the next one makes anew the models whose windows lack it."""
+    train(tmp_path, count=5)
+    broken = _Broken("step_2.pt", errno.EIO, float("inf"))
+    monkeypatch.setattr(probes, "probe", broken)
+    monkeypatch.setattr("rna_watch.watching.readiness.KEPT_PLACE_S", 0.3)
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
+    assert [len(event.inputs) for event in events(tmp_path, "chosen")] == [3, 4]
+    broken.times = 0
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
+    made = {event.checkpoint: event.inputs for event in events(tmp_path, "chosen")}
+    assert made == {f"step_{n}.pt": [f"step_{k}.pt" for k in range(1, n + 1)] for n in (3, 4, 5)}
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 3
+
+
+def test_a_run_that_is_unreadable_for_longer_than_the_wait_is_taken_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the first file's wait is over while nothing can be read, it is tried before its successors go on."""
+    train(tmp_path, count=5)
+    monkeypatch.setattr("rna_watch.watching.readiness.KEPT_PLACE_S", 0.6)
+    until = time.monotonic() + 1.2
+    real = probes.probe
+
+    def probe(path: str, *arguments: object) -> Layout:
+        if time.monotonic() < until:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(probes, "probe", probe)
+    watch(tmp_path, lambda state: "step_5.pt" in state.outputs)
+    assert [event.checkpoint for event in events(tmp_path, "admitted")] == [f"step_{n}.pt" for n in range(1, 6)]
+    assert [len(event.inputs) for event in events(tmp_path, "chosen")] == [3, 4, 5]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -121,6 +122,21 @@ def finish(environment):
         return result.returncode, result.stdout
 
     return call
+
+
+@pytest.fixture
+def fake(environment, tmp_path):
+    """Puts a command `rna-watch` first on PATH that ends with a status, and notes each start in the file returned."""
+
+    def make(status):
+        folder, starts = tmp_path / "fake", tmp_path / "starts"
+        folder.mkdir()
+        (folder / "rna-watch").write_text(f'#!/bin/sh\necho "$1" >>{shlex.quote(str(starts))}\nexit {status}\n')
+        (folder / "rna-watch").chmod(0o755)
+        environment["PATH"] = f"{folder}:{environment['PATH']}"
+        return starts
+
+    return make
 
 
 @pytest.fixture

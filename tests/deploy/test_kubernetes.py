@@ -115,13 +115,37 @@ def test_the_probe_fails_when_signs_of_life_stop(job, finish, tmp_path):
     assert finish(probe)[0] != 0
 
 
-def test_a_side_car_that_cannot_run_ends_with_its_own_status(job, settings, begin, tmp_path):
-    """A wrong configuration shows as status 2, so that the kubelet restarts it and tells."""
+def test_a_side_car_that_another_start_would_not_help_stays_idle_until_the_end(job, settings, begin, finish, tmp_path):
+    """After a wrong configuration nothing is left for the kubelet to restart; the probe passes, and the log tells."""
     (settings / "rna-watch.yaml").write_text("windw: 3\n")
-    watcher = begin(command_of(job["initContainers"][0], runs=tmp_path / "runs", **{"etc/rna-watch": settings}))
+    folders = {"tmp": tmp_path, "runs": tmp_path / "runs", "etc/rna-watch": settings}
+    side_car = job["initContainers"][0]
+    watcher = begin(command_of(side_car, **folders))
+    wait_for(lambda: finish(probe_of(side_car, **folders))[0] == 0, "idle side-car", watcher)
+    assert watcher.poll() is None
+    watcher.send_signal(signal.SIGTERM)
     said, _ = watcher.communicate(timeout=120)
     assert watcher.returncode == 2
     assert "did you mean 'window'" in said
+    assert "rna-watch ended with status 2, which another start would not change" in said
+
+
+@pytest.mark.parametrize(("status", "again"), [(0, False), (1, True), (2, False), (3, False), (137, True)])
+def test_the_kubelet_restarts_a_side_car_only_where_that_may_help(
+    job, settings, begin, finish, fake, tmp_path, status, again
+):
+    """It ends with 1 and with the statuses of signals; with 0, 2 and 3 it stays."""
+    folders = {"tmp": tmp_path, "runs": tmp_path / "runs", "etc/rna-watch": settings}
+    fake(status)
+    side_car = job["initContainers"][0]
+    watcher = begin(command_of(side_car, **folders))
+    if again:
+        assert watcher.wait(timeout=120) == status
+    else:
+        wait_for((tmp_path / "rna-watch-ended").exists, "idle side-car", watcher)
+        watcher.send_signal(signal.SIGTERM)
+        assert watcher.wait(timeout=120) == status
+    assert finish(probe_of(side_car, **folders))[0] == again
 
 
 def test_the_ray_cluster_fits_rna_watch():
@@ -142,6 +166,9 @@ def test_the_ray_cluster_fits_rna_watch():
     assert all(each["volumes"] == pod["volumes"] for each in pods)
     arguments = driver["args"]
     assert f"ray://{cluster['metadata']['name']}-head-svc:10001" in arguments
+    assert pod["restartPolicy"] == "Never"
+    [rule] = found["Job"]["spec"]["podFailurePolicy"]["rules"]
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2, 3])
     used = sum(int(arguments[arguments.index(option) + 1]) for option in ("--workers", "--evaluation-threads"))
     assert used == group["replicas"] * int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
 

@@ -84,6 +84,17 @@ def test_trouble_of_ours_is_no_trouble_of_the_training(begin, srun_log, command,
     assert " once " not in srun_log.read_text()
 
 
+@pytest.mark.parametrize(("status", "again"), [(0, False), (1, True), (2, False), (3, False), (137, True)])
+def test_rna_watch_is_started_again_only_where_that_may_help(begin, srun_log, fake, tmp_path, status, again):
+    """After 1 and the statuses of signals it is, while the training lasts; after 0, 2 and 3 it is not."""
+    starts = fake(status)
+    until = f"while [ ! -s {starts} ] || [ $(wc -l <{starts}) -lt {1 + again} ]; do sleep 0.02; done; sleep 0.3"
+    job = begin(["bash", SCRIPT, "sh", "-c", until], RNA_WATCH_RESTART="0", RNA_WATCH_FINISH="0")
+    assert job.wait(timeout=120) == 0
+    assert (len(starts.read_text().splitlines()) > 1) == again
+    assert ("it is started again" in (srun_log.parent / "rna-watch-17.log").read_text()) == again
+
+
 @pytest.mark.parametrize(
     ("arguments", "run_dir", "sentence"),
     [([], "run", "give the training command"), (["true"], "", "set RUN_DIR to the folder")],

@@ -1,5 +1,6 @@
 """What the journal takes: texts and metrics of bounded length, and fields of their types."""
 
+import dataclasses
 import json
 import zlib
 
@@ -46,3 +47,19 @@ def test_a_field_of_another_type_costs_the_line(name, value):
         text = json.dumps(changed, separators=(",", ":"), sort_keys=True)
         line = f'{text[:-1]},"crc":{zlib.crc32(text.encode())}}}\n'.encode()
         assert (decode(line) is not None) == expected
+
+
+@pytest.mark.parametrize("pair", [[], ["a.pt"], ["a.pt", "b.pt", "c.pt"]])
+def test_a_residual_lies_between_two_checkpoints(pair):
+    """A measurement whose residuals are no pairs is left out, before anything takes it apart."""
+    measured = e.Measured(
+        checkpoint="b.pt",
+        residuals=[["a.pt", "b.pt"]],
+        rows=[[1.0]],
+        rounding_energy=0.0,
+        read_bytes=1,
+        seconds=1.0,
+        form="difference",
+    )
+    assert decode(encode(measured)) == measured
+    assert decode(encode(dataclasses.replace(measured, residuals=[["a.pt", "b.pt"], pair]))) is None

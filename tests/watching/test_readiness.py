@@ -141,13 +141,14 @@ def test_a_file_that_cannot_be_read_keeps_its_place_for_a_minute() -> None:
     readiness.update(found, 0.0)
     assert _names(readiness, 0.0) == ["a_1.pt", "a_2.pt", "b_1.pt"]
     readiness.postpone("a_1.pt", "Input/output error", 0.0, unreadable=True)
+    assert readiness.waiting  # at once: `once` would end else
     assert _names(readiness, 0.1) == ["b_1.pt"]
     assert readiness.waiting
     assert _names(readiness, 59.0)[0] == "a_1.pt"
     readiness.postpone("a_1.pt", "Input/output error", 59.0, unreadable=True)
     assert "a_2.pt" not in _names(readiness, 59.1)
     assert readiness.pop_let_by() == []
-    assert "a_2.pt" in _names(readiness, 60.0)
+    assert _names(readiness, 60.0)[:2] == ["a_1.pt", "a_2.pt"]  # what is read again takes its place
     assert (readiness.waiting, readiness.pop_let_by(), readiness.pop_let_by()) == (False, ["a_1.pt"], [])
     assert readiness.passed("a_1.pt")
     assert not readiness.passed("a_2.pt")
@@ -176,3 +177,21 @@ def test_what_a_scan_could_not_look_at_is_not_taken_for_gone() -> None:
     readiness.update([_found(name) for name in names], 3.0)
     assert _names(readiness, 3.0) == names
     assert sorted(readiness.update([], 4.0)) == names
+
+
+def test_where_nothing_can_be_read_the_wait_is_a_minute_in_all() -> None:
+    """The successors of a file that was waited for do not wait anew, each for the next; once one was read, they do."""
+    readiness = Readiness(0.0)
+    readiness.update([_found(f"a_{number}.pt", 1) for number in range(1, 5)], 0.0)
+    for name, now in (("a_1.pt", 0.0), ("a_2.pt", 60.0), ("a_3.pt", 60.1)):
+        assert name in _names(readiness, now)
+        readiness.postpone(name, "Input/output error", now, unreadable=True)
+        assert readiness.waiting
+    assert "a_4.pt" in _names(readiness, 60.2)
+    assert readiness.pop_let_by() == ["a_1.pt", "a_2.pt", "a_3.pt"]
+    readiness.settle("a_2.pt", whole=True)
+    readiness.update([_found(f"a_{number}.pt", 1) for number in range(1, 7)], 70.0)
+    for now in (70.0, 129.0):
+        readiness.postpone("a_5.pt", "Input/output error", now, unreadable=True)
+        assert "a_6.pt" not in _names(readiness, now)
+    assert "a_6.pt" in _names(readiness, 130.0)
