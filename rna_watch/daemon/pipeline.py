@@ -16,10 +16,10 @@ from rna_watch.acceleration.family import Family, family, in_one_sentence
 from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
 from rna_watch.daemon import failures, kept_model, second_pass
+from rna_watch.daemon.checkpoint_evaluation import SCREENED
 from rna_watch.daemon.disk_reserve import files_to_judge
 from rna_watch.daemon.equal_neighbours import repeats
-from rna_watch.daemon.evaluated import Evaluated
-from rna_watch.daemon.evaluation_rounds import SCREENED, EvaluationRounds
+from rna_watch.daemon.evaluation_rounds import EvaluationRounds
 from rna_watch.daemon.failures import Failure
 from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.one_training import followed
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
     from rna_watch.daemon.disk_reserve import DiskReserve
-    from rna_watch.daemon.evaluation_rounds import Evaluated
+    from rna_watch.daemon.evaluated import Evaluated
     from rna_watch.daemon.pins import Pins
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.sequences import Sequences

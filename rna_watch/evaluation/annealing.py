@@ -17,6 +17,7 @@ import torch
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import Annealed, AnnealRequest
 from rna_watch.evaluation.materialize import compute_dtype, storages_of, views
+from rna_watch.evaluation.normalization import PASSES, TrainingPasses
 from rna_watch.evaluation.randomness import seeded
 from rna_watch.formats.resumed_optimizer import ADAM, ADAMW
 from rna_watch.layout.dtypes import DTYPES, narrow
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from rna_watch.formats.resumed_optimizer import Held, Resumed
     from rna_watch.layout.layout import Chunk, Layout
 
-PASSES = 50  # at momentum 0.1 these leave half a percent of what the statistics were
 _PROJECTED = 5  # steps after which it is known how long all of them take
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": torch.optim.SGD,
@@ -40,7 +40,6 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 _MODELS = {"SGD": 3, ADAM: 4, ADAMW: 4}  # the model, its gradient, and the optimizer's state
 _STATISTICS = (Role.STATISTIC, Role.VARIANCE)
-_COUNTER = "num_batches_tracked"
 _FUNCTION = "training_loss(state_dict, device, generator)"
 
 
@@ -48,7 +47,7 @@ def anneal(
     request: AnnealRequest,
     training_loss: Callable[..., Any],
     device: torch.device,
-    normalization: Normalization | None = None,
+    normalization: Normalization | TrainingPasses,
 ) -> Annealed:
     """Train on from a model, with a learning rate that falls to zero, and write what comes of it to the request's path.
 
@@ -60,7 +59,7 @@ def anneal(
         request: where to begin, with which optimizer, and how long.
         training_loss: as `fitting.fit` takes it.
         device: the device of the model.
-        normalization: re-estimates the statistics; without it, `training_loss` does.
+        normalization: re-estimates the statistics.
 
     Raises:
         EvaluationFailed: the loss or the model is unusable, does not fit into memory, or would take too long.
@@ -87,17 +86,9 @@ def anneal(
 
     with torch.enable_grad(), seeded(request.seed, device):
         losses = _descend(optimizer, loss, request.steps)
-        tensors = views(newest, [storage.detach() for storage in storages])
-        passes, note = 0, ""
-        if normalization is not None:
-            with torch.no_grad():
-                normalization.re_estimate(tensors, newest)
-        elif any(extent.role in _STATISTICS for extent in newest.extents):
-            passes, note = _re_estimate(storages, newest, loss)
+    passes, notes = _re_estimate(storages, newest, normalization)
     _write(request.path, newest, storages)
-    return Annealed(
-        losses=tuple(losses), passes=passes, seconds=time.perf_counter() - begun, notes=(note,) if note else ()
-    )
+    return Annealed(losses=tuple(losses), passes=passes, seconds=time.perf_counter() - begun, notes=notes)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor], steps: int) -> list[float]:
@@ -158,24 +149,18 @@ def _laid_out(value: torch.Tensor, held: Held, newest: Layout, storage: torch.Te
     return flat
 
 
-def _re_estimate(storages: list[torch.Tensor], newest: Layout, loss: Callable[[], torch.Tensor]) -> tuple[int, str]:
-    """Re-estimate running statistics by forward passes, which update the buffers; how many passes, and what is to be said."""
-    statistics = [
-        storage for storage, extent in zip(storages, newest.extents, strict=True) if extent.role in _STATISTICS
-    ]
-    before = [each.clone() for each in statistics]
-    for view in newest.tensors:
-        if view.name.endswith(_COUNTER):  # where the statistics are means of all batches, of these ones alone
-            storages[view.extent].zero_()
-    with torch.no_grad():
-        for number in range(PASSES):
-            loss()
-            if number == 0 and all(map(torch.equal, before, statistics)):
-                return (
-                    1,
-                    "the passes of training_loss leave the running statistics as they are, so the combined ones are kept",
-                )
-    return PASSES, ""
+def _re_estimate(
+    storages: list[torch.Tensor], newest: Layout, by: Normalization | TrainingPasses
+) -> tuple[int, tuple[str, ...]]:
+    """Re-estimate running statistics, if there are any; the batches that this drew, and what is to be said."""
+    if not any(extent.role in _STATISTICS for extent in newest.extents):
+        return 0, ()
+    try:
+        with torch.no_grad():
+            by.re_estimate(views(newest, [storage.detach() for storage in storages]), newest)
+    except EvaluationFailed as error:
+        return 0, (f"the statistics were not re-estimated: {error}",)
+    return PASSES if isinstance(by, TrainingPasses) else 0, ()
 
 
 class _Clock:

@@ -152,9 +152,8 @@ class EvaluationWorker:
         from rna_watch.evaluation.annealing import anneal
 
         with users_file.blamed(self._user.path):
-            normalization = self._normalized(self._user) if NORMALIZATION in self._user.offers else None
             owned.make_folders(os.path.dirname(request.path))  # noqa: PTH120 - a string crosses process boundaries
-            return anneal(request, self._user.function(TRAINING_LOSS), self._device, normalization)
+            return anneal(request, self._user.function(TRAINING_LOSS), self._device, self._normalized(self._user))
 
 
 class AnsweringWorker:

@@ -26,7 +26,7 @@ from rna_watch.acceleration.methods import (
 from rna_watch.acceleration.residuals import Residuals
 from rna_watch.acceleration.selection import Evidence, choose
 from rna_watch.config import RunConfig
-from rna_watch.daemon.evaluation_rounds import SEARCHES
+from rna_watch.daemon.searches import SEARCHES
 
 from . import twins
 

@@ -96,7 +96,7 @@ def test_the_manifest_says_that_it_is_training(run: tuple[Path, RunState]) -> No
     assert manifest["coefficients"] is None
     assert manifest["schema"] == 2
     assert sum(manifest["start"]) == pytest.approx(1.0)
-    assert (manifest["steps"], manifest["batches"], manifest["seed"]) == (60, 110, 80)
+    assert (manifest["steps"], manifest["batches"], manifest["seed"]) == (60, 120, 80)
     assert len(manifest["losses"]) == 60
     assert manifest["seconds"] > 0
     assert manifest["digest"] == annealed.digest(probe(str(model)))
