@@ -62,7 +62,9 @@ def evaluate(
     """The metrics of one model; the first is the one that rna-watch chooses by, unless `metric` names another.
 
     A metric may be one number, or one for each example: then rna-watch takes the mean, and tells by the same examples of
-    two models whether one is better by more than noise. `fraction` is asked for by `first_round` only.
+    two models whether one is better by more than noise. A loss of each example beside another metric, under a name with the
+    word loss, nll, ce or cross_entropy, ranks and tests the models, because it tells more than right or wrong; what is worse
+    by the metric is not taken. `fraction` is asked for by `first_round` only.
     """
     _NETWORK.load_state_dict(state_dict)
     _NETWORK.to(device).eval()

@@ -167,7 +167,7 @@ def stop(paths: RunPaths) -> None:
     type=click.FloatRange(min=0),
     help="Lambda, 0 for none; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
 )
-@some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS)
+@some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS, "ema_decay")
 @some_settings(
     "normalization", "source", "ignore", "step", "export", "optimizer_state", "one_run", "workers", "memory_budget"
 )

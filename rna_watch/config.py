@@ -35,7 +35,7 @@ RETIRED = {
     "trained_steps": "weights are trained in 3 rounds of 8 batches",
 }
 # settings by the names that they had before, which are still accepted
-RENAMED = {"trained_memory": "fit_memory"}
+RENAMED = {"ema_decay": "ema_decays", "trained_memory": "fit_memory"}
 
 
 def _one_group(pattern: str) -> str:
@@ -46,6 +46,13 @@ def _one_group(pattern: str) -> str:
     if groups_in != 1:
         raise ValueError(f"it needs one group, the step, and has {groups_in}: write such as 'epoch_(\\d+)'")
     return pattern
+
+
+def _listed(value: Any) -> Any:
+    """One number as a list of it, as `ema_decay` was given."""
+    if isinstance(value, str):
+        return value.split(",")
+    return (value,) if isinstance(value, int | float) else value
 
 
 # the headings of the settings, each with its first setting
@@ -86,8 +93,12 @@ class RunConfig(BaseModel):
     mixings: tuple[float, ...] = Field(
         (1.0,), description="Mixing: 1 combines the newer ends of the intervals, 0 the older ones."
     )
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.7, description="A checkpoint's weight in the exponential average, relative to the next newer one's."
+    ema_decays: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...], BeforeValidator(_listed), Field(min_length=1)
+    ] = Field(
+        (0.5, 0.7, 0.85),
+        description="A checkpoint's weight in an exponential average, relative to the next newer one's; RNA's prior `ema` "
+        "has the middle one.",
     )
     l1_cap: Annotated[float, Field(ge=1)] = Field(2.0, description="The most that the sum of |c| may be in capped RNA.")
     max_candidates: Positive = Field(

@@ -72,7 +72,9 @@ def test_a_setting_that_went_is_accepted_and_one_line_says_so(name: str, tmp_pat
     assert f"--{name.replace('_', '-')}" not in _help("once", "--help-all")
 
 
-@pytest.mark.parametrize(("old", "new", "value"), [("trained_memory", "fit_memory", 2.0)])
+@pytest.mark.parametrize(
+    ("old", "new", "value"), [("trained_memory", "fit_memory", 2.0), ("ema_decay", "ema_decays", 0.2)]
+)
 def test_a_setting_that_was_renamed_is_accepted_under_its_old_name(
     old: str, new: str, value: Any, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from rna_watch.acceleration.coefficients import Spectrum, input_weights, spectrum, spectrum_of_factor
 from rna_watch.acceleration.diagnostics import Diagnostics, diagnose
 from rna_watch.acceleration.fixed_weights import as_decay
-from rna_watch.acceleration.methods import UNIFORM
+from rna_watch.acceleration.methods import UNIFORM, USUAL_DECAY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def name_of(method: str, length: int, regularization: float | None = None, param
         method: one of `methods.METHODS`, or `LAST`.
         length: how many checkpoints it combines.
         regularization: lambda of a solution.
-        parameters: shape, prior and mixing are named if they are not the usual ones.
+        parameters: shape, prior, mixing and decay are named if they are not the usual ones.
     """
     given = parameters or {}
     parts = [method, given.get("shape"), str(length), None if regularization is None else _digits(regularization)]
@@ -66,6 +66,8 @@ def name_of(method: str, length: int, regularization: float | None = None, param
         parts.append(given["prior"])
     if given.get("mixing", 1.0) != 1.0:
         parts.append(f"m{given['mixing']:g}")
+    if given.get("ema_decay", USUAL_DECAY) != USUAL_DECAY:
+        parts.append(f"d{given['ema_decay']:g}")
     return "-".join(str(part) for part in parts if part is not None)
 
 

@@ -234,7 +234,7 @@ def single(residuals: Residuals, method: str, regularization: float, search: Sea
         residuals: the window's residuals.
         method: `LAST`, or one of `methods.COMPUTED`.
         regularization: lambda of a solution.
-        search: priors, mixings, decay and cap to use (the first of each).
+        search: priors, mixings, decays and cap to use (the first of each, of decays the middle one).
     """
     n = len(residuals.gram_nn)
     if method == LAST:
@@ -245,6 +245,7 @@ def single(residuals: Residuals, method: str, regularization: float, search: Sea
         regularizations=(regularization,),
         methods=(method,),
         priors=search.priors[:1],
+        ema_decays=(search.ema_decay,),
         mixings=search.mixings[:1],
     )
     if METHODS[method].weights:

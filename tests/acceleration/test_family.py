@@ -1,5 +1,6 @@
 import math
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -76,7 +77,9 @@ def test_every_kind_of_combination_joins(gram_nn):
     """Exponential averages, decay profiles and constrained RNA are members with the weights that their twins have."""
     found = by_name(family_of(gram_nn, windows=(5, 3), regularizations=(1e-8,), methods=COMPUTED))
     np.testing.assert_allclose(found["average-3"].coefficients, (0, 0, 1 / 3, 1 / 3, 1 / 3))
-    np.testing.assert_allclose(found["ema-5"].coefficients, fixed_weights.exponential(5, 0.7))
+    for name, decay in (("ema-5-d0.5", 0.5), ("ema-5", 0.7), ("ema-5-d0.85", 0.85)):
+        np.testing.assert_allclose(found[name].coefficients, fixed_weights.exponential(5, decay))
+        assert found[name].parameters == {"ema_decay": decay}
     np.testing.assert_allclose(found["decay-sqrt-5"].coefficients, fixed_weights.decay_profile(5, "sqrt"))
     np.testing.assert_allclose(found["decay-cosine-5"].coefficients, fixed_weights.decay_profile(5, "cosine"))
     assert found["cumulative-6"].weights == (1 / 6,) * 6, "all checkpoints of the window, the oldest too"
@@ -92,11 +95,12 @@ def test_without_lengths_the_window_its_half_and_usual_averages_are_tried():
     search = Search(window=12, methods=(AVERAGE, "ema", RNA), limit=50)
     names = set(by_name(family(differences(gram_nn), search)))
     averages = {f"average-{n}" for n in (12, 6, 3, 5, 10)}
-    assert names == {"last", *averages, "ema-12", "ema-6", "rna-12-1e-08", "rna-6-1e-08"}
+    exponential = {f"ema-{n}{decay}" for n in (12, 6) for decay in ("-d0.5", "", "-d0.85")}
+    assert names == {"last", *averages, *exponential, "rna-12-1e-08", "rna-6-1e-08"}
     assert set(by_name(family(differences(gram_nn), replace(search, windows=(4,))))) == {
         "last",
         "average-4",
-        "ema-4",
+        *("ema-4", "ema-4-d0.5", "ema-4-d0.85"),
         "rna-4-1e-08",
     }
 
@@ -114,6 +118,18 @@ def test_what_is_beyond_the_limit_is_named(gram_nn):
     few = family_of(gram_nn, limit=3)
     assert [c.name for c in few.candidates] == everything[:4]
     assert list(few.left_out) == everything[4:]
+
+
+@pytest.mark.parametrize("limit", [4, 8])
+def test_no_number_of_decays_pushes_another_method_out(gram_nn, limit):
+    """Within the limit, RNA, the uniform averages and everything else have as many places with ten decays as with one."""
+    ten = tuple(0.05 + 0.09 * k for k in range(10))
+    places = [
+        Counter(c.method for c in family_of(gram_nn, methods=COMPUTED, limit=limit, ema_decays=decays).candidates)
+        for decays in ((0.5,), (0.5, 0.7, 0.85), ten)
+    ]
+    assert all(each[method] >= places[0][method] for each in places for method in (AVERAGE, RNA))
+    assert all(each["ema"] <= 1 for each in places)
 
 
 def test_priors_and_mixings_multiply_the_members(gram_nn):

@@ -118,7 +118,7 @@ def test_settings_of_methods_are_all_of_the_search():
     declared = {name for method in METHODS.values() for name in method.settings}
     shared = {"window", "windows", "regularizations", "methods", "limit"}
     assert {field.name for field in dataclasses.fields(Search)} - shared == declared & set(Search.__slots__)
-    assert declared >= {"mixings", "priors", "l1_cap", "ema_decay"}
+    assert declared >= {"mixings", "priors", "l1_cap", "ema_decays"}
     assert RunConfig(l1_cap=3.0).search(limit=2) == Search(
         regularizations=RunConfig().regularizations, methods=RunConfig().methods, l1_cap=3.0, limit=2
     )

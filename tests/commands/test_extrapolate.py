@@ -56,6 +56,19 @@ def test_the_result_is_the_papers_algorithm_with_inputs_in_the_order_of_their_st
     assert fingerprints(run) == before
 
 
+def test_lambda_may_be_none_at_all(run: Path, tmp_path: Path) -> None:
+    """`--regularization 0` is Algorithm 1 without it, where the window holds the digits, and is recorded as 0."""
+    given = [str(run / f"step_{step}.pt") for step in range(7, 13)]
+    options = ["--regularization", "0", "--residuals", "difference", "--json"]
+    result = CliRunner().invoke(app, ["extrapolate", *given, "-o", str(tmp_path / "out.pt"), *options])
+    assert result.exit_code == 0, result.output
+    manifest = json.loads(result.stdout)
+    assert (manifest["candidate"], manifest["regularization"]) == ("rna-5-0e+00", 0.0)
+    assert manifest["diagnostics"]["norm2_bound"] is None
+    np.testing.assert_allclose(manifest["coefficients"], _twin(run, range(7, 13), 0.0), rtol=1e-6)
+    check_output(tmp_path / "out.pt", run)
+
+
 def test_without_lambda_the_norm_stays_small(run: Path, tmp_path: Path) -> None:
     """The smallest lambda is taken that keeps the norm of the coefficients at most 3."""
     given = [run / f"step_{step}.pt" for step in range(1, 13)]

@@ -278,12 +278,27 @@ def test_a_longer_window_keeps_what_was_evaluated_of_the_same_models(run: Path, 
 
 
 def test_another_model_of_the_same_name_is_evaluated_again(run: Path, tmp_path: Path) -> None:
-    """With another decay `ema-5` is another model: what was said of the former one is not taken for it."""
-    settings: dict[str, Any] = {"methods": ("average", "ema", "rna"), "max_candidates": 99}
+    """With another cap `capped-5-1e-08` is another model: what was said of the former one is not taken for it."""
+    settings: dict[str, Any] = {"methods": ("average", "capped"), "regularizations": (1e-8,), "max_candidates": 99}
     before = _interrupted(run, tmp_path, **settings)
-    process(run, tmp_path, [Noise(0)], ema_decay=0.2, **settings)
+    process(run, tmp_path, [Noise(0)], l1_cap=1.2, **settings)
     after = _times(run, tmp_path)
-    assert {name for name in after if after[name] > before[name]} == {"ema-5", "ema-2"}
+    assert {name for name in after if after[name] > before[name]} == {"capped-5-1e-08", "capped-2-1e-08"}
+
+
+def test_lambda_may_be_none_at_all(run: Path, tmp_path: Path) -> None:
+    """0 among the settings is a candidate of its own, which is recorded with 0, and published as such."""
+    settings: dict[str, Any] = {"methods": ("rna",), "regularizations": (0.0, 1e-2), "windows": (5,)}
+    state = process(run, tmp_path, [Noise(3)], **settings)
+    found = [checkpoint.recipes[name] for checkpoint in _published(state) for name in checkpoint.evaluations]
+    assert {recipe.regularization for recipe in found if recipe.method == "rna"} == {0.0, 1e-2}
+    chosen = [(each, each.chosen) for each in _published(state) if each.chosen]
+    zero = [(checkpoint, choice) for checkpoint, choice in chosen if choice.candidate.endswith("-0e+00")]
+    assert zero
+    for checkpoint, choice in zero:
+        assert _manifest(tmp_path, checkpoint)["regularization"] == 0.0
+        assert math.isclose(sum(choice.weights), 1.0, abs_tol=1e-9)
+        check_output(tmp_path / "rna" / checkpoint.name, run)
 
 
 def test_best_is_never_worse(run: Path, tmp_path: Path) -> None:
@@ -606,7 +621,9 @@ def test_by_itself_every_model_is_judged_with_both_kinds_of_statistics(run: Path
         assert checkpoint.chosen.method != "last"
         assert checkpoint.chosen.metrics["original"]["loss"] == losses["last"]
         assert checkpoint.chosen.better_than_original is (losses[checkpoint.chosen.candidate] < bar)
-        assert {step["incumbent"] for step in checkpoint.chosen.comparisons} & {"last", "last+re-estimated"}
+        assert checkpoint.chosen.comparisons[0]["reference"] == min(
+            ("last", "last+re-estimated"), key=losses.__getitem__
+        )
     assert "normalization" not in state.problems
     _check_search(state, 2 * 3)
 

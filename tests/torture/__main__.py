@@ -55,7 +55,7 @@ def main() -> None:
                 print(listed.read_text())
                 continue
             mine = options.points // len(names) + (number < options.points % len(names))
-            points = draw(calls, mine, seed=options.seed, power=not bench.scenario.ray)
+            points = draw(calls, mine, seed=options.seed, power=not (bench.scenario.ray or bench.scenario.live))
             for index, point in enumerate(points):
                 if options.only not in {None, index}:
                     continue

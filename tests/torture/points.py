@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tests.torture import injector, power_loss
 from tests.torture.injector import ANY, CHANGES, FAIL, KILL_AFTER, KILL_BEFORE, KILL_HALF, Order
-from tests.torture.scenario import forked, once, originals, problems_after, problems_in_the_end, snapshot
+from tests.torture.scenario import disturbed, forked, originals, problems_after, problems_in_the_end, snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,14 +49,14 @@ def count(bench: Bench, names: Path | None = None) -> dict[int, int]:
     """How many calls, and how many changes, an undisturbed run makes."""
     found = {}
     for counted in (ANY, CHANGES):
-        run = bench.fresh("count")
+        run, trainer = bench.begun("count")
         counter = run.parent / "counter"
 
         def act(run: Path = run, counter: Path = counter, counted: int = counted) -> None:
             injector.arm(Order(counted=counted), run, counter, names=names if counted == ANY else None)
-            once(run, bench.scenario)
+            disturbed(run, bench.scenario)
 
-        code = forked(act, run.parent / "output")
+        code = forked(act, run.parent / "output", meanwhile=trainer or _nothing)
         assert code == 0, (run.parent / "output").read_text()
         found[counted] = injector.calls(counter)[0]
     return found
@@ -95,6 +95,10 @@ def draw(calls: dict[int, int], number: int, *, seed: int, power: bool) -> list[
     return found
 
 
+def _nothing(_: int) -> None:
+    """Beside a run that was written before."""
+
+
 def try_point(bench: Bench, point: Point, *, children: bool = False) -> Outcome:
     """Process a fresh run with a fault in it, then go on undisturbed.
 
@@ -103,8 +107,8 @@ def try_point(bench: Bench, point: Point, *, children: bool = False) -> Outcome:
         point: the fault.
         children: whether it may take place in processes that the command starts, too.
     """
-    run = bench.fresh("point")
-    before, canary = originals(run), snapshot(bench.canary)
+    run, trainer = bench.begun("point")
+    before, canary = originals(bench.template), snapshot(bench.canary)
     counter, log = run.parent / "counter", run.parent / "changes"
     disk = power_loss.Disk(run) if point.power is not None else None
 
@@ -112,15 +116,20 @@ def try_point(bench: Bench, point: Point, *, children: bool = False) -> Outcome:
         if children:
             os.environ |= injector.environment(point.order, run, counter)
         injector.arm(point.order, run, counter, log=log if disk else None)
-        once(run, bench.scenario)
+        disturbed(run, bench.scenario)
 
     output = run.parent / "output"
-    code = forked(act, output)
+    code = forked(act, output, meanwhile=trainer or _nothing)
+    if trainer is not None:
+        trainer.finish()
     fired = injector.calls(counter)[1]
     problems = []
     if code is None:
         problems.append("it hung")
-    elif code not in {0, 1, 3, -9} and (code, point.order.error) != (2, errno.EACCES):  # a closed run is wrong usage
+    elif code not in {0, 1, 3, -9, -15} and (code, point.order.error) != (
+        2,
+        errno.EACCES,
+    ):  # a closed run is wrong usage
         problems.append(f"it ended with {code}")
     if disk is not None and point.power is not None:
         shutil.rmtree(run)

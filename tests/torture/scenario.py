@@ -27,6 +27,8 @@ _PAST_S = 3600.0
 _LIMIT_S = 120.0
 _MOST_RUNS = 3
 _TICK_S = 0.02
+_SAVING_S = 0.15  # between two checkpoints of a living run
+_PATIENCE_S = 3.0  # from the last of them to the end of the training, if its model does not come before
 _SIZES = {"body.weight": (16, 24), "body.bias": (16,), "head.weight": (4, 16)}
 # a number that depends on every byte of the model
 _JUDGE = "printf '{\"loss\": 0.%s}' $(cksum < {checkpoint} | cut -c1-4)"
@@ -39,12 +41,14 @@ class Scenario:
     Attributes:
         name: its name.
         folders: whether its checkpoints are folders with safetensors in them.
-        options: of `once`.
+        options: of `once`, and of `start` for a living run.
+        live: whether `start --foreground` is disturbed while a trainer writes the checkpoints; else `once` is.
     """
 
     name: str
     folders: bool = False
     options: tuple[str, ...] = ()
+    live: bool = False
 
     @property
     def on_this_machine(self) -> Scenario:
@@ -68,6 +72,7 @@ SCENARIOS = {
             name="command",
             options=(*_COMMON, "--engine", "local", "--max-candidates", "2", "--evaluate-command", _JUDGE),
         ),
+        Scenario(name="live", options=(*_COMMON, "--engine", "local"), live=True),
         Scenario(name="ray", options=(*_COMMON, "--engine", "ray", "--workers", "1")),
     )
 }
@@ -128,8 +133,56 @@ def models(run: Path) -> dict[str, str]:
     return found
 
 
-def forked(act: Callable[[], object], output: Path, limit_s: float = _LIMIT_S) -> int | None:
-    """Run something in a forked child with its output in a file; its exit code, negative of a signal; None if it hung."""
+class Trainer:
+    """Writes the checkpoints of a run, one after another, as others do by renaming; then it asks the daemon to end.
+
+    Args:
+        source: where the checkpoints are.
+        run: where they are to be.
+    """
+
+    def __init__(self, source: Path, run: Path) -> None:
+        self._run = run
+        self._left = sorted(source.iterdir())
+        self._last = run / "rna" / self._left[-1].name
+        self._due = time.monotonic() + _SAVING_S
+        self._asked = False
+
+    def __call__(self, daemon: int) -> None:
+        """Do what is due; called every few milliseconds with the daemon's process id."""
+        now = time.monotonic()
+        if self._left and now >= self._due:
+            self._write(self._left.pop(0))
+            self._due = now + _SAVING_S
+        elif not self._left and not self._asked and (self._last.exists() or now >= self._due + _PATIENCE_S):
+            os.kill(daemon, signal.SIGTERM)
+            self._asked = True
+
+    def finish(self) -> None:
+        """Write what is left, without a daemon."""
+        while self._left:
+            self._write(self._left.pop(0))
+
+    def _write(self, checkpoint: Path) -> None:
+        hidden = self._run / f".{checkpoint.name}.writing"
+        shutil.copy2(checkpoint, hidden)
+        hidden.rename(self._run / checkpoint.name)
+
+
+def forked(
+    act: Callable[[], object],
+    output: Path,
+    limit_s: float = _LIMIT_S,
+    meanwhile: Callable[[int], None] = lambda _: None,
+) -> int | None:
+    """Run something in a forked child with its output in a file; its exit code, negative of a signal; None if it hung.
+
+    Args:
+        act: what to run.
+        output: the file.
+        limit_s: after which it counts as hung, and is killed.
+        meanwhile: called every few milliseconds with its process id.
+    """
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
@@ -158,22 +211,31 @@ def forked(act: Callable[[], object], output: Path, limit_s: float = _LIMIT_S) -
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status)
+        meanwhile(pid)
         time.sleep(0.005)
     os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return None
 
 
-def command_line(run: Path, scenario: Scenario) -> list[str]:
-    """The command that processes a run."""
-    return ["rna-watch", "once", str(run), *scenario.options]
-
-
 def once(run: Path, scenario: Scenario) -> None:
-    """Process a run, in this process, as the command does; its threads look at each other more often."""
+    """Process a run, in this process, as the command does."""
+    _command("once", str(run), *scenario.options)
+
+
+def disturbed(run: Path, scenario: Scenario) -> None:
+    """The command that faults are injected into."""
+    if scenario.live:
+        _command("start", str(run), "--foreground", "--quiet", "0.05", "--scan-interval", "0.1", *scenario.options)
+    else:
+        once(run, scenario)
+
+
+def _command(*words: str) -> None:
+    """A command in this process; its threads look at each other more often."""
     for module in (loop, watcher, worker):
         module._TICK_S = _TICK_S
-    sys.argv = command_line(run, scenario)
+    sys.argv = ["rna-watch", *words]
     cli.main()
 
 
@@ -240,10 +302,22 @@ class Bench:
 
     def fresh(self, name: str) -> Path:
         """A copy of the template; hard links, modes and times are as there."""
+        run = self._place(name)
+        shutil.copytree(self.template, run, symlinks=True)
+        return run
+
+    def begun(self, name: str) -> tuple[Path, Trainer | None]:
+        """What a disturbed command finds: a copy of the template, or an empty run and its trainer."""
+        if not self.scenario.live:
+            return self.fresh(name), None
+        run = self._place(name)
+        run.mkdir()
+        return run, Trainer(self.template, run)
+
+    def _place(self, name: str) -> Path:
         run = self.folder / name / "run"
         shutil.rmtree(run.parent, ignore_errors=True)
         run.parent.mkdir(parents=True)
-        shutil.copytree(self.template, run, symlinks=True)
         return run
 
 
