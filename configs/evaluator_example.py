@@ -81,16 +81,19 @@ if os.environ.get("TRAINING_DATA"):
     _TRAINING = batches("TRAINING_DATA")
 
     def normalization(device: torch.device) -> tuple[torch.nn.Module, list[torch.Tensor]]:
-        """The network and training inputs, to re-estimate the statistics of batch norm (`normalization: re-estimate`)."""
+        """The network and training inputs, to re-estimate the statistics of batch norm (`normalization`)."""
         return _NETWORK, [inputs.to(device).float() for inputs, _ in _TRAINING]
 
     def training_loss(
         state_dict: dict[str, torch.Tensor], device: torch.device, generator: torch.Generator
     ) -> torch.Tensor:
-        """The loss on one random batch of training data, to train the weights of a window (`trained` of `methods`)."""
+        """The loss on one random batch of training data, to fit weights (`layered`, `trained`), or to train on (`anneal`).
+
+        In training mode, so that batch norm uses the batch and measures it into the buffers of `state_dict`.
+        """
         number = int(torch.randint(len(_TRAINING), (1,), generator=generator))
         inputs, labels = _TRAINING[number]
-        _NETWORK.to(device).eval()
+        _NETWORK.to(device).train()
         return functional.cross_entropy(
             functional_call(_NETWORK, state_dict, inputs.to(device).float()), labels.to(device)
         )
