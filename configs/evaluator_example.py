@@ -62,7 +62,9 @@ def evaluate(
     """The metrics of one model; the first is the one that rna-watch chooses by, unless `metric` names another.
 
     A metric may be one number, or one for each example: then rna-watch takes the mean, and tells by the same examples of
-    two models whether one is better by more than noise. `fraction` is asked for by `first_round` only.
+    two models whether one is better by more than noise. A loss of each example beside another metric, under a name with the
+    word loss, nll, ce or cross_entropy, ranks and tests the models, because it tells more than right or wrong; what is worse
+    by the metric is not taken. `fraction` is asked for by `first_round` only.
     """
     _NETWORK.load_state_dict(state_dict)
     _NETWORK.to(device).eval()
@@ -79,16 +81,19 @@ if os.environ.get("TRAINING_DATA"):
     _TRAINING = batches("TRAINING_DATA")
 
     def normalization(device: torch.device) -> tuple[torch.nn.Module, list[torch.Tensor]]:
-        """The network and training inputs, to re-estimate the statistics of batch norm (`normalization: re-estimate`)."""
+        """The network and training inputs, to re-estimate the statistics of batch norm (`normalization`)."""
         return _NETWORK, [inputs.to(device).float() for inputs, _ in _TRAINING]
 
     def training_loss(
         state_dict: dict[str, torch.Tensor], device: torch.device, generator: torch.Generator
     ) -> torch.Tensor:
-        """The loss on one random batch of training data, to train the weights of a window (`trained` of `methods`)."""
+        """The loss on one random batch of training data, to fit weights (`layered`, `trained`), or to train on (`anneal`).
+
+        In training mode, so that batch norm uses the batch and measures it into the buffers of `state_dict`.
+        """
         number = int(torch.randint(len(_TRAINING), (1,), generator=generator))
         inputs, labels = _TRAINING[number]
-        _NETWORK.to(device).eval()
+        _NETWORK.to(device).train()
         return functional.cross_entropy(
             functional_call(_NETWORK, state_dict, inputs.to(device).float()), labels.to(device)
         )

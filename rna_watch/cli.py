@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import rna_watch
-from rna_watch.acceleration.methods import ALONE, MEMBER_SETTINGS
-from rna_watch.errors import RnaWatchError
+from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS
+from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.journal.echo import Formatter, echo, note, shown, tolerate_any_text
 from rna_watch.options import GroupedCommand, config_of, settings, some_settings
 
@@ -158,15 +158,16 @@ def stop(paths: RunPaths) -> None:
     "--method",
     default="rna",
     show_default=True,
-    help=f"{', '.join(ALONE)}.",
+    help=f"{', '.join(ALONE)}; or {LAYERED}, with --manifest.",
 )
+@click.option("--manifest", type=_PATH, help=f"Of a model whose rows of weights --method {LAYERED} takes.")
 @click.option("--window", type=click.IntRange(min=1), help="N: use the newest N + 1 checkpoints; all if not given.")
 @click.option(
     "--regularization",
     type=click.FloatRange(min=0),
-    help="Lambda; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
+    help="Lambda, 0 for none; if not given, the smallest >= 1e-8 that keeps the norm of the coefficients <= 3.",
 )
-@some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS)
+@some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS, "ema_decay")
 @some_settings(
     "normalization", "source", "ignore", "step", "export", "optimizer_state", "one_run", "workers", "memory_budget"
 )
@@ -176,7 +177,7 @@ def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **op
     """Combine CHECKPOINTS into one model: one window, no daemon."""
     from rna_watch.commands import extrapolate
 
-    what = _taken(options, "method", "window", "regularization", "force")
+    what = _taken(options, "method", "window", "regularization", "force", "manifest")
     request = extrapolate.Request(settings=config_of(None, options), **what)
     manifest = extrapolate.extrapolate(checkpoints, out, request, lambda line: note(f"warning  {line}"))
     echo(json.dumps(manifest, indent=2) if as_json else "\n".join(extrapolate.lines(out, manifest)))
@@ -253,13 +254,35 @@ def demo(folder: Path | None, epochs: int, engine: str) -> None:
 @click.option(
     "--so-far", is_flag=True, help="Run nothing: tables and figure of what is finished, the rest marked as not run."
 )
-def reproduce(name: str, data: Path | None, out: Path, config: Path | None, *, quick: bool, so_far: bool) -> None:
+@click.option("--cuda", is_flag=True, help="networks: the paper's own, both optimizers side by side on one GPU.")
+@click.option("--budget", help="With --cuda: the time to take, such as 9m.  [default: 9m]")
+@click.option("--tables", type=_PATH, help="With --cuda: train nothing, make tables of the records in this folder.")
+def reproduce(
+    name: str,
+    data: Path | None,
+    out: Path,
+    config: Path | None,
+    budget: str | None,
+    tables: Path | None,
+    *,
+    quick: bool,
+    so_far: bool,
+    cuda: bool,
+) -> None:
     """Repeat an experiment of the paper; a stopped one goes on where it was.
 
     NAME is figure1, figure5, figure6, theorem, cost, networks, prototyping or imagenet.
     """
     from rna_watch.commands import reproduce
 
+    if cuda or budget or tables:
+        if name != "networks" or not cuda or config or so_far:
+            raise UsageError(
+                "--cuda goes with networks, and with --data, --out, --quick, --budget and --tables alone: "
+                "rna-watch reproduce networks --cuda --budget 9m"
+            )
+        reproduce.on_cuda(data=data, out=out, quick=quick, budget=budget, tables=tables)
+        return
     reproduce.reproduce(name, data=data, out=out, quick=quick, config=config, so_far=so_far)
 
 

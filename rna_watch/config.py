@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from rna_watch.acceleration.methods import METHODS, PRIORS, USUAL, Search
 from rna_watch.errors import UsageError
@@ -32,8 +32,10 @@ RETIRED = {
     "averages": "the lengths in `windows` are those of averages too, and without it 3, 5, 10 and 15 are tried",
     "incomplete_after": "an incomplete file is reported after twice the longest time that one took to be written, at least 10 s",
     "memory_budget": "a worker's block buffers take 64 MiB",
-    "trained_steps": "weights are trained by 30 gradient steps",
+    "trained_steps": "weights are trained in 3 rounds of 8 batches",
 }
+# settings by the names that they had before, which are still accepted
+RENAMED = {"ema_decay": "ema_decays", "trained_memory": "fit_memory"}
 
 
 def _one_group(pattern: str) -> str:
@@ -44,6 +46,13 @@ def _one_group(pattern: str) -> str:
     if groups_in != 1:
         raise ValueError(f"it needs one group, the step, and has {groups_in}: write such as 'epoch_(\\d+)'")
     return pattern
+
+
+def _listed(value: Any) -> Any:
+    """One number as a list of it, as `ema_decay` was given."""
+    if isinstance(value, str):
+        return value.split(",")
+    return (value,) if isinstance(value, int | float) else value
 
 
 # the headings of the settings, each with its first setting
@@ -75,7 +84,7 @@ class RunConfig(BaseModel):
         "5, 10 and 15 too.",
     )
     regularizations: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (1e-8, 1e-4, 1e-2), description="Lambdas to try, relative to the norm of the Gram matrix."
+        (1e-8, 1e-4, 1e-2), description="Lambdas to try, relative to the norm of the Gram matrix; 0: none at all."
     )
     methods: tuple[MethodName, ...] = Field(USUAL, description=f"Kinds of combinations to try; also: {_UNUSUAL}.")
     priors: tuple[PriorName, ...] = Field(
@@ -84,21 +93,30 @@ class RunConfig(BaseModel):
     mixings: tuple[float, ...] = Field(
         (1.0,), description="Mixing: 1 combines the newer ends of the intervals, 0 the older ones."
     )
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.7, description="A checkpoint's weight in the exponential average, relative to the next newer one's."
+    ema_decays: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...], BeforeValidator(_listed), Field(min_length=1)
+    ] = Field(
+        (0.5, 0.7, 0.85),
+        description="A checkpoint's weight in an exponential average, relative to the next newer one's; RNA's prior `ema` "
+        "has the middle one.",
     )
     l1_cap: Annotated[float, Field(ge=1)] = Field(2.0, description="The most that the sum of |c| may be in capped RNA.")
     max_candidates: Positive = Field(
         8,
         description=f"Most models of the family evaluated at a checkpoint, besides the original; {_SEARCHED} come on top.",
     )
-    trained_memory: Annotated[float, Field(gt=0)] = Field(
-        4.0, description="GiB that the models of a window may take in the evaluator for trained weights."
+    fit_memory: Annotated[float, Field(gt=0)] = Field(
+        4.0, description="GiB that the models of a window may take in the evaluator while weights are fitted to a loss."
     )
-    normalization: Literal["clamp", "combine", "re-estimate", "both"] = Field(
-        "clamp",
+    anneal_seconds: Annotated[float, Field(gt=0)] = Field(
+        120.0,
+        description="Seconds that all branches of `anneal` may take at a checkpoint; what takes longer is not begun.",
+    )
+    normalization: Literal["auto", "clamp", "combine", "re-estimate", "both"] = Field(
+        "auto",
         description="Batch-norm statistics: combined and kept from going below zero, combined as in the paper, re-estimated "
-        "by forward passes (needs normalization in the evaluator's file), or clamp and re-estimate both tried.",
+        "by forward passes (of normalization or training_loss in the evaluator's file), or clamp and re-estimate both tried; "
+        "auto: both where the evaluator's file allows it.",
     )
     residuals: Literal["auto", "gradient", "recorded", "learning-rate", "difference"] = Field(
         "auto", description="Form of the residuals; auto: the first of these that holds."
@@ -125,6 +143,11 @@ class RunConfig(BaseModel):
         None, description="Shell command with {checkpoint} in it that prints a JSON object of metrics."
     )
     metric: str | None = Field(None, description="The metric to choose by; the evaluator's first if not given.")
+    choose_by: Literal["auto", "loss", "metric"] = Field(
+        "auto",
+        description="What ranks models and tests their gains: the metric, or a loss that the evaluator gives per example "
+        "beside it (auto and loss: the loss where there is one), of which the best that is no worse by the metric is taken.",
+    )
     mode: Literal["min", "max"] | None = Field(
         None,
         description="Whether the metric is minimized or maximized; told from whole words of its name if not given.",
@@ -202,6 +225,11 @@ class RunConfig(BaseModel):
         "Checkpoints are unpinned below it, oldest first, and models wait.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_present_names(cls, values: Any) -> Any:
+        return _renamed(values)
+
     def search(self, **others: Any) -> Search:
         """The search for the family of a window, by these settings, with `others` in their place."""
         names = {field.name for field in dataclasses.fields(Search)} & RunConfig.model_fields.keys()
@@ -246,7 +274,7 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
     Raises:
         UsageError: the file cannot be read, a key is unknown (the near match is named), or a value is wrong.
     """
-    values = read_settings(path) if path else {}
+    values = _renamed(read_settings(path)) if path else {}
     where = str(path) if path else "the command line"
     known = RunConfig.model_fields
     for key in values:
@@ -254,7 +282,7 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known are: {', '.join(known)}"
             raise UsageError(f"{where}: unknown setting '{key}'{hint}")
-    values |= {key: value for key, value in overrides.items() if value is not None}
+    values |= _renamed({key: value for key, value in overrides.items() if value is not None})
     for key in RETIRED.keys() & values.keys():
         del values[key]
         if say is not None:
@@ -273,6 +301,14 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
     if config.evaluate_command and "{checkpoint}" not in config.evaluate_command:
         raise UsageError("--evaluate-command must hold {checkpoint}, the place of the file to evaluate")
     return config
+
+
+def _renamed(values: Any) -> Any:
+    """Settings under the names that they have now; one that is given under both keeps the present name's value."""
+    if not isinstance(values, dict):
+        return values
+    now = {RENAMED[key]: value for key, value in values.items() if key in RENAMED}
+    return now | {key: value for key, value in values.items() if key not in RENAMED}
 
 
 def read_settings(path: Path) -> dict[str, Any]:

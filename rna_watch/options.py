@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rna_watch.config import COMMON, RETIRED, RunConfig, groups, load, shape_of
+from rna_watch.config import COMMON, RENAMED, RETIRED, RunConfig, groups, load, shape_of
 from rna_watch.journal.echo import echo, note
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def some_settings(*names: str, hidden: Set[str] = frozenset()) -> Callable[[Comm
     """An option for each of these settings, under its own name.
 
     Args:
-        names: of settings, or of retired ones.
+        names: of settings, or of renamed or retired ones.
         hidden: those that only `--help-all` shows.
     """
     headings = {name: heading for heading, members in groups().items() for name in members}
@@ -89,7 +89,7 @@ def some_settings(*names: str, hidden: Set[str] = frozenset()) -> Callable[[Comm
 
 def settings(command: Command) -> Command:
     """An option for each setting, one for a file of them, and `--help-all`; for a `GroupedCommand`."""
-    some = some_settings(*RunConfig.model_fields, *RETIRED, hidden=RunConfig.model_fields.keys() - COMMON)
+    some = some_settings(*RunConfig.model_fields, *RENAMED, *RETIRED, hidden=RunConfig.model_fields.keys() - COMMON)
     file = click.option(
         "--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings; options win."
     )

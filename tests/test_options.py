@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -70,6 +70,27 @@ def test_a_setting_that_went_is_accepted_and_one_line_says_so(name: str, tmp_pat
     result = CliRunner().invoke(app, ["once", str(tmp_path), f"--{name.replace('_', '-')}", "4"])
     assert f"'{name}' has no effect any more" in result.output
     assert f"--{name.replace('_', '-')}" not in _help("once", "--help-all")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"), [("trained_memory", "fit_memory", 2.0), ("ema_decay", "ema_decays", 0.2)]
+)
+def test_a_setting_that_was_renamed_is_accepted_under_its_old_name(
+    old: str, new: str, value: Any, tmp_path: Path
+) -> None:
+    """In a file, on the command line and in Python; the command line still wins, and help shows the new name only."""
+    file = tmp_path / "rna-watch.yaml"
+    file.write_text(f"{old}: {value}\nwindow: 7\n")
+    assert (
+        getattr(load(file, {}), new)
+        == getattr(RunConfig(**{old: value}), new)
+        == getattr(RunConfig(**{new: value}), new)
+    )
+    default = getattr(RunConfig(), new)
+    assert getattr(load(file, {new: default}), new) == getattr(load(file, {old: default}), new) == default
+    result = CliRunner().invoke(app, ["once", str(tmp_path / "none"), f"--{old.replace('_', '-')}", str(value)])
+    assert "No such option" not in result.output
+    assert f"--{old.replace('_', '-')} " not in _help("once", "--help-all")
 
 
 def test_what_was_never_a_setting_is_an_error_that_names_the_near_one(tmp_path: Path) -> None:

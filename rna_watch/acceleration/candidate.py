@@ -11,10 +11,10 @@ import numpy as np
 from rna_watch.acceleration.coefficients import Spectrum, input_weights, spectrum, spectrum_of_factor
 from rna_watch.acceleration.diagnostics import Diagnostics, diagnose
 from rna_watch.acceleration.fixed_weights import as_decay
-from rna_watch.acceleration.methods import UNIFORM
+from rna_watch.acceleration.methods import UNIFORM, USUAL_DECAY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -35,7 +35,8 @@ class Candidate:
     mixing beta < 1 those of its step 4; for any other candidate they are the weights of y_1..y_N. `regularization` is
     lambda; `parameters` tell it from its method's other members of the same window and lambda. `statistics` says how
     normalization statistics are made: combined and clamped at zero, combined as the paper does, or re-estimated by forward
-    passes.
+    passes. `layer_weights` are rows of weights by the name of a stored tensor, where they differ from tensor to tensor;
+    `weights` are then their mean over elements, and so are `coefficients`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Candidate:
     diagnostics: Diagnostics
     parameters: Parameters = field(default_factory=dict)
     statistics: str = CLAMPED
+    layer_weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def name_of(method: str, length: int, regularization: float | None = None, parameters: Parameters | None = None) -> str:
@@ -56,7 +58,7 @@ def name_of(method: str, length: int, regularization: float | None = None, param
         method: one of `methods.METHODS`, or `LAST`.
         length: how many checkpoints it combines.
         regularization: lambda of a solution.
-        parameters: shape, prior and mixing are named if they are not the usual ones.
+        parameters: shape, prior, mixing and decay are named if they are not the usual ones.
     """
     given = parameters or {}
     parts = [method, given.get("shape"), str(length), None if regularization is None else _digits(regularization)]
@@ -64,6 +66,8 @@ def name_of(method: str, length: int, regularization: float | None = None, param
         parts.append(given["prior"])
     if given.get("mixing", 1.0) != 1.0:
         parts.append(f"m{given['mixing']:g}")
+    if given.get("ema_decay", USUAL_DECAY) != USUAL_DECAY:
+        parts.append(f"d{given['ema_decay']:g}")
     return "-".join(str(part) for part in parts if part is not None)
 
 
@@ -128,6 +132,7 @@ def of_weights(
     method: str,
     weights: Sequence[float] | Float64,
     parameters: Parameters | None = None,
+    layer_weights: Mapping[str, tuple[float, ...]] | None = None,
 ) -> Candidate:
     """The candidate with weights that were found otherwise (a soup, trained weights, a line search).
 
@@ -137,6 +142,7 @@ def of_weights(
         method: its method.
         weights: of y_0..y_N, (N + 1,), sum 1.
         parameters: what tells it from its method's other members.
+        layer_weights: rows like `weights`, by tensor, if they differ.
     """
     c = np.asarray(weights[1:], dtype=np.float64)
     explained = c.copy()
@@ -152,6 +158,7 @@ def of_weights(
             residuals.gram_nn, explained, None, spectrum_of(residuals, len(c)), np.asarray(weights, dtype=np.float64)
         ),
         parameters=parameters or {},
+        layer_weights=layer_weights or {},
     )
 
 
@@ -159,13 +166,16 @@ def distance(residuals: Residuals, first: Candidate, second: Candidate) -> float
     """The distance of two candidates as models, in the units of the parameters.
 
     A model is y_N - sum_i (1 - W_i) d_i with W_i = sum_{k >= i} w_k, so two differ by their profiles W, measured with the
-    Gram matrix of the differences d_i.
+    Gram matrix of the differences d_i. Where weights differ from tensor to tensor, that matrix does not tell: it is zero
+    for equal weights and infinite for others.
 
     Args:
         residuals: the window's residuals.
         first: one candidate.
         second: the other.
     """
+    if first.layer_weights or second.layer_weights:
+        return 0.0 if (first.weights, first.layer_weights) == (second.weights, second.layer_weights) else math.inf
     profile = _profile(first) - _profile(second)
     return math.sqrt(max(float(profile @ residuals.steps_nn @ profile), 0.0))
 

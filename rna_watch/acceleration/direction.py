@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rna_watch.acceleration.significance import Mode
 
@@ -80,7 +80,11 @@ _TIERS: tuple[_Tier, ...] = (
 )
 _PHRASES = {term for terms in (_METRICS, _ERRORS, _SIDELESS, "pass-rate") for term in terms.split() if "-" in term}
 _PHRASE = re.compile(rf"\b({'|'.join(sorted(_PHRASES, key=len, reverse=True)).replace('-', ' ')})(s?)\b")
+_CAMEL = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+|\w")
 _LOSS = frozenset({"loss", "losses"})
+# what models are ranked by beside another metric, but for losses of data that only such metrics name too
+_RANKING = re.compile(r"\b(loss(es)?|nll|cross ?entropy|ce)\b")
+_NOT_CHOSEN_ON = frozenset({"train", "test"})
 _OPPOSITE: Mapping[_Said, _Said] = {"max": "min", "min": "max", "unknown": "unknown", "": ""}
 
 # what may stand glued before a word (`valloss`), and says nothing of time either (`val_time`)
@@ -126,12 +130,40 @@ def direction(metric: str) -> Mode | None:
     return None
 
 
+def loss_beside(metric: str, names: Iterable[str]) -> str:
+    """The first of these names that is a loss by which models can be ranked beside a metric ("": none, or it is one itself).
+
+    One of other data than the metric's, such as `test_loss` beside `error`, is none.
+
+    Args:
+        metric: the metric to choose by.
+        names: of the metrics that have values per example.
+    """
+    others = [] if is_loss(metric) else [name for name in names if name != metric and is_loss(name)]
+    return next((name for name in others if _reported(name) <= _reported(metric)), "")
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a name has the whole word loss, nll, cross_entropy or ce, and is to be small."""
+    return _RANKING.search(_parts(metric)) is not None and direction(metric) == "min"
+
+
+def _reported(metric: str) -> set[str]:
+    """The data that a name says, if it is data that models are not chosen on."""
+    return {word.removesuffix("ing") for word in _parts(metric).split()} & _NOT_CHOSEN_ON
+
+
+def _parts(metric: str) -> str:
+    """A name in lower case with spaces between its words, known terms too."""
+    return " ".join(_CAMEL.findall(metric.replace("_", " "))).lower()
+
+
 def words_of(metric: str) -> list[str]:
     """The words of a name in lower case, numbers among them; a known term of several words is one."""
     found: list[str] = []
     for chunk in re.findall(r"[^\W_]+", metric.replace("@", " at ")):
         whole = _look(chunk.lower(), _TIERS[0])
-        camel = re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+|\w", chunk.replace("IoU", "Iou"))
+        camel = _CAMEL.findall(chunk.replace("IoU", "Iou"))
         found += [chunk] if whole else camel
     return _PHRASE.sub(lambda term: term[1].replace(" ", ""), " ".join(found).lower()).split()
 

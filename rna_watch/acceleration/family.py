@@ -102,8 +102,8 @@ def _solutions(residuals: Residuals, search: Search) -> Iterator[tuple[Candidate
         if note:
             yield None, note
             continue
-        allowed, note = _above(search.regularizations, floor)
-        if note:
+        allowed, notes = _above(search.regularizations, floor, spectrum_)
+        for note in notes:
             yield None, note
         for lambda_ in allowed:
             for name, method in METHODS.items():
@@ -117,14 +117,30 @@ def _solutions(residuals: Residuals, search: Search) -> Iterator[tuple[Candidate
 _DROWNED = "The steps between checkpoints drown in the rounding of the stored dtype, so RNA would fit noise."
 
 
-def _above(regularizations: Sequence[float], floor: float) -> tuple[list[float], str]:
-    """The lambdas at or above the floor; those below are replaced by the next power of ten above it, with a note."""
-    allowed = [value for value in regularizations if value >= floor]
-    if len(allowed) == len(regularizations):
-        return allowed, ""
-    least = 10.0 ** math.ceil(math.log10(floor))
-    note = f"Lambdas below {least:.0e} would fit the rounding of the stored dtype; {least:.0e} is used instead."
-    return sorted({least, *(value for value in allowed if value > least)}), note
+# The smallest eigenvalue, relative to the rounding's, from which on lambda = 0 solves for the window and not for its rounding.
+_WELL_ABOVE = 10.0
+
+
+def _fits_rounding(regularization: float, floor: float, spectrum_: Spectrum) -> bool:
+    """Whether a lambda is too small for the rounding; none at all is not if the system itself stands well above it."""
+    below = regularization < floor
+    return below and not (regularization == 0.0 and float(spectrum_.values[0]) >= _WELL_ABOVE * floor)
+
+
+def _above(regularizations: Sequence[float], floor: float, spectrum_: Spectrum) -> tuple[list[float], list[str]]:
+    """The lambdas that do not fit rounding; the next power of ten above the floor replaces others, but for 0, with notes."""
+    small = [value for value in regularizations if _fits_rounding(value, floor, spectrum_)]
+    allowed = {value for value in regularizations if value not in small}
+    notes = []
+    if 0.0 in small:
+        notes.append("Lambda 0 would fit the rounding of the stored dtype, so it is left out.")
+    if any(small):
+        least = 10.0 ** math.ceil(math.log10(floor))
+        notes.append(
+            f"Lambdas below {least:.0e} would fit the rounding of the stored dtype; {least:.0e} is used instead."
+        )
+        allowed = {least, *(value for value in allowed if value > least or value == 0.0)}
+    return (sorted(allowed) if small else list(regularizations)), notes
 
 
 def rounding_floor(residuals: Residuals, spectrum_: Spectrum) -> float:
@@ -218,7 +234,7 @@ def single(residuals: Residuals, method: str, regularization: float, search: Sea
         residuals: the window's residuals.
         method: `LAST`, or one of `methods.COMPUTED`.
         regularization: lambda of a solution.
-        search: priors, mixings, decay and cap to use (the first of each).
+        search: priors, mixings, decays and cap to use (the first of each, of decays the middle one).
     """
     n = len(residuals.gram_nn)
     if method == LAST:
@@ -229,12 +245,14 @@ def single(residuals: Residuals, method: str, regularization: float, search: Sea
         regularizations=(regularization,),
         methods=(method,),
         priors=search.priors[:1],
+        ema_decays=(search.ema_decay,),
         mixings=search.mixings[:1],
     )
     if METHODS[method].weights:
         return next(_averages(residuals, only)), ""
-    floor = rounding_floor(residuals, spectrum_of(residuals, n))
-    if regularization < floor < 1.0:
+    spectrum_ = spectrum_of(residuals, n)
+    floor = rounding_floor(residuals, spectrum_)
+    if floor < 1.0 and _fits_rounding(regularization, floor, spectrum_):
         least = 10.0 ** (math.ceil(10.0 * math.log10(floor)) / 10.0) * 1.1  # what is named must not be refused
         return None, (
             f"Lambda {regularization:g} lies below {least:.1e}, where it would fit the rounding of the stored dtype: take "

@@ -21,13 +21,15 @@ Float64 = npt.NDArray[np.float64]
 Parameters = Mapping[str, str | float]
 
 # kinds: weights that nothing was fitted to but, at most, which checkpoints are good; solutions of the paper's system, under
-# constraints or without; what evaluations or gradients lead to
-AVERAGES, SOLUTIONS, SEARCHED = "average", "solution", "searched"
+# constraints or without; what evaluations or gradients lead to; what is no combination, but a branch of the training
+AVERAGES, SOLUTIONS, SEARCHED, TRAINING = "average", "solution", "searched", "training"
 
 LAST = "last"
-AVERAGE, RNA, SOUP, LINE, TRAINED = "average", "rna", "soup", "line", "trained"
+AVERAGE, RNA, SOUP, LINE, TRAINED, LAYERED = "average", "rna", "soup", "line", "trained", "layered"
+ANNEAL = "anneal"
 UNIFORM = "uniform"
-# what a solution tends to as lambda grows, of so many residuals and the setting `ema_decay`; None is uniform
+USUAL_DECAY = 0.7
+# what a solution tends to as lambda grows, of so many residuals and `Search.ema_decay`; None is uniform
 PRIORS: dict[str, Callable[[int, float], Float64 | None]] = {
     UNIFORM: lambda _n, _decay: None,
     "ema": fixed_weights.exponential,
@@ -78,9 +80,9 @@ METHODS: dict[str, Method] = {
     "ema": Method(
         kind=AVERAGES,
         words="exponential average of the newest checkpoints",
-        settings=("ema_decay",),
+        settings=("ema_decays",),
         weights=lambda length, search: [
-            ({"ema_decay": search.ema_decay}, fixed_weights.exponential(length, search.ema_decay))
+            ({"ema_decay": decay}, fixed_weights.exponential(length, decay)) for decay in search.ema_decays
         ],
     ),
     "decay": Method(
@@ -104,7 +106,7 @@ METHODS: dict[str, Method] = {
     RNA: Method(
         kind=SOLUTIONS,
         words="regularized nonlinear acceleration, Algorithm 1 of the paper",
-        settings=("priors", "mixings", "ema_decay"),
+        settings=("priors", "mixings", "ema_decays"),
         solve=_rna,
     ),
     "simplex": Method(
@@ -127,8 +129,20 @@ METHODS: dict[str, Method] = {
     ),
     TRAINED: Method(
         kind=SEARCHED,
-        words="weights of the window fitted by a few gradient steps; needs training_loss in the evaluator's file",
-        settings=("trained_memory",),
+        words="one row of weights fitted to training_loss of the evaluator's file",
+        settings=("fit_memory",),
+        usual=False,
+    ),
+    LAYERED: Method(
+        kind=SEARCHED,
+        words="a row of weights for each tensor, fitted to training_loss of the evaluator's file",
+        settings=("fit_memory",),
+    ),
+    ANNEAL: Method(
+        kind=TRAINING,
+        words="no combination but training: 60 steps of training_loss, at a rate that falls to 0",
+        settings=("anneal_seconds", "fit_memory"),
+        usual=False,
     ),
 }
 USUAL = tuple(name for name, method in METHODS.items() if method.usual)
@@ -145,8 +159,8 @@ class Search:
     """What the family spans; every field but `limit` is the setting of that name.
 
     `windows`: numbers of residuals (none: `window`, half of it, and the method's own `lengths`); `regularizations`:
-    lambdas; `methods`: of `METHODS`; `priors`: of `PRIORS`; `mixings`: betas of step 4; `ema_decay`: a checkpoint's weight
-    in the exponential average, relative to the next newer one's; `l1_cap`: the most that ||c||_1 may be in capped RNA;
+    lambdas; `methods`: of `METHODS`; `priors`: of `PRIORS`; `mixings`: betas of step 4; `ema_decays`: a checkpoint's
+    weight in an exponential average, relative to the next newer one's; `l1_cap`: the most that ||c||_1 may be in capped RNA;
     `limit`: most candidates to evaluate, besides the last iterate.
     """
 
@@ -156,9 +170,14 @@ class Search:
     methods: tuple[str, ...] = COMPUTED
     priors: tuple[str, ...] = (UNIFORM,)
     mixings: tuple[float, ...] = (1.0,)
-    ema_decay: float = 0.7
+    ema_decays: tuple[float, ...] = (0.5, USUAL_DECAY, 0.85)
     l1_cap: float = 2.0
     limit: int = 8
+
+    @property
+    def ema_decay(self) -> float:
+        """The one that stands for all decays where one is needed: the middle one."""
+        return self.ema_decays[len(self.ema_decays) // 2]
 
 
 def kind_of(method: str) -> str | None:

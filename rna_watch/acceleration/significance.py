@@ -33,7 +33,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One candidate against one reference, on the choosing metric.
+    """One candidate against one reference, by what ranks them.
 
     `gain` is positive if the candidate is better. `standard_error` is that of the paired differences (None without
     per-example values). `threshold` is what the gain must exceed to be `accepted`.
@@ -80,7 +80,8 @@ def paired_standard_error(candidate: Float64, reference: Float64) -> float | Non
     n = len(candidate)
     if candidate.shape != reference.shape or n < _FEWEST_EXAMPLES:
         return None
-    deviation = float(np.std(candidate - reference, ddof=1))
+    with np.errstate(invalid="ignore", over="ignore"):  # of values that are infinite
+        deviation = float(np.std(candidate - reference, ddof=1))
     return deviation / math.sqrt(n) if math.isfinite(deviation) else None
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.candidate import CLAMPED, COMBINED, Candidate
+from rna_watch.acceleration.candidate import CLAMPED, COMBINED, RE_ESTIMATED, Candidate, of_weights
 from rna_watch.acceleration.family import in_one_sentence, single, unevaluated
-from rna_watch.acceleration.methods import ALONE, AVERAGE, RNA
+from rna_watch.acceleration.methods import ALONE, AVERAGE, LAYERED, RNA
 from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.measurement import NotFiniteError, measure
 from rna_watch.daemon.setup import usable_cores
@@ -22,6 +22,7 @@ from rna_watch.layout.layout import difference
 from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.publishing import manifest, output_tree
 from rna_watch.publishing import output as outputs
+from rna_watch.publishing.verification import Manifest, VerificationEnded, read_manifest
 from rna_watch.watching.reading import Reading
 from rna_watch.watching.steps import natural_key
 from rna_watch.window.combine import Combination
@@ -48,7 +49,8 @@ class Request:
     """One window by hand.
 
     `window` is N: the newest N + 1 checkpoints are used (None: all). `regularization` is lambda for rna, simplex and capped
-    (None: for rna the smallest >= 1e-8 that keeps ||c||_2 <= 3, else 1e-8). The other fields are settings of `RunConfig`,
+    (None: for rna the smallest >= 1e-8 that keeps ||c||_2 <= 3, else 1e-8). `manifest` is that of a model whose rows of
+    weights layered takes. The other fields are settings of `RunConfig`,
     or options of this command.
     """
 
@@ -57,6 +59,7 @@ class Request:
     regularization: float | None
     settings: RunConfig
     force: bool
+    manifest: Path | None = None
 
 
 def extrapolate(
@@ -74,14 +77,16 @@ def extrapolate(
         UsageError: too few checkpoints, `out` exists, or it is one of the inputs; what is to be ignored is nothing, or all.
         RefusedCheckpoint: a file cannot be used, or the window cannot be extrapolated by this method.
     """
-    if request.method not in ALONE:
-        raise UsageError(f"--method must be one of {', '.join(ALONE)}, not '{request.method}'")
+    methods = [*ALONE, LAYERED]
+    if request.method not in methods:
+        raise UsageError(f"--method must be one of {', '.join(methods)}, not '{request.method}'")
+    saved = _saved(request)
     for path in (out, artifacts.export_path(out))[: 2 if request.settings.export != "none" else 1]:
         _check_out(path, checkpoints, force=request.force)
     if not request.force or out.is_dir():
         output_tree.check_ours(out)
     settings = request.settings
-    statistics = {"clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
+    statistics = {"auto": CLAMPED, "clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
     if statistics is None:
         raise UsageError(f"--normalization {settings.normalization} needs an evaluator; here it is clamp or combine")
     layouts, told = _ordered(checkpoints, settings)
@@ -106,11 +111,17 @@ def extrapolate(
             residuals = _residuals(layouts, told, request, engine.map, warnings.append)
         for warning in warnings:
             warn(warning)
-        candidate, notes = _solve(residuals, request)
+        candidate, notes = _solve(residuals, request) if saved is None else _layered(layouts, residuals, saved)
         candidate = replace(candidate, statistics=statistics)
+        recipe = Combination(
+            layouts=tuple(layouts),
+            weights=candidate.weights,
+            layer_weights=tuple(candidate.layer_weights.items()),
+            clamp=statistics != COMBINED,
+        )
         output = outputs.plan(
             out,
-            Combination(layouts=tuple(layouts), weights=candidate.weights, clamp=statistics != COMBINED),
+            recipe,
             exported=settings.export,
             optimizer_state=settings.optimizer_state,
         )
@@ -206,6 +217,53 @@ def _step(layout: Layout, name: Name) -> Step:
     if name.step is not None:
         return name.kind, name.step
     return (name.kind, layout.counters[name.kind]) if name.kind in layout.counters else ("save", None)
+
+
+def _saved(request: Request) -> Manifest | None:
+    """The manifest whose rows of weights are taken, for a method that has no other.
+
+    Raises:
+        UsageError: it is not given, not of a layered model, or not needed.
+    """
+    path = request.manifest
+    if request.method != LAYERED:
+        if path is not None:
+            raise UsageError(f"--manifest is for --method {LAYERED} only")
+        return None
+    if path is None:
+        raise UsageError(
+            f"--method {LAYERED} takes the rows of weights that the daemon fitted: name the manifest of such a model with "
+            "--manifest MODEL.json"
+        )
+    try:
+        saved = read_manifest(path)
+    except VerificationEnded as end:
+        raise UsageError(f"{path}: {'; '.join(end.problems)}") from end
+    if not saved.layer_weights:
+        raise UsageError(f"{path} has one row of weights for the whole model: it is not of a layered model")
+    return saved
+
+
+def _layered(layouts: Sequence[Layout], residuals: Residuals, saved: Manifest) -> tuple[Candidate, str]:
+    """The candidate with the rows of weights of a manifest, and what a person should know of it.
+
+    Raises:
+        RefusedCheckpoint: the checkpoints are not as many as it has weights for, or have other tensors.
+    """
+    if len(layouts) != len(saved.inputs):
+        raise RefusedCheckpoint(f"the manifest has weights for {len(saved.inputs)} checkpoints, not for {len(layouts)}")
+    known = {extent.name for extent in layouts[-1].extents}
+    if unknown := [name for name, _ in saved.layer_weights if name not in known]:
+        raise RefusedCheckpoint(f"the checkpoints have no {unknown[0]}, for which the manifest has weights")
+    own = [each.fingerprint for each in layouts] == [each.fingerprint for each in saved.inputs]
+    notes = [*residuals.notes] if own else [*residuals.notes, "The rows of weights were fitted to other checkpoints."]
+    if saved.statistics == RE_ESTIMATED:
+        notes.append("The normalization statistics that were re-estimated with them are combined here.")
+    weights = [each.weight for each in saved.inputs]
+    name = f"{LAYERED}-{len(residuals.gram_nn)}"
+    return of_weights(residuals, name, LAYERED, weights, layer_weights=dict(saved.layer_weights)), in_one_sentence(
+        notes
+    )
 
 
 def _solve(residuals: Residuals, request: Request) -> tuple[Candidate, str]:

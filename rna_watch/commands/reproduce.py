@@ -87,6 +87,46 @@ def reproduce(
     console.print(f"time: {time.perf_counter() - begun:.1f} s now, {_total(kept)} s for all parts{taken}", markup=False)
 
 
+def on_cuda(
+    *,
+    data: Path | None,
+    out: Path,
+    quick: bool,
+    budget: str | None = None,
+    tables: Path | None = None,
+    console: Console | None = None,
+) -> None:
+    """The paper's networks on one GPU, as far as the time goes; records in `OUT/networks-cuda`, tables on the console.
+
+    Args:
+        data: folder of CIFAR-10's files, which may arrive one after another.
+        out: where to write.
+        quick: a tiny version, on the processor if there is no GPU.
+        budget: the time to take, such as 9m.
+        tables: a folder of records; nothing is trained then.
+        console: where to print.
+
+    Raises:
+        UsageError: there is no GPU, images are missing, or the budget is no time.
+        NothingToDo: the folder of `tables` holds no records.
+        StoreError: the folder cannot be written.
+    """
+    from rna_watch.reproduce.cuda.command import DEFAULT_BUDGET, networks
+
+    console = console or PlainConsole(highlight=False)
+    with _unwound_by_signals():
+        text = networks(
+            data=data,
+            out=out / f"networks-cuda{'-quick' if quick else ''}",
+            work=None,
+            budget=budget or DEFAULT_BUDGET,
+            quick=quick,
+            tables=tables,
+            say=lambda line: console.print(line, soft_wrap=True, markup=False),
+        )
+    console.file.write(shown(text))
+
+
 @contextlib.contextmanager
 def _unwound_by_signals() -> Iterator[None]:
     """SIGTERM (a batch system) and SIGHUP (a lost terminal) end us like an exception, and so everything that we started."""

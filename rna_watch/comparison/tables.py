@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
-from rna_watch.acceleration.methods import AVERAGE, RNA
+from rna_watch.acceleration.methods import AVERAGE, LAYERED, RNA, TRAINED
 from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
 from rna_watch.comparison.findings import NAMES, findings, provenance
@@ -124,7 +124,9 @@ def _checkpoints(sheet: _Sheet, rows: Sequence[Row]) -> Lines:
     # a fixed recipe may beat what the choosing metric picked
     rivals = (*c.kinds, *c.fixed)
     # the paper's RNA and the average of its window stay on narrow screens, a longer average goes first
-    drops = {ORIGINAL: 0, AVERAGE: 0, RNA: 0, "trained": 2} | dict(zip(reversed(c.fixed), (5, 6, 8), strict=False))
+    drops = {ORIGINAL: 0, AVERAGE: 0, RNA: 0, LAYERED: 1, TRAINED: 2} | dict(
+        zip(reversed(c.fixed), (5, 6, 8), strict=False)
+    )
     columns += [_values(sheet, rows, key, rivals=rivals, drop=drops.get(key, 4)) for key in rivals]
     columns.append(_values(sheet, rows, CHOSEN, rivals=rivals))
     which = [row.points[CHOSEN].candidate if CHOSEN in row.points else NOT_EVALUATED for row in rows]

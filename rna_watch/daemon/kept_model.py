@@ -11,19 +11,16 @@ from rna_watch.acceleration.candidate import COMBINED, RE_ESTIMATED
 from rna_watch.acceleration.family import Family, family
 from rna_watch.acceleration.methods import LAST, Search
 from rna_watch.acceleration.residuals import Residuals
+from rna_watch.daemon.evaluated import Evaluated
 from rna_watch.daemon.settled_metric import settle
 from rna_watch.daemon.window import Window
 from rna_watch.journal.recipe import read
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from rna_watch.acceleration.candidate import Candidate
     from rna_watch.daemon.evaluation_rounds import EvaluationRounds
     from rna_watch.journal.replay import Checkpoint
     from rna_watch.layout.layout import Layout
-
-Examples = dict[str, "npt.NDArray[np.float64]"]
 
 
 def candidates_of(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
@@ -49,7 +46,7 @@ def candidates_of(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
 
 def evaluate(
     checkpoint: Checkpoint, layouts: dict[str, Layout], candidates: tuple[Candidate, ...], rounds: EvaluationRounds
-) -> Examples:
+) -> Evaluated:
     """Evaluate the original and the published model of a checkpoint, as far as they are there and were not evaluated yet.
 
     Args:
@@ -59,9 +56,9 @@ def evaluate(
         rounds: how evaluation is done.
 
     Returns:
-        Values per example, by the candidate's name.
+        What was found, with the two as family.
     """
-    examples: Examples = {}
+    found = Evaluated(Family(candidates=candidates))
     residuals = Residuals.of_differences(np.zeros((1, 1)))
     for each in candidates:
         current = rounds.recorder.current(checkpoint.name)
@@ -72,10 +69,13 @@ def evaluate(
         elif each.name in layouts and rounds.evaluators:
             window = Window(members=(checkpoint,), layouts=(layouts[each.name],))
             outcome = rounds.run(window, residuals, Family(candidates=(each,)), search=False)
-            examples |= outcome.examples
+            found.evaluated |= outcome.evaluated
+            found.examples |= outcome.examples
+            found.losses |= outcome.losses
+            found.loss = found.loss or outcome.loss
             if each.name == LAST and not outcome.evaluated:
                 break  # what fails on the original fails on the rest
-    return examples
+    return found
 
 
 def _settled(rounds: EvaluationRounds) -> str | None:

@@ -16,8 +16,10 @@ from rna_watch.acceleration.family import Family, family, in_one_sentence
 from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
 from rna_watch.daemon import failures, kept_model, second_pass
+from rna_watch.daemon.checkpoint_evaluation import SCREENED
+from rna_watch.daemon.disk_reserve import files_to_judge
 from rna_watch.daemon.equal_neighbours import repeats
-from rna_watch.daemon.evaluation_rounds import SCREENED, Evaluated, EvaluationRounds
+from rna_watch.daemon.evaluation_rounds import EvaluationRounds
 from rna_watch.daemon.failures import Failure
 from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.one_training import followed
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
     from rna_watch.daemon.disk_reserve import DiskReserve
+    from rna_watch.daemon.evaluated import Evaluated
     from rna_watch.daemon.pins import Pins
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.sequences import Sequences
@@ -96,7 +99,7 @@ class Pipeline:
         self._engine = engine
         self._evaluators = evaluators
         self._measuring = Measuring(config, recorder)
-        self._rounds = EvaluationRounds(config, recorder, evaluators, self._show)
+        self._rounds = EvaluationRounds(config, recorder, evaluators, self._show, paths.scratch)
         self._publication = Publication(config, paths, recorder)
         self._cancelled = False
         self.progress = Progress()
@@ -130,6 +133,7 @@ class Pipeline:
             self._recorder.record(e.Noted(checkpoint=name, text=f"{error}; that version gets no model"))
         finally:
             self.progress.work = None
+            self._rounds.clear()
 
     def _attempt(self, checkpoint: Checkpoint) -> None:
         try:
@@ -189,13 +193,13 @@ class Pipeline:
             self._rounds.run(window, residuals, _only_last(residuals), search=False)
             self._finish(checkpoint, self._too_few(window))
             return
-        as_files = self._config.evaluate_command is not None
-        if as_files and self._held(checkpoint, self._config.evaluators * window.layouts[-1].size_bytes):
+        files = files_to_judge(self._config)
+        if files and self._held(checkpoint, files * window.layouts[-1].size_bytes):
             return
-        with self._disk_reserve.writing() if as_files else nullcontext():
+        with self._disk_reserve.writing() if files else nullcontext():
             outcome = self._rounds.run(window, residuals, self._family(residuals))
-        if not outcome.evaluated - {LAST} or mode_of(self._recorder.state) is None:
-            nothing = not outcome.evaluated - {LAST}
+        nothing = not outcome.evaluated - {each.name for each in outcome.family.candidates if each.method == LAST}
+        if nothing or mode_of(self._recorder.state) is None:
             if nothing and checkpoint.taken_up is not None and self._evaluators and checkpoint.output is not None:
                 self._leave(checkpoint, "nothing could be evaluated")
                 return
@@ -217,7 +221,8 @@ class Pipeline:
                     window,
                     choice,
                     residuals,
-                    outcome.statistics.get(choice.candidate.name),
+                    outcome.combination(choice.candidate, window),
+                    outcome.branches.get(choice.candidate.name),
                     partial(self._run, checkpoint, "writing"),
                 )
 
@@ -264,14 +269,14 @@ class Pipeline:
             layouts[checkpoint.chosen.candidate] = self._publication.layout_of(checkpoint)
         candidates = kept_model.candidates_of(checkpoint)
         there = {name: layout for name, layout in layouts.items() if layout is not None}
-        examples = kept_model.evaluate(checkpoint, there, candidates, self._rounds)
+        outcome = kept_model.evaluate(checkpoint, there, candidates, self._rounds)
         current = self._recorder.current(checkpoint.name)
         judged = current.judge == self._recorder.state.judge or not self._evaluators
         before = checkpoint.chosen
         if before is None or not judged or before.candidate not in current.evaluations or before.candidate not in there:
             self._leave(checkpoint, "its model is not there" if before and judged else "it could not be evaluated")
             return
-        outcome = Evaluated(Family(candidates=candidates), evaluated=set(current.evaluations), examples=examples)
+        outcome.evaluated = set(current.evaluations)
         choice = self._choose(checkpoint, before.inputs, before.residuals, outcome, before.diagnostics)
         assert choice is not None
         self._publication.describe_again(checkpoint, choice)
@@ -358,6 +363,9 @@ class Pipeline:
                 screened=sum(event.fraction == self._config.first_round for event in current.screened.values())
                 if current
                 else 0,
+                metric=settled.metric if settled else "",
+                losses=outcome.losses,
+                loss=outcome.loss,
             ),
         )
         self._recorder.record(
@@ -375,10 +383,12 @@ class Pipeline:
                 },
                 better_than_original=choice.better_than_original,
                 significant=choice.significant,
+                tested_on=choice.tested_on or "",
                 reason=in_one_sentence([*outcome.family.notes, choice.reason]),
                 residuals=form,
                 diagnostics=diagnostics or manifest.finite(asdict(choice.candidate.diagnostics)),
                 comparisons=[manifest.finite(asdict(step)) for step in choice.comparisons],
+                spread=list(window.spread(choice.candidate)) if window is not None else [],
             )
         )
         return choice

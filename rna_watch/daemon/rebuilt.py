@@ -167,6 +167,7 @@ def _made(model: _Model, paths: RunPaths) -> Iterator[e.Event]:
         residuals=str(content.get("residuals")),
         diagnostics=content.get("diagnostics") or {},
         comparisons=content.get("comparisons") or [],
+        tested_on=content.get("tested_on") or "",
     )
     yield e.Publishing(
         checkpoint=model.name,

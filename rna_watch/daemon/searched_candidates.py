@@ -1,4 +1,4 @@
-"""Searched candidates: combinations found with evaluations or gradients (soup, line search, trained weights)."""
+"""Searched candidates: combinations found with evaluations or gradients (soup, line search, fitted weights)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import of_weights
-from rna_watch.acceleration.methods import LINE, SOUP, TRAINED
+from rna_watch.acceleration.methods import LINE, SOUP
 from rna_watch.acceleration.significance import gain, ranked
 from rna_watch.errors import EvaluationFailed
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rna_watch.evaluation.evaluator import Fit, FitRequest
 
 _LINE_FACTORS = (0.5, 1.5, 2.0)
-TRAINING_STEPS = 30
 
 
 def soup(
@@ -59,18 +58,20 @@ def line(residuals: Residuals, through: Candidate) -> list[Candidate]:
     return found
 
 
-def trained(
+def fitted(
     residuals: Residuals, name: str, request: FitRequest, fit: Callable[[FitRequest], Fit]
 ) -> tuple[Candidate | None, str]:
-    """Weights fitted by a few gradient steps inside the window's span (Li et al. 2022), or why there are none.
+    """Weights fitted by a few steps inside the window's span (Li et al. 2022), or why there are none.
 
     Args:
         residuals: the window's residuals.
         name: the candidate's name.
-        request: the weights to start from, and the limits.
+        request: one row of weights or one for each tensor, the weights to start from, and the limits.
         fit: an evaluator's `fit`.
     """
     try:
-        return of_weights(residuals, name, TRAINED, fit(request).weights), ""
+        found = fit(request)
     except EvaluationFailed as error:
         return None, str(error)
+    layers = {each: row for each, row in found.layer_weights.items() if row != found.weights}
+    return of_weights(residuals, name, request.method, found.weights, layer_weights=layers), "; ".join(found.notes)

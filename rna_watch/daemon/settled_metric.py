@@ -1,16 +1,19 @@
-"""The metric by which a run's models are chosen, and its direction: given, kept from the journal, told from the name, unknown."""
+"""What a run's models are chosen by: the metric, its direction (given, kept, told from the name, unknown), the loss beside it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.direction import direction
+from rna_watch.acceleration.direction import direction, is_loss, loss_beside
 from rna_watch.journal import events as e
 from rna_watch.journal.words import DIRECTIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
+    from rna_watch.layout.dtypes import Float64
 
 
 def settle(metric: str, config: RunConfig, recorder: Recorder) -> None:
@@ -35,6 +38,28 @@ def settle(metric: str, config: RunConfig, recorder: Recorder) -> None:
         "best does not move",
         "say it with --mode min or --mode max, or choose by another metric with --metric",
     )
+
+
+def ranking_loss(metric: str, examples: Mapping[str, Float64], config: RunConfig, recorder: Recorder) -> str:
+    """The per-example loss by which models are ranked in the metric's place ("": by the metric); one that is missed is said.
+
+    Args:
+        metric: the name of the metric.
+        examples: what the evaluator gave per example, by name; a loss must be of as many examples as the metric.
+        config: the setting `choose_by` counts.
+        recorder: journal and state.
+    """
+    count = len(examples.get(metric, ()))
+    loss = loss_beside(metric, [name for name, values in examples.items() if count in {0, len(values)}])
+    if config.choose_by == "loss" and not loss and not is_loss(metric):
+        recorder.problem(
+            "choose_by",
+            f"choose_by is loss, but the evaluator returns no loss of each example beside {metric!r}",
+            "return it under a name such as 'loss', or leave choose_by out",
+        )
+    else:
+        recorder.solved("choose_by")
+    return "" if config.choose_by == "metric" else loss
 
 
 def note_what_is_kept(config: RunConfig, recorder: Recorder) -> None:

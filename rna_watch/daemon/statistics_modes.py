@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import CLAMPED, COMBINED, RE_ESTIMATED
-from rna_watch.evaluation.evaluator import NORMALIZATION
+from rna_watch.evaluation.evaluator import NORMALIZATION, TRAINING_LOSS
 from rna_watch.layout.layout import Role, covers
 
 if TYPE_CHECKING:
     from rna_watch.layout.layout import Layout
 
 _STATISTICS = (Role.STATISTIC, Role.VARIANCE)
+AUTO = "auto"  # both ways, wherever it can be
 
 
 def kinds(
@@ -29,13 +30,13 @@ def kinds(
         return (CLAMPED,), None
     if wanted == "combine":
         return (COMBINED,), None
-    if NORMALIZATION not in (offered or ()):
+    if not {NORMALIZATION, TRAINING_LOSS} & (offered or frozenset()):
         who = "there is no evaluator that offers" if offered is None else "the evaluator offers no"
-        what = f"normalization is set, but {who} '{NORMALIZATION}'"
-        return (CLAMPED,), (what, "add it, or leave normalization out")
+        what = f"normalization is set, but {who} '{NORMALIZATION}' and no '{TRAINING_LOSS}'"
+        return (CLAMPED,), None if wanted == AUTO else (what, "add one of them, or leave normalization out")
     shared = [view.name for view in statistics if not covers(view, newest.extents[view.extent])]
     if shared:
         why = f"{shared[0]} shares its storage with other tensors, or lies in several pieces"
         what = f"normalization statistics cannot be re-estimated: {why}"
-        return (CLAMPED,), (what, "set normalization to clamp or combine")
+        return (CLAMPED,), None if wanted == AUTO else (what, "set normalization to clamp or combine")
     return (RE_ESTIMATED,) if wanted == "re-estimate" else (CLAMPED, RE_ESTIMATED), None

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rna_watch.acceleration.candidate import COMBINED
+from rna_watch.acceleration.layers import spread
+from rna_watch.acceleration.methods import ANNEAL
 from rna_watch.acceleration.residuals import Form, NotExactError, TrainingState, choose_form, not_of_form
 from rna_watch.journal.kept import model_key
 from rna_watch.journal.replay import Checkpoint, Stage
+from rna_watch.layout.layout import Role
 from rna_watch.window.combine import Combination
 from rna_watch.window.companions import Companions, companions, training_state
 
@@ -83,8 +86,19 @@ class Window:
             statistics: re-estimated normalization statistics by tensor name, in the stored dtype's bits.
         """
         weights = candidate.weights if len(self.layouts) > 1 else (1.0,)
-        recipe = Combination(layouts=self.layouts, weights=weights, clamp=candidate.statistics != COMBINED)
+        recipe = Combination(
+            layouts=self.layouts,
+            weights=weights,
+            layer_weights=tuple(candidate.layer_weights.items()),
+            clamp=candidate.statistics != COMBINED,
+        )
         return recipe.with_values(statistics) if statistics else recipe
+
+    def spread(self, candidate: Candidate) -> tuple[float, ...]:
+        """How far each weight of a candidate goes from tensor to tensor `(K,)`; empty where one row is for all."""
+        parameters = {each.name: each.count for each in self.layouts[-1].extents if each.role is Role.PARAMETER}
+        rows = {name: candidate.layer_weights.get(name, candidate.weights) for name in parameters}
+        return spread(rows, parameters) if candidate.layer_weights else ()
 
     def model(self, candidate: Candidate) -> str:
         """A digest of what a candidate's model is made of: inputs that weigh, their source, weights, statistics, what is ignored.
@@ -92,14 +106,20 @@ class Window:
         Windows of other lengths give other last digits of the same weights: six of them count, where three would tell models
         apart in a family.
         """
+        if candidate.method == ANNEAL:
+            branch = json.dumps([self.keys, candidate.name, sorted(candidate.parameters.items())])
+            return hashlib.blake2b(branch.encode(), digest_size=8).hexdigest()
         weights = [round(weight, _DIGITS) for weight in self.combination(candidate).weights]
         inputs = [
             (layout.fingerprint, layout.source, weight)
             for layout, weight in zip(self.layouts, weights, strict=True)
-            if weight != 0.0
+            if weight != 0.0 or candidate.layer_weights
         ]
         ignored = self.layouts[-1].ignored
-        made_of = json.dumps([inputs, candidate.statistics if len(inputs) > 1 else "", *([ignored] if ignored else [])])
+        parts: list[object] = [inputs, candidate.statistics if len(inputs) > 1 else "", *([ignored] if ignored else [])]
+        if candidate.layer_weights:
+            parts.append({name: [round(w, _DIGITS) for w in row] for name, row in candidate.layer_weights.items()})
+        made_of = json.dumps(parts)
         return hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
 
 

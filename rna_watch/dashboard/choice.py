@@ -48,7 +48,7 @@ def choice(state: RunState, *, width: int, most: int) -> Lines:
     lines = [heading("newest choice", plain(checkpoint.name), width), fit(name, width)]
     lines += pack(_numbers(chosen), width, separator=" · ")
     for step in chosen.comparisons:
-        lines += wrap(_step(step), width, style="dim", most=1)
+        lines += wrap(_step(step, chosen.tested_on), width, style="dim", most=1)
     return lines[:most]
 
 
@@ -75,8 +75,8 @@ def _digits(value: float) -> str:
     return f"{value:.2g}" if value and not 1e-2 <= abs(value) < 1e3 else f"{value:.2f}"
 
 
-def _step(step: dict[str, Any]) -> str:
-    """One comparison in words: the gain, the noise, and whether the gain counted."""
+def _step(step: dict[str, Any], tested_on: str) -> str:
+    """One comparison in words: the gain and of what, the noise, and whether the gain counted."""
     error, threshold = step.get("standard_error"), float(step.get("threshold") or 0.0)
     advantage = step.get("gain")
     if not isinstance(advantage, int | float):
@@ -85,6 +85,6 @@ def _step(step: dict[str, Any]) -> str:
     needed = f", needs more than {_digits(threshold)}" if threshold else ""
     verdict = "taken" if step.get("accepted") else "not taken"
     against = "the original" if step["reference"] == "last" else plain(str(step["reference"]))
-    return (
-        f"{plain(str(step['candidate']))} against {against}: gain {_digits(float(advantage))}{noise}{needed}: {verdict}"
-    )
+    of = f" in {plain(tested_on)}" if tested_on else ""
+    gained = f"gain {_digits(float(advantage))}{noise}{of}{needed}"
+    return f"{plain(str(step['candidate']))} against {against}: {gained}: {verdict}"

@@ -40,11 +40,18 @@ def bars(weights: Sequence[float]) -> Text:
     return text
 
 
-def numbers(weights: Sequence[float]) -> Text:
-    """The weights in digits, without the inputs of weight 0 at the beginning."""
+def numbers(weights: Sequence[float], spread: Sequence[float] = ()) -> Text:
+    """The weights in digits, without the inputs of weight 0 at the beginning.
+
+    Args:
+        weights: one for each input, oldest first.
+        spread: their standard deviations over the tensors, if they differ; the largest is shown.
+    """
     first = next((index for index, weight in enumerate(weights) if weight), len(weights))
     text = Text()
     for index, weight in enumerate(weights[first:]):
         digits = f"{weight:.2f}" if abs(weight) < 99.995 else f"{weight:.0e}"
         text.append((" " if index else "") + digits.rjust(5), NEGATIVE_STYLE if weight < 0 else "")
+    if spread:
+        text.append(f" ±{max(spread):.2f}", "dim")
     return text

@@ -86,7 +86,7 @@ def table(state: RunState, metric: Metric | None, best: Collection[str], *, widt
         Column(title="gain", cells=[_gain(row, v, metric) for row, v in pairs], drop=5, right=True, gap=1),
         Column(title="model", cells=[Text(plain(row.chosen.candidate) if row.chosen else "") for row in rows], drop=7),
         Column(title="weights", cells=[coefficients.bars(_weights(row)) for row in rows], drop=4, right=True),
-        Column(title="", cells=[coefficients.numbers(_weights(row)) for row in rows], drop=8, right=True),
+        Column(title="", cells=[coefficients.numbers(_weights(row), _spread(row)) for row in rows], drop=8, right=True),
     ]
     spans = [_span(row, v, leading) for row, v in pairs]
     return grid(columns, width, spans=spans)
@@ -138,6 +138,10 @@ def _gain(row: Checkpoint, values: Values, metric: Metric | None) -> Text:
 
 def _weights(row: Checkpoint) -> list[float]:
     return row.chosen.weights if row.chosen else []
+
+
+def _spread(row: Checkpoint) -> list[float]:
+    return row.chosen.spread if row.chosen else []
 
 
 def _span(row: Checkpoint, values: Values, leading: int) -> tuple[int, Text] | None:

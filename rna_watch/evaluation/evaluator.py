@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rna_watch.errors import EvaluationFailed, UsageError
 
 if TYPE_CHECKING:
+    from rna_watch.formats.resumed_optimizer import Resumed
     from rna_watch.layout.dtypes import Array, Float64
     from rna_watch.window.combine import Combination
 
@@ -72,24 +73,73 @@ class FitRequest:
 
     Args:
         combination: the K inputs, oldest first, with the K weights to start from.
-        steps: number of steps, each with one random batch.
+        method: "trained" (one row of weights) or "layered" (one for each parameter tensor).
+        steps: of "layered", each with a random batch, or rounds of "trained"; None: as many as the method usually makes.
         seed: seed of the batches, and of whatever the user's code draws from torch.
-        memory_limit_bytes: the most that the K models, the one being trained and its gradient may take together.
+        memory_limit_bytes: the most that the K models, the one being fitted and its gradient may take together.
     """
 
     combination: Combination
     seed: int
     memory_limit_bytes: int
-    steps: int = 30
+    method: str = "trained"
+    steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """Fitted weights (K, sum 1), the training loss at each step, before it is taken, and how long it took."""
+    """Fitted weights.
+
+    Args:
+        weights: of the K inputs (sum 1); with `layer_weights` their mean over the elements of the parameters.
+        losses: the training loss: of "trained" the mean of its batches at the start and after each round, of "layered" that
+            of each step's batch, before the step is taken.
+        seconds: how long it took.
+        layer_weights: weights (K, sum 1) by extent, for every extent that is combined; empty for "trained".
+        notes: a sentence for everything that a person should know; where the fit found nothing better than its start, all
+            weights are the start's, and one says so.
+    """
 
     weights: tuple[float, ...]
     losses: tuple[float, ...]
     seconds: float
+    layer_weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnealRequest:
+    """A short branch of the training.
+
+    Args:
+        combination: the model to begin with; its newest input is the checkpoint whose optimizer goes on.
+        optimizer: that checkpoint's.
+        rate: the part of the run's learning rate to begin with.
+        steps: number of steps, each with one random batch.
+        seed: seed of the batches, and of whatever the user's code draws from torch.
+        seconds: the most that it may take.
+        memory_limit_bytes: the most that the model, its gradient and the optimizer's state may take together.
+        path: the file to write the model to (`publishing/annealed.py`), in a folder that we see too.
+    """
+
+    combination: Combination
+    optimizer: Resumed
+    rate: float
+    steps: int
+    seed: int
+    seconds: float
+    memory_limit_bytes: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annealed:
+    """The training loss at each step, before it is taken; the forward passes besides; how long it took; what is to be said."""
+
+    losses: tuple[float, ...]
+    passes: int
+    seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def choosing_metric(metrics: dict[str, float], wanted: str | None) -> str:

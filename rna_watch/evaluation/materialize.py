@@ -32,18 +32,27 @@ def state_dict(combination: Combination, device: torch.device) -> dict[str, torc
     Raises:
         InputChanged: a checkpoint changed meanwhile.
     """
+    return views(combination.layouts[-1], [storage.to(device) for storage in storages_of(combination)])
+
+
+def storages_of(combination: Combination) -> list[torch.Tensor]:
+    """The model by extent, `(n,)` each, in the stored dtypes.
+
+    Raises:
+        InputChanged: a checkpoint changed meanwhile.
+    """
     combination = combination.without_zeros()
     newest = combination.layouts[-1]
     storages = [_storage(extent) for extent in newest.extents]
     arrays = [_bits(storage) for storage in storages]
     segments = combination.segments()
     with threadpool_limits(limits=1, user_api="blas"), WindowReader(combination.files) as reader:
-        for number, start, bits in combined_blocks(reader, segments, combination.weights):
+        for number, start, bits in combined_blocks(reader, segments, combination.rows):
             first = segments[number].start + start
             array = arrays[segments[number].extent]
             array[first : first + len(bits)] = bits.view(array.dtype)
     _copy_integers(newest, arrays)
-    return views(newest, [storage.to(device) for storage in storages])
+    return storages
 
 
 def views(layout: Layout, storages: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -85,7 +94,7 @@ def span(combination: Combination) -> list[torch.Tensor]:
         _bits(storage) if extent.role is Role.COPIED else storage.numpy()
         for extent, storage in zip(newest.extents, storages, strict=True)
     ]
-    weights = np.array(combination.weights[:-1])
+    weights = np.array(combination.rows)[:, :-1]
     segments = combination.segments()
     with (
         threadpool_limits(limits=1, user_api="blas"),
@@ -94,7 +103,7 @@ def span(combination: Combination) -> list[torch.Tensor]:
     ):
         for block in reader.blocks(segments):
             values = block.values
-            start = values[-1] + weights @ (values[:-1] - values[-1])
+            start = values[-1] + weights[segments[block.pieces[0].segment].group] @ (values[:-1] - values[-1])
             values[1:] -= values[:-1].copy()
             values[0] = start
             for piece in block.pieces:

@@ -16,9 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from rna_watch.errors import EvaluationFailed
-from rna_watch.evaluation.evaluator import NORMALIZATION
+from rna_watch.evaluation.evaluator import NORMALIZATION, TRAINING_LOSS
 from rna_watch.evaluation.randomness import seeded
 from rna_watch.layout.dtypes import DTYPES, narrow
+from rna_watch.layout.layout import Role
 
 if TYPE_CHECKING:
     from rna_watch.evaluation.users_file import UsersFile
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from rna_watch.layout.layout import Layout
 
 _STATISTICS = ("running_mean", "running_var")
+_COUNTER = "num_batches_tracked"
 _SEED = 0  # every model is measured with the same dropout and the same shuffling
+PASSES = 60  # at the usual momentum of 0.1 less than 0.2 % of the statistics before them is left
 
 
 class Normalization:
@@ -72,18 +75,7 @@ class Normalization:
             )
         with seeded(_SEED, self._device), _as_it_was(network):
             update_bn(self._inputs(batches), network)
-        statistics = {}
-        plain = layout.plain_names
-        for view in layout.tensors:
-            measured = found.get(name := plain.get(view.name, ""))
-            if measured is None:
-                continue
-            bits = np.empty(view.shape, dtype=DTYPES[view.dtype].bits)
-            narrow(measured.detach().cpu().double().numpy(), view.dtype, bits)
-            statistics[view.name] = bits
-            stored = torch.from_numpy(bits.view(bits.dtype.str.replace("u", "i")))
-            tensors[name].copy_(stored.view(getattr(torch, view.dtype)))
-        return statistics
+        return _written(found, tensors, layout)
 
     def _network(self) -> tuple[torch.nn.Module, Iterable[Any]]:
         if self._kept is not None:
@@ -115,6 +107,78 @@ class Normalization:
             yield inputs.to(self._device)
         if empty:
             raise EvaluationFailed("normalization(device) returned no batches of training inputs")
+
+
+class TrainingPasses:
+    """Forward passes of the user's `training_loss` in training mode, which update the buffers that it is handed."""
+
+    def __init__(self, user: UsersFile, device: torch.device) -> None:
+        self._function = user.function(TRAINING_LOSS)
+        self._device = device
+
+    def re_estimate(self, tensors: dict[str, torch.Tensor], layout: Layout) -> dict[str, Array]:
+        """Re-estimate the statistics that the passes update, and write them into the model.
+
+        They are what 60 passes leave, from the model's own statistics on, with `num_batches_tracked` set to zero for them:
+        a moving average with the layer's momentum, or the mean of all batches if it has none. Every model is given the
+        same batches.
+
+        Args:
+            tensors: the model under plain names; its statistics are overwritten.
+            layout: where its tensors are stored, and in which dtypes.
+
+        Returns:
+            The statistics by the stored tensor's name, in its shape, as the bits of its dtype.
+
+        Raises:
+            EvaluationFailed: a pass leaves all statistics as they are, or makes one that is not finite.
+        """
+        given = _wide(tensors)
+        plain = layout.plain_names
+        roles = {plain.get(view.name, ""): layout.extents[view.extent].role for view in layout.tensors}
+        buffers = {name: given[name] for name in given if roles.get(name) in (Role.STATISTIC, Role.VARIANCE)}
+        for name, tensor in given.items():
+            if name.rpartition(".")[2] == _COUNTER:
+                tensor.zero_()
+        with seeded(_SEED, self._device):
+            for number in range(PASSES):
+                before = {name: tensor.clone() for name, tensor in buffers.items()} if number == 0 else {}
+                torch.manual_seed(number)
+                self._function(given, self._device, torch.Generator().manual_seed(number))
+                buffers = {name: each for name, each in buffers.items() if number or not each.equal(before[name])}
+                if not buffers:
+                    raise EvaluationFailed(
+                        "a pass of training_loss(state_dict, device, generator) leaves the normalization statistics in "
+                        "state_dict as they are: let it run the network in training mode, with functional_call"
+                    )
+        if broken := [name for name, tensor in buffers.items() if not bool(tensor.isfinite().all())]:
+            raise EvaluationFailed(f"the passes of training_loss leave {broken[0]} with numbers that are not finite")
+        return _written(buffers, tensors, layout)
+
+
+def _wide(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Clones in the dtypes that a training loss is given: float32, or float64 if stored so; tied tensors stay tied."""
+    made: dict[int, torch.Tensor] = {}
+    for tensor in tensors.values():
+        narrow_float = tensor.is_floating_point() and tensor.dtype != torch.float64
+        made.setdefault(id(tensor), tensor.float().clone() if narrow_float else tensor.clone())
+    return {name: made[id(tensor)] for name, tensor in tensors.items()}
+
+
+def _written(found: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], layout: Layout) -> dict[str, Array]:
+    """Round statistics to their stored dtypes and write them into the model; by the stored names, as bits."""
+    statistics = {}
+    plain = layout.plain_names
+    for view in layout.tensors:
+        measured = found.get(name := plain.get(view.name, ""))
+        if measured is None:
+            continue
+        bits = np.empty(view.shape, dtype=DTYPES[view.dtype].bits)
+        narrow(measured.detach().cpu().double().numpy(), view.dtype, bits)
+        statistics[view.name] = bits
+        stored = torch.from_numpy(bits.view(bits.dtype.str.replace("u", "i")))
+        tensors[name].copy_(stored.view(getattr(torch, view.dtype)))
+    return statistics
 
 
 def _statistics(network: torch.nn.Module) -> dict[str, torch.Tensor]:

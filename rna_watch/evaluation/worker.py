@@ -11,14 +11,24 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import EvaluationFailed, InputChanged, RnaWatchError
 from rna_watch.evaluation import command, users_file
-from rna_watch.evaluation.evaluator import TRAINING_LOSS, Evaluation, EvaluatorSpec, Fit, FitRequest
+from rna_watch.evaluation.evaluator import (
+    NORMALIZATION,
+    TRAINING_LOSS,
+    Annealed,
+    AnnealRequest,
+    Evaluation,
+    EvaluatorSpec,
+    Fit,
+    FitRequest,
+)
 from rna_watch.evaluation.metrics import check_metrics
 from rna_watch.evaluation.shortage import SHORT, ShortOf
+from rna_watch.layout import owned
 
 if TYPE_CHECKING:
     import torch
 
-    from rna_watch.evaluation.normalization import Normalization
+    from rna_watch.evaluation.normalization import Normalization, TrainingPasses
     from rna_watch.layout.dtypes import Array
     from rna_watch.window.combine import Combination
 
@@ -35,7 +45,7 @@ class EvaluationWorker:
         os.environ.update(spec.environment)
         os.chdir(spec.cwd)
         self._user: users_file.UsersFile | None = None
-        self._normalization: Normalization | None = None
+        self._normalization: Normalization | TrainingPasses | None = None
         if spec.function is not None:
             self._user = _load(spec.function, spec.threads)
             self._device = _device(spec.device)
@@ -65,7 +75,7 @@ class EvaluationWorker:
         elif re_estimate:
             raise EvaluationFailed(
                 "a command cannot re-estimate normalization statistics: that takes an evaluator FILE.py:function "
-                "whose file defines normalization(device)"
+                "whose file defines normalization(device) or training_loss(state_dict, device, generator)"
             )
         else:
             returned = command.evaluate(self._spec, combination, fraction)
@@ -101,11 +111,12 @@ class EvaluationWorker:
         except Exception as error:  # torch's: the device is gone or full
             raise EvaluationFailed(f"the model cannot be put on {self._device} ({error})") from error
 
-    def _normalized(self, user: users_file.UsersFile) -> Normalization:
-        from rna_watch.evaluation.normalization import Normalization
+    def _normalized(self, user: users_file.UsersFile) -> Normalization | TrainingPasses:
+        from rna_watch.evaluation.normalization import Normalization, TrainingPasses
 
         if self._normalization is None:
-            self._normalization = Normalization(user, self._device)
+            by_loss = NORMALIZATION not in user.offers and TRAINING_LOSS in user.offers
+            self._normalization = (TrainingPasses if by_loss else Normalization)(user, self._device)
         return self._normalization
 
     def fit(self, request: FitRequest) -> Fit:
@@ -124,6 +135,25 @@ class EvaluationWorker:
 
         with users_file.blamed(self._user.path):
             return fit(request, self._user.function(TRAINING_LOSS), self._device)
+
+    def anneal(self, request: AnnealRequest) -> Annealed:
+        """See `Evaluator.anneal`.
+
+        Raises:
+            EvaluationFailed: the user's code raised, returned no loss to descend on, or offers none; or it does not fit into
+                memory, or would take too long.
+            OSError: the file cannot be written.
+        """
+        if self._user is None:
+            raise EvaluationFailed(
+                "a command cannot train: that takes an evaluator FILE.py:function whose file defines "
+                "training_loss(state_dict, device, generator)"
+            )
+        from rna_watch.evaluation.annealing import anneal
+
+        with users_file.blamed(self._user.path):
+            owned.make_folders(os.path.dirname(request.path))  # noqa: PTH120 - a string crosses process boundaries
+            return anneal(request, self._user.function(TRAINING_LOSS), self._device, self._normalized(self._user))
 
 
 class AnsweringWorker:

@@ -11,16 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-Metrics = dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """What every event has: its time (seconds since 1970) and its number, both set when it is appended."""
-
-    kind: ClassVar[str] = "event"
-    time: float = 0.0
-    seq: int = 0
+from rna_watch.journal.event import Event as Event  # noqa: PLC0414 - readers find all of the format here
+from rna_watch.journal.event import Metrics as Metrics  # noqa: PLC0414
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +79,7 @@ class Admitted(Event):
     """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: relative to the output folder).
 
     `counters` are the step and epoch in the file, `told` what told its step, `left_out` why settings keep it from windows.
+    `learning_rate` is the largest of its optimizer's, 0 if it is not known.
     """
 
     kind: ClassVar[str] = "admitted"
@@ -107,6 +100,7 @@ class Admitted(Event):
     counters: dict[str, int] = field(default_factory=dict)
     told: str = ""
     left_out: str = ""
+    learning_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +201,9 @@ class Screened(Event):
 class Evaluated(Event):
     """The user's evaluator gave these metrics for one candidate (`last` is the original).
 
-    `examples` is the number of per-example values of the choosing metric. `recipe` is the candidate's, as in `Searched`.
+    `examples` is the number of per-example values of the choosing metric, `loss` the per-example loss beside it that ranks
+    candidates ("": none). `recipe` is the candidate's, as in `Searched`. `training` says how it was trained, where it is no
+    combination: the keys of its manifest from `start` to `digest`.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -218,6 +214,8 @@ class Evaluated(Event):
     examples: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    loss: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +242,9 @@ class Chosen(Event):
     """The candidate that was chosen for this window, what it was compared with, and the reason in one sentence.
 
     `residuals` is the form of the residuals, `diagnostics` are those of the manifest. `comparisons` has each step of the
-    choice: candidate, reference, gain, standard_error or null, threshold, accepted.
+    choice: candidate, reference, gain, standard_error or null, threshold, accepted. `tested_on` is the metric, or the loss,
+    in which `significant` was found, "" where that is null. Where weights differ from tensor to tensor, `weights` are their
+    mean over elements and `spread` their standard deviation.
     """
 
     kind: ClassVar[str] = "chosen"
@@ -260,6 +260,8 @@ class Chosen(Event):
     residuals: str = ""
     diagnostics: dict[str, Any] = field(default_factory=dict)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
+    tested_on: str = ""
+    spread: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.methods import LAST
+from rna_watch.acceleration.methods import LAST, USUAL_DECAY
 from rna_watch.config import RunConfig, as_json
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 # named here makes evaluations stale when it changes. The inputs of a window are recorded with it, the part of the data
 # of a first round with what was said in it; settings that went act on nothing.
 HARMLESS = frozenset({
-    *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "trained_memory"),
-    *("learning_rate_jump", "one_run", "metric", "mode", "first_round", "evaluators", "minimum_gain"),
+    *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "fit_memory"),
+    "anneal_seconds",
+    *("learning_rate_jump", "one_run", "metric", "choose_by", "mode", "first_round", "evaluators", "minimum_gain"),
     *("evaluation_timeout",),
     *("output", "allow_links", "publish", "keep", "export", "optimizer_state"),
     *("engine", "ray_address", "workers"),
@@ -30,10 +31,13 @@ HARMLESS = frozenset({
 _AT_ONCE = frozenset({
     *("evaluator", "evaluate_command", "device", "evaluation_threads", "gpus", "evaluators", "evaluation_timeout"),
     *("metric", "mode", "source", "output", "allow_links", "keep", "engine", "ray_address", "workers"),
-    *("quiet", "scan_interval", "pin", "store_budget", "reserve", "trained_memory"),
+    *("quiet", "scan_interval", "pin", "store_budget", "reserve", "fit_memory"),
+    "anneal_seconds",
 })  # fmt: skip
 # Settings by which checkpoints are taken: what was taken or left out before stays so.
 ADMITTING = frozenset({"patterns", "every", "first_step", "learning_rate_jump"})
+# re-estimated statistics have candidates of their own beside the clamped ones
+_CLAMP, _CLAMPING = "clamp", ("auto", "both")
 _DEFAULTS = as_json(RunConfig.model_validate({}))
 
 
@@ -71,8 +75,15 @@ def _changed(before: Started, after: Started) -> set[str]:
 
 
 def _setting(started: Started, name: str) -> object:
-    """A setting of a start; one that its record lacks had its default."""
-    return started.settings.get(name, _DEFAULTS.get(name))
+    """A setting of a start; one that its record lacks had its default.
+
+    Values under which candidates of the same names are the same models are one.
+    """
+    settings = started.settings
+    if name == "ema_decays" and name not in settings and settings.get("ema_decay", USUAL_DECAY) != USUAL_DECAY:
+        return [settings["ema_decay"]]
+    value = settings.get(name, _DEFAULTS.get(name))
+    return _CLAMP if name == "normalization" and value in _CLAMPING else value
 
 
 def model_key(fingerprint: str, source: str) -> str:

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rna_watch.journal import events as e
 from rna_watch.journal.kept import input_keys, judge, remade, stale, still_meant
@@ -73,9 +73,11 @@ class Checkpoint:
     screened: dict[str, e.Screened] = field(default_factory=dict)
     evaluations: dict[str, e.Metrics] = field(default_factory=dict)
     examples: dict[str, int] = field(default_factory=dict)
+    losses: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     recipes: dict[str, Recipe] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
+    training: dict[str, dict[str, Any]] = field(default_factory=dict)
     chosen: e.Chosen | None = None
     publishing: e.Publishing | None = None
     output: str | None = None
@@ -264,7 +266,9 @@ class RunState:
             stage=Stage.EVALUATING,
             evaluations=old.evaluations | {event.candidate: event.metrics},
             examples=old.examples | {event.candidate: event.examples},
+            losses=old.losses | {event.candidate: event.loss},
             models=old.models | {event.candidate: event.model},
+            training=old.training | ({event.candidate: event.training} if event.training else {}),
             recipes=old.recipes | recipe if event.recipe else recipe | old.recipes,
             judge=self.judge,
         )

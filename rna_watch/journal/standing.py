@@ -31,11 +31,11 @@ class Scored:
 class Standing:
     """The best model and the best original of a series.
 
-    `best` is the model that the link `best` names, None if it names none or one that is gone. `model` is the same, or, where
-    there is none, the best model that is there. `gain` is that of the model over the original, positive if the model is
-    better, and None if they cannot be compared. `significant` says whether a gain is beyond noise; None: it is not known,
-    as between two checkpoints without `minimum_gain`. `unbeaten` says whether no model that is there is better than the
-    original.
+    `best` is the model that the link `best` names, None if it names none or one that is gone. `model` is the same, or,
+    where there is none, the best model that is there. `gain` is that of the model over the original, positive if the model
+    is better, and None if they cannot be compared. `significant` says whether a gain is beyond noise, by the metric or the
+    loss that `tested_on` names; None: it is not known, as between two checkpoints without `minimum_gain`. `unbeaten` says
+    whether no model that is there is better than the original.
     """
 
     series: str
@@ -46,6 +46,7 @@ class Standing:
     original: Scored | None
     gain: float | None = field(default=None)
     significant: bool | None = field(default=None)
+    tested_on: str | None = field(default=None)
     unbeaten: bool = field(default=False)
 
 
@@ -93,6 +94,7 @@ def standing(
             series=series, metric=metric, mode=mode, best=best, model=model, original=original, unbeaten=model is None
         )
     by_how_much = gain(model.value, original.value, mode)
+    significant, tested_on = _significant(state, model, original, by_how_much)
     beaten = any(gain(each.value, original.value, mode) > 0.0 for each in (model, top) if each)
     return Standing(
         series=series,
@@ -102,7 +104,8 @@ def standing(
         model=model,
         original=original,
         gain=by_how_much,
-        significant=_significant(state, model, original, by_how_much),
+        significant=significant,
+        tested_on=None if significant is None else tested_on or metric,
         unbeaten=not beaten,
     )
 
@@ -149,12 +152,15 @@ def _top(
     return Scored(checkpoint=found.name, value=top, output="" if said is _of_original else found.output or "")
 
 
-def _significant(state: RunState, model: Scored, original: Scored, by_how_much: float) -> bool | None:
-    """Whether a gain is beyond noise: as the choice found if both are of one checkpoint, else by `minimum_gain` alone."""
+def _significant(state: RunState, model: Scored, original: Scored, by_how_much: float) -> tuple[bool | None, str]:
+    """Whether a gain is beyond noise: as the choice found if both are of one checkpoint, else by `minimum_gain` alone.
+
+    The second is what the choice tested it on ("": the metric).
+    """
     if by_how_much <= 0.0:
-        return None
+        return None, ""
     current = state.checkpoints.get(model.checkpoint)
     if model.checkpoint == original.checkpoint and current and current.output == model.output and current.chosen:
-        return current.chosen.significant
+        return current.chosen.significant, current.chosen.tested_on
     least = state.started.settings.get("minimum_gain") if state.started else None
-    return by_how_much > least if isinstance(least, (int, float)) and math.isfinite(least) else None
+    return by_how_much > least if isinstance(least, (int, float)) and math.isfinite(least) else None, ""

@@ -58,7 +58,7 @@ def combined_differences(
     Raises:
         InputChanged: a file changed meanwhile.
     """
-    both = replace(combination, layouts=(model, *combination.layouts), weights=(0.0, *combination.weights))
+    both = combination.behind(model)
     segments = both.segments(tasks_plan.task_elements(combination.layouts[-1].parameters))
     segments = [segment for segment in segments if statistics or segment.role not in STATISTICS]
     # cut as when the file was written: the last bits of a float64 sum depend on the block that it is computed in
@@ -72,7 +72,7 @@ def combined_differences(
     ):
         for group in groups:
             own = [replace(segment, places=segment.places[1:]) for segment in group]
-            for number, start, bits in combined_blocks(reader, own, combination.weights, block):
+            for number, start, bits in combined_blocks(reader, own, combination.rows, block):
                 segment = group[number]
                 found = _stored(stored, segment.places[0], start, len(bits), segment.dtype)
                 tally.add(segment, start, bits, found)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.publishing.output import Output
 
-SCHEMA = 1
+SCHEMA = 2  # the newest that is known; where one row of weights tells the model, schema 1 does
+COMBINATION, TRAINING = "combination", "training"
+_ROWS = '"layer_weights": null'
 _KEPT = "Optimizer state, if any, is the newest checkpoint's: do not resume training from this model with it."
 _DROPPED = "Optimizer state was left out: training that goes on from this model begins with a new optimizer."
 
@@ -33,13 +35,17 @@ def describe(
     metrics: Mapping[str, Mapping[str, float] | None],
     better_than_original: bool | None,
     significant: bool | None,
+    tested_on: str | None = None,
     reason: str,
     residuals: Residuals,
     comparisons: Sequence[Mapping[str, Any]] = (),
     series: str | None = None,
     notes: Sequence[str] = (),
+    training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
+
+    The row of a tensor that `layer_weights` names takes the place of `weights`, which are then the mean over elements.
 
     Args:
         output: the model.
@@ -50,15 +56,19 @@ def describe(
         metrics: `original`, `average`, `chosen` (and `rna`), each a name -> number map or None.
         better_than_original: strict, on the choosing metric.
         significant: whether the gain is beyond noise.
+        tested_on: the metric or loss in which that was found.
         reason: the choice in one sentence.
         residuals: what the weights were found from.
         comparisons: the steps of the choice.
         series: the series of the inputs in their run; None outside of a run.
         notes: what else a person should know of the inputs, in sentences.
+        training: how the model was trained, if it is no combination: `start` are then the weights of the point where that
+            began, `digest` tells its tensors, and there are no `weights`.
     """
     newest = output.recipe.layouts[-1]
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMA if candidate.layer_weights or training else 1,
+        "kind": TRAINING if training else COMBINATION,
         "checkpoint": checkpoint,
         "step": step,
         "series": series,
@@ -66,8 +76,10 @@ def describe(
         "source": newest.source,
         "ignore": list(newest.ignore),
         "ignored": list(newest.ignored),
-        "weights": list(candidate.weights),
-        "coefficients": list(candidate.coefficients),
+        "weights": None if training else list(candidate.weights),
+        "layer_weights": {name: list(row) for name, row in candidate.layer_weights.items()} or None,
+        "coefficients": None if training else list(candidate.coefficients),
+        **(training or {}),
         "method": candidate.method,
         "candidate": candidate.name,
         "window": candidate.window,
@@ -80,6 +92,7 @@ def describe(
         "metrics": {key: None if value is None else dict(value) for key, value in metrics.items()},
         "better_than_original": better_than_original,
         "significant": significant,
+        "tested_on": tested_on,
         "reason": reason,
         "comparisons": [finite(step) for step in comparisons],
         "diagnostics": finite(asdict(candidate.diagnostics)),
@@ -98,8 +111,13 @@ def finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode(content: Mapping[str, Any]) -> bytes:
-    """A manifest's bytes."""
-    return (json.dumps(content, indent=2) + "\n").encode()
+    """A manifest's bytes; every tensor's row of weights is one line."""
+    text = json.dumps({**content, "layer_weights": None}, indent=2)
+    rows = content.get("layer_weights")
+    if rows:
+        lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+        text = text.replace(_ROWS, f'"layer_weights": {{\n{lines}\n  }}', 1)
+    return (text + "\n").encode()
 
 
 def digest(content: bytes) -> str:

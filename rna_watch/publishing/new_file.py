@@ -124,8 +124,8 @@ def _target(rewriting: Rewriting, layout: Layout) -> Layout:
 
 def _segments(combination: Combination, target: Layout, limit: int) -> list[Segment]:
     """What is combined, cut as for a clone, with the places in the new file."""
-    both = replace(combination, layouts=(target, *combination.layouts), weights=(0.0, *combination.weights))
-    return [replace(each, target=each.places[0][0], places=each.places[1:]) for each in both.segments(limit)]
+    segments = combination.behind(target).segments(limit)
+    return [replace(each, target=each.places[0][0], places=each.places[1:]) for each in segments]
 
 
 def _integers(newest: Layout, target: Layout) -> Iterator[Copy]:

@@ -141,9 +141,10 @@ class OnlineRna(Rna):
 
     R's columns are the gradients that the steps used, which for gradient descent are x_i - y_{i-1} up to the learning rate.
     Momentum and gradual schedules do no harm; a jump of the learning rate does, until the window has passed it. Buffers
-    stay as forward passes left them. A window of n steps costs n copies of the parameters and n gradients. Equation 8 was
-    made for convex problems; networks with batch normalization gain little (the paper's Fig. 7). `last` is the newest
-    extrapolation.
+    such as batch norm's statistics stay as forward passes left them, as in the authors' online code (their offline code
+    combines them), unless `combine_statistics`. A window of n steps costs n copies of the parameters (and of buffers, if
+    those are combined) and n gradients. Equation 8 was made for convex problems; networks with batch normalization gain
+    little (the paper's Fig. 7). `last` is the newest extrapolation.
 
     Args:
         network: as for `Rna`.
@@ -151,6 +152,7 @@ class OnlineRna(Rna):
         n: most steps to combine.
         reg: lambda >= 0, relative to ||R'R||_2.
         coupled_decay: as for `Rna`.
+        combine_statistics: whether floating buffers become sum_i c_i x_i too.
 
     Raises:
         TypeError, ValueError: as for `Rna`.
@@ -166,8 +168,10 @@ class OnlineRna(Rna):
         reg: float = 1e-8,
         *,
         coupled_decay: bool | None = None,
+        combine_statistics: bool = False,
     ) -> None:
         super().__init__(network, optimizer, n, reg, reset_after=0, coupled_decay=coupled_decay)
+        self.combine_statistics = combine_statistics
         self.last: Extrapolation | None = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -175,9 +179,10 @@ class OnlineRna(Rna):
         loss = super().step(closure)
         if self.mean.count:
             self.store()
-            self.last = self.accelerate(self.network)
+            self.last = self.accelerate(self.network, combine_statistics=self.combine_statistics)
         return loss
 
     def _iterate(self) -> dict[str, Tensor]:
         named = everything(self.network)
-        return once({name: tensor for name, tensor in named.items() if isinstance(tensor, torch.nn.Parameter)})
+        kept = {n: t for n, t in named.items() if self.combine_statistics or isinstance(t, torch.nn.Parameter)}
+        return once(kept)

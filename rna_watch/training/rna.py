@@ -12,7 +12,7 @@ from torch import optim
 
 from rna_watch.training.history import Extrapolation, History
 from rna_watch.training.mean import GradientMean
-from rna_watch.training.tensors import check_loaded, everything, matched, once, trained, write_sum
+from rna_watch.training.tensors import check_loaded, everything, matched, once, trained, unwrapped, write_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ class Rna(optim.Optimizer):
         R = [r_1, ..., r_N],  (R'R / ||R'R||_2 + lambda I) z = 1,  c = z / sum(z)
 
     r_i is the mean over epoch i of the gradients that the optimizer used, over parameters only: with the weight decay that the
-    optimizer adds, without the learning rate. x_i is the network at the end of epoch i. One c combines everything, floating
-    buffers too (running variances are clamped at zero); integers are the newest iterate's.
+    optimizer adds, without the learning rate. x_i is the network at the end of epoch i. Offline one c combines everything,
+    floating buffers too (running variances are clamped at zero); integers are the newest iterate's.
 
     It steps as the optimizer does and passes `param_groups`, `state`, hooks and everything else through, so schedulers may
     hold either of the two. Steps by `GradScaler.step` count, with this object or with the optimizer, and so do closures: see
@@ -124,18 +124,21 @@ class Rna(optim.Optimizer):
     def _iterate(self) -> dict[str, Tensor]:
         return once(everything(self.network))
 
-    def accelerate(self, network: nn.Module) -> Extrapolation:
+    def accelerate(self, network: nn.Module, *, combine_statistics: bool | None = None) -> Extrapolation:
         """Write x_extr = sum_i c_i x_i into a network, and return c.
 
         Offline, `network` is another one with the same tensors, and the run is untouched. Online, `network` is the trained
-        one itself, which goes on from the extrapolated point. History and momentum stay then, as in the authors' code: the
-        epochs' gradients remain what they are.
+        one itself, which goes on from the extrapolated point. History and momentum stay then: the epochs' gradients remain
+        what they are. As in the authors' code, offline buffers such as batch norm's statistics are combined with the same
+        c, and online they stay as the forward passes left them.
 
         The network is copied as it is if nothing is stored yet (before the first epoch, and after the reset). The newest
         iterate is taken if there is no solution. `status` says so.
 
         Args:
             network: bare or wrapped, on any device; its mode (train, eval) stays.
+            combine_statistics: whether floating buffers are combined too; if not, they are the trained network's. None:
+                offline they are, online not.
 
         Raises:
             ValueError: the network does not have the same tensors.
@@ -143,9 +146,11 @@ class Rna(optim.Optimizer):
         Source: arXiv 1805.09639, Algorithm 1; online: equation 8.
         """
         found = self.history.solve(self.reg)
+        online = unwrapped(network) is unwrapped(self.network)
         if found.c:
-            self.combine(network, found.c)
-        elif network is not self.network:
+            buffers = not online if combine_statistics is None else combine_statistics
+            self._write(self.history.iterates, found.c, network, buffers=buffers)
+        elif not online:
             self._write([self._iterate()], (1.0,), network)
         return found
 
@@ -164,18 +169,30 @@ class Rna(optim.Optimizer):
         self._write(self.history.iterates, weights, network)
 
     @torch.no_grad()
-    def _write(self, iterates: Sequence[dict[str, Tensor]], weights: Sequence[float], network: nn.Module) -> None:
-        """Write a weighted sum; tensors that no iterate holds are the network's own."""
-        present = once(everything(self.network))
+    def _write(
+        self,
+        iterates: Sequence[dict[str, Tensor]],
+        weights: Sequence[float],
+        network: nn.Module,
+        *,
+        buffers: bool = True,
+    ) -> None:
+        """Write a weighted sum; tensors that no iterate holds are the trained network's, and buffers too if not `buffers`."""
+        named = everything(self.network)
+        present = once(named)
+        parameters = {name for name, tensor in named.items() if isinstance(tensor, torch.nn.Parameter)}
         places: dict[str, list[Tensor]] = {}
         for name, place in matched(self.network, network):
             places.setdefault(name, []).append(place)
         for name, tensor in present.items():
-            tensors = [iterate.get(name, tensor) for iterate in iterates]
+            own = name in parameters or buffers
+            tensors = [iterate.get(name, tensor) if own else tensor for iterate in iterates]
             write_sum(tensors, weights, name, places[name])
 
     def restart(self, *, momentum: bool = False) -> Extrapolation:
         """Move the network itself to the extrapolated point and start again there: history and running mean are forgotten.
+
+        Buffers are combined too, as offline.
 
         The momentum of the old trajectory is set to zero (`momentum_buffer`, Adam's first moment; L-BFGS forgets its
         pairs). Second moments and step counters stay.
@@ -183,7 +200,7 @@ class Rna(optim.Optimizer):
         Args:
             momentum: whether the momentum is kept.
         """
-        found = self.accelerate(self.network)
+        found = self.accelerate(self.network, combine_statistics=True)
         self.history.clear()
         self.mean.clear()
         if not momentum:

@@ -1,4 +1,7 @@
-"""The weighted combination of K checkpoints, block by block: sum_k w_k y_k, rounded once to the stored dtype."""
+"""The weighted combination of K checkpoints, block by block: sum_k w_k y_k, rounded once to the stored dtype.
+
+Weights come as rows `(K,)`: one for the whole model, or one for each tensor.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ from rna_watch.layout.layout import Layout, Role, covers
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, WindowReader, still_infinities, window_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rna_watch.layout.identity import FileIdentity
 
+Rows = tuple[tuple[float, ...], ...]
+_OTHER_ALONE = (1.0, 0.0)
 COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 
 
@@ -27,28 +32,48 @@ COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 class Combination:
     """A model as a recipe: these checkpoints (oldest first, the newest last) with these weights, which sum to one.
 
-    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise equal.
-    Integers and flags are the newest checkpoint's. Running variances are kept from going below zero if `clamp`.
-    `values` are those extents, by number, that are not combined but given, as bytes.
+    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise equal;
+    one other checkpoint alone, with weight 1, is taken as it is. `layer_weights` are (name of an extent, its own row of weights)
+    where they differ from tensor to tensor. Integers and flags are the newest checkpoint's. Running variances are kept from
+    going below zero if `clamp`. `values` are those extents, by number, that are not combined but given, as bytes.
     """
 
     layouts: tuple[Layout, ...]
     weights: tuple[float, ...]
+    layer_weights: tuple[tuple[str, tuple[float, ...]], ...] = ()
     clamp: bool = True
     values: tuple[tuple[int, bytes], ...] = ()
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of weights that differ, that of the whole model first; the `group` of a segment is the number of its row."""
+        return tuple(dict.fromkeys(tuple(row) for row in (self.weights, *(row for _, row in self.layer_weights))))
 
     def without_zeros(self) -> Combination:
         """The same model, naming only checkpoints that matter (and the newest, which lends everything else)."""
         last = len(self.weights) - 1
-        kept = [k for k, weight in enumerate(self.weights) if weight != 0.0 or k == last]
-        return replace(self, layouts=tuple(self.layouts[k] for k in kept), weights=tuple(self.weights[k] for k in kept))
+        kept = [k for k in range(last + 1) if k == last or any(row[k] != 0.0 for row in self.rows)]
+        return self._of([self.layouts[k] for k in kept], lambda row: tuple(row[k] for k in kept))
+
+    def behind(self, other: Layout) -> Combination:
+        """The same model with a layout before its inputs that has no weight in it."""
+        return self._of([other, *self.layouts], lambda row: (0.0, *row))
+
+    def _of(self, layouts: Sequence[Layout], row: Callable[[tuple[float, ...]], tuple[float, ...]]) -> Combination:
+        layers = tuple((name, row(weights)) for name, weights in self.layer_weights)
+        return replace(self, layouts=tuple(layouts), weights=row(self.weights), layer_weights=layers)
 
     def segments(self, limit: int = 2**22) -> list[Segment]:
         """The segments that are combined; a variance that is not clamped is a statistic like any other."""
         segments = window_segments(self.layouts, COMBINED, limit)
-        if self.clamp:
+        if not self.clamp:
+            segments = [replace(s, role=Role.STATISTIC) if s.role is Role.VARIANCE else s for s in segments]
+        if not self.layer_weights:
             return segments
-        return [replace(s, role=Role.STATISTIC) if s.role is Role.VARIANCE else s for s in segments]
+        numbers = {row: number for number, row in enumerate(self.rows)}
+        of_extent = {name: numbers[tuple(row)] for name, row in self.layer_weights}
+        names = [extent.name for extent in self.layouts[-1].extents]
+        return [replace(each, group=of_extent.get(names[each.extent], 0)) for each in segments]
 
     def with_values(self, values: Mapping[str, Array]) -> Combination:
         """The same model with some tensors given, by name, in the bits of their stored dtype.
@@ -84,23 +109,26 @@ class Patch:
 
 
 def combined_blocks(
-    reader: WindowReader, segments: Sequence[Segment], weights: Sequence[float], block_elements: int = BLOCK_ELEMENTS
+    reader: WindowReader, segments: Sequence[Segment], rows: Rows, block_elements: int = BLOCK_ELEMENTS
 ) -> Iterator[tuple[int, int, Array]]:
     """The combination as (segment number, first element within it, bits in the stored dtype), in order.
 
     Args:
         reader: of the K checkpoints, oldest first.
-        segments: what to combine.
-        weights: K weights.
+        segments: what to combine; `group` is the number of a segment's row.
+        rows: rows of K weights.
         block_elements: elements of a block.
     """
-    w = np.asarray(weights[:-1], dtype=np.float64)
+    weights = np.asarray(rows, dtype=np.float64)[:, :-1]
     total = np.empty(block_elements, dtype=np.float64)
     for block in reader.blocks(segments, block_elements):
         first = segments[block.pieces[0].segment]
         size = block.values.shape[1]
         newest = block.values[-1]
-        if len(w):
+        w = weights[first.group]
+        if tuple(rows[first.group]) == _OTHER_ALONE:
+            total[:size] = block.values[0]  # y_K + (y_k - y_K) may round
+        elif len(w):
             still = still_infinities(block.values)
             if still is not None:
                 block.values[:-1, still] = 0.0
@@ -125,7 +153,7 @@ def combined_blocks(
 def write_combination(
     files: Sequence[Sequence[FileIdentity]],
     segments: Sequence[Segment],
-    weights: Sequence[float],
+    rows: Rows,
     outputs: Sequence[str],
     block_elements: int = BLOCK_ELEMENTS,
 ) -> list[Patch]:
@@ -133,8 +161,8 @@ def write_combination(
 
     Args:
         files: the files of each of the K checkpoints.
-        segments: what to write.
-        weights: K weights.
+        segments: what to write; `group` is the number of a segment's row.
+        rows: rows of K weights.
         outputs: the files that are written, by number.
         block_elements: elements of a block.
 
@@ -146,7 +174,7 @@ def write_combination(
     places = [segment.target or segment.places[-1][0] for segment in segments]
     with ExitStack() as stack, WindowReader(files) as reader:
         writers = {file: stack.enter_context(patching(outputs[file])) for file in {each[0] for each in places}}
-        for number, start, bits in combined_blocks(reader, segments, weights, block_elements):
+        for number, start, bits in combined_blocks(reader, segments, rows, block_elements):
             file, offset, _ = places[number]
             write_all(writers[file].fileno(), bits.data.cast("B"), offset + start * bits.itemsize)
             crcs[number] = zlib.crc32(bits.data, crcs[number])

@@ -48,8 +48,9 @@ class Segment:
 
     `extent` and `start` (in elements of its storage) say which they are in the newest, last checkpoint, where they
     lie in one piece. Behind the K checkpoints, `places` may name `companions`, of `companion_dtype`; `group` is then the
-    optimizer's parameter group. `matrix`: so many of them, the first, are of the first `MATRIX_ELEMENTS` of a weight matrix.
-    `target` is where they are written, if not where the newest checkpoint keeps them.
+    optimizer's parameter group, and in a combination the number of the row of weights. `matrix`: so many of them, the
+    first, are of the first `MATRIX_ELEMENTS` of a weight matrix. `target` is where they are written, if not where the
+    newest checkpoint keeps them.
     """
 
     extent: int

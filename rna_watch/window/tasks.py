@@ -36,7 +36,7 @@ def run(task: Task) -> Result:
         case FactorTask():
             return triangular_factor(task)
         case CombineTask():
-            return write_combination(task.files, task.segments, task.weights, task.outputs, task.block_elements)
+            return write_combination(task.files, task.segments, task.rows, task.outputs, task.block_elements)
         case CopyTask():
             return write_copies(task.files, task.copies, task.outputs)
 

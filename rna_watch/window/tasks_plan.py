@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.residuals import Form
     from rna_watch.layout.layout import Layout
-    from rna_watch.window.combine import Combination
+    from rna_watch.window.combine import Combination, Rows
     from rna_watch.window.companions import Companions
     from rna_watch.window.copies import Copy
 
@@ -75,7 +75,7 @@ class CombineTask:
 
     files: Files
     segments: tuple[Segment, ...]
-    weights: tuple[float, ...]
+    rows: Rows
     outputs: tuple[str, ...]
     block_elements: int
 
@@ -191,7 +191,7 @@ def combine_tasks(combination: Combination, segments: Sequence[Segment], outputs
         CombineTask(
             files=combination.files,
             segments=group,
-            weights=combination.weights,
+            rows=combination.rows,
             outputs=outputs,
             block_elements=block_elements(len(combination.layouts)),
         )

@@ -7,7 +7,7 @@ import re
 import pytest
 from sklearn.metrics import get_scorer_names
 
-from rna_watch.acceleration.direction import direction
+from rna_watch.acceleration.direction import direction, loss_beside
 
 from .metric_names import MAXIMIZED, MINIMIZED, UNKNOWN
 
@@ -86,3 +86,26 @@ def test_parts_of_words_say_nothing(name: str, mode: str | None) -> None:
 def test_the_head_of_a_name_decides(name: str, mode: str | None) -> None:
     """Compounds, conditions, changes and negations mean what they mean in English."""
     assert direction(name) == mode
+
+
+@pytest.mark.parametrize(
+    ("metric", "names", "loss"),
+    [
+        ("error", "error loss nll", "loss"),
+        ("error", "error nll loss", "nll"),
+        ("top1.acc", "valLoss", "valLoss"),
+        ("accuracy", "eval/cross_entropy", "eval/cross_entropy"),
+        ("accuracy", "crossEntropy", "crossEntropy"),
+        ("accuracy", "val.ce", "val.ce"),
+        ("accuracy", "CE", "CE"),
+        ("error", "lossless bce cer balance cross_validation error2", ""),
+        ("error", "neg_loss loss_weight", ""),
+        ("error", "test_loss train_loss trainingLoss", ""),
+        ("test_error", "train_loss test_loss", "test_loss"),
+        ("loss", "loss nll", ""),
+        ("val_nll", "val_nll loss", ""),
+    ],
+)
+def test_a_loss_ranks_beside_a_metric_by_whole_words(metric: str, names: str, loss: str) -> None:
+    """The first loss of the metric's data is taken, beside no metric that is a loss itself."""
+    assert loss_beside(metric, names.split()) == loss

@@ -1,4 +1,6 @@
+import math
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rna_watch.acceleration import fixed_weights
-from rna_watch.acceleration.candidate import distance, of_weights
+from rna_watch.acceleration.candidate import distance, name_of, of_weights
 from rna_watch.acceleration.coefficients import solve, spectrum
 from rna_watch.acceleration.family import family, in_one_sentence, rounding_floor, single, unevaluated
 from rna_watch.acceleration.gram import block_rows, rounding_variance
 from rna_watch.acceleration.methods import AVERAGE, COMPUTED, LAST, RNA, Search
+from rna_watch.acceleration.qr_factor import block_factor, stacked_factor
 from rna_watch.acceleration.residuals import Residuals
+from rna_watch.journal.recipe import read
 
 from . import twins
 
@@ -73,7 +77,9 @@ def test_every_kind_of_combination_joins(gram_nn):
     """Exponential averages, decay profiles and constrained RNA are members with the weights that their twins have."""
     found = by_name(family_of(gram_nn, windows=(5, 3), regularizations=(1e-8,), methods=COMPUTED))
     np.testing.assert_allclose(found["average-3"].coefficients, (0, 0, 1 / 3, 1 / 3, 1 / 3))
-    np.testing.assert_allclose(found["ema-5"].coefficients, fixed_weights.exponential(5, 0.7))
+    for name, decay in (("ema-5-d0.5", 0.5), ("ema-5", 0.7), ("ema-5-d0.85", 0.85)):
+        np.testing.assert_allclose(found[name].coefficients, fixed_weights.exponential(5, decay))
+        assert found[name].parameters == {"ema_decay": decay}
     np.testing.assert_allclose(found["decay-sqrt-5"].coefficients, fixed_weights.decay_profile(5, "sqrt"))
     np.testing.assert_allclose(found["decay-cosine-5"].coefficients, fixed_weights.decay_profile(5, "cosine"))
     assert found["cumulative-6"].weights == (1 / 6,) * 6, "all checkpoints of the window, the oldest too"
@@ -89,11 +95,12 @@ def test_without_lengths_the_window_its_half_and_usual_averages_are_tried():
     search = Search(window=12, methods=(AVERAGE, "ema", RNA), limit=50)
     names = set(by_name(family(differences(gram_nn), search)))
     averages = {f"average-{n}" for n in (12, 6, 3, 5, 10)}
-    assert names == {"last", *averages, "ema-12", "ema-6", "rna-12-1e-08", "rna-6-1e-08"}
+    exponential = {f"ema-{n}{decay}" for n in (12, 6) for decay in ("-d0.5", "", "-d0.85")}
+    assert names == {"last", *averages, *exponential, "rna-12-1e-08", "rna-6-1e-08"}
     assert set(by_name(family(differences(gram_nn), replace(search, windows=(4,))))) == {
         "last",
         "average-4",
-        "ema-4",
+        *("ema-4", "ema-4-d0.5", "ema-4-d0.85"),
         "rna-4-1e-08",
     }
 
@@ -111,6 +118,18 @@ def test_what_is_beyond_the_limit_is_named(gram_nn):
     few = family_of(gram_nn, limit=3)
     assert [c.name for c in few.candidates] == everything[:4]
     assert list(few.left_out) == everything[4:]
+
+
+@pytest.mark.parametrize("limit", [4, 8])
+def test_no_number_of_decays_pushes_another_method_out(gram_nn, limit):
+    """Within the limit, RNA, the uniform averages and everything else have as many places with ten decays as with one."""
+    ten = tuple(0.05 + 0.09 * k for k in range(10))
+    places = [
+        Counter(c.method for c in family_of(gram_nn, methods=COMPUTED, limit=limit, ema_decays=decays).candidates)
+        for decays in ((0.5,), (0.5, 0.7, 0.85), ten)
+    ]
+    assert all(each[method] >= places[0][method] for each in places for method in (AVERAGE, RNA))
+    assert all(each["ema"] <= 1 for each in places)
 
 
 def test_priors_and_mixings_multiply_the_members(gram_nn):
@@ -279,6 +298,93 @@ def test_one_lambda_below_the_rounding_is_refused_with_the_least(gram_nn):
     assert 3e-6 <= least < 4e-6
     assert single(residuals, RNA, least, Search(windows=(5,)))[0] is not None
     assert single(residuals, RNA, 1e-2, Search(windows=(5,)))[0].name == "rna-5-1e-02"
+
+
+def quadratic_iterates(n, d, dtype, seed=50):
+    """Iterates y_0 .. y_n of gradient descent on a quadratic in d dimensions with 0 <= G <= 0.75, as stored."""
+    rng = np.random.default_rng(seed)
+    limit, y = rng.standard_normal(d), np.zeros(d)
+    iterates = [y]
+    for _ in range(n):
+        y = limit + np.linspace(0.1, 0.75, d) * (y - limit)
+        iterates.append(y)
+    return np.array(iterates).astype(dtype)
+
+
+def residuals_of(iterates_kd, rounding, *, by_qr=False):
+    """Residuals of stored iterates, with the expected rounding of one."""
+    differences_nd = twins.residuals(iterates_kd)
+    gram_nn = differences_nd @ differences_nd.T
+    factor_nn = stacked_factor([block_factor(differences_nd)]) if by_qr else None
+    return Residuals(gram_nn=gram_nn, steps_nn=gram_nn, rounding=rounding, factor_nn=factor_nn)
+
+
+def rounding_of(iterates_kd, eps):
+    """The expected squared norm of the rounding of one difference: 2 sum(ulp^2 / 12)."""
+    return float(2.0 * np.sum((eps * np.abs(iterates_kd[-1])) ** 2) / 12.0)
+
+
+@pytest.mark.parametrize("n", [4, 6, 8])
+def test_without_lambda_a_quadratic_leaves_what_theorem_3_1_says(n):
+    """N residuals in N dimensions: lambda = 0 gives c to all digits, and leaves less of the residual than 1e-8 does."""
+    iterates = quadratic_iterates(n, n, np.float64)
+    residuals = residuals_of(iterates, rounding_of(iterates, 2.0**-52), by_qr=True)
+    found = family(residuals, Search(windows=(n,), regularizations=(0.0, 1e-8), methods=(RNA,), limit=9))
+    assert found.notes == ()
+    zero, small = (single(residuals, RNA, each, Search())[0] for each in (0.0, 1e-8))
+    assert (zero.name, zero.regularization) == (f"rna-{n}-0e+00", 0.0)
+    assert zero.name in {each.name for each in found.candidates}
+    differences_nd = twins.residuals(iterates)
+    np.testing.assert_allclose(zero.coefficients, twins.exact_coefficients(differences_nd), rtol=1e-6)
+    left = [np.linalg.norm(np.array(each.coefficients) @ differences_nd) for each in (zero, small)]
+    kappa = 0.25
+    rho = (1 - np.sqrt(kappa)) / (1 + np.sqrt(kappa))
+    assert left[0] < left[1]
+    assert left[0] / np.linalg.norm(differences_nd[0]) <= 2 * rho ** (n - 1) / (1 + rho ** (2 * (n - 1)))
+
+
+def test_without_lambda_float32_is_taken_where_it_holds_the_digits():
+    """A window whose smallest eigenvalue stands well above the rounding is solved without lambda, and is the twin's."""
+    iterates = quadratic_iterates(3, 20, np.float32)
+    residuals = residuals_of(iterates.astype(np.float64), rounding_of(iterates, 2.0**-23))
+    spectrum_ = spectrum(residuals.gram_nn)
+    assert spectrum_.values[0] > 10 * rounding_floor(residuals, spectrum_) > 0.0
+    candidate, note = single(residuals, RNA, 0.0, Search())
+    assert note == ""
+    np.testing.assert_allclose(candidate.coefficients, twins.coefficients(residuals.gram_nn, 0.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("regularizations", [(0.0,), (0.0, 1e-2), (0.0, 1e-20, 1e-2)])
+def test_without_lambda_a_window_of_rounding_is_left_out_in_words(regularizations):
+    """A system that is singular to the stored dtype is not solved with another lambda in silence."""
+    iterates = quadratic_iterates(8, 4, np.float32)
+    residuals = residuals_of(iterates.astype(np.float64), rounding_of(iterates, 2.0**-23))
+    search = Search(windows=(8,), regularizations=regularizations, methods=(RNA,), limit=9)
+    found = family(residuals, search)
+    assert found.notes[0] == "Lambda 0 would fit the rounding of the stored dtype, so it is left out."
+    least = 10.0 ** np.ceil(np.log10(rounding_floor(residuals, spectrum(residuals.gram_nn))))
+    expected = {value for value in regularizations if value >= least} | ({least} if 1e-20 in regularizations else set())
+    assert {each.regularization for each in found.candidates[1:]} == expected
+    candidate, note = single(residuals, RNA, 0.0, Search())
+    assert candidate is None
+    assert note.startswith("Lambda 0 lies below ")
+
+
+def test_without_lambda_dependent_residuals_are_refused_in_words():
+    """More residuals than dimensions have no solution without lambda, however many digits there are."""
+    iterates = quadratic_iterates(6, 4, np.float64)
+    candidate, note = single(residuals_of(iterates, 0.0, by_qr=True), RNA, 0.0, Search())
+    assert candidate is None
+    assert note == "The residuals are linearly dependent and lambda is 0: take lambda > 0 or a shorter window."
+
+
+@pytest.mark.parametrize("regularization", [0.0, 1e-8, 2.5e-3, 0.25, math.inf])
+def test_the_name_of_a_solution_tells_its_lambda(regularization):
+    """0 among them: what the journal of 0.1.0 has is read from names."""
+    name = name_of(RNA, 5, regularization, {"prior": "ema", "mixing": 0.0})
+    recipe = read(name, {})
+    assert (recipe.method, recipe.window, recipe.regularization) == (RNA, 5, regularization)
+    assert recipe.parameters == (("mixing", 0.0), ("prior", "ema"))
 
 
 def test_a_signal_above_the_rounding_is_not_refused(gram_nn):

@@ -18,6 +18,7 @@ from rna_watch.acceleration.methods import (
     PRIORS,
     SEARCHED,
     SOLUTIONS,
+    TRAINING,
     UNIFORM,
     Search,
     kind_of,
@@ -25,7 +26,7 @@ from rna_watch.acceleration.methods import (
 from rna_watch.acceleration.residuals import Residuals
 from rna_watch.acceleration.selection import Evidence, choose
 from rna_watch.config import RunConfig
-from rna_watch.daemon.evaluation_rounds import SEARCHES
+from rna_watch.daemon.searches import SEARCHES
 
 from . import twins
 
@@ -78,9 +79,9 @@ def test_fields_tell_a_member_from_all_others(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_what_it_is(method):
-    """Its kind is one of three, its words are a line for people, and its settings exist, with its own ways of making members."""
+    """Its kind is one of four, its words are a line for people, and its settings exist, with its own ways of making members."""
     of = METHODS[method]
-    assert of.kind in {AVERAGES, SOLUTIONS, SEARCHED}
+    assert of.kind in {AVERAGES, SOLUTIONS, SEARCHED, TRAINING}
     assert kind_of(method) == of.kind
     assert "\n" not in of.words
     assert of.words == of.words.strip(" .")
@@ -117,7 +118,7 @@ def test_settings_of_methods_are_all_of_the_search():
     declared = {name for method in METHODS.values() for name in method.settings}
     shared = {"window", "windows", "regularizations", "methods", "limit"}
     assert {field.name for field in dataclasses.fields(Search)} - shared == declared & set(Search.__slots__)
-    assert declared >= {"mixings", "priors", "l1_cap", "ema_decay"}
+    assert declared >= {"mixings", "priors", "l1_cap", "ema_decays"}
     assert RunConfig(l1_cap=3.0).search(limit=2) == Search(
         regularizations=RunConfig().regularizations, methods=RunConfig().methods, l1_cap=3.0, limit=2
     )

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rna_watch.acceleration.family import Search, family
-from rna_watch.acceleration.methods import AVERAGE, LAST, RNA
+from rna_watch.acceleration.methods import AVERAGE, LAST, LINE, RNA, TRAINED
 from rna_watch.acceleration.residuals import Residuals
 from rna_watch.acceleration.selection import Evidence
 from rna_watch.acceleration.selection import choose as choose_by
@@ -244,3 +245,149 @@ def test_never_worse_than_the_original_on_the_choosing_metric(values, mode, seed
     if choice.significant:
         assert choice.better_than_original
         assert all(step.gain > step.threshold >= 0 for step in choice.comparisons if step.accepted)
+
+
+FITS = tuple(
+    replace(CANDIDATES[-1], name=name, method=method) for name, method in (("trained-4", TRAINED), ("line-2", LINE))
+)
+RANKED = (*CANDIDATES, *FITS)
+
+
+def ranked_by_loss(errors, losses, minimum_gain=None, mode="min"):
+    """A choice by these 0/1 errors and losses of each example."""
+    errors, losses = ({name: np.asarray(each, dtype=float) for name, each in of.items()} for of in (errors, losses))
+    evidence = Evidence(
+        values={name: float(each.mean()) for name, each in errors.items()},
+        mode=mode,
+        examples=errors,
+        minimum_gain=minimum_gain,
+        metric="error",
+        losses=losses,
+        loss="loss",
+    )
+    return choose_by(RANKED, evidence)
+
+
+def wrong(count, of=400):
+    """So many wrong answers, the first ones."""
+    return (np.arange(of) < count).astype(float)
+
+
+def losses_about(mean, seed):
+    """400 losses whose mean is this, a part of them shared by all models."""
+    shared, own = np.random.default_rng(7).random(400), np.random.default_rng(seed).random(400)
+    values = shared + 0.1 * own
+    return values - values.mean() + mean
+
+
+def test_a_loss_of_each_example_finds_what_errors_hardly_tell():
+    """Two errors of 400 fewer are no evidence; the losses of the same examples are, and the choice says which it tested."""
+    errors = {LAST: wrong(20), "average-4": wrong(18), "rna-4-1e-08": wrong(17)}
+    losses = {LAST: losses_about(0.9, 1), "average-4": losses_about(0.8, 2), "rna-4-1e-08": losses_about(0.7, 3)}
+    by_error = choose_by(
+        CANDIDATES, Evidence(values={n: v.mean() for n, v in errors.items()}, mode="min", examples=errors)
+    )
+    assert by_error.significant is False
+    choice = ranked_by_loss(errors, losses)
+    assert (choice.candidate.name, choice.better_than_original, choice.significant) == ("rna-4-1e-08", True, True)
+    assert choice.tested_on == "loss"
+    assert choice.reason == "extrapolation is better than the original, beyond noise (ranked and tested on loss)"
+    paired = losses["average-4"] - losses[LAST]
+    assert choice.comparisons[0].gain == pytest.approx(0.1)
+    assert choice.comparisons[0].threshold == pytest.approx(beyond(0.05, paired) * paired.std(ddof=1) / 20, rel=1e-2)
+    assert [step.accepted for step in choice.comparisons] == [True, True]
+
+
+def test_the_first_in_the_ranking_that_is_no_worse_by_the_metric_is_taken():
+    """What has a better loss and a worse error than the original or the best average is passed over, which is said."""
+    errors = {LAST: wrong(20), "average-4": wrong(16), "rna-4-1e-08": wrong(17), "rna-2-1e-08": wrong(16)}
+    losses = {
+        LAST: losses_about(0.9, 1),
+        "average-4": losses_about(0.8, 2),
+        "rna-4-1e-08": losses_about(0.6, 3),
+        "rna-2-1e-08": losses_about(0.7, 4),
+    }
+    choice = ranked_by_loss(errors, losses)
+    assert choice.candidate.name == "rna-2-1e-08"
+    assert choice.reason.endswith("; rna-4-1e-08 has a better loss, but a worse error")
+    assert ranked_by_loss(errors | {"rna-2-1e-08": wrong(18)}, losses).candidate.name == "average-4"
+    averages = {"average-4": wrong(21), "average-2": wrong(20)}
+    first = {"average-4": losses_about(0.5, 5), "average-2": losses_about(0.6, 6)}
+    choice = ranked_by_loss({LAST: wrong(20)} | averages, {LAST: losses_about(0.9, 1)} | first)
+    assert (choice.candidate.name, choice.better_than_original, choice.significant) == ("average-2", False, True)
+    assert choice.reason.startswith("the plain average is as good as the original, and better by loss, beyond noise")
+    worse = {"average-4": wrong(21), "average-2": wrong(22)}
+    choice = ranked_by_loss({LAST: wrong(20)} | worse, {LAST: losses_about(0.9, 1)} | first)
+    assert (choice.candidate.name, choice.better_than_original) == ("average-4", False)
+
+
+def test_a_gain_that_was_stated_is_one_of_the_metric():
+    """With `minimum_gain` a gain of the loss beyond noise is not enough."""
+    errors = {LAST: wrong(20), "average-4": wrong(16)}
+    losses = {LAST: losses_about(0.9, 1), "average-4": losses_about(0.8, 2)}
+    assert ranked_by_loss(errors, losses, minimum_gain=0.009).significant is True
+    assert ranked_by_loss(errors, losses, minimum_gain=0.011).significant is False
+
+
+@pytest.mark.parametrize("without", [(LAST,), ("average-4",)])
+def test_a_loss_that_some_lack_ranks_nothing(without):
+    """The metric decides if the original or a plain candidate has no loss on the same examples."""
+    errors = {LAST: wrong(20), "average-4": wrong(16), "rna-4-1e-08": wrong(10)}
+    losses = {LAST: losses_about(0.9, 1), "average-4": losses_about(0.8, 2), "rna-4-1e-08": losses_about(1.0, 3)}
+    assert ranked_by_loss(errors, losses).candidate.name == "average-4"
+    choice = ranked_by_loss(errors, {name: each for name, each in losses.items() if name not in without})
+    assert (choice.candidate.name, choice.tested_on) == ("rna-4-1e-08", "error")
+
+
+EXAMPLES = 12
+WILD = st.floats(-3, 3, width=16) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1e300, -1e300])
+COLUMN = st.lists(st.integers(0, 3).map(float), min_size=EXAMPLES, max_size=EXAMPLES)
+HOSTILE = st.one_of(
+    st.lists(WILD, min_size=EXAMPLES, max_size=EXAMPLES),
+    WILD.map(lambda value: [value] * EXAMPLES),
+    st.lists(WILD, min_size=2, max_size=2),  # of other examples
+)
+PLAIN = ["last", "average-4", "average-2", "rna-4-1e-08", "rna-2-1e-08"]
+
+
+@given(
+    st.fixed_dictionaries({name: st.tuples(COLUMN, COLUMN) for name in PLAIN}),
+    st.dictionaries(st.sampled_from([each.name for each in FITS]), st.tuples(HOSTILE, st.none() | HOSTILE)),
+    MODES,
+    st.booleans(),
+    st.none() | st.floats(0, 1),
+)
+def test_no_fit_makes_the_choice_worse(plain, fits, mode, by_loss, minimum_gain):
+    """Whatever a fit's evaluation gives, the choice is no worse than without it, by the metric and by what ranks."""
+
+    def choice_of(models):
+        def evidence():
+            metric = {name: np.array(values) for name, (values, _) in models.items()}
+            loss = {name: np.array(values) for name, (_, values) in models.items() if values is not None and by_loss}
+            with np.errstate(all="ignore"):
+                values = {name: float(each.mean()) for name, each in metric.items()}
+                means = {name: float(each.mean()) for name, each in loss.items()}
+            given = Evidence(
+                values=values,
+                mode=mode,
+                examples=metric,
+                minimum_gain=minimum_gain,
+                metric="score",
+                losses=loss,
+                loss="loss" if by_loss else "",
+            )
+            return given, values, means
+
+        found, values, means = evidence()
+        return choose_by(RANKED, found), values, means
+
+    before, values, means = choice_of(plain)
+    after, all_values, all_means = choice_of(plain | fits)
+    name = after.candidate.name
+    assert gain(all_values[name], values[before.candidate.name], mode) >= 0.0
+    if by_loss:
+        assert all_means[name] <= means[before.candidate.name]
+    if name == before.candidate.name:
+        assert after.better_than_original == before.better_than_original
+    else:
+        assert name in fits

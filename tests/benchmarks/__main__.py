@@ -9,10 +9,13 @@ import argparse
 import os
 import platform
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import beside, breaks, digits, evidence, latency, readme, search, slow, window
+from tests.benchmarks.levers import show as levers
+from tests.benchmarks.levers.tasks import TRAININGS
 from tests.benchmarks.options import Options
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Options], None]] = {
     "digits": digits.show,
     "beside": beside.show,
     "slow": slow.show,
+    **{f"levers-{name}": partial(levers.show, name) for name in TRAININGS},
 }
 ROUNDS = 5
 SEEDS = 5
@@ -40,7 +44,7 @@ def parsed(arguments: Sequence[str] | None = None) -> tuple[list[str], Options]:
         "--small", action="store_true", help="tiny shapes, one round: seconds, and figures of no meaning"
     )
     parser.add_argument("--rounds", type=int, help=f"times that all contenders run in turn [{ROUNDS}; small: 1]")
-    parser.add_argument("--seeds", type=int, help=f"trainings of `digits` [{SEEDS}; small: 1]")
+    parser.add_argument("--seeds", type=int, help=f"trainings of `digits` and `levers-...` [{SEEDS}, or 3; small: 1]")
     parser.add_argument("--trainer", choices=beside.TRAINERS, default="loop", help="the training of `beside`")
     parser.add_argument("--record", type=Path, help="folder for results as JSON")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "rna-watch-bench")

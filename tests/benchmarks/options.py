@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 class Options:
     """How a benchmark runs.
 
-    `folder` is where it writes; `rounds` how often all contenders run in turn; `seeds` the trainings of `digits`; `trainer` the
-    training of `beside`; `record` a folder for results as JSON; `small`: the same code on tiny shapes, to see that it runs.
+    `folder` is where it writes; `rounds` how often all contenders run in turn; `seeds` the trainings of `digits`, and the most
+    of `levers-...`; `trainer` the training of `beside`; `record` a folder for results as JSON; `small`: the same code on tiny
+    shapes, to see that it runs.
     """
 
     folder: Path

@@ -66,9 +66,14 @@ def same_bits(a, b):
 
 def publish_here(paths, weights, destination, *, source=None):
     """Publish a combination of files in this process; returns the destination as a string."""
+    layouts = tuple(probe(str(path), source) for path in paths)
+    return publish_recipe(Combination(layouts=layouts, weights=tuple(weights)), destination)
+
+
+def publish_recipe(combination, destination):
+    """Publish a combination in this process; returns the destination as a string."""
     if os.path.isdir(destination):
         shutil.rmtree(destination)  # an earlier one: without a manifest nothing shows that it is ours
-    combination = Combination(layouts=tuple(probe(str(path), source) for path in paths), weights=tuple(weights))
     publish(combination, str(destination), tasks.run_all)
     return str(destination)
 

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from rna_watch.cli import app
 from rna_watch.commands import extrapolate
+from tests.checkpoints import twins
 from tests.daemon.runs import check_output, fingerprints, model_of, rna_watch, train
 
 
@@ -53,6 +56,19 @@ def test_the_result_is_the_papers_algorithm_with_inputs_in_the_order_of_their_st
     assert fingerprints(run) == before
 
 
+def test_lambda_may_be_none_at_all(run: Path, tmp_path: Path) -> None:
+    """`--regularization 0` is Algorithm 1 without it, where the window holds the digits, and is recorded as 0."""
+    given = [str(run / f"step_{step}.pt") for step in range(7, 13)]
+    options = ["--regularization", "0", "--residuals", "difference", "--json"]
+    result = CliRunner().invoke(app, ["extrapolate", *given, "-o", str(tmp_path / "out.pt"), *options])
+    assert result.exit_code == 0, result.output
+    manifest = json.loads(result.stdout)
+    assert (manifest["candidate"], manifest["regularization"]) == ("rna-5-0e+00", 0.0)
+    assert manifest["diagnostics"]["norm2_bound"] is None
+    np.testing.assert_allclose(manifest["coefficients"], _twin(run, range(7, 13), 0.0), rtol=1e-6)
+    check_output(tmp_path / "out.pt", run)
+
+
 def test_without_lambda_the_norm_stays_small(run: Path, tmp_path: Path) -> None:
     """The smallest lambda is taken that keeps the norm of the coefficients at most 3."""
     given = [run / f"step_{step}.pt" for step in range(1, 13)]
@@ -71,6 +87,65 @@ def test_average_and_last_and_window(run: Path, tmp_path: Path) -> None:
     rna_watch("extrapolate", *given, "-o", tmp_path / "last.pt", "--method", "last")
     newest, last = model_of(run / "step_12.pt"), model_of(tmp_path / "last.pt")
     assert all(torch.equal(newest[name], last[name]) for name in newest)
+
+
+def test_layered_takes_the_rows_of_a_manifest(run: Path, tmp_path: Path) -> None:
+    """The tensors that it names get their own weights, the model verifies to the bit, a changed row does not."""
+    given = [str(run / f"step_{step}.pt") for step in range(7, 13)]
+    plain, out = tmp_path / "average.pt", tmp_path / "out.pt"
+    average = rna_watch("extrapolate", *given, "-o", plain, "--method", "average", "--json")
+    content = json.loads(average.stdout)
+    assert (content["schema"], content["layer_weights"]) == (1, None)
+    rows = {"conv.weight": [0.5, 0, 0, 0, 0, 0.5], "first.weight": [0, 0, 0, 0, -1, 2]}
+    (tmp_path / "saved.json").write_text(json.dumps(content | {"layer_weights": rows, "schema": 2}))
+    made = rna_watch(
+        "extrapolate", *given, "-o", out, "--method", "layered", "--manifest", tmp_path / "saved.json", "--json"
+    )
+    assert made.returncode == 0, made.stderr
+    said = json.loads(made.stdout)
+    assert (said["schema"], said["method"], said["candidate"]) == (2, "layered", "layered-5")
+    assert (said["layer_weights"], said["weights"]) == (rows, content["weights"])
+    models, found = [model_of(Path(path)) for path in given], model_of(out)
+    whole, tied = model_of(plain), {"second.weight": "first.weight"}
+    for name, tensor in found.items():
+        row = rows.get(tied.get(name, name))
+        if row is None:
+            assert torch.equal(tensor, whole[name]), name
+        else:
+            expected = sum(weight * model[name].double() for weight, model in zip(row, models, strict=True))
+            assert twins.is_rounded(tensor, expected), name
+    assert rna_watch("verify", out).returncode == 0
+    manifest = tmp_path / "out.pt.json"
+    manifest.write_text(
+        manifest.read_text().replace("[0.0, 0.0, 0.0, 0.0, -1.0, 2.0]", "[0.0, 0.0, 0.0, 0.0, -2.0, 3.0]")
+    )
+    differs = rna_watch("verify", out)
+    assert (differs.returncode, "first.weight: " in differs.stdout) == (1, True)
+    manifest.write_text(manifest.read_text().replace("first.weight", "nothing"))
+    assert "its inputs have no" in rna_watch("verify", out).stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--method", "layered"), "name the manifest of such a model with --manifest MODEL.json"),
+        (("--method", "layered", "--manifest", "plain.json"), "has one row of weights for the whole model"),
+        (("--method", "layered", "--manifest", "none.json"), "its manifest cannot be read"),
+        (("--manifest", "plain.json"), "--manifest is for --method layered only"),
+    ],
+)
+def test_layered_needs_the_manifest_of_a_layered_model(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], words: str
+) -> None:
+    """Without one, with one of another kind, or for another method, it says what to give."""
+    monkeypatch.chdir(tmp_path)
+    inputs = [{"path": "a", "fingerprint": "b"}]
+    (tmp_path / "plain.json").write_text(json.dumps({"schema": 1, "inputs": inputs, "weights": [1]}))
+    result = CliRunner().invoke(
+        app, ["extrapolate", *(str(run / f"step_{k}.pt") for k in (1, 2, 3)), "-o", "o.pt", *given]
+    )
+    assert (result.exit_code, words in str(result.exception)) == (1, True), result.exception
+    assert not (tmp_path / "o.pt").exists()
 
 
 def test_an_existing_output_is_kept_without_force(run: Path, tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from torch.optim.swa_utils import update_bn
 
 from rna_watch.acceleration.significance import student_quantile
 from rna_watch.cli import app
+from rna_watch.layout.artifacts import manifest_path
+from rna_watch.publishing.inputs import Finder
+from rna_watch.publishing.verification import Verdict, read_manifest, verify
 from tests.daemon import offering
 from tests.daemon.in_process import Here, Noise, process
 from tests.daemon.runs import check_journal_tells, check_output, events, model_of, train
@@ -104,7 +107,8 @@ def _threshold(gains: Sequence[float], level: float, error: float) -> float:
 
 def test_a_gain_is_called_significant_only_by_the_paired_test(run: Path, tmp_path: Path) -> None:
     """Each step of the choice is a paired test, corrected for the number of candidates, with values per example."""
-    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], metric="error")
+    settings: dict[str, Any] = {"metric": "error", "choose_by": "metric", "methods": (*FIXED, "trained")}
+    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], **settings)
     verdicts = set()
     for checkpoint in _published(state):
         chosen, searched = checkpoint.chosen, checkpoint.searched
@@ -117,13 +121,16 @@ def test_a_gain_is_called_significant_only_by_the_paired_test(run: Path, tmp_pat
             errors[each["name"]] = found.double()
             assert checkpoint.evaluations[each["name"]]["error"] == pytest.approx(found.double().mean().item())
         averages = [each["name"] for each in searched.candidates[1:] if each["method"] in AVERAGES]
-        others = [each["name"] for each in searched.candidates[1:] if each["method"] not in AVERAGES]
-        assert len(chosen.comparisons) == 2
+        solutions = [each["name"] for each in searched.candidates[1:] if each["method"] in {"rna", "simplex", "capped"}]
+        fits = [each["name"] for each in searched.candidates[1:] if each["method"] == "trained"]
+        groups = [averages, solutions, fits]
+        assert len(chosen.comparisons) in {2, 3}
         reference = "last"
-        for names, step in zip((averages, others), chosen.comparisons, strict=True):
+        for number, (names, step) in enumerate(zip(groups, chosen.comparisons, strict=False)):
             best = min(names, key=lambda name: errors[name].mean().item())
-            # against the original, an extrapolation is the best of all that was tried
-            tried = len(averages) + len(others) if (names, reference) == (others, "last") else len(names)
+            # against the original it is the best of all that was tried before too, a fit is one of all that extrapolates
+            before = groups[: number + 1] if reference == "last" else groups[min(number, 1) : number + 1]
+            tried = sum(map(len, before))
             gains = errors[reference] - errors[best]
             error = gains.std().item() / math.sqrt(len(gains))
             threshold = _threshold(gains.tolist(), 0.05 / tried, error)
@@ -139,15 +146,56 @@ def test_a_gain_is_called_significant_only_by_the_paired_test(run: Path, tmp_pat
         manifest = _manifest(tmp_path, checkpoint)
         assert manifest["comparisons"] == chosen.comparisons
         assert manifest["significant"] == chosen.significant
+        assert (chosen.tested_on, manifest["tested_on"]) == ("error", "error")
         check_output(tmp_path / "rna" / checkpoint.name, run)
     assert verdicts == {True, False}
     _check_search(state, 8)
 
 
-@pytest.mark.parametrize("cut", ["searched", "chosen", "publishing"])
-def test_a_restart_before_publication_evaluates_again_what_was_lost(run: Path, tmp_path: Path, cut: str) -> None:
+def test_candidates_are_ranked_and_tested_on_the_loss_of_each_example(run: Path, tmp_path: Path) -> None:
+    """The best loss that is no worse by the metric is taken, the reason says so, and the two names are recorded."""
+    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], metric="error", choose_by="loss", methods=FIXED)
+    assert "choose_by" not in state.problems
+    for checkpoint in _published(state):
+        chosen, metrics = checkpoint.chosen, checkpoint.evaluations
+        assert chosen is not None
+        assert set(checkpoint.losses.values()) == {"loss"}
+        averages = [name for name in metrics if name.split("-")[0] in AVERAGES]
+        best = min(averages, key=lambda name: metrics[name]["loss"])
+        assert chosen.metrics["average"] == metrics[best]
+        bar = min(metrics[best]["error"], metrics["last"]["error"])
+        allowed = [name for name in metrics if name != "last" and metrics[name]["error"] <= bar]
+        if allowed:
+            assert chosen.candidate in allowed
+            found = min(metrics[name]["loss"] for name in allowed)
+            assert metrics[chosen.candidate]["loss"] == found or not chosen.comparisons[-1]["accepted"]
+        assert chosen.better_than_original is (metrics[chosen.candidate]["error"] < metrics["last"]["error"])
+        assert chosen.tested_on == _manifest(tmp_path, checkpoint)["tested_on"] == "loss"
+        assert "tested on loss" in chosen.reason or "better by loss" in chosen.reason
+
+
+def test_a_loss_that_is_wanted_and_missing_is_said(run: Path, tmp_path: Path) -> None:
+    """The metric chooses, and the problem says what to return."""
+    state = process(run, tmp_path, [Noise(0, examples=12, metric="error")], choose_by="loss", methods=("rna",))
+    assert "no loss of each example beside 'error'" in state.problems["choose_by"].what
+    chosen = _published(state)[-1].chosen
+    assert chosen is not None
+    assert chosen.tested_on == "error"
+
+
+@pytest.mark.parametrize(
+    ("cut", "settings"),
+    [
+        ("searched", {"metric": "error", "normalization": "both"}),
+        # a metric that is one number, beside a loss of each example
+        ("chosen", {"metric": "statistics", "mode": "min", "normalization": "clamp", "methods": ("average", "rna")}),
+        ("publishing", {"metric": "error", "normalization": "both"}),
+    ],
+)
+def test_a_restart_before_publication_evaluates_again_what_was_lost(
+    run: Path, tmp_path: Path, cut: str, settings: dict[str, Any]
+) -> None:
     """Per-example values are not in the journal: they are found again after a crash, and the same model is chosen."""
-    settings: dict[str, Any] = {"metric": "error", "normalization": "both"}
     process(run, tmp_path, [Here(OFFERING, tmp_path)], **settings)
     model = tmp_path / "rna" / "step_9.pt"
     before, manifest = model.read_bytes(), json.loads((tmp_path / "rna" / "step_9.pt.json").read_text())
@@ -230,12 +278,27 @@ def test_a_longer_window_keeps_what_was_evaluated_of_the_same_models(run: Path, 
 
 
 def test_another_model_of_the_same_name_is_evaluated_again(run: Path, tmp_path: Path) -> None:
-    """With another decay `ema-5` is another model: what was said of the former one is not taken for it."""
-    settings: dict[str, Any] = {"methods": ("average", "ema", "rna"), "max_candidates": 99}
+    """With another cap `capped-5-1e-08` is another model: what was said of the former one is not taken for it."""
+    settings: dict[str, Any] = {"methods": ("average", "capped"), "regularizations": (1e-8,), "max_candidates": 99}
     before = _interrupted(run, tmp_path, **settings)
-    process(run, tmp_path, [Noise(0)], ema_decay=0.2, **settings)
+    process(run, tmp_path, [Noise(0)], l1_cap=1.2, **settings)
     after = _times(run, tmp_path)
-    assert {name for name in after if after[name] > before[name]} == {"ema-5", "ema-2"}
+    assert {name for name in after if after[name] > before[name]} == {"capped-5-1e-08"}
+
+
+def test_lambda_may_be_none_at_all(run: Path, tmp_path: Path) -> None:
+    """0 among the settings is a candidate of its own, which is recorded with 0, and published as such."""
+    settings: dict[str, Any] = {"methods": ("rna",), "regularizations": (0.0, 1e-2), "windows": (5,)}
+    state = process(run, tmp_path, [Noise(3)], **settings)
+    found = [checkpoint.recipes[name] for checkpoint in _published(state) for name in checkpoint.evaluations]
+    assert {recipe.regularization for recipe in found if recipe.method == "rna"} == {0.0, 1e-2}
+    chosen = [(each, each.chosen) for each in _published(state) if each.chosen]
+    zero = [(checkpoint, choice) for checkpoint, choice in chosen if choice.candidate.endswith("-0e+00")]
+    assert zero
+    for checkpoint, choice in zero:
+        assert _manifest(tmp_path, checkpoint)["regularization"] == 0.0
+        assert math.isclose(sum(choice.weights), 1.0, abs_tol=1e-9)
+        check_output(tmp_path / "rna" / checkpoint.name, run)
 
 
 def test_best_is_never_worse(run: Path, tmp_path: Path) -> None:
@@ -359,6 +422,29 @@ def test_trained_weights_lower_the_training_loss_and_lose_where_they_are_worse(
     )
     assert wrong.evaluations["trained-5"]["loss"] > wrong.evaluations["last"]["loss"]
     assert wrong.chosen.method != "trained"
+
+
+def test_a_row_of_weights_for_each_tensor_is_published_and_verified(run: Path, tmp_path: Path) -> None:
+    """Layered lowers the training loss below every average; its model verifies to the bit, and its rows are told."""
+    methods = ("average", "rna", "layered")
+    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], methods=methods, metric="loss", window=4)
+    checkpoint = state.checkpoints["step_9.pt"]
+    assert checkpoint.chosen is not None
+    assert checkpoint.chosen.candidate == "layered-4"
+    values = {name: metrics["loss"] for name, metrics in checkpoint.evaluations.items()}
+    assert min(values, key=values.__getitem__) == "layered-4"
+    manifest = _manifest(tmp_path, checkpoint)
+    rows, weights = manifest["layer_weights"], manifest["weights"]
+    assert (manifest["schema"], weights) == (2, checkpoint.chosen.weights)
+    assert all(sum(row) == pytest.approx(1.0) for row in rows.values())
+    assert rows["first.weight"] != rows["first.bias"] != weights
+    assert rows["norm.running_mean"] == rows["norm.weight"]
+    assert len(checkpoint.chosen.spread) == 5
+    assert max(checkpoint.chosen.spread) > 0.0
+    model = tmp_path / "rna" / "step_9.pt"
+    recipe = read_manifest(manifest_path(model))
+    found = verify(recipe, model, Finder(run, None))
+    assert found.verdict is Verdict.VERIFIED, found.lines()
 
 
 @pytest.mark.parametrize(
@@ -489,7 +575,7 @@ def test_the_published_statistics_are_those_that_were_evaluated(
 
 
 def test_both_ways_of_normalization_are_tried_side_by_side(run: Path, tmp_path: Path) -> None:
-    """Re-estimated variants are candidates of their own with `both`, within the number that may be evaluated."""
+    """Re-estimated variants are candidates of their own, with `both` two of each that may be evaluated; so is the original."""
     methods = ("average", "rna", "soup", "line", "trained")
     state = process(
         run,
@@ -502,9 +588,10 @@ def test_both_ways_of_normalization_are_tried_side_by_side(run: Path, tmp_path: 
     )
     kinds = set()
     for checkpoint in _published(state):
-        names = set(checkpoint.evaluations) - {"last"}
+        names = set(checkpoint.evaluations) - {"last", "last+re-estimated"}
+        assert "last+re-estimated" in checkpoint.evaluations
         fixed = {name for name in names if name.split("-")[0] in FIXED}
-        assert len(fixed) <= 6
+        assert len(fixed) <= 2 * 6
         variants = {name for name in fixed if name.endswith("+re-estimated")}
         assert {name.removesuffix("+re-estimated") for name in variants} <= fixed
         assert len(variants) * 2 == len(fixed)
@@ -515,7 +602,110 @@ def test_both_ways_of_normalization_are_tried_side_by_side(run: Path, tmp_path: 
         assert manifest["metrics"]["chosen"]["statistics"] == pytest.approx(total, abs=1e-12)
         kinds.add(manifest["statistics"])
     assert "re-estimated" in kinds
-    _check_search(state, 6)
+    _check_search(state, 2 * 6)
+
+
+def test_by_itself_every_model_is_judged_with_both_kinds_of_statistics(run: Path, tmp_path: Path) -> None:
+    """Twice the evaluations, the original's too, which is to be beaten in its better kind and is never published itself."""
+    settings: dict[str, Any] = {"normalization": "auto", "metric": "loss", "max_candidates": 3, "methods": FIXED}
+    state = process(run, tmp_path, [Here(OFFERING, tmp_path)], **settings)
+    for checkpoint in _published(state):
+        assert checkpoint.searched is not None
+        assert checkpoint.chosen is not None
+        losses = {name: metrics["loss"] for name, metrics in checkpoint.evaluations.items()}
+        combined = {name for name in losses if not name.endswith("+re-estimated")}
+        assert {f"{name}+re-estimated" for name in combined} == losses.keys() - combined
+        assert len(losses) == 2 * (3 + 1)
+        bar = min(losses["last"], losses["last+re-estimated"])
+        assert losses["last+re-estimated"] != losses["last"]
+        assert checkpoint.chosen.method != "last"
+        assert checkpoint.chosen.metrics["original"]["loss"] == losses["last"]
+        assert checkpoint.chosen.better_than_original is (losses[checkpoint.chosen.candidate] < bar)
+        assert checkpoint.chosen.comparisons[0]["reference"] == min(
+            ("last", "last+re-estimated"), key=losses.__getitem__
+        )
+    assert "normalization" not in state.problems
+    _check_search(state, 2 * 3)
+
+
+def _training_passes(folder: Path, mode: str) -> Here:
+    """An evaluator whose file offers nothing but a training loss, in this mode of the network."""
+    text = Path(OFFERING.rpartition(":")[0]).read_text().replace("def normalization(", "def something_else(")
+    loss = text.index("def training_loss")
+    text = text[:loss] + text[loss:].replace("Network().to(device).eval()", f"Network().to(device).{mode}()")
+    (folder / "passes.py").write_text(text)
+    return Here(f"{folder / 'passes.py'}:evaluate", folder)
+
+
+def test_statistics_come_from_the_training_loss_where_nothing_else_is_offered(run: Path, tmp_path: Path) -> None:
+    """Its forward passes update the buffers that it is given; what they leave is in the file that is published."""
+    settings: dict[str, Any] = {"normalization": "auto", "metric": "loss", "max_candidates": 2, "methods": ("average",)}
+    state = process(run, tmp_path, [_training_passes(tmp_path, "train")], **settings)
+    kinds = set()
+    for checkpoint in _published(state):
+        assert "last+re-estimated" in checkpoint.evaluations
+        manifest = _manifest(tmp_path, checkpoint)
+        kinds.add(manifest["statistics"])
+        model = model_of(tmp_path / "rna" / checkpoint.name)
+        total = float(sum(model[name].sum() for name in NORM))
+        assert manifest["metrics"]["chosen"]["statistics"] == pytest.approx(total, abs=1e-12)
+        if manifest["statistics"] == "re-estimated":
+            network = Network()
+            network.load_state_dict(model)
+            network.norm.reset_running_stats()
+            update_bn([offering.TRAINING_X], network)
+            for name in NORM:
+                assert torch.allclose(network.state_dict()[name], model[name], rtol=0.2, atol=0.1)
+    assert "re-estimated" in kinds
+    assert "normalization" not in state.problems
+
+
+def test_a_training_loss_that_leaves_statistics_alone_is_said_once(run: Path, tmp_path: Path) -> None:
+    """A network in evaluation mode updates nothing: combined statistics are used, at no further evaluation, and it is said."""
+    settings: dict[str, Any] = {"normalization": "auto", "metric": "loss", "max_candidates": 2, "methods": ("average",)}
+    state = process(run, tmp_path, [_training_passes(tmp_path, "eval")], **settings)
+    assert "leaves the normalization statistics in state_dict as they are" in state.problems["normalization"].what
+    assert sum(event.key == "normalization" for event in events(run, "problem", tmp_path)) == 1
+    assert "evaluator" not in state.problems
+    for checkpoint in _published(state):
+        assert not any(name.endswith("+re-estimated") for name in checkpoint.evaluations)
+        assert checkpoint.failures == {}
+        assert _manifest(tmp_path, checkpoint)["statistics"] == "clamped"
+
+
+def test_a_model_without_statistics_costs_nothing_extra(tmp_path: Path) -> None:
+    """Where there is nothing to re-estimate, each model is evaluated once, and nothing is said."""
+    run = tmp_path / "run"
+    run.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 5):
+        torch.save({"step": step, "model": {"weight": torch.randn(50, generator=generator)}}, run / f"step_{step}.pt")
+    counts = []
+    for wanted in ("clamp", "auto"):
+        noise = Noise(0)
+        state = process(run, tmp_path / wanted, [noise], normalization=wanted)
+        assert state.problems == {}
+        counts.append(len(noise.evaluated))
+    assert counts[0] == counts[1]
+
+
+def test_only_the_finalists_of_a_first_round_are_judged_in_both_kinds(run: Path, tmp_path: Path) -> None:
+    """The cheap round screens with combined statistics; the second kind is of those that go on."""
+    settings: dict[str, Any] = {"normalization": "auto", "methods": FIXED, "max_candidates": 4, "first_round": 0.25}
+    state = process(run, tmp_path, [Noise(3)], **settings)
+    for checkpoint in _published(state):
+        assert not any(name.endswith("+re-estimated") for name in checkpoint.screened)
+        assert len(checkpoint.evaluations) == 2 * (4 + 1)
+
+
+def test_by_itself_nothing_is_said_where_statistics_cannot_be_re_estimated(run: Path, tmp_path: Path) -> None:
+    """An evaluator that offers no passes, or none at all, is no problem unless somebody asked for them."""
+    for evaluators in ([Here(PLAIN, tmp_path)], []):
+        state = process(run, tmp_path / str(len(evaluators)), evaluators, normalization="auto", max_candidates=2)
+        assert "normalization" not in state.problems
+        assert {_manifest(tmp_path / str(len(evaluators)), each)["statistics"] for each in _published(state)} == {
+            "clamped"
+        }
 
 
 def _write(run: Path, variances: Sequence[float], *, shared: bool = False) -> None:

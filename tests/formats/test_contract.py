@@ -164,6 +164,35 @@ class TestEveryForm:
         assert (variances == 0).any(), "the weights must drive a variance below zero for this to be a test"
         assert (variances >= 0).all()
 
+    def test_every_tensor_may_have_weights_of_its_own(self, form, tmp_path):
+        """Each value is the combination by its own tensor's row; an evaluator gets the same; equal rows are no rows."""
+        paths, _ = write_window(form, tmp_path)
+        layouts = tuple(probe(str(path)) for path in paths)
+        steps = {each.name: 0.1 * (number % 7) for number, each in enumerate(layouts[-1].extents)}
+        rows = {name: (step, *WEIGHTS[1:3], WEIGHTS[3] - step) for name, step in steps.items()}
+        recipe = Combination(layouts=layouts, weights=WEIGHTS, layer_weights=tuple(rows.items()))
+        out = Path(twins.publish_recipe(recipe, tmp_path / f"out-{form.path.format(9)}"))
+        published = probe(str(out))
+        found, models = twins.read(published), [twins.read(layout) for layout in layouts]
+        evaluated = state_dict(recipe, torch.device("cpu"))
+        for view in layouts[-1].tensors:
+            extent = layouts[-1].extents[view.extent]
+            if extent.role is Role.COPIED or view.name not in found:
+                continue
+            weighted = zip(rows[extent.name], models, strict=True)
+            expected = sum(weight * tensors[view.name].double() for weight, tensors in weighted)
+            expected = expected.clamp(min=0.0) if extent.role is Role.VARIANCE else expected
+            assert twins.is_rounded(found[view.name], expected), view.name
+            name = layouts[-1].plain_names.get(view.name)
+            assert name is None or twins.same_bits(evaluated[name].detach(), found[view.name]), view.name
+        if not form.consolidated:
+            assert differences.combined_differences(published, recipe.without_zeros())[0] == []
+        equal = tuple((name, WEIGHTS) for name in rows)
+        again = twins.publish_recipe(Combination(layouts=layouts, weights=WEIGHTS, layer_weights=equal), out)
+        assert twins.read(probe(again)).keys() == found.keys()
+        whole = twins.read(probe(str(publish(form, paths))))
+        assert all(twins.same_bits(tensor, whole[name]) for name, tensor in twins.read(probe(again)).items())
+
     def test_what_loads_the_original_loads_the_result(self, form, tmp_path):
         """A real network takes the published model with `strict=True`, and an evaluator gets the same tensors."""
         paths, models = write_window(form, tmp_path)

@@ -19,9 +19,11 @@ from tests.dashboard.run_builder import RunBuilder
 DEFAULTS: dict[str, Any] = json.loads(RunConfig().model_dump_json())
 NAME = "epoch_009.pt"
 MAY_STAY = {
-    *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "trained_memory"),
+    *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "fit_memory"),
+    "anneal_seconds",
     *("learning_rate_jump", "metric", "mode", "first_round", "evaluators", "minimum_gain", "evaluation_timeout"),
     *("allow_links", "output", "publish", "keep", "export", "optimizer_state", "engine", "ray_address", "workers"),
+    *("choose_by",),
     *("one_run", "patterns", "step", "every", "first_step", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
 }
 
@@ -55,6 +57,28 @@ def test_a_setting_that_an_older_record_lacks_had_its_default(name: str) -> None
     assert not stale(older, _with())
     assert not stale(_with(), older)
     assert stale(older, _with(**{name: "another value"}))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ({"normalization": "clamp"}, {"normalization": "auto"}, True),
+        ({"normalization": "both"}, {"normalization": "auto"}, True),
+        ({"normalization": "combine"}, {"normalization": "auto"}, False),
+        ({"normalization": "re-estimate"}, {"normalization": "auto"}, False),
+        ({"ema_decay": 0.7}, {}, True),
+        ({"ema_decay": 0.2}, {}, False),
+        ({"ema_decay": 0.2}, {"ema_decays": [0.2]}, True),
+    ],
+)
+def test_a_new_default_under_which_names_mean_the_same_makes_nothing_stale(
+    before: dict[str, Any], after: dict[str, Any], same: bool
+) -> None:
+    """A journal from before re-estimated statistics and several decays keeps what it holds, where the models are the same."""
+    older = _with(**before)
+    if "ema_decay" in before:
+        older = dataclasses.replace(older, settings={k: v for k, v in older.settings.items() if k != "ema_decays"})
+    assert stale(older, _with(**after)) is not same
 
 
 def _recipe(method: str, window: int) -> dict[str, Any]:

@@ -15,7 +15,12 @@ from rna_watch.journal.recipe import Recipe, read, recorded
 from tests.acceleration import twins
 
 EVERYTHING = Search(
-    windows=(2, 6), regularizations=(0.0, 1e-8, 0.055, 1e12), priors=tuple(PRIORS), mixings=(1.0, 0.5, -1.0), limit=1000
+    windows=(2, 6),
+    regularizations=(0.0, 1e-8, 0.055, 1e12),
+    priors=tuple(PRIORS),
+    mixings=(1.0, 0.5, -1.0),
+    ema_decays=(0.7,),
+    limit=1000,
 )
 MEMBERS = family(
     Residuals.of_differences(twins.gram(twins.linear_iterates(7, 40, seed=33, noise=1e-2))), EVERYTHING

@@ -177,6 +177,19 @@ def test_steps_of_varying_length_store_where_they_began():
     assert problem.excess(point) < 0.2 * problem.excess(y)
 
 
+def test_without_lambda_dependent_steps_are_refused_in_words():
+    """More steps than dimensions have no solution without lambda: the newest point is taken, and the status says why."""
+    problem = Quadratic(2, 0.5)
+    rna, y = FlatRna(n=4, reg=0.0), problem.start
+    for _ in range(4):
+        x = problem.step(y)
+        rna.store(x, x - y)
+        y = x
+    point, found = rna.extrapolate()
+    assert "linearly dependent and lambda is 0" in found.status
+    assert torch.equal(point, y)
+
+
 def test_at_the_minimum_it_stays():
     """All residuals are zero: the status says so, and the point does not move."""
     problem = Quadratic(5, 0.5)
@@ -268,13 +281,29 @@ def test_in_a_network_parameters_are_extrapolated_and_buffers_are_not():
     assert torch.equal(other.norm.running_mean, mean)
 
 
-def test_online_a_run_resumes_bitwise():
+def test_in_a_network_statistics_are_combined_if_that_is_wanted():
+    """With the flag they are sum_i c_i of what forward passes left at each step, and integers are the newest's."""
+    network = tied()
+    rna, loop, means = OnlineRna(network, sgd(network), n=3, reg=1e-2, combine_statistics=True), Loop(network), []
+    for _ in range(5):
+        loop.backward(rna)
+        means.append(network.norm.running_mean.clone())
+        rounds = network.rounds.clone()
+        rna.step()
+        expected = sum(c * mean for c, mean in zip(rna.last.c, means[-3:], strict=True))
+        torch.testing.assert_close(network.norm.running_mean, expected, rtol=1e-12, atol=1e-14)
+        assert torch.equal(network.rounds, rounds)
+    assert not torch.equal(expected, means[-1])
+
+
+@pytest.mark.parametrize("combine", [False, True])
+def test_online_a_run_resumes_bitwise(combine):
     """The history comes along."""
     network = tied()
-    rna, loop = OnlineRna(network, sgd(network), n=3), Loop(network)
+    rna, loop = OnlineRna(network, sgd(network), n=3, combine_statistics=combine), Loop(network)
     loop.train(rna, 4)
     second = copy.deepcopy(network)
-    resumed, again = OnlineRna(second, sgd(second), n=3), Loop(second)
+    resumed, again = OnlineRna(second, sgd(second), n=3, combine_statistics=combine), Loop(second)
     resumed.load_state_dict(copy.deepcopy(rna.state_dict()))
     again.generator.set_state(loop.generator.get_state())
     loop.train(rna, 3)

@@ -71,14 +71,31 @@ def test_the_window_grows_and_begins_anew_after_the_second_epoch():
     np.testing.assert_allclose(rna.accelerate(other).c, twin.coefficients(3, 1e-8), rtol=1e-7)
 
 
-def test_online_the_network_itself_is_extrapolated():
-    """`accelerate(network)` writes in place and keeps the history: the next epoch's gradient joins it."""
+@pytest.mark.parametrize("combine", [None, False, True])
+def test_online_the_network_itself_is_extrapolated(combine):
+    """`accelerate(network)` writes parameters in place, leaves statistics unless it is told otherwise, and keeps the history."""
     network, rna, loop, twin = started(n=5, reg=1e-3, reset_after=0)
     for epoch in range(1, 4):
         go(loop, rna, twin, 1)
-        found = rna.accelerate(network)
+        left = {name: tensor.clone() for name, tensor in network.named_buffers()}
+        found = rna.accelerate(network, combine_statistics=combine)
         np.testing.assert_allclose(found.c, twin.coefficients(epoch, 1e-3), rtol=1e-9)
-        close(network.state_dict(), twin.extrapolated(found.c), 1e-14)
+        expected = twin.extrapolated(found.c)
+        if epoch == 3:
+            assert not torch.equal(left["norm.running_mean"], expected["norm.running_mean"])
+        close(network.state_dict(), expected | ({} if combine else left), 1e-14)
+
+
+def test_offline_statistics_may_be_the_trained_network_s():
+    """By default they are combined; the trained network is untouched either way."""
+    network, rna, loop, twin = started(n=5, reg=1e-3, reset_after=0)
+    go(loop, rna, twin, 3)
+    before, other = copy.deepcopy(network.state_dict()), copy.deepcopy(network)
+    found = rna.accelerate(other)
+    close(other.state_dict(), twin.extrapolated(found.c), 1e-14)
+    rna.accelerate(other, combine_statistics=False)
+    close(other.state_dict(), twin.extrapolated(found.c) | dict(network.named_buffers()), 1e-14)
+    close(network.state_dict(), before, 0.0)
 
 
 @pytest.mark.parametrize("momentum", [False, True])

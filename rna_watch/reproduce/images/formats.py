@@ -16,14 +16,14 @@ import numpy.typing as npt
 from rna_watch.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 UInt8 = npt.NDArray[np.uint8]
 
 _CIFAR_FOLDER, _CIFAR_ARCHIVE = "cifar-10-batches-bin", "cifar-10-binary.tar.gz"
-_CIFAR_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
-_CIFAR_TEST = ("test_batch.bin",)
+_CIFAR_TEST = "test_batch.bin"
+CIFAR10_PARTS = (*(f"data_batch_{i}.bin" for i in range(1, 6)), _CIFAR_TEST)
 _CIFAR_SHAPE = (3, 32, 32)
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 CLASSES = 10
@@ -71,15 +71,38 @@ def cifar10(folder: Path) -> tuple[Labelled, Labelled]:
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html, "binary version".
     """
-    place = _cifar10_place(folder)
-    archived = place.is_file()
+    return cifar10_of({name: cifar10_records(folder, name) for name in CIFAR10_PARTS})
+
+
+def cifar10_records(folder: Path, name: str) -> UInt8:
+    """The records of one file, `(n, 3073)`: the label, then the planes; whether the other files are there or not.
+
+    Args:
+        folder: as for `cifar10`.
+        name: one of `CIFAR10_PARTS`.
+
+    Raises:
+        UsageError: the file does not exist, or has another format.
+    """
+    archive = folder / _CIFAR_ARCHIVE
+    if archive.is_file():
+        content = _member(archive, f"{_CIFAR_FOLDER}/{name}")
+    else:
+        content = _read(_place(folder, _CIFAR_FOLDER, name), name)
+    if not content or len(content) % _CIFAR_RECORD:
+        raise UsageError(
+            f"{name} in {folder} holds {len(content)} bytes, no whole number of records of {_CIFAR_RECORD}"
+        )
+    rows = np.frombuffer(content, np.uint8).reshape(-1, _CIFAR_RECORD)
+    _check_labels(f"{name} in {folder}", rows[:, 0], "CIFAR-10")
+    return rows
+
+
+def cifar10_of(records: Mapping[str, UInt8]) -> tuple[Labelled, Labelled]:
+    """CIFAR-10, training and test part, from the records of all its files."""
     found = []
-    for names in (_CIFAR_TRAIN, _CIFAR_TEST):
-        contents = [_member(place, f"{_CIFAR_FOLDER}/{name}") if archived else _read(place, name) for name in names]
-        for name, content in zip(names, contents, strict=True):
-            _check_records(name, folder, len(content))
-        rows = np.concatenate([np.frombuffer(content, np.uint8).reshape(-1, _CIFAR_RECORD) for content in contents])
-        _check_labels(f"{names[0]} in {folder}", rows[:, 0], "CIFAR-10")
+    for names in (CIFAR10_PARTS[:-1], CIFAR10_PARTS[-1:]):
+        rows = np.concatenate([records[name] for name in names])
         images = np.ascontiguousarray(rows[:, 1:].reshape(-1, *_CIFAR_SHAPE).transpose(0, 2, 3, 1))
         found.append(Labelled(images=images, labels=rows[:, 0].copy()))
     return found[0], found[1]
@@ -117,27 +140,18 @@ def mnist(folder: Path) -> tuple[Labelled, Labelled]:
     return found[0], found[1]
 
 
-def _check_records(name: str, folder: Path, size: int) -> None:
-    if not size or size % _CIFAR_RECORD:
-        raise UsageError(f"{name} in {folder} holds {size} bytes, no whole number of records of {_CIFAR_RECORD}")
-
-
 def _check_labels(file: str, labels: UInt8, dataset: str) -> None:
     if labels.max() >= CLASSES:
         raise UsageError(f"{file} holds the label {labels.max()}; {dataset} has labels 0 to {CLASSES - 1}")
-
-
-def _cifar10_place(folder: Path) -> Path:
-    """The folder of CIFAR-10's files, or its archive."""
-    archive = folder / _CIFAR_ARCHIVE
-    return archive if archive.is_file() else _place(folder, _CIFAR_FOLDER, _CIFAR_TRAIN[0])
 
 
 def _place(folder: Path, inner: str, name: str) -> Path:
     for place in (folder, folder / inner):
         if any((place / f"{name}{ending}").is_file() for ending in _OPENERS):
             return place
-    raise UsageError(f"no {name} (or .gz, .xz) in {folder} or in {folder / inner}: name its folder with --data")
+    raise UsageError(
+        f"no {name} (or .gz, .xz) in {folder} or in {folder / inner}: it is missing, or its folder must be named with --data"
+    )
 
 
 def _read(place: Path, name: str) -> bytes:

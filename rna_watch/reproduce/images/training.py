@@ -68,7 +68,8 @@ def train(folder: Path) -> None:
             group["lr"] = spec.learning_rate(epoch)
         loss = _epoch(network, rna, images, spec, epoch)
         rna.store()
-        found = rna.accelerate(network if spec.online else extrapolated)
+        # online too, statistics are combined: the manual's tables were made so
+        found = rna.accelerate(network if spec.online else extrapolated, combine_statistics=True)
         seconds = time.perf_counter() - begun
         row = {
             "epoch": epoch,

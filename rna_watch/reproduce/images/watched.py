@@ -54,6 +54,8 @@ DAEMON: dict[str, Any] = {
     "evaluation_timeout": 3600.0,
     "optimizer_state": "drop",
 }
+# settings that came later, as they were when the runs above were made
+_SINCE: dict[str, Any] = {"ema_decays": [0.7]}
 
 
 def train(run: RunSpec, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -132,7 +134,7 @@ def train_watched(run: RunSpec, folder: Path, say: Callable[[str], None]) -> dic
     where = resolve(epochs, None)
     settings, text = (
         folder / "daemon.yaml",
-        json.dumps({**DAEMON, "device": machine.device()}, indent=1),
+        json.dumps({**DAEMON, **_SINCE, "device": machine.device()}, indent=1),
     )  # JSON is YAML
     if settings.exists() and settings.read_text() != text:
         _forget(folder, where)
