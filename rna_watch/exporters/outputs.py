@@ -1,0 +1,107 @@
+"""The provenance of the models that are kept: what each is made of, how it was chosen, and where its manifest lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.acceleration.methods import LAST
+from rna_watch.exporters.markup import Markup, join, tag
+from rna_watch.journal.metric import value_in
+from rna_watch.journal.quantities import as_number, number, places, plain
+from rna_watch.journal.words import output_of, verdict
+from rna_watch.layout import artifacts, bounded_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rna_watch.comparison.comparison import Comparison
+    from rna_watch.journal.events import Published
+    from rna_watch.journal.replay import Checkpoint, RunState
+    from rna_watch.journal.run_paths import RunPaths
+
+_OPEN = 12  # more are folded
+
+
+def place_of(paths: RunPaths, output: str) -> Path:
+    """The path of an output, as the journal names it."""
+    return paths.models / output
+
+
+def manifest_of(paths: RunPaths, output: str) -> dict[str, Any]:
+    """The manifest of an output; empty if it cannot be read, or lies outside of the output tree."""
+    path = artifacts.manifest_path(place_of(paths, output))
+    try:
+        if not path.resolve().is_relative_to(paths.models.resolve()):
+            return {}
+        found = bounded_json.read(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def section(state: RunState, paths: RunPaths, c: Comparison | None) -> Markup:
+    """A table of the models that are kept, the newest first.
+
+    Args:
+        state: what the journal adds up to.
+        paths: where the models lie.
+        c: the comparison, if anything was evaluated: its metric is shown.
+    """
+    kept = list(reversed(state.outputs.values()))
+    heading = tag("h2", "Models that are kept")
+    if not kept:
+        return tag("section", heading, tag("p", "None.", class_="soft"))
+    metric = c.metric if c else None
+    titles = ["model", "made by", "of", *([f"{plain(metric)}, original"] if metric else []), "manifest"]
+    head = tag("tr", *(tag("th", title, class_="left") for title in titles))
+    rows = [tag("tr", *_cells(state, paths, each, metric)) for each in kept]
+    folded = len(rows) > _OPEN
+    parts = [_table(head, rows[:_OPEN])]
+    if folded:
+        parts.append(tag("details", tag("summary", f"{len(rows) - _OPEN} older models"), _table(head, rows[_OPEN:])))
+    return tag("section", heading, *parts)
+
+
+def _table(head: Markup, rows: list[Markup]) -> Markup:
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll")
+
+
+def _cells(state: RunState, paths: RunPaths, published: Published, metric: str | None) -> list[Markup]:
+    output = published.output
+    checkpoint = state.checkpoints.get(published.checkpoint)
+    chosen = checkpoint.chosen if checkpoint else None
+    gone = "" if paths.there(output) else ", which is gone"
+    manifest = artifacts.manifest_path(place_of(paths, output_of(state, output)))
+    cells = [
+        tag("td", plain(output_of(state, output)) + gone, class_="words"),
+        tag("td", plain(chosen.candidate) if chosen else "not known", class_="words"),
+        tag("td", _made_of(checkpoint), class_="words"),
+    ]
+    if metric:
+        ours = value_in(chosen.metrics.get("chosen"), metric) if chosen else None
+        theirs = value_in(checkpoint.evaluations.get(LAST), metric) if checkpoint else None
+        decimals = places([ours, theirs])
+        told = f"{number(ours, decimals)}, {number(theirs, decimals)}"
+        words = verdict(chosen) if chosen else ""
+        cells.append(tag("td", join(tag("b", told), f" {words}" if words else ""), class_="words"))
+    return [*cells, tag("td", tag("code", plain(str(manifest.relative_to(paths.models)))), class_="words")]
+
+
+def _made_of(checkpoint: Checkpoint | None) -> str:
+    chosen = checkpoint.chosen if checkpoint else None
+    if checkpoint is None or chosen is None:
+        return "as its manifest says"
+    names = [plain(name) for name in chosen.inputs]
+    training = checkpoint.training.get(chosen.candidate)
+    if not chosen.weights:
+        steps = training.get("steps") if training else None
+        how = f"{steps} steps of training" if isinstance(steps, int) else "trained"
+        return f"{how}, from {names[-1]}: no combination" if names else how
+    parts = []
+    for k, (name, weight) in enumerate(zip(names, chosen.weights, strict=False)):
+        if not as_number(weight):
+            continue
+        spread = f" \N{PLUS-MINUS SIGN} {chosen.spread[k]:.2g}" if k < len(chosen.spread) else ""
+        parts.append(f"{weight:+.4g}{spread} \N{MULTIPLICATION SIGN} {name}")
+    tail = " (means over tensors; the rows are in the manifest)" if chosen.spread else ""
+    return ", ".join(parts) + tail
