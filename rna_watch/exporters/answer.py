@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rna_watch.acceleration.methods import ANNEAL
+from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.findings import provenance
+from rna_watch.exporters.curves import name_of
 from rna_watch.exporters.markup import Markup, join, tag
 from rna_watch.exporters.outputs import manifest_of, place_of
 from rna_watch.exporters.weights import of_layers
@@ -27,7 +30,11 @@ _TEST = (
 
 def said(c: Comparison) -> set[str]:
     """The sentences of a comparison that stand at the top of the page."""
-    return {line for line in provenance(c) if line.casefold() in {f"{plain(each)}.".casefold() for each in (c.stands, c.cooled)}}
+    return {
+        line
+        for line in provenance(c)
+        if line.casefold() in {f"{plain(each)}.".casefold() for each in (c.stands, c.cooled)}
+    }
 
 
 def section(state: RunState, paths: RunPaths, c: Comparison | None) -> Markup:
@@ -43,6 +50,7 @@ def section(state: RunState, paths: RunPaths, c: Comparison | None) -> Markup:
     return tag(
         "section",
         *(_of_standing(standing) if standing and (standing.model or standing.original) else [_unknown(state, c)]),
+        *_kinds(c, state) if c else (),
         tag("p", _capital(plain(sentence(branch))) + ".") if branch else None,
         _loading(state, paths, standing),
     )
@@ -55,6 +63,29 @@ def of_another(c: Comparison) -> Markup:
     return tag("section", tag("h2", plain(c.sequence)), *told)
 
 
+def _kinds(c: Comparison, state: RunState) -> list[Markup]:
+    """How the best model was made, and what each kind reached at its best."""
+    found = {}
+    for kind in c.kinds:
+        rows = [(value, row.step) for row in c.rows if (value := row.value(kind)) is not None]
+        if rows:
+            found[kind] = ranked(rows, lambda each: each[0], c.mode)[0]
+    decimals = places([value for value, _ in found.values()])
+    reached = [f"{name_of(k)} {number(value, decimals)} ({c.step_kind} {step})" for k, (value, step) in found.items()]
+    told = [f"The best {plain(c.metric)} of each kind: {', '.join(reached)}."] if len(reached) > 1 else []
+    model = c.standing.model if c.standing else None
+    checkpoint = state.checkpoints.get(model.checkpoint) if model else None
+    chosen = checkpoint.chosen if checkpoint else None
+    if chosen and c.standing and (c.standing.gain or 0.0) > 0.0:
+        how = (
+            "trained, by a short cooldown: neither RNA nor an average"
+            if chosen.method == ANNEAL
+            else plain(chosen.candidate)
+        )
+        told.insert(0, f"The best model is {how}.")
+    return [tag("p", " ".join(told))] if told else []
+
+
 def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
@@ -64,7 +95,11 @@ def _unknown(state: RunState, c: Comparison | None) -> Markup:
     models = f"{count} model{'s were' if count != 1 else ' was'} written"
     if c is None:
         return join(
-            tag("p", f"Not known: {models}, and nothing was evaluated by a metric with a known direction.", class_="lead"),
+            tag(
+                "p",
+                f"Not known: {models}, and nothing was evaluated by a metric with a known direction.",
+                class_="lead",
+            ),
             tag("p", "With --evaluator FILE.py:function, rna-watch says whether they help, and by how much."),
         )
     return tag("p", f"Not known yet: {models}, and none of them can be compared.", class_="lead")
@@ -78,11 +113,15 @@ def _of_standing(standing: Standing) -> list[Markup]:
     metric = plain(standing.metric)
     cards = []
     if model:
-        cards.append(_card("best model" if standing.best else "best model that is there", f"{metric} {ours}", model.output))
+        cards.append(
+            _card("best model" if standing.best else "best model that is there", f"{metric} {ours}", model.output)
+        )
     if original:
         cards.append(_card("best original", f"{metric} {theirs}", original.checkpoint))
     if model is None or original is None or standing.gain is None:
-        lead = "No model was written that could be compared." if model is None else f"The best model has {metric} {ours}."
+        lead = (
+            "No model was written that could be compared." if model is None else f"The best model has {metric} {ours}."
+        )
         return [tag("p", lead, class_="lead"), tag("div", *cards, class_="cards")]
     share = gain(original.value, model.value, standing.mode) or f"{standing.gain:+.3g}"
     noise = NOISE[standing.significant]
@@ -109,7 +148,9 @@ def _loading(state: RunState, paths: RunPaths, standing: Standing | None) -> Mar
     if standing and original and (model is None or (standing.gain is not None and standing.gain < 0.0)):
         admitted = state.checkpoints[original.checkpoint].admitted
         where = str(paths.run / admitted.path) if admitted else ""
-        return _lines("To load the best original", where, admitted.format if admitted else "", admitted.source if admitted else "")
+        return _lines(
+            "To load the best original", where, admitted.format if admitted else "", admitted.source if admitted else ""
+        )
     output = model.output if model else next((each for each in reversed(state.outputs) if paths.there(each)), None)
     if output is None:
         return None
@@ -121,7 +162,12 @@ def _loading(state: RunState, paths: RunPaths, standing: Standing | None) -> Mar
     export = manifest.get("export")
     plain_copy = place_of(paths, output).with_name(export) if isinstance(export, str) and "/" not in export else None
     return join(
-        _lines(title, str(place_of(paths, output)), admitted.format if admitted else "", admitted.source if admitted else ""),
+        _lines(
+            title,
+            str(place_of(paths, output)),
+            admitted.format if admitted else "",
+            admitted.source if admitted else "",
+        ),
         _lines("Or its plain copy", str(plain_copy), "safetensors", "") if plain_copy else None,
         tag("p", warning, class_="soft") if isinstance(warning := manifest.get("warning"), str) else None,
         of_layers(manifest) if model else None,

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rna_watch.exporters.hints import hints
 from rna_watch.exporters.markup import Markup, join, tag
 from rna_watch.exporters.scale import Scale
+from rna_watch.exporters.style import WIDE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,11 +84,26 @@ def draw(chart: Chart, *, width: float, height: float, style: str) -> Markup:
         "svg",
         tag("title", chart.title),
         _axes(chart, frame),
-        *(tag("path", d=path, class_=f"line {c.style}") for c in chart.curves if (path := _path(c, chart.scale, frame))),
-        *(tag("path", d=dots, class_=f"dot {c.style}") for c in chart.curves if (dots := _alone(c, chart.scale, frame))),
+        *(
+            tag("path", d=path, class_=f"line {c.style}")
+            for c in chart.curves
+            if (path := _path(c, chart.scale, frame))
+        ),
+        *(
+            tag("path", d=dots, class_=f"dot {c.style}")
+            for c in chart.curves
+            if (dots := _alone(c, chart.scale, frame))
+        ),
         *_marks(chart, frame),
         *_beyond(chart, frame),
-        *_hints(chart, frame),
+        hints(
+            [words for _, words in chart.told],
+            [frame.x(step) for step, _ in chart.told],
+            (_LEFT, width - _RIGHT),
+            (_TOP, height - _BOTTOM),
+        )
+        if style == WIDE
+        else None,
         class_=f"chart {style}",
         viewBox=f"0 0 {width:g} {height:g}",
         role="img",
@@ -118,7 +135,7 @@ def tick_text(value: float) -> str:
 
 def _axes(chart: Chart, frame: Frame) -> Markup:
     right, bottom = frame.width - _RIGHT, frame.height - _BOTTOM
-    parts = []
+    parts: list[Markup] = []
     for value in chart.scale.ticks(5):
         y = frame.y(chart.scale.at(value))
         parts.append(tag("line", x1=_LEFT, x2=right, y1=y, y2=y, class_="grid"))
@@ -138,7 +155,8 @@ def _place(step: int, value: float, scale: Scale, frame: Frame) -> str:
 
 def _path(curve: Curve, scale: Scale, frame: Frame) -> str:
     """The lines between neighbouring values; a line to a value out of range ends at the edge."""
-    parts, before = [], None
+    parts: list[str] = []
+    before: tuple[float, float] | None = None
     for step, value in curve.points:
         if value is None or not math.isfinite(value):
             before = None
@@ -188,8 +206,9 @@ def _marks(chart: Chart, frame: Frame) -> list[Markup]:
         x, y = frame.x(mark.step), frame.y(chart.scale.at(mark.value))
         if mark.kind == BEST:
             drawn.append(tag("line", x1=x, x2=x, y1=_TOP, y2=frame.height - _BOTTOM, class_="best-line"))
-            side = {"class_": "best end", "x": x - 4} if frame.steps.at(mark.step) > 0.5 else {"class_": "best", "x": x + 4}
-            drawn.append(tag("text", "best", y=_TOP + 9, **side))
+            left = frame.steps.at(mark.step) > 0.5
+            side, place = ("best end", x - 4) if left else ("best", x + 4)
+            drawn.append(tag("text", "best", x=place, y=_TOP + 9, class_=side))
         else:
             drawn.append(tag("circle", cx=x, cy=y, r=size, class_=mark.kind))
     return drawn
@@ -209,25 +228,4 @@ def _beyond(chart: Chart, frame: Frame) -> list[Markup]:
             path += f"M{x - _EDGE / 2:.1f} {y:.1f}h{_EDGE:.1f}l{-_EDGE / 2:.1f} {tip:.1f}z"
         if path:
             drawn.append(tag("path", d=path, class_=f"beyond {curve.style}"))
-    return drawn
-
-
-def _hints(chart: Chart, frame: Frame) -> list[Markup]:
-    """Bands over the picture that tell a step's values where a pointer rests."""
-    drawn = []
-    places = [frame.x(step) for step, _ in chart.told]
-    for k, (_, words) in enumerate(chart.told):
-        left = (places[k - 1] + places[k]) / 2 if k else _LEFT
-        right = (places[k] + places[k + 1]) / 2 if k + 1 < len(places) else frame.width - _RIGHT
-        drawn.append(
-            tag(
-                "rect",
-                tag("title", words),
-                x=left,
-                y=_TOP,
-                width=max(right - left, 0.1),
-                height=frame.height - _TOP - _BOTTOM,
-                class_="hint",
-            )
-        )
     return drawn

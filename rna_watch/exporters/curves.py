@@ -11,7 +11,7 @@ from rna_watch.comparison.levels import known
 from rna_watch.exporters import chart
 from rna_watch.exporters.markup import Markup, join, tag
 from rna_watch.exporters.scale import robust
-from rna_watch.exporters.style import CURVES
+from rna_watch.exporters.style import CURVES, NARROW, WIDE
 from rna_watch.journal.quantities import number, places, plain
 from rna_watch.journal.words import DIRECTIONS
 
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from rna_watch.comparison.comparison import Comparison, Row
     from rna_watch.journal.replay import RunState
 
-_STYLES = {ORIGINAL: "original", AVERAGE: "average", RNA: "rna", LAYERED: "layered", ANNEAL: "anneal", TRAINED: "trained"}
+_STYLES = {
+    ORIGINAL: "original",
+    AVERAGE: "average",
+    RNA: "rna",
+    LAYERED: "layered",
+    ANNEAL: "anneal",
+    TRAINED: "trained",
+}
 _ANCHORS = (ORIGINAL, AVERAGE, CHOSEN)  # what is to be told apart; worse values of others may lie beyond
 
 
@@ -56,8 +63,8 @@ def figure(c: Comparison, state: RunState) -> Markup:
         "figure",
         tag("h3", f"{plain(c.metric)} ({DIRECTIONS[c.mode]}{how})"),
         _legend(drawn),
-        chart.draw(drawn, width=760, height=340, style="wide"),
-        chart.draw(drawn, width=380, height=300, style="narrow"),
+        chart.draw(drawn, width=760, height=340, style=WIDE),
+        chart.draw(drawn, width=380, height=300, style=NARROW),
         tag("figcaption", " ".join(_caption(c, drawn))),
     )
 
@@ -97,7 +104,8 @@ def _swatch(*drawn: Markup) -> Markup:
 
 def _legend(drawn: chart.Chart) -> Markup:
     entries = [
-        tag("li", _swatch(tag("path", d="M0 6H30", class_=f"line {curve.style}")), curve.label) for curve in drawn.curves
+        tag("li", _swatch(tag("path", d="M0 6H30", class_=f"line {curve.style}")), curve.label)
+        for curve in drawn.curves
     ]
     words = {chart.SAVED: "chosen, and saved", chart.TAKEN: "chosen, no longer kept"}
     there = {mark.kind for mark in drawn.marks}

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rna_watch.exporters.markup import Markup, join, tag
+from rna_watch.exporters.hints import hints
+from rna_watch.exporters.markup import Markup, tag
+from rna_watch.exporters.style import WIDE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SHADES = 10
+_NONE = "none"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 14.0, 6.0, 40.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """Columns of numbers, the first at the top; an empty column is hatched, None is left blank.
+    """Columns of numbers, the first at the top; an empty column is grey, None is left blank.
 
     `labels` stand under the columns, `rows` beside the rows; `told` are the words for each column, which a pointer brings up.
     """
@@ -52,10 +56,14 @@ def draw(heat: HeatMap, *, width: float, style: str) -> Markup:
         tag("title", heat.title),
         *_cells(heat, wide, tall),
         *_words(heat, wide, tall, width, height),
-        *(
-            tag("rect", tag("title", words), x=_LEFT + k * wide, y=_TOP, width=wide, height=height - _TOP - _BOTTOM, class_="hint")
-            for k, words in enumerate(heat.told)
-        ),
+        hints(
+            heat.told,
+            [_LEFT + (k + 0.5) * wide for k in range(len(heat.told))],
+            (_LEFT, width - _RIGHT),
+            (_TOP, height - _BOTTOM),
+        )
+        if style == WIDE
+        else None,
         class_=f"heat {style}",
         viewBox=f"0 0 {width:g} {height:g}",
         role="img",
@@ -63,24 +71,32 @@ def draw(heat: HeatMap, *, width: float, style: str) -> Markup:
 
 
 def _cells(heat: HeatMap, wide: float, tall: float) -> list[Markup]:
-    """One path for each shade, so that thousands of cells take little room."""
-    shades: dict[str, str] = {}
+    """One path for each shade, and one rectangle for equal neighbours, so that thousands of cells take little room."""
+    shades: dict[str, list[str]] = {}
     top = heat.top or 1.0
-    for k, column in enumerate(heat.columns):
-        x = _LEFT + k * wide
-        if not column:
-            shades["none"] = shades.get("none", "") + _cell(x, _TOP, wide, tall * len(heat.rows))
-        for row, value in enumerate(column):
-            if value is None or not math.isfinite(value):
-                continue
-            depth = math.ceil(abs(value) / top * _SHADES - 1e-9)
-            shade = "zero" if not depth else f"{'minus' if value < 0.0 else 'plus'} d{depth}"
-            shades[shade] = shades.get(shade, "") + _cell(x, _TOP + row * tall, wide, tall)
-    return [tag("path", d=path, class_=f"cell {shade}") for shade, path in sorted(shades.items())]
+    empty = [_NONE if not column else "" for column in heat.columns]
+    lines = [(0.0, tall * len(heat.rows), empty)]
+    for row in range(len(heat.rows)):
+        values = [column[row] if row < len(column) else None for column in heat.columns]
+        lines.append((row * tall, tall, [_shade(value, top) for value in values]))
+    for y, height, found in lines:
+        first = 0
+        for shade, group in groupby(found):
+            count = len(list(group))
+            if shade:
+                rectangle = (
+                    f"M{_LEFT + first * wide:.1f} {_TOP + y:g}h{count * wide:.2f}v{height:g}h{-count * wide:.2f}z"
+                )
+                shades.setdefault(shade, []).append(rectangle)
+            first += count
+    return [tag("path", d="".join(parts), class_=f"cell {shade}") for shade, parts in sorted(shades.items())]
 
 
-def _cell(x: float, y: float, wide: float, tall: float) -> str:
-    return f"M{x:.1f} {y:.1f}h{wide:.2f}v{tall:g}h{-wide:.2f}z"
+def _shade(value: float | None, top: float) -> str:
+    if value is None or not math.isfinite(value):
+        return ""
+    depth = math.ceil(abs(value) / top * _SHADES - 1e-9)
+    return "zero" if not depth else f"{'minus' if value < 0.0 else 'plus'} d{depth}"
 
 
 def _words(heat: HeatMap, wide: float, tall: float, width: float, height: float) -> list[Markup]:
@@ -91,8 +107,10 @@ def _words(heat: HeatMap, wide: float, tall: float, width: float, height: float)
         if row % every == 0
     ]
     step = max(1, math.ceil(len(heat.labels) / (10 if width > 500 else 5)))
-    for k in range(0, len(heat.labels), step):
-        drawn.append(tag("text", heat.labels[k], x=_LEFT + (k + 0.5) * wide, y=height - _BOTTOM + 16, class_="middle"))
+    drawn += [
+        tag("text", heat.labels[k], x=_LEFT + (k + 0.5) * wide, y=height - _BOTTOM + 16, class_="middle")
+        for k in range(0, len(heat.labels), step)
+    ]
     drawn.append(tag("text", heat.axis, x=(_LEFT + width - _RIGHT) / 2, y=height - _BOTTOM + 33, class_="middle"))
     return drawn
 
@@ -102,4 +120,4 @@ def key(heat: HeatMap) -> Markup:
     steps = [*(f"minus d{d}" for d in (10, 7, 4, 1)), "zero", *(f"plus d{d}" for d in (1, 4, 7, 10))]
     swatches = [tag("span", "", class_=f"swatch {step}") for step in steps]
     top = f"{heat.top:.3g}"
-    return tag("p", f"\N{MINUS SIGN}{top} ", join(*swatches), f" +{top}", class_="key")
+    return tag("p", f"\N{MINUS SIGN}{top} ", *swatches, f" +{top}", class_="key")

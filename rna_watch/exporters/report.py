@@ -46,7 +46,10 @@ def page(state: RunState, paths: RunPaths) -> str:
         for name in list(dict.fromkeys(first.sequences))[:_MOST_SEQUENCES]:
             other = _comparison(state, paths, sequence=name) if name != first.sequence else None
             if other:
-                parts += [answer.of_another(other), *_sequence(other, state, paths, heading=f"Metrics of {plain(name)}")]
+                parts += [
+                    answer.of_another(other),
+                    *_sequence(other, state, paths, heading=f"Metrics of {plain(name)}"),
+                ]
     parts += [outputs.section(state, paths, first), _origin(state, paths)]
     head = tag(
         "head",

@@ -45,7 +45,9 @@ class Scale:
             steps = (1.0, 2.0, 5.0) if last - first <= 3 else (1.0,)
             every = max(1, math.ceil((last - first) / count))
             found = [each * 10.0**power for power in range(first, last + 1, every) for each in steps]
-            return [value for value in found if self.holds(value)]
+            inside = [value for value in found if self.holds(value)]
+            if len(inside) > 1:
+                return inside
         raw = (self.high - self.low) / count
         unit = 10.0 ** math.floor(math.log10(raw))
         step = next(each * unit for each in _ROUND if each * unit >= raw * 0.999)

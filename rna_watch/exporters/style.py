@@ -4,16 +4,41 @@ from __future__ import annotations
 
 # Okabe and Ito's colours, and lighter ones of the same hues on dark; line styles tell curves apart in grey
 _LIGHT = {
-    **{"back": "#ffffff", "front": "#1b1e22", "soft": "#59626d", "line": "#dfe3e8", "card": "#f5f7f9"},
-    **{"original": "#7a7f86", "average": "#0072b2", "rna": "#d55e00", "layered": "#00845f", "anneal": "#b0578f"},
-    **{"trained": "#8a6d00", "other": "#2b8cc4", "good": "#00694c", "plus": "#d55e00", "minus": "#0072b2"},
+    "back": "#ffffff",
+    "front": "#1b1e22",
+    "soft": "#59626d",
+    "line": "#dfe3e8",
+    "card": "#f5f7f9",
+    "original": "#7a7f86",
+    "average": "#0072b2",
+    "rna": "#d55e00",
+    "layered": "#00845f",
+    "anneal": "#b0578f",
+    "trained": "#8a6d00",
+    "other": "#2b8cc4",
+    "good": "#00694c",
+    "plus": "#d55e00",
+    "minus": "#0072b2",
 }
 _DARK = {
-    **{"back": "#14171b", "front": "#e7e9ec", "soft": "#a4adb8", "line": "#2d333b", "card": "#1c2127"},
-    **{"original": "#9aa1aa", "average": "#56b4e9", "rna": "#f5893d", "layered": "#3ccb9e", "anneal": "#de9cc6"},
-    **{"trained": "#e0c04c", "other": "#8ec9ee", "good": "#5fd6ad", "plus": "#f5893d", "minus": "#56b4e9"},
+    "back": "#14171b",
+    "front": "#e7e9ec",
+    "soft": "#a4adb8",
+    "line": "#2d333b",
+    "card": "#1c2127",
+    "original": "#9aa1aa",
+    "average": "#56b4e9",
+    "rna": "#f5893d",
+    "layered": "#3ccb9e",
+    "anneal": "#de9cc6",
+    "trained": "#e0c04c",
+    "other": "#8ec9ee",
+    "good": "#5fd6ad",
+    "plus": "#f5893d",
+    "minus": "#56b4e9",
 }
 _DASHES = {"rna": "7 3", "layered": "10 2 2 2", "anneal": "2 3", "trained": "4 4", "other": "1 4"}
+WIDE, NARROW = "wide", "narrow"  # of two pictures of one thing, the one that the screen has room for is shown
 CURVES = ("original", "average", "rna", "layered", "anneal", "trained", "other")
 
 _RULES = """
@@ -40,12 +65,12 @@ svg text.end{text-anchor:end}svg text.middle{text-anchor:middle}svg text.best{fi
 .grid{stroke:var(--line)}.axis{stroke:var(--soft)}
 .line{fill:none;stroke-width:1.8;stroke-linejoin:round}.line.original{stroke-width:1.5}
 .dot{fill:none;stroke-width:4;stroke-linecap:round}
-.beyond{stroke:none}.hint{fill:transparent}.hint:hover{fill:var(--front);fill-opacity:.07}
+.beyond{stroke:none}.hints rect{fill:transparent}.hints rect:hover{fill:var(--front);fill-opacity:.07}
 .taken{fill:none;stroke:var(--front);stroke-width:1.2}.saved{fill:var(--front);stroke:var(--back);stroke-width:1}
 .best-line{stroke:var(--front);stroke-dasharray:1 3}
 .legend{display:flex;flex-wrap:wrap;gap:.2rem 1rem;margin:.2rem 0;padding:0;list-style:none;font-size:.875rem}
 .legend svg{display:inline-block;width:30px;height:12px;margin-right:.35rem;vertical-align:-1px}
-.small{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:.5rem 1.2rem}
+.small{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:.5rem 1.2rem}
 .cell.plus{fill:var(--plus)}.cell.minus{fill:var(--minus)}.cell.zero{fill:var(--card)}.cell.none{fill:var(--line)}
 .swatch{display:inline-block;width:1.3rem;height:.8rem;vertical-align:-.05rem}
 .swatch.plus{background:var(--plus)}.swatch.minus{background:var(--minus)}.swatch.zero{background:var(--card)}
@@ -62,7 +87,7 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 summary{cursor:pointer;color:var(--soft);font-size:.9rem}
 @media (max-width:640px){.wide{display:none}.narrow{display:block}.lead{font-size:1.15rem}h1{font-size:1.3rem}
 dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}}
-@media print{body{font-size:11pt}main{max-width:none;padding:0}.scroll{overflow:visible}.hint{display:none}
+@media print{body{font-size:11pt}main{max-width:none;padding:0}.scroll{overflow:visible}.hints{display:none}
 figure,.card,pre,tr{break-inside:avoid}h2,h3{break-after:avoid}pre{white-space:pre-wrap;overflow-wrap:anywhere}
 td{white-space:normal;overflow-wrap:anywhere}details::details-content{content-visibility:visible;block-size:auto}}
 """

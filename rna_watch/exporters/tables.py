@@ -51,7 +51,9 @@ def _values(c: Comparison, rows: Sequence[Row], decimals: int | None) -> Markup:
     return _table(titles, body, last_left=True)
 
 
-def _table(titles: Sequence[str], body: Sequence[Markup], *, last_left: bool = False, first_left: bool = False) -> Markup:
+def _table(
+    titles: Sequence[str], body: Sequence[Markup], *, last_left: bool = False, first_left: bool = False
+) -> Markup:
     heads = [
         tag("th", title, class_="left" if (k == len(titles) - 1 and last_left) or (not k and first_left) else None)
         for k, title in enumerate(titles)

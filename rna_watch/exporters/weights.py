@@ -6,9 +6,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.methods import RNA
+from rna_watch.comparison.plot import logarithmic
 from rna_watch.exporters import chart, heat_map
 from rna_watch.exporters.markup import Markup, join, tag
 from rna_watch.exporters.scale import around
+from rna_watch.exporters.style import NARROW, WIDE
 from rna_watch.journal.quantities import as_number, plain
 
 if TYPE_CHECKING:
@@ -77,8 +79,8 @@ def _map(title: str, made: Sequence[tuple[Checkpoint, Sequence[float]]], step_ki
     return tag(
         "figure",
         tag("h3", title),
-        heat_map.draw(heat, width=760, style="wide"),
-        heat_map.draw(heat, width=380, style="narrow"),
+        heat_map.draw(heat, width=760, style=WIDE),
+        heat_map.draw(heat, width=380, style=NARROW),
         heat_map.key(heat),
         tag("figcaption", told),
     )
@@ -95,7 +97,10 @@ def _numbers(checkpoints: Sequence[Checkpoint], step_kind: str) -> Markup:
         ("Condition of the system", ["condition"], True),
         ("Norm of the weights, 1 and 2", ["norm1", "norm2"], False),
     ]
-    drawn = [_small(title, [(key, _diagnostic(checkpoints, key)) for key in keys], step_kind, log=log) for title, keys, log in charts]
+    drawn = [
+        _small(title, [(key, _diagnostic(checkpoints, key)) for key in keys], step_kind, log=log)
+        for title, keys, log in charts
+    ]
     drawn.append(_small("Length of the newest residual", [("residual", _residuals(checkpoints))], step_kind, log=True))
     return tag("div", *(each for each in drawn if each), class_="small")
 
@@ -127,11 +132,12 @@ def _small(
     values = [value for _, points in found for _, value in points if value is not None]
     if not values:
         return None
-    several = len({value for value in values if value > 0.0}) > 1
     drawn = chart.Chart(
         title=title,
-        curves=[chart.Curve(label=key, style=("average", "rna")[k], points=points) for k, (key, points) in enumerate(found)],
-        scale=around(values, log=log and several),
+        curves=[
+            chart.Curve(label=key, style=("average", "rna")[k], points=points) for k, (key, points) in enumerate(found)
+        ],
+        scale=around(values, log=log and logarithmic(values)),
         step_kind=step_kind,
     )
     return tag(
@@ -171,8 +177,8 @@ def of_layers(manifest: Mapping[str, Any]) -> Markup | None:
     return tag(
         "figure",
         tag("h3", heat.title),
-        heat_map.draw(heat, width=760, style="wide"),
-        heat_map.draw(heat, width=380, style="narrow"),
+        heat_map.draw(heat, width=760, style=WIDE),
+        heat_map.draw(heat, width=380, style=NARROW),
         heat_map.key(heat),
         tag("figcaption", f"Rows: {names}.{rest}"),
     )
@@ -180,4 +186,4 @@ def of_layers(manifest: Mapping[str, Any]) -> Markup | None:
 
 def _short(name: str) -> str:
     shown = plain(name)
-    return shown if len(shown) <= _LONGEST_NAME else f"\N{HORIZONTAL ELLIPSIS}{shown[1 - _LONGEST_NAME:]}"
+    return shown if len(shown) <= _LONGEST_NAME else f"\N{HORIZONTAL ELLIPSIS}{shown[1 - _LONGEST_NAME :]}"

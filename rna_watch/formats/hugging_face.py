@@ -289,6 +289,4 @@ def join(layouts: Sequence[Layout]) -> Layout:
     )
 
 
-FORMAT = FolderFormat(
-    name="folder", recognises=recognises, read_layout=read_layout, loading=loading.hugging_face
-)
+FORMAT = FolderFormat(name="folder", recognises=recognises, read_layout=read_layout, loading=loading.hugging_face)

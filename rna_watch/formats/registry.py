@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rna_watch.formats import loading as lines_for
 from rna_watch.formats import dcp, dcp_shard, deepspeed, hugging_face, safetensors_file, torch_legacy, torch_zip
+from rna_watch.formats import loading as lines_for
 
 if TYPE_CHECKING:
     from rna_watch.formats.format import FileFormat, FolderFormat, WrittenAs
@@ -57,7 +57,7 @@ def loading(format_name: str, path: str, source: str) -> list[str]:
         path: of the model.
         source: the key path of the model in it.
     """
-    known = {each.name: each.loading for each in (*FILES, *FOLDERS)}
+    known = {each.name: each.loading for each in FILES} | {each.name: each.loading for each in FOLDERS}
     return known.get(format_name.partition(" of ")[0], lines_for.unknown)(path, source)
 
 
