@@ -26,6 +26,7 @@ _TEST = (
     "To have gains compared with noise, let the evaluator return a value for each example, or give --minimum-gain: the "
     "smallest gain that counts."
 )
+_APART = "between two checkpoints, as here, --minimum-gain alone (the smallest gain that counts) tells what noise is."
 
 
 def said(c: Comparison) -> set[str]:
@@ -50,6 +51,7 @@ def section(state: RunState, paths: RunPaths, c: Comparison | None) -> Markup:
     return tag(
         "section",
         *(_of_standing(standing) if standing and (standing.model or standing.original) else [_unknown(state, c)]),
+        _noise(standing, state) if standing else None,
         *_kinds(c, state) if c else (),
         tag("p", _capital(plain(sentence(branch))) + ".") if branch else None,
         _loading(state, paths, standing),
@@ -84,6 +86,21 @@ def _kinds(c: Comparison, state: RunState) -> list[Markup]:
         )
         told.insert(0, f"The best model is {how}.")
     return [tag("p", " ".join(told))] if told else []
+
+
+def _noise(standing: Standing, state: RunState) -> Markup | None:
+    """What is known of noise, and how to know more, where the gain is not compared with it."""
+    model, original = standing.model, standing.original
+    if model is None or original is None or (standing.gain or 0.0) <= 0.0 or standing.significant is not None:
+        return None
+    checkpoint = state.checkpoints.get(model.checkpoint)
+    tested = checkpoint.chosen.significant if checkpoint and checkpoint.chosen else None
+    if model.checkpoint == original.checkpoint or tested is None:
+        return tag("p", _TEST, class_="soft")
+    own = (
+        f"Over the original of its own checkpoint, {plain(model.checkpoint)}, the best model's gain is {NOISE[tested]}"
+    )
+    return tag("p", f"{own}; {_APART}", class_="soft")
 
 
 def _capital(words: str) -> str:
@@ -134,8 +151,7 @@ def _of_standing(standing: Standing) -> list[Markup]:
         lead = f"It does not help so far: the best original is as good as the best model, {metric} {theirs}."
     else:
         lead = f"It does not help so far: the best original, {metric} {theirs}, is better than the best model, {ours}."
-    test = tag("p", _TEST, class_="soft") if standing.gain > 0.0 and standing.significant is None else None
-    return [tag("p", lead, class_="lead"), tag("div", *cards, class_="cards"), *([test] if test else [])]
+    return [tag("p", lead, class_="lead"), tag("div", *cards, class_="cards")]
 
 
 def _card(title: str, value: str, below: str) -> Markup:

@@ -104,7 +104,7 @@ def draw(chart: Chart, *, width: float, height: float, style: str) -> Markup:
         )
         if style == WIDE
         else None,
-        class_=f"chart {style}",
+        class_=f"chart {style}" + (" many" if len(set(found)) > _MANY else ""),
         viewBox=f"0 0 {width:g} {height:g}",
         role="img",
     )

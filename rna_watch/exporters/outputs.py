@@ -8,7 +8,7 @@ from rna_watch.acceleration.methods import LAST
 from rna_watch.exporters.markup import Markup, join, tag
 from rna_watch.journal.metric import value_in
 from rna_watch.journal.quantities import as_number, number, places, plain
-from rna_watch.journal.words import output_of, verdict
+from rna_watch.journal.words import verdict
 from rna_watch.layout import artifacts, bounded_json
 
 if TYPE_CHECKING:
@@ -71,10 +71,11 @@ def _cells(state: RunState, paths: RunPaths, published: Published, metric: str |
     checkpoint = state.checkpoints.get(published.checkpoint)
     chosen = checkpoint.chosen if checkpoint else None
     gone = "" if paths.there(output) else ", which is gone"
-    manifest = artifacts.manifest_path(place_of(paths, output_of(state, output)))
+    named = _named(paths, place_of(paths, output))
+    manifest = _named(paths, artifacts.manifest_path(place_of(paths, output)))
     cells = [
-        tag("td", plain(output_of(state, output)) + gone, class_="words"),
-        tag("td", plain(chosen.candidate) if chosen else "not known", class_="words"),
+        tag("td", plain(named) + gone, class_="name"),
+        tag("td", plain(chosen.candidate) if chosen else "not known", class_="name"),
         tag("td", _made_of(checkpoint), class_="words"),
     ]
     if metric:
@@ -83,8 +84,13 @@ def _cells(state: RunState, paths: RunPaths, published: Published, metric: str |
         decimals = places([ours, theirs])
         told = f"{number(ours, decimals)}, {number(theirs, decimals)}"
         words = verdict(chosen) if chosen else ""
-        cells.append(tag("td", join(tag("b", told), f" {words}" if words else ""), class_="words"))
-    return [*cells, tag("td", tag("code", plain(str(manifest.relative_to(paths.models)))), class_="words")]
+        cells.append(tag("td", join(tag("b", told), f" {words}" if words else ""), class_="name"))
+    return [*cells, tag("td", tag("code", plain(manifest)), class_="name")]
+
+
+def _named(paths: RunPaths, path: Path) -> str:
+    """A path below the run directory as it is there, another one in full."""
+    return str(path.relative_to(paths.run) if path.is_relative_to(paths.run) else path)
 
 
 def _made_of(checkpoint: Checkpoint | None) -> str:

@@ -64,6 +64,7 @@ svg text.end{text-anchor:end}svg text.middle{text-anchor:middle}svg text.best{fi
 .narrow{display:none}
 .grid{stroke:var(--line)}.axis{stroke:var(--soft)}
 .line{fill:none;stroke-width:1.8;stroke-linejoin:round}.line.original{stroke-width:1.5}
+.many .line{stroke-width:1.2}.many .taken{stroke-width:.8}
 .dot{fill:none;stroke-width:4;stroke-linecap:round}
 .beyond{stroke:none}.hints rect{fill:transparent}.hints rect:hover{fill:var(--front);fill-opacity:.07}
 .taken{fill:none;stroke:var(--front);stroke-width:1.2}.saved{fill:var(--front);stroke:var(--back);stroke-width:1}
@@ -80,6 +81,7 @@ table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nu
 th,td{padding:.22rem .7rem .22rem 0;text-align:right;vertical-align:top;white-space:nowrap;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft)}th.left,td.left{text-align:left}
 td.words{text-align:left;white-space:normal;min-width:14rem;overflow-wrap:anywhere}
+td.name{text-align:left;white-space:normal;min-width:7rem;overflow-wrap:anywhere}
 td.top{font-weight:700;color:var(--good)}
 ul.findings{padding-left:1.1rem}ul.findings li{margin:.35rem 0;overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;font-size:.9rem}

@@ -95,7 +95,7 @@ def _numbers(checkpoints: Sequence[Checkpoint], step_kind: str) -> Markup:
     """Small charts of the diagnostics of chosen models, and of the newest residual."""
     charts = [
         ("Condition of the system", ["condition"], True),
-        ("Norm of the weights, 1 and 2", ["norm1", "norm2"], False),
+        ("Norms of the weights: 1 solid, 2 dashed", ["norm1", "norm2"], False),
     ]
     drawn = [
         _small(title, [(key, _diagnostic(checkpoints, key)) for key in keys], step_kind, log=log)
