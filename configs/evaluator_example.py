@@ -87,10 +87,13 @@ if os.environ.get("TRAINING_DATA"):
     def training_loss(
         state_dict: dict[str, torch.Tensor], device: torch.device, generator: torch.Generator
     ) -> torch.Tensor:
-        """The loss on one random batch of training data, to train the weights of a window (`trained` of `methods`)."""
+        """The loss on one random batch of training data, to fit weights (`layered`, `trained`), or to train on (`anneal`).
+
+        In training mode, so that batch norm uses the batch and measures it into the buffers of `state_dict`.
+        """
         number = int(torch.randint(len(_TRAINING), (1,), generator=generator))
         inputs, labels = _TRAINING[number]
-        _NETWORK.to(device).eval()
+        _NETWORK.to(device).train()
         return functional.cross_entropy(
             functional_call(_NETWORK, state_dict, inputs.to(device).float()), labels.to(device)
         )

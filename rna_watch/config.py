@@ -108,6 +108,10 @@ class RunConfig(BaseModel):
     fit_memory: Annotated[float, Field(gt=0)] = Field(
         4.0, description="GiB that the models of a window may take in the evaluator while weights are fitted to a loss."
     )
+    anneal_seconds: Annotated[float, Field(gt=0)] = Field(
+        120.0,
+        description="Seconds that all branches of `anneal` may take at a checkpoint; what takes longer is not begun.",
+    )
     normalization: Literal["auto", "clamp", "combine", "re-estimate", "both"] = Field(
         "auto",
         description="Batch-norm statistics: combined and kept from going below zero, combined as in the paper, re-estimated "

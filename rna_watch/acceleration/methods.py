@@ -21,11 +21,12 @@ Float64 = npt.NDArray[np.float64]
 Parameters = Mapping[str, str | float]
 
 # kinds: weights that nothing was fitted to but, at most, which checkpoints are good; solutions of the paper's system, under
-# constraints or without; what evaluations or gradients lead to
-AVERAGES, SOLUTIONS, SEARCHED = "average", "solution", "searched"
+# constraints or without; what evaluations or gradients lead to; what is no combination, but a branch of the training
+AVERAGES, SOLUTIONS, SEARCHED, TRAINING = "average", "solution", "searched", "training"
 
 LAST = "last"
 AVERAGE, RNA, SOUP, LINE, TRAINED, LAYERED = "average", "rna", "soup", "line", "trained", "layered"
+ANNEAL = "anneal"
 UNIFORM = "uniform"
 USUAL_DECAY = 0.7
 # what a solution tends to as lambda grows, of so many residuals and `Search.ema_decay`; None is uniform
@@ -136,6 +137,12 @@ METHODS: dict[str, Method] = {
         kind=SEARCHED,
         words="a row of weights for each tensor, fitted to training_loss of the evaluator's file",
         settings=("fit_memory",),
+    ),
+    ANNEAL: Method(
+        kind=TRAINING,
+        words="no combination but training: 60 steps of training_loss, at a rate that falls to 0",
+        settings=("anneal_seconds", "fit_memory"),
+        usual=False,
     ),
 }
 USUAL = tuple(name for name, method in METHODS.items() if method.usual)

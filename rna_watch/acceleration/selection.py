@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, kind_of
+from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, TRAINING, kind_of
 from rna_watch.acceleration.significance import Comparison, Mode, compare, gain, ranked
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.candidate import Candidate
 
     Float64 = npt.NDArray[np.float64]
+
+_WORDS = {AVERAGES: "the plain average", TRAINING: "a short cooldown, which is training and no extrapolation,"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +236,7 @@ def _step(best: Candidate, reference: Candidate, by: _Ranking, evidence: Evidenc
 def _reason(best: Candidate, *, better: bool | None, significant: bool | None, loss: str) -> str:
     if better is None:
         return "the original could not be evaluated, so it is not known whether it is better"
-    kind = "the plain average" if kind_of(best.method) == AVERAGES else "extrapolation"
+    kind = _WORDS.get(kind_of(best.method) or "", "extrapolation")
     by = f" ({'ranked' if significant is None else 'ranked and tested'} on {loss})" if loss else ""
     beyond = {True: ", beyond noise", False: ", but not beyond noise", None: ""}[significant]
     if better:

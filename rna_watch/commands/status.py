@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import RnaWatchError
+from rna_watch.journal.cooled import cooled
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.quantities import plain
 from rna_watch.journal.standing import standing
@@ -41,7 +42,8 @@ def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
 
     `best` also has the best original by the same evaluator, the gain over it in the metric's units, whether that is beyond
     noise, and by which metric or loss that was tested; it is null where its model is gone. `best_original` is there without
-    a best model too. Both are those of the series recorded as first; `series` has them for each.
+    a best model too. Both are those of the series recorded as first; `series` has them for each. `cooled_down` says what the
+    run would be worth if it were cooled down now, where `anneal` found out.
 
     Args:
         paths: the run's paths.
@@ -49,6 +51,7 @@ def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
     """
     state, status = load(paths, say)
     now = standing(state, paths.there)
+    branch = cooled(state)
     return {
         "run": str(paths.run),
         "output": str(paths.output),
@@ -57,6 +60,7 @@ def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
         "metric": {"name": state.metric.metric, "mode": mode_of(state)} if state.metric else None,
         "best": _best(now, state, paths) if now and now.best else None,
         "best_original": _original(now) if now and now.original else None,
+        "cooled_down": asdict(branch) if branch else None,
         "series": [_series(series, state, paths) for series in state.series()],
         "checkpoints": [
             {

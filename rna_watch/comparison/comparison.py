@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.candidate import RE_ESTIMATED
 from rna_watch.acceleration.direction import direction
-from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, LAYERED, RNA, SOLUTIONS, TRAINED, UNIFORM
+from rna_watch.acceleration.methods import ANNEAL, AVERAGE, AVERAGES, LAST, LAYERED, RNA, SOLUTIONS, TRAINED, UNIFORM
 from rna_watch.acceleration.methods import kind_of as kind_of_method
 from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.levels import Level, known, levels, same
 from rna_watch.comparison.members import Member, length_of, members_of, recipe_at
 from rna_watch.comparison.sequences import pick, sequences
 from rna_watch.errors import NothingToDo, UsageError
+from rna_watch.journal.cooled import cooled, sentence
 from rna_watch.journal.metric import metric_of, mode_of
 from rna_watch.journal.replay import PENDING
 from rna_watch.journal.standing import Standing, standing
@@ -48,6 +49,7 @@ class Row:
 
     `points` has what was picked by the choosing metric (`original`, `average`, `rna`, other methods by their name,
     `chosen`) and the fixed recipes by name; `candidates` has all there is: (method, value) by name.
+    `batches` are those that the picked branch of the training drew, in the unit of `step` (0: not known).
     `better` and `significant` are the journal's own verdict on the chosen one; `best` names the kinds that no other
     kind beats, and is empty where there was nothing to compare.
     """
@@ -60,6 +62,7 @@ class Row:
     better: bool | None
     significant: bool | None
     decided: bool
+    batches: float = 0.0
 
     def value(self, key: str) -> float | None:
         """The finite value of a kind or a recipe, or None."""
@@ -97,6 +100,7 @@ class Comparison:
     levels: tuple[Level, ...]
     standing: Standing | None
     stands: str
+    cooled: str = ""
 
     @property
     def name(self) -> str:
@@ -194,6 +198,7 @@ def compare(
         levels=tuple(levels(curves, ORIGINAL, shown, shown_mode, given)),
         standing=best,
         stands=stands(best, state) if best else "",
+        cooled=sentence(branch) if (branch := cooled(state)) else "",
     )
 
 
@@ -310,7 +315,19 @@ def _row(
         better=checkpoint.chosen.better_than_original if checkpoint.chosen else None,
         significant=checkpoint.chosen.significant if checkpoint.chosen else None,
         decided=decided,
+        batches=_batches(checkpoint, points),
     )
+
+
+def _batches(checkpoint: Checkpoint, points: Mapping[str, Point]) -> float:
+    """The batches that the picked branch of the training drew, in the unit of the steps; 0 where that is not known."""
+    training = checkpoint.training.get(points[ANNEAL].candidate, {}) if ANNEAL in points else {}
+    admitted = checkpoint.admitted
+    if admitted is None:
+        return 0.0
+    kind, counted = admitted.step_kind, admitted.counters.get("step", 0)
+    unit = 1.0 if kind == "step" else counted / admitted.step if kind == "epoch" and admitted.step else 0.0
+    return float(training.get("batches", 0)) / unit if unit else 0.0
 
 
 def _taken(

@@ -6,9 +6,10 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.methods import AVERAGE, RNA
+from rna_watch.acceleration.methods import ANNEAL, AVERAGE, RNA
 from rna_watch.acceleration.significance import gain
 from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
+from rna_watch.comparison.cooling import cooling, in_words
 from rna_watch.comparison.levels import better
 from rna_watch.journal.quantities import plain
 from rna_watch.journal.words import DIRECTIONS
@@ -88,7 +89,8 @@ def quarters(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
 def provenance(comparison: Comparison) -> list[str]:
     """The run's best, which checkpoints these are, which metric is shown and which chose, whether its numbers are honest."""
     best = [f"{plain(comparison.stands)[:1].upper()}{plain(comparison.stands)[1:]}."] if comparison.stands else []
-    return [*best, *_compared(comparison), *_metrics(comparison)]
+    branch = [f"{plain(comparison.cooled)[:1].upper()}{plain(comparison.cooled)[1:]}."] if comparison.cooled else []
+    return [*best, *branch, *_compared(comparison), *_metrics(comparison)]
 
 
 def _compared(c: Comparison) -> list[str]:
@@ -140,6 +142,10 @@ def findings(comparison: Comparison) -> list[str]:
     told = [f"Best at a checkpoint, of {whole.rows} (a tie counts for each): {counts}."]
     told += _losses(c, rows, whole)
     told += _fixed(c, rows)
+    if branches := cooling(c):
+        told.append(
+            in_words(branches, next((row for row in c.rows if row.value(ANNEAL) is not None), None), c.step_kind)
+        )
     early, late = quarters(rows)
     for word, part in (("first", early), ("last", late)):
         if part:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.comparison.comparison import CHOSEN
+from rna_watch.comparison.cooling import cooling
 from rna_watch.comparison.findings import compared, findings, provenance, quarters, tally
 from rna_watch.comparison.levels import known
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 def record(comparison: Comparison) -> dict[str, Any]:
     """Keys: run, sequence, sequences, metric, mode, chosen_by, kinds, members, fixed, checkpoints, levels, tallies, sentences.
 
-    `standing` is the best model of the run next to its best original. A value that is no finite number is null; a method
-    that was not evaluated at a checkpoint is not named there.
+    `cooling` has the gains of the branches that `anneal` trained. `standing` is the best model of the run next to its best
+    original. A value that is no finite number is null; a method that was not evaluated at a checkpoint is not named there.
     """
     c = comparison
     rows = compared(c)
@@ -50,6 +51,7 @@ def record(comparison: Comparison) -> dict[str, Any]:
             "first_quarter": _part(c, early),
             "last_quarter": _part(c, late),
         },
+        "cooling": asdict(branches) if (branches := cooling(c)) else None,
         "standing": asdict(c.standing) if c.standing else None,
         "sentences": [*provenance(c), *findings(c)],
     }

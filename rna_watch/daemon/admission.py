@@ -14,6 +14,7 @@ from rna_watch.daemon.pinned_file import NONE
 from rna_watch.daemon.sequences import inside
 from rna_watch.daemon.window import state_of
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError, Unreadable
+from rna_watch.formats.optimizer_state import learning_rate
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import RunState, Stage
@@ -283,6 +284,7 @@ class Admission:
                 counters=inside(layout),
                 told=read.told if numbered or kind != "save" else "the order of writing",
                 left_out=left_out,
+                learning_rate=learning_rate(layout),
             )
         )
         self._rebuilt.enter(name, layout.fingerprint)

@@ -11,6 +11,8 @@ import math
 import shutil
 from typing import TYPE_CHECKING
 
+from rna_watch.acceleration.methods import ANNEAL
+from rna_watch.daemon.annealed import MOST
 from rna_watch.journal.quantities import size
 
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ _REMEDY = (
     "make room there, name another disk with --output, or lower --keep, --window or --reserve; it goes on by itself"
 )
 FOR_TRAINING = "the training may need the room on the disk"
+
+
+def files_to_judge(config: RunConfig) -> int:
+    """How many models lie in files at a time, only to be evaluated: given to a command, or trained."""
+    given = config.evaluators if config.evaluate_command else 0
+    return given + (MOST if ANNEAL in config.methods else 0)
 
 
 class DiskReserve:
@@ -144,9 +152,9 @@ class DiskReserve:
         return _AUTO_CHECKPOINTS * largest_bytes if reserve == "auto" else int(reserve * 2**30)
 
     def _model_bytes(self, largest_bytes: int) -> int:
-        """The most room that the next model takes, with its plain copy, or with the candidates that a command is given."""
+        """The most room that the next model takes, with its plain copy, or with what is only evaluated."""
         copies = 1 if self._config.export == "none" else 2
-        return max(copies, self._config.evaluators if self._config.evaluate_command else 0) * largest_bytes
+        return max(copies, files_to_judge(self._config)) * largest_bytes
 
     def _largest_bytes(self, at_least: int = 0) -> int:
         """Size of the largest checkpoint among the newest (a run may save several models, of unequal size)."""

@@ -11,7 +11,7 @@ from rna_watch.acceleration.candidate import COMBINED, RE_ESTIMATED
 from rna_watch.acceleration.family import Family, family
 from rna_watch.acceleration.methods import LAST, Search
 from rna_watch.acceleration.residuals import Residuals
-from rna_watch.daemon.evaluation_rounds import Evaluated
+from rna_watch.daemon.evaluated import Evaluated
 from rna_watch.daemon.settled_metric import settle
 from rna_watch.daemon.window import Window
 from rna_watch.journal.recipe import read

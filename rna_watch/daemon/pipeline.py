@@ -16,8 +16,10 @@ from rna_watch.acceleration.family import Family, family, in_one_sentence
 from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
 from rna_watch.acceleration.selection import Choice, Evidence, choose
 from rna_watch.daemon import failures, kept_model, second_pass
+from rna_watch.daemon.checkpoint_evaluation import SCREENED
+from rna_watch.daemon.disk_reserve import files_to_judge
 from rna_watch.daemon.equal_neighbours import repeats
-from rna_watch.daemon.evaluation_rounds import SCREENED, EvaluationRounds
+from rna_watch.daemon.evaluation_rounds import EvaluationRounds
 from rna_watch.daemon.failures import Failure
 from rna_watch.daemon.measurement import Measuring
 from rna_watch.daemon.one_training import followed
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.config import RunConfig
     from rna_watch.daemon.disk_reserve import DiskReserve
-    from rna_watch.daemon.evaluation_rounds import Evaluated
+    from rna_watch.daemon.evaluated import Evaluated
     from rna_watch.daemon.pins import Pins
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.sequences import Sequences
@@ -97,7 +99,7 @@ class Pipeline:
         self._engine = engine
         self._evaluators = evaluators
         self._measuring = Measuring(config, recorder)
-        self._rounds = EvaluationRounds(config, recorder, evaluators, self._show)
+        self._rounds = EvaluationRounds(config, recorder, evaluators, self._show, paths.scratch)
         self._publication = Publication(config, paths, recorder)
         self._cancelled = False
         self.progress = Progress()
@@ -131,6 +133,7 @@ class Pipeline:
             self._recorder.record(e.Noted(checkpoint=name, text=f"{error}; that version gets no model"))
         finally:
             self.progress.work = None
+            self._rounds.clear()
 
     def _attempt(self, checkpoint: Checkpoint) -> None:
         try:
@@ -190,10 +193,10 @@ class Pipeline:
             self._rounds.run(window, residuals, _only_last(residuals), search=False)
             self._finish(checkpoint, self._too_few(window))
             return
-        as_files = self._config.evaluate_command is not None
-        if as_files and self._held(checkpoint, self._config.evaluators * window.layouts[-1].size_bytes):
+        files = files_to_judge(self._config)
+        if files and self._held(checkpoint, files * window.layouts[-1].size_bytes):
             return
-        with self._disk_reserve.writing() if as_files else nullcontext():
+        with self._disk_reserve.writing() if files else nullcontext():
             outcome = self._rounds.run(window, residuals, self._family(residuals))
         nothing = not outcome.evaluated - {each.name for each in outcome.family.candidates if each.method == LAST}
         if nothing or mode_of(self._recorder.state) is None:
@@ -218,7 +221,8 @@ class Pipeline:
                     window,
                     choice,
                     residuals,
-                    outcome.statistics.get(choice.candidate.name),
+                    outcome.combination(choice.candidate, window),
+                    outcome.branches.get(choice.candidate.name),
                     partial(self._run, checkpoint, "writing"),
                 )
 

@@ -21,17 +21,18 @@ from rna_watch.publishing import output as outputs
 from rna_watch.watching import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
     from rna_watch.config import RunConfig
+    from rna_watch.daemon.annealed import Branch
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
     from rna_watch.journal.replay import Checkpoint, RunState
     from rna_watch.journal.run_paths import RunPaths
-    from rna_watch.layout.dtypes import Array
     from rna_watch.layout.layout import Layout
+    from rna_watch.window.combine import Combination
     from rna_watch.window.tasks import Run
 
 _AGAIN = ".again"
@@ -52,7 +53,8 @@ class Publication:
         window: Window,
         choice: Choice,
         residuals: Residuals,
-        statistics: Mapping[str, Array] | None,
+        recipe: Combination,
+        branch: Branch | None,
         run: Run,
     ) -> None:
         """Write a choice's model and its manifest, then move the links.
@@ -62,7 +64,8 @@ class Publication:
             window: the inputs.
             choice: the candidate, and its comparison with the original.
             residuals: the window's residuals.
-            statistics: the candidate's re-estimated normalization statistics by tensor name, in the stored dtype's bits.
+            recipe: the candidate as a recipe.
+            branch: how it was trained, if it is no combination.
             run: an engine's `map`.
 
         Raises:
@@ -78,7 +81,7 @@ class Publication:
         model = self._place(checkpoint)
         output = outputs.plan(
             model,
-            window.combination(choice.candidate, statistics),
+            recipe,
             exported=self._config.export,
             optimizer_state=self._config.optimizer_state,
         )
@@ -97,7 +100,8 @@ class Publication:
                 reason=chosen.reason,
                 residuals=residuals,
                 comparisons=chosen.comparisons,
-                notes=[window.begins] if window.begins else [],
+                notes=[*([window.begins] if window.begins else []), *(branch.notes if branch else ())],
+                training=branch.training if branch else None,
             )
         )
         self._intend(checkpoint, model, content)

@@ -12,6 +12,7 @@ import numpy as np
 
 from rna_watch.acceleration.candidate import COMBINED
 from rna_watch.acceleration.layers import spread
+from rna_watch.acceleration.methods import ANNEAL
 from rna_watch.acceleration.residuals import Form, NotExactError, TrainingState, choose_form, not_of_form
 from rna_watch.journal.kept import model_key
 from rna_watch.journal.replay import Checkpoint, Stage
@@ -105,6 +106,9 @@ class Window:
         Windows of other lengths give other last digits of the same weights: six of them count, where three would tell models
         apart in a family.
         """
+        if candidate.method == ANNEAL:
+            branch = json.dumps([self.keys, candidate.name, sorted(candidate.parameters.items())])
+            return hashlib.blake2b(branch.encode(), digest_size=8).hexdigest()
         weights = [round(weight, _DIGITS) for weight in self.combination(candidate).weights]
         inputs = [
             (layout.fingerprint, layout.source, weight)

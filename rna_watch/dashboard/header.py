@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, pack, spread, tail_of, wrap
+from rna_watch.journal.cooled import cooled, sentence
 from rna_watch.journal.quantities import age, duration, gain, number, places, plain, size
 from rna_watch.journal.words import DIRECTIONS, engine_of, output_of
 
@@ -85,7 +86,9 @@ def header(
     facts = [_evaluation(state, metric), Text(f"{plain(engine_of(started))} engine")]
     if status.watching:
         facts.append(Text(f"watches by {plain(status.watching)}"))
-    return lines + pack(facts, width) + pack(_landmarks(state, best, now=now), width, separator="   ")
+    lines += pack(facts, width) + pack(_landmarks(state, best, now=now), width, separator="   ")
+    branch = cooled(state)
+    return lines + (wrap(plain(sentence(branch)), width, style="", most=2) if branch else [])
 
 
 def _uptime(state: RunState, status: Status, now: float) -> str:

@@ -12,6 +12,7 @@ from rich.live import Live
 
 from rna_watch.dashboard.terminal import HUNG_UP, keys, polite_end
 from rna_watch.dashboard.view import render
+from rna_watch.journal.cooled import cooled, sentence
 from rna_watch.journal.follow import Follower
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import status_of
@@ -151,8 +152,11 @@ def _print_lines(run: _Run, console: Console, *, once: bool, until_stopped: bool
             words = waits if state.started is None else f"{status.state}: {status.detail(time.time())}"
             _print(console, time.time(), words)
         said = status.state
-        if once and (best := run.best()) and (line := stands(best, state)):
-            _print(console, time.time(), line)
+        if once:
+            best, branch = run.best(), cooled(state)
+            for line in (stands(best, state) if best else "", sentence(branch) if branch else ""):
+                if line:
+                    _print(console, time.time(), line)
         if once or _over(run, until_stopped=until_stopped, stop=stop):
             return
         if stop is not None:

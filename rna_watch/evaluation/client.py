@@ -8,13 +8,13 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from rna_watch.errors import Cancelled, EvaluationFailed, RnaWatchError
-from rna_watch.evaluation.evaluator import Evaluation, Fit
+from rna_watch.evaluation.evaluator import Annealed, Evaluation, Fit
 from rna_watch.evaluation.shortage import ShortOf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rna_watch.evaluation.evaluator import EvaluatorSpec, FitRequest
+    from rna_watch.evaluation.evaluator import AnnealRequest, EvaluatorSpec, FitRequest
     from rna_watch.window.combine import Combination
 
 _START_LIMIT_S = 120.0
@@ -125,6 +125,18 @@ class Evaluator:
         """
         answer = self._answer(self._spec.timeout_s, "fit", request)
         assert isinstance(answer, Fit)
+        return answer
+
+    def anneal(self, request: AnnealRequest) -> Annealed:
+        """A short branch of the training, with a learning rate that falls to zero; the model is written to a file.
+
+        Raises:
+            EvaluationFailed: the user's code raised, ran past its time limit, returned no loss to descend on, or offers
+                none; or it does not fit into memory, or would take too long.
+            Cancelled: `close` was called meanwhile.
+        """
+        answer = self._answer(self._spec.timeout_s + request.seconds, "anneal", request)
+        assert isinstance(answer, Annealed)
         return answer
 
     def pid(self) -> int | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rna_watch.errors import EvaluationFailed, UsageError
 
 if TYPE_CHECKING:
+    from rna_watch.formats.resumed_optimizer import Resumed
     from rna_watch.layout.dtypes import Array, Float64
     from rna_watch.window.combine import Combination
 
@@ -103,6 +104,41 @@ class Fit:
     losses: tuple[float, ...]
     seconds: float
     layer_weights: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnealRequest:
+    """A short branch of the training.
+
+    Args:
+        combination: the model to begin with; its newest input is the checkpoint whose optimizer goes on.
+        optimizer: that checkpoint's.
+        rate: the part of the run's learning rate to begin with.
+        steps: number of steps, each with one random batch.
+        seed: seed of the batches, and of whatever the user's code draws from torch.
+        seconds: the most that it may take.
+        memory_limit_bytes: the most that the model, its gradient and the optimizer's state may take together.
+        path: the file to write the model to (`publishing/annealed.py`), in a folder that we see too.
+    """
+
+    combination: Combination
+    optimizer: Resumed
+    rate: float
+    steps: int
+    seed: int
+    seconds: float
+    memory_limit_bytes: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annealed:
+    """The training loss at each step, before it is taken; the forward passes besides; how long it took; what is to be said."""
+
+    losses: tuple[float, ...]
+    passes: int
+    seconds: float
     notes: tuple[str, ...] = ()
 
 

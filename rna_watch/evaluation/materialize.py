@@ -32,6 +32,15 @@ def state_dict(combination: Combination, device: torch.device) -> dict[str, torc
     Raises:
         InputChanged: a checkpoint changed meanwhile.
     """
+    return views(combination.layouts[-1], [storage.to(device) for storage in storages_of(combination)])
+
+
+def storages_of(combination: Combination) -> list[torch.Tensor]:
+    """The model by extent, `(n,)` each, in the stored dtypes.
+
+    Raises:
+        InputChanged: a checkpoint changed meanwhile.
+    """
     combination = combination.without_zeros()
     newest = combination.layouts[-1]
     storages = [_storage(extent) for extent in newest.extents]
@@ -43,7 +52,7 @@ def state_dict(combination: Combination, device: torch.device) -> dict[str, torc
             array = arrays[segments[number].extent]
             array[first : first + len(bits)] = bits.view(array.dtype)
     _copy_integers(newest, arrays)
-    return views(newest, [storage.to(device) for storage in storages])
+    return storages
 
 
 def views(layout: Layout, storages: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _STATISTICS = ("running_mean", "running_var")
 _COUNTER = "num_batches_tracked"
 _SEED = 0  # every model is measured with the same dropout and the same shuffling
-_PASSES = 60  # at the usual momentum of 0.1 less than 0.2 % of the statistics before them is left
+PASSES = 60  # at the usual momentum of 0.1 less than 0.2 % of the statistics before them is left
 
 
 class Normalization:
@@ -141,7 +141,7 @@ class TrainingPasses:
             if name.rpartition(".")[2] == _COUNTER:
                 tensor.zero_()
         with seeded(_SEED, self._device):
-            for number in range(_PASSES):
+            for number in range(PASSES):
                 before = {name: tensor.clone() for name, tensor in buffers.items()} if number == 0 else {}
                 torch.manual_seed(number)
                 # each has a dict of its own, as functional_call writes into it, and mixes up a layer that has two names

@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import EvaluationFailed, InputChanged, RnaWatchError
 from rna_watch.evaluation import command, users_file
-from rna_watch.evaluation.evaluator import NORMALIZATION, TRAINING_LOSS, Evaluation, EvaluatorSpec, Fit, FitRequest
+from rna_watch.evaluation.evaluator import (
+    NORMALIZATION,
+    TRAINING_LOSS,
+    Annealed,
+    AnnealRequest,
+    Evaluation,
+    EvaluatorSpec,
+    Fit,
+    FitRequest,
+)
 from rna_watch.evaluation.metrics import check_metrics
 from rna_watch.evaluation.shortage import SHORT, ShortOf
+from rna_watch.layout import owned
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +135,25 @@ class EvaluationWorker:
 
         with users_file.blamed(self._user.path):
             return fit(request, self._user.function(TRAINING_LOSS), self._device)
+
+    def anneal(self, request: AnnealRequest) -> Annealed:
+        """See `Evaluator.anneal`.
+
+        Raises:
+            EvaluationFailed: the user's code raised, returned no loss to descend on, or offers none; or it does not fit into
+                memory, or would take too long.
+            OSError: the file cannot be written.
+        """
+        if self._user is None:
+            raise EvaluationFailed(
+                "a command cannot train: that takes an evaluator FILE.py:function whose file defines "
+                "training_loss(state_dict, device, generator)"
+            )
+        from rna_watch.evaluation.annealing import anneal
+
+        with users_file.blamed(self._user.path):
+            owned.make_folders(os.path.dirname(request.path))  # noqa: PTH120 - a string crosses process boundaries
+            return anneal(request, self._user.function(TRAINING_LOSS), self._device, self._normalized(self._user))
 
 
 class AnsweringWorker:

@@ -20,7 +20,7 @@ from rna_watch.layout.names import plain_names, spellings
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rna_watch.layout.layout import Extent, Layout, TensorView
+    from rna_watch.layout.layout import Extent, Layout, Setting, TensorView
 
 OPTIMIZER_KEYS = (
     *("optimizer", "optimizer_state_dict", "optimizer_states", "optimizer_state"),
@@ -29,6 +29,7 @@ OPTIMIZER_KEYS = (
 SEVERAL = "more than one optimizer"
 _NOT_SGD = "an optimizer that is not SGD"
 _MOMENTUM = "momentum_buffer"
+FIRST_MOMENT = "exp_avg"
 _COARSE = 2.0**-20  # each of an interval's updates was rounded: measured, 5 to 80 % of the gradient in bfloat16
 _RULES = ("momentum", "dampening", "nesterov")
 
@@ -46,6 +47,12 @@ def find_optimizer(tree: object, place: Callable[[PickledTensor], int | None]) -
     if len(found) > 1:
         return OptimizerState(kind=SEVERAL, groups=(), members=())
     return _read(found[0], place) if found else None
+
+
+def learning_rate(layout: Layout) -> float:
+    """The largest learning rate of a checkpoint's optimizer; 0 if it is not known."""
+    rates = [group.learning_rate for group in layout.optimizer.groups] if layout.optimizer else []
+    return max((rate for rate in rates if math.isfinite(rate)), default=0.0)
 
 
 def optimizers(tree: object) -> list[dict[str, Any]]:
@@ -66,6 +73,7 @@ def _read(value: dict[str, Any], place: Callable[[PickledTensor], int | None]) -
     state = value.get("state")
     groups: list[ParameterGroup] = []
     members: list[Member] = []
+    settings: list[dict[str, Setting]] = []
     kinds = set()
     more = False  # state that torch's SGD does not have
     for group in value["param_groups"]:
@@ -84,12 +92,15 @@ def _read(value: dict[str, Any], place: Callable[[PickledTensor], int | None]) -
             more |= bool(own.keys() - {_MOMENTUM})
             # torch.distributed names parameters instead of numbering them
             known = number if isinstance(number, str) else name
-            members.append(_member(len(groups), known, dict.get(own, _MOMENTUM), place))
+            member = _member(len(groups), known, dict.get(own, _MOMENTUM), place)
+            moments = _moments(own, place) if "betas" in group else ()
+            members.append(replace(member, moments=moments) if moments else member)
         groups.append(_group(group))
+        settings.append(_settings(group))
     kind = kinds.pop() if len(kinds) == 1 else _NOT_SGD
     if kind == SGD and more:
         kind = _NOT_SGD
-    return OptimizerState(kind=kind, groups=tuple(groups), members=tuple(members))
+    return OptimizerState(kind=kind, groups=tuple(groups), members=tuple(members), settings=tuple(settings))
 
 
 def _member(group: int, name: object, momentum: object, place: Callable[[PickledTensor], int | None]) -> Member:
@@ -98,6 +109,35 @@ def _member(group: int, name: object, momentum: object, place: Callable[[Pickled
         return Member(group=group, name=named, buffer=None)
     buffer = _buffer(momentum, place) if isinstance(momentum, PickledTensor) else None
     return Member(group=group, name=named, buffer=buffer, unreadable=buffer is None)
+
+
+def _moments(
+    own: dict[Any, Any], place: Callable[[PickledTensor], int | None]
+) -> tuple[tuple[str, Buffer | float | None], ...]:
+    """What an optimizer of Adam's kind keeps of a parameter."""
+    return tuple(
+        (
+            str(name),
+            float(value)
+            if isinstance(value, int | float)
+            else _buffer(value, place)
+            if isinstance(value, PickledTensor)
+            else None,
+        )
+        for name, value in own.items()
+        if value is not None
+    )
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Setting]:
+    """The settings of a group that are plain numbers, or pairs of them."""
+    found: dict[str, Setting] = {}
+    for name, value in group.items():
+        if isinstance(value, int | float):
+            found[str(name)] = value
+        elif isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(x, int | float) for x in value):
+            found[str(name)] = tuple(map(float, value))
+    return found
 
 
 def _kind(group: dict[str, Any]) -> str:
@@ -140,7 +180,7 @@ def assign(layout: Layout, order: Order = "auto") -> tuple[dict[str, Companion],
             or tensors of two and more dimensions first (weights that decay), or those of fewer first.
     """
     state = layout.optimizer
-    parameters = _parameters(layout)
+    parameters = parameters_of(layout)
     problem = _unusable(layout, parameters)
     if problem or state is None:
         return {}, problem
@@ -150,7 +190,7 @@ def assign(layout: Layout, order: Order = "auto") -> tuple[dict[str, Companion],
         return {}, _counts(state, parameters)
     if len(rules) == 1 and not state.groups[0].momentum:
         return {name: Companion(group=0) for name in wanted}, ""
-    matched, problem = _match(state, parameters, order, several=len(state.groups) > 1 or bool(layout.parts))
+    matched, problem = match(state, parameters, order, several=len(state.groups) > 1 or bool(layout.parts))
     if problem:
         return {}, problem
     assigned = dict.fromkeys(wanted, OUTSIDE)
@@ -180,7 +220,7 @@ def _unusable(layout: Layout, parameters: Sequence[tuple[TensorView, Extent]]) -
     return ""
 
 
-def _parameters(layout: Layout) -> list[tuple[TensorView, Extent]]:
+def parameters_of(layout: Layout) -> list[tuple[TensorView, Extent]]:
     """The parameters as `Module.parameters()` lists them: in the state dict's order, tied ones once, ignored ones too."""
     seen: set[int] = set()
     found = []
@@ -194,7 +234,7 @@ def _parameters(layout: Layout) -> list[tuple[TensorView, Extent]]:
     return found
 
 
-def _match(
+def match(
     state: OptimizerState, parameters: Sequence[tuple[TensorView, Extent]], order: Order, *, several: bool
 ) -> tuple[list[tuple[Member, tuple[TensorView, Extent]]], str]:
     """Each of the optimizer's parameters with its tensor; `several` groups or networks may stand in any order."""
@@ -230,6 +270,13 @@ def _ordered(parameters: Sequence[tuple[TensorView, Extent]], order: Order) -> l
     return sorted(parameters, key=lambda pair: (len(pair[0].shape) < 2) == (order == "matrices-first"))
 
 
+def shape_of(member: Member) -> tuple[int, ...] | None:
+    """The shape of a parameter as its optimizer's state has it; None where that holds no tensor of this shape."""
+    moment = dict(member.moments).get(FIRST_MOMENT)
+    known = moment if isinstance(moment, Buffer) else member.buffer
+    return known.shape if known else None
+
+
 def _by_shape(
     state: OptimizerState, parameters: Sequence[tuple[TensorView, Extent]]
 ) -> tuple[list[tuple[Member, tuple[TensorView, Extent]]], str]:
@@ -237,7 +284,7 @@ def _by_shape(
     taken: set[tuple[int, ...]] = set()
     pairs = []
     for member in state.members:
-        shape = member.buffer.shape if member.buffer else None
+        shape = shape_of(member)
         if shape is None or shapes.count(shape) != 1 or shape in taken:
             why = "some parameters have no momentum" if shape is None else "several tensors have one shape"
             groups = f"{len(state.groups)} parameter groups store" if len(state.groups) > 1 else "parameters have"

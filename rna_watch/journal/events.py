@@ -11,16 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-Metrics = dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """What every event has: its time (seconds since 1970) and its number, both set when it is appended."""
-
-    kind: ClassVar[str] = "event"
-    time: float = 0.0
-    seq: int = 0
+from rna_watch.journal.event import Event as Event  # noqa: PLC0414 - readers find all of the format here
+from rna_watch.journal.event import Metrics as Metrics  # noqa: PLC0414
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +79,7 @@ class Admitted(Event):
     """A checkpoint is complete, identified, and pinned (`pin`: how; `pin_path`: relative to the output folder).
 
     `counters` are the step and epoch in the file, `told` what told its step, `left_out` why settings keep it from windows.
+    `learning_rate` is the largest of its optimizer's, 0 if it is not known.
     """
 
     kind: ClassVar[str] = "admitted"
@@ -107,6 +100,7 @@ class Admitted(Event):
     counters: dict[str, int] = field(default_factory=dict)
     told: str = ""
     left_out: str = ""
+    learning_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +202,8 @@ class Evaluated(Event):
     """The user's evaluator gave these metrics for one candidate (`last` is the original).
 
     `examples` is the number of per-example values of the choosing metric, `loss` the per-example loss beside it that ranks
-    candidates ("": none). `recipe` is the candidate's, as in `Searched`.
+    candidates ("": none). `recipe` is the candidate's, as in `Searched`. `training` says how it was trained, where it is no
+    combination: the keys of its manifest from `start` to `digest`.
     """
 
     kind: ClassVar[str] = "evaluated"
@@ -220,6 +215,7 @@ class Evaluated(Event):
     recipe: dict[str, Any] = field(default_factory=dict)
     model: str = ""
     loss: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

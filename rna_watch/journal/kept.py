@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # of a first round with what was said in it; settings that went act on nothing.
 HARMLESS = frozenset({
     *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "fit_memory"),
+    "anneal_seconds",
     *("learning_rate_jump", "one_run", "metric", "choose_by", "mode", "first_round", "evaluators", "minimum_gain"),
     *("evaluation_timeout",),
     *("output", "allow_links", "publish", "keep", "export", "optimizer_state"),
@@ -31,6 +32,7 @@ _AT_ONCE = frozenset({
     *("evaluator", "evaluate_command", "device", "evaluation_threads", "gpus", "evaluators", "evaluation_timeout"),
     *("metric", "mode", "source", "output", "allow_links", "keep", "engine", "ray_address", "workers"),
     *("quiet", "scan_interval", "pin", "store_budget", "reserve", "fit_memory"),
+    "anneal_seconds",
 })  # fmt: skip
 # Settings by which checkpoints are taken: what was taken or left out before stays so.
 ADMITTING = frozenset({"patterns", "every", "first_step", "learning_rate_jump"})

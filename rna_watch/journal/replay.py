@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rna_watch.journal import events as e
 from rna_watch.journal.kept import input_keys, judge, remade, stale, still_meant
@@ -77,6 +77,7 @@ class Checkpoint:
     failures: dict[str, str] = field(default_factory=dict)
     recipes: dict[str, Recipe] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
+    training: dict[str, dict[str, Any]] = field(default_factory=dict)
     chosen: e.Chosen | None = None
     publishing: e.Publishing | None = None
     output: str | None = None
@@ -267,6 +268,7 @@ class RunState:
             examples=old.examples | {event.candidate: event.examples},
             losses=old.losses | {event.candidate: event.loss},
             models=old.models | {event.candidate: event.model},
+            training=old.training | ({event.candidate: event.training} if event.training else {}),
             recipes=old.recipes | recipe if event.recipe else recipe | old.recipes,
             judge=self.judge,
         )

@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.journal import events as e
+from rna_watch.journal.cooled import cooled, sentence
 from rna_watch.journal.quantities import duration, gain, number, places, plain, size
 from rna_watch.journal.standing import standing
 
@@ -84,10 +85,11 @@ def choice(chosen: e.Chosen, metric: str | None) -> str:
 
 
 def all_stand(standings: Iterable[Standing], state: RunState) -> list[str]:
-    """The best model next to the best original of each series, each in a sentence."""
+    """The best model next to the best original of each series, each in a sentence; and what the run is worth cooled down."""
     first = state.series_of(state.first)
     said = (stands(each, state, "best" if each.series == first else f"best of {each.series}") for each in standings)
-    return [line for line in said if line]
+    branch = cooled(state)
+    return [line for line in (*said, sentence(branch) if branch else "") if line]
 
 
 def stands(standing: Standing, state: RunState | None, best: str = "best") -> str:

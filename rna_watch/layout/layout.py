@@ -323,9 +323,12 @@ def _is_copied(layout: Layout, view: TensorView) -> bool:
     return layout.extents[view.extent].role is Role.COPIED
 
 
+Setting = bool | float | tuple[float, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buffer:
-    """A momentum buffer: dtype, shape, and where its elements lie, in one piece."""
+    """A tensor of an optimizer's state: dtype, shape, and where its elements lie, in one piece."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -337,19 +340,25 @@ class Buffer:
 class Member:
     """A parameter as the optimizer knows it: its group, its name where stored, its buffer where it has one.
 
-    `unreadable`: it has momentum, but not as a plain tensor in one piece.
+    `unreadable`: it has momentum, but not as a plain tensor in one piece. `moments` is its state by torch's names, where the
+    optimizer is of Adam's kind: tensors, and the number of steps, which may be a plain number; None cannot be read.
     """
 
     group: int
     name: str | None
     buffer: Buffer | None
     unreadable: bool = False
+    moments: tuple[tuple[str, Buffer | float | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerState:
-    """One optimizer: its kind, the settings of its groups, and its parameters in its own order."""
+    """One optimizer: its kind, the settings of its groups, and its parameters in its own order.
+
+    `settings` are those of each group by torch's names, as far as they are plain numbers or pairs of them.
+    """
 
     kind: str
     groups: tuple[ParameterGroup, ...]
     members: tuple[Member, ...]
+    settings: tuple[dict[str, Setting], ...] = ()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rna_watch.publishing.output import Output
 
 SCHEMA = 2  # the newest that is known; where one row of weights tells the model, schema 1 does
+COMBINATION, TRAINING = "combination", "training"
 _ROWS = '"layer_weights": null'
 _KEPT = "Optimizer state, if any, is the newest checkpoint's: do not resume training from this model with it."
 _DROPPED = "Optimizer state was left out: training that goes on from this model begins with a new optimizer."
@@ -40,6 +41,7 @@ def describe(
     comparisons: Sequence[Mapping[str, Any]] = (),
     series: str | None = None,
     notes: Sequence[str] = (),
+    training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
 
@@ -60,10 +62,13 @@ def describe(
         comparisons: the steps of the choice.
         series: the series of the inputs in their run; None outside of a run.
         notes: what else a person should know of the inputs, in sentences.
+        training: how the model was trained, if it is no combination: `start` are then the weights of the point where that
+            began, `digest` tells its tensors, and there are no `weights`.
     """
     newest = output.recipe.layouts[-1]
     return {
-        "schema": SCHEMA if candidate.layer_weights else 1,
+        "schema": SCHEMA if candidate.layer_weights or training else 1,
+        "kind": TRAINING if training else COMBINATION,
         "checkpoint": checkpoint,
         "step": step,
         "series": series,
@@ -71,9 +76,10 @@ def describe(
         "source": newest.source,
         "ignore": list(newest.ignore),
         "ignored": list(newest.ignored),
-        "weights": list(candidate.weights),
+        "weights": None if training else list(candidate.weights),
         "layer_weights": {name: list(row) for name, row in candidate.layer_weights.items()} or None,
-        "coefficients": list(candidate.coefficients),
+        "coefficients": None if training else list(candidate.coefficients),
+        **(training or {}),
         "method": candidate.method,
         "candidate": candidate.name,
         "window": candidate.window,

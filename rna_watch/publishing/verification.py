@@ -14,8 +14,8 @@ from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoi
 from rna_watch.formats.probe import probe
 from rna_watch.layout import bounded_json
 from rna_watch.layout.layout import difference
-from rna_watch.publishing import consolidated, differences, export
-from rna_watch.publishing.manifest import SCHEMA
+from rna_watch.publishing import annealed, consolidated, differences, export
+from rna_watch.publishing.manifest import COMBINATION, SCHEMA, TRAINING
 from rna_watch.window.combine import Combination
 
 if TYPE_CHECKING:
@@ -89,7 +89,10 @@ class Verification:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What of a manifest says how the model is made; inputs oldest first."""
+    """What of a manifest says how the model is made; inputs oldest first.
+
+    `digest` is that of the tensors of a model that was trained; the weights of its inputs are those of its start.
+    """
 
     inputs: tuple[Input, ...]
     statistics: str
@@ -100,6 +103,7 @@ class Manifest:
     rewritten: bool = False
     export: str | None = None
     layer_weights: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    digest: str = ""
 
     def matters(self, number: int) -> bool:
         """Whether the model has a part of an input; the newest lends what is not combined."""
@@ -132,6 +136,9 @@ def read_manifest(path: Path) -> Manifest:
     fields = content if isinstance(content, dict) else {}
     schema, inputs, weights = (fields.get(key) for key in ("schema", "inputs", "weights"))
     rows = fields.get("layer_weights") or {}
+    trained = fields.get("kind", COMBINATION) == TRAINING
+    digest = fields.get("digest") if trained else ""
+    weights = fields.get("start") if trained else weights
     statistics = fields.get("statistics", CLAMPED)
     problem = ""
     if type(schema) is int and schema > SCHEMA:
@@ -142,6 +149,8 @@ def read_manifest(path: Path) -> Manifest:
         problem = "it does not name its inputs with path and fingerprint"
     elif problem := _problem_of(weights, len(inputs)):
         pass
+    elif trained and not (isinstance(digest, str) and digest):
+        problem = "it has no digest of the tensors that were trained"
     elif not isinstance(rows, dict):
         problem = "its layer_weights are no rows of weights by name"
     elif wrong := {name: found for name, row in rows.items() if (found := _problem_of(row, len(inputs)))}:
@@ -153,7 +162,10 @@ def read_manifest(path: Path) -> Manifest:
         raise VerificationEnded(Verdict.DIFFERS, f"its manifest is damaged: {problem}")
     if statistics not in {CLAMPED, COMBINED, RE_ESTIMATED}:
         raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest says statistics: {statistics!r}; {_UPDATE}")
-    paired = zip(fields["inputs"], fields["weights"], strict=True)
+    if (kind := fields.get("kind", COMBINATION)) not in {COMBINATION, TRAINING}:
+        raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest says kind: {kind!r}; {_UPDATE}")
+    assert isinstance(weights, list)
+    paired = zip(fields["inputs"], weights, strict=True)
     return Manifest(
         inputs=tuple(Input(path=i["path"], fingerprint=i["fingerprint"], weight=float(w)) for i, w in paired),
         statistics=statistics,
@@ -164,6 +176,7 @@ def read_manifest(path: Path) -> Manifest:
         rewritten=fields.get("optimizer_state") == "dropped",
         export=Path(str(fields["export"])).name if fields.get("export") else None,
         layer_weights=tuple((name, tuple(float(each) for each in row)) for name, row in rows.items()),
+        digest=str(digest),
     )
 
 
@@ -200,7 +213,7 @@ def verify(manifest: Manifest, model: Path, find: Callable[[Input], Layout | str
     notes: tuple[str, ...] = ()
     summary = ""
     try:
-        problems, notes, summary = _check(manifest, model, found)
+        problems, notes, summary = (_check_trained if manifest.digest else _check)(manifest, model, found)
         verdict = Verdict.DIFFERS if problems else Verdict.VERIFIED
     except VerificationEnded as end:
         problems, verdict = end.problems, end.verdict
@@ -273,6 +286,33 @@ def _check(
     return (*problems, *differing), tuple(notes), summary + named
 
 
+def _check_trained(
+    manifest: Manifest, model: Path, found: Sequence[tuple[Input, Layout | str]]
+) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """As `_check`, of a model that was trained: its tensors are known by a digest alone."""
+    published, damaged, checksums = _published(model, manifest, ())
+    problems = [f"the file is damaged: {each}" for each in damaged]
+    if annealed.digest(published) != manifest.digest:
+        problems.append("its tensors are not those of which its manifest has the digest")
+    notes = ["it was trained, which cannot be recomputed: its tensors were compared with their digest alone"]
+    newest = found[-1][1]
+    if isinstance(newest, str):
+        notes.append(f"its newest input {found[-1][0].path} {newest}: what the model has from there was not compared")
+    elif why := difference(consolidated.published(newest), published, whole=True):
+        problems.append(f"its tensors are not those of its newest input: {why}")
+    else:
+        copied, said = _compare_copied(published, consolidated.published(newest), manifest)
+        problems, notes = problems + copied, notes + said
+    if not checksums:
+        notes.append("the file keeps no checksums")
+    if manifest.export is not None:
+        copied, said = _compare_export(published, model.with_name(manifest.export))
+        problems, notes = problems + copied, notes + said
+    values = sum(extent.count for _, extent in annealed.combined(published))
+    named = f" ({manifest.candidate})" if manifest.candidate else ""
+    return tuple(problems), tuple(notes), f"{values:,} values have the digest of its manifest{named}"
+
+
 def _published(model: Path, manifest: Manifest, missing: Sequence[str]) -> tuple[Layout, list[str], bool]:
     """The published file's layout, what of it is damaged, and whether it keeps checksums."""
     try:
@@ -303,9 +343,16 @@ def _compare(published: Layout, combination: Combination, manifest: Manifest) ->
         )
     combined, values = differences.combined_differences(published, combination, statistics=not given)
     problems = differences.sentences(combined, "not the combination of its inputs")
-    problems += differences.sentences(
+    copied, said = _compare_copied(published, newest, manifest)
+    return problems + copied, notes + said, values
+
+
+def _compare_copied(published: Layout, newest: Layout, manifest: Manifest) -> tuple[list[str], list[str]]:
+    """Differences and notes in words, of what a model has from its newest input as it is."""
+    problems = differences.sentences(
         differences.copied_differences(published, newest), "not copied from its newest input"
     )
+    notes = []
     beside = differences.differences_beside(published, newest)
     if beside is None:
         why = "the model alone was written" if manifest.rewritten else "the file was saved again since"
@@ -313,7 +360,7 @@ def _compare(published: Layout, combination: Combination, manifest: Manifest) ->
     elif beside:
         parts = [f"{name} ({count:,} byte{'s' * (count > 1)})" for name, count in beside.items()]
         problems.append(f"beside the model, this differs from its newest input: {differences.some(parts)}")
-    return problems, notes, values
+    return problems, notes
 
 
 def _compare_export(published: Layout, path: Path) -> tuple[list[str], list[str]]:

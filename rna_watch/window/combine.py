@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rna_watch.layout.identity import FileIdentity
 
 Rows = tuple[tuple[float, ...], ...]
+_OTHER_ALONE = (1.0, 0.0)
 COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 
 
@@ -31,10 +32,10 @@ COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 class Combination:
     """A model as a recipe: these checkpoints (oldest first, the newest last) with these weights, which sum to one.
 
-    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise equal.
-    `layer_weights` are (name of an extent, its own row of weights) where they differ from tensor to tensor. Integers and
-    flags are the newest checkpoint's. Running variances are kept from going below zero if `clamp`. `values` are those
-    extents, by number, that are not combined but given, as bytes.
+    Equation: sum_k w_k y_k, computed as y_K + sum_k w_k (y_k - y_K), so that tensors that do not move stay bitwise equal;
+    one other checkpoint alone, with weight 1, is taken as it is. `layer_weights` are (name of an extent, its own row of weights)
+    where they differ from tensor to tensor. Integers and flags are the newest checkpoint's. Running variances are kept from
+    going below zero if `clamp`. `values` are those extents, by number, that are not combined but given, as bytes.
     """
 
     layouts: tuple[Layout, ...]
@@ -125,7 +126,9 @@ def combined_blocks(
         size = block.values.shape[1]
         newest = block.values[-1]
         w = weights[first.group]
-        if len(w):
+        if tuple(rows[first.group]) == _OTHER_ALONE:
+            total[:size] = block.values[0]  # y_K + (y_k - y_K) may round
+        elif len(w):
             still = still_infinities(block.values)
             if still is not None:
                 block.values[:-1, still] = 0.0

@@ -18,6 +18,7 @@ from rna_watch.acceleration.methods import (
     PRIORS,
     SEARCHED,
     SOLUTIONS,
+    TRAINING,
     UNIFORM,
     Search,
     kind_of,
@@ -25,7 +26,7 @@ from rna_watch.acceleration.methods import (
 from rna_watch.acceleration.residuals import Residuals
 from rna_watch.acceleration.selection import Evidence, choose
 from rna_watch.config import RunConfig
-from rna_watch.daemon.evaluation_rounds import SEARCHES
+from rna_watch.daemon.searches import SEARCHES
 
 from . import twins
 
@@ -78,9 +79,9 @@ def test_fields_tell_a_member_from_all_others(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_what_it_is(method):
-    """Its kind is one of three, its words are a line for people, and its settings exist, with its own ways of making members."""
+    """Its kind is one of four, its words are a line for people, and its settings exist, with its own ways of making members."""
     of = METHODS[method]
-    assert of.kind in {AVERAGES, SOLUTIONS, SEARCHED}
+    assert of.kind in {AVERAGES, SOLUTIONS, SEARCHED, TRAINING}
     assert kind_of(method) == of.kind
     assert "\n" not in of.words
     assert of.words == of.words.strip(" .")

@@ -20,7 +20,16 @@ from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import EvaluationFailed
-from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, Evaluation, EvaluatorSpec, Fit, FitRequest
+from rna_watch.evaluation.evaluator import (
+    FRACTION,
+    NORMALIZATION,
+    Annealed,
+    AnnealRequest,
+    Evaluation,
+    EvaluatorSpec,
+    Fit,
+    FitRequest,
+)
 from rna_watch.evaluation.worker import EvaluationWorker
 from rna_watch.journal.run_paths import RunPaths
 from rna_watch.watching import steps
@@ -115,6 +124,10 @@ class Here:
     def fit(self, request: FitRequest) -> Fit:
         """See `Evaluator.fit`."""
         return self._worker.fit(request)
+
+    def anneal(self, request: AnnealRequest) -> Annealed:
+        """See `Evaluator.anneal`."""
+        return self._worker.anneal(request)
 
     def pid(self) -> int | None:
         """See `Evaluator.pid`."""

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = json.loads(RunConfig().model_dump_json())
 NAME = "epoch_009.pt"
 MAY_STAY = {
     *("window", "windows", "regularizations", "methods", "priors", "mixings", "max_candidates", "fit_memory"),
+    "anneal_seconds",
     *("learning_rate_jump", "metric", "mode", "first_round", "evaluators", "minimum_gain", "evaluation_timeout"),
     *("allow_links", "output", "publish", "keep", "export", "optimizer_state", "engine", "ray_address", "workers"),
     *("choose_by",),
