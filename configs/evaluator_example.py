@@ -81,7 +81,7 @@ if os.environ.get("TRAINING_DATA"):
     _TRAINING = batches("TRAINING_DATA")
 
     def normalization(device: torch.device) -> tuple[torch.nn.Module, list[torch.Tensor]]:
-        """The network and training inputs, to re-estimate the statistics of batch norm (`normalization: re-estimate`)."""
+        """The network and training inputs, to re-estimate the statistics of batch norm (`normalization`)."""
         return _NETWORK, [inputs.to(device).float() for inputs, _ in _TRAINING]
 
     def training_loss(

@@ -189,3 +189,73 @@ def test_a_part_of_the_data_and_new_statistics_go_together(tmp_path):
     )
     assert found.metrics == {"a": 0.5}
     assert len(found.statistics) == 4
+
+
+def by_loss(text="", mode="train"):
+    """A user's file that offers nothing but a training loss, which runs the network in a mode."""
+    offered = FILE.replace("def normalization", "def not_offered").replace("momentum=0.25", "momentum=0.1")
+    return offered + (
+        "def training_loss(state_dict, device, generator):\n"
+        "    SEEN.update(state_dict)\n"
+        f"    CALLS.append(1)\n{text}"
+        f"    found = network().to(state_dict['0.weight'].dtype).{mode}()\n"
+        "    x = torch.randn(5, 2, 8, 8, generator=generator).to(state_dict['0.weight'].dtype)\n"
+        "    return torch.func.functional_call(found, state_dict, (x,)).square().mean()\n"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_passes_of_the_training_loss_re_estimate(tmp_path, dtype):
+    """They leave less than a hundredth of the start; the file gets what was evaluated, and the counter stays."""
+    combination = window(tmp_path, dtype)
+    found = python(tmp_path, by_loss()).evaluate(combination, re_estimate=True)
+    assert len(user().CALLS) == 60
+    assert set(found.statistics) == {f"module.{n}.{s}" for n in (1, 4) for s in ("running_mean", "running_var")}
+    evaluated = dict(user().SEEN)
+    assert evaluated["1.num_batches_tracked"] == 8
+    for name, bits in found.statistics.items():
+        assert evaluated[name.removeprefix("module.")].dtype is dtype
+        stored = evaluated[name.removeprefix("module.")].contiguous()
+        assert stored.view(torch.uint8).numpy().tobytes() == bits.tobytes()
+    # from another start, the same statistics: nothing of the combined ones is left
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3, momentum=None))
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            getattr(network[0], name).copy_(evaluated[f"0.{name}"])
+        update_bn([torch.randn(5, 2, 8, 8) for _ in range(60)], network)
+    assert torch.allclose(evaluated["1.running_var"].float(), network[1].running_var, rtol=0.25)
+
+
+def test_every_model_is_given_the_same_passes(tmp_path):
+    """The same model gets the same bits a second time, whatever was drawn in between."""
+    combination = window(tmp_path)
+    worker = python(tmp_path, by_loss())
+    first = worker.evaluate(combination, re_estimate=True)
+    torch.rand(7)
+    again = worker.evaluate(combination, re_estimate=True)
+    assert all(np.array_equal(first.statistics[name], again.statistics[name]) for name in first.statistics)
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words", "calls"),
+    [
+        ("", "eval", "leaves the normalization statistics in state_dict as they are", 1),
+        ("    state_dict = {k: v.clone() for k, v in state_dict.items()}\n", "train", "as they are", 1),
+        ("    state_dict['1.running_var'].fill_(float('nan'))\n", "train", "numbers that are not finite", 60),
+        ("    raise LookupError('no data')\n", "train", "LookupError: no data", 1),
+    ],
+)
+def test_passes_that_measure_nothing_are_told(tmp_path, text, mode, words, calls):
+    """A network in evaluation mode, a copy, numbers that are not finite and an error of the user's are said in words."""
+    with pytest.raises(EvaluationFailed, match=words):
+        python(tmp_path, by_loss(text, mode)).evaluate(window(tmp_path), re_estimate=True)
+    assert len(user().CALLS) == calls
+
+
+def test_what_normalization_offers_goes_before_the_training_loss(tmp_path):
+    """With both in the file, the network and inputs of `normalization` are used."""
+    text = FILE + by_loss().partition("def training_loss")[1] + by_loss().partition("def training_loss")[2]
+    found = python(tmp_path, text).evaluate(window(tmp_path), re_estimate=True)
+    assert len(user().CALLS) == 1
+    assert isinstance(user().CALLS[0], torch.device)
+    assert found.statistics

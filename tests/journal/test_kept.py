@@ -59,6 +59,28 @@ def test_a_setting_that_an_older_record_lacks_had_its_default(name: str) -> None
     assert stale(older, _with(**{name: "another value"}))
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ({"normalization": "clamp"}, {"normalization": "auto"}, True),
+        ({"normalization": "both"}, {"normalization": "auto"}, True),
+        ({"normalization": "combine"}, {"normalization": "auto"}, False),
+        ({"normalization": "re-estimate"}, {"normalization": "auto"}, False),
+        ({"ema_decay": 0.7}, {}, True),
+        ({"ema_decay": 0.2}, {}, False),
+        ({"ema_decay": 0.2}, {"ema_decays": [0.2]}, True),
+    ],
+)
+def test_a_new_default_under_which_names_mean_the_same_makes_nothing_stale(
+    before: dict[str, Any], after: dict[str, Any], same: bool
+) -> None:
+    """A journal from before re-estimated statistics and several decays keeps what it holds, where the models are the same."""
+    older = _with(**before)
+    if "ema_decay" in before:
+        older = dataclasses.replace(older, settings={k: v for k, v in older.settings.items() if k != "ema_decays"})
+    assert stale(older, _with(**after)) is not same
+
+
 def _recipe(method: str, window: int) -> dict[str, Any]:
     return {"method": method, "window": window, "regularization": None, "parameters": {}, "statistics": "clamped"}
 
