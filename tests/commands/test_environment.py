@@ -166,7 +166,7 @@ def test_a_run_of_another_user(run, tmp_path):
 
     def act(uid, *arguments):
         def child():
-            sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)
+            sys.stdout = sys.stderr = os.fdopen(os.dup(1), "w", buffering=1)
             os.setgroups([])
             os.setgid(uid)
             os.setuid(uid)
