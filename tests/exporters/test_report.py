@@ -268,11 +268,6 @@ def test_curves_marks_and_numbers_are_those_of_the_comparison(tmp_path: Path) ->
     paths = _paths(tmp_path / "run")
     state = synthetic(paths, 12).state
     shown = _Page(page(state, paths))
-    assert "It helps: error " in shown.text
-    assert (
-        "Over the original of its own checkpoint, epoch_012.pt, the best model's gain is beyond noise; between"
-        in shown.text
-    )
     for kind in ("original", "average", "rna", "layered"):
         assert shown.classes("line", kind) >= 3  # wide, narrow, and in the legend
     comparison = compare(state, there=paths.there)
@@ -285,6 +280,21 @@ def test_curves_marks_and_numbers_are_those_of_the_comparison(tmp_path: Path) ->
     assert picture.count('class="saved"') == len(state.outputs) == 5
     assert picture.count('class="taken"') == 12 - 2 - 5
     assert picture.count('class="best-line"') == 1
+
+
+def test_the_first_sentence_says_whether_the_gain_is_beyond_noise(tmp_path: Path) -> None:
+    """As the choice found at one checkpoint; between two it says what is known, and what would tell."""
+    paths = _paths(tmp_path / "run")
+    run = synthetic(paths, 12)
+    told = _Page(page(run.state, paths)).text
+    assert re.search(r"It helps: error 7\.0\d+ instead of 8\.\d+, a gain of \+14\.2%, beyond noise\.", told)
+    assert "Over the original of its own checkpoint" not in told
+    run.admit(13).add(e.Evaluated(checkpoint=NAME.format(13), candidate="last", metrics={"error": 7.5}, seconds=0.1))
+    told = _Page(page(run.state, paths)).text
+    assert re.search(r"It helps: error 7\.0\d+ instead of 7\.5\d+, a gain of \+6\.2%, not compared with noise\.", told)
+    assert (
+        "Over the original of its own checkpoint, epoch_012.pt, the best model's gain is beyond noise; between" in told
+    )
 
 
 def test_whatever_names_and_metrics_hold_is_text(tmp_path: Path) -> None:
