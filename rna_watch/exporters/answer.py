@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.standing import Standing
 
 NOISE = {True: "beyond noise", False: "within noise", None: "not compared with noise"}
+_LEADS = {True: "It helps", False: "It may help", None: "A better model is there"}
 _TEST = (
     "To have gains compared with noise, let the evaluator return a value for each example, or give --minimum-gain: the "
     "smallest gain that counts."
@@ -146,7 +147,7 @@ def _of_standing(standing: Standing) -> list[Markup]:
     cards.append(_card("gain", share, f"{standing.gain:+.3g} of {metric}"))
     if standing.gain > 0.0:
         cards.append(_card("noise", noise, tested))
-        lead = f"It helps: {metric} {ours} instead of {theirs}, a gain of {share}, {noise}."
+        lead = f"{_LEADS[standing.significant]}: {metric} {ours} instead of {theirs}, a gain of {share}, {noise}."
     elif standing.gain == 0.0:
         lead = f"It does not help so far: the best original is as good as the best model, {metric} {theirs}."
     else:

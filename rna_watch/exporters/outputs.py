@@ -107,7 +107,7 @@ def _made_of(checkpoint: Checkpoint | None) -> str:
     for k, (name, weight) in enumerate(zip(names, chosen.weights, strict=False)):
         if not as_number(weight):
             continue
-        spread = f" \N{PLUS-MINUS SIGN} {chosen.spread[k]:.2g}" if k < len(chosen.spread) else ""
-        parts.append(f"{weight:+.4g}{spread} \N{MULTIPLICATION SIGN} {name}")
+        spread = f" \N{PLUS-MINUS SIGN} {as_number(chosen.spread[k]):.2g}" if k < len(chosen.spread) else ""
+        parts.append(f"{as_number(weight):+.4g}{spread} \N{MULTIPLICATION SIGN} {name}")
     tail = " (means over tensors; the rows are in the manifest)" if chosen.spread else ""
     return ", ".join(parts) + tail

@@ -291,7 +291,9 @@ def test_the_first_sentence_says_whether_the_gain_is_beyond_noise(tmp_path: Path
     assert "Over the original of its own checkpoint" not in told
     run.admit(13).add(e.Evaluated(checkpoint=NAME.format(13), candidate="last", metrics={"error": 7.5}, seconds=0.1))
     told = _Page(page(run.state, paths)).text
-    assert re.search(r"It helps: error 7\.0\d+ instead of 7\.5\d+, a gain of \+6\.2%, not compared with noise\.", told)
+    assert re.search(
+        r"A better model is there: error 7\.0\d+ instead of 7\.5\d+, a gain of \+6\.2%, not compared with noise\.", told
+    )
     assert (
         "Over the original of its own checkpoint, epoch_012.pt, the best model's gain is beyond noise; between" in told
     )
