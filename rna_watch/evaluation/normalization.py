@@ -144,6 +144,7 @@ class TrainingPasses:
         with torch.enable_grad(), seeded(_SEED, self._device):  # a loss may hold gradients by its inputs
             for number in range(PASSES):
                 torch.manual_seed(number)
+                # each has a dict of its own, as functional_call writes into it, and mixes up a layer that has two names
                 self._function(dict(given), self._device, torch.Generator().manual_seed(number))
                 if number == 0 and all(each.equal(before[name]) for name, each in buffers.items()):
                     raise EvaluationFailed(

@@ -22,6 +22,7 @@ _MOST_BITS = 128  # of a number that is a key
 _LARGEST_MEMO = 2**32
 _OPCODES_A_LOOK = 1024
 _KEYS_A_LOOK = 64
+_VALUES_A_LOOK = 1024  # beyond the most of a short pickle
 
 
 class Stream(Protocol):
@@ -90,6 +91,7 @@ class BoundedUnpickler(pickle._Unpickler):
         self._began = stream.tell()
         self._begun = time.thread_time()
         self._values = 0
+        self._looked = MOST_VALUES  # so many values there were, or might be, at the last look
 
     def load(self) -> object:
         """As Python's, with a look at what it costs now and then."""
@@ -114,11 +116,12 @@ class BoundedUnpickler(pickle._Unpickler):
             RefusedCheckpoint: they are too many for the bytes that were read.
         """
         self._values += values
-        if self._values > MOST_VALUES:
+        if self._values > self._looked + _VALUES_A_LOOK:  # a look asks the system for the time, which is slow
             self._look()
 
     def _look(self) -> None:
         """Raises: RefusedCheckpoint: the pickle costs more than one of its length may."""
+        self._looked = max(self._values, MOST_VALUES)
         length = self._stream.tell() - self._began
         if time.thread_time() - self._begun > SECONDS + length / 2e6:
             raise RefusedCheckpoint(

@@ -34,6 +34,10 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WHAT_TO_DO = "put a folder of this user in its place, name another with --output, or allow it with --allow-links"
 
 
+class NotOurs(PermissionError):  # noqa: N818 - it states the fact
+    """What is there was not made by us: it stays as it is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
     """A folder below which we act.
@@ -278,7 +282,7 @@ def _link(path: str) -> OSError:
 
 
 def _not_ours(path: str) -> OSError:
-    return PermissionError(errno.EPERM, "rna-watch did not make it, so it stays as it is", path)
+    return NotOurs(errno.EPERM, "rna-watch did not make it, so it stays as it is", path)
 
 
 def open_at(path: str | Path, flags: int, mode: int = 0o666) -> int:
@@ -360,7 +364,7 @@ def check_removable(path: str | Path, where: int, name: str) -> os.stat_result:
 
     Raises:
         FileNotFoundError: nothing is there.
-        PermissionError: it is not ours, and stays.
+        NotOurs: it stays.
     """
     found = os.stat(name, dir_fd=where, follow_symlinks=False)
     folder, names = locate(path)

@@ -98,7 +98,7 @@ def unpoint(link: Path) -> None:
 def remove(model: Path) -> None:
     """Remove a model, its plain copy and its manifest (the manifest last: alone it is harmless), as far as they are ours."""
     for path in (model, export_path(model), manifest_path(model)):
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(owned.NotOurs):  # where the system refuses it, it is tried again
             disk.remove(path)
     with contextlib.suppress(FileNotFoundError):
         disk.sync_folder(model.parent)

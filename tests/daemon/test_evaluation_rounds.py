@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,6 +19,8 @@ from torch.optim.swa_utils import update_bn
 from rna_watch.acceleration.significance import student_quantile
 from rna_watch.cli import app
 from rna_watch.daemon.recorder import Recorder
+from rna_watch.errors import EvaluationFailed
+from rna_watch.evaluation.evaluator import TRAINING_LOSS, Evaluation, Fit, FitRequest
 from rna_watch.journal.events import TakenUp
 from rna_watch.journal.run_paths import RunPaths
 from rna_watch.layout.artifacts import manifest_path
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rna_watch.journal.replay import Checkpoint, RunState
+    from rna_watch.window.combine import Combination
 
 FOLDER = Path(__file__).parent
 OFFERING = f"{FOLDER / 'offering.py'}:evaluate"
@@ -175,6 +179,56 @@ def test_candidates_are_ranked_and_tested_on_the_loss_of_each_example(run: Path,
         assert chosen.better_than_original is (metrics[chosen.candidate]["error"] < metrics["last"]["error"])
         assert chosen.tested_on == _manifest(tmp_path, checkpoint)["tested_on"] == "loss"
         assert "tested on loss" in chosen.reason or "better by loss" in chosen.reason
+
+
+class Hostile(Noise):
+    """Noise by example, an error and a loss; of the fit that it gives it says what `answer` is (none: it gives no fit)."""
+
+    FIT = (0.5, -1.0, 1.0, 0.5)
+
+    def __init__(self, answer: tuple[float, float] | None) -> None:
+        super().__init__(5, examples=40, metric="loss")
+        self._answer = answer
+
+    def offers(self) -> frozenset[str]:
+        """A fit too."""
+        return frozenset({TRAINING_LOSS})
+
+    def evaluate(
+        self, combination: Combination, *, fraction: float | None = None, re_estimate: bool = False
+    ) -> Evaluation:
+        """The errors are of examples whose loss is above one."""
+        loss = super().evaluate(combination, fraction=fraction, re_estimate=re_estimate).examples["loss"]
+        error = (loss > 1.0).astype(float)
+        if combination.weights == self.FIT and self._answer is not None:
+            error, loss = (np.full(len(loss), value) for value in self._answer)
+        metrics = {"error": float(error.mean()), "loss": float(loss.mean())}
+        return Evaluation(metrics=metrics, seconds=0.0, examples={"error": error, "loss": loss})
+
+    def fit(self, request: FitRequest) -> Fit:
+        """The same weights at every checkpoint."""
+        if self._answer is None:
+            raise EvaluationFailed("nothing to fit")
+        return Fit(weights=self.FIT, losses=(1.0, 0.5), seconds=0.0)
+
+
+def test_no_fit_makes_what_is_published_worse(run: Path, tmp_path: Path) -> None:
+    """Whatever is said of a fit, no model is worse than without it, by error or by loss; one that is better is taken."""
+    settings: dict[str, Any] = {"methods": ("average", "rna", "trained"), "window": 3, "normalization": "clamp"}
+    settings["every"] = 2
+    before = process(run, tmp_path / "none", [Hostile(None)], **settings)
+    answers = [(math.nan, 0.0), (0.0, math.nan), (1.0, -9.0), (0.0, 9.0), (0.5, -math.inf), (0.0, -9.0)]
+    for number, answer in enumerate(answers):
+        after = process(run, tmp_path / str(number), [Hostile(answer)], **settings)
+        fitted = 0
+        for checkpoint in _published(after):
+            own, other = checkpoint.chosen, before.checkpoints[checkpoint.name].chosen
+            assert own is not None
+            assert other is not None
+            fitted += own.method == "trained"
+            for name in ("error", "loss"):
+                assert own.metrics["chosen"][name] <= other.metrics["chosen"][name]
+        assert (fitted > 0) is (answer == (0.0, -9.0))
 
 
 def test_a_loss_that_is_wanted_and_missing_is_said(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from rna_watch.journal.log import read
 from rna_watch.journal.replay import replay
+from rna_watch.layout import disk
 from tests.daemon.runs import EVALUATOR, LIMIT_S, rna_watch, start_foreground, train, wait_until
 
 if TYPE_CHECKING:
@@ -149,3 +151,23 @@ def test_a_journal_that_is_lost_ends_the_daemon(tmp_path: Path, how: str) -> Non
     assert (journal.read_text() if how == "replaced" else "") in {"", "somebody's\n"}
     assert rna_watch("once", tmp_path, *LOCAL).returncode in {0, 3}
     assert rna_watch("verify", tmp_path).returncode == 0
+
+
+def test_a_model_whose_removal_the_system_refuses_is_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `keep` leaves out stays recorded while it cannot be removed, so that the next start removes it."""
+    train(tmp_path, count=5)
+    real = disk._remove
+
+    def refused(folder: int, name: str) -> None:
+        if name == "step_3.pt":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        real(folder, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "_remove", refused)
+        rna_watch("once", tmp_path, *LOCAL)
+        assert (tmp_path / "rna" / "step_3.pt").exists()
+    rna_watch("once", tmp_path, *LOCAL)
+    assert {name for name in _models(tmp_path) if name.endswith(".pt")} == {"step_4.pt", "step_5.pt"}
