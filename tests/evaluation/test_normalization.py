@@ -271,11 +271,11 @@ def test_a_loss_that_can_be_fitted_can_be_passed_through(tmp_path, text):
 
 def test_a_layer_that_the_first_pass_skips_is_measured_too(tmp_path):
     """What any of the passes moves is re-estimated."""
-    skipped = "    kept = state_dict['4.running_mean'].clone()\n"
+    skipped = "    mean = state_dict['4.running_mean']\n    kept = mean.clone()\n"
     code = by_loss(skipped).replace(
         "    return torch.func.functional_call(found, state_dict, (x,)).square().mean()\n",
         "    loss = torch.func.functional_call(found, state_dict, (x,)).square().mean()\n"
-        "    if len(CALLS) == 1:\n        state_dict['4.running_mean'].copy_(kept)\n    return loss\n",
+        "    if len(CALLS) == 1:\n        mean.copy_(kept)\n    return loss\n",
     )
     found = python(tmp_path, code).evaluate(window(tmp_path), re_estimate=True)
     assert "module.4.running_mean" in found.statistics
