@@ -67,7 +67,7 @@ class Hooks:
         self._on_idle = on_idle
         self._acts = Acts(recorder)
         self._environment = os.environ | unseen_gpus(config)
-        self._folder = Path.cwd()
+        self._folder = Path.cwd() if self._commands else Path()
 
     def run(self) -> None:
         """Call hooks until `proceed` ends it.

@@ -274,6 +274,7 @@ class Daemon:
                 self._acts.do("supervision", "the daemon cannot look after itself", self._second)
             if (self._until_done or self._ended) and self._nothing_left():
                 self._done = True
+                self._announce()
                 self._stop_reason = self._stop_reason or (f"done: {self._ended}" if self._ended else "done")
                 break
             self._changed.wait(_TICK_S)
@@ -286,9 +287,8 @@ class Daemon:
         if self._handled_for is not worker.engine:
             self._handled_for = worker.engine
             self._take_signals()  # Ray replaces them whenever it starts
-        if worker.ready and watcher.rounds and not self._announced:
-            self._announced = True
-            self._on_ready()
+        if worker.ready and watcher.rounds:
+            self._announce()
         if self._away_since is None:
             self._acts.do("stop", "a request to stop cannot be looked for", self._look_for_stop)
         if time.monotonic() - self._last_beat < _BEAT_S:
@@ -304,6 +304,11 @@ class Daemon:
             self._acts.do("end", "the end of the training cannot be looked for", self._look_for_end)
             self._recorder.flush()
             self._say_stuck(time.monotonic() - watcher.step_begun)
+
+    def _announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            self._on_ready()
 
     def _look_away(self) -> None:
         """Wait while our own folder cannot be reached, and give up where it does not come back."""
