@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rna_watch.daemon import hooks
+from rna_watch.journal.run_paths import RunPaths
 from tests.daemon import distance
 from tests.daemon.in_process import watch
 from tests.daemon.runs import (
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from rna_watch.journal.replay import RunState
 
-ONCE = ("--engine", "local", "--normalization", "clamp")
+ONCE = ("--engine", "local", "--normalization", "clamp", "--max-candidates", "2")
 
 
 def _hooked(run: Path, hook: str) -> list[tuple[str, int | None]]:
@@ -59,7 +60,7 @@ def test_each_model_and_each_new_best_is_given_with_its_manifest(
     assert [json.loads(part)["checkpoint"] for part in parts] == best
     assert _hooked(run, "on_model") == [(name, 0) for name in names]
     assert _hooked(run, "on_best") == [(name, 0) for name in best]
-    log = (run / ".rna-watch" / "rna-watch.log").read_text()
+    log = RunPaths(run=run, output=run).log.read_text()
     assert log.count("on_model: token a b") == len(names)
     assert log.count("on_best: gpus []") == len(best)
     again = rna_watch(*given, cwd=here)
@@ -97,7 +98,7 @@ def test_a_hook_that_hangs_holds_no_model_and_is_ended_with_all_that_it_started(
     monkeypatch.setattr(hooks, "LIMIT_S", 4.0)
     train(tmp_path, count=5)
     pid = tmp_path / "pid"
-    command = f'grep -q step_3.pt || exit 0; sleep 300 & echo $! >"{pid}"; wait'
+    command = f'[ "$(basename "$RNA_WATCH_MODEL")" = step_3.pt ] || exit 0; sleep 300 & echo $! >"{pid}"; wait'
     before: list[int] = []
 
     def until(state: RunState) -> bool:
