@@ -144,7 +144,8 @@ class TrainingPasses:
             for number in range(PASSES):
                 before = {name: tensor.clone() for name, tensor in buffers.items()} if number == 0 else {}
                 torch.manual_seed(number)
-                self._function(given, self._device, torch.Generator().manual_seed(number))
+                # each has a dict of its own, as functional_call writes into it, and mixes up a layer that has two names
+                self._function(dict(given), self._device, torch.Generator().manual_seed(number))
                 buffers = {name: each for name, each in buffers.items() if number or not each.equal(before[name])}
                 if not buffers:
                     raise EvaluationFailed(

@@ -18,7 +18,7 @@ import torch
 from rna_watch.errors import EvaluationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ROUNDS = 3
 BATCHES = 8  # about 1,000 examples of 128 each; even, so that comparisons can alternate
@@ -59,8 +59,8 @@ def fit(
 
     A round takes the gradient g of all batches at a, and the curvature H from differences of gradients along each q_j, of
     one batch each. The step -(|H| + damping)^-1 g is taken where it lowers the loss, and damped more (Levenberg)
-    where it does not. The loss at the result is never above that at the start. A round costs 8 + R gradients, and 8 for
-    each step that was refused.
+    where it does not. The loss at the result is never above that at the start. A round costs 8 + R gradients, 8 for each
+    step that was refused, and 4 (R + 1) losses where running statistics, which c moves too, act on the loss.
 
     Args:
         base: theta_0, one tensor `(n,)` an extent.
@@ -90,22 +90,39 @@ def fit(
     def allowed(at: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         return step * reach(to_coefficients @ at, to_coefficients @ step)
 
+    def aside(at: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """A short step along each direction, or against it where there is more room."""
+        for j, along in enumerate(_DISPLACEMENT * length * torch.eye(len(at), dtype=torch.float64)):
+            step = max((allowed(at, along), allowed(at, -along)), key=lambda each: float(each.norm()))
+            if float(step.norm()) >= _LEAST * length:
+                yield j, step
+
+    def by_buffers(at: torch.Tensor) -> torch.Tensor:
+        """The slope that comes from running statistics alone, which autograd does not see: zero in training mode."""
+        c = to_coefficients @ at
+        theta = moved(base, differences, [c] * len(base))
+        slope = torch.zeros_like(at)
+        with torch.no_grad():
+            for batch in range(0, BATCHES, 2):
+                here = checked(loss([each.clone() for each in theta], c, batch))
+                for j, step in aside(at):
+                    there = checked(loss([each.clone() for each in theta], c + to_coefficients @ step, batch))
+                    slope[j] += (there - here) / float(step[j]) / (BATCHES / 2)
+                if batch == 0 and not bool(slope.any()):
+                    break
+        return slope if bool(slope.isfinite().all()) else torch.zeros_like(at)
+
     if rounds == 0:
         return Trained(coefficients=to_coefficients @ a, losses=())
     value, slopes = measured(a)
     check_finite(value, slopes)
     losses = [value]
     for _ in range(rounds):
-        g = slopes.mean(0)
+        g = slopes.mean(0) + by_buffers(a)
         curvature = torch.zeros((len(a), len(a)), dtype=torch.float64)
-        for j in range(len(a)):
-            along = torch.zeros_like(a)
-            along[j] = _DISPLACEMENT * length
-            aside = max((allowed(a, along), allowed(a, -along)), key=lambda each: float(each.norm()))
-            if float(aside.norm()) < _LEAST * length:
-                continue
-            _, slope = gradient(a + aside, j % BATCHES)
-            row = (slope - slopes[j % BATCHES]) / aside[j]
+        for j, step in aside(a):
+            _, slope = gradient(a + step, j % BATCHES)
+            row = (slope - slopes[j % BATCHES]) / step[j]
             if bool(row.isfinite().all()):
                 curvature[j] = row
         values, vectors = torch.linalg.eigh((curvature + curvature.T) / 2)

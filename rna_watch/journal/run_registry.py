@@ -73,7 +73,10 @@ def _records(run: Path) -> Iterator[dict[str, Any]]:
     own = _file(folder, run)
     yield _read(own)
     inode = run.stat().st_ino
-    for file in sorted(folder.glob("*.json")):
+    files: list[Path] = []
+    with contextlib.suppress(OSError):  # a registry that cannot be read is none, and no fault of the run
+        files = sorted(folder.glob("*.json"))
+    for file in files:
         record = _read(file) if file != own else {}
         # a path is touched only if its inode fits: a network file system of another run may not answer
         if record.get("inode") == inode and isinstance(record.get("run"), str):

@@ -28,7 +28,8 @@ def test_the_demo_shows_what_was_gained_on_images_that_chose_nothing(tmp_path: P
     assert [row.step for row in compare(state, metric="test_error").rows] == [1, 2, 3, 4, 5, 6]
     check_journal_tells(state)
     manifest = json.loads((folder / "run" / "rna" / "epoch_006.pt.json").read_text())
-    assert manifest["metrics"]["original"].keys() == {"error", "test_error"}
+    assert manifest["metrics"]["original"].keys() == {"error", "test_error", "loss"}
+    assert manifest["tested_on"] == "loss"
     assert manifest["residuals"] == "gradient", "the training saves the state of SGD with momentum"
     assert all(step["standard_error"] is not None for step in manifest["comparisons"]), "models are compared by image"
 

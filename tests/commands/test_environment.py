@@ -1,20 +1,27 @@
 """Odd surroundings: no home, no user's name, the C locale, names that are no text, modules named like the standard library's."""
 
+import contextlib
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from rna_watch.cli import main
 from rna_watch.formats.probe import probe
 from rna_watch.journal.command_line import command, quoted
 from rna_watch.journal.log import read
 from rna_watch.journal.run_paths import RunPaths
 from rna_watch.journal.run_registry import resolve
+from tests.daemon.disks import small_disk
+from tests.daemon.runs import alive, rna_watch, status
+from tests.torture.scenario import forked
 
 CHILD = """
 import os, pwd, sys
@@ -128,3 +135,87 @@ def test_printed_commands_are_what_a_shell_reads(name, tmp_path):
     assert shell.stdout == os.fsencode(name)
     assert command("stop", "run", "run") == "rna-watch stop run"
     assert shlex.split(command("stop", "a b", "c d")) == ["rna-watch", "stop", "a b", "--output", "c d"]
+
+
+def test_a_full_tmpdir_costs_nothing(run, tmp_path):
+    """Models are made and evaluated: nothing of ours needs TMPDIR but Ray's session, which finds another place."""
+    with small_disk(tmp_path / "tmp", 1024) as temporary:
+        with contextlib.suppress(OSError), (temporary / "filling").open("wb", buffering=0) as file:
+            while file.write(bytes(2**16)):
+                pass
+        assert shutil.disk_usage(temporary).free == 0
+        judge = "printf '{\"loss\": 0.%s}' $(cksum < {checkpoint} | cut -c1-4)"
+        given = ["once", str(run), "--engine", "local", "--evaluate-command", judge]
+        done = subprocess.run(
+            [sys.executable, "-m", "rna_watch", *given],
+            env=os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout.decode(errors="replace") + done.stderr.decode(errors="replace")
+    events = list(read(RunPaths(run=run, output=run).journal))
+    assert [event.kind for event in events].count("published") == 2
+    assert not [event for event in events if event.kind in {"problem", "failed", "evaluation_failed"}]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_a_run_of_another_user(run, tmp_path):
+    """What may be read is used; what may not, and a state folder of another user's, is refused in a sentence."""
+    nobody = 65534
+    assert rna_watch("once", run, "--engine", "local").returncode == 0  # loads what the other user may not read
+
+    def act(uid, *arguments):
+        def child():
+            sys.stdout = sys.stderr = os.fdopen(os.dup(1), "w", buffering=1)
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            sys.argv = ["rna-watch", *arguments]
+            main()
+
+        output = tmp_path / "said"
+        output.unlink(missing_ok=True)
+        code = forked(child, output)
+        return code, output.read_text()
+
+    folder = Path(tempfile.mkdtemp(prefix="rna-watch-test-"))
+    try:
+        run = folder / "run"
+        run.mkdir()
+        for step in range(1, 6):
+            torch.manual_seed(step)
+            torch.save({"w": torch.randn(4)}, run / f"step_{step}.pt")
+            (run / f"step_{step}.pt").chmod(0o644)
+            os.utime(run / f"step_{step}.pt", (1e9 + step, 1e9 + step))
+        (run / "step_5.pt").chmod(0o600)
+        folder.chmod(0o755)
+        run.chmod(0o755)
+        once = ("once", str(run), "--engine", "local")
+        code, said = act(nobody, *once)
+        assert (code, "Traceback" in said) == (1, False), said
+        assert "rna: Permission denied; name a folder that can be written with --output" in said
+        run.chmod(0o777)
+        code, said = act(nobody, *once)
+        assert (code, "Traceback" in said) == (0, False), said
+        assert "it cannot be read (permission denied); give this user read access" in said
+        made = sorted(path for path in (run / "rna").glob("*.pt") if not path.is_symlink())
+        assert [path.name for path in made] == ["step_3.pt", "step_4.pt"]
+        assert {(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in made} == {(nobody, 0o644)}
+        code, said = act(0, *once)
+        assert (code, "Traceback" in said) == (2, False), said
+        assert "belongs to another user" in said
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_daemon_with_another_output_than_an_earlier_command_is_found(run, tmp_path):
+    """After `once` beside the run, `start --output` elsewhere: `stop` with the run alone ends that daemon."""
+    run = run.rename(tmp_path / "run")
+    assert rna_watch("once", run, "--engine", "local").returncode == 0
+    started = rna_watch("start", run, "--engine", "local", "--output", tmp_path / "out")
+    assert started.returncode == 0, started.stderr
+    said = status(run)
+    assert said["state"] in {"watching", "working", "starting"}
+    assert rna_watch("stop", run).returncode == 0
+    assert not alive(said["owner"]["pid"])
+    assert rna_watch("stop", run).returncode == 3

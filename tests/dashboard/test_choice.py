@@ -85,6 +85,12 @@ def test_the_newest_choice_is_explained_in_words_and_numbers():
         assert words in shown
 
 
+def test_what_was_tested_on_is_named_with_the_gain():
+    """A gain in the loss that ranks is not taken for one in the metric."""
+    shown = text(choice(explained(tested_on="loss"), width=160, most=9))
+    assert "rna-5-1e-08 against the original: gain 3.10 in loss: taken" in shown
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 @pytest.mark.parametrize("most", [0, 2, 3, 6, 9])
 def test_it_keeps_to_its_room(width, most):

@@ -81,7 +81,7 @@ def test_statistics_move_with_the_weights(tmp_path):
     steps, _ = seen(python(tmp_path, SEEN), window)
     stored = [state_dict(dataclasses.replace(window, weights=w), torch.device("cpu")) for w in torch.eye(3).tolist()]
     system = torch.stack([each["encoder.weight"].flatten() for each in stored]).double()
-    for step in steps:
+    for step in (each for each in steps if each["leaves"]):  # others ask for the part of statistics alone
         assert step["bn.num_batches_tracked"] == 12
         # the weights of this step, told from its parameters
         moved = (step["encoder.weight"].flatten().double() - system[-1], (system[:-1] - system[-1]).T)

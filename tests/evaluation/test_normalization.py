@@ -217,13 +217,17 @@ def test_passes_of_the_training_loss_re_estimate(tmp_path, dtype):
         assert evaluated[name.removeprefix("module.")].dtype is dtype
         stored = evaluated[name.removeprefix("module.")].contiguous()
         assert stored.view(torch.uint8).numpy().tobytes() == bits.tobytes()
-    # from another start, the same statistics: nothing of the combined ones is left
-    network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3, momentum=None))
+    twin = user().network().train()
+    twin.load_state_dict(state_dict(combination, torch.device("cpu")))
+    twin.to(torch.float64 if dtype is torch.float64 else torch.float32)
     with torch.no_grad():
-        for name in ("weight", "bias"):
-            getattr(network[0], name).copy_(evaluated[f"0.{name}"])
-        update_bn([torch.randn(5, 2, 8, 8) for _ in range(60)], network)
-    assert torch.allclose(evaluated["1.running_var"].float(), network[1].running_var, rtol=0.25)
+        for number in range(60):
+            torch.manual_seed(number)
+            user().network()  # as the user's function makes one, and draws
+            twin(torch.randn(5, 2, 8, 8, generator=torch.Generator().manual_seed(number)).to(twin[0].weight.dtype))
+    for name in found.statistics:
+        plain = name.removeprefix("module.")
+        torch.testing.assert_close(evaluated[plain], twin.state_dict()[plain].to(dtype))
 
 
 def test_every_model_is_given_the_same_passes(tmp_path):
@@ -240,7 +244,7 @@ def test_every_model_is_given_the_same_passes(tmp_path):
     ("text", "mode", "words", "calls"),
     [
         ("", "eval", "leaves the normalization statistics in state_dict as they are", 1),
-        ("    state_dict = {k: v.clone() for k, v in state_dict.items()}\n", "train", "as they are", 1),
+        ("    state_dict = {k: v.clone() for k, v in state_dict.items() if k[0] != '4'}\n", "train", "as they are", 1),
         ("    state_dict['1.running_var'].fill_(float('nan'))\n", "train", "numbers that are not finite", 60),
         ("    raise LookupError('no data')\n", "train", "LookupError: no data", 1),
     ],

@@ -58,6 +58,20 @@ def test_best_stands_next_to_its_original(significant: bool | None, noise: str) 
     )
 
 
+@pytest.mark.parametrize(("tested_on", "said"), [("", ""), ("error", ""), ("loss", " (tested on loss)")])
+def test_a_loss_that_a_gain_was_tested_on_is_named(tested_on: str, said: str) -> None:
+    """Where it was the metric, as in journals that do not tell, nothing is added."""
+    run = Run()
+    _model(run, 4, 0.5, 0.4, significant=True)
+    run.events[:] = [
+        dataclasses.replace(event, tested_on=tested_on) if isinstance(event, e.Chosen) else event
+        for event in run.events
+    ]
+    now, line = _said(run)
+    assert now.tested_on == (tested_on or "error")
+    assert line.endswith(f"a gain of +20.0%, beyond noise{said}")
+
+
 @pytest.mark.parametrize(("minimum_gain", "significant"), [(None, None), (0.05, True), (0.2, False)])
 def test_noise_between_checkpoints_is_known_by_the_minimum_gain_alone(
     minimum_gain: float | None, significant: bool | None

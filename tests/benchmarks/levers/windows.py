@@ -122,8 +122,8 @@ def _models(checkpoint: Checkpoint, folder: Path) -> list[Model]:
     for name, number in sorted(numbers.items(), key=lambda item: item[1]):
         values = dict(np.load(folder / judge.VALUES / f"{number:05d}.npz"))
         (began, _), made = values.pop("cpu"), int(values.pop("steps"))
-        before, made_before = began, 0
-        if number in {other + 1 for other in numbers.values()}:  # else another process judged what came before
+        before, made_before = began, made  # what is judged first was made by the training
+        if number - 1 in numbers.values():
             earlier = np.load(folder / judge.VALUES / f"{number - 1:05d}.npz")
             before, made_before = earlier["cpu"][1], int(earlier["steps"])
         found.append(
