@@ -15,6 +15,7 @@ import click
 
 import rna_watch
 from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS
+from rna_watch.config import ENDS
 from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.journal.echo import Formatter, echo, note, shown, tolerate_any_text
 from rna_watch.options import GroupedCommand, config_of, settings, some_settings
@@ -90,6 +91,11 @@ def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any
     """Process every checkpoint that is in RUN_DIR now, then exit."""
     from rna_watch.commands import once
 
+    for name in ENDS:
+        if options[name] is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for `start`: `once` ends when everything that is there is done"
+            )
     once.once(run_dir, config_of(config_file, options), sys.argv[1:], again=again, say=echo, ask=_asker())
 
 

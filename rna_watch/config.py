@@ -34,6 +34,8 @@ RETIRED = {
     "memory_budget": "a worker's block buffers take 64 MiB",
     "trained_steps": "weights are trained in 3 rounds of 8 batches",
 }
+ENDS = ("until_idle", "last_step", "with_pid")  # settings that end the daemon with the training; only for `start`
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 # settings by the names that they had before, which are still accepted
 RENAMED = {"ema_decay": "ema_decays", "trained_memory": "fit_memory"}
 
@@ -53,6 +55,14 @@ def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return value.split(",")
     return (value,) if isinstance(value, int | float) else value
+
+
+def _seconds(value: Any) -> Any:
+    """Seconds, of a number or of one with a unit: 90, 90s, 10m, 2h."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", value) if isinstance(value, str) else None
+    if isinstance(value, str) and match is None:
+        raise ValueError("that is no time: write such as 90, 90s, 10m or 2h")
+    return float(match[1]) * _UNITS_S[match[2]] if match else value
 
 
 # the headings of the settings, each with its first setting
@@ -188,6 +198,23 @@ class RunConfig(BaseModel):
     )
     ray_address: str = Field("local", description="Address of a Ray cluster; `local` starts one of our own.")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one per core, at most 4.")
+
+    on_model: str | None = Field(
+        None,
+        description="Shell command called for each published model, with its manifest as JSON on standard input and its path "
+        "in $RNA_WATCH_MODEL; at most 10 minutes.",
+    )
+    on_best: str | None = Field(None, description="The same, called when `best` has moved.")
+    until_idle: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = Field(
+        None,
+        description="End, everything done, once no checkpoint came for so long: 90 or 90s, 10m, 2h (only `start`).",
+    )
+    last_step: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="End, everything done, once a checkpoint of this step or a later one is there (only `start`)."
+    )
+    with_pid: Positive | None = Field(
+        None, description="End, everything done, once this process of this host has ended (only `start`)."
+    )
 
     patterns: tuple[str, ...] = Field((), description="Glob patterns of checkpoint names; empty: the usual endings.")
     source: str | None = Field(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.commands.settle_run import settle
 from rna_watch.daemon import background
+from rna_watch.daemon.ends import Ends
 from rna_watch.evaluation.evaluator import check_exists
 from rna_watch.journal import events as e
 from rna_watch.journal.command_line import command
@@ -49,11 +50,12 @@ def start(
         ask: see `settle`.
 
     Raises:
-        UsageError: the evaluator's file or its function does not exist.
+        UsageError: the evaluator's file or its function, or the process to end with, does not exist.
         RnaWatchError: the run cannot be watched; the message says why.
     """
     if config.evaluator is not None:
         check_exists(config.evaluator)
+    Ends(config)
     if chosen is None:
         await_run(run_dir, wait=wait, say=say)
         run_dir, found = settle(run_dir, config, ["rna-watch", *typed], ask, goes_on=True)

@@ -68,6 +68,10 @@ class Backlog:
         """Take note of the files that were there before this process began, by path, and when each was written (ns)."""
         self._files = files
 
+    def thin_no_more(self) -> None:
+        """The training has ended: there is time for everything."""
+        self._thins = False
+
     def _is_earlier(self, checkpoint: Checkpoint) -> bool:
         admitted = checkpoint.admitted
         return checkpoint.name in self._earlier or (

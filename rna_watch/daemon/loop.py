@@ -22,6 +22,8 @@ from rna_watch.daemon.acts import Acts, in_words
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.backlog import Backlog
 from rna_watch.daemon.disk_reserve import DiskReserve
+from rna_watch.daemon.ends import Ends
+from rna_watch.daemon.hooks import Hooks
 from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.probes import LIMIT_S, Probes
 from rna_watch.daemon.publication import Publication
@@ -68,7 +70,7 @@ class Daemon:
         away: why our own folder cannot be reached at the moment, "" if it can; the daemon waits, and touches nothing.
 
     Raises:
-        UsageError: the evaluator's file does not exist.
+        UsageError: the evaluator's file, or the process to end with, does not exist.
     """
 
     def __init__(
@@ -92,6 +94,9 @@ class Daemon:
         self._lost = lost
         self._away = away
         self._stop_reason = ""
+        self._done = False
+        self._ends = None if until_done else Ends(config)
+        self._ended = ""  # why the training has ended
         self._error: RnaWatchError | None = None
         self._handled_for: Engine | None = None
         self._announced = False
@@ -109,6 +114,9 @@ class Daemon:
         self._backlog = Backlog(config, recorder, self._sequences, self._pins, self._disk_reserve, thins=not until_done)
         self._admission = Admission(
             config, recorder, self._sequences, self._pins, self._proceed, self._rebuilt, Probes().layout
+        )
+        self._hooks = Hooks(
+            config, paths, recorder, proceed=self._proceed, pauses=self._is_away, on_idle=self._changed.set
         )
         self._watcher: Watcher | None = None
         self._worker: Worker | None = None
@@ -128,7 +136,7 @@ class Daemon:
         try:
             foreign = self._begin()
             self._make(foreign)
-            for each in (self._watcher, self._worker):
+            for each in (self._watcher, self._worker, self._hooks):
                 assert each is not None
                 name = f"rna-watch-{type(each).__name__.lower()}"
                 threads.append(threading.Thread(target=self._guarded, args=(each.run,), name=name, daemon=True))
@@ -139,7 +147,7 @@ class Daemon:
             worker = self._worker
             if worker is not None:
                 worker.wake.set()
-                if self._stop_reason != "done":
+                if not self._done:
                     worker.cancel()
             if self._watcher is not None:
                 self._watcher.wake.set()
@@ -187,7 +195,7 @@ class Daemon:
             disk_reserve=self._disk_reserve,
             backlog=self._backlog,
             proceed=self._proceed,
-            pauses=lambda: self._away_since is not None or (self._watcher is not None and self._watcher.away),
+            pauses=lambda: self._is_away() or (self._watcher is not None and self._watcher.away),
             again=self._again,
             foreign=foreign,
             on_idle=self._changed.set,
@@ -264,8 +272,10 @@ class Daemon:
         while not self._stopping():
             with contextlib.suppress(StoreAway):
                 self._acts.do("supervision", "the daemon cannot look after itself", self._second)
-            if self._until_done and self._nothing_left():
-                self._stop_reason = "done"
+            if (self._until_done or self._ended) and self._nothing_left():
+                self._done = True
+                self._announce()
+                self._stop_reason = self._stop_reason or (f"done: {self._ended}" if self._ended else "done")
                 break
             self._changed.wait(_TICK_S)
             self._changed.clear()
@@ -277,9 +287,8 @@ class Daemon:
         if self._handled_for is not worker.engine:
             self._handled_for = worker.engine
             self._take_signals()  # Ray replaces them whenever it starts
-        if worker.ready and watcher.rounds and not self._announced:
-            self._announced = True
-            self._on_ready()
+        if worker.ready and watcher.rounds:
+            self._announce()
         if self._away_since is None:
             self._acts.do("stop", "a request to stop cannot be looked for", self._look_for_stop)
         if time.monotonic() - self._last_beat < _BEAT_S:
@@ -292,8 +301,14 @@ class Daemon:
         state = "working" if worker.progress.work else "watching" if worker.ready else "starting"
         self._acts.do("heartbeat", "the sign of life cannot be given", partial(self._beat, state))
         if self._away_since is None:
+            self._acts.do("end", "the end of the training cannot be looked for", self._look_for_end)
             self._recorder.flush()
             self._say_stuck(time.monotonic() - watcher.step_begun)
+
+    def _announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            self._on_ready()
 
     def _look_away(self) -> None:
         """Wait while our own folder cannot be reached, and give up where it does not come back."""
@@ -320,6 +335,20 @@ class Daemon:
         if self._paths.stop_request.exists():
             self._stop_reason = self._stop_reason or "rna-watch stop"
 
+    def _look_for_end(self) -> None:
+        """Whether the training has ended; where a checkpoint came all the same, it goes on."""
+        watcher = self._watcher
+        assert watcher is not None
+        before = self._ended
+        self._ended = self._ends.reached(self._recorder, watcher) if self._ends and watcher.rounds else ""
+        if self._ended and not before:
+            self._recorder.record(e.Noted(text=f"{self._ended}: what is there is done, then the daemon ends"))
+            self._backlog.thin_no_more()
+            watcher.end()
+
+    def _is_away(self) -> bool:
+        return self._away_since is not None
+
     def _stopping(self) -> bool:
         return bool(self._stop_reason) or self._error is not None
 
@@ -336,7 +365,7 @@ class Daemon:
         worker, watcher = self._worker, self._watcher
         assert worker is not None
         assert watcher is not None
-        return watcher.settled and worker.nothing_left()
+        return watcher.settled and worker.nothing_left() and self._hooks.nothing_left()
 
     def _beat(self, state: str) -> None:
         self._last_beat = time.monotonic()

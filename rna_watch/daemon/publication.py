@@ -313,16 +313,22 @@ class Publication:
             self._recorder.record(e.BestWithdrawn(checkpoint=moved.checkpoint, output=moved.output, reason=reason))
 
     def _prune(self) -> None:
-        """Remove what is neither the best of its series nor one of the newest of it."""
+        """Remove what is neither the best of its series nor one of the newest of it.
+
+        As many more stay as long as a hook has still to be called for them.
+        """
         state = self._recorder.state
+        due = {each.of.output for each in state.due}
         outputs: dict[str, list[e.Published]] = {}
         for published in list(state.outputs.values()):
             outputs.setdefault(state.series_of(published.checkpoint), []).append(published)
         for series, found in outputs.items():
             best = state.bests.get(series)
             linked = (self._paths.models / link_name("best", series, state)).resolve()
-            for published in found[: -self._config.keep]:
+            for number, published in enumerate(found[: -self._config.keep]):
                 output = published.output
+                if output in due and number >= len(found) - 2 * self._config.keep:
+                    continue
                 # the link moves before its record: a crash in between leaves them apart, and neither may lose its model
                 if (best is not None and output == best.moved.output) or linked == (
                     self._paths.models / output

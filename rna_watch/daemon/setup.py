@@ -98,8 +98,7 @@ def evaluator_spec(config: RunConfig, scratch: Path) -> EvaluatorSpec | None:
     # our own processes inherit the environment; those of another cluster do not
     elsewhere = config.engine == "ray" and config.ray_address != "local"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CUDA_"))} if elsewhere else {}
-    if not config.gpus and not config.device.startswith("cuda"):
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    environment |= unseen_gpus(config)
     return EvaluatorSpec(
         function=config.evaluator,
         command=config.evaluate_command,
@@ -110,6 +109,11 @@ def evaluator_spec(config: RunConfig, scratch: Path) -> EvaluatorSpec | None:
         scratch=os.path.realpath(scratch) if config.allow_links else str(scratch),
         environment=environment,
     )
+
+
+def unseen_gpus(config: RunConfig) -> dict[str, str]:
+    """What keeps the user's code from GPUs that it was not given, as a part of its environment."""
+    return {} if config.gpus or config.device.startswith("cuda") else {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def evaluator_digest(function: str | None, command: str | None) -> str:

@@ -96,6 +96,8 @@ class Watcher:
         self._readiness = Readiness(timing.quiet_s, rested, reading=sequences.reading, at_once=until_done)
         self._next_scan = 0.0
         self._begun = time.monotonic()
+        self._ending = until_done  # what is incomplete is waited for no longer than a short while
+        self._scanned = self._idle_since = self._begun  # when the folder was listed last, and since when nothing came
         self._place: tuple[int, int] | None = None  # device and inode of the run directory when events were asked for,
         self._mounted: tuple[int, int] | None = None  # and when there was something in it
         self.rounds = 0
@@ -126,8 +128,34 @@ class Watcher:
         finally:
             self._hints.stop()
 
+    def end(self) -> None:
+        """The training has ended: look once more, and do not wait for what is incomplete; called by another thread."""
+        self.settled = False
+        self._begun = time.monotonic()
+        self._ending = True
+        self._readiness.hurry()
+        self._next_scan = 0.0
+        self.wake.set()
+
+    def idle_s(self) -> float:
+        """How long nothing came or changed, up to the last look at the folder; time in which it was away does not count."""
+        return self._scanned - self._idle_since
+
+    def knows(self, path: str) -> bool:
+        """Whether a file was there at the last look."""
+        return path in self._readiness.names()
+
     def _is_settled(self) -> bool:
-        waited = time.monotonic() - self._begun >= 2 * self._timing.quiet_s + _TICK_S
+        """Whether all that is there was taken, or was waited for long enough.
+
+        Network file systems show what was written last only after a while. A file that still grows is waited for.
+        """
+        rest_s, now = 2 * self._timing.quiet_s + _TICK_S, time.monotonic()
+        waited = now - self._begun >= rest_s
+        if not self._until_done:
+            if not self._ending or self._scanned < self._begun or (self._timing.network and not waited):
+                return False
+            waited = waited and now - self._idle_since >= rest_s
         return not self._readiness.waiting and (self._readiness.unsettled() == 0 or waited)
 
     def _pause_s(self) -> float:
@@ -172,6 +200,7 @@ class Watcher:
     # -- scans
 
     def _scan(self, now: float) -> None:
+        back = self.away or bool(self._recorder.state.problems.get("scan"))
         unlisted: set[str] = set()
         try:
             found, problems = scan(
@@ -206,7 +235,10 @@ class Watcher:
             self._backlog.there_before(times)
         self._sequences.update(times)
         self._admission.reread()
-        for name in self._readiness.update(found, now, unlisted):
+        gone = self._readiness.update(found, now, unlisted)
+        self._idle_since = now if back else max(self._idle_since, self._readiness.changed)
+        self._scanned = now
+        for name in gone:
             known = self._recorder.checkpoint(name)
             if known is not None and known.stage is Stage.WAITING:
                 self._recorder.record(e.Vanished(checkpoint=name))

@@ -63,9 +63,9 @@ def evaluate(spec: EvaluatorSpec, combination: Combination, fraction: float | No
         disk.remove(path)
 
 
-# The command's process group ends with us, however we end: a guard in it waits on a pipe that we hold. It is started
-# outside the command's own shell, whose `wait` would wait for it.
-_GUARDED = 'exec 3<&0 </dev/null; { read _ <&3; kill -9 0; } >/dev/null 2>&1 & exec 3<&-; exec /bin/sh -c "$1"'
+# A shell command ($1, with the file $2 as standard input) whose process group ends with us, however we end: a guard in it
+# waits on a pipe that we hold. It is started outside the command's own shell, whose `wait` would wait for it.
+GUARDED = 'exec 3<&0 </dev/null; { read _ <&3; kill -9 0; } >/dev/null 2>&1 & exec 3<&- <"${2:-/dev/null}"; exec /bin/sh -c "$1"'
 
 
 def _run(command: str, timeout_s: float) -> str:
@@ -73,7 +73,7 @@ def _run(command: str, timeout_s: float) -> str:
     lifeline_read, lifeline = os.pipe()
     try:
         with subprocess.Popen(
-            ["/bin/sh", "-c", _GUARDED, "sh", command],
+            ["/bin/sh", "-c", GUARDED, "sh", command],
             stdin=lifeline_read,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -13,6 +13,10 @@ from typing import Any, ClassVar
 
 from rna_watch.journal.event import Event as Event  # noqa: PLC0414 - readers find all of the format here
 from rna_watch.journal.event import Metrics as Metrics  # noqa: PLC0414
+from rna_watch.journal.notices import Hooked as Hooked  # noqa: PLC0414
+from rna_watch.journal.notices import Noted as Noted  # noqa: PLC0414
+from rna_watch.journal.notices import Problem as Problem  # noqa: PLC0414
+from rna_watch.journal.notices import Solved as Solved  # noqa: PLC0414
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,30 +375,3 @@ class Unpinned(Event):
     kind: ClassVar[str] = "unpinned"
     checkpoint: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem(Event):
-    """Something that a person should know and can solve: `what`, and `remedy`; `key` identifies it for `Solved`."""
-
-    kind: ClassVar[str] = "problem"
-    key: str
-    what: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Solved(Event):
-    """The problem of this key is gone."""
-
-    kind: ClassVar[str] = "solved"
-    key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noted(Event):
-    """Something worth a line in the log that is not a problem."""
-
-    kind: ClassVar[str] = "noted"
-    text: str
-    checkpoint: str = field(default="")

@@ -26,6 +26,7 @@ HARMLESS = frozenset({
     *("output", "allow_links", "publish", "keep", "export", "optimizer_state"),
     *("engine", "ray_address", "workers"),
     *("patterns", "step", "every", "first_step", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
+    *("on_model", "on_best", "until_idle", "last_step", "with_pid"),
 })  # fmt: skip
 # Settings whose change takes effect by itself on what is there, or that act on nothing that was made.
 _AT_ONCE = frozenset({
@@ -33,6 +34,7 @@ _AT_ONCE = frozenset({
     *("metric", "mode", "source", "output", "allow_links", "keep", "engine", "ray_address", "workers"),
     *("quiet", "scan_interval", "pin", "store_budget", "reserve", "fit_memory"),
     "anneal_seconds",
+    *("on_model", "on_best", "until_idle", "last_step", "with_pid"),
 })  # fmt: skip
 # Settings by which checkpoints are taken: what was taken or left out before stays so.
 ADMITTING = frozenset({"patterns", "every", "first_step", "learning_rate_jump"})

@@ -45,7 +45,7 @@ class Owner:
             return None
         if self.nonce is None and self.host != socket.gethostname():
             return None
-        return _lives(self.pid, self.start_ticks)
+        return lives(self.pid, self.start_ticks)
 
     def shares_clock(self) -> bool:
         """Whether the owner runs on the kernel that runs us, so that its times and ours can be compared."""
@@ -173,7 +173,13 @@ def _pid_namespace() -> int | None:
         return None
 
 
-def _lives(pid: int, start_ticks: int) -> bool | None:
+def begun(pid: int) -> int | None:
+    """What tells a living process of our PID namespace from a later one of its id; None if it is not there, or not shown."""
+    ticks = _start_ticks(pid)
+    return ticks if ticks is not None and ticks >= 0 and lives(pid, ticks) else None
+
+
+def lives(pid: int, start_ticks: int) -> bool | None:
     """Whether a process of our PID namespace lives; None if /proc hides it, or shows the processes of another namespace."""
     try:
         os.kill(pid, 0)

@@ -45,6 +45,7 @@ KINDS: dict[str, type[e.Event]] = {
         e.Problem,
         e.Solved,
         e.Noted,
+        e.Hooked,
     )
 }
 

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rna_watch.journal import events as e
+from rna_watch.journal import hooks
 from rna_watch.journal.kept import input_keys, judge, remade, stale, still_meant
 from rna_watch.journal.recipe import Recipe, read
 
@@ -125,7 +126,7 @@ class RunState:
     checkpoint was written again since, each with its key: they still count for `best`. `judges` are all evaluators so far;
     `judge` is the number of the present one, and `judged` the key of the newest evaluation. `bests` are the best models of
     the series. `first` is a checkpoint of the series whose best and latest have no series in their names. `failed_work` and
-    `failed_evaluations` are how many failed in a row, in the present start.
+    `failed_evaluations` are how many failed in a row, in the present start. `due` are the calls of hooks that are to be made.
     """
 
     started: e.Started | None = None
@@ -143,6 +144,7 @@ class RunState:
     judged: Key | None = None
     failed_work: int = 0
     failed_evaluations: int = 0
+    due: tuple[hooks.Due, ...] = ()
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     read_bytes: int = 0
     written_bytes: int = 0
@@ -174,6 +176,7 @@ class RunState:
         """Add one event."""
         self.recent.append(event)
         self._count_failures(event)
+        self.due = hooks.after(self.due, event, self.started)
         match event:
             case e.Started():
                 before, by = self.started or event, judge(event)

@@ -179,6 +179,11 @@ _SENTENCES: dict[type[e.Event], Callable[[Any], str]] = {
     e.Problem: lambda event: f"problem: {event.what}; {event.remedy}",
     e.Solved: lambda event: f"solved: {event.key}",
     e.Noted: lambda event: event.text,
+    e.Hooked: lambda event: (
+        f"{event.hook} failed: {event.reason}"
+        if event.reason
+        else f"{event.hook} was called: {duration(event.seconds)}"
+    ),
 }
 
 

@@ -71,6 +71,7 @@ class Readiness:
         self._entries: dict[str, _Entry] = {}
         self._let_by: list[str] = []
         self._none_read_since: float | None = None
+        self.changed = -math.inf  # when a candidate was new or another one last
 
     @property
     def _report_after_s(self) -> float:
@@ -114,6 +115,7 @@ class Readiness:
                     )
                     new.unreadable, new.passed = entry.unreadable, entry.passed
                 self._entries[name] = new
+                self.changed = now
         return gone
 
     def _unknown(self, name: str, now: float) -> None:
@@ -232,6 +234,10 @@ class Readiness:
         """Whether a candidate could not be read."""
         entry = self._entries.get(name)
         return entry is not None and not entry.settled and entry.unreadable is not None
+
+    def hurry(self) -> None:
+        """Report what is incomplete at once from now on."""
+        self._at_once = True
 
     def names(self) -> set[str]:
         """All candidates."""
