@@ -12,6 +12,7 @@ from rna_watch.journal.words import verdict
 from rna_watch.layout import artifacts, bounded_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rna_watch.comparison.comparison import Comparison
@@ -98,16 +99,21 @@ def _made_of(checkpoint: Checkpoint | None) -> str:
     if checkpoint is None or chosen is None:
         return "as its manifest says"
     names = [plain(name) for name in chosen.inputs]
-    training = checkpoint.training.get(chosen.candidate)
     if not chosen.weights:
-        steps = training.get("steps") if training else None
-        how = f"{steps} steps of training" if isinstance(steps, int) else "trained"
-        return f"{how}, from {names[-1]}: no combination" if names else how
-    parts = []
-    for k, (name, weight) in enumerate(zip(names, chosen.weights, strict=False)):
-        if not as_number(weight):
-            continue
-        spread = f" \N{PLUS-MINUS SIGN} {as_number(chosen.spread[k]):.2g}" if k < len(chosen.spread) else ""
-        parts.append(f"{as_number(weight):+.4g}{spread} \N{MULTIPLICATION SIGN} {name}")
+        training = checkpoint.training.get(chosen.candidate, {})
+        start, steps = training.get("start"), training.get("steps")
+        began = _sum(names, start, ()) if isinstance(start, list) else ""
+        how = f"{steps} steps of training" if isinstance(steps, int) else "training"
+        return f"{how}, no combination" + (f"; it began at {began}" if began else "")
     tail = " (means over tensors; the rows are in the manifest)" if chosen.spread else ""
-    return ", ".join(parts) + tail
+    return _sum(names, chosen.weights, chosen.spread) + tail
+
+
+def _sum(names: Sequence[str], weights: Sequence[object], spread: Sequence[float]) -> str:
+    """Weights that are not 0, each with its checkpoint; `spread` is their standard deviation over tensors."""
+    parts = []
+    for k, (name, weight) in enumerate(zip(names, map(as_number, weights), strict=False)):
+        if weight:
+            about = f" \N{PLUS-MINUS SIGN} {as_number(spread[k]):.2g}" if k < len(spread) else ""
+            parts.append(f"{weight:+.4g}{about} \N{MULTIPLICATION SIGN} {name}")
+    return ", ".join(parts)

@@ -332,7 +332,7 @@ def test_a_branch_of_training_is_never_called_rna(tmp_path: Path) -> None:
             metrics={"error": 1.5},
             seconds=0.1,
             recipe={"method": "anneal", "parameters": {}},
-            training={"steps": 60, "seconds": 3.0, "batches": 60},
+            training={"start": [0.25, 0.75], "steps": 60, "seconds": 3.0, "batches": 60},
         )
     )
     run.add(
@@ -353,7 +353,8 @@ def test_a_branch_of_training_is_never_called_rna(tmp_path: Path) -> None:
     shown = _Page(page(run.state, paths))
     assert "The best model is trained, by a short cooldown: neither RNA nor an average." in shown.text
     assert "anneal (training)" in shown.text
-    assert f"60 steps of training, from {name}: no combination" in shown.text
+    began = f"+0.25 \N{MULTIPLICATION SIGN} {NAME.format(5)}, +0.75 \N{MULTIPLICATION SIGN} {name}"
+    assert f"60 steps of training, no combination; it began at {began}" in shown.text
     assert "Cooled down now, this run would be worth error 1.500 instead of" in shown.text
     assert "A grey column was trained, and is no combination." in shown.text
     assert "not compared with noise" in shown.text
