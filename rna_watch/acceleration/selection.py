@@ -84,7 +84,8 @@ class _Ranking:
     def no_worse(self, one: Candidate, *others: Candidate | None) -> bool:
         """Whether one is no worse than any of these by the user's metric, where a loss ranks."""
         bars = [self.metric[each.name] for each in others if self.metric and each is not None]
-        return all(gain(self.metric[one.name], bar, self.metric_mode) >= 0.0 for bar in bars)
+        own = self.metric.get(one.name, math.nan)
+        return all(own == bar or gain(own, bar, self.metric_mode) >= 0.0 for bar in bars)  # both may be infinite
 
 
 def choose(candidates: Sequence[Candidate], evidence: Evidence) -> Choice:
@@ -168,12 +169,14 @@ def _of_evaluated(
         chosen = fit if accepted or current is None else current
         current = fit if accepted else current
     assert chosen is not None
-    better = all(gain(known[chosen.name], known[each.name], mode) > 0.0 for each in originals) if originals else None
+    gains = [gain(known[chosen.name], known[each.name], mode) for each in originals]
+    better = all(each > 0.0 for each in gains) if originals else None
     taken = [each for each in steps if each.accepted] or steps
     by_example = bool(taken) and all(each.standard_error is not None for each in taken)
     tested = evidence.minimum_gain is not None or by_example
     significant = current is not None if tested and better is not None else None
     loss = evidence.loss if by.metric else ""
+    behind = evidence.metric if loss and any(each < 0.0 for each in gains) else ""
     first = by.best([*averages, *solutions, *fits])
     passed_over = ""
     if first is not None and by.ahead(first, chosen) and not by.no_worse(first, *originals, best_average, chosen):
@@ -184,7 +187,7 @@ def _of_evaluated(
         significant=significant,
         best_average=best_average.name if best_average else None,
         best_rna=rna.name if rna else None,
-        reason=_reason(chosen, better=better, significant=significant, loss=loss) + passed_over,
+        reason=_reason(chosen, better=better, significant=significant, loss=loss, behind=behind) + passed_over,
         tested_on=None if significant is None else loss if loss and by_example else evidence.metric,
         comparisons=tuple(steps),
     )
@@ -233,7 +236,8 @@ def _step(best: Candidate, reference: Candidate, by: _Ranking, evidence: Evidenc
     return replace(step, accepted=step.accepted and enough)
 
 
-def _reason(best: Candidate, *, better: bool | None, significant: bool | None, loss: str) -> str:
+def _reason(best: Candidate, *, better: bool | None, significant: bool | None, loss: str, behind: str) -> str:
+    """What the choice found; `behind` names the user's metric where the original is better by that."""
     if better is None:
         return "the original could not be evaluated, so it is not known whether it is better"
     kind = _WORDS.get(kind_of(best.method) or "", "extrapolation")
@@ -241,6 +245,8 @@ def _reason(best: Candidate, *, better: bool | None, significant: bool | None, l
     beyond = {True: ", beyond noise", False: ", but not beyond noise", None: ""}[significant]
     if better:
         return f"{kind} is better than the original{beyond}{by}"
+    if significant and behind:
+        return f"{kind} is worse than the original by {behind}, and better by {loss}, beyond noise"
     if significant:
         return f"{kind} is as good as the original, and better by {loss}, beyond noise"
     return f"{kind} is the best of the family, but not better than the original{by}"

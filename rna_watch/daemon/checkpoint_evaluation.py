@@ -54,6 +54,11 @@ def kinds(config: RunConfig, recorder: Recorder, window: Window, offered: frozen
     return found
 
 
+def re_estimated(last: Candidate) -> Candidate:
+    """The original with its statistics re-estimated."""
+    return replace(last, name=f"{LAST}{_RE_ESTIMATED_SUFFIX}", statistics=RE_ESTIMATED)
+
+
 class CheckpointEvaluation:
     """The evaluation of one checkpoint's candidates; `outcome` is what it gave so far.
 
@@ -123,7 +128,7 @@ class CheckpointEvaluation:
         """The original with its statistics re-estimated, a bar for all others; where that fails, no other is tried so."""
         if RE_ESTIMATED not in self.kinds:
             return []
-        variant = replace(last, name=f"{LAST}{_RE_ESTIMATED_SUFFIX}", statistics=RE_ESTIMATED)
+        variant = re_estimated(last)
         if self.evaluate([variant]):
             self.recorder.solved(NORMALIZATION)
             return [variant]

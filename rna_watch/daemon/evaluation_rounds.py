@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rna_watch.acceleration.candidate import RE_ESTIMATED
 from rna_watch.acceleration.family import Family, unevaluated
 from rna_watch.daemon.checkpoint_evaluation import FITTED, CheckpointEvaluation, kinds
+from rna_watch.daemon.evaluators import offers
 from rna_watch.daemon.searches import SEARCHES
 from rna_watch.daemon.settled_metric import note_what_is_kept
 from rna_watch.evaluation.evaluator import TRAINING_LOSS
@@ -88,6 +90,11 @@ class EvaluationRounds:
                     find(evaluation)
         self._files += [Path(branch.layout.path) for branch in evaluation.outcome.branches.values()]
         return evaluation.outcome
+
+    def re_estimates(self, window: Window) -> bool:
+        """Whether a window's models, the original among them, are judged with re-estimated statistics too."""
+        offered = offers(self.evaluators[0], self.recorder) if self.evaluators else None
+        return RE_ESTIMATED in kinds(self.config, self.recorder, window, offered)
 
     def clear(self) -> None:
         """Remove the files of models that were made for evaluation alone."""

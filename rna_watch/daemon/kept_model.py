@@ -11,6 +11,7 @@ from rna_watch.acceleration.candidate import COMBINED, RE_ESTIMATED
 from rna_watch.acceleration.family import Family, family
 from rna_watch.acceleration.methods import LAST, Search
 from rna_watch.acceleration.residuals import Residuals
+from rna_watch.daemon.checkpoint_evaluation import re_estimated
 from rna_watch.daemon.evaluated import Evaluated
 from rna_watch.daemon.settled_metric import settle
 from rna_watch.daemon.window import Window
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 
 def candidates_of(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
-    """The original and, if a model was chosen, that model, as candidates whose evaluations can be compared."""
+    """The original, also with statistics re-estimated, and the chosen model, as candidates whose evaluations can be compared.
+
+    If none was chosen, the original is alone.
+    """
     (original,) = family(Residuals.of_differences(np.zeros((1, 1))), Search(methods=(), limit=0)).candidates
     chosen = checkpoint.chosen
     if chosen is None:
@@ -41,7 +45,7 @@ def candidates_of(checkpoint: Checkpoint) -> tuple[Candidate, ...]:
         # what the file holds is evaluated: nothing of it is estimated or clamped again
         statistics=COMBINED if recipe.statistics == RE_ESTIMATED else recipe.statistics,
     )
-    return original, model
+    return original, re_estimated(original), model
 
 
 def evaluate(
@@ -49,14 +53,16 @@ def evaluate(
 ) -> Evaluated:
     """Evaluate the original and the published model of a checkpoint, as far as they are there and were not evaluated yet.
 
+    The original is evaluated with re-estimated statistics too, where a window's candidates would be.
+
     Args:
         checkpoint: the checkpoint.
         layouts: of the files that are there, by the candidate's name.
-        candidates: the original and the model.
+        candidates: of that checkpoint.
         rounds: how evaluation is done.
 
     Returns:
-        What was found, with the two as family.
+        What was found, with them as family.
     """
     found = Evaluated(Family(candidates=candidates))
     residuals = Residuals.of_differences(np.zeros((1, 1)))
@@ -66,8 +72,10 @@ def evaluate(
         metric = rounds.config.metric
         if each.name in known and (metric is None or metric in known[each.name]):
             settle(metric or _settled(rounds) or next(iter(known[each.name])), rounds.config, rounds.recorder)
-        elif each.name in layouts and rounds.evaluators:
-            window = Window(members=(checkpoint,), layouts=(layouts[each.name],))
+        elif (layout := layouts.get(LAST if each.method == LAST else each.name)) and rounds.evaluators:
+            window = Window(members=(checkpoint,), layouts=(layout,))
+            if each.name != LAST and each.method == LAST and not rounds.re_estimates(window):
+                continue
             outcome = rounds.run(window, residuals, Family(candidates=(each,)), search=False)
             found.evaluated |= outcome.evaluated
             found.examples |= outcome.examples

@@ -10,7 +10,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.family import Family, family, in_one_sentence
 from rna_watch.acceleration.methods import AVERAGE, LAST, RNA, Search
@@ -277,7 +277,7 @@ class Pipeline:
             self._leave(checkpoint, "its model is not there" if before and judged else "it could not be evaluated")
             return
         outcome.evaluated = set(current.evaluations)
-        choice = self._choose(checkpoint, before.inputs, before.residuals, outcome, before.diagnostics)
+        choice = self._choose(checkpoint, before.inputs, before.residuals, outcome, before)
         assert choice is not None
         self._publication.describe_again(checkpoint, choice)
 
@@ -338,7 +338,7 @@ class Pipeline:
         inputs: list[str],
         form: str,
         outcome: Evaluated,
-        diagnostics: dict[str, Any] | None = None,
+        kept: e.Chosen | None = None,
         window: Window | None = None,
     ) -> Choice | None:
         candidates = outcome.family.candidates
@@ -386,9 +386,9 @@ class Pipeline:
                 tested_on=choice.tested_on or "",
                 reason=in_one_sentence([*outcome.family.notes, choice.reason]),
                 residuals=form,
-                diagnostics=diagnostics or manifest.finite(asdict(choice.candidate.diagnostics)),
+                diagnostics=kept.diagnostics if kept else manifest.finite(asdict(choice.candidate.diagnostics)),
                 comparisons=[manifest.finite(asdict(step)) for step in choice.comparisons],
-                spread=list(window.spread(choice.candidate)) if window is not None else [],
+                spread=kept.spread if kept else list(window.spread(choice.candidate)) if window is not None else [],
             )
         )
         return choice

@@ -159,7 +159,7 @@ def _made(model: _Model, paths: RunPaths) -> Iterator[e.Event]:
         candidate=str(content.get("candidate")),
         method=str(content.get("method")),
         inputs=[each["path"] for each in content["inputs"]],
-        weights=content["weights"],
+        weights=content["weights"] or [],  # a model that was trained has none
         metrics={key: each for key, each in metrics.items() if each is None or isinstance(each, dict)},
         better_than_original=content.get("better_than_original"),
         significant=content.get("significant"),

@@ -125,11 +125,10 @@ class _Window:
         points = (trained.moved(self.base, self.differences, list(rows)), self.base)
         places = (rows, torch.zeros_like(rows))
         sums: tuple[list[float], list[float]] = ([], [])
-        with torch.no_grad():
-            for batch in range(trained.BATCHES):
-                for each in (0, 1) if batch % 2 == 0 else (1, 0):
-                    theta = [tensor.clone() for tensor in points[each]]
-                    sums[each].append(trained.checked(self.loss(theta, places[each], batch)))
+        for batch in range(trained.BATCHES):
+            for each in (0, 1) if batch % 2 == 0 else (1, 0):
+                theta = [tensor.clone() for tensor in points[each]]
+                sums[each].append(trained.checked(self.loss(theta, places[each], batch)))
         values = [sum(found) for found in sums]
         return math.isfinite(values[0]) and values[0] < values[1]
 

@@ -15,7 +15,7 @@ from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import opened
 from rna_watch.window.combine import combined_blocks
-from rna_watch.window.segments import WindowReader
+from rna_watch.window.segments import WindowReader, still_infinities
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,9 +103,14 @@ def span(combination: Combination) -> list[torch.Tensor]:
     ):
         for block in reader.blocks(segments):
             values = block.values
+            still = still_infinities(values)
+            if still is not None:
+                kept, values[:, still] = values[-1, still], 0.0
             start = values[-1] + weights[segments[block.pieces[0].segment].group] @ (values[:-1] - values[-1])
             values[1:] -= values[:-1].copy()
             values[0] = start
+            if still is not None:
+                values[0, still] = kept
             for piece in block.pieces:
                 first = segments[piece.segment].start + piece.start
                 array = arrays[segments[piece.segment].extent]

@@ -140,18 +140,18 @@ class TrainingPasses:
         for name, tensor in given.items():
             if name.rpartition(".")[2] == _COUNTER:
                 tensor.zero_()
-        with seeded(_SEED, self._device):
+        before = {name: tensor.clone() for name, tensor in buffers.items()}
+        with torch.enable_grad(), seeded(_SEED, self._device):  # a loss may hold gradients by its inputs
             for number in range(PASSES):
-                before = {name: tensor.clone() for name, tensor in buffers.items()} if number == 0 else {}
                 torch.manual_seed(number)
                 # each has a dict of its own, as functional_call writes into it, and mixes up a layer that has two names
                 self._function(dict(given), self._device, torch.Generator().manual_seed(number))
-                buffers = {name: each for name, each in buffers.items() if number or not each.equal(before[name])}
-                if not buffers:
+                if number == 0 and all(each.equal(before[name]) for name, each in buffers.items()):
                     raise EvaluationFailed(
                         "a pass of training_loss(state_dict, device, generator) leaves the normalization statistics in "
                         "state_dict as they are: let it run the network in training mode, with functional_call"
                     )
+        buffers = {name: each for name, each in buffers.items() if not each.equal(before[name])}
         if broken := [name for name, tensor in buffers.items() if not bool(tensor.isfinite().all())]:
             raise EvaluationFailed(f"the passes of training_loss leave {broken[0]} with numbers that are not finite")
         return _written(buffers, tensors, layout)

@@ -102,14 +102,13 @@ def fit(
         c = to_coefficients @ at
         theta = moved(base, differences, [c] * len(base))
         slope = torch.zeros_like(at)
-        with torch.no_grad():
-            for batch in range(0, BATCHES, 2):
-                here = checked(loss([each.clone() for each in theta], c, batch))
-                for j, step in aside(at):
-                    there = checked(loss([each.clone() for each in theta], c + to_coefficients @ step, batch))
-                    slope[j] += (there - here) / float(step[j]) / (BATCHES / 2)
-                if batch == 0 and not bool(slope.any()):
-                    break
+        for batch in range(0, BATCHES, 2):
+            here = checked(loss([each.clone() for each in theta], c, batch))
+            for j, step in aside(at):
+                there = checked(loss([each.clone() for each in theta], c + to_coefficients @ step, batch))
+                slope[j] += (there - here) / float(step[j]) / (BATCHES / 2)
+            if batch == 0 and not bool(slope.any()):
+                break
         return slope if bool(slope.isfinite().all()) else torch.zeros_like(at)
 
     if rounds == 0:

@@ -319,6 +319,17 @@ def test_the_first_in_the_ranking_that_is_no_worse_by_the_metric_is_taken():
     worse = {"average-4": wrong(21), "average-2": wrong(22)}
     choice = ranked_by_loss({LAST: wrong(20)} | worse, {LAST: losses_about(0.9, 1)} | first)
     assert (choice.candidate.name, choice.better_than_original) == ("average-4", False)
+    assert choice.reason.startswith(
+        "the plain average is worse than the original by error, and better by loss, beyond noise"
+    )
+
+
+def test_a_metric_that_is_infinite_for_all_leaves_the_ranking_to_the_loss():
+    """Equal metrics are no worse than each other, infinite ones too."""
+    endless = dict.fromkeys((LAST, "average-4", "rna-4-1e-08"), wrong(1) + math.inf)
+    losses = {LAST: losses_about(0.9, 1), "average-4": losses_about(0.8, 2), "rna-4-1e-08": losses_about(0.7, 3)}
+    choice = ranked_by_loss(endless, losses)
+    assert (choice.candidate.name, choice.better_than_original) == ("rna-4-1e-08", False)
 
 
 def test_a_gain_that_was_stated_is_one_of_the_metric():

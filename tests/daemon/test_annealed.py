@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from rna_watch.formats.probe import probe
+from rna_watch.journal.events import Chosen
+from rna_watch.journal.log import read
 from rna_watch.publishing import annealed, inputs, verification
 from tests.daemon.in_process import Here, process
 from tests.daemon.runs import rna_watch
@@ -127,6 +129,17 @@ def test_verify_checks_the_digest_and_says_so(run: tuple[Path, RunState], tmp_pa
     finally:
         other.unlink()
         other.with_name("other.pt.json").unlink()
+
+
+def test_a_lost_journal_is_made_anew_with_it(run: tuple[Path, RunState], tmp_path: Path) -> None:
+    """Its manifest has no weights, and the new journal, which can be read, has none of them."""
+    own = tmp_path / "run"
+    shutil.copytree(run[0], own, symlinks=True)
+    shutil.rmtree(own / ".rna-watch")
+    process(own, own)
+    found = [event for event in read(own / ".rna-watch" / "journal.jsonl") if isinstance(event, Chosen)]
+    (chosen, *_) = (event for event in found if event.checkpoint == "step_80.pt")
+    assert (chosen.method, chosen.weights) == ("anneal", [])
 
 
 def test_the_same_run_gives_the_same_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

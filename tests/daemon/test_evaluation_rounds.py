@@ -18,8 +18,11 @@ from torch.optim.swa_utils import update_bn
 
 from rna_watch.acceleration.significance import student_quantile
 from rna_watch.cli import app
+from rna_watch.daemon.recorder import Recorder
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import TRAINING_LOSS, Evaluation, Fit, FitRequest
+from rna_watch.journal.events import TakenUp
+from rna_watch.journal.run_paths import RunPaths
 from rna_watch.layout.artifacts import manifest_path
 from rna_watch.publishing.inputs import Finder
 from rna_watch.publishing.verification import Verdict, read_manifest, verify
@@ -680,6 +683,26 @@ def test_by_itself_every_model_is_judged_with_both_kinds_of_statistics(run: Path
         )
     assert "normalization" not in state.problems
     _check_search(state, 2 * 3)
+
+
+def test_a_kept_model_is_to_beat_the_original_in_its_better_kind_too(run: Path, tmp_path: Path) -> None:
+    """Where another metric decides on models as they lie there, the original is evaluated with both kinds of statistics."""
+    settings: dict[str, Any] = {"normalization": "auto", "methods": ("average",)}
+    process(run, tmp_path, [Noise(0)], **settings)
+    recorder = Recorder(RunPaths(run=run, output=tmp_path).journal)
+    for checkpoint in _published(recorder.state):
+        recorder.record(TakenUp(checkpoint=checkpoint.name, how="evaluate", reason="by error now"))
+    recorder.close()
+    state = process(run, tmp_path, [Noise(0, metric="error")], metric="error", **settings)
+    decided = set()
+    for checkpoint in _published(state):
+        assert checkpoint.chosen is not None
+        own, file, better = (
+            checkpoint.evaluations[name]["error"] for name in (checkpoint.chosen.candidate, "last", "last+re-estimated")
+        )
+        assert checkpoint.chosen.better_than_original is (own < min(file, better))
+        decided.add(better < own < file)
+    assert decided == {True, False}
 
 
 def _training_passes(folder: Path, mode: str) -> Here:

@@ -149,6 +149,30 @@ def test_the_loss_is_asked_at_the_rows_that_are_told(tmp_path):
         torch.testing.assert_close(judged[name], expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["layered", "trained"])
+def test_a_loss_may_take_gradients_of_its_own(tmp_path, method):
+    """A gradient penalty, or an equation's residual, can be evaluated wherever the loss is, also where fits are compared."""
+    own = "x = torch.ones(3, requires_grad=True)\n    torch.autograd.grad(x.square().sum(), x)\n    return noise"
+    found = python(tmp_path, BY_TENSOR.replace("return noise", own)).fit(
+        request(window_of(tmp_path, ("b.weight",)), method=method)
+    )
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("method", ["layered", "trained"])
+def test_a_mask_of_infinities_is_kept(tmp_path, method):
+    """An attention mask in the state dict is the same in all checkpoints: it stays, and the rest is fitted."""
+    window = window_of(tmp_path, ("b.weight",))
+    for layout in window.layouts:
+        torch.save(torch.load(layout.path) | {"mask": torch.tensor([0.0, -math.inf])}, layout.path)
+    window = dataclasses.replace(window, layouts=tuple(probe(layout.path) for layout in window.layouts))
+    text = BY_TENSOR.replace("state_dict.values()", "(state_dict[n + '.weight'] for n in 'abc')")
+    text = text.replace("    noise", "    assert state_dict['mask'].tolist() == [0.0, -float('inf')]\n    noise")
+    found = python(tmp_path, text).fit(request(window, method=method))
+    assert found.notes == ()
+    assert found.weights != window.weights
+
+
 def test_a_window_that_is_too_large_is_refused_in_words(tmp_path):
     """The limit holds for it as for trained weights."""
     with pytest.raises(EvaluationFailed, match=r"of 3 checkpoints takes .* allow more memory \(fit_memory\)"):

@@ -256,6 +256,31 @@ def test_passes_that_measure_nothing_are_told(tmp_path, text, mode, words, calls
     assert len(user().CALLS) == calls
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "    state_dict.pop('1.num_batches_tracked')\n",
+        "    x = torch.ones(3, requires_grad=True)\n    torch.autograd.grad(x.square().sum(), x)\n",
+    ],
+    ids=["takes from its dict", "a gradient of its own"],
+)
+def test_a_loss_that_can_be_fitted_can_be_passed_through(tmp_path, text):
+    """Each pass has a dict of its own, and gradients, as each step of a fit has."""
+    assert len(python(tmp_path, by_loss(text)).evaluate(window(tmp_path), re_estimate=True).statistics) == 4
+
+
+def test_a_layer_that_the_first_pass_skips_is_measured_too(tmp_path):
+    """What any of the passes moves is re-estimated."""
+    skipped = "    mean = state_dict['4.running_mean']\n    kept = mean.clone()\n"
+    code = by_loss(skipped).replace(
+        "    return torch.func.functional_call(found, state_dict, (x,)).square().mean()\n",
+        "    loss = torch.func.functional_call(found, state_dict, (x,)).square().mean()\n"
+        "    if len(CALLS) == 1:\n        mean.copy_(kept)\n    return loss\n",
+    )
+    found = python(tmp_path, code).evaluate(window(tmp_path), re_estimate=True)
+    assert "module.4.running_mean" in found.statistics
+
+
 def test_what_normalization_offers_goes_before_the_training_loss(tmp_path):
     """With both in the file, the network and inputs of `normalization` are used."""
     text = FILE + by_loss().partition("def training_loss")[1] + by_loss().partition("def training_loss")[2]

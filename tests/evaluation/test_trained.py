@@ -40,7 +40,7 @@ class Quadratic:
     def loss(self, parameters, _c, batch):
         """The loss with a random slope, the batch's own."""
         theta = torch.cat(parameters).double()
-        if torch.is_grad_enabled():
+        if theta.requires_grad:
             self.seen.append(theta.detach())
         slope = torch.randn(len(theta), generator=torch.Generator().manual_seed(batch), dtype=torch.float64)
         return 0.5 * (self.matrix @ (theta - self.b)).square().sum() + self.noise * (slope @ theta)

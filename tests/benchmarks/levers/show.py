@@ -47,7 +47,12 @@ def show(name: str, options: Options) -> None:
     seconds = time.perf_counter() - begun
     kinds = ("test_error", "test_loss") if training.unit.startswith("test error") else ("test_loss",)
     print(f"\n{training.title}; {len(runs)} runs, {len(windows)} windows, {seconds:.0f} s; test examples chose nothing")
-    print("mean over a phase's windows, then over seeds ± standard error; in brackets against the best average, paired")
+    print(
+        "mean over a phase's windows, then over seeds ± standard error; in brackets against the best average, paired,"
+    )
+    print(
+        "which stands for a method that gave no model; cost: medians over windows, of all models of a method, before judging"
+    )
     words = {row: _cost(training, windows, method) for row, method in _COSTLY.items()}
     for kind in kinds:
         unit = training.unit if kind == kinds[0] else "test loss, nats"

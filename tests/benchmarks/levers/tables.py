@@ -41,18 +41,20 @@ class Window:
 
 
 def values(windows: Sequence[Window], row: str, phase: str, kind: str) -> tuple[list[float], list[float]]:
-    """For each seed the mean over a phase's windows of a row's picks, and of their differences to the best average's."""
+    """For each seed the mean over a phase's windows of a row's picks, and of their differences to the best average's.
+
+    Where a method that was tried gave no model (a fit that gained nothing keeps its start, a run that has cooled down is not
+    cooled down again), the best average stands for it.
+    """
     means, differences = [], []
+    tried = any(each.picked(row) for each in windows)
     for seed in sorted({each.seed for each in windows}):
         own = [each for each in windows if each.seed == seed and each.phase == phase]
-        pairs = [
-            (mine.mean(kind), base.mean(kind))
-            for each in own
-            if (mine := each.picked(row)) and (base := each.picked(BASE))
-        ]
-        if pairs:
-            means.append(statistics.fmean(mine for mine, _ in pairs))
-            differences.append(statistics.fmean(mine - base for mine, base in pairs))
+        bases = [base.mean(kind) for each in own if (base := each.picked(BASE))]
+        mine = [pick.mean(kind) for each in own if (pick := each.picked(row) or each.picked(BASE))]
+        if mine and tried:
+            means.append(statistics.fmean(mine))
+            differences.append(statistics.fmean(mine) - statistics.fmean(bases))
     return means, differences
 
 
@@ -62,14 +64,14 @@ def error(numbers: Sequence[float]) -> float:
 
 
 def cost(windows: Sequence[Window], method: str) -> tuple[float, float]:
-    """Mean CPU seconds and steps of the training loss that all models of a method took in a window."""
+    """Median CPU seconds and steps of the training loss that all models of a method took in a window."""
     own = [[model for model in each.models if model.method == method] for each in windows]
     own = [models for models in own if models]
     if not own:
         return math.nan, math.nan
     return (
-        statistics.fmean(sum(model.seconds for model in models) for models in own),
-        statistics.fmean(sum(model.steps for model in models) for models in own),
+        statistics.median(sum(model.seconds for model in models) for models in own),
+        statistics.median(sum(model.steps for model in models) for models in own),
     )
 
 
