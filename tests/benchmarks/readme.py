@@ -14,17 +14,21 @@ from rna_watch.options import plain
 from rna_watch.reproduce import networks_tables, prototyping
 from rna_watch.reproduce.images.spec import RunSpec
 from rna_watch.reproduce.tables import Table, render
+from tests.benchmarks.levers import kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 README = Path(__file__).parents[2] / "README.md"
 RESULTS = README.parent / "docs" / "results" / "reproduce"
-NAMES = ("methods", "settings", "networks", "prototyping")
+NAMES = ("levers", "methods", "settings", "networks", "prototyping")
 
 
 def block(name: str) -> str:
     """The table of the methods or the settings, or those of an experiment from its kept results, as the README has them."""
+    if name == "levers":
+        heading = ("against the best plain average", "early", "middle", "late", "cost a window")
+        return _rows(heading, kept.rows(RESULTS.parent / name))
     if name == "methods":
         return _rows(("method", "kind", "what it is", "settings"), _methods())
     if name == "settings":
