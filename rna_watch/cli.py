@@ -221,6 +221,17 @@ def compare(paths: RunPaths, **options: Any) -> None:
 
 
 @app.command()
+@_of_run
+@click.option("-o", "--out", type=_PATH, help="The page to write; NAME-report.html in this folder if not given.")
+@click.option("--force", is_flag=True, help="Replace that file if it exists.")
+def report(paths: RunPaths, *, out: Path | None, force: bool) -> None:
+    """Write all that is known of RUN_DIR as one HTML page, to read anywhere: answer, curves, weights, where models come from."""
+    from rna_watch.commands import report
+
+    echo(report.write(paths, out, force=force))
+
+
+@app.command()
 @click.argument("outputs", nargs=-1, required=True, type=_PATH)
 @_json("one JSON array, and nothing else")
 def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:

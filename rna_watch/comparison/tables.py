@@ -134,10 +134,11 @@ def _checkpoints(sheet: _Sheet, rows: Sequence[Row]) -> Lines:
         Text(tail_of(plain(name), _LONGEST_NAME), "dim" if name in {ORIGINAL, NOT_EVALUATED} else "") for name in which
     ]
     columns.append(Column(title="which", cells=cells, drop=9, gap=1 if sheet.star else 2))
-    return _fitted(columns, sheet.width) + wrap(_legend(c), sheet.width, style="dim", most=4)
+    return _fitted(columns, sheet.width) + wrap(legend(c), sheet.width, style="dim", most=4)
 
 
-def _legend(c: Comparison) -> str:
+def legend(c: Comparison) -> str:
+    """What the columns of a table hold, in a sentence or two."""
     picked = [_TITLES[kind] for kind in (AVERAGE, RNA) if kind in c.kinds]
     told = []
     if picked:
@@ -154,11 +155,12 @@ def _values(sheet: _Sheet, rows: Sequence[Row], key: str, *, rivals: Sequence[st
     for row in rows:
         point = row.points.get(key)
         text = number(point.value, sheet.decimals) if point and point.value is not None else NOT_EVALUATED
-        cells.append(sheet.cell(text, best=_is_best(sheet.comparison, row, key, rivals)))
+        cells.append(sheet.cell(text, best=is_best(sheet.comparison, row, key, rivals)))
     return sheet.column(_TITLES.get(key, plain(key)), cells, drop)
 
 
-def _is_best(c: Comparison, row: Row, key: str, rivals: Sequence[str]) -> bool:
+def is_best(c: Comparison, row: Row, key: str, rivals: Sequence[str]) -> bool:
+    """Whether no rival at a checkpoint has a better value than this kind or recipe; False where there is none to compare."""
     value = row.value(key)
     values = [v for rival in rivals if (v := row.value(rival)) is not None]
     return value is not None and len(values) > 1 and same(value, ranked([value, *values], float, c.mode)[0])
@@ -248,17 +250,19 @@ def _levels(sheet: _Sheet, *, members: bool) -> Lines:
     return lines
 
 
+def reached(level: Level, key: str) -> str:
+    """The step at which a kind or a recipe reached a level, with its speed-up."""
+    step, speedup = level.reached.get(key), level.speedups.get(key)
+    if step is None or speedup is None:
+        return "never" if step is None else str(step)
+    return f"{step} ({'>' if speedup.at_least else ''}{speedup.factor:.2f})"
+
+
 def _level(sheet: _Sheet, level: Level, keys: Sequence[str]) -> Column:
     steps = [step for key in keys if (step := level.reached.get(key)) is not None]
     cells = []
     for key in keys:
-        step, speedup = level.reached.get(key), level.speedups.get(key)
-        if step is None:
-            text = "never"
-        elif speedup is None:
-            text = str(step)
-        else:
-            text = f"{step} ({'>' if speedup.at_least else ''}{speedup.factor:.2f})"
-        cells.append(sheet.cell(text, best=step is not None and step == min(steps) < max(steps)))
+        step = level.reached.get(key)
+        cells.append(sheet.cell(reached(level, key), best=step is not None and step == min(steps) < max(steps)))
     digits = number(level.value, sheet.decimals) if level.tolerance is not None else f"{level.value:g}"
     return sheet.column(digits, cells, 0)

@@ -129,8 +129,8 @@ class Hooks:
         lifeline_read, lifeline = os.pipe()
         given = os.memfd_create("manifest")
         try:
-            with open(given, "wb", closefd=False) as file:
-                file.write(content)
+            while content:
+                content = content[os.write(given, content) :]
             process = subprocess.Popen(
                 ["/bin/sh", "-c", GUARDED, "sh", self._commands[due.hook], f"/proc/self/fd/{given}"],
                 stdin=lifeline_read,

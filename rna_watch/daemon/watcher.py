@@ -97,6 +97,7 @@ class Watcher:
         self._next_scan = 0.0
         self._begun = time.monotonic()
         self._ending = until_done  # what is incomplete is waited for no longer than a short while
+        self._hurried = True  # since the end of the training: what is incomplete was made due
         self._scanned = self._idle_since = self._begun  # when the folder was listed last, and since when nothing came
         self._place: tuple[int, int] | None = None  # device and inode of the run directory when events were asked for,
         self._mounted: tuple[int, int] | None = None  # and when there was something in it
@@ -133,7 +134,7 @@ class Watcher:
         self.settled = False
         self._begun = time.monotonic()
         self._ending = True
-        self._readiness.hurry()
+        self._hurried = False
         self._next_scan = 0.0
         self.wake.set()
 
@@ -143,7 +144,7 @@ class Watcher:
 
     def knows(self, path: str) -> bool:
         """Whether a file was there at the last look."""
-        return path in self._readiness.names()
+        return self._readiness.knows(path)
 
     def _is_settled(self) -> bool:
         """Whether all that is there was taken, or was waited for long enough.
@@ -166,6 +167,9 @@ class Watcher:
 
     def _round(self) -> None:
         now = time.monotonic()
+        if not self._hurried:
+            self._hurried = True
+            self._readiness.hurry(now)
         if now >= self._next_scan or self.wake.is_set():
             self.wake.clear()
             self._next_scan = now + self._timing.scan_s

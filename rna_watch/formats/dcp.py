@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import dcp_metadata, dcp_pieces, dcp_shard, model_source, torch_zip
+from rna_watch.formats import dcp_metadata, dcp_pieces, dcp_shard, loading, model_source, torch_zip
 from rna_watch.formats.dcp_items import Reading, opened
 from rna_watch.formats.dcp_shard import ENDING, METADATA
 from rna_watch.formats.format import FolderFormat
@@ -267,4 +267,10 @@ def _carried(folder: str, place: str, model: set[str]) -> list[FileIdentity]:
     return found
 
 
-FORMAT = FolderFormat(name="dcp", recognises=recognises, read_layout=read_layout)
+def _loading(path: str, source: str) -> list[str]:
+    names = os.listdir(path) if os.path.isdir(path) else []  # noqa: PTH112, PTH208
+    place = path if METADATA in names else os.path.join(path, _inner(names))  # noqa: PTH118
+    return loading.distributed(place.rstrip("/"), source)
+
+
+FORMAT = FolderFormat(name="dcp", recognises=recognises, read_layout=read_layout, loading=_loading)

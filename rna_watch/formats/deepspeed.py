@@ -15,7 +15,7 @@ from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import deepspeed_save, model_source, storages, torch_zip
+from rna_watch.formats import deepspeed_save, loading, model_source, storages, torch_zip
 from rna_watch.formats.format import FolderFormat, ReadFile, WrittenAs
 from rna_watch.formats.safe_pickle import PickledTensor, Storage
 from rna_watch.formats.zip_directory import MAGIC
@@ -376,10 +376,12 @@ FORMAT = FolderFormat(
     recognises=lambda _folder, names: any(map(_OPTIMIZER.match, names)),
     read_layout=read_layout,
     written_as=WrittenAs.SAFETENSORS,
+    loading=loading.consolidated,
 )
 # a folder of ZeRO too, until the shards of its optimizer are there
 WITHOUT_ZERO = FolderFormat(
     name="deepspeed without ZeRO",
     recognises=lambda _folder, names: any(map(_MODEL.match, names)),
     read_layout=read_layout,
+    loading=loading.states_of_deepspeed,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import TYPE_CHECKING
 
+from rna_watch.formats import loading as lines_for
 from rna_watch.layout.layout import Layout
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ Part = tuple[int, int, str]  # of a file: its first byte, the byte behind its la
 Owner = tuple[int, str]  # the byte of a file at which elements of a tensor begin, and the tensor's name
 Written = dict[int, tuple[int, int]]  # first byte of each run that was written -> (length in bytes, its CRC-32)
 ReadFile = Callable[[str, str | None], Layout]
+Loading = Callable[[str, str], list[str]]  # a path and the key path of the model in it -> lines of Python
 
 
 class WrittenAs(StrEnum):
@@ -55,6 +57,7 @@ class FileFormat:
         written_as: what a model of it is written out as.
         alone_as: what it is written out as without what else is in the file.
         not_alone: why it cannot be ("" if it can).
+        loading: the lines of Python that load a model, which `formats/loading.py` has.
     """
 
     name: str
@@ -65,6 +68,7 @@ class FileFormat:
     written_as: WrittenAs = WrittenAs.CLONE
     alone_as: WrittenAs = WrittenAs.CLONE
     not_alone: str = ""
+    loading: Loading = lines_for.unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +80,11 @@ class FolderFormat:
         recognises: whether a folder of this path, with entries of these names, is one, or becomes one.
         read_layout: as for a file, given the path, and a function that returns the layout of one of its files.
         written_as: what a model of it is written out as; a new file comes into a folder with what the layout carries.
+        loading: as for a file; of what it is written out as.
     """
 
     name: str
     recognises: Callable[[str, set[str]], bool]
     read_layout: Callable[[str, str | None, ReadFile], Layout]
     written_as: WrittenAs = WrittenAs.CLONE
+    loading: Loading = lines_for.unknown

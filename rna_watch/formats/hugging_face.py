@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+from rna_watch.formats import loading
 from rna_watch.formats.format import FolderFormat, ReadFile
 from rna_watch.layout import bounded_json
 from rna_watch.layout.artifacts import is_output
@@ -288,4 +289,4 @@ def join(layouts: Sequence[Layout]) -> Layout:
     )
 
 
-FORMAT = FolderFormat(name="folder", recognises=recognises, read_layout=read_layout)
+FORMAT = FolderFormat(name="folder", recognises=recognises, read_layout=read_layout, loading=loading.hugging_face)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rna_watch.formats import dcp, dcp_shard, deepspeed, hugging_face, safetensors_file, torch_legacy, torch_zip
+from rna_watch.formats import loading as lines_for
 
 if TYPE_CHECKING:
     from rna_watch.formats.format import FileFormat, FolderFormat, WrittenAs
@@ -46,6 +47,18 @@ def written_as(layout: Layout, *, alone: bool = False) -> WrittenAs:
         return {each.name: each for each in FOLDERS}[layout.format.partition(" of ")[0]].written_as
     own = file_format(layout.format)
     return own.alone_as if alone else own.written_as
+
+
+def loading(format_name: str, path: str, source: str) -> list[str]:
+    """The lines of Python that load a model.
+
+    Args:
+        format_name: the format of the checkpoint that the model was made of, as `Layout.format` has it.
+        path: of the model.
+        source: the key path of the model in it.
+    """
+    known = {each.name: each.loading for each in FILES} | {each.name: each.loading for each in FOLDERS}
+    return known.get(format_name.partition(" of ")[0], lines_for.unknown)(path, source)
 
 
 def endings() -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from operator import mul
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import model_source
+from rna_watch.formats import loading, model_source
 from rna_watch.formats.format import FileFormat
 from rna_watch.layout import bounded_json
 from rna_watch.layout.dtypes import DTYPES, PAIRS
@@ -212,4 +212,5 @@ FORMAT = FileFormat(
     recognises=_recognises,
     read_layout=read_layout,
     endings=(".safetensors",),
+    loading=loading.safetensors_file,
 )

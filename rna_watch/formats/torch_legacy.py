@@ -14,7 +14,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import safe_pickle, storages, torch_zip
+from rna_watch.formats import loading, safe_pickle, storages, torch_zip
 from rna_watch.formats.format import FileFormat
 from rna_watch.formats.safe_pickle import Storage, StorageType
 from rna_watch.layout.dtypes import DTYPES
@@ -257,4 +257,5 @@ FORMAT = FileFormat(
     read_layout=read_layout,
     endings=torch_zip.FORMAT.endings,
     not_alone="it is in torch's old format, which is only patched; save it with torch 1.6 or newer",
+    loading=loading.torch_file,
 )

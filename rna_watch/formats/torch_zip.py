@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import RefusedCheckpoint
-from rna_watch.formats import safe_pickle, storages
+from rna_watch.formats import loading, safe_pickle, storages
 from rna_watch.formats.format import FileFormat, WrittenAs
 from rna_watch.formats.zip_checksums import CHECKSUMS
 from rna_watch.formats.zip_directory import MAGIC, Record, payload_offset, read_directory
@@ -137,4 +137,5 @@ FORMAT = FileFormat(
     endings=(".pt", ".pth", ".ckpt", ".bin", ".pth.tar", ".pt.tar"),
     checksums=CHECKSUMS,
     alone_as=WrittenAs.TORCH_ZIP,
+    loading=loading.torch_file,
 )

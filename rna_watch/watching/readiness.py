@@ -235,9 +235,16 @@ class Readiness:
         entry = self._entries.get(name)
         return entry is not None and not entry.settled and entry.unreadable is not None
 
-    def hurry(self) -> None:
-        """Report what is incomplete at once from now on."""
+    def hurry(self, now: float) -> None:
+        """Probe what is incomplete once more without a pause, and report it at once from now on."""
         self._at_once = True
+        for entry in self._entries.values():
+            if entry.probed and not entry.settled:
+                entry.due, entry.retry_s = min(entry.due, now), _FIRST_RETRY_S
+
+    def knows(self, name: str) -> bool:
+        """Whether a candidate was there at the last scan."""
+        return name in self._entries
 
     def names(self) -> set[str]:
         """All candidates."""

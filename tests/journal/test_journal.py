@@ -29,6 +29,7 @@ def _example(kind: type[e.Event]) -> e.Event:
         "float": 0.1,
         "bool": True,
         "str | None": None,
+        "int | None": None,
         "bool | None": None,
         "list[str]": ["a"],
         "list[float]": [0.1, -1e-300],

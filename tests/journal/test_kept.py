@@ -23,7 +23,7 @@ MAY_STAY = {
     "anneal_seconds",
     *("learning_rate_jump", "metric", "mode", "first_round", "evaluators", "minimum_gain", "evaluation_timeout"),
     *("allow_links", "output", "publish", "keep", "export", "optimizer_state", "engine", "ray_address", "workers"),
-    *("choose_by",),
+    *("choose_by", "on_model", "on_best", "until_idle", "last_step", "with_pid"),
     *("one_run", "patterns", "step", "every", "first_step", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
 }
 

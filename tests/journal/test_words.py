@@ -75,6 +75,14 @@ def test_a_choice_without_an_evaluator_says_so():
         (e.Problem(key="disk", what="no room", remedy="make some"), "problem: no room; make some"),
         (e.Solved(key="disk"), "solved: disk"),
         (e.Noted(text="hello"), "hello"),
+        (
+            e.Hooked(checkpoint="a.pt", hook="on_model", of=7, seconds=2.0, code=0),
+            "a.pt  on_model was called: 2.0 s",
+        ),
+        (
+            e.Hooked(checkpoint="a.pt", hook="on_best", of=8, seconds=2.0, code=7, reason="it ended with status 7"),
+            "a.pt  on_best failed: it ended with status 7",
+        ),
         (e.Stopped(reason="rna-watch stop"), "stopped: rna-watch stop"),
         (e.Evaluated(checkpoint="a.pt", candidate="last", metrics={"error": 1.0}, seconds=1.0), None),
         (e.Publishing(checkpoint="a.pt", output="a.pt", temporary=".a", manifest_digest=""), None),
