@@ -38,7 +38,7 @@ def offered(folder: Path) -> tuple[Callable[..., Any], ...]:
     """The functions of an evaluator's file: evaluate, normalization and training_loss.
 
     A model's file has the values of each example of both parts, the CPU seconds of this process when its evaluation began
-    and ended, and how many losses with a gradient were asked for before. What passed between two files was the cost of
+    and ended, and how many gradients of the loss were taken before. What passed between two files was the cost of
     making the second's model.
     """
     run = json.loads((folder / RUN).read_text())
@@ -69,10 +69,12 @@ def offered(folder: Path) -> tuple[Callable[..., Any], ...]:
         return judged.network.to(device), judged.statistics
 
     def training_loss(state_dict: dict[str, Tensor], device: torch.device, generator: torch.Generator) -> Tensor:
-        counted["steps"] += torch.is_grad_enabled()
         inputs, wanted = judged.batch(generator)
         scores = torch.func.functional_call(judged.network.to(device).train(), state_dict, (inputs.to(device),))
-        return judged.losses(scores, wanted.to(device)).mean()
+        loss = judged.losses(scores, wanted.to(device)).mean()
+        if loss.requires_grad:
+            loss.register_hook(lambda _: counted.update(steps=1))  # a pass without a backward pass is no step
+        return loss
 
     return evaluate, normalization, training_loss
 
