@@ -195,8 +195,9 @@ class EvaluatorContract:
     def test_weights_are_fitted(self, able, window):
         """Weights of sum one with a lower loss come back, the same for the same seed."""
         found = able.fit(request(window))
-        assert len(found.losses) == 30
-        assert sum(found.losses[-5:]) < sum(found.losses[:5])
+        assert len(found.losses) == 4  # at the start, and after each of three rounds
+        assert list(found.losses) == sorted(found.losses, reverse=True)
+        assert found.losses[-1] < found.losses[0]
         assert abs(sum(found.weights) - 1.0) <= 1e-12
         assert found.seconds > 0
         again = able.fit(request(window))
