@@ -105,9 +105,10 @@ def from_record(record: dict[str, Any]) -> e.Event | None:
         of_several = cls is e.Chosen
         values["metrics"] = {key: _metrics(each) for key, each in found.items()} if of_several else _metrics(found)
     fields.check(cls, values)
-    if cls is e.Measured and any(len(pair) != 2 for pair in values["residuals"]):
+    event = cls(**values)
+    if isinstance(event, e.Measured) and any(len(pair) != 2 for pair in event.residuals):
         raise TypeError("a residual lies between two checkpoints")
-    return cls(**values)
+    return event
 
 
 def _metrics(found: object) -> e.Metrics | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rna_watch.layout.layout import Layout
 
 _SUM_TOLERANCE = 1e-9
+_LARGEST = 1e100  # beyond it, sums are not finite
 _UPDATE = "this rna-watch does not know it, update it"
 
 
@@ -186,7 +187,7 @@ def _problem_of(weights: object, count: int) -> str:
         return "it has no weights"
     if len(weights) != count:
         return f"it has {len(weights)} weights for {count} inputs"
-    if not all(abs(each) < math.inf for each in weights):
+    if not all(abs(each) <= _LARGEST for each in weights):
         return "a weight is not finite"
     total = math.fsum(weights)
     return f"its weights sum to {total:.12g}, not to 1" if abs(total - 1) > _SUM_TOLERANCE else ""

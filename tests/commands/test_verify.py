@@ -268,6 +268,7 @@ def test_a_truncated_output_is_not_complete(run: Path) -> None:
         (lambda c: c | {"weights": None}, Verdict.DIFFERS, "it has no weights"),
         (lambda c: c | {"weights": c["weights"][1:]}, Verdict.DIFFERS, "it has 4 weights for 5 inputs"),
         (lambda c: c | {"weights": [0, 0, 0, 0, float("nan")]}, Verdict.DIFFERS, "a weight is not finite"),
+        (lambda c: c | {"weights": [0, 0, 0, 0, 10**400]}, Verdict.DIFFERS, "a weight is not finite"),
         (lambda c: c | {"weights": [0, 0, 0, 0.5, 0.50001]}, Verdict.DIFFERS, "its weights sum to 1.00001, not to 1"),
         (lambda c: c | {"layer_weights": [1]}, Verdict.DIFFERS, "its layer_weights are no rows of weights by name"),
         (lambda c: c | {"layer_weights": {"w": [0, 1]}}, Verdict.DIFFERS, "for w, it has 2 weights for 5 inputs"),

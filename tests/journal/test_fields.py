@@ -10,6 +10,7 @@ from rna_watch.daemon.recorder import Recorder
 from rna_watch.journal import events as e
 from rna_watch.journal import fields
 from rna_watch.journal.log import decode, encode, read
+from rna_watch.journal.records import from_record, to_record
 
 
 def test_texts_are_cut_where_they_are_recorded(tmp_path):
@@ -63,3 +64,7 @@ def test_a_residual_lies_between_two_checkpoints(pair):
     )
     assert decode(encode(measured)) == measured
     assert decode(encode(dataclasses.replace(measured, residuals=[["a.pt", "b.pt"], pair]))) is None
+    record = to_record(measured)
+    del record["residuals"]
+    with pytest.raises(TypeError, match="residuals"):
+        from_record(record)

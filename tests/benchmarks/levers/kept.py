@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-_ROWS = {"last": "last checkpoint", BASE: BASE, "RNA": "RNA", "layered": "layered", "anneal": "anneal", "chosen": "chosen"}
+_ROWS = {
+    "last": "last checkpoint",
+    BASE: BASE,
+    "RNA": "RNA",
+    "layered": "layered",
+    "anneal": "anneal",
+    "chosen": "chosen",
+}
 _COSTLY = {BASE: ("average",), "RNA": ("rna",), "layered": ("layered",), "anneal": ("anneal",)}
 # of each training: its words, its phases and what they are called here
 _SHOWN = {
