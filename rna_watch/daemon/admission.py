@@ -20,7 +20,7 @@ from rna_watch.journal import events as e
 from rna_watch.journal.replay import RunState, Stage
 from rna_watch.layout.identity import identify_any
 from rna_watch.layout.layout import difference
-from rna_watch.layout.trouble import PASSING, in_words
+from rna_watch.layout.trouble import UNREAD, in_words
 from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.watching import steps
 from rna_watch.window.equality import same_values
@@ -108,7 +108,7 @@ class Admission:
             self._note(e.Refused(checkpoint=name, reason=str(error)))
             return False
         except IncompleteCheckpoint as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in PASSING:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in UNREAD:
                 raise Unreadable(f"it cannot be read: {in_words(error.__cause__)}") from error
             raise
         except OSError as error:

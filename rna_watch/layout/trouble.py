@@ -27,6 +27,8 @@ PASSING = OURS | {
     errno.ENOLINK,
     errno.ESHUTDOWN,
 }
+# where reading fails with one of these, nothing is said of what lies there; some file systems have no room to read either
+UNREAD = PASSING | NO_ROOM
 
 
 def in_words(error: OSError) -> str:
@@ -42,7 +44,7 @@ def in_words(error: OSError) -> str:
 def of_run(run: Path, error: OSError) -> RnaWatchError:
     """What to raise where a run directory cannot be looked at: a failure where that may pass, else wrong usage."""
     what = f"the run directory {run} cannot be looked at: "
-    if error.errno in PASSING | NO_ROOM:
+    if error.errno in UNREAD:
         return RnaWatchError(what + in_words(error))
     return UsageError(f"{what}{error.strerror or error}; give this user access to it and to the folders above it")
 

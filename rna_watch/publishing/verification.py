@@ -161,7 +161,7 @@ def read_manifest(path: Path) -> Manifest:
         problem = "the tensors that it ignores are no list of names"
     if problem:
         raise VerificationEnded(Verdict.DIFFERS, f"its manifest is damaged: {problem}")
-    if statistics not in {CLAMPED, COMBINED, RE_ESTIMATED}:
+    if statistics not in (CLAMPED, COMBINED, RE_ESTIMATED):
         raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest says statistics: {statistics!r}; {_UPDATE}")
     if (kind := fields.get("kind", COMBINATION)) not in {COMBINATION, TRAINING}:
         raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest says kind: {kind!r}; {_UPDATE}")

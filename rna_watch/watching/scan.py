@@ -14,7 +14,7 @@ from rna_watch.formats import registry
 from rna_watch.formats.recorded_gradient import SUFFIX
 from rna_watch.layout.artifacts import ENDING, is_output
 from rna_watch.layout.identity import FileIdentity, identify, identify_folder
-from rna_watch.layout.trouble import PASSING, check_run, of_run
+from rna_watch.layout.trouble import UNREAD, check_run, of_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,7 +80,7 @@ def scan(
             problems.append(f"{name} cannot be looked at: {error.strerror}")
     for folder, refusal in failed.items():
         problems.append(f"the folder {folder} cannot be read: {refusal.strerror}")
-        if unlisted is not None and refusal.errno in PASSING:
+        if unlisted is not None and refusal.errno in UNREAD:
             unlisted.add(os.path.relpath(folder, run))
     return found, problems
 

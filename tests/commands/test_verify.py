@@ -273,6 +273,7 @@ def test_a_truncated_output_is_not_complete(run: Path) -> None:
         (lambda c: c | {"layer_weights": [1]}, Verdict.DIFFERS, "its layer_weights are no rows of weights by name"),
         (lambda c: c | {"layer_weights": {"w": [0, 1]}}, Verdict.DIFFERS, "for w, it has 2 weights for 5 inputs"),
         (lambda c: c | {"layer_weights": {"w": [0, 0, 0, 0, 2]}}, Verdict.DIFFERS, "for w, its weights sum to 2, not"),
+        (lambda c: c | {"statistics": []}, Verdict.UNVERIFIABLE, r"statistics: \[\]; this rna-watch does not"),
         (lambda c: c | {"statistics": "dreamt"}, Verdict.UNVERIFIABLE, "statistics: 'dreamt'; this rna-watch does not"),
     ],
 )
