@@ -309,7 +309,7 @@ def catch_up(paths: RunPaths, count: int, *, stuck_s: float, say: Callable[[str]
         alive = status_of(paths).alive
         deque(follower.new(), maxlen=0)
         checkpoints = follower.state.checkpoints.values()
-        done = sum(checkpoint.stage not in PENDING | {Stage.WAITING} for checkpoint in checkpoints)
+        done = sum(c.stage not in PENDING | {Stage.WAITING} and not c.left_behind for c in checkpoints)
         if done >= count:
             return
         progress = done, sum(len(checkpoint.evaluations) for checkpoint in checkpoints)
