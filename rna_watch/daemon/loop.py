@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
-    from rna_watch.engine.contract import Engine
     from rna_watch.journal.run_paths import RunPaths
 
 _LOG = logging.getLogger("rna_watch")
@@ -98,7 +97,6 @@ class Daemon:
         self._ends = None if until_done else Ends(config)
         self._ended = ""  # why the training has ended
         self._error: RnaWatchError | None = None
-        self._handled_for: Engine | None = None
         self._announced = False
         self._last_beat = 0.0
         self._away_since: float | None = None
@@ -245,7 +243,7 @@ class Daemon:
                 version=rna_watch.__version__,
                 run=str(self._paths.run),
                 output=str(self._paths.output),
-                engine=self._config.engine,
+                engine="ray" if self._config.engine == "ray" else "local",  # where work begins
                 evaluator=self._config.evaluator or self._config.evaluate_command,
                 settings=as_json(self._config),
                 evaluator_digest=evaluator_digest(self._config.evaluator, self._config.evaluate_command),
@@ -284,9 +282,7 @@ class Daemon:
         worker, watcher = self._worker, self._watcher
         assert worker is not None
         assert watcher is not None
-        if self._handled_for is not worker.engine:
-            self._handled_for = worker.engine
-            self._take_signals()  # Ray replaces them whenever it starts
+        self._take_signals()  # Ray replaces them whenever it starts
         if worker.ready and watcher.rounds:
             self._announce()
         if self._away_since is None:

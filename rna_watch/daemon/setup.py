@@ -50,25 +50,37 @@ class Timing:
 
 
 def start_engine(config: RunConfig) -> Engine:
-    """The engine that the settings name.
+    """The engine that work begins on: Ray where the settings name it, or where GPUs of a named cluster are needed.
 
     Raises:
         EngineError: it cannot start.
     """
-    workers = config.workers or min(_WORKER_LIMIT, usable_cores())
-    if config.engine == "local":
-        from rna_watch.engine.local import LocalEngine
+    if config.engine == "ray" or (config.engine == "auto" and config.gpus and config.ray_address != "local"):
+        return start_ray(config)
+    from rna_watch.engine.local import LocalEngine
 
-        return LocalEngine(workers)
+    return LocalEngine(_workers(config))
+
+
+def start_ray(config: RunConfig) -> Engine:
+    """Ray, as the settings say.
+
+    Raises:
+        EngineError: it cannot start.
+    """
     from rna_watch.engine.ray_engine import RayEngine
 
     return RayEngine(
-        workers,
+        _workers(config),
         address=config.ray_address,
         gpus=config.gpus,
         evaluators=config.evaluators,
         evaluator_cpus=config.evaluation_threads,
     )
+
+
+def _workers(config: RunConfig) -> int:
+    return config.workers or min(_WORKER_LIMIT, usable_cores())
 
 
 def usable_cores() -> int:
@@ -96,7 +108,7 @@ def evaluator_spec(config: RunConfig, scratch: Path) -> EvaluatorSpec | None:
     if config.evaluator is not None:
         check_exists(config.evaluator)
     # our own processes inherit the environment; those of another cluster do not
-    elsewhere = config.engine == "ray" and config.ray_address != "local"
+    elsewhere = config.engine != "local" and config.ray_address != "local"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CUDA_"))} if elsewhere else {}
     environment |= unseen_gpus(config)
     return EvaluatorSpec(
