@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
+    from rna_watch.journal.heartbeat import Work
+    from rna_watch.journal.replay import RunState
     from rna_watch.journal.run_paths import RunPaths
 
 _LOG = logging.getLogger("rna_watch")
@@ -65,6 +67,8 @@ class Daemon:
         until_done: process what is there, then end (`once`).
         again: make every model anew whose inputs are there.
         on_ready: called once the engine is up and the folder is watched.
+        say: shows a line about how it begins.
+        on_second: called a few times a second with the state and the work at hand.
         lost: why the run is no longer ours, "" if it is; the daemon ends then, and touches nothing more.
         away: why our own folder cannot be reached at the moment, "" if it can; the daemon waits, and touches nothing.
 
@@ -81,6 +85,8 @@ class Daemon:
         until_done: bool = False,
         again: bool = False,
         on_ready: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda _: None,
+        on_second: Callable[[RunState, Work | None], None] = lambda _state, _work: None,
         lost: Callable[[], str] = lambda: "",
         away: Callable[[], str] = lambda: "",
     ) -> None:
@@ -90,6 +96,8 @@ class Daemon:
         self._until_done = until_done
         self._again = again
         self._on_ready = on_ready
+        self._say = say
+        self._on_second = on_second
         self._lost = lost
         self._away = away
         self._stop_reason = ""
@@ -129,7 +137,8 @@ class Daemon:
             RnaWatchError: the engine cannot start, or our own store cannot be written.
         """
         previous = {number: signal.getsignal(number) for number in _SIGNALS}
-        self._take_signals()
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
         threads: list[threading.Thread] = []
         try:
             foreign = self._begin()
@@ -197,6 +206,7 @@ class Daemon:
             again=self._again,
             foreign=foreign,
             on_idle=self._changed.set,
+            say=self._say,
         )
         self._watcher = Watcher(
             self._config,
@@ -214,10 +224,6 @@ class Daemon:
             on_late=worker.came_late,
             on_round=self._changed.set,
         )
-
-    def _take_signals(self) -> None:
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         # no lock may be taken here: the main thread may hold it
@@ -282,11 +288,13 @@ class Daemon:
         worker, watcher = self._worker, self._watcher
         assert worker is not None
         assert watcher is not None
-        self._take_signals()  # Ray replaces them whenever it starts
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)  # again and again: Ray replaces them whenever it starts
         if worker.ready and watcher.rounds:
             self._announce()
         if self._away_since is None:
             self._acts.do("stop", "a request to stop cannot be looked for", self._look_for_stop)
+        self._on_second(self._recorder.state, worker.progress.work)
         if time.monotonic() - self._last_beat < _BEAT_S:
             return
         self._last_beat = time.monotonic()

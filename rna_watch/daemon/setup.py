@@ -50,16 +50,21 @@ class Timing:
 
 
 def start_engine(config: RunConfig) -> Engine:
-    """The engine that work begins on: Ray where the settings name it, or where GPUs of a named cluster are needed.
+    """The engine that work begins on.
 
     Raises:
         EngineError: it cannot start.
     """
-    if config.engine == "ray" or (config.engine == "auto" and config.gpus and config.ray_address != "local"):
+    if begins_on_ray(config):
         return start_ray(config)
     from rna_watch.engine.local import LocalEngine
 
-    return LocalEngine(_workers(config))
+    return LocalEngine(workers(config))
+
+
+def begins_on_ray(config: RunConfig) -> bool:
+    """Whether nothing is done before Ray is up: it is named, or evaluators need GPUs of a cluster elsewhere."""
+    return config.engine == "ray" or (config.engine == "auto" and config.gpus > 0 and config.ray_address != "local")
 
 
 def start_ray(config: RunConfig) -> Engine:
@@ -71,7 +76,7 @@ def start_ray(config: RunConfig) -> Engine:
     from rna_watch.engine.ray_engine import RayEngine
 
     return RayEngine(
-        _workers(config),
+        workers(config),
         address=config.ray_address,
         gpus=config.gpus,
         evaluators=config.evaluators,
@@ -79,7 +84,8 @@ def start_ray(config: RunConfig) -> Engine:
     )
 
 
-def _workers(config: RunConfig) -> int:
+def workers(config: RunConfig) -> int:
+    """How many tasks run at a time."""
     return config.workers or min(_WORKER_LIMIT, usable_cores())
 
 

@@ -16,7 +16,7 @@ from rna_watch.daemon.evaluators import failed
 from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.ray_beside import RayBeside
 from rna_watch.daemon.second_pass import SecondPass
-from rna_watch.daemon.setup import start_engine
+from rna_watch.daemon.setup import begins_on_ray, start_engine, workers
 from rna_watch.errors import EngineError, EvaluationFailed, StoreAway
 from rna_watch.journal import events as e
 
@@ -58,6 +58,7 @@ class Worker:
         again: make every model anew whose inputs are there.
         foreign: checkpoints that hold another model than the setting `source` names.
         on_idle: called when there is nothing more to do.
+        say: shows a line about how it begins.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Worker:
         again: bool,
         foreign: Collection[str],
         on_idle: Callable[[], None],
+        say: Callable[[str], None],
     ) -> None:
         self._config = config
         self._paths = paths
@@ -90,6 +92,7 @@ class Worker:
         self._proceed = proceed
         self._pauses = pauses
         self._on_idle = on_idle
+        self._say = say
         self._acts = Acts(recorder)
         self._pipeline: Pipeline | None = None
         self._late: deque[str] = deque()  # what came late, from before there is a second pass
@@ -112,6 +115,7 @@ class Worker:
             StoreError: our own store is lost.
         """
         self._ray = RayBeside(self._config, self._recorder, self.wake.set)
+        self._say(f"engine   {_in_words(self._config)}")
         self._pipeline = self._set_up()
         self._look_at_ray()
         second = self._second()
@@ -252,6 +256,8 @@ class Worker:
         self.engine = engine or start_engine(self._config)
         count = self._config.evaluators if self._spec else 0
         evaluators = [self.engine.evaluator(self._spec) for _ in range(count) if self._spec is not None]
+        if evaluators and not self.ready:
+            self._say(f"loading  {self._config.evaluator or self._config.evaluate_command}")
         for evaluator in evaluators[:1]:  # the others start when there is more than one model to evaluate
             try:
                 evaluator.warm_up()
@@ -267,3 +273,11 @@ class Worker:
             engine=self.engine,
             evaluators=evaluators,
         )
+
+
+def _in_words(config: RunConfig) -> str:
+    """The engine that work begins on."""
+    if begins_on_ray(config):
+        return "Ray, on a cluster of our own" if config.ray_address == "local" else f"Ray, at {config.ray_address}"
+    count = workers(config)
+    return f"this machine, {count} {'process' if count == 1 else 'processes'} at a time"

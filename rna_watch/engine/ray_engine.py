@@ -299,7 +299,7 @@ def _runtime_env(gpus: float) -> dict[str, Any]:
 
 
 def check_address(address: str, limit_s: float = _CONNECT_LIMIT_S) -> None:
-    """See that something answers there, if it is an address: Ray itself would wait for more than a minute, and may end the process.
+    """See that something answers at an address: Ray itself would wait for more than a minute, and may end the process.
 
     Raises:
         EngineError: nothing does.
