@@ -74,7 +74,10 @@ def start(
     arguments = typed[typed.index("start") + 1 :]
     if chosen is None:
         with contextlib.ExitStack() as stack:
-            if is_to_come(run_dir, wait=wait):
+            to_come = is_to_come(run_dir, wait=wait)
+            if not to_come:
+                waiting.forget(run_dir.absolute())
+            else:
                 if not foreground:
                     pid = background.start_waiting(run_dir.absolute(), arguments)
                     say(f"waiting  for {run_dir}, which the training is to make (process {pid})")

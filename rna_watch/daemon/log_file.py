@@ -7,7 +7,7 @@ import logging
 import logging.handlers
 import os
 import sys
-from io import TextIOWrapper
+from io import FileIO, TextIOWrapper
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -108,7 +108,8 @@ def stderr_of_libraries(log: Path, *, to_terminal: bool) -> Iterator[None]:
         yield
         return
     kept, before = os.dup(_STDERR), sys.stderr
-    with disk.appending(log) as file, open(kept, "w", encoding=before.encoding, errors="backslashreplace") as terminal:  # noqa: PTH123 - a descriptor
+    terminal = TextIOWrapper(FileIO(kept, "w"), encoding=before.encoding, errors="backslashreplace", write_through=True)
+    with disk.appending(log) as file, terminal:
         os.dup2(file.fileno(), _STDERR)
         sys.stderr = terminal
         try:

@@ -136,9 +136,7 @@ class Daemon:
         Raises:
             RnaWatchError: the engine cannot start, or our own store cannot be written.
         """
-        previous = {number: signal.getsignal(number) for number in _SIGNALS}
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
+        previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         threads: list[threading.Thread] = []
         try:
             foreign = self._begin()

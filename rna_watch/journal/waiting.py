@@ -65,8 +65,8 @@ def all_waiting() -> list[Waiting]:
     """Every process of this user that waits, or ended with an error."""
     folder = file_of(Path("/"))
     files = sorted(folder.parent.glob("*.json")) if folder is not None else []
-    runs = [record["run"] for file in files if isinstance((record := _read(file)).get("run"), str)]
-    return [found for run in runs if (found := waiting_for(Path(run)))]
+    runs = [str(_read(file).get("run", "")) for file in files]
+    return [found for run in runs if run and (found := waiting_for(Path(run)))]
 
 
 def _read(file: Path) -> dict[str, object]:
@@ -90,10 +90,9 @@ def waiting(run: Path) -> Iterator[None]:
 
 
 def forget(run: Path) -> None:
-    """Remove the record of a run."""
-    if (file := file_of(run)) is not None:
-        with contextlib.suppress(OSError):
-            disk.remove(file)
+    """Empty the record of a run, if there is one: nothing waits for it any more."""
+    if (file := file_of(run)) is not None and file.exists():
+        _replace(file, {})
 
 
 def await_folder(run: Path) -> None:
@@ -112,7 +111,11 @@ def _owner(run: Path) -> Owner:
 
 def _write(run: Path, record: Waiting) -> None:
     if (file := file_of(run)) is not None:
-        with contextlib.suppress(OSError):
-            owned.make_folders(file.parent)
-            with disk.replacing(file, durable=False) as temporary:
-                disk.write_new(temporary, json.dumps(dataclasses.asdict(record)).encode())
+        _replace(file, dataclasses.asdict(record))
+
+
+def _replace(file: Path, record: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):
+        owned.make_folders(file.parent)
+        with disk.replacing(file, durable=False) as temporary:
+            disk.write_new(temporary, json.dumps(record).encode())
