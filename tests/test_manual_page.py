@@ -27,7 +27,9 @@ def test_every_command_option_setting_and_exit_code_is_there() -> None:
         for option in own:
             assert option.hidden or f"{max(option.opts, key=len)}".replace("-", r"\-") in section, (name, option.name)
     for setting in RunConfig.model_fields:
-        assert f".B {('--' + setting.replace('_', '-')).replace('-', chr(92) + '-')}" in page.partition(".SH SETTINGS")[2]
+        assert (
+            f".B {('--' + setting.replace('_', '-')).replace('-', chr(92) + '-')}" in page.partition(".SH SETTINGS")[2]
+        )
     for code, meaning in EXIT_CODES.items():
         assert f".B {code}\n{meaning.replace('-', chr(92) + '-')}\n" in page
 

@@ -127,7 +127,7 @@ def test_bash_completes_by_the_script_that_is_printed(tmp_path: Path) -> None:
     program = tmp_path / PROGRAM
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m rna_watch "$@"\n')
     program.chmod(0o755)
-    lines = (CliRunner().invoke(app, ["completion", "bash"]).output, 'COMP_WORDS=(rna-watch sta) COMP_CWORD=1')
+    lines = (CliRunner().invoke(app, ["completion", "bash"]).output, "COMP_WORDS=(rna-watch sta) COMP_CWORD=1")
     script = "\n".join([*lines, "_rna_watch_completion rna-watch 2>/dev/null", 'echo "${COMPREPLY[*]}"'])
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     shown = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
