@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rna_watch.journal.replay import RunState
     from rna_watch.journal.standing import Standing
 
-_NAME_WIDTHS = (60, 28, 16, 0)
+_NAME_WIDTHS = ((60, 60), (28, 28), (28, 0), (16, 0), (0, 0))  # of the model's name and of the original's
+_THEIRS = "original's best"
+_GAP = "   "
 HOW_TO_TEST = "add --evaluator FILE.py:function"
 _FEWEST = 3  # checkpoints of a window
 
@@ -55,37 +57,33 @@ def _untested(state: RunState) -> Text:
     return Text.assemble((f"{models}, none tested yet", "bold"), ": the first evaluations are to come")
 
 
-def _tested(state: RunState, best: Standing, names: int) -> Text:
+def _tested(state: RunState, best: Standing, names: tuple[int, int]) -> Text:
     """The line with names of at most so many cells."""
     model, original = best.model, best.original
     decimals = places(each.value for each in (model, original) if each)
     metric = plain(best.metric)
 
-    def named(word: str, name: str, value: float, style: str) -> Text:
-        shown = f" {tail_of(plain(name), names)}" if names else ""
-        return Text.assemble(
-            word, (shown, style), f" {metric} " if word[0] in "bn" else " ", (number(value, decimals), "bold")
-        )
+    def named(word: str, name: str, room: int, value: float, style: str) -> Text:
+        shown = f" {tail_of(plain(name), room)}" if room else ""
+        unit = f" {metric} " if word != _THEIRS else " "
+        return Text.assemble(word, (shown, style), unit, (number(value, decimals), "bold"))
 
     if model is None:
         assert original is not None
-        return Text.assemble(
-            ("no model yet", "bold"), "   ", named("best original", original.checkpoint, original.value, "")
-        )
-    ours = named("best", output_of(state, model.output), model.value, "green")
+        found = named("best original", original.checkpoint, names[1], original.value, "")
+        return Text.assemble(("no model yet", "bold"), _GAP, found)
+    path = output_of(state, model.output) if names[1] else model.output
+    ours = named("best", path, names[0], model.value, "green")
     if original is None or best.gain is None:
         return ours
-    theirs = named("original's best", original.checkpoint, original.value, "")
     share = gain(original.value, model.value, best.mode) or f"{best.gain:+.3g}"
     if best.gain <= 0.0:
         how = "as good as" if best.gain == 0.0 else "better than"
-        which = "every model" if best.unbeaten else "the best"
-        lead = named("no gain: the original", original.checkpoint, original.value, "")
-        tail = f" is {how} {which}" if names else f" is {how} ours"
-        return Text.assemble(
-            lead, tail, "   ", named("best", output_of(state, model.output), model.value, ""), f"  {share}"
-        )
+        lead = named("no gain: original", original.checkpoint, names[1], original.value, "")
+        tail = f" is {how} {'every model' if best.unbeaten else 'the best'}" if names[1] else ""
+        return Text.assemble(lead, tail, _GAP, named("best", path, names[0], model.value, ""), f"{_GAP}{share}")
+    theirs = named(_THEIRS, original.checkpoint, names[1], original.value, "")
     style = {True: "bold green", False: "bold yellow", None: "bold"}[best.significant]
     mark = {True: "▲ ", False: "~ ", None: ""}[best.significant]
     gained = (f"{mark}{share}, {NOISE[best.significant]}", style)
-    return Text.assemble(ours, "   ", theirs, "   ", gained)
+    return Text.assemble(ours, _GAP, theirs, _GAP, gained)

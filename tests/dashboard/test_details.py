@@ -1,8 +1,8 @@
 import dataclasses
 
 import pytest
-
 from rna_watch.dashboard.choice import choice, newest_choice
+
 from rna_watch.journal import events as e
 
 from .run_builder import RunBuilder
