@@ -137,19 +137,31 @@ def status(run_dir: Path | None, *, output: str | None, as_json: bool, check: bo
 
 
 @app.command()
-@_of_run
+@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=_PATH)
+@_OUTPUT
 @click.option("--once", is_flag=True, help="Print one frame and exit.")
 @click.option("--svg", type=_PATH, help="Write one frame as a picture and exit.")
 @click.option("--width", default=120, show_default=True, help="Columns of the picture.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def dashboard(paths: RunPaths, *, svg: Path | None, width: int, once: bool, force: bool) -> None:
-    """Show RUN_DIR live, from any machine that sees its files; q or Ctrl-C leaves, the daemon goes on."""
-    from rna_watch.commands import dashboard
+def dashboard(
+    run_dirs: tuple[Path, ...], *, output: str | None, svg: Path | None, width: int, once: bool, force: bool
+) -> None:
+    """Show runs live, from any machine that sees their files; ? shows the keys, q leaves, the daemon goes on.
 
+    Several RUN_DIRs stand in a list, of which Enter opens one; without any, all of yours do.
+    """
+    from rna_watch.commands import dashboard
+    from rna_watch.journal.run_registry import resolve
+
+    if output is not None and len(run_dirs) != 1:
+        raise UsageError("--output goes with one RUN_DIR")
+    runs = [resolve(run_dir, output) for run_dir in run_dirs]
     if svg is None:
-        dashboard.show(paths, once=once, say=note)
+        dashboard.show(runs, once=once, say=note)
+    elif len(runs) != 1:
+        raise UsageError("--svg draws one run: name its RUN_DIR")
     else:
-        dashboard.draw(paths, svg, width, force=force)
+        dashboard.draw(runs[0], svg, width, force=force)
         echo(str(svg))
 
 

@@ -48,8 +48,10 @@ def details(state: RunState, checkpoint: Checkpoint, metric: Metric | None, *, w
         facts += [f"{it.parameters:,} parameters"] if it.parameters else []
     facts += [f"model {plain(output_of(state, checkpoint.output))}"] if checkpoint.output else []
     lines += pack([Text(fact) for fact in facts], width)
-    lines += wrap(checkpoint.reason, width, style="yellow", most=4) if checkpoint.reason else []
-    if chosen := checkpoint.chosen:
+    chosen = checkpoint.chosen
+    if checkpoint.reason and (chosen is None or checkpoint.reason != chosen.reason):
+        lines += wrap(checkpoint.reason, width, style="yellow", most=4)
+    if chosen:
         lines += wrap(f"{chosen.candidate}: {chosen.reason}", width, style="bold", most=3)
         lines += explanation(chosen, width=width)
     if checkpoint.evaluations or checkpoint.failures:
@@ -127,7 +129,7 @@ def _weights(chosen: Chosen, width: int) -> Lines:
 
 def _numbers(chosen: Chosen) -> list[Text]:
     diagnostics = chosen.diagnostics
-    parts = [Text(f"residuals: {plain(chosen.residuals)}", "dim")]
+    parts = [Text(f"residuals: {plain(chosen.residuals)}", "dim")] if chosen.residuals else []
     for key, title in _NAMES.items():
         value = diagnostics.get(key)
         if not isinstance(value, int | float):

@@ -39,7 +39,7 @@ def problems(state: RunState, *, width: int, most: int) -> Lines:
     lines: Lines = []
     todo = list(state.problems.values())
     for index, problem in enumerate(todo):
-        what = wrap(problem.what, width - 3, style="bold red", most=2)
+        what = wrap(problem.what, width - 3, style="bold red", most=4 if len(todo) == 1 else 2)
         remedy = wrap(problem.remedy, width - 5, style="yellow", most=3)
         block = [Text(" ! " if not row else "   ", "bold red").append_text(line) for row, line in enumerate(what)] + [
             Text("   → " if not row else "     ", "yellow").append_text(line) for row, line in enumerate(remedy)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Lines = list[Text]
 GAP = 3
+_SHORTEST_NOTE = 12
 
 
 def fit(text: Text, width: int) -> Text:
@@ -41,12 +42,14 @@ def heading(title: str, note: str, width: int) -> Text:
 
     Args:
         title: what stands below.
-        note: left out where there is no room.
+        note: cut, or left out, where there is no room.
         width: terminal cells.
     """
     line = Text.assemble(("── ", "dim"), (plain(title), "bold"), " ")
     note = plain(note)
     room = width - line.cell_len - 4
+    if cell_len(note) > room >= _SHORTEST_NOTE:
+        note = set_cell_size(note, room - 1).rstrip() + "…"
     if note and cell_len(note) <= room:
         line.append(f"{'─' * (room - cell_len(note))} {note} ──", "dim")
     else:

@@ -11,7 +11,7 @@ KEYS = (
     ("↑ ↓  k j", "one row up or down"),
     ("PgUp PgDn", "ten rows up or down"),
     ("Home End  g G", "the first row, the newest row"),
-    ("Enter", "details of the row: every candidate, its weights, and why it was chosen or not"),
+    ("Enter", "details: every candidate, the weights, and the reason"),
     ("Esc", "back"),
     ("s", "sort by step, value or gain"),
     ("n  Tab", "the next run"),

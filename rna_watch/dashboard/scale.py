@@ -32,7 +32,7 @@ class Scale:
             if value <= 0.0:
                 return -1.0
             return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+        return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
 
     def holds(self, value: float) -> bool:
         """Whether a value is within the range."""

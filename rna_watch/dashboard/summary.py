@@ -91,11 +91,8 @@ def idle(state: RunState, now: float) -> str:
     gaps = [later - earlier for earlier, later in pairwise(seen) if later - earlier > 1]
     # Fewer than three gaps show no rhythm; files that were there at the start have none.
     rhythm = f", one every {duration(round(statistics.median(gaps)))}" if len(gaps) >= 3 else ""
-    done = (
-        f"all {far.total} are done, waiting for new ones"
-        if far.done == far.total
-        else "waiting for the next checkpoint"
-    )
+    every = f"all {far.total} are done" if far.total > 1 else "it is done"
+    done = f"{every}, waiting for new ones" if far.done == far.total else "waiting for the next checkpoint"
     return f"{done}; the last one came {age(now - seen[-1])} ago{rhythm}"
 
 

@@ -75,11 +75,14 @@ def ordered(state: RunState, metric: Metric | None, look: Look) -> list[Checkpoi
         values = values_of(row, metric)
         value = values.chosen if values.chosen is not None else values.original
         if look.order == "gain":
-            known = values.chosen is not None and values.original is not None
-            value = values.chosen - values.original if known else None  # type: ignore[operator]
+            value = _relative(values.original, values.chosen)
         return sign * value if value is not None and math.isfinite(value) else -math.inf
 
     return sorted(rows, key=key)
+
+
+def _relative(original: float | None, ours: float | None) -> float | None:
+    return (ours - original) / abs(original) if ours is not None and original else None
 
 
 def table(
@@ -109,7 +112,8 @@ def table(
     pairs = list(zip(rows, values, strict=True))
     decimals = places(value for v in values for value in (v.original, v.average, v.rna, v.chosen))
     columns = [
-        Column(title="step", cells=[_step(row) for row in rows], right=True),
+        Column(title="", cells=[Text("▸" if row is picked else "", "bold cyan") for row in rows]),
+        Column(title="step", gap=int(picked is None), cells=[_step(row) for row in rows], right=True),
         Column(title="", cells=[Text(*STAGES[row.stage]) for row in rows]),
         Column(
             title="checkpoint",

@@ -113,9 +113,9 @@ def _body(sight: _Sight, width: int, room: int, waiting_for: str) -> Lines:
     if sight.state.started is None:
         return _not_started(sight, waiting_for, width)
     if sight.look.screen == DETAILS:
-        rows = ordered(sight.state, sight.metric, sight.look)
-        if rows:
-            row = rows[len(rows) - 1 - min(sight.look.row or 0, len(rows) - 1)]
+        every = ordered(sight.state, sight.metric, sight.look)
+        if every:
+            row = every[len(every) - 1 - min(sight.look.row or 0, len(every) - 1)]
             return details(sight.state, row, sight.metric, width=width)
     airy = room >= _AIRY_FROM
     now = _now(sight, width, 4 if room >= 24 else 2)
@@ -165,17 +165,19 @@ def _checkpoints(sight: _Sight, width: int, room: int) -> Lines:
     if room < 3:
         return []
     stages = Counter(checkpoint.stage for checkpoint in sight.state.checkpoints.values())
+    behind = sum(checkpoint.left_behind for checkpoint in sight.state.checkpoints.values())
     counts = (
         (stages.total() - stages[Stage.ALIAS] - stages[Stage.VANISHED], "seen"),
         (stages[Stage.PUBLISHED], "published"),
         (sum(stages[stage] for stage in PENDING), "in work"),
         (stages[Stage.WAITING], "not complete"),
-        (stages[Stage.REFUSED] + stages[Stage.SKIPPED], "not usable"),
+        (stages[Stage.REFUSED] + stages[Stage.SKIPPED] - behind, "not usable"),
+        (behind, "left out for now"),
         (stages[Stage.FAILED], "failed"),
     )
     folder = common_folder([row.name for row in newest(sight.state, room)])
     order = f"sorted by {sight.look.order}" if sight.look.order != "step" else ""
-    parts = [*(f"{count} {word}" for count, word in counts if count), f"in {folder}" if folder else "", order]
+    parts = [order, *(f"{count} {word}" for count, word in counts if count), f"in {folder}" if folder else ""]
     title = heading("checkpoints", " · ".join(filter(None, parts)), width)
     if newest(sight.state, 1):
         first = sight.best.best.checkpoint if sight.best and sight.best.best else ""

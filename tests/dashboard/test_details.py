@@ -1,9 +1,10 @@
 import dataclasses
 
 import pytest
-from rna_watch.dashboard.choice import choice, newest_choice
 
+from rna_watch.dashboard.details import details
 from rna_watch.journal import events as e
+from rna_watch.journal.metric import metric_of
 
 from .run_builder import RunBuilder
 
@@ -64,13 +65,18 @@ def text(lines):
     return "\n".join(line.plain for line in lines)
 
 
-def test_the_newest_choice_is_explained_in_words_and_numbers():
-    """The panel says what the model does, gives every diagnostic number, and each step of the choice with its noise."""
-    shown = text(choice(explained(), width=160, most=9))
+def shown(width=160, **changes):
+    """The details of a checkpoint that was chosen for."""
+    state = explained(**changes)
+    return text(details(state, state.checkpoints["epoch_003.pt"], metric_of(state), width=width))
+
+
+def test_a_choice_is_explained_in_words_and_numbers():
+    """It says what the model does, gives every diagnostic number, and each step of the choice with its noise."""
+    found = shown()
     for words in (
-        "newest choice",
         "epoch_003.pt",
-        "rna-5-1e-08 extrapolates 0.5 intervals past the newest checkpoint",
+        "extrapolates 0.5 intervals past the newest checkpoint",
         "residuals: gradient",
         "condition of R'R 1.2e+06",
         "smallest eigenvalue 8.1e-07",
@@ -82,35 +88,49 @@ def test_the_newest_choice_is_explained_in_words_and_numbers():
         "average-5 against the original: gain 2.02 ± 1.00, needs more than 2.40: not taken",
         "rna-5-1e-08 against the original: gain 3.10: taken",
     ):
-        assert words in shown
+        assert words in found
 
 
 def test_what_was_tested_on_is_named_with_the_gain():
     """A gain in the loss that ranks is not taken for one in the metric."""
-    shown = text(choice(explained(tested_on="loss"), width=160, most=9))
-    assert "rna-5-1e-08 against the original: gain 3.10 in loss: taken" in shown
+    assert "rna-5-1e-08 against the original: gain 3.10 in loss: taken" in shown(tested_on="loss")
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
-@pytest.mark.parametrize("most", [0, 2, 3, 6, 9])
-def test_it_keeps_to_its_room(width, most):
-    """No line is wider and there are no more lines than there is room for; without room for a word there is none."""
-    lines = choice(explained(), width=width, most=most)
-    assert len(lines) <= most
-    assert all(line.cell_len <= width for line in lines)
-    assert bool(lines) == (most >= 3)
+def test_no_line_is_too_wide(width):
+    """Whatever there is to say, it is wrapped or cut."""
+    state = explained(inputs=["x" * 300, "b"], weights=[1e300, -1e300], spread=[0.5, 0.1])
+    lines = details(state, state.checkpoints["epoch_003.pt"], metric_of(state), width=width)
+    assert max(line.cell_len for line in lines) <= width
 
 
 def test_missing_numbers_are_left_out():
     """What is not finite comes as null from the journal, and simply is not shown."""
-    shown = text(
-        choice(explained(diagnostics={"sentence": "is the newest checkpoint", "condition": None}), width=120, most=6)
-    )
-    assert "condition" not in shown
-    assert "is the newest checkpoint" in shown
+    found = shown(diagnostics={"sentence": "is the newest checkpoint", "condition": None})
+    assert "condition" not in found
+    assert "is the newest checkpoint" in found
 
 
-def test_a_choice_of_an_older_version_is_not_explained():
-    """Journals without diagnostics show no panel."""
-    assert newest_choice(explained(diagnostics={})) is None
-    assert choice(explained(diagnostics={}), width=80, most=6) == []
+def test_candidates_stand_best_first_with_what_failed_below():
+    """Every candidate has its value and its gain over the original; the chosen one is marked; reasons are whole."""
+    run = RunBuilder(metric="accuracy", mode="max").admit(3)
+    for candidate, value in (("last", 0.80), ("average-3", 0.84), ("rna-3-1e-08", 0.88), ("ema-3", float("nan"))):
+        run.evaluate(3, candidate, value)
+    run.add(e.EvaluationFailed(checkpoint="epoch_003.pt", candidate="line", reason="eval.py:7: ValueError: no"))
+    run.choose(3, original=0.8, average=0.84, rna=0.88, weights=[0, -0.5, 1.5], candidate="rna-3-1e-08")
+    state = run.state
+    lines = text(details(state, state.checkpoints["epoch_003.pt"], metric_of(state), width=80)).split("\n")
+    first = lines.index(next(line for line in lines if "candidates" in line))
+    assert [line.rstrip() for line in lines[first + 1 : first + 7]] == [
+        "  candidate     accuracy    gain",
+        "✓ rna-3-1e-08     0.8800  +10.0%",
+        "  average-3       0.8400   +5.0%",
+        "  the original    0.8000",
+        "  ema-3              nan",
+        "✗ line: eval.py:7: ValueError: no",
+    ]
+    assert [line.split() for line in lines[-3:]] == [
+        ["epoch_001.pt", "+0.000", "│"],
+        ["epoch_002.pt", "-0.500", "━━━━━━━│"],
+        ["epoch_003.pt", "+1.500", "│━━━━━━━━━━━━━━━━━━━━"],
+    ]

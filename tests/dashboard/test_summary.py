@@ -39,7 +39,7 @@ def test_a_run_without_an_evaluator_that_waits() -> None:
     run.add(e.Finished(checkpoint="epoch_001.pt", reason="number 1 of a new window"), after=1.0)
     assert lines(run, run.status()) == [
         "run      /scratch/runs/cifar10-resnet18",
-        "working  yes, all 1 are done, waiting for new ones; the last one came 3 s ago (process 41233 on gpu-07, for 23 s)",
+        "working  yes, it is done, waiting for new ones; the last one came 3 s ago (process 41233 on gpu-07, for 23 s)",
         "done     1 of 1 checkpoint",
         "helping  not known, nothing is tested: add --evaluator FILE.py:function",
         "wrong    nothing",
