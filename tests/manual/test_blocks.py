@@ -10,6 +10,7 @@ from contextlib import chdir
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import click
 import pytest
 import torch
 from torch import nn
@@ -93,7 +94,8 @@ def test_every_command_can_be_called(block: Block, words: list[str]) -> None:
     match words:
         case ["rna-watch", name, *arguments]:
             given = [word.replace("$!", "1") for word in arguments]
-            context = app.commands[name].make_context(name, given)
+            program = click.Context(app, info_name="rna-watch", **app.context_settings)
+            context = app.commands[name].make_context(name, given, parent=program)
             assert context.command.name == name
         case ["make", target, *_]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
