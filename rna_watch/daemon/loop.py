@@ -29,7 +29,7 @@ from rna_watch.daemon.probes import LIMIT_S, Probes
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.sequences import Sequences
-from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes
+from rna_watch.daemon.setup import Timing, as_worker, evaluator_digest, evaluator_spec
 from rna_watch.daemon.watcher import Watcher
 from rna_watch.daemon.worker import Worker
 from rna_watch.engine.contract import Process
@@ -55,6 +55,7 @@ _BEAT_S = 1.0
 _JOIN_S = 15.0
 _AWAY_LIMIT_S = 600.0  # as long as a server takes to start anew
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # a batch system's to all of a job (`--signal`), meant for the training
 
 
 class Daemon:
@@ -136,7 +137,8 @@ class Daemon:
         Raises:
             RnaWatchError: the engine cannot start, or our own store cannot be written.
         """
-        previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        previous = {number: signal.getsignal(number) for number in (*_SIGNALS, *_WARNINGS)}
+        self._take_signals()
         threads: list[threading.Thread] = []
         try:
             foreign = self._begin()
@@ -223,6 +225,12 @@ class Daemon:
             on_round=self._changed.set,
         )
 
+    def _take_signals(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
+        for number in _WARNINGS:
+            signal.signal(number, signal.SIG_IGN)  # and so the processes that are started here
+
     def _on_signal(self, number: int, _frame: object) -> None:
         # no lock may be taken here: the main thread may hold it
         self._stop_reason = f"signal {signal.Signals(number).name}"
@@ -286,8 +294,7 @@ class Daemon:
         worker, watcher = self._worker, self._watcher
         assert worker is not None
         assert watcher is not None
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)  # again and again: Ray replaces them whenever it starts
+        self._take_signals()  # Ray replaces them whenever it starts
         if worker.ready and watcher.rounds:
             self._announce()
         if self._away_since is None:
@@ -385,15 +392,7 @@ class Daemon:
                 watching=self._watcher.by if self._watcher is not None else "scans",
                 queue=sum(c.stage in PENDING for c in self._recorder.checkpoints()),
                 work=progress.work if progress is not None else None,
-                workers=tuple(
-                    heartbeat.Worker(
-                        name=process.name,
-                        pid=process.pids[0],
-                        memory_bytes=sum(private_bytes(pid) for pid in process.pids),
-                        busy=process.busy,
-                    )
-                    for process in (engine.processes() if engine else [own])
-                ),
+                workers=tuple(map(as_worker, engine.processes() if engine else [own])),
                 read_bytes_per_s=progress.read_bytes_per_s if progress is not None else 0.0,
             ),
         )

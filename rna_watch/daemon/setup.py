@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.evaluation.evaluator import EvaluatorSpec, check_exists, split_function
+from rna_watch.journal.heartbeat import Worker
 from rna_watch.watching.scan import network_file_system
 
 if TYPE_CHECKING:
     from rna_watch.config import RunConfig
-    from rna_watch.engine.contract import Engine
+    from rna_watch.engine.contract import Engine, Process
     from rna_watch.layout.identity import FileIdentity
 
 _WORKER_LIMIT = 4
@@ -157,6 +158,12 @@ def be_nice() -> None:
 def rested_s(identity: FileIdentity) -> float:
     """Seconds since a file last changed, by the clock of this machine; 0 if that lies ahead."""
     return max(0.0, time.time() - max(identity.mtime_ns, identity.ctime_ns) / 1e9)
+
+
+def as_worker(process: Process) -> Worker:
+    """A process as the heartbeat tells of it."""
+    memory_bytes = sum(private_bytes(pid) for pid in process.pids)
+    return Worker(name=process.name, pid=process.pids[0], memory_bytes=memory_bytes, busy=process.busy)
 
 
 def private_bytes(pid: int) -> int:
