@@ -347,8 +347,10 @@ def test_several_runs_are_a_list(tmp_path):
     watch(every, console=Console(file=file, width=100, height=24, force_terminal=True, color_system=None), once=True)
     lines = [line.rstrip() for line in file.getvalue().splitlines()]
     assert lines[0].startswith("── 2 runs ──")
-    assert lines[1].startswith("▸ one  ✗ not running        7/8    its models are gone · best original epoch_008.pt error 0.0478")
-    assert lines[2].startswith("  two  ✗ not running        2/3    best original ")
+    assert lines[1].startswith(
+        "▸ one  ✗ not running        7/8    its models are gone · best original epoch_008.pt error 0.0478"
+    )
+    assert lines[2].startswith("  two  ✗ not running        2/3    no model yet · best original ")
     plain = io.StringIO()
     watch(every, console=Console(file=plain, width=100), once=True)
     assert "epoch_007.pt  published" in plain.getvalue()
