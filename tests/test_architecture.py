@@ -23,7 +23,7 @@ LEVELS = (
     {"dashboard", "engine"},
     {"daemon", "comparison"},
     {"reproduce", "exporters"},
-    {"commands", "options"},
+    {"commands", "help_pages", "options"},
     {"manual_page"},
     {"cli"},
     {"__main__"},
