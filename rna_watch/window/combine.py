@@ -14,7 +14,7 @@ import numpy as np
 
 from rna_watch.errors import RefusedCheckpoint
 from rna_watch.layout.disk import patching, write_all
-from rna_watch.layout.dtypes import DTYPES, Array, narrow
+from rna_watch.layout.dtypes import DTYPES, Array, Float64, narrow
 from rna_watch.layout.layout import Layout, Role, covers
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, WindowReader, still_infinities, window_segments
 
@@ -119,22 +119,19 @@ def combined_blocks(
         rows: rows of K weights.
         block_elements: elements of a block.
     """
-    weights = np.asarray(rows, dtype=np.float64)[:, :-1]
     total = np.empty(block_elements, dtype=np.float64)
     for block in reader.blocks(segments, block_elements):
         first = segments[block.pieces[0].segment]
         size = block.values.shape[1]
-        newest = block.values[-1]
-        w = weights[first.group]
-        if tuple(rows[first.group]) == _OTHER_ALONE:
+        weights, newest = rows[first.group], block.values[-1]
+        if tuple(weights) == _OTHER_ALONE:
             total[:size] = block.values[0]  # y_K + (y_k - y_K) may round
-        elif len(w):
+        elif len(weights) > 1:
             still = still_infinities(block.values)
             if still is not None:
                 block.values[:-1, still] = 0.0
                 kept, newest[still] = newest[still], 0.0
-            block.values[:-1] -= newest
-            np.dot(w, block.values[:-1], out=total[:size])
+            _weighted_steps(block.values, weights, total[:size])
             unmoved = total[:size] == 0.0
             total[:size] += newest
             np.copyto(total[:size], newest, where=unmoved)  # 0.0 + -0.0 is 0.0, other bits than the newest's
@@ -148,6 +145,16 @@ def combined_blocks(
         narrow(total[:size], first.dtype, bits)
         for piece in block.pieces:
             yield piece.segment, piece.start, bits[piece.column : piece.column + piece.count]
+
+
+def _weighted_steps(values: Float64, weights: Sequence[float], out: Float64) -> None:
+    """sum_k w_k (y_k - y_K), in place of the y_k: products and sums one by one, so that every processor rounds alike."""
+    steps = values[:-1]
+    steps -= values[-1]
+    steps *= np.asarray(weights[:-1], dtype=np.float64)[:, None]
+    out[...] = steps[0]
+    for step in steps[1:]:
+        out += step
 
 
 def write_combination(

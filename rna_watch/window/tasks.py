@@ -22,6 +22,7 @@ from rna_watch.window.tasks_plan import CombineTask, CopyTask, FactorTask, GramT
 if TYPE_CHECKING:
     from rna_watch.window.segments import Segment
 
+_MERGED = 64  # parts at a time
 Float64 = npt.NDArray[np.float64]
 Result = GramRows | Float64 | list[Patch]
 # what runs tasks: an engine's `map`, or `run_all`
@@ -58,7 +59,7 @@ def gram_rows(task: GramTask) -> GramRows:
         InputChanged: a checkpoint changed meanwhile.
     """
     k = task.checkpoints
-    total = _no_rows(task)
+    parts = [_no_rows(task)]
     bad: set[int] = set()
     first_new = 0 if task.new == k - 1 else k - task.new
     # values that are not finite are reported by name, so numpy need not warn of them
@@ -79,8 +80,12 @@ def gram_rows(task: GramTask) -> GramRows:
                 factors=_factors(task, segment),
                 other_eps=DTYPES[segment.companion_dtype].eps if segment.companion_dtype else 0.0,
                 matrices=matrix_columns(block.pieces, task.segments),
+                kernel=task.kernel,
             )
-            total = merge([total, part])
+            parts.append(part)
+            if len(parts) == _MERGED:
+                parts = [merge(parts)]
+    total = merge(parts)
     if not np.isfinite(total.rows).all():
         bad |= _non_finite_iterates(task)
     return replace(total, non_finite=frozenset(bad))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
+from threadpoolctl import threadpool_info
+
+from rna_watch.acceleration.gram import Kernel, kernel_for
 from rna_watch.layout.identity import FileIdentity
 from rna_watch.layout.layout import Role
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, window_segments
@@ -36,7 +40,7 @@ class GramTask:
     """Part of the last `new` rows of the Gram matrix over these segments; statistics are only checked for being finite.
 
     The first `checkpoints` of `files` are the window's; those of the companions follow. `factors[group][i]` is (p, q) of
-    residual i, where the residuals have another form besides the difference.
+    residual i, where the residuals have another form besides the difference. `kernel` takes the products.
     """
 
     files: Files
@@ -44,6 +48,7 @@ class GramTask:
     checkpoints: int
     new: int
     block_elements: int
+    kernel: Kernel
     factors: tuple[tuple[tuple[float, float], ...], ...] = ()
 
     @property
@@ -129,6 +134,7 @@ def gram_tasks(
     segments = window_segments(layouts, frozenset({Role.PARAMETER}) | _STATISTICS, limit, beside)
     files = _files(layouts, beside)
     block = block_elements(len(files), budget_mib)
+    kernel = kernel_for(len(layouts) - 1, _architecture())
     return [
         GramTask(
             files=files,
@@ -136,10 +142,18 @@ def gram_tasks(
             checkpoints=len(layouts),
             new=new,
             block_elements=block,
+            kernel=kernel,
             factors=_by_group(form),
         )
         for group in _groups(segments, attrgetter("count"), limit)
     ]
+
+
+@cache
+def _architecture() -> str:
+    """The kernels that BLAS takes on this machine ("" if it is none that says so)."""
+    found = [str(each.get("architecture") or "") for each in threadpool_info() if each["user_api"] == "blas"]
+    return next(iter(found), "")
 
 
 def factor_tasks(
