@@ -32,7 +32,7 @@ def written(app: click.Group) -> str:
 
 
 def _lines(app: click.Group) -> Iterator[str]:
-    root = click.Context(app, info_name=PROGRAM)
+    root = click.Context(app, info_name=PROGRAM, **app.context_settings)
     contexts = [click.Context(app.commands[name], parent=root, info_name=name) for name in sorted(app.commands)]
     yield f'.TH {_text(PROGRAM).upper()} 1 "" "{PROGRAM} {rna_watch.__version__}"'
     yield from (".SH NAME", rf"{_text(PROGRAM)} \- {_text(app.help or '')}", ".SH SYNOPSIS")
