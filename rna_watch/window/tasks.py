@@ -16,6 +16,7 @@ from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
 from rna_watch.window.combine import Patch, write_combination
 from rna_watch.window.copies import write_copies
+from rna_watch.window.evidence import Evidence
 from rna_watch.window.segments import WindowReader, matrix_columns, still_infinities
 from rna_watch.window.tasks_plan import CombineTask, CopyTask, FactorTask, GramTask, Task
 
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
 
 _MERGED = 64  # parts at a time
 Float64 = npt.NDArray[np.float64]
-Result = GramRows | Float64 | list[Patch]
+Result = GramRows | Float64 | list[Patch] | tuple[list[Patch], GramRows]
 # what runs tasks: an engine's `map`, or `run_all`
 Run = Callable[[Sequence[Task]], Sequence[Result]]
 
 
 def run(task: Task) -> Result:
-    """Do one task: rows of the Gram matrix, a triangular factor, or the patches that were written."""
+    """Do one task: rows of the Gram matrix, a triangular factor, or the patches that were written (with evidence)."""
     match task:
         case GramTask():
             return gram_rows(task)
         case FactorTask():
             return triangular_factor(task)
         case CombineTask():
-            return write_combination(task.files, task.segments, task.rows, task.outputs, task.block_elements)
+            return combined(task)
         case CopyTask():
             return write_copies(task.files, task.copies, task.outputs)
 
@@ -89,6 +90,18 @@ def gram_rows(task: GramTask) -> GramRows:
     if not np.isfinite(total.rows).all():
         bad |= _non_finite_iterates(task)
     return replace(total, non_finite=frozenset(bad))
+
+
+def combined(task: CombineTask) -> list[Patch] | tuple[list[Patch], GramRows]:
+    """A task's part of a combination.
+
+    Raises:
+        InputChanged: a checkpoint changed meanwhile.
+        OSError: an output cannot be written.
+    """
+    evidence = Evidence(task.segments, len(task.files), task.evidence) if task.evidence else None
+    patches = write_combination(task.files, task.segments, task.rows, task.outputs, task.block_elements, evidence)
+    return patches if evidence is None else (patches, evidence.found())
 
 
 def _no_rows(task: GramTask) -> GramRows:

@@ -76,13 +76,14 @@ class FactorTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CombineTask:
-    """Part of a weighted combination, written into the outputs."""
+    """Part of a weighted combination, written into the outputs; `evidence` names the elements that are looked at, if any are."""
 
     files: Files
     segments: tuple[Segment, ...]
     rows: Rows
     outputs: tuple[str, ...]
     block_elements: int
+    evidence: str = ""
 
     @property
     def work_bytes(self) -> int:
@@ -192,13 +193,16 @@ def _by_group(form: Form | None) -> tuple[tuple[tuple[float, float], ...], ...]:
     return tuple(zip(*form.factors, strict=True)) if form else ()
 
 
-def combine_tasks(combination: Combination, segments: Sequence[Segment], outputs: tuple[str, ...]) -> list[CombineTask]:
+def combine_tasks(
+    combination: Combination, segments: Sequence[Segment], outputs: tuple[str, ...], evidence: str = ""
+) -> list[CombineTask]:
     """Tasks that write a combination.
 
     Args:
         combination: the model.
         segments: what to write of it, as `combination.segments(...)` gives them.
         outputs: the files that are written.
+        evidence: which elements are looked at, if any are.
     """
     limit = task_elements(combination.layouts[-1].parameters)
     return [
@@ -208,6 +212,7 @@ def combine_tasks(combination: Combination, segments: Sequence[Segment], outputs
             rows=combination.rows,
             outputs=outputs,
             block_elements=block_elements(len(combination.layouts)),
+            evidence=evidence,
         )
         for group in _groups(segments, attrgetter("count"), limit)
     ]
