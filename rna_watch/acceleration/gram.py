@@ -8,8 +8,7 @@ matters (measured, 4 million parameters: smallest eigenvalue negative, coefficie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +28,11 @@ _SMALL = 1_000_000  # multiply-adds, up to which OpenBLAS has kernels of its own
 _WITH_SMALL = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
-class Kernel(StrEnum):
-    """How products of residuals are taken; a plan names one for all of its tasks, as each rounds in its own way.
-
-    Nanoseconds a column (AMD Milan, OpenBLAS's Haswell kernel, blocks of 10,240) by `vectors`, `whole`, and a general product:
-    N = 5 3.5, 6.5, 6.3; N = 10 11, 11, 17; N = 20 40, 24, 41. With AVX-512, small products were 3.6 times as fast as `whole` at
-    N = 5 and 1.8 times at 10 and 20.
-    """
-
-    VECTORS = auto()  # the lower triangle, a row at a time
-    WHOLE = auto()  # R'R at once
-    SMALL = auto()  # general products of few columns at a time
+# How products of residuals are taken; a plan names one for all of its tasks, as each rounds in its own way: the lower triangle a
+# row at a time, R'R at once, or general products of few columns at a time. Nanoseconds a column (AMD Milan, OpenBLAS's Haswell
+# kernel, blocks of 10,240) by vectors, whole, and a general product: N = 5 3.5, 6.5, 6.3; N = 10 11, 11, 17; N = 20 40, 24, 41.
+# With AVX-512, small products were 3.6 times as fast as whole at N = 5 and 1.8 times at 10 and 20.
+Kernel = Literal["vectors", "whole", "small"]
 
 
 def kernel_for(count: int, architecture: str) -> Kernel:
@@ -50,8 +43,8 @@ def kernel_for(count: int, architecture: str) -> Kernel:
         architecture: the name of BLAS's kernels, as threadpoolctl gives it.
     """
     if architecture in _WITH_SMALL:
-        return Kernel.SMALL
-    return Kernel.VECTORS if count <= _FEW else Kernel.WHOLE
+        return "small"
+    return "vectors" if count <= _FEW else "whole"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +76,7 @@ def block_rows(
     factors: Sequence[tuple[float, float]] = (),
     other_eps: float = 0.0,
     matrices: Sequence[slice] = (),
-    kernel: Kernel = Kernel.VECTORS,
+    kernel: Kernel = "vectors",
 ) -> GramRows:
     """The last `new` rows of R'R over one block; the block is overwritten.
 
@@ -128,10 +121,10 @@ def block_rows(
 def _products(residuals_nn: Float64, new: int, kernel: Kernel) -> Float64:
     """The last `new` rows of R'R `(M, N)` of residuals `(N, n)`."""
     count, size = residuals_nn.shape
-    if kernel is Kernel.WHOLE:
+    if kernel == "whole":
         return residuals_nn[-new:] @ residuals_nn.T
     rows = np.zeros((new, count))
-    if kernel is Kernel.SMALL:
+    if kernel == "small":
         step = max(64, _SMALL // (new * count) // 64 * 64)
         for start in range(0, size, step):
             part = residuals_nn[:, start : start + step]
