@@ -273,8 +273,10 @@ def fixed(n: int, method: str, search: Search) -> Candidate:
     unknown = math.nan
     made, _ = single(Residuals.of_differences(np.full((n, n), unknown)), method, 0.0, search)
     assert made is not None
-    of_residuals = {"condition": unknown, "smallest_eigenvalue": unknown, "gain": unknown, "cosine": unknown}
-    return replace(made, diagnostics=replace(made.diagnostics, **of_residuals))
+    diagnostics = replace(
+        made.diagnostics, condition=unknown, smallest_eigenvalue=unknown, gain=unknown, cosine=unknown
+    )
+    return replace(made, diagnostics=diagnostics)
 
 
 def cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:

@@ -93,6 +93,7 @@ def serve(connection: Connection, lifeline: int) -> None:
             task = connection.recv()
         except (EOFError, ConnectionError):
             return
+        answer: tuple[bool, object]
         try:
             answer = (True, tasks.run(task))
         except Exception as error:  # noqa: BLE001 - the task's own, whatever it is, for whoever asked
