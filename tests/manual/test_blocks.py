@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from contextlib import chdir
 from typing import TYPE_CHECKING, Any
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
+PROGRAM = f'rna-watch() {{ "{sys.executable}" -P -m rna_watch "$@"; }}\nset -e\n'
 # what makes a command end, quick, and callable again
 MORE = {
     "once": ["--engine", "local"],
@@ -123,6 +128,26 @@ def test_every_command_that_ends_by_itself_is_run(words: list[str], folder: Path
     done = rna_watch(*given, *MORE.get(given[0], ()), cwd=folder)
     assert done.returncode in {0, 3}, done.stderr
     assert done.stdout or done.stderr
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_work_one_after_the_other(tmp_path: Path, folder: Path) -> None:
+    """The whole block in a shell: a daemon in the background, a look at it, its end, and the rest of the run."""
+    train(tmp_path / "RUN_DIR", count=6)
+    shutil.copy(folder / "eval.py", tmp_path)
+    [block] = [each for each in BLOCKS if each.page == "README.md" and "rna-watch stop" in each.text]
+    lines = re.sub("rna-watch (start|once)", r"rna-watch \1 --engine local", block.text)
+    lines = lines.replace("dashboard RUN_DIR", "dashboard RUN_DIR --once")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    given = ["bash", "-c", PROGRAM + lines]
+    done = subprocess.run(
+        given, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode in {0, 3}, done.stderr
+    assert '"state": ' in done.stdout
+    assert "stopped watching" in done.stdout
+    assert (tmp_path / "RUN_DIR/rna/latest").exists()
+    assert (tmp_path / "RUN_DIR-report.html").exists()
 
 
 def _evaluator(block: Block) -> None:
