@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -36,7 +37,7 @@ def _run(*words: object, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-def _environment(folder: Path, packages: Iterable[str], python: str = "python3.11") -> Path:
+def _environment(folder: Path, packages: Iterable[str], python: str = sys.executable) -> Path:
     """An empty environment with these packages; returns its folder of programs."""
     _run(python, "-m", "venv", folder, cwd=folder.parent)
     _run(folder / "bin/pip", "install", "--quiet", *CONSTRAINED, *packages, cwd=folder.parent)
