@@ -37,7 +37,7 @@ GATES = {
     "rich": ("dashboard/", "comparison/", "commands/", "cli.py"),
     "matplotlib": ("comparison/", "reproduce/", "commands/reproduce.py"),
     "torch": ("evaluation/", "demo/", "training/", "integrations/", "reproduce/"),
-    "click": ("cli.py", "options.py", "manual_page.py"),
+    "click": ("cli.py", "help_pages.py", "options.py", "manual_page.py"),
     "yaml": ("config.py",),
     "pydantic": ("config.py",),
     "sklearn": ("demo/", "reproduce/", "commands/demo.py"),
