@@ -1,4 +1,4 @@
-"""Damages inputs and reads them: `python -m tests.fuzz --count 1000000 --seed 0` (`make fuzz`); Ctrl-C ends it with a report.
+"""Damages inputs and reads them: `python -m tests.fuzz --count 1000000 --seed 0` (`make fuzz`); Ctrl-C or SIGTERM ends it with a report.
 
 Every input follows from the seed and its number. A reader may raise the errors that it documents and nothing else, takes no
 longer than two seconds of the processor, and raises the peak memory of the process by no more than 256 MB.
@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, _hangs)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also in the background of a shell, which ignores Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a disk takes ten times as long
     with tempfile.TemporaryDirectory(prefix="rna-watch-fuzz-", dir=memory) as folder:
         known = [each for each in targets(Path(folder)) if options.only in each.name]
