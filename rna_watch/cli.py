@@ -100,6 +100,26 @@ def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any
 
 
 @app.command()
+@_RUN
+@some_settings("output", "patterns", "source", "step")
+def init(run_dir: Path, **options: Any) -> None:
+    """Write an evaluator and settings for RUN_DIR's trainer into the current folder, and try them on its newest checkpoint."""
+    from rna_watch.commands import init
+
+    init.init(run_dir, config_of(None, options), ["rna-watch", *sys.argv[1:]], echo)
+
+
+@app.command(cls=GroupedCommand)
+@_RUN
+@settings
+def doctor(run_dir: Path, config_file: Path | None, **options: Any) -> None:
+    """Say what works for RUN_DIR, what will not, and what to do: files, disk, engine, the evaluator on its newest checkpoint."""
+    from rna_watch.commands import doctor
+
+    doctor.doctor(run_dir, config_of(config_file, options), ["rna-watch", *sys.argv[1:]], echo)
+
+
+@app.command()
 @_of_run
 @_json("the state as one JSON object")
 @click.option(
