@@ -73,7 +73,9 @@ def doctor(run_dir: Path, config: RunConfig, typed: Sequence[str], say: Callable
         say(finding.line())
         failing += finding.verdict is Verdict.FAILS
     if failing:
-        raise RnaWatchError(f"{failing} thing{'s' if failing > 1 else ''} will not work as {'they are' if failing > 1 else 'it is'}")
+        raise RnaWatchError(
+            f"{failing} thing{'s' if failing > 1 else ''} will not work as {'they are' if failing > 1 else 'it is'}"
+        )
 
 
 def _findings(run_dir: Path, config: RunConfig, typed: Sequence[str]) -> Iterator[Finding]:
@@ -89,7 +91,9 @@ def _findings(run_dir: Path, config: RunConfig, typed: Sequence[str]) -> Iterato
         paths = resolve(newest.run, config.output)
         for line in newest.lines:
             subject, _, text = line.partition(" ")
-            yield Finding(verdict=Verdict.WORKS, subject="series" if subject == "found" else subject, found=text.strip())
+            yield Finding(
+                verdict=Verdict.WORKS, subject="series" if subject == "found" else subject, found=text.strip()
+            )
         layout = newest.layout
         changed = age(max(0.0, time.time() - max(file.mtime_ns for file in layout.files) / 1e9))
         under = f", the model under {layout.source!r}" if layout.source else ""
@@ -144,7 +148,9 @@ def _place(paths: RunPaths, config: RunConfig) -> Iterator[Finding]:
 def _events(paths: RunPaths, config: RunConfig) -> Finding:
     if Timing.of(paths.run, config.quiet, config.scan_interval).network:
         return Finding(
-            verdict=Verdict.NOTE, subject="inotify", found="a network file system shows no writes of others: scans do it"
+            verdict=Verdict.NOTE,
+            subject="inotify",
+            found="a network file system shows no writes of others: scans do it",
         )
     hints = Hints(paths.run, lambda: None, [paths.models, paths.state])
     refused = hints.start()
@@ -191,7 +197,9 @@ def _quota(paths: RunPaths) -> Finding:
     program = shutil.which("quota")
     if program is None:
         return Finding(
-            verdict=Verdict.NOTE, subject="quota", found="cannot be told here (no program `quota`): free space may not be all yours"
+            verdict=Verdict.NOTE,
+            subject="quota",
+            found="cannot be told here (no program `quota`): free space may not be all yours",
         )
     try:
         done = subprocess.run([program, "-w"], capture_output=True, text=True, timeout=_QUOTA_S, check=False)
@@ -216,14 +224,16 @@ def _engine(config: RunConfig) -> Iterator[Finding]:
         version = ""
     if config.engine != "ray":
         known = f"version {version} is there" if version else "not installed"
-        yield Finding(verdict=Verdict.WORKS, subject="Ray", found=f"not needed to begin (engine {config.engine}); {known}")
+        yield Finding(
+            verdict=Verdict.WORKS, subject="Ray", found=f"not needed to begin (engine {config.engine}); {known}"
+        )
         return
     shared = Path("/dev/shm")  # noqa: S108 - Ray's own place
     if shared.is_dir() and config.ray_address == "local" and shutil.disk_usage(shared).free < _SHARED_MEMORY_BYTES:
         yield Finding(
             verdict=Verdict.FAILS,
             subject="Ray",
-            found="/dev/shm has less than 75 MiB free, which Ray needs",
+            found=f"{shared} has less than 75 MiB free, which Ray needs",
             remedy="give the container more (docker: --shm-size 1g), or use --engine local",
         )
         return
@@ -241,7 +251,10 @@ def _gpu(config: RunConfig) -> Finding:
     there = f"{count} in this machine" if count else "none in this machine"
     if config.device.startswith("cuda") and not count:
         return Finding(
-            verdict=Verdict.FAILS, subject="GPU", found=f"{there}, and the evaluator is to use one", remedy="use --device cpu"
+            verdict=Verdict.FAILS,
+            subject="GPU",
+            found=f"{there}, and the evaluator is to use one",
+            remedy="use --device cpu",
         )
     use = f"the evaluator runs on {config.device}" + ("" if config.gpus or config.device != "cpu" else " and sees none")
     return Finding(verdict=Verdict.WORKS, subject="GPU", found=f"{there}; {use}")

@@ -142,29 +142,29 @@ def evaluate(state_dict: dict[str, torch.Tensor], device: torch.device) -> dict[
     model.eval()
 {judge}'''
 
-_LANGUAGE = '''    losses = []
+_LANGUAGE = """    losses = []
     for batch in held_out():
         logits = model(**{name: each.to(device) for name, each in batch.items() if name != "labels"}).logits[:, :-1]
         labels = batch["labels"][:, 1:].to(device)  # -100 counts for nothing
         each = functional.cross_entropy(logits.transpose(1, 2).float(), labels, reduction="none", ignore_index=-100)
         losses.append(each.sum(1) / (labels != -100).sum(1).clamp(min=1))
     return {"loss": torch.cat(losses)}
-'''
-_CLASSES = '''    wrong, losses = [], []
+"""
+_CLASSES = """    wrong, losses = [], []
     for batch in held_out():
         logits = model(**{name: each.to(device) for name, each in batch.items() if name != "labels"}).logits.float()
         labels = batch["labels"].to(device)
         wrong.append((logits.argmax(1) != labels).float())
         losses.append(functional.cross_entropy(logits, labels, reduction="none"))
     return {"error": 100 * torch.cat(wrong), "loss": torch.cat(losses)}
-'''
-_ONE_BY_ONE = '''    losses = []
+"""
+_ONE_BY_ONE = """    losses = []
     for batch in held_out():
         for number in range(len(next(iter(batch.values())))):
             one = {name: each[number : number + 1].to(device) for name, each in batch.items()}
             losses.append(model(**one).loss.float().reshape(1))
     return {"loss": torch.cat(losses)}
-'''
+"""
 
 _CONFIG = """# Settings of rna-watch for {run}, written by `rna-watch init`; `rna-watch start --help-all` shows every one.
 #
@@ -242,8 +242,14 @@ def evaluator(
     lines = list(dict.fromkeys((*made.lines, *(data.lines if data else ())))) if not made.copied else [*made.lines]
     if made.copied and data is not None:
         lines += [line for line in data.lines if line not in made.lines or not line.strip()]
-    copied = ["", f"# from {made.file.name}, copied because an import of it would train"] if made.copied and made.file else []
-    head = _HEAD.format(run=files.run, config=files.config, imports="\n".join([*imports, *copied, *[""] * bool(lines), *lines]))
+    copied = (
+        ["", f"# from {made.file.name}, copied because an import of it would train"]
+        if made.copied and made.file
+        else []
+    )
+    head = _HEAD.format(
+        run=files.run, config=files.config, imports="\n".join([*imports, *copied, *[""] * bool(lines), *lines])
+    )
     body = _data(record, network, data, hints, step) if not from_timm else _images(record, str(root))
     return (
         head
@@ -294,24 +300,28 @@ def _hints(hints: Sequence[str]) -> list[str]:
 def _data(record: Record, network: Source | None, data: Source | None, hints: Sequence[str], step: str) -> str:
     """The body of `held_out`: what was recorded, or the line to fill in."""
     if data is not None:
-        return "\n".join([
-            f"data = {data.expression}  # as the checkpoint records it",
-            "data.prepare_data()",
-            'data.setup("validate")',
-            "return data.val_dataloader()",
-        ])
+        return "\n".join(
+            [
+                f"data = {data.expression}  # as the checkpoint records it",
+                "data.prepare_data()",
+                'data.setup("validate")',
+                "return data.val_dataloader()",
+            ]
+        )
     if network is not None and "val_dataloader" in network.methods and step == "validation_step":
         return "return network().val_dataloader()"
     recorded = {name: value for name, value in record.settings.items() if "data" in name or "val" in name}
     known = [f"# The checkpoint records {name} = {value!r}." for name, value in recorded.items()]
     seen = ["# Your files have:", *_hints(hints)] if hints else []
     what = "the batches that the step takes" if step else "batches of (inputs, labels)"
-    return "\n".join([
-        *known,
-        *seen,
-        "# Such as: return DataLoader(validation_set, batch_size=256)   (shuffle stays off)",
-        f'raise NotImplementedError("{FILL_IN}: {what}")',
-    ])
+    return "\n".join(
+        [
+            *known,
+            *seen,
+            "# Such as: return DataLoader(validation_set, batch_size=256)   (shuffle stays off)",
+            f'raise NotImplementedError("{FILL_IN}: {what}")',
+        ]
+    )
 
 
 def _images(record: Record, root: str) -> str:
@@ -324,15 +334,17 @@ def _images(record: Record, root: str) -> str:
         for key in ("input_size", "img_size", "mean", "std", "crop_pct", "interpolation", "in_chans")
         if settings.get(key) is not None
     }
-    return "\n".join([
-        f"root = {root!r}  # as the checkpoint records it",
-        "if not Path(root).exists():" if "/" not in name else "if False:",
-        f'    raise FileNotFoundError(f"{FILL_IN}: the training read it from {{root}}, which is not here")',
-        f"data = timm.data.create_dataset({name!r}, root=root, split={split!r}, is_training=False)",
-        f"shape = timm.data.resolve_data_config({shape!r}, model=network())",
-        "data.transform = timm.data.create_transform(**shape, is_training=False)",
-        "return DataLoader(data, batch_size=64)",
-    ])
+    return "\n".join(
+        [
+            f"root = {root!r}  # as the checkpoint records it",
+            "if not Path(root).exists():" if "/" not in name else "if False:",
+            f'    raise FileNotFoundError(f"{FILL_IN}: the training read it from {{root}}, which is not here")',
+            f"data = timm.data.create_dataset({name!r}, root=root, split={split!r}, is_training=False)",
+            f"shape = timm.data.resolve_data_config({shape!r}, model=network())",
+            "data.transform = timm.data.create_transform(**shape, is_training=False)",
+            "return DataLoader(data, batch_size=64)",
+        ]
+    )
 
 
 def _transformers(files: Files, record: Record, run: Path, hints: Sequence[str]) -> str:

@@ -55,7 +55,10 @@ def init(run_dir: Path, options: RunConfig, typed: Sequence[str], say: Callable[
         if Path(name).exists():
             say(f"there    {name}, which stays as it is")
         else:
-            with disk.writing(name, "another current folder"), disk.replacing(here / name, durable=False, new=True) as temporary:
+            with (
+                disk.writing(name, "another current folder"),
+                disk.replacing(here / name, durable=False, new=True) as temporary,
+            ):
                 disk.write_new(temporary, content.encode())
             say(f"written  {name}")
     try_it(load(Path(SETTINGS), {}), newest, say, f"rna-watch init {files.run}")

@@ -51,7 +51,12 @@ class Script:
         """Where the script makes data that look held out: file, line, and the line's text."""
         found = []
         for node in ast.walk(self.tree):
-            names = [each.id for target in getattr(node, "targets", ()) for each in ast.walk(target) if isinstance(each, ast.Name)]
+            names = [
+                each.id
+                for target in getattr(node, "targets", ())
+                for each in ast.walk(target)
+                if isinstance(each, ast.Name)
+            ]
             names += [node.name] if isinstance(node, ast.FunctionDef) else []
             if any(_HELD_OUT.search(name) for name in names):
                 line = self.text.splitlines()[node.lineno - 1].strip()
@@ -82,7 +87,9 @@ def _constants(tree: ast.Module) -> dict[str, Any]:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             values.setdefault(node.targets[0].id, []).append(_value(node.value))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
-            options = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            options = [
+                each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            ]
             default = next((_value(each.value) for each in node.keywords if each.arg == "default"), ...)
             for option in options:
                 values.setdefault(f".{option.lstrip('-').replace('-', '_')}", []).append(default)
@@ -225,7 +232,7 @@ class _Known(ast.NodeTransformer):
     def __init__(self, constants: Mapping[str, Any], settings: Mapping[str, Any], defined: Set[str]) -> None:
         self._constants, self._settings, self._defined = constants, settings, defined
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802 - the name is ast's
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         """A name that stands for one value."""
         known = node.id in self._constants and node.id not in self._defined
         return ast.Constant(self._constants[node.id]) if known else node
@@ -244,9 +251,7 @@ class _Known(ast.NodeTransformer):
         return ast.Constant(self._settings[key]) if isinstance(key, str) and key in self._settings else node
 
 
-def _source(
-    expression: ast.expr, script: Script, settings: Mapping[str, Any], attributes: Set[str]
-) -> Source | None:
+def _source(expression: ast.expr, script: Script, settings: Mapping[str, Any], attributes: Set[str]) -> Source | None:
     """An expression of a script as the evaluator can have it; None if it makes no network of these attributes."""
     if not isinstance(expression, ast.Call):
         return None

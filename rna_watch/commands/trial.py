@@ -101,17 +101,18 @@ def said(config: RunConfig, result: Evaluation) -> list[str]:
     numbers = ", ".join(f"{name} {value:.6g}" for name, value in result.metrics.items())
     lines = [f"metrics  {numbers} ({result.seconds:.1f} s)"]
     if mode is None:
-        lines.append(f"choose   by {metric}, whose name does not tell whether more is better: add --mode min or --mode max")
+        lines.append(
+            f"choose   by {metric}, whose name does not tell whether more is better: add --mode min or --mode max"
+        )
     else:
         lines.append(f"choose   by {metric}: {DIRECTIONS[mode]}")
     values = result.examples.get(metric)
     if values is None:
         lines.append(
-            f"test     {metric} is one number, so no gain can be told from noise: return one value for each example (a tensor), or "
-            "give --minimum-gain"
+            f"test     {metric} is one number, so no gain can be told from noise: return one value for each example, as a "
+            "tensor, or give --minimum-gain"
         )
     else:
         more = "; more of them tell smaller gains from noise" if len(values) < _FEW_EXAMPLES else ""
         lines.append(f"test     gains are tested on {len(values):,} values of {metric}, model against model{more}")
     return lines
-

@@ -20,7 +20,10 @@ def explained(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
-        if frame.f_code.co_name == "load_state_dict" and {"self", "missing_keys", "error_msgs"} <= frame.f_locals.keys():
+        if (
+            frame.f_code.co_name == "load_state_dict"
+            and {"self", "missing_keys", "error_msgs"} <= frame.f_locals.keys()
+        ):
             inside = frame.f_locals
         trace = trace.tb_next
     if not inside.get("error_msgs"):
@@ -44,7 +47,9 @@ def _words(
         *([f"Unexpected keys, which the checkpoint has: {_some(unexpected)}"] if unexpected else []),
         *([f"Other sizes: {_some(sizes)}"] if sizes else []),
     ]
-    return f"load_state_dict of {kind} failed. {'. '.join(facts)}. {_remedy(network, given, missing, unexpected, sizes)}"
+    return (
+        f"load_state_dict of {kind} failed. {'. '.join(facts)}. {_remedy(network, given, missing, unexpected, sizes)}"
+    )
 
 
 def _remedy(

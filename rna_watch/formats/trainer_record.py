@@ -68,7 +68,9 @@ def of(layout: Layout) -> Record:
             settings=hyper,
             data=None if data is None else _plain_values(data),
         )
-    settings = _plain_values(tree.get("args")) or _plain_values(tree.get("config")) or _plain_values(tree.get("hparams"))
+    settings = (
+        _plain_values(tree.get("args")) or _plain_values(tree.get("config")) or _plain_values(tree.get("hparams"))
+    )
     arch = tree.get("arch") or settings.get("arch") or settings.get("model")
     network = arch if isinstance(arch, str) and len(arch) <= _MOST_CHARACTERS else ""
     timm = _ARCHITECTURE.fullmatch(network) and {"state_dict", "version", "arch"} <= tree.keys()

@@ -36,10 +36,16 @@ def _prefixed(prefix: str) -> dict[str, torch.Tensor]:
         (
             Tied(),
             {name: tensor for name, tensor in Tied().state_dict().items() if name != "head.weight"},
-            r"Missing keys, which the network has: head\.weight\. They are tied weights, stored once: in your network "
-            r"head\.weight is embedding\.weight\.",
+            (
+                r"Missing keys, which the network has: head\.weight\. They are tied weights, stored once: in your network "
+                r"head\.weight is embedding\.weight\."
+            ),
         ),
-        (_network(), _prefixed("model."), r"Unexpected keys.*model\.0\.weight.*and 4 more\. The names in the checkpoint begin"),
+        (
+            _network(),
+            _prefixed("model."),
+            r"Unexpected keys.*model\.0\.weight.*and 4 more\. The names in the checkpoint begin",
+        ),
         (nn.Sequential(_network()), _network().state_dict(), r"it wraps the one that was trained"),
         (
             nn.ModuleDict({"net": _network()}),
