@@ -309,8 +309,8 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
     values = _renamed(read_settings(path)) if path else {}
     where = str(path) if path else "the command line"
     known = RunConfig.model_fields
-    for key in values:
-        if key not in known and key not in RETIRED:
+    for key in (*values, *overrides):
+        if key not in known and key not in RETIRED and key not in RENAMED:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known are: {', '.join(known)}"
             raise UsageError(f"{where}: unknown setting '{key}'{hint}")

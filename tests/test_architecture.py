@@ -24,7 +24,7 @@ LEVELS = (
     {"daemon", "comparison"},
     {"reproduce", "exporters"},
     {"commands", "options"},
-    {"cli"},
+    {"api", "cli"},
     {"__main__"},
 )
 OUTSIDE = {"__init__", "demo"}  # the package's face, and scripts that import nothing of ours

@@ -35,6 +35,15 @@ def state_dict(combination: Combination, device: torch.device) -> dict[str, torc
     return views(combination.layouts[-1], [storage.to(device) for storage in storages_of(combination)])
 
 
+def on_device(combination: Combination, device: str) -> dict[str, torch.Tensor]:
+    """The same, for a device by its name.
+
+    Raises:
+        InputChanged: a checkpoint changed meanwhile.
+    """
+    return state_dict(combination, torch.device(device))
+
+
 def storages_of(combination: Combination) -> list[torch.Tensor]:
     """The model by extent, `(n,)` each, in the stored dtypes.
 

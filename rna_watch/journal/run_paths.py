@@ -75,6 +75,16 @@ class RunPaths:
         return self.state / "stop"
 
     @property
+    def announced(self) -> Path:
+        """A file that the training replaces whenever a checkpoint is whole (`integrations/announcement.py`)."""
+        return self.state / "announced"
+
+    @property
+    def exports(self) -> Path:
+        """What trackers read: a folder for each exporter."""
+        return self.state / "exports"
+
+    @property
     def pins(self) -> Path:
         """The pinned checkpoints, kept while a window may need them."""
         return self.state / "pins"

@@ -173,16 +173,21 @@ import torch
 from torch import nn
 
 
+def data(count):
+    values = torch.utils.data.TensorDataset(torch.ones(count, 4), torch.zeros(count, dtype=torch.long))
+    return torch.utils.data.DataLoader(values, batch_size=2)
+
+
 class Data(lightning.LightningDataModule):
     def __init__(self, examples=8):
         super().__init__()
         self.save_hyperparameters()
 
     def train_dataloader(self):
-        return [(torch.ones(2, 4), torch.tensor([0, 1]))]
+        return data(2)
 
     def val_dataloader(self):
-        return [(torch.ones(2, 4), torch.tensor([0, 1]))] * self.hparams.examples
+        return data(2 * self.hparams.examples)
 
 
 class Module(lightning.LightningModule):
