@@ -16,9 +16,9 @@ _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 60.0
 
 
-def by_admission(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+def by_age(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """The newest last; a name that was written again is the newest, though it keeps its place in the state."""
-    return sorted(checkpoints, key=lambda c: c.admitted.seq if c.admitted else 0)
+    return sorted(checkpoints, key=lambda c: c.age)
 
 
 def next_in_line(
@@ -47,7 +47,7 @@ def next_in_line(
     whole: list[Checkpoint] = []
     lacking: list[Checkpoint] = []
     waiting: list[Checkpoint] = []
-    for checkpoint in by_admission(checkpoints):
+    for checkpoint in by_age(checkpoints):
         if checkpoint.admitted is None or checkpoint.stage is Stage.ALIAS:
             continue
         before = recent.setdefault(checkpoint.series, deque(maxlen=window))

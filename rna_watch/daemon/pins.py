@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rna_watch.daemon.disk_reserve import FOR_TRAINING
-from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.order import by_age
 from rna_watch.daemon.pinned_file import NONE, held_bytes, pin_checkpoint, unpin
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, Unreadable
 from rna_watch.formats.probe import probe
@@ -207,7 +207,7 @@ class Pins:
                     disk.remove(file)
 
     def _pinned(self) -> list[Checkpoint]:
-        return [checkpoint for checkpoint in by_admission(self._recorder.checkpoints()) if checkpoint.pinned]
+        return [checkpoint for checkpoint in by_age(self._recorder.checkpoints()) if checkpoint.pinned]
 
 
 def _flat(name: str) -> str:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.order import by_age
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
@@ -371,7 +371,7 @@ def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:
     """Whether the model of a checkpoint is one of the newest of its series that are kept."""
     models = [
         c.name
-        for c in by_admission(list(state.checkpoints.values()))
+        for c in by_age(list(state.checkpoints.values()))
         if c.name == checkpoint.name or (Stage.PUBLISHED in {c.stage, c.before} and c.series == checkpoint.series)
     ]
     return checkpoint.name in models[-keep:]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.order import by_age
 from rna_watch.journal import events as e
+from rna_watch.journal.ages import overtakes
 from rna_watch.journal.log import read
 from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.watching.reading import COUNTERS, Reading
@@ -153,7 +154,7 @@ class Sequences:
         self._known.clear()
         found = []
         counts: dict[str, int] = {}
-        for checkpoint in by_admission(self._recorder.checkpoints()):
+        for checkpoint in by_age(self._recorder.checkpoints()):
             admitted = checkpoint.admitted
             if admitted is None or admitted.path not in changed:
                 continue
@@ -197,7 +198,7 @@ class Sequences:
         assert mine is not None
         sequence = self.of_admitted(mine)
         return any(
-            other.seq < mine.seq and other.step > mine.step and other.mtime_ns > mine.mtime_ns
+            overtakes(other, mine)
             for c in self._recorder.checkpoints()
             if (other := c.admitted) and self.of_admitted(other) == sequence
         )
@@ -220,7 +221,7 @@ class Sequences:
             for c in self._recorder.checkpoints()
             if c.admitted and self.of_admitted(c.admitted) == sequence
         ]
-        members.sort(key=lambda pair: pair[1].seq)
+        members.sort(key=lambda pair: pair[0].age)
         generation = 0
         generations: dict[str, int] = {}
         for member, _ in members:
@@ -251,7 +252,7 @@ class Sequences:
             in_work: the checkpoint that is worked on.
         """
         sequences: dict[str, list[Checkpoint]] = {}
-        for checkpoint in by_admission(self._recorder.checkpoints()):
+        for checkpoint in by_age(self._recorder.checkpoints()):
             repeated = checkpoint.repeats and checkpoint.stage not in PENDING
             if checkpoint.admitted and checkpoint.usable and not repeated:
                 sequences.setdefault(self.of_admitted(checkpoint.admitted), []).append(checkpoint)

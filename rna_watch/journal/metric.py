@@ -69,12 +69,12 @@ def best_so_far(state: RunState, name: str) -> float | None:
     mode = mode_of(state)
     if settled is None or mode is None or current.chosen is None or not current.chosen.better_than_original:
         return None
-    key, place = current.chosen_by[0] if current.chosen_by else current.key, _place(current)
+    key, place = current.chosen_by[0] if current.chosen_by else current.key, current.age
     said: list[Metrics | None] = [
         metrics for other, metrics in state.replaced if other[:2] == key[:2] and other[2] in {key[2], ""}
     ]
     for other in list(state.checkpoints.values()):  # a copy: another thread may add to them
-        if _place(other) > place:
+        if other.age > place:
             continue
         if other.key == key:
             said += [other.evaluations.get("last")]
@@ -116,11 +116,6 @@ def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
         average=metric.best(value for name, value in by_name.items() if kinds[name] == AVERAGES),
         rna=metric.best(value for name, value in by_name.items() if kinds[name] == SOLUTIONS),
     )
-
-
-def _place(checkpoint: Checkpoint) -> int:
-    """The place of a checkpoint in the order of the run."""
-    return checkpoint.admitted.seq if checkpoint.admitted else 0
 
 
 def value_in(metrics: Metrics | None, name: str) -> float | None:

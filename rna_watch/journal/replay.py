@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rna_watch.journal import events as e
 from rna_watch.journal import hooks
+from rna_watch.journal.ages import NEVER, Age, age
 from rna_watch.journal.kept import input_keys, judge, remade, stale, still_meant
 from rna_watch.journal.recipe import Recipe, read
 
@@ -57,7 +58,7 @@ class Checkpoint:
     `repeats` names an earlier checkpoint that it equals, and `apart_from` those of smaller step that are of other trainings.
     What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
     `chosen_by` is the judge, the metric and the direction that chose, and `under` the start whose settings applied then.
-    `taken_up` is why it is worked on once more, and `before` the stage that it had then.
+    `taken_up` is why it is worked on once more, and `before` the stage that it had then; `age` is its place in the run.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Checkpoint:
     seen_time: float = 0.0
     done_time: float = 0.0
     admitted: e.Admitted | None = None
+    age: Age = NEVER
     starts_window: bool = False
     repeats: str = ""
     apart_from: dict[str, str] = field(default_factory=dict)
@@ -121,12 +123,12 @@ class Checkpoint:
 class RunState:
     """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen.
 
-    `outputs` are the outputs that are kept, by path, that of the newest checkpoint last; `ages` are the numbers of the
-    events that admitted their checkpoints. `replaced` holds the metrics of originals and of published models whose
-    checkpoint was written again since, each with its key: they still count for `best`. `judges` are all evaluators so far;
-    `judge` is the number of the present one, and `judged` the key of the newest evaluation. `bests` are the best models of
-    the series. `first` is a checkpoint of the series whose best and latest have no series in their names. `failed_work` and
-    `failed_evaluations` are how many failed in a row, in the present start. `due` are the calls of hooks that are to be made.
+    `outputs` are the outputs that are kept, by path, that of the newest checkpoint last; `ages` are their ages.
+    `replaced` holds the metrics of originals and of published models whose checkpoint was written again since, each with its
+    key: they still count for `best`. `judges` are all evaluators so far; `judge` is the number of the present one, and
+    `judged` the key of the newest evaluation. `bests` are the best models of the series. `first` is a checkpoint of the
+    series whose best and latest have no series in their names. `failed_work` and `failed_evaluations` are how many failed in
+    a row, in the present start. `due` are the calls of hooks that are to be made.
     """
 
     started: e.Started | None = None
@@ -137,7 +139,7 @@ class RunState:
     bests: dict[str, Best] = field(default_factory=dict)
     first: str = ""
     outputs: dict[str, e.Published] = field(default_factory=dict)
-    ages: dict[str, int] = field(default_factory=dict)
+    ages: dict[str, Age] = field(default_factory=dict)
     replaced: list[tuple[Key, e.Metrics]] = field(default_factory=list)
     judges: list[tuple[str, ...]] = field(default_factory=list)
     judge: int = 0
@@ -214,6 +216,7 @@ class RunState:
                     reason=event.left_out,
                     seen_time=seen_time,
                     admitted=event,
+                    age=age(event, self.checkpoints.values()),
                     pinned=event.pin != "none",
                     under=self.started,
                 )
@@ -252,7 +255,8 @@ class RunState:
             self.bests[event.series] = Best(named.moved, named.by and ((*named.by[0][:2], event.series), named.by[1]))
         told = {key: getattr(event, key) for key in ("series", "step_kind", "step", "told")}
         admitted = replace(old.admitted, **told) if old.admitted else None
-        return replace(old, admitted=admitted, starts_window=False, chosen_by=by)
+        now = age(admitted, self.checkpoints.values()) if admitted else old.age
+        return replace(old, admitted=admitted, age=now, starts_window=False, chosen_by=by)
 
     def _keyed(self, event: e.Measured) -> e.Measured:
         """A measurement with the keys of its models, which records of 0.1.0 lack."""
@@ -291,7 +295,7 @@ class RunState:
             self.outputs.pop(event.output, None)
             return replace(old, output=None) if old.output == event.output else old
         self.written_bytes += event.written_bytes
-        self.ages[event.output] = old.admitted.seq if old.admitted and old.publishing else event.seq
+        self.ages[event.output] = old.age if old.admitted and old.publishing else (event.seq, 0)
         found = self.outputs | {event.output: event}
         self.outputs = {output: found[output] for output in sorted(found, key=self.ages.__getitem__)}
         if old.publishing is None:
@@ -381,11 +385,8 @@ def _reached(checkpoint: Checkpoint) -> list[tuple[Key, e.Metrics]]:
     """The metrics of a checkpoint's original and of its model, if that was written."""
     original = checkpoint.evaluations.get("last")
     found = [(checkpoint.key, original)] if original is not None else []
-    chosen = (
-        checkpoint.chosen.metrics.get("chosen")
-        if checkpoint.chosen and (checkpoint.publishing or checkpoint.output)
-        else None
-    )
+    written = checkpoint.publishing or checkpoint.output
+    chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen and written else None
     if chosen is not None and checkpoint.chosen_by is not None:
         found.append((checkpoint.chosen_by[0], chosen))
     return found

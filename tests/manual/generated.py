@@ -15,12 +15,14 @@ import click
 from rna_watch.acceleration.methods import METHODS
 from rna_watch.cli import app
 from rna_watch.config import RENAMED, RETIRED, RunConfig, groups
+from rna_watch.errors import EXIT_CODES
 from rna_watch.journal.records import KINDS
 from rna_watch.options import plain
 from rna_watch.reproduce import networks_tables, prototyping
 from rna_watch.reproduce.images.spec import RunSpec
 from rna_watch.reproduce.tables import Table, render
 from tests.benchmarks.levers import kept
+from tests.manual.problems import problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -81,6 +83,15 @@ def _renamed() -> str:
     return table(("name of before", "now"), (*now, *gone))
 
 
+def _exit_codes() -> str:
+    return table(("code", "meaning"), ((f"`{code}`", meaning) for code, meaning in EXIT_CODES.items()))
+
+
+def _acts() -> str:
+    rows = {(*each.keys, " ... ".join(each.words)) for each in problems(ROOT / "rna_watch") if each.act and each.keys}
+    return table(("key", "message"), ((f"`{key}`", said) for key, said in sorted(rows)))
+
+
 def _events() -> str:
     rows = ((f"`{kind}`", _code(_fields(event)), _sentence(event.__doc__ or "")) for kind, event in KINDS.items())
     return table(("kind", "fields", "meaning"), rows)
@@ -137,6 +148,8 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "renamed": ("docs/settings.md", _renamed),
     "networks": ("docs/paper.md", partial(_experiment, "networks")),
     "prototyping": ("docs/paper.md", partial(_experiment, "prototyping")),
+    "exit-codes": ("docs/reference.md", _exit_codes),
+    "acts": ("docs/messages.md", _acts),
     "events": ("docs/reference.md", _events),
     "commands": ("docs/commands.md", _commands),
 }

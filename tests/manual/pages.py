@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
 _FENCE = re.compile(
-    r"^(?:<!-- run: (?P<run>[\w -]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- (?P<mark>run|from): (?P<how>\S+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _BAR = re.compile(r"(?<!\\)\|")
@@ -23,12 +24,13 @@ _BAR = re.compile(r"(?<!\\)\|")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A block of code: its language, and the name by which a test runs it ("": none does)."""
+    """A block of code, its language, and how a test holds it: `run: NAME` by a function, `from: FILE` is a part of that file."""
 
     page: str
     language: str
     text: str
     run: str
+    file: str
 
 
 def name_of(page: Path) -> str:
@@ -45,7 +47,13 @@ def text_of(page: Path) -> str:
 def blocks(page: Path) -> Iterator[Block]:
     """Its fenced blocks, in order."""
     for found in _FENCE.finditer(text_of(page)):
-        yield Block(page=name_of(page), language=found["language"], text=found["text"], run=found["run"] or "")
+        yield Block(
+            page=name_of(page),
+            language=found["language"],
+            text=found["text"],
+            run=found["how"] if found["mark"] == "run" else "",
+            file=found["how"] if found["mark"] == "from" else "",
+        )
 
 
 def prose(page: Path) -> str:
