@@ -15,7 +15,7 @@ import click
 
 import rna_watch
 from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS
-from rna_watch.config import ENDS
+from rna_watch.config import ENDS, EXPORTERS
 from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.journal.echo import Formatter, echo, note, shown, tolerate_any_text
 from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
@@ -195,7 +195,16 @@ def stop(paths: RunPaths) -> None:
 )
 @some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS, "ema_decay")
 @some_settings(
-    "normalization", "source", "ignore", "step", "export", "optimizer_state", "one_run", "workers", "memory_budget"
+    "normalization",
+    "source",
+    "ignore",
+    "step",
+    "serving_copy",
+    "export",
+    "optimizer_state",
+    "one_run",
+    "workers",
+    "memory_budget",
 )
 @_json("the manifest, and nothing else")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
@@ -249,6 +258,26 @@ def report(paths: RunPaths, *, out: Path | None, force: bool) -> None:
     from rna_watch.commands import report
 
     echo(report.write(paths, out, force=force))
+
+
+@app.command()
+@_of_run
+@click.option("--to", "name", required=True, type=click.Choice(EXPORTERS), help="The tool.")
+@click.option("-o", "--out", type=_PATH, help="Its folder; .rna-watch/exports/NAME if not given.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="prometheus: answer on this port of 127.0.0.1, until Ctrl-C."
+)
+@click.option("--follow", is_flag=True, hidden=True)
+def export(paths: RunPaths, *, name: str, out: Path | None, port: int | None, follow: bool) -> None:
+    """Give the numbers of RUN_DIR to a tool: tensorboard, csv, prometheus, wandb (offline), mlflow; live by `exporters`."""
+    from rna_watch.commands import export
+
+    if port is not None and name != "prometheus":
+        raise UsageError("--port goes with --to prometheus")
+    if follow:
+        export.follow(paths, name, port, echo)
+    else:
+        export.write(paths, name, out, port, echo)
 
 
 @app.command()

@@ -14,14 +14,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from rna_watch.acceleration.methods import METHODS, PRIORS, USUAL, Search
 from rna_watch.errors import UsageError
 
+EXPORTERS = ("tensorboard", "csv", "prometheus", "wandb", "mlflow")  # `exporters/export.py` has what each does
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     MethodName = str
     PriorName = str
+    ExporterName = str
 else:
     MethodName = Literal[tuple(METHODS)]
+    ExporterName = Literal[EXPORTERS]
     PriorName = Literal[tuple(PRIORS)]
 
 Positive = Annotated[int, Field(ge=1)]
@@ -37,7 +41,7 @@ RETIRED = {
 ENDS = ("until_idle", "last_step", "with_pid")  # settings that end the daemon with the training; only for `start`
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 # settings by the names that they had before, which are still accepted
-RENAMED = {"ema_decay": "ema_decays", "trained_memory": "fit_memory"}
+RENAMED = {"ema_decay": "ema_decays", "export": "serving_copy", "trained_memory": "fit_memory"}
 
 
 def _one_group(pattern: str) -> str:
@@ -184,8 +188,14 @@ class RunConfig(BaseModel):
     )
     publish: Literal["always", "when-better"] = Field("always", description="Which chosen models are written.")
     keep: Positive = Field(5, description="Outputs kept: the best, and this many of the newest.")
-    export: Literal["none", "safetensors"] = Field(
+    serving_copy: Literal["none", "safetensors"] = Field(
         "none", description="A plain copy for serving next to each model: NAME.export.safetensors, with bare names."
+    )
+    exporters: tuple[ExporterName, ...] = Field(
+        (), description="Tools that get the run's numbers as they come, below .rna-watch/exports; none if not given."
+    )
+    prometheus_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="Port of 127.0.0.1 where the exporter `prometheus` answers too; none if not given."
     )
     optimizer_state: Literal["keep", "drop"] = Field(
         "keep",

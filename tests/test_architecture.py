@@ -36,12 +36,16 @@ GATES = {
     "watchdog": ("watching/hints.py",),
     "rich": ("dashboard/", "comparison/", "commands/", "cli.py"),
     "matplotlib": ("comparison/", "reproduce/", "commands/reproduce.py"),
-    "torch": ("evaluation/", "demo/", "training/", "integrations/", "reproduce/"),
+    "torch": ("evaluation/", "demo/", "training/", "integrations/", "reproduce/", "api.py"),
     "click": ("cli.py", "options.py", "manual_page.py"),
     "yaml": ("config.py",),
     "pydantic": ("config.py",),
     "sklearn": ("demo/", "reproduce/", "commands/demo.py"),
     "scipy": ("reproduce/",),
+    "wandb": ("exporters/wandb_run.py",),
+    "mlflow": ("exporters/mlflow_run.py",),
+    "lightning": ("integrations/lightning_callback.py",),
+    "transformers": ("integrations/hugging_face_callback.py",),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -81,7 +81,7 @@ def extrapolate(
     if request.method not in methods:
         raise UsageError(f"--method must be one of {', '.join(methods)}, not '{request.method}'")
     saved = _saved(request)
-    for path in (out, artifacts.export_path(out))[: 2 if request.settings.export != "none" else 1]:
+    for path in (out, artifacts.export_path(out))[: 2 if request.settings.serving_copy != "none" else 1]:
         _check_out(path, checkpoints, force=request.force)
     if not request.force or out.is_dir():
         output_tree.check_ours(out)
@@ -122,7 +122,7 @@ def extrapolate(
         output = outputs.plan(
             out,
             recipe,
-            exported=settings.export,
+            exported=settings.serving_copy,
             optimizer_state=settings.optimizer_state,
         )
         content = manifest.describe(

@@ -51,6 +51,8 @@ class Script:
         """Where the script makes data that look held out: file, line, and the line's text."""
         found = []
         for node in ast.walk(self.tree):
+            if not isinstance(node, ast.Assign | ast.FunctionDef):
+                continue
             names = [
                 each.id
                 for target in getattr(node, "targets", ())

@@ -82,7 +82,7 @@ class Publication:
         output = outputs.plan(
             model,
             recipe,
-            exported=self._config.export,
+            exported=self._config.serving_copy,
             optimizer_state=self._config.optimizer_state,
         )
         content = manifest.encode(
@@ -178,7 +178,7 @@ class Publication:
 
     def size_bytes(self, newest: Layout) -> int:
         """The most room that a window's model takes, with its plain copy."""
-        return newest.size_bytes * (2 if self._config.export == export.SAFETENSORS else 1)
+        return newest.size_bytes * (2 if self._config.serving_copy == export.SAFETENSORS else 1)
 
     def finish(self, checkpoint: Checkpoint) -> bool:
         """Whether the model that a crash interrupted is whole, so that only its record is missing."""
