@@ -331,7 +331,6 @@ PRINTERS = {"print", "secho", "Console", "StreamHandler"}
 OUTLETS = {
     "journal/echo.py": {"write"},
     "cli.py": {"StreamHandler"},  # with the formatter of echo
-    "daemon/background.py": {"StreamHandler"},
     "dashboard/picture.py": {"Console"},  # records a picture, and prints nowhere
 }
 

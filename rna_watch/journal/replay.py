@@ -170,9 +170,8 @@ class RunState:
     def series(self) -> list[str]:
         """The series of all admitted checkpoints, the first first."""
         admitted = [each for each in list(self.checkpoints.values()) if each.admitted]
-        return (
-            list(dict.fromkeys([self.series_of(self.first), *(each.series for each in admitted)])) if admitted else []
-        )
+        names = [self.series_of(self.first), *(each.series for each in admitted)]
+        return list(dict.fromkeys(names)) if admitted else []
 
     def apply(self, event: e.Event) -> None:
         """Add one event."""
@@ -216,7 +215,7 @@ class RunState:
                     reason=event.left_out,
                     seen_time=seen_time,
                     admitted=event,
-                    age=age(event, self.checkpoints.values()),
+                    age=age(event, (c.admitted for c in self.checkpoints.values() if c.admitted)),
                     pinned=event.pin != "none",
                     under=self.started,
                 )
@@ -255,8 +254,8 @@ class RunState:
             self.bests[event.series] = Best(named.moved, named.by and ((*named.by[0][:2], event.series), named.by[1]))
         told = {key: getattr(event, key) for key in ("series", "step_kind", "step", "told")}
         admitted = replace(old.admitted, **told) if old.admitted else None
-        now = age(admitted, self.checkpoints.values()) if admitted else old.age
-        return replace(old, admitted=admitted, age=now, starts_window=False, chosen_by=by)
+        place = age(admitted, (c.admitted for c in self.checkpoints.values() if c.admitted)) if admitted else old.age
+        return replace(old, admitted=admitted, age=place, starts_window=False, chosen_by=by)
 
     def _keyed(self, event: e.Measured) -> e.Measured:
         """A measurement with the keys of its models, which records of 0.1.0 lack."""

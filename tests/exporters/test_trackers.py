@@ -151,28 +151,41 @@ def test_prometheus_parses_the_file_and_the_endpoint(paths: RunPaths, tmp_path: 
         assert found["rna_watch_step",] == 24
 
 
+def _log_records(data: bytes) -> Iterator[bytes]:
+    """The records of a log in LevelDB's format (blocks of 32 KiB, parts with 7 bytes before each), behind a header of 7 bytes."""
+    at, record = 7, b""
+    while at + 7 <= len(data):
+        left = 2**15 - at % 2**15
+        if left < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        record = (b"" if kind in {1, 2} else record) + data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in {1, 4}:
+            yield record
+
+
 @pytest.mark.filterwarnings("ignore")  # the library's own
 def test_weights_and_biases_reads_its_offline_run(
     paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library's own reader of the file that `wandb sync` sends."""
+    """The library's own messages, in the file that `wandb sync` sends."""
     _skip_without("wandb")
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     export(paths, "wandb", tmp_path)
     (file,) = tmp_path.rglob("*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(file))
     found: Points = {}
-    while (data := store.scan_data()) is not None:
+    for data in _log_records(file.read_bytes()):
         record: Any = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
-            values = {"/".join(each.nested_key) or each.key: float(each.value_json) for each in record.history.item}
+            values = {"/".join(each.nested_key) or each.key: each.value_json for each in record.history.item}
             for name in _wanted().keys() & values.keys():
-                found.setdefault(name, []).append((int(values["checkpoint_step"]), values[name]))
+                point = int(float(values["checkpoint_step"])), float(values[name])
+                found.setdefault(name, []).append(point)
     _close(found)
 
 
