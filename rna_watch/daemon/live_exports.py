@@ -64,6 +64,10 @@ class LiveExports:
         for thread in self._threads:
             thread.join(END_S + LIMIT_S)
 
+    def limit_s(self, _name: str) -> float:
+        """How long an exporter may give no sign of life."""
+        return LIMIT_S
+
     def _guarded(self, name: str) -> None:
         """A thread's work: whatever happens in it costs this exporter alone."""
         pause_s = _FIRST_PAUSE_S
@@ -113,14 +117,14 @@ class LiveExports:
         assert process.stdout is not None
         descriptor = process.stdout.fileno()
         os.set_blocking(descriptor, False)
-        last, rest = "", b""
-        until, ending = time.monotonic() + LIMIT_S, False
+        last, rest, limit_s = "", b"", self.limit_s(name)
+        until, ending = time.monotonic() + limit_s, False
         while True:
             if self._stopping.is_set() and not ending:
                 ending, until = True, time.monotonic() + END_S
             if time.monotonic() > until:
-                limit = END_S if ending else LIMIT_S
-                return f"it gives no sign of life for {limit:g} s, and was ended{f': {last}' if last else ''}"
+                limit_s = END_S if ending else limit_s
+                return f"it gives no sign of life for {limit_s:g} s, and was ended{f': {last}' if last else ''}"
             select.select([descriptor], [], [], _TICK_S)
             try:
                 said = os.read(descriptor, 65536)
@@ -133,7 +137,7 @@ class LiveExports:
             for line in lines:
                 text = line.decode(errors="replace").strip()[:_LINE_CHARACTERS]
                 if text == "alive":
-                    until = until if ending else time.monotonic() + LIMIT_S
+                    until = until if ending else time.monotonic() + limit_s
                     with contextlib.suppress(RnaWatchError, OSError):
                         self._recorder.solved(f"exporter {name}")
                 elif text:

@@ -122,7 +122,9 @@ def _literal(value: object, depth: int) -> Any:
         return value
     if depth < _DEEPEST and type(value) in {list, tuple}:
         inner = [_literal(each, depth + 1) for each in value]  # type: ignore[attr-defined]
-        return ... if ... in inner else type(value)(inner)
+        if ... in inner:
+            return ...
+        return inner if type(value) is list else tuple(inner)
     if depth < _DEEPEST and type(value) is dict:
         pairs = {key: _literal(each, depth + 1) for key, each in value.items() if isinstance(key, str)}
         return ... if ... in pairs.values() or len(pairs) < len(value) else pairs

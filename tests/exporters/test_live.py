@@ -6,8 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from rna_watch.cli import app
+from rna_watch.config import RunConfig
 from rna_watch.daemon import live_exports
+from rna_watch.daemon.recorder import Recorder
 from rna_watch.journal import log
+from rna_watch.journal.run_paths import RunPaths
+from tests.daemon.in_process import process
 from tests.daemon.runs import events, fingerprints, rna_watch, train
 
 if TYPE_CHECKING:
@@ -29,48 +33,64 @@ def _decisions(run: Path) -> dict[str, list[tuple[object, ...]]]:
     return found
 
 
+def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trackers' libraries, one that throws and one that hangs, in the place of the real ones."""
+    for name, code in {"wandb": THROWS, "mlflow": HANGS}.items():
+        (tmp_path / "modules" / name).mkdir(parents=True)
+        (tmp_path / "modules" / name / "__init__.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"), prepend=":")
+
+
 def test_a_tracker_that_throws_or_hangs_changes_nothing_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Models to the byte, order and time of the run are those without trackers; both failures are problems; CSV is whole."""
-    modules = tmp_path / "modules"
-    for name, code in {"wandb": THROWS, "mlflow": HANGS}.items():
-        (modules / name).mkdir(parents=True)
-        (modules / name / "__init__.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(modules), prepend=":")
-    monkeypatch.setattr(live_exports, "LIMIT_S", 3.0)
-    monkeypatch.setattr(live_exports, "END_S", 4.0)
+    """Models to the byte, order and time of the run are those without trackers; the end waits for them a set time only."""
+    _modules(tmp_path, monkeypatch)
+    monkeypatch.setattr(live_exports, "END_S", 1.0)
     alone, beside = tmp_path / "alone", tmp_path / "beside"
-    for run in (alone, beside):
+    took = []
+    for run, more in ((alone, ()), (beside, ("--exporters", "wandb,mlflow"))):
         train(run, count=6)
-    begun = time.monotonic()
-    assert rna_watch("once", alone, *ONCE).returncode == 0
-    alone_s = time.monotonic() - begun
-    result = rna_watch("once", beside, *ONCE, "--exporters", "csv,wandb,mlflow")
-    assert result.returncode == 0, result.stderr
+        result = rna_watch("once", run, *ONCE, *more)
+        assert result.returncode == 0, result.stderr
+        took.append(events(run, "published")[-1].time - events(run, "started")[-1].time)
     assert _decisions(alone) == _decisions(beside)
     names = [each.checkpoint for each in events(alone, "published")]
     left, right = (fingerprints(run / "rna") for run in (alone, beside))
     assert {name: left[name][0] for name in names} == {name: right[name][0] for name in names}
-    first, last = (
-        max(each.time for each in events(run, "published")) - events(run, "started")[-1].time for run in (alone, beside)
-    )
-    assert last < first + 5.0 + 2 * alone_s, "the work waited for a tracker"
-    table = (beside / ".rna-watch" / "exports" / "csv" / "rna-watch.csv").read_text().splitlines()
-    assert len(table) == 1 + 6
-    said = (beside / ".rna-watch" / "log").read_text()
-    assert "the tracker is on fire" in said
-    assert "gives no sign of life" in said
+    assert took[1] < took[0] + 20.0, "the work waited for a tracker"  # seconds, on a machine that others use too
+
+
+def test_what_throws_and_what_hangs_are_problems_and_another_exporter_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is named with its reason; a table is written beside them."""
+    _modules(tmp_path, monkeypatch)
+    run = tmp_path / "run"
+    train(run, count=4)
+    process(run, run)
+    paths = RunPaths(run=run, output=run)
+    recorder = Recorder(paths.journal)
+    monkeypatch.setattr(live_exports, "END_S", 0.5)
+    monkeypatch.setattr(live_exports.LiveExports, "limit_s", lambda _, name: 1.0 if name == "mlflow" else 180.0)
+    table = paths.exports / "csv" / "rna-watch.csv"
+    wanted = {"exporter wandb", "exporter mlflow"}
+    with live_exports.LiveExports(RunConfig(exporters=("csv", "wandb", "mlflow")), paths, recorder):
+        until = time.monotonic() + 120.0
+        while not (wanted <= recorder.state.problems.keys() and table.exists()) and time.monotonic() < until:
+            time.sleep(0.05)
+        problems = dict(recorder.state.problems)
+    recorder.close()
+    assert problems.keys() == wanted
+    assert "the tracker is on fire" in problems["exporter wandb"].what
+    assert "gives no sign of life for 1 s" in problems["exporter mlflow"].what
+    assert len(table.read_text().splitlines()) == 1 + 4
 
 
 def test_a_failure_is_a_problem_with_a_remedy_and_goes_when_it_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a person reads names the exporter and the reason; the next attempt takes it back."""
-    from rna_watch.config import RunConfig
-    from rna_watch.daemon.recorder import Recorder
-    from rna_watch.journal.run_paths import RunPaths
-
     paths = RunPaths(run=tmp_path, output=tmp_path)
     paths.create()
     recorder = Recorder(paths.journal)

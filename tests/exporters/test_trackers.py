@@ -25,6 +25,9 @@ from tests.dashboard.run_builder import realistic_run
 if TYPE_CHECKING:
     from pathlib import Path
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 Points = dict[str, list[tuple[int, float]]]
 
 
