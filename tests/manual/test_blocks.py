@@ -34,9 +34,10 @@ MORE = {
     "once": ["--engine", "local"],
     "dashboard": ["--once"],
     "report": ["--force"],
+    "doctor": ["--engine", "local"],
     "extrapolate": ["--force"],
 }
-ALONE = {"start", "demo", "reproduce"}  # commands that go on in the background, train, or need data
+ALONE = {"start", "demo", "reproduce", "init"}  # commands that go on in the background, train, or need data
 README = next(block for block in PYTHON if block.page == "README.md")
 
 
@@ -178,7 +179,41 @@ def _recorder(block: Block, tmp_path: Path) -> None:
     assert path.with_name("a.pt.gradient").exists()
 
 
-RUNS: dict[str, Callable[..., None]] = {"evaluator": _evaluator, "listing": _listing, "recorder": _recorder}
+def _python(block: Block, tmp_path: Path) -> None:
+    """The Python API and the helper for loops, in a folder with a run and a network."""
+    done = block.run == "open_run"
+    if block.run != "loop":
+        train(tmp_path / ("RUN_DIR" if block.run != "watch" else "RUN"), count=5)
+    if done:
+        assert rna_watch("once", "RUN_DIR", "--engine", "local", cwd=tmp_path).returncode == 0
+    network = Network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+
+    def train_one_epoch() -> None:
+        network(torch.randn(4, 1, 4, 4)).sum().backward()
+        optimizer.step()
+        (tmp_path / "RUN_DIR").mkdir(exist_ok=True)
+
+    space = {
+        "network": network,
+        "optimizer": optimizer,
+        "paths": sorted((tmp_path / "RUN_DIR").glob("*")),
+        "train": lambda: (tmp_path / "RUN").rename(tmp_path / "RUN_DIR"),
+        "train_one_epoch": train_one_epoch,
+    }
+    with chdir(tmp_path), mock.patch("builtins.print"):
+        exec(block.text, space)
+    if block.run == "loop":
+        assert len(list((tmp_path / "RUN_DIR").glob("*.gradient"))) == 3
+
+
+API = {"extrapolate", "open_run", "watch", "loop"}
+RUNS: dict[str, Callable[..., None]] = {
+    "evaluator": _evaluator,
+    "listing": _listing,
+    "recorder": _recorder,
+    **dict.fromkeys(API, _python),
+}
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.page}-{block.run or block.file}")
@@ -186,8 +221,8 @@ def test_every_block_of_python_is_run(block: Block, tmp_path: Path) -> None:
     """As its mark says; one that is part of a file is found there to the letter."""
     if block.file:
         assert block.text in (ROOT / block.file).read_text()
-    elif block.run == "recorder":
-        _recorder(block, tmp_path)
+    elif block.run in API | {"recorder"}:
+        RUNS[block.run](block, tmp_path)
     else:
         with mock.patch("builtins.print"):
             RUNS[block.run](block)
