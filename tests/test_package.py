@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 CONSTRAINED = ("--constraint", str(ROOT / "constraints.txt"))
 LIGHT = ("numpy", "pydantic", "PyYAML", "rich", "threadpoolctl", "click", "watchdog")  # all but torch and Ray
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_sdist(sys.argv[1]))"
-OTHER_PYTHONS = ("python3.12", "python3.13")
+OTHER_VERSIONS = ("3.12", "3.13")
 pytestmark = pytest.mark.slow
 
 
@@ -36,7 +37,7 @@ def _run(*words: object, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-def _environment(folder: Path, packages: Iterable[str], python: str = "python3.11") -> Path:
+def _environment(folder: Path, packages: Iterable[str], python: str = sys.executable) -> Path:
     """An empty environment with these packages; returns its folder of programs."""
     _run(python, "-m", "venv", folder, cwd=folder.parent)
     _run(folder / "bin/pip", "install", "--quiet", *CONSTRAINED, *packages, cwd=folder.parent)
@@ -85,11 +86,23 @@ def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, Path], tmp_p
     assert "</html>" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("python", OTHER_PYTHONS)
-def test_light_commands_work_on_other_versions_of_python(python: str, built: tuple[Path, Path], tmp_path: Path) -> None:
+def _interpreter(version: str) -> str | None:
+    """A Python of this version, on the path or among those of pyenv; None if there is none that starts."""
+    installed = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for found in (f"python{version}", *map(str, sorted(installed.glob(f"{version}.*/bin/python")))):
+        if shutil.which(found) and not subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:
+            return found
+    return None
+
+
+@pytest.mark.parametrize("version", OTHER_VERSIONS)
+def test_light_commands_work_on_other_versions_of_python(
+    version: str, built: tuple[Path, Path], tmp_path: Path
+) -> None:
     """The wheel without torch and Ray, and every command that needs neither."""
-    if shutil.which(python) is None:
-        pytest.skip(f"there is no {python}")
+    python = _interpreter(version)
+    if python is None:
+        pytest.skip(f"there is no Python {version}")
     programs = _environment(tmp_path / "environment", LIGHT, python)
     _run(programs / "pip", "install", "--quiet", "--no-deps", built[1], cwd=tmp_path)
     train(tmp_path / "RUN", count=4)
