@@ -24,7 +24,7 @@ LEVELS = (
     {"daemon", "comparison"},
     {"reproduce", "exporters"},
     {"commands", "help_pages", "options"},
-    {"manual_page"},
+    {"manual_page", "run_options"},
     {"api", "cli"},
     {"__main__"},
 )
@@ -37,7 +37,7 @@ GATES = {
     "rich": ("dashboard/", "comparison/", "commands/", "cli.py"),
     "matplotlib": ("comparison/", "reproduce/", "commands/reproduce.py"),
     "torch": ("evaluation/", "demo/", "training/", "integrations/", "reproduce/", "api.py"),
-    "click": ("cli.py", "help_pages.py", "options.py", "manual_page.py"),
+    "click": ("cli.py", "help_pages.py", "options.py", "run_options.py", "manual_page.py"),
     "yaml": ("config.py",),
     "pydantic": ("config.py",),
     "sklearn": ("demo/", "reproduce/", "commands/demo.py"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import os
 
 _LIMIT_S = 200.0  # to begin; the command itself gives up earlier
+_POLL_S = 0.1
 
 
 class SideCarFailed(RuntimeError):  # noqa: N818 - named after what happened
@@ -33,7 +36,8 @@ class SideCar:
         self.run = Path(run_dir)
         self._settings = settings
         self._training: subprocess.Popen[bytes] | None = None
-        self._starter: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._waits = False  # whether it is the one that watches, begun before there was a folder
         self._said: IO[bytes] | None = None
 
     def start(self) -> None:
@@ -47,33 +51,18 @@ class SideCar:
             ["/bin/sh", "-c", "read _"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed by `_close`
-        options = [*_options(self._settings), "--wait", "--with-pid", str(self._training.pid)]
-        self._starter = subprocess.Popen(
+        self._waits = not self.run.exists()
+        options = [*_options(self._settings), "--with-pid", str(self._training.pid)]
+        options += ["--wait", "--foreground", "--no-terminal"] if self._waits else []
+        self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "rna_watch", "start", str(self.run), *options],
             stdin=subprocess.DEVNULL,
             stdout=self._said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        if self.run.exists():
-            self.check()
-
-    def check(self) -> None:
-        """Wait until it watches.
-
-        Raises:
-            SideCarFailed: it cannot, or does not within some minutes.
-        """
-        if self._starter is None:
-            return
-        try:
-            code = self._starter.wait(_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            code = -1
-        if code:
-            said = self._words()
-            self._close()
-            raise SideCarFailed(said or f"{self.run} cannot be watched")
+        if not self._waits:
+            self._began()
 
     def end(self) -> None:
         """The training has ended: everything that is there is done, then the process ends by itself; it is not waited for.
@@ -83,9 +72,39 @@ class SideCar:
         """
         try:
             if self.run.exists():  # else the training made no folder to watch
-                self.check()
+                self._began()
+            elif self._process is not None and self._waits:
+                self._process.terminate()
+                self._process.wait()
         finally:
             self._close()
+
+    def _began(self) -> None:
+        """Wait until it watches.
+
+        Raises:
+            SideCarFailed: it cannot, or does not within some minutes.
+        """
+        until = time.monotonic() + _LIMIT_S
+        while self._process is not None and time.monotonic() < until:
+            code = self._process.poll()
+            if code:
+                break
+            if code == 0 or (self._waits and self._gives_signs()):
+                return
+            time.sleep(_POLL_S)
+        if self._process is not None:
+            said = self._words()
+            self._close()
+            raise SideCarFailed(said or f"{self.run} cannot be watched")
+
+    def _gives_signs(self) -> bool:
+        """Whether the process has given a sign of life as the one that watches."""
+        assert self._process is not None
+        place = Path(str(self._settings.get("output") or self.run)) / ".rna-watch" / "heartbeat.json"
+        with contextlib.suppress(OSError, ValueError):
+            return bool(json.loads(place.read_bytes()).get("pid") == self._process.pid)
+        return False
 
     def _words(self) -> str:
         if self._said is None:
@@ -96,10 +115,6 @@ class SideCar:
         return "\n".join(errors) or "\n".join(lines[-3:])
 
     def _close(self) -> None:
-        starter, self._starter = self._starter, None
-        if starter is not None and starter.poll() is None:
-            starter.terminate()
-            starter.wait()
         training, self._training = self._training, None
         if training is not None:
             training.kill()
