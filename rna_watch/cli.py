@@ -17,6 +17,7 @@ import rna_watch
 from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS
 from rna_watch.config import ENDS
 from rna_watch.errors import RnaWatchError, UsageError
+from rna_watch.help_pages import Program
 from rna_watch.journal.echo import Formatter, echo, note, shown, tolerate_any_text
 from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
 
@@ -63,7 +64,7 @@ def _ask(lines: list[str], choices: int, default: int) -> int:
     return int(click.prompt(shown("\n".join([*lines, "Which one"])), type=click.IntRange(1, choices), default=default))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(rna_watch.__version__, prog_name=PROGRAM)
 def app() -> None:
     """Better models from the checkpoints of a living training run, beside it and without touching it."""
@@ -73,7 +74,7 @@ def app() -> None:
 @_RUN
 @settings
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, for containers and services.")
-@click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait until the training makes it.")
+@click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait for it, in the background.")
 @click.option("--no-terminal", "to_terminal", flag_value=False, default=True, hidden=True)
 @click.option("--chosen", type=_PATH, hidden=True)
 def start(run_dir: Path, config_file: Path | None, **options: Any) -> None:

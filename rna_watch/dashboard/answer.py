@@ -61,8 +61,8 @@ def _untested(state: RunState) -> list[Text]:
     usable = sum(each.usable for each in state.checkpoints.values())
     if usable < _FEWEST:
         here = f"{usable or 'none'} {'is' if usable < 2 else 'are'} here"
-        text = Text("no model yet", "bold")
-        return [text.copy().append(f": the first comes with checkpoint number {_FEWEST}, {here}", "not bold"), text]
+        text = Text().append("no model yet", "bold")
+        return [text.copy().append(f": the first comes with checkpoint number {_FEWEST}, {here}"), text]
     return [Text.assemble((made, "bold"), ": the first evaluations are to come"), Text(made, "bold")]
 
 

@@ -78,7 +78,8 @@ def chart(state: RunState, metric: Metric, best: Standing | None, *, width: int,
     cells = _cells(series, scale, columns, rows)
     beside = _beside(series, last, scale, rows)
     for row in range(rows):
-        line = Text(("" if row not in {0, rows - 1} else labels[bool(row)]).rjust(left - 1), "dim")
+        label = "" if row not in {0, rows - 1} else labels[bool(row)]
+        line = Text().append(label.rjust(left - 1), "dim")
         line.append(" ┤" if row in {0, rows - 1} else " │", "dim")
         across = (_STAR if (column, row) == star else cells.get((column, row), _EMPTY) for column in range(columns))
         for style, group in groupby(across, key=itemgetter(1)):

@@ -65,7 +65,7 @@ def _over_all(state: RunState, *, now: float, width: int) -> Text:
     """A bar over all checkpoints that are there, and the time that the rest takes."""
     far = backfill(state, now)
     left = f", {duration(round(far.left_s))} left" if far.left_s is not None else ""
-    head = Text("all checkpoints  ", "bold cyan")
+    head = Text().append("all checkpoints  ", "bold cyan")
     tail = f" {far.done / max(far.total, 1):4.0%}  {far.done} of {far.total} done{left}"
     room = width - head.cell_len - len(tail)
     return fit(head.append_text(bar(far.done / max(far.total, 1), max(min(room, 60), 4))).append(tail, "dim"), width)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 from rich.console import Console
 
@@ -125,9 +127,10 @@ def _backfill():
     return run, run.status(work=evaluating(run, 9))
 
 
+@functools.cache
 def _long():
     run = realistic_run(500)
-    return run, run.status(work=evaluating(run, 500))
+    return SimpleNamespace(state=run.state, now=run.now), run.status(work=evaluating(run, 500))
 
 
 def _working():

@@ -3,6 +3,7 @@ import math
 import re
 import time
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -49,6 +50,12 @@ def test_no_expected_text_is_left_over():
     """Every file of expected text belongs to a state."""
     known = {f"{name}-{width}.txt" for name in states.NAMES for width in states.SIZES}
     assert {file.name for file in states.EXPECTED.iterdir()} == known
+
+
+def test_the_manual_shows_a_frame_that_is_drawn():
+    """The page's example is the state of the tests."""
+    page = Path(__file__).parents[2] / "docs" / "dashboard.md"
+    assert f"```text\n{states.text('working', 80)}```" in page.read_text()
 
 
 @pytest.mark.parametrize("width", range(60, 201, 7))

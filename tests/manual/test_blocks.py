@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python" and not block.file]
+ONCE = ["rna-watch", "once", "RUN_DIR", "--evaluator", "eval.py:evaluate"]  # the fixture runs it
 PROGRAM = f'rna-watch() {{ "{sys.executable}" -P -m rna_watch "$@" || [ $? = 3 ] || exit 1; }}\n'
 # what makes a command end, quick, and callable again
 MORE = {
-    "once": ["--engine", "local"],
     "dashboard": ["--once"],
     "report": ["--force"],
     "extrapolate": ["--force"],
@@ -83,13 +83,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert count == 1
     (folder / "eval.py").write_text(text)
-    done = rna_watch("once", "RUN_DIR", "--evaluator", "eval.py:evaluate", "--engine", "local", cwd=folder)
+    done = rna_watch(*ONCE[1:], "--engine", "local", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def test_every_block_of_code_is_held_by_a_test() -> None:
     """Shell is read line by line, Python is run or part of a file, text is generated."""
+    assert ONCE in [words for _, words in COMMANDS]
     assert {block.language for block in BLOCKS} <= {"sh", "python", "text", "yaml", ""}
     for block in PYTHON:
         assert block.run in RUNS, f"{block.page}: say <!-- run: NAME --> or <!-- from: FILE --> before it"
@@ -119,7 +120,11 @@ def test_every_command_can_be_called(block: Block, words: list[str]) -> None:
             raise AssertionError(f"{block.page}: {words}")
 
 
-RUNNABLE = {" ".join(words): words for _, words in COMMANDS if words[0] == "rna-watch" and words[1] not in ALONE}
+RUNNABLE = {
+    " ".join(words): words
+    for _, words in COMMANDS
+    if words[0] == "rna-watch" and words[1] not in ALONE and words != ONCE
+}
 
 
 @pytest.mark.parametrize("words", RUNNABLE.values(), ids=RUNNABLE)
