@@ -190,21 +190,8 @@ def stop(run_dir: Path, output: str | None) -> None:
 )
 @some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS, "ema_decay")
 @some_settings(
-<<<<<<< HEAD
-    "normalization",
-    "source",
-    "ignore",
-    "step",
-    "serving_copy",
-    "export",
-    "optimizer_state",
-    "one_run",
-    "workers",
-    "memory_budget",
-=======
-    *("normalization", "source", "ignore", "step", "export", "optimizer_state", "one_run"),
+    *("normalization", "source", "ignore", "step", "serving_copy", "export", "optimizer_state", "one_run"),
     *("engine", "ray_address", "ray_from", "workers", "memory_budget"),
->>>>>>> main
 )
 @json_flag("the manifest, and nothing else")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
