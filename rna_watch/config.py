@@ -341,7 +341,8 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
         wanted = dict.fromkeys(
             each["msg"].removeprefix("Value error, ") for each in error.errors() if each["loc"][0] == first["loc"][0]
         )
-        raise UsageError(f"{where}: setting '{key}' is {first['input']!r}: {', or '.join(wanted)}") from error
+        written = next((old for old, new in RENAMED.items() if new == key and overrides.get(old) is not None), key)
+        raise UsageError(f"{where}: setting '{written}' is {first['input']!r}: {', or '.join(wanted)}") from error
     if config.evaluator and config.evaluate_command:
         raise UsageError("give either --evaluator or --evaluate-command, not both")
     if config.evaluate_command and "{checkpoint}" not in config.evaluate_command:
