@@ -27,6 +27,7 @@ from rna_watch.daemon.hooks import Hooks
 from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.probes import LIMIT_S, Probes
 from rna_watch.daemon.publication import Publication
+from rna_watch.daemon.recorder import SNAPSHOT_BYTES
 from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes
@@ -108,7 +109,7 @@ class Daemon:
         self._evaluator_spec = evaluator_spec(config, paths.scratch)
         self._publication = Publication(config, paths, recorder)
         self._rebuilt = Rebuilt(recorder, paths)
-        self._sequences = Sequences(recorder, paths.journal, config.step)
+        self._sequences = Sequences(recorder, config.step)
         self._disk_reserve = DiskReserve(config, paths.output, recorder)
         self._pins = Pins(config, paths, recorder, self._disk_reserve, self._proceed)
         self._backlog = Backlog(config, recorder, self._sequences, self._pins, self._disk_reserve, thins=not until_done)
@@ -164,6 +165,7 @@ class Daemon:
                     self._publication.reconcile()
                 with contextlib.suppress(RnaWatchError):
                     self._recorder.record(e.Stopped(reason=self._stop_reason))
+                    self._recorder.keep_snapshot(least_bytes=SNAPSHOT_BYTES // 8)
             if worker is not None:
                 worker.close()  # last of all: everything is on the disk by now
             for number, handler in previous.items():
@@ -381,7 +383,7 @@ class Daemon:
                 time=time.time(),
                 state=state,
                 watching=self._watcher.by if self._watcher is not None else "scans",
-                queue=sum(c.stage in PENDING for c in self._recorder.checkpoints()),
+                queue=self._recorder.state.checkpoints.count(PENDING),
                 work=progress.work if progress is not None else None,
                 workers=tuple(
                     heartbeat.Worker(

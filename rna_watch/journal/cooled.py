@@ -44,10 +44,11 @@ def cooled(state: RunState) -> Cooled | None:
         return None
     metric, series = state.metric.metric, state.series_of(state.first)
     newer = False
-    for checkpoint in reversed(list(state.checkpoints.values())):  # thousands of them in each frame of a dashboard
-        if not checkpoint.evaluations or checkpoint.series != series:
+    for _, _, name in reversed(list(state.checkpoints.of_series(series).steps)):  # each frame of a dashboard asks
+        checkpoint = state.checkpoints[name]
+        if not checkpoint.evaluated:
             continue
-        best = _best(checkpoint, metric, mode) if checkpoint.training and checkpoint.judge == state.judge else None
+        best = _best(checkpoint, metric, mode) if checkpoint.trained and checkpoint.judge == state.judge else None
         if best is not None:
             training = checkpoint.training[best]
             value = value_in(checkpoint.evaluations[best], metric)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 MOST_CHARACTERS = 2_000  # of a text, as an exception's
 MOST_METRICS = 1_000  # of an evaluation
@@ -23,10 +24,10 @@ def check(kind: type[Any], values: Mapping[str, object]) -> None:
     Raises:
         TypeError: one does not, and which.
     """
-    hints = _hints(kind)
+    fits = _fitting(kind)
     for name, value in values.items():
-        if name in hints and not _fits(value, hints[name]):
-            raise TypeError(f"{name} of {kind.__name__} is no {hints[name]}")
+        if name in fits and not fits[name](value):
+            raise TypeError(f"{name} of {kind.__name__} is no {_hints(kind)[name]}")
 
 
 def cut(event: Any) -> Any:
@@ -66,14 +67,28 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
     return _HINTS[kind]
 
 
-def _fits(value: object, hint: Any) -> bool:
+@lru_cache(maxsize=None)
+def _fitting(kind: type[Any]) -> dict[str, Callable[[Any], bool]]:
+    """What each field's value must fulfil; made once for each kind, since a long journal has millions of values."""
+    return {name: _fit(hint) for name, hint in _hints(kind).items()}
+
+
+def _fit(hint: Any) -> Callable[[Any], bool]:
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin in {types.UnionType, typing.Union}:
-        return any(_fits(value, each) for each in inside)
-    if hint in {int, float}:
-        return (type(value) is int and abs(value) < _LARGEST) or (hint is float and isinstance(value, float))
-    if origin in {list, tuple}:
-        return isinstance(value, list) and all(_fits(each, inside[0]) for each in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(each, inside[1]) for each in value.values())
-    return hint is Any or isinstance(value, hint)
+        several = tuple(map(_fit, inside))
+        return lambda value: any(fits(value) for fits in several)
+    if hint is float:
+        return lambda value: isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
+    if hint is int:
+        return lambda value: type(value) is int and abs(value) < _LARGEST
+    if hint is Any:
+        return lambda _: True
+    if origin in {list, tuple, dict}:
+        made, each = (dict if origin is dict else list), inside[-1 if origin is dict else 0]
+        if each is Any:
+            return lambda value: isinstance(value, made)
+        fits = _fit(each)
+        values = dict.values if origin is dict else iter
+        return lambda value: isinstance(value, made) and all(map(fits, values(value)))
+    return lambda value: isinstance(value, hint)
