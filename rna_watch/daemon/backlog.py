@@ -87,7 +87,9 @@ class Backlog:
         with self._lock:
             checkpoints = self._recorder.state.checkpoints
             pending = checkpoints.of_stages(PENDING)
-            earlier = {each.name for each in (*pending, *checkpoints.of_stages([Stage.FAILED])) if self._is_earlier(each)}
+            earlier = {
+                each.name for each in (*pending, *checkpoints.of_stages([Stage.FAILED])) if self._is_earlier(each)
+            }
             new = any(each.name not in earlier for each in pending)
             name = next_in_line(
                 checkpoints,

@@ -27,8 +27,8 @@ from rna_watch.daemon.hooks import Hooks
 from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.probes import LIMIT_S, Probes
 from rna_watch.daemon.publication import Publication
-from rna_watch.daemon.recorder import SNAPSHOT_BYTES
 from rna_watch.daemon.rebuilt import Rebuilt
+from rna_watch.daemon.recorder import SNAPSHOT_BYTES
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes
 from rna_watch.daemon.watcher import Watcher

@@ -212,9 +212,7 @@ class Sequences:
     def place(self, series: str, step: int, first: int) -> int:
         """The place of a step among those of its series from a first step on, counted from 1."""
         checkpoints = self._recorder.state.checkpoints
-        below = (
-            (each, name) for each, _, name in list(checkpoints.of_series(series).steps) if first <= each < step
-        )
+        below = ((each, name) for each, _, name in list(checkpoints.of_series(series).steps) if first <= each < step)
         return 1 + len({each for each, name in below if checkpoints[name].stage is not Stage.ALIAS})
 
     def history(self, checkpoint: Checkpoint, length: int) -> list[Checkpoint]:

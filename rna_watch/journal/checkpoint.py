@@ -188,9 +188,7 @@ _set = object.__setattr__
 def _verdict(chosen: e.Chosen | None) -> Verdict | None:
     if chosen is None:
         return None
-    return Verdict(
-        chosen.candidate, chosen.metrics, chosen.better_than_original, chosen.significant, chosen.tested_on
-    )
+    return Verdict(chosen.candidate, chosen.metrics, chosen.better_than_original, chosen.significant, chosen.tested_on)
 
 
 def of_brief(brief: Brief, light: dict[str, Any]) -> Checkpoint:

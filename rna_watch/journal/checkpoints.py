@@ -16,9 +16,9 @@ UNPACKED = 64  # the bulk of so many that changed last stays as it is
 
 
 class Series:
-    """The admitted checkpoints of one series: `admitted` as (seq, step, name), `steps` as (step, seq, name), `breaks` as seq; sorted.
+    """The admitted checkpoints of one series, sorted: `admitted` as (seq, step, name), `steps` as (step, seq, name).
 
-    `breaks` are those with which a window starts.
+    `breaks` has the seq of those with which a window starts.
     """
 
     __slots__ = ("admitted", "breaks", "steps")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 MOST_CHARACTERS = 2_000  # of a text, as an exception's
 MOST_METRICS = 1_000  # of an evaluation
@@ -67,7 +67,7 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
     return _HINTS[kind]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fitting(kind: type[Any]) -> dict[str, Callable[[Any], bool]]:
     """What each field's value must fulfil; made once for each kind, since a long journal has millions of values."""
     return {name: _fit(hint) for name, hint in _hints(kind).items()}
@@ -78,17 +78,17 @@ def _fit(hint: Any) -> Callable[[Any], bool]:
     if origin in {types.UnionType, typing.Union}:
         several = tuple(map(_fit, inside))
         return lambda value: any(fits(value) for fits in several)
-    if hint is float:
-        return lambda value: isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
-    if hint is int:
-        return lambda value: type(value) is int and abs(value) < _LARGEST
-    if hint is Any:
-        return lambda _: True
-    if origin in {list, tuple, dict}:
-        made, each = (dict if origin is dict else list), inside[-1 if origin is dict else 0]
-        if each is Any:
-            return lambda value: isinstance(value, made)
-        fits = _fit(each)
-        values = dict.values if origin is dict else iter
-        return lambda value: isinstance(value, made) and all(map(fits, values(value)))
-    return lambda value: isinstance(value, hint)
+    if hint in _FITS:
+        return _FITS[hint]
+    if origin not in {list, tuple, dict}:
+        return lambda value: isinstance(value, hint)
+    made, fits = (dict if origin is dict else list), _fit(inside[-1 if origin is dict else 0])
+    values: Callable[[Any], Iterable[Any]] = dict.values if origin is dict else iter
+    return lambda value: isinstance(value, made) and all(map(fits, values(value)))
+
+
+_FITS: dict[Any, Callable[[Any], bool]] = {
+    int: lambda value: type(value) is int and abs(value) < _LARGEST,
+    float: lambda value: isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST),
+    Any: lambda _: True,
+}

@@ -65,7 +65,8 @@ def metric_of(state: RunState) -> Metric | None:
 def best_so_far(state: RunState, name: str) -> float | None:
     """The value of a checkpoint's model if it beats its original, every original and model before, and `best`; else None.
 
-    What is before is so by its step, whenever it was made. Only values of one evaluator and of one model in the files are compared.
+    What is before is so by its step, whenever it was made. Only values of one evaluator and of one model in the files are
+    compared.
     """
     current, settled = state.checkpoints[name], state.metric
     mode = mode_of(state)
@@ -104,13 +105,13 @@ def as_good_as_best(state: RunState, name: str) -> bool:
 
 def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
     """The known values of a checkpoint: those of the choice, or those evaluated so far."""
-    if checkpoint.chosen:
-        known = checkpoint.chosen.metrics
+    if checkpoint.verdict:
+        known = checkpoint.verdict.metrics
         original, average, rna, chosen = (
             value_in(known.get(key), metric.name) for key in ("original", "average", "rna", "chosen")
         )
         return Values(original=original, average=average, rna=rna, chosen=chosen)
-    if not checkpoint.evaluations:
+    if not checkpoint.evaluated:
         return Values()
     by_name = {name: value_in(metrics, metric.name) for name, metrics in checkpoint.evaluations.items()}
     kinds = {name: kind_of(checkpoint.recipes[name].method) for name in by_name}

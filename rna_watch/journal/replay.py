@@ -44,6 +44,7 @@ class RunState:
     the series. `first` is a checkpoint of the series whose best and latest have no series in their names. `failed_work` and
     `failed_evaluations` are how many failed in a row, in the present start. `due` are the calls of hooks that are to be made.
     `told` are all admissions and aliases, from which names are read, and `seq` is the number of the last event.
+    `explained` is the checkpoint with the newest choice that has diagnostics.
     """
 
     started: e.Started | None = None
@@ -64,6 +65,7 @@ class RunState:
     due: tuple[hooks.Due, ...] = ()
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     told: list[e.Admitted | e.Aliased] = field(default_factory=list)
+    explained: str = ""
     seq: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
@@ -246,6 +248,7 @@ class RunState:
             case e.EvaluationFailed():
                 new = changed(old, stage=Stage.EVALUATING, failures=old.failures | {event.candidate: event.reason})
             case e.Chosen():
+                self.explained = name if event.diagnostics else self.explained
                 by = (old.key, (self.metric.metric, self.metric.mode) if self.metric else None)
                 new = changed(
                     old, stage=Stage.CHOSEN, chosen=event, chosen_by=by, under=self.started, reason=event.reason

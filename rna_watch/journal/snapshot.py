@@ -40,7 +40,17 @@ _LINES_BYTES = 4096  # of the end of the journal, whose digest the snapshot hold
 _BLOCK_BYTES = 2**20
 _MOST_HEADER_BYTES = 2**16
 _MOST_STATE_BYTES = 2**30
-_PLAIN = ("first", "judge", "failed_work", "failed_evaluations", "seq", "read_bytes", "written_bytes", "ages")
+_PLAIN = (
+    "first",
+    "explained",
+    "judge",
+    "failed_work",
+    "failed_evaluations",
+    "seq",
+    "read_bytes",
+    "written_bytes",
+    "ages",
+)
 _CHANGING = ("problems", "bests", "outputs", "ages", "replaced", "judges", "recent", "told")
 _MOST_REFUSED = 100
 NAME = "snapshot"
@@ -318,7 +328,8 @@ def _state(record: dict[str, Any], source: _Source) -> RunState:
         told=[admitted[each] if isinstance(each, int) else _event(each, e.Aliased) for each in record["told"]],
         **{name: record[name] for name in _PLAIN},
     )
-    if not isinstance(state.first, str) or not all(isinstance(state.ages[each], int) for each in state.outputs):
+    texts = isinstance(state.first, str) and isinstance(state.explained, str)
+    if not texts or not all(isinstance(state.ages[each], int) for each in state.outputs):
         raise TypeError("a field of the state is of another type")
     return state
 
@@ -340,9 +351,7 @@ def _columns(columns: dict[str, list[Any]], kinds: dict[str, tuple[type, ...]]) 
     alike: dict[str, str] = {}
     for name in (each for each, kind in kinds.items() if str in kind):
         columns[name] = [each and alike.setdefault(each, each) for each in columns[name]]
-    return [
-        dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)
-    ]
+    return [dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)]
 
 
 _PATHS = {"name", "checkpoint", "path", "output"}

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import random
-import resource
-import shutil
-import statistics
-import subprocess
-import sys
-import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rna_watch.config import RunConfig, as_json
-from rna_watch.daemon.recorder import Recorder
 from rna_watch.journal import events as e
-from rna_watch.journal.run_paths import RunPaths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from tests.benchmarks.options import Options
 
 EVALUATIONS = 9
 _WINDOW = 10
-_NAMES = ("last", "average-5", "average-10", *(f"rna-{n}-{lam}" for n in (5, 10) for lam in ("1e-08", "1e-06", "1e-04")))
+_NAMES = (
+    "last",
+    "average-5",
+    "average-10",
+    *(f"rna-{n}-{lam}" for n in (5, 10) for lam in ("1e-08", "1e-06", "1e-04")),
+)
 
 
 def made(paths: RunPaths, count: int, evaluations: int = EVALUATIONS) -> Iterator[e.Event]:
@@ -72,7 +67,7 @@ def made(paths: RunPaths, count: int, evaluations: int = EVALUATIONS) -> Iterato
             continue
         yield e.Measured(
             checkpoint=name,
-            residuals=[list(pair) for pair in zip(window, window[1:], strict=False)],
+            residuals=[list(pair) for pair in pairwise(window)],
             rows=[[rng.random() for _ in window[1:]]],
             rounding_energy=rng.random(),
             read_bytes=200_000,
