@@ -13,6 +13,7 @@ from rna_watch.journal import events as e
 from rna_watch.journal import fields, snapshot
 from rna_watch.journal.log import Journal
 from rna_watch.journal.words import describe
+from rna_watch.layout.memory import return_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -171,6 +172,7 @@ class Recorder:
             with self._lock:
                 for before, new in zip(folded.state.checkpoints.values(), after, strict=True):
                     self.state.checkpoints.stored(before, new)
+            return_memory()
 
     def _say_unwritten(self) -> None:
         """Report that events wait for the disk, or that they do no longer."""

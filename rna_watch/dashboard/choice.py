@@ -26,9 +26,8 @@ _NAMES = {
 
 def newest_choice(state: RunState) -> Checkpoint | None:
     """The checkpoint with the newest choice that the journal explains, if there is one."""
-    newest = state.checkpoints.get(state.explained)
-    among = (*([newest] if newest else []), *(c for c in state.checkpoints.newest_first() if c.verdict))
-    return next((c for c in among if c.chosen is not None and c.chosen.diagnostics), None)
+    explained = [c for c in state.checkpoints.values() if c.chosen is not None and c.chosen.diagnostics]
+    return max(explained, key=lambda c: c.chosen.time if c.chosen else 0.0, default=None)
 
 
 def choice(state: RunState, *, width: int, most: int) -> Lines:

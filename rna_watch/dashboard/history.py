@@ -38,17 +38,17 @@ def history(state: RunState, metric: Metric, *, width: int, rows: int) -> Lines:
     chosen: Series = []
     tally = [0, 0, 0]
     for checkpoint in list(islice(reversed(state.checkpoints.values()), _MOST))[::-1]:
-        if not checkpoint.verdict and not checkpoint.evaluated:
+        if not checkpoint.chosen and not checkpoint.evaluations:
             continue
         values = values_of(checkpoint, metric)
         if values.original is None and values.chosen is None:
             continue
         originals.append(values.original)
         chosen.append(values.chosen)
-        if checkpoint.verdict and checkpoint.verdict.better_than_original is not None:
+        if checkpoint.chosen and checkpoint.chosen.better_than_original is not None:
             tally[0] += 1
-            tally[1] += checkpoint.verdict.better_than_original
-            tally[2] += checkpoint.verdict.better_than_original and checkpoint.verdict.significant is False
+            tally[1] += checkpoint.chosen.better_than_original
+            tally[2] += checkpoint.chosen.better_than_original and checkpoint.chosen.significant is False
     scale = common_scale(originals, chosen)
     if scale is None or len(originals) < 2:
         return []

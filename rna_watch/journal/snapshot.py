@@ -309,9 +309,9 @@ def _to_json(folded: Folded, briefs: list[Brief | None], sizes: list[int]) -> di
 
 
 def _state(record: dict[str, Any], source: _Source) -> RunState:
-    admitted = _admissions(_columns(record["admitted"], _ADMITTED))
+    admitted = list(_admissions(_columns(record.pop("admitted"), _ADMITTED)))
     starts = [_event(each, e.Started) for each in record["starts"]]
-    columns = _columns(record["checkpoints"], _CHECKPOINT)
+    columns = _columns(record.pop("checkpoints"), _CHECKPOINT)
     state = RunState(
         started=_event(record["started"], e.Started),
         stopped=_event(record["stopped"], e.Stopped),
@@ -334,7 +334,7 @@ def _state(record: dict[str, Any], source: _Source) -> RunState:
     return state
 
 
-def _columns(columns: dict[str, list[Any]], kinds: dict[str, tuple[type, ...]]) -> list[dict[str, Any]]:
+def _columns(columns: dict[str, list[Any]], kinds: dict[str, tuple[type, ...]]) -> Iterator[dict[str, Any]]:
     """The rows of a table.
 
     Raises:
@@ -347,25 +347,25 @@ def _columns(columns: dict[str, list[Any]], kinds: dict[str, tuple[type, ...]]) 
         for path in columns[name]:
             if path is not None:
                 check_path(path, name)
-    names = list(kinds)
     alike: dict[str, str] = {}
     for name in (each for each, kind in kinds.items() if str in kind):
         columns[name] = [each and alike.setdefault(each, each) for each in columns[name]]
-    return [dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)]
+    return (dict(zip(kinds, row, strict=True)) for row in zip(*(columns[name] for name in kinds), strict=True))
 
 
 _PATHS = {"name", "checkpoint", "path", "output"}
 
 
-def _admissions(rows: list[dict[str, Any]]) -> list[e.Admitted]:
+def _admissions(rows: Iterable[dict[str, Any]]) -> Iterator[e.Admitted]:
+    empty: dict[str, int] = {}
     for row in rows:
         if row["pin"] != "none":
             check_path(row["pin_path"], "pin_path")
-    return [e.Admitted(**row) for row in rows]
+        yield e.Admitted(**row | {"counters": row["counters"] or empty})
 
 
 def _checkpoints(
-    rows: list[dict[str, Any]], admitted: list[e.Admitted], starts: list[e.Started], source: _Source
+    rows: Iterable[dict[str, Any]], admitted: list[e.Admitted], starts: list[e.Started], source: _Source
 ) -> Iterator[Checkpoint]:
     stages = {str(stage): stage for stage in Stage}
     decisions: dict[Any, Any] = {}
