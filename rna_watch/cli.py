@@ -18,7 +18,7 @@ from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS
 from rna_watch.config import ENDS
 from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.journal.echo import Formatter, echo, note, shown, tolerate_any_text
-from rna_watch.options import GroupedCommand, config_of, settings, some_settings
+from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ def _ask(lines: list[str], choices: int, default: int) -> int:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(rna_watch.__version__, prog_name="rna-watch")
+@click.version_option(rna_watch.__version__, prog_name=PROGRAM)
 def app() -> None:
     """Better models from the checkpoints of a living training run, beside it and without touching it."""
 
@@ -303,6 +303,21 @@ def reproduce(
     reproduce.reproduce(name, data=data, out=out, quick=quick, config=config, so_far=so_far)
 
 
+@app.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what lets SHELL complete commands, options and their values."""
+    echo(completion_script(app, shell), end="")
+
+
+@app.command()
+def man() -> None:
+    """Print the manual page, for `man`."""
+    from rna_watch import manual_page
+
+    echo(manual_page.written(app), end="")
+
+
 def main() -> None:
     """The entry point: an error is one line on standard error, and its class says the exit code."""
     tolerate_any_text()
@@ -310,7 +325,7 @@ def main() -> None:
     handler.setFormatter(Formatter(logging.BASIC_FORMAT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        app(standalone_mode=False)
+        app(prog_name=PROGRAM, standalone_mode=False)
     except RnaWatchError as error:
         note(f"rna-watch: {error}")
         sys.exit(error.exit_code)

@@ -197,6 +197,11 @@ class RunConfig(BaseModel):
         Field("ray", description="Where the bulk work runs: ray, or local, in processes of this machine.")
     )
     ray_address: str = Field("local", description="Address of a Ray cluster; `local` starts one of our own.")
+    ray_from: Annotated[float, Field(ge=0)] = Field(
+        64.0,
+        description="GiB of a window's checkpoints from which Ray takes the work where nothing else decides; below it, processes "
+        "of this machine are there sooner.",
+    )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one per core, at most 4.")
 
     on_model: str | None = Field(

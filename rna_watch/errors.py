@@ -1,5 +1,13 @@
 """The error tree: each class says what a person should do, and carries the exit code of the command."""
 
+EXIT_CODES = {
+    0: "done",
+    1: "failed: the message says what, where and what to do",
+    2: "wrong usage: the command, an option or the configuration is wrong",
+    3: "nothing to do: no checkpoint, or all were done before",
+    130: "interrupted with Ctrl-C",
+}
+
 
 class RnaWatchError(Exception):
     """Something failed; the message says what, where and what to do."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem, get_completion_class
 
 from rna_watch.config import COMMON, RENAMED, RETIRED, RunConfig, groups, load, shape_of
 from rna_watch.journal.echo import echo, note
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     Command = Callable[..., Any]
 
+PROGRAM = "rna-watch"
+SHELLS = ("bash", "zsh", "fish")
 _LISTS = {name for name in RunConfig.model_fields if shape_of(name) == "LIST"}
 _ALL = f"{__name__}.all"
 
@@ -41,6 +44,24 @@ class GroupedCommand(click.Command):
             if heading in rows:
                 with formatter.section(heading.capitalize() or "Options"):
                     formatter.write_dl(rows[heading])
+
+
+def _completed(_: click.Context, option: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The words that a setting may have; for any other value, those of a file's name."""
+    words = [word for word in shape_of(str(option.name)).split("|") if word.islower() and word.startswith(begun)]
+    return [CompletionItem(word) for word in words] or [CompletionItem(begun, type="file")]
+
+
+def completion_script(app: click.Command, shell: str) -> str:
+    """What a shell runs to complete the program's commands, options and values; they are asked of the program itself.
+
+    Args:
+        app: the program.
+        shell: one of `SHELLS`.
+    """
+    completion = get_completion_class(shell)
+    assert completion is not None
+    return completion(app, {}, PROGRAM, "_RNA_WATCH_COMPLETE").source()
 
 
 def _show_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -80,6 +101,7 @@ def some_settings(*names: str, hidden: Set[str] = frozenset()) -> Callable[[Comm
                 default=None,
                 is_flag=flag,
                 metavar=None if flag else shape_of(name),
+                shell_complete=None if flag else _completed,
                 help=(field.description or "") + (f" [{plain(shown)}]" if shown is not None else ""),
             )(command)
         return command

@@ -24,6 +24,7 @@ LEVELS = (
     {"daemon", "comparison"},
     {"reproduce", "exporters"},
     {"commands", "options"},
+    {"manual_page"},
     {"cli"},
     {"__main__"},
 )
@@ -36,7 +37,7 @@ GATES = {
     "rich": ("dashboard/", "comparison/", "commands/", "cli.py"),
     "matplotlib": ("comparison/", "reproduce/", "commands/reproduce.py"),
     "torch": ("evaluation/", "demo/", "training/", "integrations/", "reproduce/"),
-    "click": ("cli.py", "options.py"),
+    "click": ("cli.py", "options.py", "manual_page.py"),
     "yaml": ("config.py",),
     "pydantic": ("config.py",),
     "sklearn": ("demo/", "reproduce/", "commands/demo.py"),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from rna_watch.cli import app
 from rna_watch.config import COMMON, RETIRED, RunConfig, groups, load, shape_of
 from rna_watch.errors import UsageError
+from rna_watch.options import PROGRAM, SHELLS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +72,7 @@ def test_a_setting_that_went_is_accepted_and_one_line_says_so(name: str, tmp_pat
     assert RETIRED[name] in said[0]
     assert load(None, {name: "64"}) == RunConfig()
     assert name not in RunConfig.model_fields
-    result = CliRunner().invoke(app, ["once", str(tmp_path), f"--{name.replace('_', '-')}", "4"])
+    result = CliRunner().invoke(app, ["once", str(tmp_path), "--engine", "local", f"--{name.replace('_', '-')}", "4"])
     assert f"'{name}' has no effect any more" in result.output
     assert f"--{name.replace('_', '-')}" not in _help("once", "--help-all")
 
@@ -99,3 +104,39 @@ def test_what_was_never_a_setting_is_an_error_that_names_the_near_one(tmp_path: 
     file.write_text("windw: 7\n")
     with pytest.raises(UsageError, match="unknown setting 'windw'; did you mean 'window'"):
         load(file, {})
+
+
+def _completed(*words: str) -> list[str]:
+    """What the last word may become."""
+    completion = ShellComplete(app, {}, PROGRAM, "_RNA_WATCH_COMPLETE")
+    return [item.value for item in completion.get_completions(list(words[:-1]), words[-1])]
+
+
+def test_commands_options_and_values_are_completed() -> None:
+    """All of them come from the program; a value that is free is taken for a file's name."""
+    assert _completed("st") == ["start", "status", "stop"]
+    assert _completed("dashboard", "--s") == ["--svg"]
+    assert _completed("start", "--normalization", "c") == ["clamp", "combine"]
+    assert _completed("compare", "run", "--mode", "m") == ["min", "max"]
+    assert _completed("start", "--evaluator", "ev") == ["ev"]
+    assert _completed("completion", "") == list(SHELLS)
+
+
+def test_bash_completes_by_the_script_that_is_printed(tmp_path: Path) -> None:
+    """The script is read, its function asks the program, and the words are there."""
+    program = tmp_path / PROGRAM
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m rna_watch "$@"\n')
+    program.chmod(0o755)
+    lines = (CliRunner().invoke(app, ["completion", "bash"]).output, "COMP_WORDS=(rna-watch sta) COMP_CWORD=1")
+    script = "\n".join([*lines, "_rna_watch_completion rna-watch 2>/dev/null", 'echo "${COMPREPLY[*]}"'])
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    shown = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["start", "status"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_has_a_script(shell: str) -> None:
+    """It names the program, and the variable by which the program is asked."""
+    script = CliRunner().invoke(app, ["completion", shell]).output
+    assert f"_RNA_WATCH_COMPLETE={shell}_complete" in script
+    assert "rna-watch" in script

@@ -1,7 +1,7 @@
 """The methods: every way of combining a window, with its description and how its members are made.
 
 `METHODS` is the one list. The settings' defaults and checks, the choices and help of the commands, the kinds of the
-choice, the words of reports and the README's table follow from it. Letters: N residuals, N + 1 checkpoints.
+choice, the words of reports and the manual's table follow from it. Letters: N residuals, N + 1 checkpoints.
 """
 
 from __future__ import annotations

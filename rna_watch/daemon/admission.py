@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from rna_watch.daemon import window_break
-from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.order import by_age
 from rna_watch.daemon.pinned_file import NONE
 from rna_watch.daemon.sequences import inside
 from rna_watch.daemon.window import state_of
@@ -167,7 +167,7 @@ class Admission:
             The names that stay as they were admitted: their bytes are gone, or hold no such model.
         """
         stay = set()
-        for checkpoint in by_admission(self._recorder.checkpoints()):
+        for checkpoint in by_age(self._recorder.checkpoints()):
             admitted, under = checkpoint.admitted, checkpoint.under
             if admitted is None or under is None or under.settings.get("source") == self._config.source:
                 continue
@@ -301,7 +301,7 @@ class Admission:
         if numbered:
             return found
         at_hand = (checkpoints[name] for name in self._pins.at_hand() if name in checkpoints)
-        return by_admission({each.name: each for each in (*found, *at_hand)}.values())
+        return by_age({each.name: each for each in (*found, *at_hand)}.values())
 
     def _begin_window(self, reason: str, name: str) -> None:
         if reason:

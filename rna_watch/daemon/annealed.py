@@ -138,7 +138,7 @@ def _rates_seen(window: Window, recorder: Recorder) -> list[float]:
     """The learning rates of the series' checkpoints, as far as they are known."""
     series = window.members[-1].series
     checkpoints = recorder.state.checkpoints
-    members = (checkpoints[name].admitted for _, _, name in list(checkpoints.of_series(series).admitted))
+    members = (checkpoints[name].admitted for _, _, name, _ in list(checkpoints.of_series(series).admitted))
     return [each.learning_rate for each in members if each]
 
 

@@ -55,6 +55,7 @@ _BEAT_S = 1.0
 _JOIN_S = 15.0
 _AWAY_LIMIT_S = 600.0  # as long as a server takes to start anew
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # a batch system's to all of a job (`--signal`), meant for the training
 
 
 class Daemon:
@@ -131,7 +132,7 @@ class Daemon:
         Raises:
             RnaWatchError: the engine cannot start, or our own store cannot be written.
         """
-        previous = {number: signal.getsignal(number) for number in _SIGNALS}
+        previous = {number: signal.getsignal(number) for number in (*_SIGNALS, *_WARNINGS)}
         self._take_signals()
         threads: list[threading.Thread] = []
         try:
@@ -222,6 +223,8 @@ class Daemon:
     def _take_signals(self) -> None:
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
+        for number in _WARNINGS:
+            signal.signal(number, signal.SIG_IGN)  # and so the processes that are started here
 
     def _on_signal(self, number: int, _frame: object) -> None:
         # no lock may be taken here: the main thread may hold it

@@ -17,9 +17,9 @@ _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 60.0
 
 
-def by_admission(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+def by_age(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """The newest last; a name that was written again is the newest, though it keeps its place in the state."""
-    return sorted(checkpoints, key=lambda c: c.admitted.seq if c.admitted else 0)
+    return sorted(checkpoints, key=lambda c: c.age)
 
 
 def next_in_line(
@@ -49,7 +49,7 @@ def next_in_line(
     whole: list[Checkpoint] = []
     lacking: list[Checkpoint] = []
     waiting: list[Checkpoint] = []
-    for checkpoint in by_admission(pending):
+    for checkpoint in by_age(pending):
         if not held(checkpoint.name):
             lacks = bool(checkpoints.left_behind) and _lacks(checkpoints, checkpoint, window)
             (waiting if checkpoint.name in left else lacking if lacks else whole).append(checkpoint)
@@ -64,7 +64,6 @@ def next_in_line(
 
 
 def _lacks(checkpoints: Checkpoints, checkpoint: Checkpoint, window: int) -> bool:
-    """Whether one of the checkpoints that were admitted just before it, in its series, was left out for lack of time."""
-    assert checkpoint.admitted is not None
-    before = (checkpoints[name] for name in checkpoints.of_series(checkpoint.series).earlier(checkpoint.admitted.seq))
+    """Whether one of the checkpoints that were saved just before it, in its series, was left out for lack of time."""
+    before = (checkpoints[name] for name in checkpoints.of_series(checkpoint.series).earlier(checkpoint.age))
     return any(each.left_behind for each in islice((c for c in before if c.stage is not Stage.ALIAS), window))

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rna_watch.daemon.disk_reserve import FOR_TRAINING
-from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.order import by_age
 from rna_watch.daemon.pinned_file import NONE, held_bytes, pin_checkpoint, unpin
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, Unreadable
 from rna_watch.formats.probe import probe
@@ -212,7 +212,7 @@ class Pins:
 
     def _pinned(self) -> list[Checkpoint]:
         checkpoints = self._recorder.state.checkpoints
-        return by_admission([checkpoints[name] for name in list(checkpoints.pinned)])
+        return by_age([checkpoints[name] for name in list(checkpoints.pinned)])
 
 
 def _flat(name: str) -> str:

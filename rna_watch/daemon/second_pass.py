@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from rna_watch.acceleration.methods import LAST
-from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.order import by_age
 from rna_watch.daemon.publication import within
 from rna_watch.daemon.window_break import joined
 from rna_watch.journal import events as e
@@ -33,6 +34,7 @@ class _Due(NamedTuple):
     name: str
     how: str
     reason: str
+    late: str = ""  # the checkpoint that it lacks
 
 
 class SecondPass:
@@ -71,7 +73,7 @@ class SecondPass:
         self._failed = 0
         self._stay = 0
         self._ended = False
-        done = [c for c in by_admission(recorder.checkpoints()) if c.stage in DONE and c.name not in foreign]
+        done = [c for c in by_age(recorder.checkpoints()) if c.stage in DONE and c.name not in foreign]
         self._queue = deque(self._due(done))
         self._late = deque[str]() if late is None else late
         self._tried: set[str] = set()  # of those left out for lack of time
@@ -119,12 +121,11 @@ class SecondPass:
         best = state.best_of(checkpoint.name)
         if best is not None and best.checkpoint == checkpoint.name:
             return True
-        age = checkpoint.admitted.seq if checkpoint.admitted else 0
         newer = [
             output
             for output, published in state.outputs.items()
             if self._publication.exists(output)
-            and state.ages[output] > age
+            and state.ages[output] > checkpoint.age
             and state.series_of(published.checkpoint) == checkpoint.series
         ]
         return len(newer) < self._config.keep and within(self._config.keep, state, checkpoint)
@@ -137,6 +138,8 @@ class SecondPass:
             checkpoint = self._recorder.checkpoint(due.name)
             if checkpoint is None or not (checkpoint.stage in DONE or checkpoint.left_behind):
                 continue  # it is in work, or was written again meanwhile
+            if due.late and not self._lacks(checkpoint, due.late):
+                continue  # it was made with it meanwhile
             if self._failing():
                 self._recorder.record(
                     e.Noted(text=f"{len(self._queue) + 1} more are not tried with an evaluator that fails on each")
@@ -156,27 +159,31 @@ class SecondPass:
 
     def _without_late(self) -> list[_Due]:
         """The checkpoints that were done without one that came late and stands before them now."""
-        found = []
+        found: dict[str, _Due] = {}
         while self._late:
             late = self._late.popleft()
             came, checkpoints = self._recorder.checkpoint(late), self._recorder.state.checkpoints
             later = checkpoints.of_series(came.series).above(came.step) if came and came.step is not None else ()
-            for checkpoint in by_admission([checkpoints[name] for name in later]):
-                if checkpoint.stage not in DONE:
-                    continue
-                made_of = checkpoint.chosen.inputs if checkpoint.chosen else []
-                names = {each.name for each in self._sequences.history(checkpoint, self._config.window)}
-                if late in names and late not in made_of:
-                    found.append(
-                        _Due(checkpoint.name, MAKE, f"{late}, which was saved before it and came late, is there now")
-                    )
-        return found
+            for checkpoint in by_age([checkpoints[name] for name in later]):
+                if checkpoint.stage in DONE and self._lacks(checkpoint, late):
+                    reason = f"{late}, which was saved before it and came late, is there now"
+                    found.setdefault(checkpoint.name, _Due(checkpoint.name, MAKE, reason, late))
+        return list(found.values())
+
+    def _lacks(self, checkpoint: Checkpoint, late: str) -> bool:
+        """Whether a checkpoint was done without one that belongs into its window."""
+        if checkpoint.admitted is None or late == checkpoint.name:
+            return False
+        measured = chain(*checkpoint.measured.residuals) if checkpoint.measured else ()
+        if late in {*measured, *(checkpoint.chosen.inputs if checkpoint.chosen else ())}:
+            return False
+        return late in {each.name for each in self._sequences.history(checkpoint, self._config.window)}
 
     def _left_behind(self) -> bool:
         """Queue the oldest checkpoint that was left out for lack of time and whose bytes are there; whether there is one."""
         checkpoints = self._recorder.state.checkpoints
         left = [checkpoints[name] for name in list(checkpoints.left_behind) if name not in self._tried]
-        for checkpoint in by_admission(left) if not self._failing() else ():
+        for checkpoint in by_age(left) if not self._failing() else ():
             if checkpoint.left_behind:
                 self._tried.add(checkpoint.name)
                 if self._pins.layout(checkpoint) is not None:

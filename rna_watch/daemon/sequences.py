@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from rna_watch.daemon.order import by_admission
+from rna_watch.daemon.order import by_age
 from rna_watch.journal import events as e
+from rna_watch.journal.ages import overtakes
 from rna_watch.journal.checkpoints import Series
 from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.watching.reading import COUNTERS, Reading
@@ -152,7 +153,7 @@ class Sequences:
         found = []
         counts: dict[str, int] = {}
         among = (each for path in changed for each in self._recorder.state.checkpoints.by_path(path))
-        for checkpoint in by_admission(among):
+        for checkpoint in by_age(among):
             admitted = checkpoint.admitted
             if admitted is None:
                 continue
@@ -180,7 +181,7 @@ class Sequences:
         if not unnamed:
             return checkpoints.of_series(sequence)
         found = Series()
-        for _, _, name in [*unnamed, *(checkpoints.of_series(sequence).admitted if sequence else ())]:
+        for _, _, name, _ in [*unnamed, *(checkpoints.of_series(sequence).admitted if sequence else ())]:
             checkpoint = checkpoints[name]
             if checkpoint.admitted is not None and self.of_admitted(checkpoint.admitted) == sequence:
                 found.add(checkpoint)
@@ -188,8 +189,8 @@ class Sequences:
 
     def newest(self, path: str, kind: str) -> Checkpoint | None:
         """The checkpoint admitted last in the same sequence."""
-        admitted = self._series(self.of(path, kind)).admitted
-        return self._recorder.checkpoint(admitted[-1][2]) if admitted else None
+        admitted = self._series(self.of(path, kind)).seqs
+        return self._recorder.checkpoint(admitted[-1][1]) if admitted else None
 
     def before(self, checkpoint: Checkpoint) -> Checkpoint | None:
         """The checkpoint of the next smaller step in the same sequence."""
@@ -204,7 +205,7 @@ class Sequences:
         assert mine is not None
         above = self._series(self.of_admitted(mine)).above(mine.step)
         return any(
-            other.seq < mine.seq and other.mtime_ns > mine.mtime_ns
+            overtakes(other, mine)
             for name in above
             if (found := self._recorder.checkpoint(name)) is not None and (other := found.admitted) is not None
         )
@@ -212,7 +213,7 @@ class Sequences:
     def place(self, series: str, step: int, first: int) -> int:
         """The place of a step among those of its series from a first step on, counted from 1."""
         checkpoints = self._recorder.state.checkpoints
-        below = ((each, name) for each, _, name in list(checkpoints.of_series(series).steps) if first <= each < step)
+        below = ((each, name) for each, _, name, _ in list(checkpoints.of_series(series).steps) if first <= each < step)
         return 1 + len({each for each, name in below if checkpoints[name].stage is not Stage.ALIAS})
 
     def history(self, checkpoint: Checkpoint, length: int) -> list[Checkpoint]:
@@ -224,7 +225,7 @@ class Sequences:
         mine = checkpoint.admitted
         assert mine is not None
         found: dict[tuple[str, int], Checkpoint] = {}
-        for name in self._series(self.of_admitted(mine)).behind(mine.step, mine.seq) if length else ():
+        for name in self._series(self.of_admitted(mine)).behind(mine.step, mine.seq, checkpoint.age) if length else ():
             member = self._recorder.checkpoint(name)
             if member is None or member.admitted is None or not member.usable:
                 continue
@@ -251,7 +252,7 @@ class Sequences:
         names: set[str] = set()
         for sequence in {*checkpoints.series(), *legacy, *waits} - {""}:
             count = length + (sequence in waits)
-            for _, _, name in reversed(list(self._series(sequence).admitted)):
+            for _, _, name, _ in reversed(list(self._series(sequence).admitted)):
                 checkpoint = checkpoints[name]
                 repeated = checkpoint.repeats and checkpoint.stage not in PENDING
                 if count > 0 and checkpoint.usable and not repeated:
@@ -266,4 +267,4 @@ class Sequences:
 
     def _unnamed(self) -> list[Checkpoint]:
         checkpoints = self._recorder.state.checkpoints
-        return [checkpoints[name] for _, _, name in checkpoints.of_series("").admitted]
+        return [checkpoints[name] for _, _, name, _ in checkpoints.of_series("").admitted]

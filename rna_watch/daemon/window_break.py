@@ -37,7 +37,9 @@ def restart(previous: Admitted, current: Admitted, others: Checkpoints) -> str:
     if current.step <= previous.step and current.mtime_ns > previous.mtime_ns:
         return f"the run went back from {previous.step_kind} {previous.step} to {current.step}: a restart"
     alike = [each for each in others.series() if each.replace(_VERSION, "") == current.series.replace(_VERSION, "")]
-    for name in (name for each in alike if each != current.series for _, _, name in list(others.of_series(each).steps)):
+    for name in (
+        name for each in alike if each != current.series for _, _, name, _ in list(others.of_series(each).steps)
+    ):
         other = others[name].admitted
         if (
             other is not None

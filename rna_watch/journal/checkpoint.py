@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rna_watch.journal import events as e
+from rna_watch.journal.ages import NEVER, Age
 from rna_watch.journal.recipe import Recipe
 from rna_watch.journal.records import from_record, to_record
 
@@ -89,7 +90,8 @@ class Checkpoint:
     `repeats` names an earlier checkpoint that it equals, and `apart_from` those of smaller step that are of other trainings.
     What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
     `chosen_by` is the judge, the metric and the direction that chose, and `under` the start whose settings applied then.
-    `taken_up` is why it is worked on once more, and `before` the stage that it had then. `brief` is there if the fields of
+    `taken_up` is why it is worked on once more, and `before` the stage that it had then. `age` is its place in the run.
+    `brief` is there if the fields of
     `BULK` are packed: each is unpacked when it is asked for.
     """
 
@@ -99,6 +101,7 @@ class Checkpoint:
     seen_time: float = 0.0
     done_time: float = 0.0
     admitted: e.Admitted | None = None
+    age: Age = NEVER
     starts_window: bool = False
     repeats: str = ""
     apart_from: dict[str, str] = field(default_factory=dict)

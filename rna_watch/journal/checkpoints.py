@@ -5,72 +5,77 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from typing import TYPE_CHECKING, Any
 
+from rna_watch.journal.ages import NEVER
 from rna_watch.journal.checkpoint import PENDING, Checkpoint, Stage, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from rna_watch.journal import events as e
+    from rna_watch.journal.ages import Age
 
 UNPACKED = 64  # the bulk of so many that changed last stays as it is
 
 
 class Series:
-    """The admitted checkpoints of one series, sorted: `admitted` as (seq, step, name), `steps` as (step, seq, name).
+    """The admitted checkpoints of one series, sorted: `admitted` as (*age, name, seq), `steps` as (step, seq, name, age).
 
-    `breaks` has the seq of those with which a window starts.
+    `breaks` has the ages of those with which a window starts, `seqs` the names as they were admitted: (seq, name).
     """
 
-    __slots__ = ("admitted", "breaks", "steps")
+    __slots__ = ("admitted", "breaks", "seqs", "steps")
 
     def __init__(self) -> None:
-        self.admitted: list[tuple[int, int, str]] = []
-        self.steps: list[tuple[int, int, str]] = []
-        self.breaks: list[int] = []
+        self.admitted: list[tuple[int, int, str, int]] = []
+        self.steps: list[tuple[int, int, str, Age]] = []
+        self.breaks: list[Age] = []
+        self.seqs: list[tuple[int, str]] = []
 
     def add(self, checkpoint: Checkpoint) -> None:
         """Take a checkpoint in."""
         assert checkpoint.admitted is not None
-        step, seq = checkpoint.admitted.step, checkpoint.admitted.seq
-        insort(self.admitted, (seq, step, checkpoint.name))
-        insort(self.steps, (step, seq, checkpoint.name))
+        age, name, seq = checkpoint.age, checkpoint.name, checkpoint.admitted.seq
+        insort(self.admitted, (*age, name, seq))
+        insort(self.seqs, (seq, name))
+        insort(self.steps, (checkpoint.admitted.step, seq, name, age))
         if checkpoint.starts_window:
-            insort(self.breaks, seq)
+            insort(self.breaks, age)
 
     def remove(self, checkpoint: Checkpoint) -> None:
         """Leave a checkpoint out again."""
         assert checkpoint.admitted is not None
-        step, seq = checkpoint.admitted.step, checkpoint.admitted.seq
-        _discard(self.admitted, (seq, step, checkpoint.name))
-        _discard(self.steps, (step, seq, checkpoint.name))
+        age, name, seq = checkpoint.age, checkpoint.name, checkpoint.admitted.seq
+        _discard(self.admitted, (*age, name, seq))
+        _discard(self.seqs, (seq, name))
+        _discard(self.steps, (checkpoint.admitted.step, seq, name, age))
         if checkpoint.starts_window:
-            _discard(self.breaks, seq)
+            _discard(self.breaks, age)
 
     def below(self, step: int, seq: int) -> Iterator[str]:
         """Those of smaller steps, or of the same step and admitted before, the largest step first."""
-        at = bisect_left(self.steps, (step, seq, ""))
-        return (name for _, _, name in reversed(self.steps[:at]))
+        at = bisect_left(self.steps, (step, seq))
+        return (name for _, _, name, _ in reversed(self.steps[:at]))
 
-    def earlier(self, seq: int) -> Iterator[str]:
-        """Those that were admitted before an event, the newest first."""
-        return (name for _, _, name in reversed(self.admitted[: bisect_left(self.admitted, (seq, -1, ""))]))
+    def earlier(self, age: Age) -> Iterator[str]:
+        """Those that were saved before, the newest first."""
+        return (name for _, _, name, _ in reversed(self.admitted[: bisect_left(self.admitted, age)]))
 
     def above(self, step: int) -> list[str]:
         """Those of larger steps, the smallest first."""
-        return [name for _, _, name in self.steps[bisect_left(self.steps, (step + 1, -1, "")) :]]
+        return [name for _, _, name, _ in self.steps[bisect_left(self.steps, (step + 1,)) :]]
 
-    def behind(self, step: int, seq: int) -> Iterator[str]:
-        """As `below`, of those between the same two starts of windows."""
-        generation = bisect_right(self.breaks, seq)
-        first = self.breaks[generation - 1] if generation else 0
+    def behind(self, step: int, seq: int, age: Age) -> Iterator[str]:
+        """As `below`, of those between the same two starts of windows as an age."""
+        generation = bisect_right(self.breaks, age)
+        first = self.breaks[generation - 1] if generation else NEVER
         end = self.breaks[generation] if generation < len(self.breaks) else None
-        low = bisect_left(self.admitted, (first, -1, ""))
-        high = len(self.admitted) if end is None else bisect_left(self.admitted, (end, -1, ""))
-        at = bisect_left(self.steps, (step, seq, ""))
+        low = bisect_left(self.admitted, first)
+        high = len(self.admitted) if end is None else bisect_left(self.admitted, end)
+        at = bisect_left(self.steps, (step, seq))
         if high - low < at:
-            among = sorted((each[1], each[0], each[2]) for each in self.admitted[low:high])
-            return (name for _, _, name in reversed(among[: bisect_left(among, (step, seq, ""))]))
-        return (name for _, other, name in reversed(self.steps[:at]) if first <= other and (end is None or other < end))
+            among = sorted((own, number, name) for _, own, name, number in self.admitted[low:high])
+            return (name for _, _, name in reversed(among[: bisect_left(among, (step, seq))]))
+        return (name for _, _, name, own in reversed(self.steps[:at]) if first <= own and (end is None or own < end))
 
 
 class Checkpoints(dict[str, Checkpoint]):
@@ -85,7 +90,7 @@ class Checkpoints(dict[str, Checkpoint]):
         self.stages: dict[Stage, dict[str, None]] = {stage: {} for stage in Stage}
         self.pinned: dict[str, None] = {}
         self.left_behind: dict[str, None] = {}
-        self.admitted: list[tuple[int, str]] = []
+        self.admitted: list[tuple[int, int, str]] = []
         self._series: dict[str, Series] = {}
         self._paths: dict[str, tuple[str, ...]] = {}
         self._fingerprints: dict[str, tuple[str, ...]] = {}
@@ -128,14 +133,14 @@ class Checkpoints(dict[str, Checkpoint]):
             series.remove(old)
             if not series.admitted:
                 del self._series[before.series]
-            _discard(self.admitted, (before.seq, name))
+            _discard(self.admitted, (*old.age, name))
             for found, key in self._keys(before):
                 found[key] = tuple(each for each in found[key] if each != name)
                 if not found[key]:
                     del found[key]
         if (admitted := new.admitted) is not None:
             self._series.setdefault(admitted.series, Series()).add(new)
-            insort(self.admitted, (admitted.seq, name))
+            insort(self.admitted, (*new.age, name))
             for found, key in self._keys(admitted):
                 found[key] = (*found.get(key, ()), name)
 
@@ -175,12 +180,12 @@ class Checkpoints(dict[str, Checkpoint]):
         return [self[name] for name in self._inodes.get(inode, ())]
 
     def newest(self, count: int) -> list[Checkpoint]:
-        """So many that were admitted last, oldest first."""
-        return [self[name] for _, name in self.admitted[-count:]] if count > 0 else []
+        """So many that were saved last, oldest first."""
+        return [self[name] for _, _, name in self.admitted[-count:]] if count > 0 else []
 
     def newest_first(self) -> Iterator[Checkpoint]:
-        """All admitted checkpoints, from the one that was admitted last."""
-        return (self[name] for _, name in reversed(list(self.admitted)))
+        """All admitted checkpoints, from the one that was saved last."""
+        return (self[name] for _, _, name in reversed(list(self.admitted)))
 
 
 def _mark(among: dict[str, None], name: str, wanted: bool) -> None:

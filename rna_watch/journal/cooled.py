@@ -44,7 +44,7 @@ def cooled(state: RunState) -> Cooled | None:
         return None
     metric, series = state.metric.metric, state.series_of(state.first)
     newer = False
-    for _, _, name in reversed(list(state.checkpoints.of_series(series).steps)):  # each frame of a dashboard asks
+    for _, _, name, _ in reversed(list(state.checkpoints.of_series(series).steps)):  # each frame of a dashboard asks
         checkpoint = state.checkpoints[name]
         if not checkpoint.evaluated:
             continue

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.journal import fields
+from rna_watch.journal import fields, service
 from rna_watch.layout import bounded_json, disk
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def _content(file: Path, before: bytes) -> bytes:
 
 
 def write(path: Path, heartbeat: Heartbeat) -> None:
-    """Replace the file; a reader sees the old one or the new one, whole."""
+    """Replace the file, and tell the service manager too; a reader sees the old one or the new one, whole."""
+    service.tell(heartbeat.state)  # first: it does not depend on the run's disk
     with disk.replacing(path, durable=False) as temporary:
         disk.write_new(temporary, json.dumps(dataclasses.asdict(heartbeat)).encode())
 

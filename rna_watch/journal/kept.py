@@ -24,14 +24,14 @@ HARMLESS = frozenset({
     *("learning_rate_jump", "one_run", "metric", "choose_by", "mode", "first_round", "evaluators", "minimum_gain"),
     *("evaluation_timeout",),
     *("output", "allow_links", "publish", "keep", "export", "optimizer_state"),
-    *("engine", "ray_address", "workers"),
+    *("engine", "ray_address", "ray_from", "workers"),
     *("patterns", "step", "every", "first_step", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
     *("on_model", "on_best", "until_idle", "last_step", "with_pid"),
 })  # fmt: skip
 # Settings whose change takes effect by itself on what is there, or that act on nothing that was made.
 _AT_ONCE = frozenset({
     *("evaluator", "evaluate_command", "device", "evaluation_threads", "gpus", "evaluators", "evaluation_timeout"),
-    *("metric", "mode", "source", "output", "allow_links", "keep", "engine", "ray_address", "workers"),
+    *("metric", "mode", "source", "output", "allow_links", "keep", "engine", "ray_address", "ray_from", "workers"),
     *("quiet", "scan_interval", "pin", "store_budget", "reserve", "fit_memory"),
     "anneal_seconds",
     *("on_model", "on_best", "until_idle", "last_step", "with_pid"),

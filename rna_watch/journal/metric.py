@@ -65,7 +65,7 @@ def metric_of(state: RunState) -> Metric | None:
 def best_so_far(state: RunState, name: str) -> float | None:
     """The value of a checkpoint's model if it beats its original, every original and model before, and `best`; else None.
 
-    What is before is so by its step, whenever it was made. Only values of one evaluator and of one model in the files are
+    What is before was saved before, whenever it was made. Only values of one evaluator and of one model in the files are
     compared.
     """
     current, settled = state.checkpoints[name], state.metric
@@ -76,8 +76,7 @@ def best_so_far(state: RunState, name: str) -> float | None:
     said: list[Metrics | None] = [
         metrics for other, metrics in state.replaced if other[:2] == key[:2] and other[2] in {key[2], ""}
     ]
-    admitted = current.admitted
-    before = state.checkpoints.of_series(key[2]).below(admitted.step, admitted.seq) if admitted else ()
+    before = state.checkpoints.of_series(key[2]).earlier(current.age)
     for other in (current, *(state.checkpoints[each] for each in before)):  # thousands of them
         if other.judge == key[0] and other.admitted and other.admitted.source == key[1]:
             said.append(other.original)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rna_watch.journal import events as e
 from rna_watch.journal import hooks
+from rna_watch.journal.ages import Age, age
 from rna_watch.journal.checkpoint import DONE as DONE  # noqa: PLC0414 - part of what is replayed
 from rna_watch.journal.checkpoint import PENDING as PENDING  # noqa: PLC0414
 from rna_watch.journal.checkpoint import Checkpoint as Checkpoint  # noqa: PLC0414
@@ -37,12 +38,12 @@ class Best(NamedTuple):
 class RunState:
     """The sum of a run's events; `apply` adds one. Checkpoints keep the order in which they were first seen.
 
-    `outputs` are the outputs that are kept, by path, that of the newest checkpoint last; `ages` are the numbers of the
-    events that admitted their checkpoints. `replaced` holds the metrics of originals and of published models whose
-    checkpoint was written again since, each with its key: they still count for `best`. `judges` are all evaluators so far;
-    `judge` is the number of the present one, and `judged` the key of the newest evaluation. `bests` are the best models of
-    the series. `first` is a checkpoint of the series whose best and latest have no series in their names. `failed_work` and
-    `failed_evaluations` are how many failed in a row, in the present start. `due` are the calls of hooks that are to be made.
+    `outputs` are the outputs that are kept, by path, that of the newest checkpoint last; `ages` are their ages.
+    `replaced` holds the metrics of originals and of published models whose checkpoint was written again since, each with its
+    key: they still count for `best`. `judges` are all evaluators so far; `judge` is the number of the present one, and
+    `judged` the key of the newest evaluation. `bests` are the best models of the series. `first` is a checkpoint of the
+    series whose best and latest have no series in their names. `failed_work` and `failed_evaluations` are how many failed in
+    a row, in the present start. `due` are the calls of hooks that are to be made.
     `told` are all admissions and aliases, from which names are read, and `seq` is the number of the last event.
     `explained` is the checkpoint with the newest choice that has diagnostics.
     """
@@ -55,7 +56,7 @@ class RunState:
     bests: dict[str, Best] = field(default_factory=dict)
     first: str = ""
     outputs: dict[str, e.Published] = field(default_factory=dict)
-    ages: dict[str, int] = field(default_factory=dict)
+    ages: dict[str, Age] = field(default_factory=dict)
     replaced: list[tuple[Key, e.Metrics]] = field(default_factory=list)
     judges: list[tuple[str, ...]] = field(default_factory=list)
     judge: int = 0
@@ -136,6 +137,7 @@ class RunState:
                     reason=event.left_out,
                     seen_time=seen_time,
                     admitted=event,
+                    age=self._age(event),
                     pinned=event.pin != "none",
                     under=self.started,
                 )
@@ -173,7 +175,12 @@ class RunState:
             self.bests[event.series] = Best(named.moved, named.by and ((*named.by[0][:2], event.series), named.by[1]))
         told = {key: getattr(event, key) for key in ("series", "step_kind", "step", "told")}
         admitted = replace(old.admitted, **told) if old.admitted else None
-        return changed(old, admitted=admitted, starts_window=False, chosen_by=by)
+        now = self._age(admitted) if admitted else old.age
+        return changed(old, admitted=admitted, age=now, starts_window=False, chosen_by=by)
+
+    def _age(self, admitted: e.Admitted) -> Age:
+        above = self.checkpoints.of_series(admitted.series).above(admitted.step)
+        return age(admitted, (self.checkpoints[name] for name in above))
 
     def _keyed(self, event: e.Measured) -> e.Measured:
         """A measurement with the keys of its models, which records of 0.1.0 lack."""
@@ -213,7 +220,7 @@ class RunState:
             self.ages.pop(event.output, None)
             return changed(old, output=None) if old.output == event.output else old
         self.written_bytes += event.written_bytes
-        self.ages[event.output] = old.admitted.seq if old.admitted and old.publishing else event.seq
+        self.ages[event.output] = old.age if old.admitted and old.publishing else (event.seq, 0)
         found = self.outputs | {event.output: event}
         self.outputs = {output: found[output] for output in sorted(found, key=self.ages.__getitem__)}
         if old.publishing is None:
@@ -304,11 +311,8 @@ def _reached(checkpoint: Checkpoint) -> list[tuple[Key, e.Metrics]]:
     """The metrics of a checkpoint's original and of its model, if that was written."""
     original = checkpoint.evaluations.get("last")
     found = [(checkpoint.key, original)] if original is not None else []
-    chosen = (
-        checkpoint.chosen.metrics.get("chosen")
-        if checkpoint.chosen and (checkpoint.publishing or checkpoint.output)
-        else None
-    )
+    written = checkpoint.publishing or checkpoint.output
+    chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen and written else None
     if chosen is not None and checkpoint.chosen_by is not None:
         found.append((checkpoint.chosen_by[0], chosen))
     return found

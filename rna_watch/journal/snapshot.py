@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from rna_watch.journal.ages import Age
     from rna_watch.journal.checkpoint import Checkpoint, Packed
 
 _VERSION = 1
@@ -49,7 +50,6 @@ _PLAIN = (
     "seq",
     "read_bytes",
     "written_bytes",
-    "ages",
 )
 _CHANGING = ("problems", "bests", "outputs", "ages", "replaced", "judges", "recent", "told")
 _MOST_REFUSED = 100
@@ -254,6 +254,7 @@ _CHECKPOINT = {
     "before": (str, type(None)),
     "for_now": (bool,),
     "admitted": (int, type(None)),
+    "age": (list,),
     "original": (dict, type(None)),
     "verdict": (list, type(None)),
     "evaluated": (bool,),
@@ -289,6 +290,7 @@ def _to_json(folded: Folded, briefs: list[Brief | None], sizes: list[int]) -> di
         ):
             columns[name].append(value)
     return {name: getattr(state, name) for name in _PLAIN} | {
+        "ages": state.ages,
         "refused": folded.refused[:_MOST_REFUSED],
         "started": state.started and to_record(state.started),
         "stopped": state.stopped and to_record(state.stopped),
@@ -326,10 +328,11 @@ def _state(record: dict[str, Any], source: _Source) -> RunState:
         due=tuple(Due(str(hook), _event(of, e.Published | e.BestMoved)) for hook, of in record["due"]),
         recent=deque((_event(each, e.Event) for each in record["recent"]), maxlen=RECENT_EVENTS),
         told=[admitted[each] if isinstance(each, int) else _event(each, e.Aliased) for each in record["told"]],
+        ages={str(output): _age(age) for output, age in record["ages"].items()},
         **{name: record[name] for name in _PLAIN},
     )
     texts = isinstance(state.first, str) and isinstance(state.explained, str)
-    if not texts or not all(isinstance(state.ages[each], int) for each in state.outputs):
+    if not texts or not all(isinstance(state.ages[each], tuple) for each in state.outputs):
         raise TypeError("a field of the state is of another type")
     return state
 
@@ -387,6 +390,7 @@ def _checkpoints(
         row["under"] = None if row["under"] is None else starts[row["under"]]
         row["taken_up"] = _event(row["taken_up"], e.TakenUp)
         decision = _decision(row["chosen_by"])
+        row["age"] = _age(row["age"])
         row["chosen_by"] = decisions.setdefault(decision, decision)
         row["apart_from"] = row["apart_from"] or empty
         yield of_brief(brief, row)
@@ -402,6 +406,11 @@ def _event(record: Any, kind: Any) -> Any:
     if record is not None and not isinstance(event, kind):
         raise TypeError("an event of the state is of another kind")
     return event
+
+
+def _age(age: Any) -> Age:
+    seq, step = age
+    return int(seq), int(step)
 
 
 def _key(key: Any) -> tuple[int, str, str]:

@@ -82,7 +82,7 @@ def standing(
         return Standing(series=series, metric=metric, mode=mode, best=best, model=best, original=None)
     key = by[0] if best and by else (*state.judged[:2], series) if state.judged else None
     members = list(state.checkpoints.of_series(key[2] if key else series).steps)
-    among = (state.checkpoints[name] for _, _, name in members)
+    among = (state.checkpoints[name] for _, _, name, _ in members)
     judged = [each for each in among if each.key == key and each.evaluated]
     original = _top(judged, _of_original, metric, mode)
     made = [each for each in judged if each.output and each.verdict and each.stage is Stage.PUBLISHED]

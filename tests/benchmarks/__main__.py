@@ -1,6 +1,6 @@
 """`make bench`: prints medians and ratios of everything measured side by side, and the machine it was measured on.
 
-`make bench SMALL=1` runs the same code on tiny shapes. `readme` puts the tables of kept results into the README.
+`make bench SMALL=1` runs the same code on tiny shapes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import beside, breaks, digits, evidence, latency, readme, search, slow, window
+from tests.benchmarks import beside, breaks, digits, evidence, latency, search, slow, window
 from tests.benchmarks.levers import show as levers
 from tests.benchmarks.levers.tasks import TRAININGS
 from tests.benchmarks.options import Options
@@ -39,7 +39,7 @@ SEEDS = 5
 def parsed(arguments: Sequence[str] | None = None) -> tuple[list[str], Options]:
     """The names and options of a command line (the program's own if None)."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (all by default); readme")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (all by default)")
     parser.add_argument(
         "--small", action="store_true", help="tiny shapes, one round: seconds, and figures of no meaning"
     )
@@ -49,8 +49,8 @@ def parsed(arguments: Sequence[str] | None = None) -> tuple[list[str], Options]:
     parser.add_argument("--record", type=Path, help="folder for results as JSON")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "rna-watch-bench")
     given = parser.parse_args(arguments)
-    if unknown := sorted(set(given.names) - {*BENCHMARKS, "readme"}):
-        parser.error(f"no benchmark is named {', '.join(unknown)}; there are {', '.join(BENCHMARKS)} and readme")
+    if unknown := sorted(set(given.names) - BENCHMARKS.keys()):
+        parser.error(f"no benchmark is named {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     options = Options(
         folder=given.dir,
         rounds=given.rounds or (1 if given.small else ROUNDS),
@@ -71,8 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, show in BENCHMARKS.items():
         if name in names:
             show(options)
-    if "readme" in names:
-        readme.main()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from rna_watch.journal import events as e
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rna_watch.journal.run_paths import RunPaths
 
 EVALUATIONS = 9
 _WINDOW = 10

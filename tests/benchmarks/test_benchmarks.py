@@ -1,4 +1,4 @@
-"""Benchmarks run: each small, through the code that its full size goes through, by the commands that the README names."""
+"""Benchmarks run: each small, through the code that its full size goes through, by the commands that the manual names."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def test_the_training_beside_us_may_be_any_of_the_trainers(
     assert models["inline"] > 0
 
 
-def test_every_benchmark_command_of_the_readme_is_one() -> None:
-    """The README's commands name benchmarks and options that exist, and each benchmark stands in one of them or is said there."""
-    commands = re.findall(r"python -m tests\.benchmarks ([^`]+)`", (ROOT / "README.md").read_text())
+def test_every_benchmark_command_of_the_manual_is_one() -> None:
+    """Its commands name benchmarks and options that exist, and each benchmark stands in one of them."""
+    text = "\n".join(page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    commands = re.findall(r"python -m tests\.benchmarks ([^`]+)`", text)
     assert commands
     named = {name for command in commands for name in parsed(command.split())[0]}
     assert named == set(BENCHMARKS)

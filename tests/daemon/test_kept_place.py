@@ -122,3 +122,20 @@ def test_a_run_that_is_unreadable_for_longer_than_the_wait_is_taken_in_order(
     watch(tmp_path, lambda state: "step_5.pt" in state.outputs)
     assert [event.checkpoint for event in events(tmp_path, "admitted")] == [f"step_{n}.pt" for n in range(1, 6)]
     assert [len(event.inputs) for event in events(tmp_path, "chosen")] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("late", [1, 4])
+def test_what_comes_late_is_older_than_what_was_saved_after_it(tmp_path: Path, late: int) -> None:
+    """`latest` and the models that are kept go by the order of the saves; nothing is left to be done afterwards."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    for folder in (run, whole):
+        train(folder, count=5)
+    assert rna_watch("once", whole, "--engine", "local", "--keep", "2").returncode == 0
+    hidden = (run / f"step_{late}.pt").rename(tmp_path / "hidden")
+    rna_watch("once", run, "--engine", "local", "--keep", "2")
+    hidden.rename(run / f"step_{late}.pt")
+    assert rna_watch("once", run, "--engine", "local", "--keep", "2").returncode == 0
+    for name in ("latest", "step_4.pt", "step_5.pt"):
+        assert (run / "rna" / name).read_bytes() == (whole / "rna" / name).read_bytes()
+    assert not (run / "rna" / "step_3.pt").exists()
+    assert rna_watch("once", run, "--engine", "local", "--keep", "2").returncode == 3

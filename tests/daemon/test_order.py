@@ -21,7 +21,13 @@ def made(name: str, step: int, **fields: Any) -> e.Admitted:
 
 def checkpoint_of(admitted: e.Admitted, **fields: Any) -> Checkpoint:
     """What is known of a checkpoint right after its admission."""
-    return Checkpoint(**{"name": admitted.checkpoint, "stage": Stage.READY, "admitted": admitted} | fields)
+    own = {
+        "name": admitted.checkpoint,
+        "stage": Stage.READY,
+        "admitted": admitted,
+        "age": (admitted.seq, admitted.step),
+    }
+    return Checkpoint(**own | fields)
 
 
 def _checkpoint(name: str, step: int, **fields: Any) -> Checkpoint:

@@ -148,6 +148,54 @@ def test_the_kubelet_restarts_a_side_car_only_where_that_may_help(
     assert finish(probe_of(side_car, **folders))[0] == again
 
 
+@pytest.mark.parametrize("name", ["kubernetes-sidecar.yaml", "kubernetes-shared-processes.yaml"])
+def test_the_side_car_needs_no_root_and_writes_to_volumes_alone(name):
+    """Its root file system is read-only; what it writes lies on the run's volume, in /tmp and in /dev/shm."""
+    pod = documents(name)["Job"]["spec"]["template"]["spec"]
+    side_car = containers(pod)["rna-watch"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert side_car["securityContext"]["readOnlyRootFilesystem"]
+    assert not side_car["securityContext"]["allowPrivilegeEscalation"]
+    written = {mount["mountPath"] for mount in side_car["volumeMounts"] if not mount.get("readOnly")}
+    assert written == {"/runs", "/tmp", "/dev/shm"}
+    assert {each["name"]: each.get("value") for each in side_car["env"]}["HOME"] == "/tmp"
+    assert side_car["readinessProbe"]["exec"]["command"] == ["rna-watch", "status", "--check", "/runs/demo"]
+    assert side_car["readinessProbe"]["periodSeconds"] == 60
+
+
+@pytest.fixture
+def sharing(settings, tmp_path):
+    """The pod whose containers share their processes: its commands and variables with the folders of this machine."""
+    pod = documents("kubernetes-shared-processes.yaml")["Job"]["spec"]["template"]["spec"]
+    assert pod["shareProcessNamespace"]
+    folders = {"runs": tmp_path / "runs", "etc/rna-watch": settings}
+    side_car, train = containers(pod)["rna-watch"], containers(pod)["train"]
+    variables = {each["name"]: here(each["value"], **folders) for each in side_car["env"]}
+    command = [str(EPOCHS) if part == "40" else part for part in command_of(train, **folders)]
+    return command_of(side_car, **folders), variables, command
+
+
+def test_a_side_car_that_shares_processes_ends_with_the_training(sharing, begin, stages, tmp_path):
+    """It begins first, finds the training, does its last checkpoint, and ends with 0, so that the Job completes."""
+    ours, variables, training = sharing
+    side_car = begin(ours, **variables)
+    train = begin(training)
+    assert train.wait(timeout=120) == 0
+    said, _ = side_car.communicate(timeout=120)
+    assert side_car.returncode == 0, said
+    assert "has ended (--with-pid)" in said
+    assert stages(tmp_path / "runs" / "demo")[f"epoch_{EPOCHS:03d}.pt"] == "published"
+
+
+def test_a_training_that_never_begins_does_not_hold_the_job(sharing, begin):
+    """After its time the side-car does what is there once, says why, and ends with 0."""
+    ours, variables, _ = sharing
+    side_car = begin(ours, **(variables | {"SECONDS_TO_BEGIN": "1"}))
+    said, _ = side_car.communicate(timeout=120)
+    assert side_car.returncode == 0, said
+    assert "in its command line has begun" in said
+
+
 def test_the_ray_cluster_fits_rna_watch():
     """Token, service name, volume, image and cores of the two objects agree."""
     found = documents("kuberay.yaml")

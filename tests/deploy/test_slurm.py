@@ -49,12 +49,12 @@ def test_a_run_is_watched_while_it_trains_and_finished_afterwards(begin, srun_lo
     said = (tmp_path / "rna-watch-17.log").read_text()
     assert "stopped: signal SIGTERM" in said
     assert said.index("stopped: signal SIGTERM") < said.index("stopped: done")
-    beside = "--overlap --nodes=1 --ntasks=1 --cpus-per-task=4 --gpus=0 rna-watch"
+    beside = "--overlap --mem=0 --nodes=1 --ntasks=1 --cpus-per-task=4 --gpus=0"
     assert sorted(srun_log.read_text().splitlines()) == sorted(
         [
-            f"{beside} start {run} --foreground --engine local --keep 9",
+            f"{beside} rna-watch start {run} --foreground --engine local --keep 9",
             f"--cpus-per-task=3 {sys.executable} {trainer} {run} 5 0 {go}",
-            f"{beside} once {run} --engine local --keep 9",
+            f'{beside} bash -c rna-watch once "$@" || (($? == 3)) once {run} --engine local --keep 9',
         ]
     )
 

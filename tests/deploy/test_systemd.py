@@ -2,6 +2,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -46,6 +47,25 @@ def test_a_wrong_option_is_not_tried_again(unit, run, begin):
     watcher.communicate(timeout=120)
     assert watcher.returncode == 2
     assert unit["RestartPreventExitStatus"].split() == ["2", "3"]
+
+
+def test_systemd_is_told_that_it_lives(unit, run, begin, tmp_path):
+    """It is ready with the run in hand, gives signs of life far more often than the watchdog asks for, and says its end."""
+    assert unit["Type"] == "notify"
+    assert int(unit["WatchdogSec"]) >= 60
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        watcher = begin(
+            command(unit["ExecStart"], run, "--engine local"), cwd=run, NOTIFY_SOCKET=str(tmp_path / "notify")
+        )
+        assert manager.recv(100) == b"READY=1\nWATCHDOG=1\nSTATUS=starting"
+        said = [manager.recv(100) for _ in range(3)]
+        assert all(each.startswith(b"READY=1\nWATCHDOG=1\n") for each in said)
+        watcher.send_signal(signal.SIGTERM)
+        while said[-1] != b"STOPPING=1":
+            said.append(manager.recv(100))
+    watcher.communicate(timeout=120)
 
 
 def test_only_the_run_directory_can_be_written(unit):

@@ -19,6 +19,7 @@ from rna_watch import cli
 from rna_watch.daemon import loop, watcher, worker
 from rna_watch.journal import log
 from rna_watch.publishing.verification import Verdict
+from rna_watch.watching import readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,8 @@ _PAST_S = 3600.0
 _LIMIT_S = 120.0
 _MOST_RUNS = 3
 _TICK_S = 0.02
+_PLACE_S = 3.0  # how long what cannot be read keeps its place
+_RETRY_S = 1.0
 _SAVING_S = 0.15  # between two checkpoints of a living run
 _PATIENCE_S = 3.0  # from the last of them to the end of the training, if its model does not come before
 _SIZES = {"body.weight": (16, 24), "body.bias": (16,), "head.weight": (4, 16)}
@@ -232,9 +235,11 @@ def disturbed(run: Path, scenario: Scenario) -> None:
 
 
 def _command(*words: str) -> None:
-    """A command in this process; its threads look at each other more often."""
+    """A command in this process; its threads look at each other more often, and wait a shorter while for what fails."""
     for module in (loop, watcher, worker):
         module._TICK_S = _TICK_S
+    watcher.KEPT_PLACE_S = readiness.KEPT_PLACE_S = _PLACE_S
+    readiness._LAST_RETRY_S = _RETRY_S
     sys.argv = ["rna-watch", *words]
     cli.main()
 

@@ -1,0 +1,193 @@
+"""Every block of code of README and docs/ is executed, parsed by the program, or a part of a file that tests run."""
+
+from __future__ import annotations
+
+import glob
+import re
+import shlex
+import tomllib
+from contextlib import chdir
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import click
+import pytest
+import torch
+from torch import nn
+
+from rna_watch.cli import app
+from rna_watch.training import GradientRecorder
+from tests.benchmarks.__main__ import parsed
+from tests.daemon.runs import rna_watch, train
+from tests.daemon.trainer import Network
+from tests.manual.generated import ROOT
+from tests.manual.pages import PAGES, Block, blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+# what makes a command end, quick, and callable again
+MORE = {
+    "once": ["--engine", "local"],
+    "dashboard": ["--once"],
+    "report": ["--force"],
+    "extrapolate": ["--force"],
+}
+ALONE = {"start", "demo", "reproduce"}  # commands that go on in the background, train, or need data
+README = next(block for block in PYTHON if block.page == "README.md")
+
+
+def _lines(text: str) -> Iterator[list[str]]:
+    """The words of each command in a block of shell."""
+    for line in text.splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="&;")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in (*lexer, ";"):
+            if word in {"&", ";", "&&"}:
+                if words:
+                    yield words
+                words = []
+            else:
+                words.append(word)
+
+
+COMMANDS = [(block, words) for block in BLOCKS if block.language in {"sh", ""} for words in _lines(block.text)]
+
+
+def _name(value: object) -> str:
+    return value.page if isinstance(value, Block) else " ".join(value) if isinstance(value, list) else ""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with RUN_DIR, in which a training left checkpoints, and with the README's evaluator, after `once`."""
+    folder = tmp_path_factory.mktemp("manual")
+    train(folder / "RUN_DIR", count=6)
+    data = (
+        f"import sys\n\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.daemon.trainer import Network\n\n"
+        "torch.manual_seed(0)\nnetwork, inputs, labels = Network(), torch.randn(64, 1, 4, 4), torch.randint(0, 16, (64,))"
+    )
+    text, count = re.subn(
+        r"^network, inputs, labels = \.\.\.  # yours, built once$", data, README.text, flags=re.MULTILINE
+    )
+    assert count == 1
+    (folder / "eval.py").write_text(text)
+    done = rna_watch("once", "RUN_DIR", "--evaluator", "eval.py:evaluate", "--engine", "local", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_block_of_code_is_held_by_a_test() -> None:
+    """Shell is read line by line, Python is run or part of a file, text is generated."""
+    assert {block.language for block in BLOCKS} <= {"sh", "python", "text", "yaml", ""}
+    for block in PYTHON:
+        assert block.run in RUNS or block.file, f"{block.page}: say <!-- run: NAME --> or <!-- from: FILE --> before it"
+
+
+@pytest.mark.parametrize(("block", "words"), COMMANDS, ids=_name)
+def test_every_command_can_be_called(block: Block, words: list[str]) -> None:
+    """Its command parses it, or it is a target, an extra, a benchmark or a script that is there."""
+    match words:
+        case ["rna-watch", name, *arguments]:
+            given = [word.replace("$!", "1") for word in arguments]
+            program = click.Context(app, info_name="rna-watch", **app.context_settings)
+            context = app.commands[name].make_context(name, given, parent=program)
+            assert context.command.name == name
+        case ["make", target, *_]:
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case ["pip", "install", what]:
+            extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+            assert set(re.findall(r"\[(\w+)\]", what)) <= extras.keys()
+        case ["python" | "python3" | ".venv/bin/python", "-m", "tests.benchmarks", *arguments]:
+            parsed(arguments)
+        case ["python" | "python3", "-m", module, *_]:
+            assert (ROOT / module.replace(".", "/") / "__main__.py").exists()
+        case ["python", "train.py", *_] | ["export", _]:
+            pass
+        case _:
+            raise AssertionError(f"{block.page}: {words}")
+
+
+RUNNABLE = {" ".join(words): words for _, words in COMMANDS if words[0] == "rna-watch" and words[1] not in ALONE}
+
+
+@pytest.mark.parametrize("words", RUNNABLE.values(), ids=RUNNABLE)
+def test_every_command_that_ends_by_itself_is_run(words: list[str], folder: Path) -> None:
+    """On a run that is done: it ends with 0, or has nothing to do (3)."""
+    with chdir(folder):
+        given = [path for word in words[1:] for path in (sorted(glob.glob(word)) or [word])]
+    done = rna_watch(*given, *MORE.get(given[0], ()), cwd=folder)
+    assert done.returncode in {0, 3}, done.stderr
+    assert done.stdout or done.stderr
+
+
+def _evaluator(block: Block) -> None:
+    """An evaluator returns metrics of a state dict."""
+    model = nn.Linear(4, 3)
+    data = {"network": model, "model": model, "inputs": torch.randn(8, 4), "labels": torch.randint(0, 3, (8,))}
+    text = re.sub(r"^network, inputs, labels = .*$", "", block.text, flags=re.MULTILINE)
+    space: dict[str, Any] = {"torch": torch, **data}
+    exec(text, space)
+    metrics = space["evaluate"](nn.Linear(4, 3).state_dict(), torch.device("cpu"))
+    assert metrics
+    assert all(value is ... or isinstance(value, float) for value in metrics.values())
+
+
+def _listing(block: Block) -> None:
+    """The form in the loop, for one epoch of a small training; the whole program is the same."""
+    x, y = torch.randn(32, 6), torch.randint(0, 3, (32,))
+    space: dict[str, Any] = {
+        "torch": torch,
+        "x": x,
+        "y": y,
+        "network": nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)),
+        "augmented": lambda images: images,
+        "cross_entropy": nn.functional.cross_entropy,
+        "error": lambda network: (network.eval()(x).argmax(1) != y).double().mean().item(),
+    }
+    exec(block.text.replace("range(1, 11)", "range(1, 3)"), space)
+    assert space["epoch"] == 2
+    whole = (ROOT / "tests/training/listing2.py").read_text()
+    assert block.text.partition("\n\n")[2] in whole
+
+
+def _recorder(block: Block, tmp_path: Path) -> None:
+    """Both files are there, the gradient's first."""
+    network = Network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    path = tmp_path / "a.pt"
+    space = {
+        "torch": torch,
+        "GradientRecorder": GradientRecorder,
+        "network": network,
+        "optimizer": optimizer,
+        "path": path,
+        "state": {"model": network.state_dict()},
+    }
+    first, _, others = block.text.partition("\n")
+    exec(first, space)
+    for _ in range(2):
+        network(torch.randn(4, 1, 4, 4)).sum().backward()
+        optimizer.step()
+    exec(others, space)
+    assert path.exists()
+    assert path.with_name("a.pt.gradient").exists()
+
+
+RUNS: dict[str, Callable[..., None]] = {"evaluator": _evaluator, "listing": _listing, "recorder": _recorder}
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.page}-{block.run or block.file}")
+def test_every_block_of_python_is_run(block: Block, tmp_path: Path) -> None:
+    """As its mark says; one that is part of a file is found there to the letter."""
+    if block.file:
+        assert block.text in (ROOT / block.file).read_text()
+    elif block.run == "recorder":
+        _recorder(block, tmp_path)
+    else:
+        with mock.patch("builtins.print"):
+            RUNS[block.run](block)
