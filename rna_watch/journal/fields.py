@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,10 +66,14 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
     return _HINTS[kind]
 
 
-@cache
+_FITTING: dict[type[Any], dict[str, Callable[[Any], bool]]] = {}
+
+
 def _fitting(kind: type[Any]) -> dict[str, Callable[[Any], bool]]:
     """What each field's value must fulfil; made once for each kind, since a long journal has millions of values."""
-    return {name: _fit(hint) for name, hint in _hints(kind).items()}
+    if kind not in _FITTING:
+        _FITTING[kind] = {name: _fit(hint) for name, hint in _hints(kind).items()}
+    return _FITTING[kind]
 
 
 def _fit(hint: Any) -> Callable[[Any], bool]:
