@@ -28,7 +28,6 @@ from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.probes import LIMIT_S, Probes
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.rebuilt import Rebuilt
-from rna_watch.daemon.recorder import SNAPSHOT_BYTES
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes
 from rna_watch.daemon.watcher import Watcher
@@ -166,7 +165,6 @@ class Daemon:
                     self._publication.reconcile()
                 with contextlib.suppress(RnaWatchError):
                     self._recorder.record(e.Stopped(reason=self._stop_reason))
-                    self._recorder.keep_snapshot(least_bytes=SNAPSHOT_BYTES // 8)
             if worker is not None:
                 worker.close()  # last of all: everything is on the disk by now
             for number, handler in previous.items():

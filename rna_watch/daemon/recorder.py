@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import StoreError, Superseded
+from rna_watch.errors import RnaWatchError, StoreError, Superseded
 from rna_watch.journal import events as e
 from rna_watch.journal import fields, snapshot
 from rna_watch.journal.log import Journal
@@ -231,5 +231,7 @@ class Recorder:
         return self._journal.lost()
 
     def close(self) -> None:
-        """Close the journal."""
+        """Close the journal, after a last snapshot if it grew much."""
+        with contextlib.suppress(RnaWatchError):
+            self.keep_snapshot(least_bytes=SNAPSHOT_BYTES // 8)
         self._journal.close()

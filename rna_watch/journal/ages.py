@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rna_watch.journal import events as e
-    from rna_watch.journal.checkpoint import Checkpoint
 
 Age = tuple[int, int]
 NEVER: Age = (0, 0)  # of what was not admitted
@@ -19,14 +18,13 @@ def overtakes(other: e.Admitted, late: e.Admitted) -> bool:
     return other.seq < late.seq and other.step > late.step and other.mtime_ns > late.mtime_ns
 
 
-def age(admitted: e.Admitted, checkpoints: Iterable[Checkpoint]) -> Age:
+def age(admitted: e.Admitted, others: Iterable[e.Admitted]) -> Age:
     """The place of a checkpoint among the others: the older it is, the smaller.
 
     That is the number of its admission; for one that came late, of the first admission that overtook it, and then the step.
 
     Args:
         admitted: its admission.
-        checkpoints: those that were admitted before.
+        others: those of its series that were admitted before; those of smaller steps do not count.
     """
-    others = (each.admitted for each in checkpoints if each.admitted and each.admitted.series == admitted.series)
     return min((each.seq for each in others if overtakes(each, admitted)), default=admitted.seq), admitted.step

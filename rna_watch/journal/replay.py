@@ -180,7 +180,7 @@ class RunState:
 
     def _age(self, admitted: e.Admitted) -> Age:
         above = self.checkpoints.of_series(admitted.series).above(admitted.step)
-        return age(admitted, (self.checkpoints[name] for name in above))
+        return age(admitted, (other for name in above if (other := self.checkpoints[name].admitted)))
 
     def _keyed(self, event: e.Measured) -> e.Measured:
         """A measurement with the keys of its models, which records of 0.1.0 lack."""
