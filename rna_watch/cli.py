@@ -17,6 +17,7 @@ import rna_watch
 from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS
 from rna_watch.config import ENDS
 from rna_watch.errors import RnaWatchError, UsageError
+from rna_watch.help_pages import Program
 from rna_watch.journal.echo import Formatter, echo, note, shown, tolerate_any_text
 from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
 
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _RUN = click.argument("run_dir", type=_PATH)
+_OUTPUT = click.option("--output", help="Where outputs and state lie, if not in the run directory.")
 
 
 def _of_run(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the paths of a run, by RUN_DIR and `--output`."""
 
     @_RUN
-    @click.option("--output", help="Where outputs and state lie, if not in the run directory.")
+    @_OUTPUT
     @functools.wraps(command)
     def with_paths(run_dir: Path, output: str | None, **options: Any) -> None:
         from rna_watch.journal.run_registry import resolve
@@ -62,7 +64,7 @@ def _ask(lines: list[str], choices: int, default: int) -> int:
     return int(click.prompt(shown("\n".join([*lines, "Which one"])), type=click.IntRange(1, choices), default=default))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(rna_watch.__version__, prog_name=PROGRAM)
 def app() -> None:
     """Better models from the checkpoints of a living training run, beside it and without touching it."""
@@ -72,7 +74,7 @@ def app() -> None:
 @_RUN
 @settings
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, for containers and services.")
-@click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait until the training makes it.")
+@click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait for it, in the background.")
 @click.option("--no-terminal", "to_terminal", flag_value=False, default=True, hidden=True)
 @click.option("--chosen", type=_PATH, hidden=True)
 def start(run_dir: Path, config_file: Path | None, **options: Any) -> None:
@@ -100,37 +102,67 @@ def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any
 
 
 @app.command()
-@_of_run
-@_json("the state as one JSON object")
+@click.argument("run_dir", type=_PATH, required=False)
+@_OUTPUT
+@_json("the state as one JSON object; of all runs, an array of them")
 @click.option(
     "--check", is_flag=True, help="Print nothing; exit with 0 if a daemon watches and gives signs of life, else 1."
 )
-def status(paths: RunPaths, *, as_json: bool, check: bool) -> None:
-    """Say what is known of RUN_DIR; needs no daemon."""
-    from rna_watch.commands import dashboard, status
+def status(run_dir: Path | None, *, output: str | None, as_json: bool, check: bool) -> None:
+    """Say in ten lines whether RUN_DIR is worked on, whether it helps, by how much, and what is wrong.
 
+    Without RUN_DIR: every run of yours. It needs no daemon.
+    """
+    from rna_watch.commands import status
+    from rna_watch.journal.run_registry import known_runs, resolve
+
+    if run_dir is None:
+        if check or output:
+            raise UsageError("name a run: rna-watch status RUN_DIR")
+        if as_json:
+            echo(json.dumps([status.as_dict(paths, note) for paths in known_runs()], indent=2))
+        else:
+            echo("\n".join(status.all_lines(note)))
+        return
+    waits = None if check else status.waits(run_dir)
+    if waits is not None:
+        echo(json.dumps(waits, indent=2) if as_json else f"waiting  {waits['reason']}")
+        return
+    paths = resolve(run_dir, output)
     if check:
         status.check(paths)
     elif as_json:
         echo(json.dumps(status.as_dict(paths, note), indent=2))
     else:
-        dashboard.show(paths, once=True, say=note)
+        echo("\n".join(status.lines(paths, note)))
 
 
 @app.command()
-@_of_run
+@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=_PATH)
+@_OUTPUT
 @click.option("--once", is_flag=True, help="Print one frame and exit.")
 @click.option("--svg", type=_PATH, help="Write one frame as a picture and exit.")
 @click.option("--width", default=120, show_default=True, help="Columns of the picture.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def dashboard(paths: RunPaths, *, svg: Path | None, width: int, once: bool, force: bool) -> None:
-    """Show RUN_DIR live, from any machine that sees its files; q or Ctrl-C leaves, the daemon goes on."""
-    from rna_watch.commands import dashboard
+def dashboard(
+    run_dirs: tuple[Path, ...], *, output: str | None, svg: Path | None, width: int, once: bool, force: bool
+) -> None:
+    """Show runs live, from any machine that sees their files; ? shows the keys, q leaves, the daemon goes on.
 
+    Several RUN_DIRs stand in a list, of which Enter opens one; without any, all of yours do.
+    """
+    from rna_watch.commands import dashboard
+    from rna_watch.journal.run_registry import resolve
+
+    if output is not None and len(run_dirs) != 1:
+        raise UsageError("--output goes with one RUN_DIR")
+    runs = [resolve(run_dir, output) for run_dir in run_dirs]
     if svg is None:
-        dashboard.show(paths, once=once, say=note)
+        dashboard.show(runs, once=once, say=note)
+    elif len(runs) != 1:
+        raise UsageError("--svg draws one run: name its RUN_DIR")
     else:
-        dashboard.draw(paths, svg, width, force=force)
+        dashboard.draw(runs[0], svg, width, force=force)
         echo(str(svg))
 
 
@@ -149,12 +181,13 @@ def logs(paths: RunPaths, *, lines: int, follow: bool) -> None:
 
 
 @app.command()
-@_of_run
-def stop(paths: RunPaths) -> None:
-    """Stop watching RUN_DIR; the training and all files stay as they are."""
+@_RUN
+@_OUTPUT
+def stop(run_dir: Path, output: str | None) -> None:
+    """Stop watching RUN_DIR, or waiting for it; the training and all files stay as they are."""
     from rna_watch.commands import stop
 
-    echo(stop.stop(paths, note))
+    echo(stop.stop(run_dir, output, note))
 
 
 @app.command()
@@ -254,7 +287,7 @@ def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
 @app.command()
 @click.option("--dir", "folder", type=_PATH, help="Where to train; a new folder if not given.")
 @click.option("--epochs", type=click.IntRange(min=4), default=40, show_default=True, help="Epochs to train.")
-@click.option("--engine", default="ray", show_default=True, help="ray or local.")
+@click.option("--engine", default="auto", show_default=True, help="auto, local or ray.")
 def demo(folder: Path | None, epochs: int, engine: str) -> None:
     """Train a real network on real images in a separate process, watch it, and show what it gained."""
     from rna_watch.commands import demo

@@ -193,8 +193,12 @@ class RunConfig(BaseModel):
     )
 
     # how it runs
-    engine: Annotated[Literal["ray", "local"], BeforeValidator(lambda name: "local" if name == "inline" else name)] = (
-        Field("ray", description="Where the bulk work runs: ray, or local, in processes of this machine.")
+    engine: Annotated[
+        Literal["auto", "local", "ray"], BeforeValidator(lambda name: "local" if name == "inline" else name)
+    ] = Field(
+        "auto",
+        description="Where the bulk work runs: local, in processes of this machine, ray, or auto: local at once, and Ray as soon "
+        "as it is up where it pays (`ray_address`, `gpus`, several `evaluators`, a window from `ray_from` on).",
     )
     ray_address: str = Field("local", description="Address of a Ray cluster; `local` starts one of our own.")
     ray_from: Annotated[float, Field(ge=0)] = Field(

@@ -38,7 +38,7 @@ class GroupedCommand(click.Command):
         rows: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
-                heading = getattr(parameter, "heading", "") if ctx.meta.get(_ALL) else ""
+                heading = getattr(parameter, "heading", "")
                 rows.setdefault(heading, []).append(record)
         for heading in ("", *groups()):
             if heading in rows:

@@ -37,3 +37,15 @@ def real_runs():
 def small_madelon(tmp_path_factory):
     """A folder with small data of Madelon's format and kind."""
     return madelon_files.write_small(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def registry_of_its_own(tmp_path_factory):
+    """What `status` lists of this user's runs lies in a folder of the tests."""
+    before = os.environ.get("XDG_STATE_HOME")
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    yield
+    if before is None:
+        del os.environ["XDG_STATE_HOME"]
+    else:
+        os.environ["XDG_STATE_HOME"] = before

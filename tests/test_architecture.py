@@ -23,7 +23,7 @@ LEVELS = (
     {"dashboard", "engine"},
     {"daemon", "comparison"},
     {"reproduce", "exporters"},
-    {"commands", "options"},
+    {"commands", "help_pages", "options"},
     {"manual_page"},
     {"cli"},
     {"__main__"},
@@ -37,7 +37,7 @@ GATES = {
     "rich": ("dashboard/", "comparison/", "commands/", "cli.py"),
     "matplotlib": ("comparison/", "reproduce/", "commands/reproduce.py"),
     "torch": ("evaluation/", "demo/", "training/", "integrations/", "reproduce/"),
-    "click": ("cli.py", "options.py", "manual_page.py"),
+    "click": ("cli.py", "help_pages.py", "options.py", "manual_page.py"),
     "yaml": ("config.py",),
     "pydantic": ("config.py",),
     "sklearn": ("demo/", "reproduce/", "commands/demo.py"),
@@ -327,7 +327,6 @@ PRINTERS = {"print", "secho", "Console", "StreamHandler"}
 OUTLETS = {
     "journal/echo.py": {"write"},
     "cli.py": {"StreamHandler"},  # with the formatter of echo
-    "daemon/background.py": {"StreamHandler"},
     "dashboard/picture.py": {"Console"},  # records a picture, and prints nowhere
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from rna_watch.cli import app
 from rna_watch.config import COMMON, RETIRED, RunConfig, groups, load, shape_of
 from rna_watch.errors import UsageError
+from rna_watch.help_pages import COMMANDS, EXAMPLES
 from rna_watch.options import PROGRAM, SHELLS
 
 if TYPE_CHECKING:
@@ -38,11 +40,33 @@ def test_help_shows_a_dozen_settings_and_help_all_the_others_in_groups() -> None
     assert _settings(long) == set(RunConfig.model_fields)
     assert "--foreground" in short
     assert "--foreground" in long
-    headings = [heading for heading in groups() if f"\n{heading.capitalize()}:\n" in long]
-    assert headings == list(groups())
+    for text, some in ((short, False), (long, True)):
+        headings = [heading for heading in groups() if f"\n{heading.capitalize()}:\n" in text]
+        assert headings == [heading for heading, names in groups().items() if some or COMMON & set(names)]
     for heading, names in groups().items():
         section = long.partition(f"\n{heading.capitalize()}:\n")[2].partition("\n\n")[0]
         assert _settings(section) == set(names)
+
+
+def test_commands_stand_in_groups() -> None:
+    """Each below one heading; what has none is at the end."""
+    text = _help("--help")
+    rest = text
+    for heading in [*COMMANDS, "More"]:
+        _, found, rest = rest.partition(f"\n{heading}:\n")
+        assert found, heading
+    assert all(text.count(f"\n  {name} ") == 1 for name in app.commands)  # type: ignore[attr-defined]
+    assert "Show runs live" in text
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_the_examples_of_help_are_taken(line: str) -> None:
+    """Each is parsed by its command, below whose help it stands."""
+    _, name, *arguments = shlex.split(line)
+    command = app.commands[name]  # type: ignore[attr-defined]
+    with command.make_context(name, list(arguments)):
+        pass
+    assert line in " ".join(_help(name, "--help").split())
 
 
 def test_every_setting_has_one_heading() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from rna_watch.acceleration.candidate import Candidate, candidate, distance, name_of, of_weights, spectrum_of
 from rna_watch.acceleration.coefficients import Solution, smallest_stable
 from rna_watch.acceleration.methods import AVERAGE, AVERAGES, LAST, METHODS, RNA, SOLUTIONS, UNIFORM, Search, kind_of
+from rna_watch.acceleration.residuals import Residuals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.coefficients import Spectrum
     from rna_watch.acceleration.methods import Parameters
-    from rna_watch.acceleration.residuals import Residuals
 
     Float64 = npt.NDArray[np.float64]
 
@@ -260,6 +260,23 @@ def single(residuals: Residuals, method: str, regularization: float, search: Sea
         )
     made = list(_solutions(residuals, only))
     return next(((each, "") for each, _ in made if each is not None), (None, made[0][1]))
+
+
+def fixed(n: int, method: str, search: Search) -> Candidate:
+    """One member whose weights are known in advance, over n residuals of which nothing else is: what needs them is NaN.
+
+    Args:
+        n: N.
+        method: `LAST`, or an average of `methods.COMPUTED`.
+        search: decays to use (the middle one).
+    """
+    unknown = math.nan
+    made, _ = single(Residuals.of_differences(np.full((n, n), unknown)), method, 0.0, search)
+    assert made is not None
+    diagnostics = replace(
+        made.diagnostics, condition=unknown, smallest_eigenvalue=unknown, gain=unknown, cosine=unknown
+    )
+    return replace(made, diagnostics=diagnostics)
 
 
 def cut(ranked: Sequence[Candidate], limit: int, order: Sequence[Candidate] = ()) -> list[Candidate]:

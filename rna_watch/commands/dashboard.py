@@ -8,28 +8,38 @@ from typing import TYPE_CHECKING
 from rna_watch.dashboard import picture
 from rna_watch.dashboard.live import watch
 from rna_watch.dashboard.terminal import PlainConsole
+from rna_watch.errors import NothingToDo
+from rna_watch.journal.run_registry import known_runs
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load, settled
 from rna_watch.layout import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from rna_watch.journal.run_paths import RunPaths
 
+_MOST_RUNS = 30
 
-def show(paths: RunPaths, *, once: bool, say: Callable[[str], None]) -> None:
-    """Show a run until a person leaves, or its present state; line by line if there is no terminal.
+
+def show(runs: Sequence[RunPaths], *, once: bool, say: Callable[[str], None]) -> None:
+    """Show runs until a person leaves, or their present state; line by line if there is no terminal.
 
     Args:
-        paths: the run's paths.
+        runs: the runs' paths; none: every run of this user.
         once: only the present state.
-        say: shows a line, if it has to be waited for a sign of life of the run's owner.
+        say: shows a line, if it has to be waited for a sign of life of a run's owner.
+
+    Raises:
+        NothingToDo: no run is named, and none is known.
     """
-    if once:
+    runs = runs or known_runs()[:_MOST_RUNS]
+    if not runs:
+        raise NothingToDo("no run of this user is known; start with: rna-watch start RUN_DIR")
+    for paths in runs if once else ():
         settled(paths, say)
-    watch(paths, console=PlainConsole(), once=once)
+    watch(runs, console=PlainConsole(), once=once)
 
 
 def draw(paths: RunPaths, file: Path, width: int, *, force: bool) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.candidate import CLAMPED, COMBINED, RE_ESTIMATED, Candidate, of_weights
-from rna_watch.acceleration.family import in_one_sentence, single, unevaluated
-from rna_watch.acceleration.methods import ALONE, AVERAGE, LAYERED, RNA
+from rna_watch.acceleration.family import fixed, in_one_sentence, single, unevaluated
+from rna_watch.acceleration.methods import ALONE, AVERAGE, LAST, LAYERED, METHODS, RNA
+from rna_watch.acceleration.residuals import Residuals
+from rna_watch.daemon import one_training
 from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.measurement import NotFiniteError, measure
 from rna_watch.daemon.setup import usable_cores
-from rna_watch.daemon.window import Window
+from rna_watch.daemon.window import Window, window_form
 from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats.probe import probe
 from rna_watch.layout import artifacts
+from rna_watch.layout.identity import identify_any
 from rna_watch.layout.layout import difference
 from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.publishing import manifest, output_tree
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from rna_watch.acceleration.residuals import Residuals
+    from rna_watch.acceleration.gram import GramRows
     from rna_watch.config import RunConfig
     from rna_watch.layout.layout import Layout
     from rna_watch.watching.reading import Name
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     Step = tuple[str, int | None]
 
 _SMALLEST_WINDOW = 3
+_FIXED = frozenset({LAST, *(name for name in ALONE if name != LAST and METHODS[name].weights)})
 _EQUAL = "{} of the checkpoints equal the next one bit for bit and are left out"
 
 
@@ -89,62 +94,142 @@ def extrapolate(
     statistics = {"auto": CLAMPED, "clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
     if statistics is None:
         raise UsageError(f"--normalization {settings.normalization} needs an evaluator; here it is clamp or combine")
-    layouts, told = _ordered(checkpoints, settings)
-    if request.window is not None:
-        layouts = layouts[-(request.window + 1) :]
-    if len(layouts) < _SMALLEST_WINDOW:
-        raise UsageError(f"{len(layouts)} checkpoints are too few: extrapolation needs {_SMALLEST_WINDOW} or more")
-    if nothing := unmatched(settings.ignore, layouts):
-        raise UsageError(describe(nothing, layouts[-1]))
-    for older, newer in pairwise(layouts):
-        if why := difference(older, newer):
-            raise RefusedCheckpoint(f"{older.path} and {newer.path} cannot be combined: {why}")
-    engine = LocalEngine(settings.workers or min(4, usable_cores()))
+    engine = LocalEngine(settings.workers or min(4, usable_cores()), here=True)
     try:
-        warnings: list[str] = []
-        residuals = _residuals(layouts, told, request, engine.map, warnings.append)
-        equal = repeats(layouts, residuals)
-        if equal:
-            layouts = [each for number, each in enumerate(layouts) if number + 1 not in equal]
+        engine.prepare(_size_bytes(checkpoints))
+        layouts, told = _ordered(checkpoints, settings)
+        if request.window is not None:
+            layouts = layouts[-(request.window + 1) :]
+        if len(layouts) < _SMALLEST_WINDOW:
+            raise UsageError(f"{len(layouts)} checkpoints are too few: extrapolation needs {_SMALLEST_WINDOW} or more")
+        if nothing := unmatched(settings.ignore, layouts):
+            raise UsageError(describe(nothing, layouts[-1]))
+        for older, newer in pairwise(layouts):
+            if why := difference(older, newer):
+                raise RefusedCheckpoint(f"{older.path} and {newer.path} cannot be combined: {why}")
+        make = _average if request.method in _FIXED else _solved
+        try:
+            return make(_Work(layouts, told, out, request, engine.map, warn, statistics), saved)
+        except _RepeatedError as repeated:
+            layouts = [each for number, each in enumerate(layouts) if number not in repeated.numbers]
             _check_distinct(layouts)
-            warnings.clear()
-            residuals = _residuals(layouts, told, request, engine.map, warnings.append)
-        for warning in warnings:
-            warn(warning)
-        candidate, notes = _solve(residuals, request) if saved is None else _layered(layouts, residuals, saved)
-        candidate = replace(candidate, statistics=statistics)
+            work = _Work(
+                layouts, told, out, request, engine.map, warn, statistics, _EQUAL.format(len(repeated.numbers))
+            )
+            return make(work, saved)
+    finally:
+        engine.close()
+
+
+class _RepeatedError(Exception):
+    """Checkpoints equal the ones before them bit for bit; `numbers` are theirs."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Checkpoints in the order of their steps, and what becomes of them; `equal` says which were left out."""
+
+    layouts: list[Layout]
+    told: dict[str, Step]
+    out: Path
+    request: Request
+    run: Run
+    warn: Callable[[str], None]
+    statistics: str
+    equal: str = ""
+
+    @property
+    def window(self) -> Window:
+        """The window of these checkpoints."""
+        order = self.request.settings.optimizer_order
+        states = [
+            training_state(each, self.told[each.path][1] or 0, self.told[each.path][0], order) for each in self.layouts
+        ]
+        return Window.of(self.layouts, states)
+
+    def output(self, candidate: Candidate) -> outputs.Output:
+        """How a candidate is written."""
         recipe = Combination(
-            layouts=tuple(layouts),
+            layouts=tuple(self.layouts),
             weights=candidate.weights,
             layer_weights=tuple(candidate.layer_weights.items()),
-            clamp=statistics != COMBINED,
+            clamp=self.statistics != COMBINED,
         )
-        output = outputs.plan(
-            out,
-            recipe,
-            exported=settings.export,
-            optimizer_state=settings.optimizer_state,
-        )
-        content = manifest.describe(
+        settings = self.request.settings
+        return outputs.plan(self.out, recipe, exported=settings.export, optimizer_state=settings.optimizer_state)
+
+    def manifest(
+        self, output: outputs.Output, candidate: Candidate, residuals: Residuals, notes: str, warnings: list[str]
+    ) -> dict[str, Any]:
+        """What was made; the warnings are said too."""
+        for warning in warnings:
+            self.warn(warning)
+        newest = self.layouts[-1].path
+        reasons = [*([self.equal] if self.equal else []), notes or candidate.diagnostics.sentence]
+        return manifest.describe(
             output,
-            checkpoint=layouts[-1].path,
-            step=told[layouts[-1].path][1],
+            checkpoint=newest,
+            step=self.told[newest][1],
             inputs=[
-                {"path": each.path, "step": told[each.path][1], "fingerprint": each.fingerprint} for each in layouts
+                {"path": each.path, "step": self.told[each.path][1], "fingerprint": each.fingerprint}
+                for each in self.layouts
             ],
             candidate=candidate,
             metrics={"original": None, AVERAGE: None, "chosen": None},
             better_than_original=None,
             significant=None,
-            reason=in_one_sentence(
-                [*([_EQUAL.format(len(equal))] if equal else []), notes or candidate.diagnostics.sentence]
-            ),
+            reason=in_one_sentence(reasons),
             residuals=residuals,
             notes=warnings,
         )
-        outputs.write(output, manifest.encode(content), engine.map, new=not request.force)
-    finally:
-        engine.close()
+
+
+def _solved(work: _Work, saved: Manifest | None) -> dict[str, Any]:
+    """Measure the window, solve, and write the model."""
+    request = work.request
+    warnings: list[str] = []
+    smallest = 1e-8 if request.regularization is None else request.regularization
+    try:
+        residuals = measure(work.window, request.settings, work.run, smallest=smallest, warn=warnings.append)
+    except NotFiniteError as error:
+        raise _not_finite(work.layouts, error.numbers) from error
+    if equal := repeats(work.layouts, residuals):
+        raise _RepeatedError(equal)
+    candidate, notes = _solve(residuals, request) if saved is None else _layered(work.layouts, residuals, saved)
+    candidate = replace(candidate, statistics=work.statistics)
+    output = work.output(candidate)
+    content = work.manifest(output, candidate, residuals, notes, warnings)
+    outputs.write(output, manifest.encode(content), work.run, new=not request.force)
+    return content
+
+
+def _average(work: _Work, _saved: Manifest | None) -> dict[str, Any]:
+    """Write a model whose weights are known in advance; its own pass tells what a Gram matrix would of the checkpoints."""
+    request, window = work.request, work.window
+    settings = request.settings
+    form, _ = window_form(
+        window.layouts, window.states, settings.residuals, settings.lr_saved, settings.optimizer_order
+    )
+    candidate = replace(fixed(len(work.layouts) - 1, request.method, settings.search()), statistics=work.statistics)
+    output = work.output(candidate)
+    content: dict[str, Any] = {}
+
+    def judge(rows: GramRows) -> bytes:
+        if rows.non_finite:
+            raise _not_finite(work.layouts, sorted(rows.non_finite))
+        residuals = Residuals(gram_nn=rows.rows, steps_nn=rows.rows, rounding=0.0, form=form.name, notes=form.notes)
+        if equal := repeats(work.layouts, residuals):
+            raise _RepeatedError(equal)
+        found = {} if settings.one_run else one_training.breaks_of(window, rows)
+        warnings = [f"{window.names[number + 1]}: {reason}" for number, reason in found.items()]
+        content.update(work.manifest(output, candidate, residuals, in_one_sentence(form.notes), warnings))
+        return manifest.encode(content)
+
+    outputs.write(output, judge, work.run, new=not request.force)
     return content
 
 
@@ -158,17 +243,18 @@ def _check_distinct(layouts: Sequence[Layout]) -> None:
         )
 
 
-def _residuals(
-    layouts: list[Layout], told: dict[str, Step], request: Request, run: Run, warn: Callable[[str], None]
-) -> Residuals:
-    order = request.settings.optimizer_order
-    states = [training_state(layout, told[layout.path][1] or 0, told[layout.path][0], order) for layout in layouts]
-    smallest = 1e-8 if request.regularization is None else request.regularization
-    try:
-        return measure(Window.of(layouts, states), request.settings, run, smallest=smallest, warn=warn)
-    except NotFiniteError as error:
-        bad = ", ".join(layouts[number].path for number in error.numbers)
-        raise RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out") from error
+def _not_finite(layouts: Sequence[Layout], numbers: Sequence[int]) -> RefusedCheckpoint:
+    bad = ", ".join(layouts[number].path for number in numbers)
+    return RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out")
+
+
+def _size_bytes(checkpoints: Sequence[Path]) -> int:
+    """The size of all of them; what is not there is told later."""
+    total = 0
+    for path in checkpoints:
+        with suppress(OSError):
+            total += identify_any(str(path)).size_bytes
+    return total
 
 
 def lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from rna_watch.commands.progress import progress
 from rna_watch.commands.settle_run import nothing, settle
 from rna_watch.commands.summary import of_last_call, summarize
 from rna_watch.daemon.background import serve
 from rna_watch.errors import NothingToDo
 from rna_watch.evaluation.evaluator import check_exists
 from rna_watch.journal import log
+from rna_watch.journal.backfill import backfill
 from rna_watch.journal.run_registry import resolve
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
     from rna_watch.commands.settle_run import Ask
     from rna_watch.config import RunConfig
+    from rna_watch.journal.heartbeat import Work
+    from rna_watch.journal.replay import RunState
 
 
 def once(
@@ -49,7 +54,13 @@ def once(
     for line in found:
         say(line)
     paths = resolve(run_dir, config.output)
-    state = serve(config, paths, until_done=True, again=again, say=say).state
+    with progress() as show:
+
+        def on_second(state: RunState, work: Work | None) -> None:
+            far = backfill(state, time.time())
+            show(work.stage if work else "", far.done, far.total, far.left_s)
+
+        state = serve(config, paths, until_done=True, again=again, say=say, on_second=on_second).state
     if not state.checkpoints:
         raise NothingToDo(nothing(paths))
     summary = summarize(of_last_call(log.read(paths.journal)), state, paths)

@@ -1,25 +1,72 @@
-"""What `rna-watch status` says of a run: a frame or lines for a person, plain data for programs, an exit code for a probe."""
+"""What `rna-watch status` says of runs: ten lines for a person, plain data for programs, an exit code for a probe."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.errors import RnaWatchError
+from rna_watch.dashboard.summary import summary
+from rna_watch.errors import NothingToDo, RnaWatchError
+from rna_watch.journal import waiting
 from rna_watch.journal.cooled import cooled
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.quantities import plain
+from rna_watch.journal.run_registry import known_runs
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from rna_watch.journal.replay import RunState
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.journal.standing import Standing
 
 _FAILURES = 3  # in a row
+_MOST_RUNS = 30
+
+
+def lines(paths: RunPaths, say: Callable[[str], None]) -> list[str]:
+    """A run in at most ten lines.
+
+    Args:
+        paths: the run's paths.
+        say: shows a line, if it has to be waited for a sign of life of the run's owner.
+    """
+    return [f"{word:<9}{text}" for word, text in _rows(paths, say)]
+
+
+def _rows(paths: RunPaths, say: Callable[[str], None]) -> list[tuple[str, str]]:
+    state, status = load(paths, say)
+    return summary(state, status, run=str(paths.run), output=str(paths.output), now=time.time(), there=paths.there)
+
+
+def all_lines(say: Callable[[str], None]) -> list[str]:
+    """Every run of this user: where it is, whether it works, what it gained, and what is wrong.
+
+    Args:
+        say: shows a line, if it has to be waited for a sign of life of a run's owner.
+
+    Raises:
+        NothingToDo: there is none.
+    """
+    runs = known_runs()
+    said = [plain(each.sentence()) for each in waiting.all_waiting()]
+    for paths in runs[:_MOST_RUNS]:
+        rows = dict(_rows(paths, say))
+        shown = (
+            "working",
+            "best" if "best" in rows else "helping",
+            *(("wrong",) if rows.get("wrong") != "nothing" else ()),
+        )
+        said += [rows["run"], *(f"  {word:<9}{rows[word]}" for word in shown if word in rows)]
+    if len(runs) > _MOST_RUNS:
+        said.append(f"and {len(runs) - _MOST_RUNS} more that were started before these")
+    if not said:
+        raise NothingToDo("no run of this user is known; start with: rna-watch start RUN_DIR")
+    return said
 
 
 def check(paths: RunPaths) -> None:
@@ -35,6 +82,29 @@ def check(paths: RunPaths) -> None:
         if count >= _FAILURES:
             problems = "; ".join(plain(each.what) for each in state.problems.values())
             raise RnaWatchError(f"the last {count} {what} of {paths.run} failed{f': {problems}' if problems else ''}")
+
+
+def waits(run: Path) -> dict[str, Any] | None:
+    """A run that is waited for, as plain data with the keys of `as_dict` and `reason`; None if its folder is there."""
+    found = waiting.waiting_for(run.absolute())
+    if found is None:
+        return None
+    error = [{"what": found.error, "remedy": "start again"}] if found.error else []
+    return {
+        "run": found.run,
+        "output": None,
+        "state": "not running" if found.error else "waiting",
+        "reason": found.sentence(),
+        "owner": {"host": found.owner.host, "pid": found.owner.pid},
+        "metric": None,
+        "best": None,
+        "best_original": None,
+        "cooled_down": None,
+        "series": [],
+        "checkpoints": [],
+        "workers": [],
+        "problems": error,
+    }
 
 
 def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rna_watch.errors import NothingToDo, RnaWatchError
 from rna_watch.journal import events as e
 from rna_watch.journal.command_line import command
+from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.journal.standing import standings
 from rna_watch.journal.words import all_stand, describe, nameless
 
@@ -31,6 +32,15 @@ _WORK = (
     e.Failed,
 )
 _MOST_DETAILS = 12
+# what became of checkpoints, after their number
+_NOW = {
+    Stage.PUBLISHED: "with a model",
+    Stage.FINISHED: "done without a model",
+    Stage.SKIPPED: "left out",
+    Stage.FAILED: "failed",
+    Stage.REFUSED: "not usable",
+    Stage.WAITING: "not complete",
+} | dict.fromkeys(PENDING, "in work")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +88,9 @@ def summarize(call: Sequence[e.Event], state: RunState, paths: RunPaths) -> Summ
     lines = [result]
     lines += all_stand(standings(state, paths.there), state)
     stages = Counter(checkpoint.stage for checkpoint in state.checkpoints.values())
-    lines.append("checkpoints: " + "; ".join(f"{count} {stage}" for stage, count in stages.items()))
+    total = stages.total() - stages[Stage.ALIAS] - stages[Stage.VANISHED]
+    told = (f"{count} {_NOW[stage]}" for stage, count in stages.items() if stage in _NOW)
+    lines.append(f"{total} {'checkpoint' if total == 1 else 'checkpoints'}: " + "; ".join(told))
     shown = counts.most_common(_MOST_DETAILS)
     lines += [f"{count:6} x  {text}" for text, count in shown]
     if len(counts) > len(shown):

@@ -3,48 +3,46 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import logging.handlers
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from io import TextIOWrapper
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rna_watch.daemon.log_file import log_to, stderr_of_libraries
 from rna_watch.daemon.loop import Daemon
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.daemon.setup import be_nice
-from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, StoreError, UsageError
+from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, RunIsWatched, StoreError, UsageError
 from rna_watch.journal import events as e
-from rna_watch.journal.echo import Formatter
+from rna_watch.journal import waiting
+from rna_watch.journal.command_line import command
 from rna_watch.journal.follow import Follower
 from rna_watch.journal.lock import RunLock
 from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.journal.run_paths import adopt_pins, check_output, same_folder
 from rna_watch.journal.run_registry import remember
 from rna_watch.journal.status import settled, status_of
-from rna_watch.journal.words import nameless
-from rna_watch.layout import disk
+from rna_watch.layout import disk, owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rna_watch.config import RunConfig
+    from rna_watch.journal.heartbeat import Work
     from rna_watch.journal.owner import Owner
+    from rna_watch.journal.replay import RunState
     from rna_watch.journal.run_paths import RunPaths
 
 READY_FD = "RNA_WATCH_READY_FD"
 _READY = "ready"
+_MORE = "\0"  # ends a line that is not the last one
 _START_LIMIT_S = 180.0
 _STOP_LIMIT_S = 30.0
-_POLL_S = 0.1
-_LOG_BYTES = 5 * 2**20
-_LOG_FILES = 3
+_POLL_S = 0.05
 
 
 def serve(
@@ -55,6 +53,7 @@ def serve(
     again: bool = False,
     to_terminal: bool = True,
     say: Callable[[str], None] = lambda _: None,
+    on_second: Callable[[RunState, Work | None], None] = lambda _state, _work: None,
 ) -> Recorder:
     """Run the daemon in this process until it is stopped or nothing is left to do; returns the final state.
 
@@ -64,7 +63,8 @@ def serve(
         until_done: end when nothing is left to do (`once`).
         again: make every model anew whose inputs are there.
         to_terminal: log to the terminal too.
-        say: shows a line before it begins, if the run's owner is perhaps gone and has to be waited for.
+        say: shows a line about how it begins.
+        on_second: called a few times a second with the state and the work at hand.
 
     Raises:
         RunIsWatched: another process watches the run, or has taken it over meanwhile.
@@ -72,10 +72,14 @@ def serve(
     """
     check_output(paths)
     ready = os.environ.pop(READY_FD, None)
+
+    def tell(line: str) -> None:
+        say(line) if ready is None else _tell(ready, line + _MORE)
+
     try:
         paths.create(allow_links=config.allow_links)
-        with RunLock(paths, say) as lock:
-            _log_to(paths, to_terminal=to_terminal, counted=until_done)
+        with RunLock(paths, say) as lock, stderr_of_libraries(paths.log, to_terminal=to_terminal):
+            log_to(paths, to_terminal=to_terminal, counted=until_done)
             be_nice()
             remember(paths)
             recorder = Recorder(paths.journal, check=lock.check)
@@ -89,7 +93,9 @@ def serve(
                     recorder,
                     until_done=until_done,
                     again=again,
-                    on_ready=lambda: _tell(ready, _READY),
+                    on_ready=lambda: _tell(ready, _READY, last=True),
+                    say=tell,
+                    on_second=on_second,
                     lost=lambda: lock.lost() or recorder.lost(),
                     away=lock.away,
                 )
@@ -101,7 +107,7 @@ def serve(
                 recorder.close()
         return recorder
     except RnaWatchError as error:
-        _tell(ready, f"{error.exit_code} {error}")
+        _tell(ready, f"{error.exit_code} {error}", last=True)
         raise
 
 
@@ -117,64 +123,13 @@ def _check_run(recorder: Recorder, paths: RunPaths) -> None:
             )
 
 
-def _tell(descriptor: str | None, message: str) -> None:
+def _tell(descriptor: str | None, message: str, *, last: bool = False) -> None:
     if descriptor is not None:
         with contextlib.suppress(OSError):
             os.write(int(descriptor), os.fsencode(message))
-            os.close(int(descriptor))
-
-
-class _Log(logging.handlers.RotatingFileHandler):
-    """The log file and its older parts, opened and renamed as ours."""
-
-    def _open(self) -> TextIOWrapper:
-        return TextIOWrapper(
-            disk.appending(self.baseFilename), encoding="utf-8", errors="backslashreplace", write_through=True
-        )
-
-    def doRollover(self) -> None:  # noqa: N802 - the name is logging's
-        """Begin a new file, and keep the older ones."""
-        if self.stream is not None:
-            self.stream.close()
-        names = [self.baseFilename, *(f"{self.baseFilename}.{number}" for number in range(1, self.backupCount + 1))]
-        for older, newer in reversed(list(pairwise(names))):
-            with contextlib.suppress(OSError):  # the log goes on in the file that is there
-                disk.rename(older, newer)
-        self.stream = self._open()
-
-
-class _Repeated(logging.Filter):
-    """Lets the first of equal messages pass, whichever checkpoint they are of; the summary at the end counts them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line is new."""
-        line = record.getMessage()
-        name, gap, _ = line.partition("  ")
-        text = nameless(name if gap else "", line)
-        new = text not in self._said
-        self._said.add(text)
-        return new
-
-
-def _log_to(paths: RunPaths, *, to_terminal: bool, counted: bool) -> None:
-    logger = logging.getLogger("rna_watch")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logging.raiseExceptions = False  # a full disk must not fill the terminal with errors of the log itself
-    handlers: list[logging.Handler] = [
-        _Log(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8", errors="backslashreplace")
-    ]
-    handlers[0].setFormatter(Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    if to_terminal:
-        handlers.append(logging.StreamHandler(sys.stdout))
-        handlers[-1].setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        if counted:
-            handlers[-1].addFilter(_Repeated())
-    logger.handlers = handlers
+        with contextlib.suppress(OSError):
+            if last:
+                os.close(int(descriptor))
 
 
 def start(
@@ -183,6 +138,7 @@ def start(
     say: Callable[[str], None] = lambda _: None,
     *,
     allow_links: bool = False,
+    on_wait: Callable[[float], None] = lambda _: None,
 ) -> int:
     """Start the daemon in the background; returns its process id once it watches.
 
@@ -191,8 +147,9 @@ def start(
     Args:
         paths: the run's paths.
         arguments: the arguments of `rna-watch start`, without the command's name.
-        say: shows a line, if the run's owner is perhaps gone and has to be waited for.
+        say: shows a line of how it begins.
         allow_links: the setting of that name.
+        on_wait: called while it begins, with the seconds that it took so far.
 
     Raises:
         UsageError: a folder of ours is a symbolic link, or belongs to another user.
@@ -204,18 +161,9 @@ def start(
     with RunLock(paths, say):
         pass  # from an owner that is gone the run is taken here, so that the child need not wait for it again
     reader, writer = os.pipe()
-    with disk.appending(paths.log) as log:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rna_watch", "start", *arguments, "--foreground", "--no-terminal"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(writer,),
-            env=os.environ | {READY_FD: str(writer)},
-            start_new_session=True,
-        )
+    child = _child(arguments, paths.log, writer)
     os.close(writer)
-    message = _read_message(reader, child)
+    message = _read_message(reader, child, say, on_wait)
     if message == _READY:
         return child.pid
     code, _, text = message.partition(" ")
@@ -224,21 +172,72 @@ def start(
     raise error
 
 
-def _read_message(reader: int, child: subprocess.Popen[bytes]) -> str:
-    """The child's whole message: `ready`, or its exit code and error."""
+def start_waiting(run: Path, arguments: Sequence[str]) -> int:
+    """Have a process in the background wait for a run's folder, to watch it then; returns its process id at once.
+
+    Args:
+        run: the run directory, which is not there yet.
+        arguments: the arguments of `rna-watch start`, without the command's name.
+
+    Raises:
+        RunIsWatched: a process waits already.
+        StoreError: there is no place for its record.
+    """
+    found, file = waiting.waiting_for(run), waiting.file_of(run)
+    if found is not None and found.waits():
+        raise RunIsWatched(f"{found.sentence()}; end that with: {command('stop', run)}")
+    if file is None:
+        raise StoreError(
+            "this user has no home folder, where it is recorded what waits; wait with --foreground instead"
+        )
+    try:
+        owned.make_folders(file.parent)
+        child = _child(arguments, file.with_suffix(".log"))
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to {file.parent}, where it is recorded what waits: {error.strerror}; wait with --foreground instead"
+        ) from error
+    until = time.monotonic() + _STOP_LIMIT_S
+    while not run.exists() and not waiting.waiting_for(run) and child.poll() is None and time.monotonic() < until:
+        time.sleep(_POLL_S)
+    if child.poll():
+        raise RnaWatchError(f"what was to wait for {run} ended; see {file.with_suffix('.log')}")
+    return child.pid
+
+
+def _child(arguments: Sequence[str], log: Path, writer: int | None = None) -> subprocess.Popen[bytes]:
+    with disk.appending(log) as file:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "rna_watch", "start", *arguments, "--foreground", "--no-terminal"],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            pass_fds=() if writer is None else (writer,),
+            env=os.environ | ({} if writer is None else {READY_FD: str(writer)}),
+            start_new_session=True,
+        )
+
+
+def _read_message(
+    reader: int, child: subprocess.Popen[bytes], say: Callable[[str], None], on_wait: Callable[[float], None]
+) -> str:
+    """The child's last message: `ready`, or its exit code and error; what it says before is shown."""
     os.set_blocking(reader, False)
-    until = time.monotonic() + _START_LIMIT_S
+    begun = time.monotonic()
     said = b""
     try:
-        while time.monotonic() < until:
+        while time.monotonic() < begun + _START_LIMIT_S:
             try:
                 part = os.read(reader, 65536)
             except BlockingIOError:
+                on_wait(time.monotonic() - begun)
                 time.sleep(_POLL_S)
                 continue
             if not part:
                 return said.decode(errors="replace")
-            said += part
+            *lines, said = (said + part).split(_MORE.encode())
+            for line in lines:
+                say(line.decode(errors="replace"))
     finally:
         os.close(reader)
     child.terminate()

@@ -29,7 +29,7 @@ from rna_watch.daemon.probes import LIMIT_S, Probes
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.sequences import Sequences
-from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec, private_bytes
+from rna_watch.daemon.setup import Timing, as_worker, evaluator_digest, evaluator_spec
 from rna_watch.daemon.watcher import Watcher
 from rna_watch.daemon.worker import Worker
 from rna_watch.engine.contract import Process
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
-    from rna_watch.engine.contract import Engine
+    from rna_watch.journal.heartbeat import Work
+    from rna_watch.journal.replay import RunState
     from rna_watch.journal.run_paths import RunPaths
 
 _LOG = logging.getLogger("rna_watch")
@@ -67,6 +68,8 @@ class Daemon:
         until_done: process what is there, then end (`once`).
         again: make every model anew whose inputs are there.
         on_ready: called once the engine is up and the folder is watched.
+        say: shows a line about how it begins.
+        on_second: called a few times a second with the state and the work at hand.
         lost: why the run is no longer ours, "" if it is; the daemon ends then, and touches nothing more.
         away: why our own folder cannot be reached at the moment, "" if it can; the daemon waits, and touches nothing.
 
@@ -83,6 +86,8 @@ class Daemon:
         until_done: bool = False,
         again: bool = False,
         on_ready: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda _: None,
+        on_second: Callable[[RunState, Work | None], None] = lambda _state, _work: None,
         lost: Callable[[], str] = lambda: "",
         away: Callable[[], str] = lambda: "",
     ) -> None:
@@ -92,6 +97,8 @@ class Daemon:
         self._until_done = until_done
         self._again = again
         self._on_ready = on_ready
+        self._say = say
+        self._on_second = on_second
         self._lost = lost
         self._away = away
         self._stop_reason = ""
@@ -99,7 +106,6 @@ class Daemon:
         self._ends = None if until_done else Ends(config)
         self._ended = ""  # why the training has ended
         self._error: RnaWatchError | None = None
-        self._handled_for: Engine | None = None
         self._announced = False
         self._last_beat = 0.0
         self._away_since: float | None = None
@@ -200,6 +206,7 @@ class Daemon:
             again=self._again,
             foreign=foreign,
             on_idle=self._changed.set,
+            say=self._say,
         )
         self._watcher = Watcher(
             self._config,
@@ -248,7 +255,7 @@ class Daemon:
                 version=rna_watch.__version__,
                 run=str(self._paths.run),
                 output=str(self._paths.output),
-                engine=self._config.engine,
+                engine="ray" if self._config.engine == "ray" else "local",  # where work begins
                 evaluator=self._config.evaluator or self._config.evaluate_command,
                 settings=as_json(self._config),
                 evaluator_digest=evaluator_digest(self._config.evaluator, self._config.evaluate_command),
@@ -287,13 +294,12 @@ class Daemon:
         worker, watcher = self._worker, self._watcher
         assert worker is not None
         assert watcher is not None
-        if self._handled_for is not worker.engine:
-            self._handled_for = worker.engine
-            self._take_signals()  # Ray replaces them whenever it starts
+        self._take_signals()  # Ray replaces them whenever it starts
         if worker.ready and watcher.rounds:
             self._announce()
         if self._away_since is None:
             self._acts.do("stop", "a request to stop cannot be looked for", self._look_for_stop)
+        self._on_second(self._recorder.state, worker.progress.work)
         if time.monotonic() - self._last_beat < _BEAT_S:
             return
         self._last_beat = time.monotonic()
@@ -386,15 +392,7 @@ class Daemon:
                 watching=self._watcher.by if self._watcher is not None else "scans",
                 queue=self._recorder.state.checkpoints.count(PENDING),
                 work=progress.work if progress is not None else None,
-                workers=tuple(
-                    heartbeat.Worker(
-                        name=process.name,
-                        pid=process.pids[0],
-                        memory_bytes=sum(private_bytes(pid) for pid in process.pids),
-                        busy=process.busy,
-                    )
-                    for process in (engine.processes() if engine else [own])
-                ),
+                workers=tuple(map(as_worker, engine.processes() if engine else [own])),
                 read_bytes_per_s=progress.read_bytes_per_s if progress is not None else 0.0,
             ),
         )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from rna_watch.acceleration.gram import GramRows
     from rna_watch.daemon.window import Window
     from rna_watch.journal.events import Measured
     from rna_watch.journal.replay import Checkpoint
@@ -160,6 +161,12 @@ def _back(pair: Pair) -> list[float]:
     return [math.sqrt(max(each, 0.0) / newest) for each in squares]
 
 
+def breaks_of(window: Window, rows: GramRows) -> dict[int, str]:
+    """The same for a window of which all rows are known, be it over a part of the elements."""
+    matrices = rows.matrices.tolist() if rows.matrices is not None else []
+    return _breaks(window, matrices, len(rows.rows), rows.rows)
+
+
 def breaks(window: Window, measured: Measured, steps_nn: Float64) -> dict[int, str]:
     """The pairs of a window at which another training begins, of those that are measured now, and why.
 
@@ -174,12 +181,16 @@ def breaks(window: Window, measured: Measured, steps_nn: Float64) -> dict[int, s
     Raises:
         InputChanged: a checkpoint is gone or was changed.
     """
+    return _breaks(window, measured.matrices, len(measured.rows), steps_nn)
+
+
+def _breaks(window: Window, matrices: Sequence[Sequence[float]], rows: int, steps_nn: Float64) -> dict[int, str]:
     found: dict[int, str] = {}
     n, begin = len(steps_nn), 0
     elements = matrix_elements(window.layouts[-1])
-    for row in range(len(measured.rows)):
-        number = n - len(measured.rows) + row
-        figures = measured.matrices[row] if elements and measured.matrices else None
+    for row in range(rows):
+        number = n - rows + row
+        figures = matrices[row] if elements and len(matrices) else None
         reason = other_training(
             Pair(
                 older=window.names[number],

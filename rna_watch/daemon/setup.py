@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.evaluation.evaluator import EvaluatorSpec, check_exists, split_function
+from rna_watch.journal.heartbeat import Worker
 from rna_watch.watching.scan import network_file_system
 
 if TYPE_CHECKING:
     from rna_watch.config import RunConfig
-    from rna_watch.engine.contract import Engine
+    from rna_watch.engine.contract import Engine, Process
     from rna_watch.layout.identity import FileIdentity
 
 _WORKER_LIMIT = 4
@@ -50,25 +51,43 @@ class Timing:
 
 
 def start_engine(config: RunConfig) -> Engine:
-    """The engine that the settings name.
+    """The engine that work begins on.
 
     Raises:
         EngineError: it cannot start.
     """
-    workers = config.workers or min(_WORKER_LIMIT, usable_cores())
-    if config.engine == "local":
-        from rna_watch.engine.local import LocalEngine
+    if begins_on_ray(config):
+        return start_ray(config)
+    from rna_watch.engine.local import LocalEngine
 
-        return LocalEngine(workers)
+    return LocalEngine(workers(config))
+
+
+def begins_on_ray(config: RunConfig) -> bool:
+    """Whether nothing is done before Ray is up: it is named, or evaluators need GPUs of a cluster elsewhere."""
+    return config.engine == "ray" or (config.engine == "auto" and config.gpus > 0 and config.ray_address != "local")
+
+
+def start_ray(config: RunConfig) -> Engine:
+    """Ray, as the settings say.
+
+    Raises:
+        EngineError: it cannot start.
+    """
     from rna_watch.engine.ray_engine import RayEngine
 
     return RayEngine(
-        workers,
+        workers(config),
         address=config.ray_address,
         gpus=config.gpus,
         evaluators=config.evaluators,
         evaluator_cpus=config.evaluation_threads,
     )
+
+
+def workers(config: RunConfig) -> int:
+    """How many tasks run at a time."""
+    return config.workers or min(_WORKER_LIMIT, usable_cores())
 
 
 def usable_cores() -> int:
@@ -96,7 +115,7 @@ def evaluator_spec(config: RunConfig, scratch: Path) -> EvaluatorSpec | None:
     if config.evaluator is not None:
         check_exists(config.evaluator)
     # our own processes inherit the environment; those of another cluster do not
-    elsewhere = config.engine == "ray" and config.ray_address != "local"
+    elsewhere = config.engine != "local" and config.ray_address != "local"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CUDA_"))} if elsewhere else {}
     environment |= unseen_gpus(config)
     return EvaluatorSpec(
@@ -139,6 +158,12 @@ def be_nice() -> None:
 def rested_s(identity: FileIdentity) -> float:
     """Seconds since a file last changed, by the clock of this machine; 0 if that lies ahead."""
     return max(0.0, time.time() - max(identity.mtime_ns, identity.ctime_ns) / 1e9)
+
+
+def as_worker(process: Process) -> Worker:
+    """A process as the heartbeat tells of it."""
+    memory_bytes = sum(private_bytes(pid) for pid in process.pids)
+    return Worker(name=process.name, pid=process.pids[0], memory_bytes=memory_bytes, busy=process.busy)
 
 
 def private_bytes(pid: int) -> int:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon.acts import Acts
 from rna_watch.daemon.evaluators import failed
 from rna_watch.daemon.pipeline import Pipeline, Progress
+from rna_watch.daemon.ray_beside import RayBeside
 from rna_watch.daemon.second_pass import SecondPass
-from rna_watch.daemon.setup import start_engine
+from rna_watch.daemon.setup import begins_on_ray, start_engine, workers
 from rna_watch.errors import EngineError, EvaluationFailed, StoreAway
+from rna_watch.journal import events as e
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -56,6 +58,7 @@ class Worker:
         again: make every model anew whose inputs are there.
         foreign: checkpoints that hold another model than the setting `source` names.
         on_idle: called when there is nothing more to do.
+        say: shows a line about how it begins.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Worker:
         again: bool,
         foreign: Collection[str],
         on_idle: Callable[[], None],
+        say: Callable[[str], None],
     ) -> None:
         self._config = config
         self._paths = paths
@@ -88,6 +92,7 @@ class Worker:
         self._proceed = proceed
         self._pauses = pauses
         self._on_idle = on_idle
+        self._say = say
         self._acts = Acts(recorder)
         self._pipeline: Pipeline | None = None
         self._late: deque[str] = deque()  # what came late, from before there is a second pass
@@ -95,6 +100,7 @@ class Worker:
             SecondPass, config, publication, recorder, sequences, pins, again=again, foreign=foreign, late=self._late
         )
         self._reconciled = -math.inf
+        self._ray: RayBeside | None = None
         self.engine: Engine | None = None
         self.ready = False
         self.idle = False
@@ -108,7 +114,10 @@ class Worker:
             EngineError: the engine cannot start the first time.
             StoreError: our own store is lost.
         """
+        self._ray = RayBeside(self._config, self._recorder, self.wake.set)
+        self._say(f"engine   {_in_words(self._config)}")
         self._pipeline = self._set_up()
+        self._look_at_ray()
         second = self._second()
         self.ready = True
         while True:
@@ -128,6 +137,7 @@ class Worker:
         pipeline = self._pipeline
         if pipeline is None or pipeline.engine_lost or self._broken():
             pipeline = self._healed()
+        pipeline = self._on_ray() or pipeline
         taken: list[str] = []
         chosen = self._acts.do(
             "choice", "the next checkpoint cannot be chosen", lambda: taken.extend(self._next(second))
@@ -141,6 +151,7 @@ class Worker:
                 self._recorder.solved("engine")
             self._on_idle()
         for name in taken:
+            self._look_at_ray(name)
             done = self._acts.do("process", f"{name} cannot be worked on", partial(pipeline.process, name))
             second.ended(name)
             self._reconciled = -math.inf
@@ -176,6 +187,12 @@ class Worker:
             self._pipeline.cancel()
 
     def close(self) -> None:
+        """Close the engines, for good."""
+        if self._ray is not None:
+            self._ray.close()
+        self._close_engine()
+
+    def _close_engine(self) -> None:
         """Close the engine; whatever a broken cluster does when it ends changes nothing of what was done."""
         engine, self.engine = self.engine, None
         try:
@@ -201,9 +218,10 @@ class Worker:
         """
         pause_s = _FIRST_PAUSE_S
         while True:
-            self.close()
+            self._close_engine()
             try:
                 self._pipeline = self._set_up()
+                self._look_at_ray()
             except EngineError as error:
                 what = f"the engine cannot be started again: {error}"
                 self._recorder.problem("engine", what, "it is tried until it starts; checkpoints are kept meanwhile")
@@ -215,15 +233,33 @@ class Worker:
                 self._proceed()
                 time.sleep(_TICK_S)
 
-    def _set_up(self) -> Pipeline:
-        """Start the engine and a pipeline on it.
+    def _look_at_ray(self, name: str = "") -> None:
+        """Have Ray started beside the work if it pays, for a checkpoint of this size."""
+        found = self._recorder.checkpoint(name)
+        if self._ray is not None and self.engine is not None and self.engine.name == "local":
+            self._ray.look(found.admitted.size_bytes * (self._config.window + 1) if found and found.admitted else 0)
+
+    def _on_ray(self) -> Pipeline | None:
+        """A pipeline on Ray, if it was started beside the work and is up now; results are the same to the last bit."""
+        engine = self._ray.take() if self._ray is not None else None
+        if engine is None:
+            return None
+        self._close_engine()
+        self._recorder.record(e.Noted(text="Ray is up: work goes on there"))
+        self._pipeline = self._set_up(engine)
+        return self._pipeline
+
+    def _set_up(self, engine: Engine | None = None) -> Pipeline:
+        """A pipeline on an engine, which is started if it is not given.
 
         Raises:
             EngineError: it cannot start.
         """
-        self.engine = start_engine(self._config)
+        self.engine = engine or start_engine(self._config)
         count = self._config.evaluators if self._spec else 0
         evaluators = [self.engine.evaluator(self._spec) for _ in range(count) if self._spec is not None]
+        if evaluators and not self.ready:
+            self._say(f"loading  {self._config.evaluator or self._config.evaluate_command}")
         for evaluator in evaluators[:1]:  # the others start when there is more than one model to evaluate
             try:
                 evaluator.warm_up()
@@ -239,3 +275,11 @@ class Worker:
             engine=self.engine,
             evaluators=evaluators,
         )
+
+
+def _in_words(config: RunConfig) -> str:
+    """The engine that work begins on."""
+    if begins_on_ray(config):
+        return "Ray, on a cluster of our own" if config.ray_address == "local" else f"Ray, at {config.ray_address}"
+    count = workers(config)
+    return f"this machine, {count} {'process' if count == 1 else 'processes'} at a time"

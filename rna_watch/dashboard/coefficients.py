@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from rna_watch.dashboard.sparkline import BROKEN
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MOST = 12
+BROKEN = "\N{MULTIPLICATION SIGN}"
 # The full block is not used: it would touch the bars of the row above.
 _POSITIVE = "▁▂▃▄▅▆▇"
 # Triangles that point down, small and large, differ from bars in their form, not only in their colour.
@@ -55,3 +54,21 @@ def numbers(weights: Sequence[float], spread: Sequence[float] = ()) -> Text:
     if spread:
         text.append(f" ±{max(spread):.2f}", "dim")
     return text
+
+
+def signed(weight: float, largest: float, width: int) -> Text:
+    """A bar from the middle of its place: to the right for a positive weight, to the left for a negative one.
+
+    Args:
+        weight: the weight.
+        largest: the largest absolute weight, whose bar fills its side.
+        width: terminal cells, an odd number.
+    """
+    side = width // 2
+    if not math.isfinite(weight):
+        return Text(BROKEN.center(width), "red")
+    share = min(abs(weight) / largest, 1.0) if largest else 0.0
+    bar = "━" * max(round(share * side), 1 if weight else 0)
+    if weight < 0:
+        return Text.assemble((bar.rjust(side), NEGATIVE_STYLE), ("│", "dim"), " " * side)
+    return Text.assemble(" " * side, ("│", "dim"), (bar.ljust(side), "cyan"))

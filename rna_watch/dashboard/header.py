@@ -8,13 +8,11 @@ from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, pack, spread, tail_of, wrap
 from rna_watch.journal.cooled import cooled, sentence
-from rna_watch.journal.quantities import age, duration, gain, number, places, plain, size
-from rna_watch.journal.words import DIRECTIONS, engine_of, output_of
+from rna_watch.journal.quantities import age, duration, number, places, plain
 
 if TYPE_CHECKING:
     from rna_watch.journal.metric import Metric
     from rna_watch.journal.replay import Best, RunState
-    from rna_watch.journal.standing import Standing
     from rna_watch.journal.status import Status
 
 _STATUS_STYLES = {
@@ -41,7 +39,7 @@ def problems(state: RunState, *, width: int, most: int) -> Lines:
     lines: Lines = []
     todo = list(state.problems.values())
     for index, problem in enumerate(todo):
-        what = wrap(problem.what, width - 3, style="bold red", most=2)
+        what = wrap(problem.what, width - 3, style="bold red", most=4 if len(todo) == 1 else 2)
         remedy = wrap(problem.remedy, width - 5, style="yellow", most=3)
         block = [Text(" ! " if not row else "   ", "bold red").append_text(line) for row, line in enumerate(what)] + [
             Text("   → " if not row else "     ", "yellow").append_text(line) for row, line in enumerate(remedy)
@@ -53,23 +51,25 @@ def problems(state: RunState, *, width: int, most: int) -> Lines:
     return lines[:most]
 
 
-def header(
-    state: RunState, status: Status, metric: Metric | None, best: Standing | None, *, now: float, width: int
-) -> Lines:
-    """The run and its status on the first line, then its settings, then the newest checkpoint, the best model and original.
+def state_mark(state: RunState, status: Status) -> tuple[str, str]:
+    """The glyph of a run's status, and its style; the glyphs differ without colour."""
+    if status.alive:
+        return _STATUS_STYLES.get(status.state, ("●", "green"))
+    return _NEVER if state.started is None else _ENDED if status.ended else _STATUS_STYLES["not running"]
+
+
+def header(state: RunState, status: Status, metric: Metric | None, *, now: float, width: int) -> Lines:
+    """The run and its status, then what judges it, how far it helps and its newest checkpoint.
 
     Args:
         state: what the journal adds up to.
         status: whether the run is watched, and the work at hand.
         metric: the metric that decides, if it is known.
-        best: the best model and the best original.
         now: seconds since 1970.
         width: terminal cells of a line.
     """
     started = state.started
-    glyph, style = _STATUS_STYLES.get(status.state, ("●", "green"))
-    if not status.alive:
-        glyph, style = _NEVER if started is None else _ENDED if status.ended else (glyph, style)
+    glyph, style = state_mark(state, status)
     left = Text.assemble(("rna-watch", "bold cyan"), "  ", (f"{glyph} {plain(status.state)}", style))
     if started is None:
         return [fit(left, width)]
@@ -83,12 +83,29 @@ def header(
         lines = [spread(left.append("  ").append_text(run), right, width)]
     else:
         lines = [first, run]
-    facts = [_evaluation(state, metric), Text(f"{plain(engine_of(started))} engine")]
-    if status.watching:
-        facts.append(Text(f"watches by {plain(status.watching)}"))
-    lines += pack(facts, width) + pack(_landmarks(state, best, now=now), width, separator="   ")
+    lines += pack([*_facts(state, metric, now), *_of_others(state)], width)
     branch = cooled(state)
     return lines + (wrap(plain(sentence(branch)), width, style="", most=2) if branch else [])
+
+
+def _facts(state: RunState, metric: Metric | None, now: float) -> Lines:
+    assert state.started is not None
+    facts: Lines = []
+    if state.started.evaluator:
+        facts.append(Text(f"judged by {tail_of(plain(state.started.evaluator), 40)}"))
+    newest = next(state.checkpoints.newest_first(), None)
+    if newest and newest.admitted:
+        it = newest.admitted
+        written = it.mtime_ns / 1e9 or newest.seen_time
+        text = f"newest {tail_of(plain(newest.name), 32)}, {plain(it.step_kind)} {it.step}, {age(now - written)} ago"
+        facts.append(Text(text, "dim"))
+    verdicts = (each.verdict for each in list(state.checkpoints.values()))
+    chosen = [each for each in verdicts if each and each.better_than_original is not None]
+    if chosen and metric is not None:
+        better = sum(each.better_than_original is True for each in chosen)
+        beyond = sum(bool(each.better_than_original and each.significant) for each in chosen)
+        facts.append(Text(f"better than the original at {better} of {len(chosen)}, beyond noise at {beyond}"))
+    return facts
 
 
 def _uptime(state: RunState, status: Status, now: float) -> str:
@@ -97,29 +114,6 @@ def _uptime(state: RunState, status: Status, now: float) -> str:
     until = state.stopped.time if state.stopped and not status.alive else now
     text = duration(round(max(until - (status.since or state.started.time), 0.0)))
     return f"up {text}" if status.alive else f"ran {text}" if state.stopped else f"started {text} ago"
-
-
-def _evaluation(state: RunState, metric: Metric | None) -> Text:
-    started = state.started
-    if started is None or not started.evaluator:
-        return Text("nothing is evaluated: add --evaluator", "yellow")
-    evaluator = tail_of(plain(started.evaluator), 40)
-    if metric is None:
-        return Text(f"evaluated by {evaluator}")
-    direction = DIRECTIONS.get(metric.mode or "", "")
-    name = plain(metric.name)
-    return Text.assemble((name, "bold"), f", {direction}," if direction else "", f" by {evaluator}")
-
-
-def _landmarks(state: RunState, best: Standing | None, *, now: float) -> Lines:
-    marks = _unbeaten(best)
-    newest = next((c for c in reversed(state.checkpoints.values()) if c.admitted), None)
-    if newest and newest.admitted:
-        it = newest.admitted
-        written = it.mtime_ns / 1e9 or newest.seen_time
-        facts = f"  {plain(it.step_kind)} {it.step}, {size(it.size_bytes)}, {age(now - written)} ago"
-        marks.append(Text.assemble(("newest ", "dim"), tail_of(plain(newest.name), 32), (facts, "dim")))
-    return marks + _of_first(state, best) + _of_others(state)
 
 
 def others(state: RunState) -> list[Best]:
@@ -138,31 +132,3 @@ def _of_others(state: RunState) -> Lines:
         output = tail_of(plain(best.moved.output), 32)
         marks.append(Text.assemble((f"best of {series} ★ ", "dim"), (output, "green"), f"  {value}"))
     return marks
-
-
-def _of_first(state: RunState, best: Standing | None) -> Lines:
-    if best is None or best.best is None:
-        return []
-    marks: Lines = []
-    decimals = places(each.value for each in (best.best, best.original) if each)
-    output = tail_of(plain(output_of(state, best.best.output)), 32)
-    value = f"  {plain(best.metric)} {number(best.best.value, decimals)}"
-    marks.append(Text.assemble(("best ★ ", "dim"), (output, "green"), value))
-    if best.original is not None and not best.unbeaten:
-        share = gain(best.original.value, best.best.value, best.mode)
-        mark, style = {True: ("▲", "green"), False: ("~", "dim"), None: ("", "")}[best.significant]
-        name, theirs = tail_of(plain(best.original.checkpoint), 32), number(best.original.value, decimals)
-        marks.append(Text.assemble(("original ", "dim"), name, f"  {theirs}  {share} ", (mark, style)))
-    return marks
-
-
-def _unbeaten(best: Standing | None) -> Lines:
-    """That no model is better than the best original, where that is so."""
-    if best is None or best.original is None or best.model is None or not best.unbeaten:
-        return []
-    name, value = (
-        tail_of(plain(best.original.checkpoint), 32),
-        number(best.original.value, places([best.original.value])),
-    )
-    how = "as good as" if best.gain == 0.0 else "better than"
-    return [Text.assemble((f"original {name} is {how} every model", "yellow"), f"  {plain(best.metric)} {value}")]

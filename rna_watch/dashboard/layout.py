@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Lines = list[Text]
 GAP = 3
+_SHORTEST_NOTE = 12
 
 
 def fit(text: Text, width: int) -> Text:
@@ -41,12 +42,14 @@ def heading(title: str, note: str, width: int) -> Text:
 
     Args:
         title: what stands below.
-        note: left out where there is no room.
+        note: cut, or left out, where there is no room.
         width: terminal cells.
     """
     line = Text.assemble(("── ", "dim"), (plain(title), "bold"), " ")
     note = plain(note)
     room = width - line.cell_len - 4
+    if cell_len(note) > room >= _SHORTEST_NOTE:
+        note = set_cell_size(note, room - 1).rstrip() + "…"
     if note and cell_len(note) <= room:
         line.append(f"{'─' * (room - cell_len(note))} {note} ──", "dim")
     else:
@@ -122,7 +125,7 @@ class Column:
     """A column of a grid: its title, its cells and the gap before it.
 
     The column with a `least` width is cut first if the grid is too wide, down to that, at the left of its cells. Then the
-    columns with a `drop` are left out, the highest first.
+    columns with a `drop` are left out, the highest first, and it gets the room that they leave.
     """
 
     title: str
@@ -140,7 +143,7 @@ class Column:
 
     def cut(self, width: int) -> Column:
         """The same column with its cells cut to the width, at their left."""
-        return replace(self, cells=[Text(tail_of(cell.plain, width)) for cell in self.cells])
+        return replace(self, cells=[Text(tail_of(cell.plain, width), cell.style) for cell in self.cells])
 
 
 def grid(columns: Sequence[Column], width: int, *, spans: Sequence[tuple[int, Text] | None]) -> Lines:
@@ -165,6 +168,13 @@ def grid(columns: Sequence[Column], width: int, *, spans: Sequence[tuple[int, Te
         if not droppable:
             break
         kept.remove(max(droppable, key=lambda item: item[1].drop))
+    slack = width - _total(kept)
+    kept = [
+        (index, columns[index].cut(min(room + slack, columns[index].width)), min(room + slack, columns[index].width))
+        if slack > 0 and column.least and room < columns[index].width
+        else (index, column, room)
+        for index, column, room in kept
+    ]
     lines = [_row([(Text(column.title, "dim"), column, room) for _, column, room in kept])]
     for row, span in enumerate(spans):
         leading = len(columns) if span is None else span[0]

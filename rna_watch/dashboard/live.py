@@ -9,23 +9,28 @@ import time
 from typing import TYPE_CHECKING
 
 from rich.live import Live
+from rich.text import Text
 
+from rna_watch.dashboard.look import RUN, RUNS, Look, press
+from rna_watch.dashboard.runs import RunSight, runs
+from rna_watch.dashboard.table import ordered
 from rna_watch.dashboard.terminal import HUNG_UP, keys, polite_end
-from rna_watch.dashboard.view import render
+from rna_watch.dashboard.view import framed, render
 from rna_watch.journal.cooled import cooled, sentence
 from rna_watch.journal.follow import Follower
+from rna_watch.journal.metric import metric_of
+from rna_watch.journal.run_paths import RunPaths
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import status_of
 from rna_watch.journal.words import describe, stands
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console, RenderableType
 
     from rna_watch.journal.events import Event
-    from rna_watch.journal.run_paths import RunPaths
     from rna_watch.journal.standing import Standing
 
 _POLL_S = 0.25
@@ -36,33 +41,39 @@ _SLICE_S = 0.2
 
 
 def watch(
-    paths: RunPaths,
+    paths: RunPaths | Sequence[RunPaths],
     *,
     console: Console,
     once: bool = False,
     until_stopped: bool = False,
     stop: threading.Event | None = None,
 ) -> None:
-    """Show a run until a person leaves with `q` or Ctrl-C; without a terminal, print a plain line for each event.
+    """Show runs until a person leaves with `q` or Ctrl-C; without a terminal, print a plain line for each event of one run.
 
     Args:
-        paths: the run's paths; the journal need not be there yet.
+        paths: the run's paths, or those of several runs; a journal need not be there yet.
         console: where to show it.
         once: show the present state and return.
         until_stopped: return when the daemon has stopped.
         stop: return when it is set.
     """
     lines = not console.is_terminal or console.is_dumb_terminal or (not once and not _owns_screen(console))
-    run = _Run(paths, history=lines)
+    every = [_Run(each, history=lines) for each in ([paths] if isinstance(paths, RunPaths) else paths)]
     _tolerate(console)
     with contextlib.suppress(KeyboardInterrupt):
         if lines:
-            _print_lines(run, console, once=once, until_stopped=until_stopped, stop=stop)
+            for run in every if once else every[:1]:
+                _print_lines(run, console, once=once, until_stopped=until_stopped, stop=stop)
         elif once:
-            run.catch_up()
-            console.print(run.frame(console, height=max(console.height - 1, 1), hint=""))
+            for run in every:
+                run.catch_up()
+            console.print(_frame(every, console, height=max(console.height - 1, 1), hint="", look=_first(every)))
         else:
-            _show(run, console, until_stopped=until_stopped, stop=stop)
+            _show(every, console, until_stopped=until_stopped, stop=stop)
+
+
+def _first(every: Sequence[_Run]) -> Look:
+    return Look(screen=RUNS if len(every) > 1 else RUN)
 
 
 class _Run:
@@ -99,27 +110,42 @@ class _Run:
             self._best, self._known = standing(state, self.paths.there), newest
         return self._best
 
-    def frame(self, console: Console, *, height: int, hint: str) -> RenderableType:
-        """The frame of this moment.
-
-        Args:
-            console: its width counts.
-            height: lines.
-            hint: what the keys do.
-        """
-        return render(
-            self.follower.state,
-            self.status,
-            now=time.time(),
-            width=console.width,
-            height=height,
-            waiting_for=str(self.paths.journal),
-            hint=hint,
-            best=self.best(),
-        )
+    def sight(self) -> RunSight:
+        """The run for a line of several."""
+        return RunSight(path=str(self.paths.run), state=self.follower.state, status=self.status, best=self.best())
 
 
-def _show(run: _Run, console: Console, *, until_stopped: bool, stop: threading.Event | None) -> None:
+def _frame(every: Sequence[_Run], console: Console, *, height: int, hint: str, look: Look) -> RenderableType:
+    """The frame of this moment.
+
+    Args:
+        every: the runs.
+        console: its width counts.
+        height: lines.
+        hint: what the keys do.
+        look: what a person looks at.
+    """
+    if look.screen == RUNS:
+        now, foot = time.time(), [Text(hint, "dim")] if hint else []
+        sights = [run.sight() for run in every]
+        lines = runs(sights, picked=look.run, now=now, width=console.width, height=height - len(foot))
+        return framed(lines, foot, width=console.width, height=height if hint else None, limit=height)
+    run = every[look.run]
+    return render(
+        run.follower.state,
+        run.status,
+        now=time.time(),
+        width=console.width,
+        height=height,
+        waiting_for=str(run.paths.journal),
+        hint=hint,
+        best=run.best(),
+        look=look,
+    )
+
+
+def _show(every: Sequence[_Run], console: Console, *, until_stopped: bool, stop: threading.Event | None) -> None:
+    look = _first(every)
     with (
         polite_end() as told_to_end,
         keys() as wait_for_key,
@@ -128,15 +154,22 @@ def _show(run: _Run, console: Console, *, until_stopped: bool, stop: threading.E
         shown = None
         drawn_at = 0.0
         while True:
-            changed = run.catch_up(_SLICE_S)
-            sight = (console.size, run.status)
-            if changed or sight != shown or time.monotonic() - drawn_at >= _IDLE_REFRESH_S:
-                live.update(run.frame(console, height=console.height, hint="q leaves"), refresh=True)
+            seen = every if look.screen == RUNS else every[look.run : look.run + 1]
+            changed = not look.paused and sum(run.catch_up(_SLICE_S / len(seen)) for run in seen) > 0
+            sight = (console.size, [run.status for run in seen], look)
+            if shown != sight or (not look.paused and (changed or time.monotonic() - drawn_at >= _IDLE_REFRESH_S)):
+                hint = f"{'PAUSED  p goes on  ' if look.paused else ''}? help  q leaves"
+                live.update(_frame(every, console, height=console.height, hint=hint, look=look), refresh=True)
                 shown, drawn_at = sight, time.monotonic()
-            if told_to_end() or _over(run, until_stopped=until_stopped, stop=stop):
+            if told_to_end() or _over(every[0], until_stopped=until_stopped, stop=stop):
                 return
-            if wait_for_key(_POLL_S) in {"q", "Q", HUNG_UP}:
+            key = wait_for_key(_POLL_S)
+            if key in {"q", "Q", HUNG_UP}:
                 return
+            if key:
+                state = every[look.run].follower.state
+                rows = len(ordered(state, metric_of(state), look))
+                look = press(look, key, runs=len(every), rows=rows)
 
 
 def _print_lines(run: _Run, console: Console, *, once: bool, until_stopped: bool, stop: threading.Event | None) -> None:

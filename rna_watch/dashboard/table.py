@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import posixpath
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from rna_watch.dashboard import coefficients
-from rna_watch.dashboard.layout import Column, Lines, grid, tail_of
+from rna_watch.dashboard.layout import Column, Lines, grid
+from rna_watch.dashboard.look import START, Look
 from rna_watch.journal.metric import Values, values_of
 from rna_watch.journal.quantities import NOTHING, gain, number, places, plain
 from rna_watch.journal.replay import DONE, PENDING, Stage
@@ -36,25 +39,55 @@ STAGES: dict[Stage, tuple[str, str]] = {
 }
 _HIDDEN = frozenset({Stage.ALIAS, Stage.VANISHED})
 _MOST_REFUSED = 3
-_LONGEST_NAME = 28
 _SHORTEST_NAME = 14
+_MOST_WAITING = 2  # rows of what waits for work
 
 
-def newest(state: RunState, count: int) -> list[Checkpoint]:
-    """The newest checkpoints worth a row, oldest first, with only the last few files that are no checkpoints."""
+def newest(state: RunState, count: float = math.inf) -> list[Checkpoint]:
+    """The newest checkpoints worth a row, oldest first.
+
+    Of files that are no checkpoints and of checkpoints that only wait for work there are a few: a back-fill shows what is
+    finished.
+    """
     rows: list[Checkpoint] = []
-    refused = 0
+    refused, waiting = 0, state.checkpoints.count([Stage.READY])
     for checkpoint in reversed(state.checkpoints.values()):
         if len(rows) >= count:
             break
         refused += checkpoint.stage is Stage.REFUSED
+        waiting -= checkpoint.stage is Stage.READY
         if checkpoint.stage in _HIDDEN or (checkpoint.stage is Stage.REFUSED and refused > _MOST_REFUSED):
+            continue
+        if checkpoint.stage is Stage.READY and waiting >= _MOST_WAITING:
             continue
         rows.append(checkpoint)
     return rows[::-1]
 
 
-def table(state: RunState, metric: Metric | None, best: Collection[str], *, width: int, most: int) -> Lines:
+def ordered(state: RunState, metric: Metric | None, look: Look) -> list[Checkpoint]:
+    """All rows in the order that is looked at, the newest or the best one last."""
+    rows = newest(state)
+    if look.order == "step" or metric is None or metric.mode is None:
+        return rows
+    sign = 1.0 if metric.mode == "max" else -1.0
+
+    def key(row: Checkpoint) -> float:
+        values = values_of(row, metric)
+        value = values.chosen if values.chosen is not None else values.original
+        if look.order == "gain":
+            value = _relative(values.original, values.chosen)
+        return sign * value if value is not None and math.isfinite(value) else -math.inf
+
+    return sorted(rows, key=key)
+
+
+def _relative(original: float | None, ours: float | None) -> float | None:
+    return (ours - original) / abs(original) if ours is not None and original else None
+
+
+def table(
+    state: RunState, metric: Metric | None, best: Collection[str], *, width: int, most: int, look: Look = START
+) -> Lines:
     """A line of titles and the rows; columns that do not fit are left out, the least useful first.
 
     Args:
@@ -63,17 +96,28 @@ def table(state: RunState, metric: Metric | None, best: Collection[str], *, widt
         best: the checkpoints of the best models of the series.
         width: terminal cells of a line.
         most: the most rows.
+        look: the row that is picked, and the order.
     """
-    rows = newest(state, most)
+    picked: Checkpoint | None = None
+    if look.row is None and look.order == "step":
+        rows = newest(state, most)
+    else:
+        every = ordered(state, metric, look)
+        place = len(every) - 1 - min(look.row or 0, len(every) - 1)
+        picked = every[place] if every and look.row is not None else None
+        last = min(max(place + most // 2, most), len(every))
+        rows = every[max(last - most, 0) : last]
+    folder = common_folder([row.name for row in rows])
     values = [values_of(row, metric) if metric else Values() for row in rows]
     pairs = list(zip(rows, values, strict=True))
     decimals = places(value for v in values for value in (v.original, v.average, v.rna, v.chosen))
     columns = [
-        Column(title="step", cells=[_step(row) for row in rows], right=True),
+        Column(title="", cells=[Text("▸" if row is picked else "", "bold cyan") for row in rows]),
+        Column(title="step", gap=int(picked is None), cells=[_step(row) for row in rows], right=True),
         Column(title="", cells=[Text(*STAGES[row.stage]) for row in rows]),
         Column(
             title="checkpoint",
-            cells=[Text(tail_of(plain(row.name), _LONGEST_NAME)) for row in rows],
+            cells=[Text(plain(row.name[len(folder) :]), "reverse" if row is picked else "") for row in rows],
             least=_SHORTEST_NAME,
             gap=1,
         ),
@@ -90,6 +134,12 @@ def table(state: RunState, metric: Metric | None, best: Collection[str], *, widt
     ]
     spans = [_span(row, v, leading) for row, v in pairs]
     return grid(columns, width, spans=spans)
+
+
+def common_folder(names: Sequence[str]) -> str:
+    """The folder that all names lie in, with a slash at its end; "" if there is none."""
+    folder = posixpath.commonprefix(list(names)).rpartition("/")[0]
+    return f"{folder}/" if folder else ""
 
 
 def _stage(row: Checkpoint) -> Text:

@@ -23,6 +23,20 @@ if TYPE_CHECKING:
     from types import FrameType
 
 HUNG_UP = "\x04"
+_ESCAPE_S = 0.03  # the bytes of one key come together
+_LONGEST_KEY = 6
+_NAMED = {
+    "[A": "up",
+    "[B": "down",
+    "[C": "right",
+    "[D": "left",
+    "[H": "home",
+    "[F": "end",
+    "[1~": "home",
+    "[4~": "end",
+    "[5~": "pgup",
+    "[6~": "pgdn",
+}
 
 
 class PlainConsole(Console):
@@ -38,7 +52,8 @@ class PlainConsole(Console):
 def keys() -> Iterator[Callable[[float], str]]:
     """Yields a function that waits so many seconds for one key; it returns the key, "", or `HUNG_UP` at the input's end.
 
-    It only waits if standard input is no terminal.
+    Keys without a character have names: up, down, left, right, pgup, pgdn, home, end, esc. It only waits if standard input is
+    no terminal.
     """
     borrowed = _settings()
     if borrowed is None:
@@ -51,7 +66,8 @@ def keys() -> Iterator[Callable[[float], str]]:
             return ""
         try:
             # One byte at a time: what is typed after the last key belongs to the shell.
-            return os.read(fd, 1).decode("latin-1") or HUNG_UP
+            first = os.read(fd, 1).decode("latin-1") or HUNG_UP
+            return first if first != "\x1b" else _named(fd)
         except OSError:
             return HUNG_UP
 
@@ -65,6 +81,16 @@ def keys() -> Iterator[Callable[[float], str]]:
     finally:
         with contextlib.suppress(termios.error):
             termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _named(fd: int) -> str:
+    """The name of the key whose bytes follow an escape; "esc" if none follow, "" for a key without a name."""
+    text = ""
+    while select.select([fd], [], [], _ESCAPE_S)[0] and len(text) < _LONGEST_KEY:
+        text += os.read(fd, 1).decode("latin-1")
+        if text[1:] and (text[-1].isalpha() or text[-1] == "~"):
+            break
+    return _NAMED.get(text.replace("O", "[", 1), "") if text else "esc"
 
 
 def _settings() -> tuple[int, list[Any]] | None:

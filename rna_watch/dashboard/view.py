@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
-from rna_watch.dashboard.choice import choice
+from rna_watch.dashboard.answer import answer
+from rna_watch.dashboard.chart import chart
 from rna_watch.dashboard.coefficients import NEGATIVE_STYLE
+from rna_watch.dashboard.details import details
 from rna_watch.dashboard.header import header, others, problems
-from rna_watch.dashboard.history import history
-from rna_watch.dashboard.layout import GAP, Lines, fit, heading, pack, side_by_side, spread, wrap
-from rna_watch.dashboard.table import newest, table
+from rna_watch.dashboard.layout import Lines, fit, heading, pack, spread, wrap
+from rna_watch.dashboard.look import DETAILS, HELP, KEYS, START, Look
+from rna_watch.dashboard.table import common_folder, newest, ordered, table
 from rna_watch.dashboard.work import resources, work_now, workers
 from rna_watch.journal.metric import Metric, metric_of
 from rna_watch.journal.quantities import age
@@ -28,13 +30,12 @@ if TYPE_CHECKING:
     from rna_watch.journal.standing import Standing
     from rna_watch.journal.status import Status
 
-SIDE_BY_SIDE_FROM = 160
-_WIDEST_TABLE = 150
-_TALLEST_STRIP = 6
+_TALLEST_CHART = 14
+_LOWEST_CHART = 3
 _TALLEST = 60
 _AIRY_FROM = 33
 _MOST_EVENTS = 8
-_TALLEST_CHOICE = 6
+_TEAM_FROM = 40
 _LEGEND = (
     ("▲", "green", "better"),
     ("~", "dim", "within noise"),
@@ -54,6 +55,7 @@ class _Sight:
     metric: Metric | None
     best: Standing | None
     now: float
+    look: Look
 
 
 def render(
@@ -66,6 +68,7 @@ def render(
     waiting_for: str = "",
     hint: str = "",
     best: Standing | None = None,
+    look: Look = START,
 ) -> RenderableType:
     """One frame.
 
@@ -78,17 +81,26 @@ def render(
         waiting_for: the journal that is waited for, shown while the run has none.
         hint: what the keys do, shown on the very last line of `height`.
         best: the best model and the best original, if there are any.
+        look: what a person looks at.
     """
-    sight = _Sight(state=state, status=status, metric=metric_of(state), best=best, now=now)
+    sight = _Sight(state=state, status=status, metric=metric_of(state), best=best, now=now, look=look)
     limit = height or _TALLEST
-    lines = problems(state, width=width, most=max(limit // 3, 2))
-    lines += header(state, status, sight.metric, best, now=now, width=width)
+    lines = [answer(state, best, width)]
+    lines += header(state, status, sight.metric, now=now, width=width)
+    lines[1:1] = problems(state, width=width, most=max(limit // 3, 2))
     foot = _footer(sight, hint, width) if hint or limit >= 20 else []
     room = limit - len(lines) - len(foot)
     if room >= _AIRY_FROM + 2:
         lines, foot, room = [*lines, Text()], [Text(), *foot], room - 2
-    lines = (lines + _body(sight, width, room, waiting_for))[: limit - len(foot)]
-    if hint and height:
+    return framed(
+        lines + _body(sight, width, room, waiting_for), foot, width=width, height=height if hint else None, limit=limit
+    )
+
+
+def framed(lines: Lines, foot: Lines, *, width: int, height: int | None, limit: int) -> RenderableType:
+    """Lines and a foot, cut to the limit; with a height, the foot stands at the bottom of it."""
+    lines = lines[: limit - len(foot)]
+    if height:
         lines += [Text()] * (height - len(lines) - len(foot))
     for line in lines + foot:
         line.no_wrap = True
@@ -96,47 +108,39 @@ def render(
 
 
 def _body(sight: _Sight, width: int, room: int, waiting_for: str) -> Lines:
+    if sight.look.screen == HELP:
+        return help_lines(width)
     if sight.state.started is None:
         return _not_started(sight, waiting_for, width)
-    if width < SIDE_BY_SIDE_FROM:
-        return _stacked(sight, width, room)
-    left_width = min(_WIDEST_TABLE, width * 3 // 5)
-    right_width = width - left_width - GAP
+    if sight.look.screen == DETAILS:
+        every = ordered(sight.state, sight.metric, sight.look)
+        if every:
+            row = every[len(every) - 1 - min(sight.look.row or 0, len(every) - 1)]
+            return details(sight.state, row, sight.metric, width=width)
     airy = room >= _AIRY_FROM
-    events = _events(sight, width, room // 4, most=_MOST_EVENTS)
-    now = _now(sight, left_width, 4)
-    left = _joined(now, _checkpoints(sight, left_width, room - len(events) - len(now) - 2 * airy), airy=airy)
-    team = _workers(sight, right_width, 8 if room >= 34 else 4)
-    # Title and tally take two lines, and there are two strips.
-    explained = choice(sight.state, width=right_width, most=_TALLEST_CHOICE + 1)
-    rows = (len(left) - len(team) - len(explained) - 2 - 2 * airy) // 2
-    explained = explained if rows >= 1 else []
-    chart = _history(sight, right_width, rows=min(max(rows, 1), _TALLEST_STRIP))
-    return _joined(
-        side_by_side(left, _joined(chart, explained, team, airy=airy), left_width=left_width), events, airy=airy
-    )
-
-
-def _stacked(sight: _Sight, width: int, room: int) -> Lines:
-    airy, roomy = room >= _AIRY_FROM, room >= 28
     now = _now(sight, width, 4 if room >= 24 else 2)
-    has_team = roomy and width >= 100 and bool(sight.status.workers)
-    chart_width = width * 3 // 5 if has_team else width
-    chart = _history(sight, chart_width, rows=3 if roomy else 1) if room >= 12 else []
-    if has_team and chart:
-        chart = side_by_side(chart, _workers(sight, width - chart_width - GAP, 7), left_width=chart_width)
-    elif has_team:
-        chart = _workers(sight, width, 4)
-    above = _joined(now, chart, choice(sight.state, width=width, most=_TALLEST_CHOICE if roomy else 0), airy=airy)
-    rest = room - len(above) - 2 * airy
-    events = _events(sight, width, rest, most=_MOST_EVENTS)
-    rows = _checkpoints(sight, width, rest)
-    if len(rows) + len(events) > rest:
-        # The table keeps three quarters; the events get what its rows do not need.
-        share = max(rest // 4, rest - len(rows))
-        events = _events(sight, width, share, most=_MOST_EVENTS) if share >= 3 else []
-        rows = _checkpoints(sight, width, rest - len(events))
-    return _joined(above, rows, events, airy=airy)
+    team = _workers(sight, width, 6) if room >= _TEAM_FROM else []
+    tall = min(max((room - 4) // 3, _LOWEST_CHART), _TALLEST_CHART)
+    drawn = chart(sight.state, sight.metric, sight.best, width=width, rows=tall) if sight.metric and room >= 14 else []
+    above = _joined(drawn, now, airy=airy)
+    rest = room - len(above) - len(team) - 2 * airy - (airy and bool(team))
+    # The table keeps three quarters; the events get what its rows do not need.
+    share = max(rest // 4, rest - 2 - len(newest(sight.state, rest)))
+    events = _events(sight, width, share, most=_MOST_EVENTS) if share >= 3 else []
+    rows = _checkpoints(sight, width, rest - len(events))
+    return _joined(above, rows, team, events, airy=airy)
+
+
+def help_lines(width: int) -> Lines:
+    """The keys and the marks."""
+    room = max(len(keys) for keys, _ in KEYS)
+    lines = [heading("keys", "any key goes back", width)]
+    lines += [fit(Text.assemble((keys.ljust(room), "bold"), "  ", words), width) for keys, words in KEYS]
+    lines += [heading("marks", "", width)]
+    lines += [fit(Text.assemble((mark.ljust(room), style), "  ", words), width) for mark, style, words in _LEGEND]
+    lines += [heading("the chart", "", width)]
+    words = "⠂⠂ original, ╴╴ best average, ━━ chosen, ★ the best model; the first values of a training may lie off the chart"
+    return lines + wrap(words, width, style="", most=3)
 
 
 def _joined(*panels: Lines, airy: bool) -> Lines:
@@ -152,10 +156,6 @@ def _now(sight: _Sight, width: int, most: int) -> Lines:
     return [heading("now", "", width), *lines]
 
 
-def _history(sight: _Sight, width: int, *, rows: int) -> Lines:
-    return history(sight.state, sight.metric, width=width, rows=rows) if sight.metric else []
-
-
 def _workers(sight: _Sight, width: int, most: int) -> Lines:
     team = sight.status.workers
     return [heading("workers", "memory", width), *workers(team, width=width, most=most)] if team else []
@@ -165,20 +165,24 @@ def _checkpoints(sight: _Sight, width: int, room: int) -> Lines:
     if room < 3:
         return []
     stages = Counter({stage: len(names) for stage, names in sight.state.checkpoints.stages.items()})
+    behind = len(sight.state.checkpoints.left_behind)
     counts = (
         (stages.total() - stages[Stage.ALIAS] - stages[Stage.VANISHED], "seen"),
         (stages[Stage.PUBLISHED], "published"),
         (sum(stages[stage] for stage in PENDING), "in work"),
         (stages[Stage.WAITING], "not complete"),
-        (stages[Stage.REFUSED] + stages[Stage.SKIPPED], "not usable"),
+        (stages[Stage.REFUSED] + stages[Stage.SKIPPED] - behind, "not usable"),
+        (behind, "left out for now"),
         (stages[Stage.FAILED], "failed"),
     )
-    note = " · ".join(f"{count} {word}" for count, word in counts if count)
-    title = heading("checkpoints", note, width)
+    folder = common_folder([row.name for row in newest(sight.state, room)])
+    order = f"sorted by {sight.look.order}" if sight.look.order != "step" else ""
+    parts = [order, *(f"{count} {word}" for count, word in counts if count), f"in {folder}" if folder else ""]
+    title = heading("checkpoints", " · ".join(filter(None, parts)), width)
     if newest(sight.state, 1):
         first = sight.best.best.checkpoint if sight.best and sight.best.best else ""
         best = {first, *(each.moved.checkpoint for each in others(sight.state))}
-        return [title, *table(sight.state, sight.metric, best, width=width, most=room - 2)]
+        return [title, *table(sight.state, sight.metric, best, width=width, most=room - 2, look=sight.look)]
     run = sight.state.started.run if sight.state.started else ""
     return [
         title,

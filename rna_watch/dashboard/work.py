@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from rna_watch.dashboard.layout import Lines, fit, pack, padded, tail_of
-from rna_watch.journal.quantities import age, duration, plain, size
+from rna_watch.dashboard.summary import idle
+from rna_watch.journal.backfill import backfill
+from rna_watch.journal.quantities import duration, plain, size
 from rna_watch.journal.replay import PENDING, Stage
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 _STEPS = ("complete", "measured", "evaluated", "chosen", "published")
 _REACHED = {Stage.READY: 1, Stage.MEASURED: 2, Stage.EVALUATING: 2, Stage.CHOSEN: 4, Stage.PUBLISHING: 4}
 _DOING = ("waiting", "measuring", "evaluating", "choosing", "publishing")
-# The newest checkpoints show how often they come, and cost nothing in a long run.
-_RECENT = 12
+_FEWEST = 3  # checkpoints that wait, from which on there is a bar over all
 
 
 def bar(share: float, width: int) -> Text:
@@ -50,13 +49,26 @@ def work_now(state: RunState, status: Status, *, now: float, width: int, most: i
             return [fit(Text("nothing is left in work; rna-watch start watches on", "dim"), width)]
         count = f"{len(pending)} checkpoint{'s are' if len(pending) > 1 else ' is'}"
         return [fit(Text(f"{count} not finished; rna-watch start continues there", "yellow"), width)]
+    if len(pending) >= _FEWEST:
+        lines.append(_over_all(state, now=now, width=width))
+        pending = [c for c in pending if c.stage is not Stage.READY]
     room = most - len(lines)
     shown = pending[: room if len(pending) <= room else max(room - 1, 1)]
     name_width = max((min(len(plain(c.name)), 24) for c in shown), default=0)
     lines += [_pipeline(c, name_width=name_width, width=width) for c in shown]
     if len(pending) > len(shown):
         lines.append(Text(f"and {len(pending) - len(shown)} more", "dim"))
-    return lines[:most] or [fit(_idle(state, now=now), width)]
+    return lines[:most] or [fit(Text(idle(state, now), "dim"), width)]
+
+
+def _over_all(state: RunState, *, now: float, width: int) -> Text:
+    """A bar over all checkpoints that are there, and the time that the rest takes."""
+    far = backfill(state, now)
+    left = f", {duration(round(far.left_s))} left" if far.left_s is not None else ""
+    head = Text().append("all checkpoints  ", "bold cyan")
+    tail = f" {far.done / max(far.total, 1):4.0%}  {far.done} of {far.total} done{left}"
+    room = width - head.cell_len - len(tail)
+    return fit(head.append_text(bar(far.done / max(far.total, 1), max(min(room, 60), 4))).append(tail, "dim"), width)
 
 
 def _progress(work: Work, *, now: float, width: int) -> Text:
@@ -98,16 +110,6 @@ def _pipeline(checkpoint: Checkpoint, *, name_width: int, width: int) -> Text:
     if checkpoint.attempts:
         line.append(f"  attempt {checkpoint.attempts + 1}", "yellow")
     return fit(line, width)
-
-
-def _idle(state: RunState, *, now: float) -> Text:
-    seen = [c.seen_time for c in islice(reversed(state.checkpoints.values()), _RECENT) if c.admitted][::-1]
-    if not seen:
-        return Text("waiting for the first checkpoint", "dim")
-    text = f"waiting for the next checkpoint; the last one came {age(now - seen[-1])} ago"
-    gaps = [later - earlier for earlier, later in pairwise(seen) if later - earlier > 1]
-    # Fewer than three gaps show no rhythm; files that were there at the start have none.
-    return Text(text + (f", one every {duration(round(statistics.median(gaps)))}" if len(gaps) >= 3 else ""), "dim")
 
 
 def resources(state: RunState, status: Status, *, width: int) -> Lines:

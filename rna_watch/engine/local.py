@@ -6,44 +6,48 @@ cores: 2.9 s for what one thread does in 1.4 s).
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
-import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
+from rna_watch.engine.child import Child
 from rna_watch.engine.contract import Process
-from rna_watch.errors import Cancelled, EngineError
+from rna_watch.errors import Cancelled
 from rna_watch.evaluation.client import Evaluator
 from rna_watch.evaluation.local import ChildProcess
 from rna_watch.window import tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from rna_watch.evaluation.evaluator import EvaluatorSpec
     from rna_watch.window.tasks_plan import Task
 
-_SAFE_PATH = "PYTHONSAFEPATH"
 _POLL_S = 0.2
-_ORPHAN_POLL_S = 1.0
 # below this, starting processes and waking them takes longer than the work
 _SMALL_BYTES = 2**26
 
 
 class LocalEngine:
-    """Runs tasks in this process, or `workers` at a time in children that are started when they are first needed."""
+    """Runs tasks in this process, or `workers` at a time in children that are started when they are first needed.
+
+    Args:
+        workers: how many tasks run at a time.
+        here: this process is one of the workers, and does nothing else meanwhile: there is one child less.
+    """
 
     name = "local"
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, here: bool = False) -> None:
         self.workers = workers
-        self._pool: ProcessPoolExecutor | None = None
+        self._works_too = here
+        self._children: list[Child] = []
+        self._idle: SimpleQueue[Child] = SimpleQueue()
+        self._drivers: ThreadPoolExecutor | None = None  # a thread for each child, which waits for its results
         self._cancelled = threading.Event()
         self._evaluators: list[Evaluator] = []
         self._busy = False
@@ -57,12 +61,10 @@ class LocalEngine:
             EngineError: a child died.
         """
         self._check()
-        small = len(work) < 2 or self.workers < 2 or sum(task.work_bytes for task in work) < _SMALL_BYTES
+        small = len(work) < 2 or self.workers < 2 or not _is_large(sum(task.work_bytes for task in work))
         self._busy = True
         try:
             return self._here(work, on_done) if small else self._in_children(work, on_done)
-        except BrokenProcessPool as error:
-            raise EngineError("a child process of the local engine died; see the log") from error
         finally:
             self._busy = False
 
@@ -80,28 +82,59 @@ class LocalEngine:
                     on_done(task)
         return results
 
+    def prepare(self, work_bytes: int) -> None:
+        """Start the children now, if so much work is to come, so that they load while this process goes on."""
+        if self._drivers is None and self.workers > 1 and _is_large(work_bytes):
+            self._begin()
+
+    def _begin(self) -> ThreadPoolExecutor:
+        for _ in range(self.workers - self._works_too):
+            self._children.append(Child())
+            self._idle.put(self._children[-1])
+        self._drivers = ThreadPoolExecutor(len(self._children))
+        return self._drivers
+
+    def _in_child(self, task: Task) -> tasks.Result:
+        child = self._idle.get()
+        try:
+            return child.run(task)
+        finally:
+            self._idle.put(child)
+
     def _in_children(self, work: Sequence[Task], on_done: Callable[[Task], None] | None) -> list[tasks.Result]:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
-            )
-        with _safe_path():
-            futures: dict[Future[tasks.Result], Task] = {self._pool.submit(tasks.run, task): task for task in work}
-        open_ones = set(futures)
+        drivers = self._drivers or self._begin()
+        numbers = {drivers.submit(self._in_child, task): number for number, task in enumerate(work)}
+        results: dict[int, tasks.Result] = {}
+        open_ones, untaken = set(numbers), list(numbers) if self._works_too else []
         try:
             while open_ones:
-                done, open_ones = wait(open_ones, timeout=_POLL_S, return_when=FIRST_COMPLETED)
                 self._check()
+                own = self._taken(untaken)
+                if own is not None:
+                    (results[numbers[own]],) = self._here([work[numbers[own]]], None)
+                    done = {own} | {future for future in open_ones if future.done()}
+                else:
+                    done, _ = wait(open_ones, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+                open_ones -= done
                 for future in done:
-                    future.result()
+                    if future is not own:
+                        results[numbers[future]] = future.result()
                     if on_done is not None:
-                        on_done(futures[future])
+                        on_done(work[numbers[future]])
         except BaseException:
             for future in open_ones:
                 future.cancel()
             wait(open_ones)  # none of them may still write into what is thrown away now
             raise
-        return [future.result() for future in futures]
+        return [results[number] for number in range(len(work))]
+
+    @staticmethod
+    def _taken(untaken: list[Future[tasks.Result]]) -> Future[tasks.Result] | None:
+        """The last task that no child has begun, taken from them; None if there is none."""
+        while untaken:
+            if (future := untaken.pop()).cancel():
+                return future
+        return None
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived evaluating process."""
@@ -112,7 +145,7 @@ class LocalEngine:
     def processes(self) -> list[Process]:
         """This process, the children that run tasks, and the evaluators'."""
         found = [Process(name="daemon", pids=(os.getpid(),), busy=self._busy)]
-        children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+        children = [child.pid for child in self._children if child.alive()]
         found += [Process(name="worker", pids=(pid,), busy=self._busy) for pid in children]
         for evaluator in self._evaluators:
             pid = evaluator.pid()
@@ -133,31 +166,13 @@ class LocalEngine:
     def close(self) -> None:
         """End the children and the evaluators' processes."""
         self.cancel()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._drivers is not None:
+            self._drivers.shutdown(wait=True, cancel_futures=True)
+        for child in self._children:
+            child.close()
+        self._children.clear()
 
 
-@contextmanager
-def _safe_path() -> Iterator[None]:
-    """Children that are started now take nothing from the current folder for a module (as `python -P`)."""
-    before = os.environ.get(_SAFE_PATH)
-    os.environ[_SAFE_PATH] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_SAFE_PATH]
-        else:
-            os.environ[_SAFE_PATH] = before
-
-
-def _begin(parent: int) -> None:
-    """Prepare a child: one thread for the kernels, and an exit when the parent is gone."""
-    tasks.single_thread()
-
-    def follow_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(_ORPHAN_POLL_S)
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
+def _is_large(work_bytes: int) -> bool:
+    """Whether children are worth their start."""
+    return work_bytes >= _SMALL_BYTES

@@ -84,7 +84,7 @@ class RayEngine:
         self._broken = ""
         self._silent = 0
         self._looked = time.monotonic()
-        _check_address(address)
+        check_address(address)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         # Ray ends this very process without a message (status 1) when its connection to the raylet breaks and the process
         # of this number is gone; without a number, when our parent is process 1 (a daemon, a container). We are never gone.
@@ -99,9 +99,13 @@ class RayEngine:
         else:
             os.environ.pop(_CLUSTERS, None)
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _RECONNECT_S)
-        import ray
-        from ray._private import ray_constants
-
+        logging.getLogger("ray").addHandler(logging.NullHandler())
+        logging.getLogger("ray").propagate = False  # its remarks are for programmers; what fails is raised
+        try:
+            import ray
+            from ray._private import ray_constants
+        except ImportError as error:
+            raise EngineError(f"Ray cannot be used on this machine ({error}); try --engine local") from error
         ray_constants.ENABLE_RAY_CLUSTER = address != LOCAL  # it was read when Ray was imported
         self._ray = ray
         try:
@@ -109,7 +113,7 @@ class RayEngine:
                 if address == LOCAL:
                     self._start_own(workers + evaluators * evaluator_cpus)
                 else:
-                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
         except EngineError:
             raise
         except Exception as error:
@@ -259,7 +263,7 @@ class RayEngine:
                 return f"Ray's {' and '.join(dead)} ended"
             return "" if self._session_is_there() else f"Ray's session folder {self._session.folder} was removed"
         try:
-            _check_address(self._address, _LOOK_S)
+            check_address(self._address, _LOOK_S)
         except EngineError as error:
             self._silent += 1
             return str(error) if self._silent >= _SILENCES else ""
@@ -296,8 +300,8 @@ def _runtime_env(gpus: float) -> dict[str, Any]:
     return {"env_vars": _QUIET if gpus else _QUIET | {"CUDA_VISIBLE_DEVICES": ""}}
 
 
-def _check_address(address: str, limit_s: float = _CONNECT_LIMIT_S) -> None:
-    """Check that something answers there: Ray itself would wait for more than a minute, and may end the process.
+def check_address(address: str, limit_s: float = _CONNECT_LIMIT_S) -> None:
+    """See that something answers at an address: Ray itself would wait for more than a minute, and may end the process.
 
     Raises:
         EngineError: nothing does.

@@ -14,6 +14,7 @@ from rna_watch.exporters.weights import of_layers
 from rna_watch.formats import registry
 from rna_watch.journal.cooled import cooled, sentence
 from rna_watch.journal.quantities import gain, number, places, plain
+from rna_watch.journal.words import NOISE
 
 if TYPE_CHECKING:
     from rna_watch.comparison.comparison import Comparison
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.journal.standing import Standing
 
-NOISE = {True: "beyond noise", False: "within noise", None: "not compared with noise"}
 _LEADS = {True: "It helps", False: "It may help", None: "A better model is there"}
 _TEST = (
     "To have gains compared with noise, let the evaluator return a value for each example, or give --minimum-gain: the "

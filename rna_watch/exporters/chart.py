@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rna_watch.dashboard.scale import Scale
 from rna_watch.exporters.hints import hints
 from rna_watch.exporters.markup import Markup, join, tag
-from rna_watch.exporters.scale import Scale
 from rna_watch.exporters.style import WIDE
 
 if TYPE_CHECKING:

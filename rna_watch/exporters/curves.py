@@ -8,9 +8,9 @@ from rna_watch.acceleration.methods import ANNEAL, AVERAGE, LAYERED, RNA, TRAINE
 from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
 from rna_watch.comparison.findings import NAMES
 from rna_watch.comparison.levels import known
+from rna_watch.dashboard.scale import robust
 from rna_watch.exporters import chart
 from rna_watch.exporters.markup import Markup, join, tag
-from rna_watch.exporters.scale import robust
 from rna_watch.exporters.style import CURVES, NARROW, WIDE
 from rna_watch.journal.quantities import number, places, plain
 from rna_watch.journal.words import DIRECTIONS

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.methods import RNA
 from rna_watch.comparison.plot import logarithmic
+from rna_watch.dashboard.scale import around
 from rna_watch.exporters import chart, heat_map
 from rna_watch.exporters.markup import Markup, join, tag
-from rna_watch.exporters.scale import around
 from rna_watch.exporters.style import NARROW, WIDE
 from rna_watch.journal.quantities import as_number, plain
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module"}
 _LEAST = 0.25  # of the values: a layer of a network may have a name like an average's
 _MOST_BASES = 64  # the longest name of a model follows very few prefixes
+_without: list[tuple[TensorView, ...]] = [
+    ()
+]  # the last tensors in which no average was found: the next file has the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +74,11 @@ def _find(source: str, front: str, views: Views) -> Iterator[Average]:
 
 def set_apart(layout: Layout) -> Layout:
     """The same model, with the moving averages in it copied, not combined, and listed as sources of their own."""
+    if layout.tensors is _without[0]:
+        return layout
     found = find(layout)
     if not found:
+        _without[0] = layout.tensors
         return layout
     apart = {name for average in found for name in average.members}
     combined = {view.extent for view in layout.tensors if view.name not in apart}

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rna_watch.formats import dcp, dcp_shard, deepspeed, hugging_face, safetensors_file, torch_legacy, torch_zip
+from rna_watch.formats import (
+    dcp,
+    dcp_shard,
+    deepspeed,
+    hugging_face,
+    rank_files,
+    safetensors_file,
+    torch_legacy,
+    torch_zip,
+)
 from rna_watch.formats import loading as lines_for
 
 if TYPE_CHECKING:
@@ -22,6 +31,7 @@ FOLDERS: tuple[FolderFormat, ...] = (
     dcp.FORMAT,
     deepspeed.FORMAT,
     deepspeed.WITHOUT_ZERO,
+    rank_files.FORMAT,
     hugging_face.FORMAT,
 )
 

@@ -102,6 +102,15 @@ class OpaqueTensor:
     what: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistributedTensor(OpaqueTensor):
+    """A rank's block of a tensor of this shape that lies on several (DTensor), and how it lies there; alone it is no tensor."""
+
+    local: PickledTensor
+    shape: tuple[int, ...]
+    spec: Inert
+
+
 STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -155,10 +164,28 @@ def _tensor_v3(
     return _tensor(storage, start, shape, stride, str(getattr(dtype, "qualified_name", "")).removeprefix("torch."))
 
 
-def _tensor_of_type(build: Any, kind: Any, arguments: Any, *_state: object) -> object:
+def _tensor_of_type(build: Any, kind: Any, arguments: Any, *state: object) -> object:
     """A tensor with attributes of its own; a true subclass may mean something else by its data."""
-    plain = getattr(kind, "qualified_name", "") in {"torch.Tensor", "torch.nn.parameter.Buffer"}
-    return build(*arguments) if plain else OpaqueTensor(what="a tensor subclass")
+    name = getattr(kind, "qualified_name", "")
+    if name in {"torch.Tensor", "torch.nn.parameter.Buffer"}:
+        return build(*arguments)
+    if name.startswith("torch.distributed.") and name.endswith(".DTensor"):
+        return _distributed(arguments, *state)
+    return OpaqueTensor(what="a tensor subclass")
+
+
+def _distributed(arguments: Any, state: Any = None, *_rest: object) -> OpaqueTensor:
+    """A DTensor, whose attributes are slots: its state is a pair of which the second has them."""
+    what = "one rank's part of a distributed tensor (DTensor)"
+    slots = state[1] if isinstance(state, tuple) and len(state) == 2 else state
+    local, spec = (dict.get(slots, key) if isinstance(slots, dict) else None for key in ("_local_tensor", "_spec"))
+    shape = arguments[2] if isinstance(arguments, tuple) and len(arguments) > 2 else None
+    sizes = isinstance(shape, tuple) and len(shape) <= _MOST_AXES
+    if not sizes or any(type(each) is not int or not 0 <= each < _MOST_ELEMENTS for each in shape):
+        return OpaqueTensor(what=what)
+    if not isinstance(local, PickledTensor) or not isinstance(spec, Inert) or len(local.shape) != len(shape):
+        return OpaqueTensor(what=what)
+    return DistributedTensor(what=what, local=local, shape=tuple(shape), spec=spec)
 
 
 def _first(value: object, *_rest: object) -> object:

@@ -39,11 +39,7 @@ def layout(
         RefusedCheckpoint: it holds no model that can be combined.
     """
     path, parts, tensors = model_source.find_model(tree, source)
-
-    def value(tensor: PickledTensor) -> bytes | None:
-        offset = first_byte(tensor, locate)
-        return None if offset is None else file.read(offset, DTYPES[tensor.dtype].itemsize)
-
+    value = reader(file, locate)
     extents, views = place(tensors, locate)
     return Layout(
         format=name,
@@ -59,6 +55,16 @@ def layout(
         optimizer_steps=training_marks.optimizer_steps(tree, value),
         saved_to=training_marks.saved_to(tree),
     )
+
+
+def reader(file: OpenFile, locate: Locate) -> Callable[[PickledTensor], bytes | None]:
+    """A function that reads the first element of a tensor in a file; it returns None where that cannot be read."""
+
+    def value(tensor: PickledTensor) -> bytes | None:
+        offset = first_byte(tensor, locate)
+        return None if offset is None else file.read(offset, DTYPES[tensor.dtype].itemsize)
+
+    return value
 
 
 def place(tensors: dict[str, PickledTensor], locate: Locate) -> tuple[tuple[Extent, ...], tuple[TensorView, ...]]:

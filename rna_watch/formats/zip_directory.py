@@ -140,7 +140,8 @@ def payload_offset(file: OpenFile, record: Record) -> int:
         raise RefusedCheckpoint(f"record {record.name} is compressed; torch.save writes plain records")
     if record.header_offset + 30 > file.size_bytes:
         raise IncompleteCheckpoint(f"record {record.name} lies beyond the end of the file")
-    header = file.read(record.header_offset, 30)
+    expected = 30 + len(record.name.encode())
+    header = file.read(record.header_offset, min(expected, file.size_bytes - record.header_offset))
     if header[:4] != MAGIC:
         raise RefusedCheckpoint(f"the header of record {record.name} is damaged")
     name_size, extra_size = struct.unpack_from("<HH", header, 26)
@@ -149,7 +150,8 @@ def payload_offset(file: OpenFile, record: Record) -> int:
     if end > file.size_bytes:
         raise IncompleteCheckpoint(f"record {record.name} lies beyond the end of the file")
     # a flipped bit in the header's lengths would shift the record: what lies before and behind it must fit too
-    name = file.read(record.header_offset + 30, name_size).decode("utf-8", "replace")
+    written = header[30:] if 30 + name_size == expected else file.read(record.header_offset + 30, name_size)
+    name = written.decode("utf-8", "replace")
     if name != record.name or (record.described and file.read(end, 4) != _DESCRIPTOR):
         raise RefusedCheckpoint(f"the header of record {record.name} is damaged")
     return offset

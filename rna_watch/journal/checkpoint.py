@@ -59,6 +59,9 @@ class Verdict(NamedTuple):
 class Packed(Protocol):
     """Bytes that are in memory, or can be read; equal ones have equal hashes."""
 
+    def __hash__(self) -> int:
+        """That of a value."""
+
     def read(self) -> bytes:
         """The bytes; none where they cannot be read."""
 

@@ -318,9 +318,10 @@ def _reached(checkpoint: Checkpoint) -> list[tuple[Key, e.Metrics]]:
     return found
 
 
-def replay(events: Iterable[e.Event]) -> RunState:
+def replay(events: Iterable[e.Event | None]) -> RunState:
     """The state after all these events."""
     state = RunState()
     for event in events:
-        state.apply(event)
+        if event is not None:  # a line that could not be read
+            state.apply(event)
     return state

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +15,8 @@ from rna_watch.layout import disk, owned
 from rna_watch.layout.trouble import of_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-_WAIT_S = 1.0
 _TRIES = 3
 _PARSED_FOLDER = "checkpoints"
 _OURS = re.compile(
@@ -224,29 +222,26 @@ def same_folder(one: Path, other: Path) -> bool:
     return False
 
 
-def await_run(run: Path, *, wait: bool, say: Callable[[str], None]) -> None:
-    """Make sure that the run directory exists, or wait until the trainer has made it.
+def is_to_come(run: Path, *, wait: bool) -> bool:
+    """Whether the trainer has yet to make the run directory.
 
     It is never made here: some trainers refuse a folder that exists, or use `exp2` next to it.
 
     Args:
         run: the run directory.
-        wait: whether to wait.
-        say: shows a line, if there is something to wait for.
+        wait: whether that is expected.
 
     Raises:
-        UsageError: the directory does not exist and `wait` is false, or it cannot be made or looked at.
+        UsageError: the directory does not exist and `wait` is false, or it cannot be looked at.
     """
     with looking_at(run):
         if run.exists() or not run.parent.is_dir():
-            return  # `run_registry.resolve` says what is wrong with it
+            return False  # `run_registry.resolve` says what is wrong with it
         if not wait:
             raise UsageError(
                 f"the run directory {run} does not exist; if the training is yet to make it, wait for it with --wait"
             )
-        say(f"waiting  for {run}, which the training is to make (Ctrl-C ends)")
-        while not run.exists():
-            time.sleep(_WAIT_S)
+        return True
 
 
 def check_output(paths: RunPaths) -> None:

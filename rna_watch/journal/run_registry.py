@@ -1,4 +1,4 @@
-"""The registry of runs: a user's record of the places that `--output` named, by which a run's paths are found again."""
+"""The registry of runs: a user's record of the runs that were watched, by which they and their outputs are found."""
 
 from __future__ import annotations
 
@@ -22,24 +22,20 @@ _POLL_S = 0.2
 _OUTPUTS = 8
 
 
-def _folder() -> Path | None:
-    """Where it lies; None for a user without a home, who repeats `--output`, as the commands do that we print."""
+def registry_file(run: Path, kind: str = "runs") -> Path | None:
+    """Where a record of a run lies; None for a user without a home, who repeats `--output`, as the commands do that we print."""
     try:
-        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "rna-watch" / "runs"
+        folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "rna-watch" / kind
     except RuntimeError:
         return None
-
-
-def _file(folder: Path, run: Path) -> Path:
     return folder / f"{hashlib.blake2b(os.fsencode(run), digest_size=8).hexdigest()}.json"
 
 
 def remember(paths: RunPaths) -> None:
-    """Record the place of an output outside its run directory; `--output` must be repeated if the home is read-only."""
-    folder = _folder()
-    if paths.output == paths.run or folder is None:
+    """Record a run and the place of its outputs; `--output` must be repeated if the home is read-only."""
+    file = registry_file(paths.run)
+    if file is None:
         return
-    file = _file(folder, paths.run)
     # version 0.1.0 reads `output`
     outputs = [str(paths.output), *(str(each) for each in _outputs(_read(file)) if each != paths.output)][:_OUTPUTS]
     with contextlib.suppress(OSError):
@@ -67,15 +63,14 @@ def _outputs(record: dict[str, Any]) -> list[Path]:
 
 def _records(run: Path) -> Iterator[dict[str, Any]]:
     """What is recorded of a run: under its path, then under another path of the same folder (a second mount of it)."""
-    folder = _folder()
-    if folder is None:
+    own = registry_file(run)
+    if own is None:
         return
-    own = _file(folder, run)
     yield _read(own)
     inode = run.stat().st_ino
     files: list[Path] = []
     with contextlib.suppress(OSError):  # a registry that cannot be read is none, and no fault of the run
-        files = sorted(folder.glob("*.json"))
+        files = sorted(own.parent.glob("*.json"))
     for file in files:
         record = _read(file) if file != own else {}
         # a path is touched only if its inode fits: a network file system of another run may not answer
@@ -83,6 +78,20 @@ def _records(run: Path) -> Iterator[dict[str, Any]]:
             with contextlib.suppress(OSError):
                 if same_folder(Path(record["run"]), run):
                     yield record
+
+
+def known_runs() -> list[RunPaths]:
+    """The runs of this user that are still there, the one that was started last first."""
+    file = registry_file(Path("/"))
+    records: list[tuple[float, RunPaths]] = []
+    with contextlib.suppress(OSError):
+        for each in file.parent.glob("*.json") if file is not None else ():
+            record = _read(each)
+            places = _outputs(record)
+            run = Path(record["run"]) if isinstance(record.get("run"), str) else None
+            if run is not None and places and (places[0] / ".rna-watch").is_dir():
+                records.append((each.stat().st_mtime, RunPaths(run=run, output=places[0])))
+    return [paths for _, paths in sorted(records, key=lambda each: each[0], reverse=True)]
 
 
 def resolve(run: Path, output: str | None) -> RunPaths:

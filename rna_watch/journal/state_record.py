@@ -29,7 +29,7 @@ _PLAIN = (
     "read_bytes",
     "written_bytes",
 )
-_CHECKPOINT = {
+_CHECKPOINT: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "stage": (str,),
     "reason": (str,),
@@ -55,7 +55,7 @@ _CHECKPOINT = {
     "trained": (bool,),
     "bytes": (int,),
 }
-_ADMITTED = {
+_ADMITTED: dict[str, tuple[type, ...]] = {
     each.name: {"int": (int,), "float": (float, int), "str": (str,), "dict[str, int]": (dict,)}[str(each.type)]
     for each in dataclasses.fields(e.Admitted)
 }

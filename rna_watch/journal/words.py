@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.standing import Standing
 
 OUTPUT_TREE = "rna"
+NOISE = {True: "beyond noise", False: "within noise", None: "not compared with noise"}
 DIRECTIONS = {"min": "lower is better", "max": "higher is better"}
 
 
@@ -113,7 +114,7 @@ def stands(standing: Standing, state: RunState | None, best: str = "best") -> st
         how = "as good as" if standing.gain == 0.0 else "better than"
         which = "every model" if standing.unbeaten else "the model that best names"
         return f"the original {original.checkpoint} is {how} {which}: {standing.metric} {theirs}; {ours} ({share or '0.0%'})"
-    noise = {True: "beyond noise", False: "within noise", None: "not compared with noise"}[standing.significant]
+    noise = NOISE[standing.significant]
     noise += f" (tested on {standing.tested_on})" if standing.tested_on not in {None, standing.metric} else ""
     amount = share or number(standing.gain, None)
     return f"{ours}; the best original, {original.checkpoint}, {theirs}; a gain of {amount}, {noise}"

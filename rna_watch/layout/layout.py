@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shlex
+from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import translate
@@ -202,6 +203,21 @@ class Layout:
         last = ["an average"] if self.averaged else []
         object.__setattr__(self, "architecture", _digest(sorted(agree) + last))
         object.__setattr__(self, "structure", _digest(sorted(front + rest for _, front, rest in lines) + last))
+
+    def of_other_file(
+        self, file: FileIdentity, *, counters: dict[str, int], fingerprint: str, optimizer_steps: int | None
+    ) -> Layout:
+        """The layout of another file in which every tensor lies where it lies in this one."""
+        found = copy(self)  # what follows from the tensors is not computed again
+        changed = {
+            "files": (file,),
+            "counters": counters,
+            "fingerprint": fingerprint,
+            "optimizer_steps": optimizer_steps,
+        }
+        for name, value in changed.items():
+            object.__setattr__(found, name, value)
+        return found
 
     @property
     def averaged(self) -> bool:

@@ -13,8 +13,10 @@ from rna_watch.publishing import export, output_tree, torch_writer
 from rna_watch.publishing.write import publish
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from rna_watch.acceleration.gram import GramRows
     from rna_watch.window.combine import Combination
     from rna_watch.window.tasks import Run
 
@@ -63,12 +65,13 @@ def plan(model: Path, recipe: Combination, *, exported: str, optimizer_state: st
     )
 
 
-def write(output: Output, manifest: bytes, run: Run, *, new: bool = False) -> int:
+def write(output: Output, manifest: bytes | Callable[[GramRows], bytes], run: Run, *, new: bool = False) -> int:
     """Write the manifest, the model and its plain copy; returns the size of both models in bytes.
 
     Args:
         output: what is written.
-        manifest: its description, encoded; it comes first, so that no model is ever there without.
+        manifest: its description, encoded; it comes first, so that no model is ever there without. A function makes it from what
+            the combination's own pass found out of all checkpoints, or raises to leave everything as it was.
         run: runs tasks, as an engine's `map` does.
         new: replace nothing: neither an earlier model nor what got one of the names meanwhile.
 
@@ -82,9 +85,21 @@ def write(output: Output, manifest: bytes, run: Run, *, new: bool = False) -> in
     before = None if new else output_tree.manifest_of(output.model)
     if not new:
         output_tree.remove_export(output.model)  # after a crash, that of an older output would pass for this one's
-    output_tree.write_manifest(output.model, manifest, new=new and not artifacts.is_output(output.model))
+
+    def describe(content: bytes) -> None:
+        output_tree.write_manifest(output.model, content, new=new and not artifacts.is_output(output.model))
+
+    judge = None
+    if isinstance(manifest, bytes):
+        describe(manifest)
+    else:
+        make = manifest
+
+        def judge(rows: GramRows) -> None:
+            describe(make(rows))
+
     try:
-        size_bytes = publish(output.recipe, str(output.model), run, drop=output.dropped, new=new)
+        size_bytes = publish(output.recipe, str(output.model), run, drop=output.dropped, new=new, judge=judge)
     except RunIsWatched:  # the manifest that lies there may be its new owner's
         raise
     except BaseException as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rna_watch.acceleration.gram import merge
 from rna_watch.formats import registry
 from rna_watch.formats.format import WrittenAs
 from rna_watch.layout import disk
@@ -11,8 +12,12 @@ from rna_watch.publishing import clone, consolidated, new_file, torch_writer
 from rna_watch.publishing.draft import finish
 from rna_watch.window import tasks_plan
 from rna_watch.window.combine import write_values
+from rna_watch.window.evidence import looked_at
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rna_watch.acceleration.gram import GramRows
     from rna_watch.layout.layout import Layout
     from rna_watch.publishing.new_file import Rewriting
     from rna_watch.window.combine import Combination
@@ -21,7 +26,15 @@ if TYPE_CHECKING:
 _NEW_FILES = {WrittenAs.TORCH_ZIP: torch_writer.plan, WrittenAs.SAFETENSORS: consolidated.plan}
 
 
-def publish(combination: Combination, destination: str, run: Run, *, drop: bool = False, new: bool = False) -> int:
+def publish(
+    combination: Combination,
+    destination: str,
+    run: Run,
+    *,
+    drop: bool = False,
+    new: bool = False,
+    judge: Callable[[GramRows], None] | None = None,
+) -> int:
     """Write a model under its final name, whole or not at all; returns its size in bytes.
 
     Args:
@@ -30,6 +43,8 @@ def publish(combination: Combination, destination: str, run: Run, *, drop: bool 
         run: runs tasks, as an engine's `map` does.
         drop: leave out the rest of the newest checkpoint's file, but for counters.
         new: replace nothing.
+        judge: called, before the model gets its name, with what the pass found out of all checkpoints, also those of weight 0; it
+            raises to leave everything as it was.
 
     Raises:
         UsageError: with `new`, something has the name by now.
@@ -37,7 +52,8 @@ def publish(combination: Combination, destination: str, run: Run, *, drop: bool 
         InputChanged: a checkpoint changed meanwhile.
         RefusedCheckpoint: the rest cannot be left out (`torch_writer.obstacle` says why).
     """
-    combination = combination.without_zeros()
+    if judge is None:
+        combination = combination.without_zeros()
     newest = combination.layouts[-1]
     other = _rewriting(newest, drop=drop)
     limit = tasks_plan.task_elements(newest.parameters)
@@ -50,13 +66,19 @@ def publish(combination: Combination, destination: str, run: Run, *, drop: bool 
         combined = [segment for segment in draft.segments if segment.extent not in given]
         results = run(
             [
-                *tasks_plan.combine_tasks(combination, combined, draft.outputs),
+                *tasks_plan.combine_tasks(
+                    combination, combined, draft.outputs, looked_at(newest) if judge is not None else ""
+                ),
                 *tasks_plan.copy_tasks(newest.files + newest.carried, draft.copies, draft.outputs),
             ]
         )
-        patches = [patch for result in results if isinstance(result, list) for patch in result]
+        found = [result for result in results if isinstance(result, tuple)]
+        patches = [patch for each in found for patch in each[0]]
+        patches += [patch for result in results if isinstance(result, list) for patch in result]
         patches += write_values(combination, draft.target, draft.outputs)
         finish(draft, temporary, patches)
+        if judge is not None:
+            judge(merge(rows for _, rows in found))
     return draft.size_bytes
 
 

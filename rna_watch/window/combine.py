@@ -14,7 +14,7 @@ import numpy as np
 
 from rna_watch.errors import RefusedCheckpoint
 from rna_watch.layout.disk import patching, write_all
-from rna_watch.layout.dtypes import DTYPES, Array, narrow
+from rna_watch.layout.dtypes import DTYPES, Array, Float64, narrow
 from rna_watch.layout.layout import Layout, Role, covers
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, WindowReader, still_infinities, window_segments
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rna_watch.layout.identity import FileIdentity
+    from rna_watch.window.evidence import Evidence
 
 Rows = tuple[tuple[float, ...], ...]
-_OTHER_ALONE = (1.0, 0.0)
 COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 
 
@@ -109,7 +109,11 @@ class Patch:
 
 
 def combined_blocks(
-    reader: WindowReader, segments: Sequence[Segment], rows: Rows, block_elements: int = BLOCK_ELEMENTS
+    reader: WindowReader,
+    segments: Sequence[Segment],
+    rows: Rows,
+    block_elements: int = BLOCK_ELEMENTS,
+    evidence: Evidence | None = None,
 ) -> Iterator[tuple[int, int, Array]]:
     """The combination as (segment number, first element within it, bits in the stored dtype), in order.
 
@@ -118,30 +122,18 @@ def combined_blocks(
         segments: what to combine; `group` is the number of a segment's row.
         rows: rows of K weights.
         block_elements: elements of a block.
+        evidence: gathers what the values tell of the window.
     """
-    weights = np.asarray(rows, dtype=np.float64)[:, :-1]
     total = np.empty(block_elements, dtype=np.float64)
     for block in reader.blocks(segments, block_elements):
         first = segments[block.pieces[0].segment]
-        size = block.values.shape[1]
-        newest = block.values[-1]
-        w = weights[first.group]
-        if tuple(rows[first.group]) == _OTHER_ALONE:
-            total[:size] = block.values[0]  # y_K + (y_k - y_K) may round
-        elif len(w):
-            still = still_infinities(block.values)
-            if still is not None:
-                block.values[:-1, still] = 0.0
-                kept, newest[still] = newest[still], 0.0
-            block.values[:-1] -= newest
-            np.dot(w, block.values[:-1], out=total[:size])
-            unmoved = total[:size] == 0.0
-            total[:size] += newest
-            np.copyto(total[:size], newest, where=unmoved)  # 0.0 + -0.0 is 0.0, other bits than the newest's
-            if still is not None:
-                total[:size][still] = kept
-        else:
-            total[:size] = newest
+        weights, size = rows[first.group], block.values.shape[1]
+        if evidence is not None:
+            evidence.before(block, weights)
+            read = block.values.copy()
+        _combine(block.values, weights, total[:size])
+        if evidence is not None and not np.isfinite(total[:size]).all():
+            evidence.damaged(read, weights)
         if first.role is Role.VARIANCE:
             np.maximum(total[:size], 0.0, out=total[:size])
         bits = np.empty(size, dtype=DTYPES[first.dtype].bits)
@@ -150,12 +142,45 @@ def combined_blocks(
             yield piece.segment, piece.start, bits[piece.column : piece.column + piece.count]
 
 
+def _combine(values: Float64, weights: Sequence[float], out: Float64) -> None:
+    """Combine a block, which is overwritten."""
+    newest = values[-1]
+    used = [k for k, weight in enumerate(weights) if weight]
+    if len(used) == 1 and used[0] < len(weights) - 1 and weights[used[0]] == 1.0:
+        out[...] = values[used[0]]  # y_K + (y_k - y_K) may round
+        return
+    if not used or used[0] == len(weights) - 1:
+        out[...] = newest
+        return
+    still = still_infinities(values)
+    if still is not None:
+        values[:-1, still] = 0.0
+        kept, newest[still] = newest[still], 0.0
+    _weighted_steps(values[used[0] :], weights[used[0] :], out)
+    unmoved = out == 0.0
+    out += newest
+    np.copyto(out, newest, where=unmoved)  # 0.0 + -0.0 is 0.0, other bits than the newest's
+    if still is not None:
+        out[still] = kept
+
+
+def _weighted_steps(values: Float64, weights: Sequence[float], out: Float64) -> None:
+    """sum_k w_k (y_k - y_K), in place of the y_k: products and sums one by one, so that every processor rounds alike."""
+    steps = values[:-1]
+    steps -= values[-1]
+    steps *= np.asarray(weights[:-1], dtype=np.float64)[:, None]
+    out[...] = steps[0]
+    for step in steps[1:]:
+        out += step
+
+
 def write_combination(
     files: Sequence[Sequence[FileIdentity]],
     segments: Sequence[Segment],
     rows: Rows,
     outputs: Sequence[str],
     block_elements: int = BLOCK_ELEMENTS,
+    evidence: Evidence | None = None,
 ) -> list[Patch]:
     """Write the combination of these segments, each at its target, or else at its place in the newest checkpoint.
 
@@ -165,6 +190,7 @@ def write_combination(
         rows: rows of K weights.
         outputs: the files that are written, by number.
         block_elements: elements of a block.
+        evidence: gathers what the values tell of the window.
 
     Raises:
         InputChanged: a checkpoint changed meanwhile.
@@ -174,7 +200,7 @@ def write_combination(
     places = [segment.target or segment.places[-1][0] for segment in segments]
     with ExitStack() as stack, WindowReader(files) as reader:
         writers = {file: stack.enter_context(patching(outputs[file])) for file in {each[0] for each in places}}
-        for number, start, bits in combined_blocks(reader, segments, rows, block_elements):
+        for number, start, bits in combined_blocks(reader, segments, rows, block_elements, evidence):
             file, offset, _ = places[number]
             write_all(writers[file].fileno(), bits.data.cast("B"), offset + start * bits.itemsize)
             crcs[number] = zlib.crc32(bits.data, crcs[number])

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from rna_watch.layout.open_file import OpenFile
     from rna_watch.window.companions import Companions
 
-# 65,536 float32 are 256 KiB a read; the float64 block of eleven iterates, 5.8 MB, stays in the last cache. Smaller blocks cost
-# calls, larger ones memory traffic (measured on ResNet-152, one core: 16 Ki 2.0 s, 64 Ki 1.25 s, 256 Ki 1.85 s a combination).
+# 65,536 float32 are 256 KiB a read: smaller ones cost calls.
 BLOCK_ELEMENTS = 65_536
+# What is read is widened and worked on in blocks of so many bytes of float64, which stay in a core's own cache: smaller ones cost
+# calls, larger ones memory traffic.
+_CACHE_BYTES = 2**20
+_CACHE_STEP = 2048
 
 Bools = npt.NDArray[np.bool_]
 Place = tuple[int, int, int]  # file number, byte offset, count of elements
@@ -92,7 +95,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some pieces of equal dtype and role, with their values `(K, n)`; the array is reused for the next block."""
+    """Some pieces of equal dtype, role and group, with their values `(K, n)`; the array is reused for the next block."""
 
     pieces: tuple[Piece, ...]
     values: Float64
@@ -206,6 +209,37 @@ def cut_blocks(segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> I
         yield tuple(pieces)
 
 
+def cache_elements(count: int) -> int:
+    """How many elements of so many sources are worked on at a time."""
+    return max(_CACHE_STEP, _CACHE_BYTES // (8 * count) // _CACHE_STEP * _CACHE_STEP)
+
+
+def _steps(pieces: tuple[Piece, ...], step: int) -> Iterator[tuple[int, tuple[Piece, ...]]]:
+    """The pieces of a block, a few columns at a time: the first of these columns, and the pieces at theirs."""
+    size = pieces[-1].column + pieces[-1].count
+    if size <= step:
+        yield 0, pieces
+        return
+    number = 0
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        inside = []
+        while number < len(pieces):
+            piece = pieces[number]
+            low, high = max(start, piece.column), min(stop, piece.column + piece.count)
+            inside.append(
+                Piece(
+                    segment=piece.segment, start=piece.start + low - piece.column, count=high - low, column=low - start
+                )
+            )
+            if piece.column + piece.count > stop:
+                break
+            number += 1
+            if piece.column + piece.count == stop:
+                break
+        yield start, tuple(inside)
+
+
 def _matrices(layout: Layout) -> set[int]:
     """The extents that hold weight matrices: parameters of two or more dimensions."""
     return {view.extent for view in layout.tensors if len(view.stored_shape) > 1}
@@ -264,21 +298,32 @@ class WindowReader:
         self._open.__exit__(kind, error, traceback)
 
     def blocks(self, segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> Iterator[Block]:
-        """The values of all segments, a block at a time, in order."""
-        values = np.empty((len(self._readers), capacity), dtype=np.float64)
-        raw = np.empty(capacity * 8, dtype=np.uint8)
+        """The values of all segments, a block at a time, in order.
+
+        Args:
+            segments: what to read.
+            capacity: elements that are read at a time from each source; a block has fewer where those fill a core's cache.
+        """
+        count = len(self._readers)
+        step = min(capacity, cache_elements(count))
+        values = np.empty((count, step), dtype=np.float64)
+        raw = np.empty((count, capacity * 8), dtype=np.uint8)
         for pieces in cut_blocks(segments, capacity):
-            size = pieces[-1].column + pieces[-1].count
             first = segments[pieces[0].segment]
-            target = raw.data
-            for k in range(len(first.places)):
-                dtype = first.dtype_of(k)
-                done = 0
-                for file, offset, length in _runs(k, segments, pieces, DTYPES[dtype].itemsize):
+            sources = len(first.places)
+            for k in range(sources):
+                target, done = raw[k].data, 0
+                for file, offset, length in _runs(k, segments, pieces, DTYPES[first.dtype_of(k)].itemsize):
                     self._read(k, file, offset, target[done : done + length])
                     done += length
-                widen(raw[:done].view(DTYPES[dtype].bits), dtype, values[k, :size])
-            yield Block(pieces, values[: len(first.places), :size])
+            own = sources - first.companions
+            parts = ((0, own, first.dtype), (own, sources, first.companion_dtype))[: 2 if first.companions else 1]
+            stored = [(low, high, dtype, raw[low:high].view(DTYPES[dtype].bits)) for low, high, dtype in parts]
+            for start, inside in _steps(pieces, step):
+                size = inside[-1].column + inside[-1].count
+                for low, high, dtype, bits in stored:
+                    widen(bits[:, start : start + size], dtype, values[low:high, :size])
+                yield Block(inside, values[:sources, :size])
 
     def _read(self, k: int, file: int, offset: int, into: memoryview) -> None:
         if file == NOWHERE:

@@ -16,27 +16,29 @@ from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
 from rna_watch.window.combine import Patch, write_combination
 from rna_watch.window.copies import write_copies
+from rna_watch.window.evidence import Evidence
 from rna_watch.window.segments import WindowReader, matrix_columns, still_infinities
 from rna_watch.window.tasks_plan import CombineTask, CopyTask, FactorTask, GramTask, Task
 
 if TYPE_CHECKING:
     from rna_watch.window.segments import Segment
 
+_MERGED = 64  # parts at a time
 Float64 = npt.NDArray[np.float64]
-Result = GramRows | Float64 | list[Patch]
+Result = GramRows | Float64 | list[Patch] | tuple[list[Patch], GramRows]
 # what runs tasks: an engine's `map`, or `run_all`
 Run = Callable[[Sequence[Task]], Sequence[Result]]
 
 
 def run(task: Task) -> Result:
-    """Do one task: rows of the Gram matrix, a triangular factor, or the patches that were written."""
+    """Do one task: rows of the Gram matrix, a triangular factor, or the patches that were written (with evidence)."""
     match task:
         case GramTask():
             return gram_rows(task)
         case FactorTask():
             return triangular_factor(task)
         case CombineTask():
-            return write_combination(task.files, task.segments, task.rows, task.outputs, task.block_elements)
+            return combined(task)
         case CopyTask():
             return write_copies(task.files, task.copies, task.outputs)
 
@@ -58,7 +60,7 @@ def gram_rows(task: GramTask) -> GramRows:
         InputChanged: a checkpoint changed meanwhile.
     """
     k = task.checkpoints
-    total = _no_rows(task)
+    parts = [_no_rows(task)]
     bad: set[int] = set()
     first_new = 0 if task.new == k - 1 else k - task.new
     # values that are not finite are reported by name, so numpy need not warn of them
@@ -79,11 +81,27 @@ def gram_rows(task: GramTask) -> GramRows:
                 factors=_factors(task, segment),
                 other_eps=DTYPES[segment.companion_dtype].eps if segment.companion_dtype else 0.0,
                 matrices=matrix_columns(block.pieces, task.segments),
+                kernel=task.kernel,
             )
-            total = merge([total, part])
+            parts.append(part)
+            if len(parts) == _MERGED:
+                parts = [merge(parts)]
+    total = merge(parts)
     if not np.isfinite(total.rows).all():
         bad |= _non_finite_iterates(task)
     return replace(total, non_finite=frozenset(bad))
+
+
+def combined(task: CombineTask) -> list[Patch] | tuple[list[Patch], GramRows]:
+    """A task's part of a combination.
+
+    Raises:
+        InputChanged: a checkpoint changed meanwhile.
+        OSError: an output cannot be written.
+    """
+    evidence = Evidence(task.segments, len(task.files), task.evidence) if task.evidence else None
+    patches = write_combination(task.files, task.segments, task.rows, task.outputs, task.block_elements, evidence)
+    return patches if evidence is None else (patches, evidence.found())
 
 
 def _no_rows(task: GramTask) -> GramRows:

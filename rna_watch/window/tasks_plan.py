@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
+from threadpoolctl import threadpool_info
+
+from rna_watch.acceleration.gram import Kernel, kernel_for
 from rna_watch.layout.identity import FileIdentity
 from rna_watch.layout.layout import Role
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, window_segments
@@ -36,7 +40,7 @@ class GramTask:
     """Part of the last `new` rows of the Gram matrix over these segments; statistics are only checked for being finite.
 
     The first `checkpoints` of `files` are the window's; those of the companions follow. `factors[group][i]` is (p, q) of
-    residual i, where the residuals have another form besides the difference.
+    residual i, where the residuals have another form besides the difference. `kernel` takes the products.
     """
 
     files: Files
@@ -44,6 +48,7 @@ class GramTask:
     checkpoints: int
     new: int
     block_elements: int
+    kernel: Kernel
     factors: tuple[tuple[tuple[float, float], ...], ...] = ()
 
     @property
@@ -71,13 +76,14 @@ class FactorTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CombineTask:
-    """Part of a weighted combination, written into the outputs."""
+    """Part of a weighted combination, written into the outputs; `evidence` names the elements that are looked at, if any are."""
 
     files: Files
     segments: tuple[Segment, ...]
     rows: Rows
     outputs: tuple[str, ...]
     block_elements: int
+    evidence: str = ""
 
     @property
     def work_bytes(self) -> int:
@@ -129,6 +135,7 @@ def gram_tasks(
     segments = window_segments(layouts, frozenset({Role.PARAMETER}) | _STATISTICS, limit, beside)
     files = _files(layouts, beside)
     block = block_elements(len(files), budget_mib)
+    kernel = kernel_for(len(layouts) - 1, _architecture())
     return [
         GramTask(
             files=files,
@@ -136,10 +143,18 @@ def gram_tasks(
             checkpoints=len(layouts),
             new=new,
             block_elements=block,
+            kernel=kernel,
             factors=_by_group(form),
         )
         for group in _groups(segments, attrgetter("count"), limit)
     ]
+
+
+@cache
+def _architecture() -> str:
+    """The kernels that BLAS takes on this machine ("" if it is none that says so)."""
+    found = [str(each.get("architecture") or "") for each in threadpool_info() if each["user_api"] == "blas"]
+    return next(iter(found), "")
 
 
 def factor_tasks(
@@ -178,13 +193,16 @@ def _by_group(form: Form | None) -> tuple[tuple[tuple[float, float], ...], ...]:
     return tuple(zip(*form.factors, strict=True)) if form else ()
 
 
-def combine_tasks(combination: Combination, segments: Sequence[Segment], outputs: tuple[str, ...]) -> list[CombineTask]:
+def combine_tasks(
+    combination: Combination, segments: Sequence[Segment], outputs: tuple[str, ...], evidence: str = ""
+) -> list[CombineTask]:
     """Tasks that write a combination.
 
     Args:
         combination: the model.
         segments: what to write of it, as `combination.segments(...)` gives them.
         outputs: the files that are written.
+        evidence: which elements are looked at, if any are.
     """
     limit = task_elements(combination.layouts[-1].parameters)
     return [
@@ -194,6 +212,7 @@ def combine_tasks(combination: Combination, segments: Sequence[Segment], outputs
             rows=combination.rows,
             outputs=outputs,
             block_elements=block_elements(len(combination.layouts)),
+            evidence=evidence,
         )
         for group in _groups(segments, attrgetter("count"), limit)
     ]

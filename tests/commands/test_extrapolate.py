@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,13 @@ from click.testing import CliRunner
 
 from rna_watch.cli import app
 from rna_watch.commands import extrapolate
+from rna_watch.config import RunConfig
+from rna_watch.errors import RefusedCheckpoint
 from tests.checkpoints import twins
 from tests.daemon.runs import check_output, fingerprints, model_of, rna_watch, train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +251,83 @@ def test_inspect_says_what_a_file_is(run: Path) -> None:
     assert roles["conv.weight"] == "parameter"
     assert roles["norm.running_var"] == "variance"
     assert roles["positions"] == "copied"
+
+
+_METHODS = [name for name in extrapolate.ALONE if name in extrapolate.METHODS]
+
+
+def _window(folder: Path, change: Callable[[int, dict[str, torch.Tensor]], object] = lambda _n, _t: None) -> list[Path]:
+    """Four checkpoints of one walk, in float32, with a mask whose infinities stay."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {"a.weight": torch.randn(40, 30, generator=generator), "b.bias": torch.randn(30, generator=generator)}
+    paths = []
+    for number in range(4):
+        for tensor in tensors.values():
+            tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.01)
+        saved = {name: tensor.clone() for name, tensor in tensors.items()}
+        saved |= {"mask": torch.tensor([0.0, -math.inf]), "bn.running_mean": torch.full((3,), float(number))}
+        change(number, saved)
+        paths.append(folder / f"epoch_{number}.pt")
+        torch.save(saved, paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("method", _METHODS)
+@pytest.mark.parametrize("name", ["b.bias", "bn.running_mean"])
+@pytest.mark.parametrize("which", [0, 2, 3])
+def test_weights_that_are_not_finite_are_refused_by_every_method(
+    method: str, name: str, which: int, tmp_path: Path
+) -> None:
+    """The checkpoint that holds them is named, be it one of weight 0; no model and no manifest are left."""
+
+    def change(number: int, tensors: dict[str, torch.Tensor]) -> None:
+        if number == which:
+            tensors[name][1] = math.nan
+
+    paths = _window(tmp_path, change)
+    with pytest.raises(RefusedCheckpoint, match=rf"^NaN or infinite weights in \S*epoch_{which}\.pt: leave it out"):
+        extrapolate.extrapolate(paths, tmp_path / "out.pt", _request(method))
+    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name for path in paths]
+
+
+@pytest.mark.parametrize("method", _METHODS)
+def test_every_method_leaves_out_what_repeats_and_warns_of_another_training(method: str, tmp_path: Path) -> None:
+    """A checkpoint that equals the one before counts once; one whose weights are new is named, in the notes too."""
+
+    def change(number: int, tensors: dict[str, torch.Tensor]) -> None:
+        if number == 3:
+            tensors["a.weight"][:] = torch.randn(40, 30, generator=torch.Generator().manual_seed(9))
+
+    paths = _window(tmp_path, change)
+    shutil.copy(paths[1], tmp_path / "epoch_1b.pt")
+    os.utime(paths[0], (1, 1))
+    said: list[str] = []
+    manifest = extrapolate.extrapolate(
+        [*paths, tmp_path / "epoch_1b.pt"], tmp_path / "out.pt", _request(method), said.append
+    )
+    assert len(manifest["inputs"]) == 4
+    assert "1 of the checkpoints equal the next one bit for bit and are left out" in manifest["reason"]
+    assert len(said) == 1
+    assert "epoch_3.pt: " in said[0]
+    assert manifest["notes"][-1:] == said
+    assert json.loads((tmp_path / "out.pt.json").read_text()) == json.loads(json.dumps(manifest))
+
+
+def test_an_average_reads_its_window_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are known in advance, so that there is no pass for a Gram matrix; the model is the sum that they name."""
+    work: list[object] = []
+    real = extrapolate.LocalEngine.map
+    monkeypatch.setattr(extrapolate.LocalEngine, "map", lambda self, tasks: work.extend(tasks) or real(self, tasks))
+    paths = _window(tmp_path)
+    manifest = extrapolate.extrapolate(paths, tmp_path / "out.pt", _request("average"))
+    assert {type(task).__name__ for task in work} <= {"CombineTask", "CopyTask"}
+    models = [torch.load(path, weights_only=True)["a.weight"].double() for path in paths]
+    expected = sum(weight * model for weight, model in zip(manifest["weights"], models, strict=True))
+    found = torch.load(tmp_path / "out.pt", weights_only=True)["a.weight"]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+    assert manifest["diagnostics"]["condition"] is manifest["diagnostics"]["gain"] is None
+    assert manifest["diagnostics"]["effective_count"] == pytest.approx(3.0)
+
+
+def _request(method: str) -> extrapolate.Request:
+    return extrapolate.Request(method=method, window=None, regularization=None, settings=RunConfig(), force=False)

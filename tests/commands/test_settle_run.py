@@ -23,7 +23,7 @@ from rna_watch.commands.settle_run import settle
 from rna_watch.commands.verify import verify_all
 from rna_watch.config import RunConfig
 from rna_watch.errors import RnaWatchError, UsageError
-from rna_watch.journal.run_paths import RunPaths, await_run
+from rna_watch.journal.run_paths import RunPaths, is_to_come
 from rna_watch.journal.run_registry import resolve
 from rna_watch.watching.discovery import several_runs
 from rna_watch.watching.scan import scan
@@ -211,7 +211,7 @@ def test_a_run_directory_that_cannot_be_looked_at_is_told(tmp_path: Path, monkey
     with pytest.raises(UsageError, match=r"run cannot be looked at: Permission denied; give this user access"):
         resolve(run, None)
     with pytest.raises(UsageError, match=r"below cannot be looked at: Permission denied; give this user access"):
-        await_run(run / "below", wait=True, say=print)
+        is_to_come(run / "below", wait=True)
     with pytest.raises(UsageError, match=r"run cannot be looked at: Permission denied"):
         verify_all([run])
 

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from rna_watch.comparison.comparison import compare
-from rna_watch.comparison.plot import logarithmic, plot
+from rna_watch.comparison.plot import logarithmic, plot, running_median
 from rna_watch.errors import UsageError
 
 from .run_of import Run, usual_run
@@ -63,3 +63,21 @@ def test_a_folder_that_is_not_there_is_an_error_in_words(tmp_path):
     """The message says which file could not be written, and why."""
     with pytest.raises(UsageError, match="cannot write .*no/c.png: No such file"):
         plot(compare(usual_run().state), tmp_path / "no" / "c.png")
+
+
+def test_many_checkpoints_get_running_medians():
+    """With more than a hundred, a thick line of medians stands over a thin one; gaps and outliers do not move it."""
+    assert running_median([1.0, 2.0, 90.0, 3.0, 4.0], 2) == [1.5, 2.0, 3.0, 4.0, 3.5]
+    assert running_median([float("nan"), 2.0, float("nan")], 2) == [2.0, 2.0, 2.0]
+
+
+def test_the_first_values_of_a_training_do_not_flatten_a_long_plot(tmp_path):
+    """Three hundred checkpoints: what lies beyond the range is counted in the picture, and the medians are named."""
+    run = Run().checkpoint(1, {"last": 90.0})
+    for step in range(2, 302):
+        value = 5.0 + 300.0 / step**1.6 + (step % 7) / 10.0
+        run.checkpoint(step, {"last": value, "average-2": value - 0.3})
+    plot(compare(run.state), tmp_path / "c.svg")
+    text = (tmp_path / "c.svg").read_text()
+    assert "values lie beyond this range" in text
+    assert "running medians of 15" in text

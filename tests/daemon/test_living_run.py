@@ -116,7 +116,7 @@ def test_a_file_rewritten_in_place_gives_an_output_for_each_step(tmp_path: Path)
 def test_with_ray_a_lost_raylet_is_replaced_and_signals_end_everything(tmp_path: Path) -> None:
     """Work goes on if Ray is killed, with the daemon in the foreground; SIGTERM ends it and all its processes."""
     train(tmp_path, count=4)
-    daemon = start_foreground(tmp_path, "--evaluator", EVALUATOR, "--workers", 1)
+    daemon = start_foreground(tmp_path, "--engine", "ray", "--evaluator", EVALUATOR, "--workers", 1)
     try:
         wait_until(lambda: len(published(tmp_path)) == 2)
         wait_until(lambda: {"daemon", "evaluator"} <= {worker["name"] for worker in status(tmp_path)["workers"]})
@@ -244,7 +244,8 @@ import subprocess, sys
 from ray.cluster_utils import Cluster
 head = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 cluster = Cluster(initialize_head=True, head_node_args=head)
-arguments = ["once", sys.argv[1], "--ray-address", cluster.address, "--workers", "1", "--evaluator", sys.argv[2]]
+where = ["--engine", "ray", "--ray-address", cluster.address]
+arguments = ["once", sys.argv[1], *where, "--workers", "1", "--evaluator", sys.argv[2]]
 print(subprocess.run([sys.executable, "-m", "rna_watch", *arguments], check=False).returncode)
 import ray
 ray.init(address=cluster.address, log_to_driver=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.daemon.background import _Log
+from rna_watch.daemon.log_file import _Log
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -298,17 +298,62 @@ def test_a_real_terminal_follows_resizes_and_is_given_back(shown):
     until(lambda: "q leaves" in screen.text)
     assert "stage       original" in screen.text
     journal.append(e.Problem(key="disk", what="the disk is full", remedy="make room"))
-    until(lambda: screen.text.startswith(" ! the disk is full\n   → make room\nrna-watch"))
+    until(lambda: "\n ! the disk is full\n   → make room\nrna-watch" in screen.text)
     screen.tmux("resize-window", "-x", "80", "-y", "24")
     narrow = until(lambda: text if "q leaves" in (text := screen.text) and "stage" not in text else "")
     assert len(narrow.splitlines()) == 24
     assert narrow.splitlines()[-1].endswith("q leaves")
     assert "◑ epoch_025.pt" in narrow
     screen.tmux("resize-window", "-x", "200", "-y", "50")
-    until(lambda: any("── now" in line and "── error" in line for line in screen.text.splitlines()))
+    until(lambda: len(max(screen.text.splitlines(), key=len)) == 200)
     screen.type("xq")
     until(lambda: "left the dashboard" in screen.text)
     screen.assert_sane()
+
+
+def test_keys_open_details_help_and_pause(shown):
+    """Arrows pick a row, Enter opens it, Esc leaves it, ? helps, and while it is paused nothing moves."""
+    screen, journal, _ = shown
+    screen.type("", "Up", "Up", "Enter")
+    until(lambda: "── candidates" in screen.text and "oldest first, their sum is 1" not in screen.text)
+    screen.type("", "Up")
+    until(lambda: "oldest first, their sum is 1" in screen.text)
+    screen.type("", "Escape")
+    until(lambda: "▸  24" in screen.text)
+    screen.type("?")
+    until(lambda: "pause: the screen stays as it is" in screen.text)
+    screen.type("xp")
+    until(lambda: "PAUSED  p goes on" in screen.text)
+    journal.append(e.Problem(key="disk", what="the disk is full", remedy="make room"))
+    time.sleep(1.5)
+    assert "the disk is full" not in screen.text
+    screen.type("p")
+    until(lambda: "the disk is full" in screen.text)
+    screen.type("q")
+    until(lambda: "left the dashboard" in screen.text)
+    screen.assert_sane()
+
+
+def test_several_runs_are_a_list(tmp_path):
+    """One line each, the state of all; nothing is hidden."""
+    every = []
+    for name in ("one", "two"):
+        paths = RunPaths(run=tmp_path / name, output=tmp_path / name)
+        paths.run.mkdir()
+        paths.create()
+        write(paths.journal, realistic_run(8 if name == "one" else 3)).close()
+        every.append(paths)
+    file = io.StringIO()
+    watch(every, console=Console(file=file, width=100, height=24, force_terminal=True, color_system=None), once=True)
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert lines[0].startswith("── 2 runs ──")
+    assert lines[1].startswith(
+        "▸ one  ✗ not running        7/8    its models are gone · best original epoch_008.pt error 0.0478"
+    )
+    assert lines[2].startswith("  two  ✗ not running        2/3    no model yet · best original ")
+    plain = io.StringIO()
+    watch(every, console=Console(file=plain, width=100), once=True)
+    assert "epoch_007.pt  published" in plain.getvalue()
 
 
 def test_ctrl_c_gives_the_terminal_back(shown):

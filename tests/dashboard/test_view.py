@@ -1,22 +1,24 @@
 import io
 import math
+import re
 import time
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from rna_watch.dashboard.coefficients import BROKEN
 from rna_watch.dashboard.picture import svg
-from rna_watch.dashboard.sparkline import BROKEN
 from rna_watch.dashboard.view import render
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
-from rna_watch.journal.quantities import NOTHING
 from rna_watch.journal.replay import RunState
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import Status
 
+from . import states
 from .run_builder import RunBuilder, evaluating, realistic_run
 
 
@@ -36,59 +38,46 @@ def working(width, height=None, **more):
     return frame(run, width, height, status=run.status(work=evaluating(run)), **more)
 
 
-def test_eighty_columns():
-    """Every line is whole on the smallest usual terminal: no column is cut, the least useful ones are left out."""
-    assert [line.rstrip() for line in working(80, 24, hint="q leaves")] == EIGHTY.strip("\n").split("\n")
+@pytest.mark.parametrize("width", states.SIZES)
+@pytest.mark.parametrize("name", states.NAMES)
+def test_each_state_looks_as_it_should(name, width):
+    """To the character: what a person sees in every state of a run, on a small, a usual and a wide terminal."""
+    expected = (states.EXPECTED / f"{name}-{width}.txt").read_text()
+    assert states.text(name, width) == expected, "python -m tests.dashboard.states writes what is drawn now"
 
 
-EIGHTY = f"""
-rna-watch  ● working                                 gpu-07:41233  up 1 h 10 min
-/scratch/runs/cifar10-resnet18
-error, lower is better, by eval.py:evaluate · ray engine
-watches by events and scans
-newest epoch_025.pt  epoch 25, 44.7 MB, 7 s ago
-best ★ rna/epoch_022.pt  error 0.0333   original epoch_023.pt  0.0381  +12.6%
-── now ─────────────────────────────────────────────────────────────────────────
-evaluating rna-5-1e-06  epoch_025.pt  ━━━━━━╸─────────────  33%  4 of 12 models
-epoch_025.pt  ✓ complete ✓ measured ▸ evaluating 4 · chosen · published
-── error ────────────────────────────────────────── 23 checkpoints, log scale ──
-original  ██▇▆▆▅▅▅▄▄▄▃▃▃▂▃▃▂▂▂▁▂▂  min  0.0381  max  0.3420  last 0.0478
-chosen    ▇▇▆▆▅▅▄▄▃▃▃▃▂▂▂▂▂▂▁▁▁▁   min  0.0333  max  0.2685  last 0.0366
-chosen better than the original at 22 of 22 · 2 of them within noise
-── checkpoints ────────── 26 seen · 22 published · 1 in work · 1 not complete ──
-step    checkpoint    original  average     RNA  chosen      gain  weights
-  20  ✓ epoch_020.pt    0.0427   0.0436  0.0399  0.0399 ~   +6.6%   ·▇▇▇▇▇
-  21  ✓ epoch_021.pt    0.0492   0.0424  0.0353  0.0353 ▲  +28.3%   ·▃▼▂▆▇
-  22  ✓ epoch_022.pt    0.0531   0.0398  0.0333  0.0333 ▲★ +37.3%   ·▾▁▾▄▇
-  23  ✓ epoch_023.pt    0.0381   0.0373  0.0357  0.0357 ~   +6.3%   ·▇▇▇▇▇
-  24  ✓ epoch_024.pt    0.0456   0.0366  0.0379  0.0366 ▲  +19.7%   ·▃▼▂▆▇
-  25  ◑ epoch_025.pt    0.0478   0.0402  0.0377       {NOTHING}
-      … epoch_026.pt  the archive has no end yet, 31.2 MB so far
-5 workers, 2 busy · memory 1.12 GB · 412 MB/s · read 6.17 GB · wrote 983 MB
-▲ better  ~ within noise  = not better  ★ best  ▼ negative weight       q leaves
-"""
+def test_no_expected_text_is_left_over():
+    """Every file of expected text belongs to a state."""
+    known = {f"{name}-{width}.txt" for name in states.NAMES for width in states.SIZES}
+    assert {file.name for file in states.EXPECTED.iterdir()} == known
 
 
-def test_a_hundred_and_twenty_columns():
-    """A wider terminal adds the stage, the model and the workers, and the strips are higher."""
-    lines = working(120, 46)
-    text = "\n".join(lines)
-    assert lines[0].startswith("rna-watch  ● working  /scratch/runs/cifar10-resnet18   ")
-    assert lines[0].endswith("gpu-07:41233  up 1 h 10 min")
-    assert "● busy  reader 1       41241   157 MB  ━━╸───" in text
-    assert "  23  ✓ epoch_023.pt  published     0.0381   0.0373  0.0357  0.0357 ~   +6.3%  rna-5-1e-08   ·▇▇▇▇▇" in text
-    assert f"  25  ◑ epoch_025.pt  evaluating    0.0478   0.0402  0.0377       {NOTHING}" in text
-    assert "      … epoch_026.pt  waiting     the archive has no end yet, 31.2 MB so far" in text
-    assert "published rna/epoch_024.pt: average-5 error 0.0366 (original 0.0456, best average 0.0366)" in text
+def test_the_manual_shows_a_frame_that_is_drawn():
+    """The page's example is the state of the tests."""
+    page = Path(__file__).parents[2] / "docs" / "dashboard.md"
+    assert f"```text\n{states.text('working', 80)}```" in page.read_text()
 
 
-def test_two_hundred_columns():
-    """A wide terminal shows the table and the strips side by side."""
-    lines = working(200, 50)
-    shared = next(line for line in lines if "── now" in line)
-    assert "── error" in shared
-    assert any(" ✓ epoch_" in line and "max  0.2685" in line for line in lines)
-    assert any("── workers" in line for line in lines)
+@pytest.mark.parametrize("width", range(60, 201, 7))
+def test_the_answer_comes_first_at_every_width(width):
+    """The best model's value, the original's and the gain are never cut away, nor is the screen ever too wide."""
+    lines = working(width, 24)
+    assert max(map(cell_len, lines)) <= width
+    assert "0.0333" in lines[0]
+    assert "+12.6%" in lines[0]
+    assert "…" not in lines[0]
+
+
+def test_nothing_is_told_by_colour_alone():
+    """Without colour, the three lines of the chart, weights and verdicts differ by their form."""
+    for name in ("working", "sorted", "runs"):
+        file = io.StringIO()
+        console = Console(file=file, width=120, height=100, force_terminal=True, color_system="standard", no_color=True)
+        console.print(states.renderable(name, 120))
+        shown = re.sub(r"\x1b\[[\d;]*m", "", file.getvalue())
+        assert [line.rstrip() for line in shown.splitlines()] == states.text(name, 120).rstrip("\n").split("\n")
+    text = states.text("working", 120)
+    assert all(sample in text for sample in ("⠂⠂ original", "╴╴ average", "━━ chosen", "★"))
 
 
 SIZES = [(20, 5), (40, 12), (79, 24), (80, 24), (100, 30), (120, 40), (159, 50), (160, 20), (200, 50), (250, 70)]
@@ -160,7 +149,7 @@ def test_an_empty_run_says_what_it_waits_for(width):
 def test_a_run_that_nobody_watches_says_how_to_start():
     """The frame names the file that it waits for and the command that would make it, if there is no journal."""
     lines = frame(_Nothing(), 80, 24, waiting_for="/runs/a/.rna-watch/journal.jsonl")
-    assert lines[0] == "rna-watch  ○ not running"
+    assert lines[1] == "rna-watch  ○ not running"
     assert "Waiting for /runs/a/.rna-watch/journal.jsonl" in lines
     assert "Start one with: rna-watch start RUN_DIR" in lines
 
@@ -178,10 +167,10 @@ def test_a_problem_stands_on_top_with_its_remedy(width):
         e.Problem(key="disk", what="only 1.2 GB is free on /scratch", remedy="make room there, or use --output DIR")
     )
     lines = frame(run, width, 40, status=run.status())
-    assert lines[:2] == [" ! only 1.2 GB is free on /scratch", "   → make room there, or use --output DIR"]
+    assert lines[1:3] == [" ! only 1.2 GB is free on /scratch", "   → make room there, or use --output DIR"]
     assert "\n".join(lines).count("only 1.2 GB") == 1
     run.add(e.Solved(key="disk"))
-    assert frame(run, width, 40, status=run.status())[0].startswith("rna-watch")
+    assert frame(run, width, 40, status=run.status())[1].startswith("rna-watch")
 
 
 def test_many_problems_leave_room_for_the_run():
@@ -190,7 +179,7 @@ def test_many_problems_leave_room_for_the_run():
     for key in range(9):
         run.add(e.Problem(key=str(key), what=f"what {key}", remedy=f"remedy {key}"))
     lines = frame(run, 80, 24)
-    assert lines[6] == "   and 6 more: rna-watch status"
+    assert lines[7] == "   and 6 more: rna-watch status"
     assert any("epoch_025.pt" in line for line in lines)
 
 
@@ -199,8 +188,8 @@ def test_a_daemon_that_is_gone_left_work_behind():
     run = realistic_run()
     alive = frame(run, 120, 40, status=run.status(work=evaluating(run)))
     dead = frame(run, 120, 40, status=Status(last_sign=run.now), later=329)
-    assert "● working" in alive[0]
-    assert "✗ not running  last sign of life 5 min ago" in dead[0]
+    assert "● working" in alive[1]
+    assert "✗ not running  last sign of life 5 min ago" in dead[1]
     text = "\n".join(dead)
     assert "1 checkpoint is not finished; rna-watch start continues there" in text
     assert "4 of 12 models" not in text
@@ -211,7 +200,7 @@ def test_a_silent_daemon_is_no_living_one():
     """A process that has the run and gives no sign of life shows red, and for how long; its work is not known."""
     run = realistic_run()
     status = Status(state="silent", since=run.now - 999, last_sign=run.now)
-    line, *rest = frame(run, 120, 40, status=status, later=70)
+    _, line, *rest = frame(run, 120, 40, status=status, later=70)
     assert "✗ silent  no sign of life for 1 min" in line
     assert "reader 1" not in "\n".join(rest)
 
@@ -227,7 +216,7 @@ def test_a_stopped_run_says_why():
     """An orderly end is reported with its reason and how long the run was watched."""
     run = realistic_run()
     run.add(e.Stopped(reason="rna-watch stop"))
-    line = frame(run, 120, 40, status=Status(last_sign=run.now, ended="rna-watch stop"), later=9000)[0]
+    line = frame(run, 120, 40, status=Status(last_sign=run.now, ended="rna-watch stop"), later=9000)[1]
     assert "■ not running  stopped: rna-watch stop" in line
     assert "ran 1 h 10 min" in line
 
@@ -239,7 +228,7 @@ def test_without_an_evaluator_the_frame_says_so():
         run.admit(step)
     run.choose(3, original=None, average=None, rna=None, weights=[0, -0.5, 1.5], candidate="rna-2-1e-08").publish(3)
     lines = frame(run, 80, 24, status=run.status())
-    assert "nothing is evaluated: add --evaluator · ray engine" in "\n".join(lines)
+    assert lines[0] == "1 model made, none tested: add --evaluator FILE.py:function"
     assert any(line.split() == ["step", "checkpoint", "stage", "model", "weights"] for line in lines)
     row = next(line for line in lines if "  3  ✓" in line)
     assert row.split() == ["3", "✓", "epoch_003.pt", "published", "rna-2-1e-08", "·▾▇", "-0.50", "1.50"]
@@ -276,7 +265,7 @@ def test_higher_is_better_where_the_metric_says_so():
     run = RunBuilder(metric="accuracy", mode="max")
     run.admit(1).choose(1, original=0.8, average=0.85, rna=0.9, weights=[0, 1], candidate="average-1")
     text = "\n".join(frame(run, 100, 40))
-    assert "accuracy, higher is better, by eval.py:evaluate" in text
+    assert "judged by eval.py:evaluate" in text
     assert "+6.2%" in text
 
 
@@ -326,7 +315,8 @@ def test_a_backlog_is_counted():
     for step in range(1, 10):
         run.admit(step)
     text = "\n".join(frame(run, 100, 24, status=run.status()))
-    assert "and 8 more" in text
+    assert "all checkpoints" in text
+    assert "0 of 9 done" in text
     assert "9 in work" in text
 
 

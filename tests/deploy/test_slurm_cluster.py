@@ -125,3 +125,22 @@ def test_an_array_has_a_run_for_each_task(cluster, submit, tmp_path):
     job = submit("--array=0", run="run-%a")
     assert cluster.wait(f"{job}_0") == "COMPLETED 0:0"
     assert models(tmp_path / "run-0") == {"epoch_3.pt", "epoch_4.pt"}
+
+
+def test_evaluations_are_jobs_of_their_own(cluster, run, tmp_path):
+    """Two at once; what a job prints are the metrics, and a job that fails is a failed evaluation with its words."""
+    script = tmp_path / "evaluate.sh"
+    script.write_text('#!/bin/sh\nprintf \'{"loss": 0.%s}\' $(cksum <"$1" | cut -c1-4)\n')
+    script.chmod(0o755)
+    command = f"{DEPLOY / 'slurm-evaluate.sh'} --mem=100 --ntasks=1 -- {script} {{checkpoint}}"
+    environment = cluster.environment | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment |= {"XDG_STATE_HOME": str(tmp_path / "state"), "RNA_WATCH_SHARED": str(tmp_path)}
+    options = ["--engine", "local", "--max-candidates", "2", "--evaluators", "2", "--evaluate-command"]
+    given = ["rna-watch", "once", run, *options]
+    once = subprocess.run([*given, command], env=environment, capture_output=True, text=True, check=False)
+    assert once.returncode == 0, once.stdout + once.stderr
+    assert "loss" in once.stdout
+    assert not list(tmp_path.glob("rna-watch-evaluation-*"))
+    script.write_text("#!/bin/sh\necho the data are not there; exit 4\n")
+    failed = subprocess.run([*given, command], env=environment, capture_output=True, text=True, check=False)
+    assert "ended with status 4: the data are not there" in failed.stdout + failed.stderr

@@ -23,10 +23,15 @@ def large_work():
         yield
 
 
-@pytest.fixture(scope="class", params=[1, 2], ids=["in this process", "in two children"])
+@pytest.fixture(
+    scope="class",
+    params=[(1, False), (2, False), (2, True)],
+    ids=["in this process", "in two children", "in this process and a child"],
+)
 def engine(request, large_work):
-    """An local engine for many tests, closed at the end."""
-    engine = LocalEngine(request.param)
+    """A local engine for many tests, closed at the end."""
+    workers, here = request.param
+    engine = LocalEngine(workers, here=here)
     yield engine
     engine.close()
 
@@ -35,10 +40,10 @@ class TestLocalEngine(EngineContract):
     """The contract in this process and in children of it."""
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_cancel_is_heard_soon(workers, large_work, layouts):
+@pytest.mark.parametrize(("workers", "here"), [(1, False), (2, False), (2, True)])
+def test_cancel_is_heard_soon(workers, here, large_work, layouts):
     """Another thread can make it give up."""
-    engine = LocalEngine(workers)
+    engine = LocalEngine(workers, here=here)
     check_cancel(engine, layouts)
     engine.close()
 
@@ -51,6 +56,16 @@ def test_close_ends_its_children(large_work, layouts):
     assert engine.processes()[0].pids == (os.getpid(),)
     engine.close()
     assert [process.name for process in engine.processes()] == ["daemon"]
+
+
+def test_a_process_that_works_too_has_one_child_less(large_work, layouts):
+    """Children that were prepared load while the caller goes on; with `here` there is one less than there are workers."""
+    engine = LocalEngine(2, here=True)
+    engine.prepare(0)
+    assert [process.name for process in engine.processes()] == ["daemon", "worker"]
+    assert windows.gram(layouts, engine.map).rows.tobytes() == windows.gram(layouts).rows.tobytes()
+    assert len(engine.processes()) == 2
+    engine.close()
 
 
 def test_small_work_starts_no_process(layouts):
@@ -75,14 +90,14 @@ def test_a_child_that_dies_is_an_error_of_the_engine(large_work, layouts):
 def test_children_of_a_killed_parent_end(tmp_path):
     """The engine's children end by themselves after SIGKILL of the process that owns it."""
     code = (
-        "import multiprocessing, sys\n"
+        "import sys\n"
         "from rna_watch.engine import local\n"
         "from rna_watch.window import tasks_plan\n"
         "if __name__ == '__main__':\n"
         "    local._SMALL_BYTES = 0\n"
         "    engine = local.LocalEngine(2)\n"
         "    engine.map([tasks_plan.CopyTask(files=(), copies=(), outputs=())] * 4)\n"
-        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "    print(*(each.pids[0] for each in engine.processes()[1:]), flush=True)\n"
         "    sys.stdin.read()\n"
     )
     script = tmp_path / "owner.py"

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from rna_watch.engine.ray_engine import RayEngine
+from rna_watch.errors import EngineError
 from rna_watch.window import tasks_plan
 from tests.evaluation.contract import EvaluatorContract, is_gone
 
@@ -170,3 +171,10 @@ class TestItsEnd:
         assert not session.exists()
         assert signal.getsignal(signal.SIGTERM) is on_terminate
         engine.close()
+
+
+def test_where_ray_is_not_installed_that_is_said(monkeypatch):
+    """It is an error in words, with the way on, and no defect."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EngineError, match="Ray cannot be used on this machine .*; try --engine local"):
+        RayEngine(1)

@@ -23,9 +23,9 @@ from safetensors.torch import save_model
 from rna_watch.comparison.comparison import compare
 from rna_watch.comparison.findings import findings
 from rna_watch.comparison.tables import decimals_of
+from rna_watch.dashboard.scale import robust
 from rna_watch.errors import NothingToDo
 from rna_watch.exporters.report import page
-from rna_watch.exporters.scale import robust
 from rna_watch.formats import registry
 from rna_watch.journal import events as e
 from rna_watch.journal.quantities import number, places

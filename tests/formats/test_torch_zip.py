@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
+from rna_watch.formats import torch_zip
 from rna_watch.formats.probe import probe
 from rna_watch.formats.zip_checksums import combine_crc
 from tests.checkpoints import twins
@@ -223,3 +224,64 @@ def calls_of_publishing(count, folder):
 def test_many_tensors_take_linear_time(tmp_path):
     """Twice the tensors take twice the work: no step compares every tensor with every other."""
     assert calls_of_publishing(1000, tmp_path) < 2.1 * calls_of_publishing(500, tmp_path)
+
+
+def _training_file(path, seed, kept=4):
+    """A checkpoint whose pickle is the same whatever the seed: its step is a tensor."""
+    tensors = {f"w{number}.weight": torch.full((5, kept), float(seed + number)) for number in range(3)}
+    moments = {0: {"step": torch.tensor(float(seed)), "exp_avg": torch.ones(5), "exp_avg_sq": torch.ones(5)}}
+    content = {
+        "model": tensors,
+        "global_step": torch.tensor(10 * seed),
+        "optimizer": {"state": moments, "param_groups": []},
+    }
+    torch.save(content, path)
+
+
+def test_a_file_like_the_last_one_has_the_layout_that_it_has_alone(tmp_path, monkeypatch):
+    """Numbers inside it and its fingerprint are its own, tensors and places those of a reading that knows of no other file."""
+    paths = [str(tmp_path / f"{seed}.pt") for seed in (1, 2)]
+    alone = []
+    for seed, path in enumerate(paths, 1):
+        _training_file(path, seed)
+        monkeypatch.setattr(torch_zip, "_last", [None])
+        alone.append(probe(path))
+    first, second = map(probe, paths)
+    assert [first, second] == alone
+    assert second.tensors is first.tensors, "it was read anew"
+    assert [each.counters["step"] for each in alone] == [10, 20]
+    assert [each.optimizer_steps for each in alone] == [1, 2]
+    assert first.fingerprint != second.fingerprint
+    _training_file(paths[1], 2, kept=3)
+    assert probe(paths[1]).tensors[0].shape == (5, 3)
+
+
+def _outcome(path):
+    """The layout of a file, or why there is none."""
+    try:
+        return probe(str(path))
+    except (RefusedCheckpoint, IncompleteCheckpoint) as error:
+        return repr(error)
+
+
+def test_each_local_header_of_a_file_like_the_last_one_is_checked(tmp_path, monkeypatch):
+    """A flipped bit in a header, or in the descriptor behind a record, has the outcome that it has where nothing is known."""
+    like, path = tmp_path / "1.pt", tmp_path / "2.pt"
+    for seed, each in enumerate((like, path), 1):
+        _training_file(each, seed)
+    sound = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        records = [each for each in archive.infolist() if "/data/" in each.filename]
+    assert len(records) > 5
+    outcomes = []
+    for record in records:
+        for place in (record.header_offset + at for at in (0, 26, 28, 32)):
+            damaged = bytearray(sound)
+            damaged[place] ^= 1
+            path.write_bytes(damaged)
+            probe(str(like))
+            outcomes.append(_outcome(path))
+            monkeypatch.setattr(torch_zip, "_last", [None])
+            assert outcomes[-1] == _outcome(path)
+    refused = [each for each in outcomes if isinstance(each, str)]
+    assert len(refused) >= 4 * 3, "those of the model's three tensors"

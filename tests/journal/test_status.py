@@ -33,7 +33,7 @@ from tests.daemon.runs import alive, rna_watch, start_foreground, status, wait_u
 
 def _frame(run: Path) -> str:
     """The dashboard's head, as a terminal gets it."""
-    command = [sys.executable, "-m", "rna_watch", "status", str(run)]
+    command = [sys.executable, "-m", "rna_watch", "dashboard", str(run), "--once"]
     environment = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "200"}
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     return re.sub(r"\x1b\[[\d;]*m", "", shown).partition("── ")[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from dataclasses import replace
 from functools import partial
@@ -18,10 +17,9 @@ from rna_watch.config import RENAMED, RETIRED, RunConfig, groups
 from rna_watch.errors import EXIT_CODES
 from rna_watch.journal.records import KINDS
 from rna_watch.options import plain
-from rna_watch.reproduce import networks_tables, prototyping
-from rna_watch.reproduce.images.spec import RunSpec
 from rna_watch.reproduce.tables import Table, render
 from tests.benchmarks.levers import kept
+from tests.manual import measured
 from tests.manual.problems import problems
 
 if TYPE_CHECKING:
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-RESULTS = DOCS / "results"
 _WIDTH = 100  # columns of help texts
 _SPLIT = re.compile(r"(`[^`]*`)")
 
@@ -48,12 +45,27 @@ def table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def _levers() -> str:
     heading = ("against the best plain average", "early", "middle", "late", "cost a window")
-    return table(heading, kept.rows(RESULTS / "levers"))
+    return table(heading, kept.rows(measured.RESULTS / "levers"))
 
 
 def _levers_short() -> str:
-    rows = (row[:-1] for row in kept.rows(RESULTS / "levers") if row[0] != "chosen")
+    rows = (row[:-1] for row in kept.rows(measured.RESULTS / "levers") if row[0] != "chosen")
     return table(("against the best average", "early", "middle", "late"), rows)
+
+
+def _digits() -> str:
+    heading, *rows = measured.digits()
+    return table(heading, rows)
+
+
+def _figure1() -> str:
+    heading = "iterations to a relative suboptimality of 1e-3 / 1e-6 / 1e-9"
+    return table((heading, *(f"condition {each}" for each in measured.CONDITIONS)), measured.figure1())
+
+
+def _one_by_one() -> str:
+    heading = "epochs at which the average was better / equal / RNA better"
+    return table((heading, "CIFAR-10", "its first half", "MNIST", "its first half"), measured.one_by_one())
 
 
 def _methods() -> str:
@@ -119,15 +131,7 @@ def _help(name: str, command: click.Command) -> str:
 
 
 def _experiment(name: str) -> str:
-    record = json.loads((RESULTS / "reproduce" / f"{name}.json").read_text())
-    return "\n".join(_bare(each) for each in _tables(name, record))
-
-
-def _tables(name: str, record: dict[str, Any]) -> list[Table]:
-    if name == "prototyping":
-        return prototyping.summary(record["results"])
-    runs = [RunSpec(**{**run, "data": Path()}) for run in record["settings"]["runs"]]
-    return networks_tables.summary(runs, record["results"])
+    return "\n".join(_bare(each) for each in measured.experiment(name))
 
 
 def _bare(each: Table) -> str:
@@ -146,6 +150,9 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "methods": ("docs/method.md", _methods),
     "settings": ("docs/settings.md", _settings),
     "renamed": ("docs/settings.md", _renamed),
+    "digits": ("docs/benchmarks.md", _digits),
+    "figure1": ("docs/paper.md", _figure1),
+    "one-by-one": ("docs/paper.md", _one_by_one),
     "networks": ("docs/paper.md", partial(_experiment, "networks")),
     "prototyping": ("docs/paper.md", partial(_experiment, "prototyping")),
     "exit-codes": ("docs/reference.md", _exit_codes),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from contextlib import chdir
 from typing import TYPE_CHECKING, Any
@@ -28,10 +32,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
+PYTHON = [block for block in BLOCKS if block.language == "python" and not block.file]
+ONCE = ["rna-watch", "once", "RUN_DIR", "--evaluator", "eval.py:evaluate"]  # the fixture runs it
+PROGRAM = f'rna-watch() {{ "{sys.executable}" -P -m rna_watch "$@" || [ $? = 3 ] || exit 1; }}\n'
 # what makes a command end, quick, and callable again
 MORE = {
-    "once": ["--engine", "local"],
     "dashboard": ["--once"],
     "report": ["--force"],
     "extrapolate": ["--force"],
@@ -55,7 +60,9 @@ def _lines(text: str) -> Iterator[list[str]]:
                 words.append(word)
 
 
-COMMANDS = [(block, words) for block in BLOCKS if block.language in {"sh", ""} for words in _lines(block.text)]
+SHELL = [block for block in BLOCKS if block.language in {"sh", ""} and not block.file]
+COMMANDS = [(block, words) for block in SHELL for words in _lines(block.text)]
+PARTS_OF_FILES = [block for block in BLOCKS if block.file]
 
 
 def _name(value: object) -> str:
@@ -76,16 +83,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert count == 1
     (folder / "eval.py").write_text(text)
-    done = rna_watch("once", "RUN_DIR", "--evaluator", "eval.py:evaluate", "--engine", "local", cwd=folder)
+    done = rna_watch(*ONCE[1:], "--engine", "local", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def test_every_block_of_code_is_held_by_a_test() -> None:
     """Shell is read line by line, Python is run or part of a file, text is generated."""
+    assert ONCE in [words for _, words in COMMANDS]
     assert {block.language for block in BLOCKS} <= {"sh", "python", "text", "yaml", ""}
     for block in PYTHON:
-        assert block.run in RUNS or block.file, f"{block.page}: say <!-- run: NAME --> or <!-- from: FILE --> before it"
+        assert block.run in RUNS, f"{block.page}: say <!-- run: NAME --> or <!-- from: FILE --> before it"
 
 
 @pytest.mark.parametrize(("block", "words"), COMMANDS, ids=_name)
@@ -112,7 +120,11 @@ def test_every_command_can_be_called(block: Block, words: list[str]) -> None:
             raise AssertionError(f"{block.page}: {words}")
 
 
-RUNNABLE = {" ".join(words): words for _, words in COMMANDS if words[0] == "rna-watch" and words[1] not in ALONE}
+RUNNABLE = {
+    " ".join(words): words
+    for _, words in COMMANDS
+    if words[0] == "rna-watch" and words[1] not in ALONE and words != ONCE
+}
 
 
 @pytest.mark.parametrize("words", RUNNABLE.values(), ids=RUNNABLE)
@@ -123,6 +135,26 @@ def test_every_command_that_ends_by_itself_is_run(words: list[str], folder: Path
     done = rna_watch(*given, *MORE.get(given[0], ()), cwd=folder)
     assert done.returncode in {0, 3}, done.stderr
     assert done.stdout or done.stderr
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_work_one_after_the_other(tmp_path: Path, folder: Path) -> None:
+    """The whole block in a shell: a daemon in the background, a look at it, its end, and the rest of the run."""
+    train(tmp_path / "RUN_DIR", count=6)
+    shutil.copy(folder / "eval.py", tmp_path)
+    [block] = [each for each in BLOCKS if each.page == "README.md" and "rna-watch stop" in each.text]
+    lines = re.sub("rna-watch (start|once)", r"rna-watch \1 --engine local", block.text)
+    lines = lines.replace("dashboard RUN_DIR", "dashboard RUN_DIR --once")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    given = ["bash", "-c", PROGRAM + lines]
+    done = subprocess.run(
+        given, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"state": ' in done.stdout
+    assert "stopped watching" in done.stdout
+    assert (tmp_path / "RUN_DIR/rna/latest").exists()
+    assert (tmp_path / "RUN_DIR-report.html").exists()
 
 
 def _evaluator(block: Block) -> None:
@@ -181,12 +213,18 @@ def _recorder(block: Block, tmp_path: Path) -> None:
 RUNS: dict[str, Callable[..., None]] = {"evaluator": _evaluator, "listing": _listing, "recorder": _recorder}
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.page}-{block.run or block.file}")
+@pytest.mark.parametrize("block", PARTS_OF_FILES, ids=lambda block: f"{block.page}-{block.file}")
+def test_a_part_of_a_file_is_found_there(block: Block) -> None:
+    """Every line to the letter; tests run the file."""
+    text = (ROOT / block.file).read_text()
+    for line in block.text.splitlines():
+        assert line in text
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.page}-{block.run}")
 def test_every_block_of_python_is_run(block: Block, tmp_path: Path) -> None:
-    """As its mark says; one that is part of a file is found there to the letter."""
-    if block.file:
-        assert block.text in (ROOT / block.file).read_text()
-    elif block.run == "recorder":
+    """As its mark says."""
+    if block.run == "recorder":
         _recorder(block, tmp_path)
     else:
         with mock.patch("builtins.print"):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import errno
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,3 +107,28 @@ def test_every_problem_is_among_the_messages(problem: Problem) -> None:
         assert said, key
         for words in problem.words:
             assert any(words in each for each in said), (key, words)
+
+
+def _texts() -> str:
+    """Every text in the package's source, with a mark where a value goes in."""
+    found = []
+    for path in (ROOT / "rna_watch").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join([*found, os.strerror(errno.ENOSPC)])
+
+
+def test_every_message_of_the_page_is_one_of_the_program() -> None:
+    """Its parts between values stand in the source; no message of yesterday is explained."""
+    [rows] = [table for table in tables(DOCS / "messages.md") if table[0][0] == "message"]
+    said = [message for row in rows[2:] for message in re.findall(r"`([^`]+)`", row[0])]
+    assert len(said) > len(rows)
+    texts = _texts()
+    for message in said:
+        for part in re.split(r"\.\.\.|: |\b[A-Z]+\b|'", message):
+            words = part.strip(" :;,()")
+            assert len(words) < 8 or words in texts, (message, words)

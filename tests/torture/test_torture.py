@@ -100,7 +100,7 @@ def test_a_power_cut_keeps_what_was_synced_and_nothing_else_for_certain(library:
 @needs_compiler
 def test_nothing_is_torn_lost_or_doubled() -> None:
     """Kills, failures and power cuts at sixty points: every model is made in the end, and no other byte is touched."""
-    given = [sys.executable, "-m", "tests.torture", "--points", str(_POINTS)]
+    given = [sys.executable, "-m", "tests.torture", "--points", str(_POINTS), "--jobs", "2"]
     result = subprocess.run(given, capture_output=True, text=True, cwd=ROOT, check=False)
     assert (result.returncode, result.stderr) == (0, ""), result.stdout
     assert f"{_POINTS} points in" in result.stdout

@@ -32,7 +32,7 @@ class Scale:
             if value <= 0.0:
                 return -1.0
             return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+        return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
 
     def holds(self, value: float) -> bool:
         """Whether a value is within the range."""
@@ -63,15 +63,16 @@ def around(values: Iterable[float], *, log: bool = False) -> Scale:
     return _with_margin(low, high, log=log and bool(found))
 
 
-def robust(values: Iterable[float], mode: Mode, others: Iterable[float] = ()) -> Scale:
+def robust(values: Iterable[float], mode: Mode, others: Iterable[float] = (), *, log_from: float = 10.0) -> Scale:
     """A scale whose worse end is moved in where a few values, as the first of a training, would flatten all others.
 
-    The better end has all of them. A minimized metric whose range spans more than a decade has a logarithmic scale.
+    The better end has all of them. A minimized metric has a logarithmic scale if its range spans a large factor.
 
     Args:
         values: those that decide about the worse end.
         mode: whether they are minimized or maximized.
         others: values of which the better ones are to be seen too.
+        log_from: that factor.
     """
     found = sorted(value for value in values if math.isfinite(value))
     if not found:
@@ -86,7 +87,7 @@ def robust(values: Iterable[float], mode: Mode, others: Iterable[float] = ()) ->
             low = min(value for value in found if value >= first - reach)
     beside = [value for value in others if math.isfinite(value)]
     low, high = (min([low, *beside]), high) if mode == "min" else (low, max([high, *beside]))
-    return _with_margin(low, high, log=mode == "min" and low > 0.0 and high > 10.0 * low)
+    return _with_margin(low, high, log=mode == "min" and low > 0.0 and high > log_from * low)
 
 
 def _with_margin(low: float, high: float, *, log: bool) -> Scale:

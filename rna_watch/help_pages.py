@@ -1,0 +1,65 @@
+"""What `--help` shows beside options: the commands in groups, and examples of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+# the commands below their headings; those that stand in none come last
+COMMANDS = {
+    "Begin": ("init", "doctor", "demo"),
+    "Watch a run": ("start", "stop", "once"),
+    "Look at it": ("status", "dashboard", "logs", "compare", "report", "export"),
+    "Single files": ("inspect", "extrapolate", "verify"),
+}
+EXAMPLES = {
+    "start": (
+        "rna-watch start runs/42",
+        "rna-watch start runs/42 --evaluator eval.py:evaluate --metric accuracy --mode max",
+        "rna-watch start runs/42 --evaluate-command 'python eval.py {checkpoint}' --output /scratch/rna",
+        "rna-watch start runs/42 --wait --config rna.yaml",
+    ),
+    "once": (
+        "rna-watch once runs/42 --evaluator eval.py:evaluate",
+        "rna-watch once runs/42 --again --window 8",
+    ),
+    "stop": ("rna-watch stop runs/42",),
+    "status": ("rna-watch status", "rna-watch status runs/42", "rna-watch status runs/42 --json"),
+    "dashboard": (
+        "rna-watch dashboard runs/42",
+        "rna-watch dashboard runs/41 runs/42",
+        "rna-watch dashboard runs/42 --svg run.svg --width 160",
+    ),
+    "logs": ("rna-watch logs runs/42 --follow",),
+    "compare": ("rna-watch compare runs/42", "rna-watch compare runs/42 --metric accuracy --plot methods.svg"),
+    "report": ("rna-watch report runs/42", "rna-watch report runs/42 --out run.html"),
+    "inspect": ("rna-watch inspect runs/42/epoch_10.pt",),
+    "extrapolate": (
+        "rna-watch extrapolate epoch_5.pt epoch_6.pt epoch_7.pt --out better.pt",
+        "rna-watch extrapolate epoch_*.pt --out mean.pt --method average --window 5",
+    ),
+    "verify": ("rna-watch verify runs/42", "rna-watch verify runs/42/rna/best"),
+    "demo": ("rna-watch demo",),
+    "reproduce": ("rna-watch reproduce figure1 --quick",),
+}
+
+
+class Program(click.Group):
+    """The program, whose commands stand in groups and end their help with examples."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command with its examples."""
+        lines = EXAMPLES.get(name or cmd.name or "", ())
+        cmd.epilog = "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines))) if lines else None
+        super().add_command(cmd, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands below their headings."""
+        rest = [name for name in self.list_commands(ctx) if not any(name in names for names in COMMANDS.values())]
+        limit = formatter.width - 6 - max(map(len, self.commands))
+        for heading, names in {**COMMANDS, "More": rest}.items():
+            found: list[Any] = [self.commands[name] for name in names if name in self.commands]
+            if found:
+                with formatter.section(heading):
+                    formatter.write_dl([(each.name, each.get_short_help_str(limit)) for each in found])
