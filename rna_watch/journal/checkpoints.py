@@ -90,6 +90,7 @@ class Checkpoints(dict[str, Checkpoint]):
         self.stages: dict[Stage, dict[str, None]] = {stage: {} for stage in Stage}
         self.pinned: dict[str, None] = {}
         self.left_behind: dict[str, None] = {}
+        self.trained: dict[str, None] = {}
         self.admitted: list[tuple[int, int, str]] = []
         self._series: dict[str, Series] = {}
         self._paths: dict[str, tuple[str, ...]] = {}
@@ -110,6 +111,7 @@ class Checkpoints(dict[str, Checkpoint]):
             self._index(name, old, new)
         _mark(self.pinned, name, new.pinned)
         _mark(self.left_behind, name, new.left_behind)
+        _mark(self.trained, name, new.trained)
         super().__setitem__(name, new)
         if new.brief is None:
             self._unpacked.pop(name, None)
