@@ -162,9 +162,7 @@ class EvaluatorContract:
         """A syntax error in the user's file names file and line."""
         (folder / "broken.py").write_text("import torch\n\ndef evaluate(state_dict, device)\n    return {}\n")
         evaluator = make(spec(folder, function="broken.py:evaluate"))
-        with pytest.raises(
-            EvaluationFailed, match=r"broken.py cannot be imported: broken.py:3: SyntaxError: "
-        ):
+        with pytest.raises(EvaluationFailed, match=r"broken.py cannot be imported: broken.py:3: SyntaxError: "):
             evaluator.evaluate(combination(folder))
         assert evaluator.pid() is None
 
