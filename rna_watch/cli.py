@@ -208,7 +208,8 @@ def stop(run_dir: Path, output: str | None) -> None:
 )
 @some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS, "ema_decay")
 @some_settings(
-    "normalization", "source", "ignore", "step", "export", "optimizer_state", "one_run", "workers", "memory_budget"
+    *("normalization", "source", "ignore", "step", "export", "optimizer_state", "one_run"),
+    *("engine", "ray_address", "ray_from", "workers", "memory_budget"),
 )
 @_json("the manifest, and nothing else")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")

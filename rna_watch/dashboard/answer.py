@@ -101,8 +101,8 @@ def _tested(
     if model is None:
         assert original is not None
         found = named("best original", original.checkpoint, original_room, original.value, "")
-        lead = "its models are gone" if state.outputs else "no model yet"
-        return Text.assemble((lead, "bold"), _GAP, found)
+        why = "its models are gone" if state.outputs else "no model yet"
+        return Text.assemble((why, "bold"), _GAP, found)
     path = output_of(state, model.output) if original_room else model.output
     ours = named("best", path, model_room, model.value, "green")
     if original is None or best.gain is None:

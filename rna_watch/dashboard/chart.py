@@ -12,7 +12,7 @@ from rich.text import Text
 from rna_watch.dashboard.layout import Lines, fit, heading
 from rna_watch.dashboard.scale import Scale, around, robust
 from rna_watch.journal.metric import values_of
-from rna_watch.journal.quantities import number, places
+from rna_watch.journal.quantities import counted, number, places
 from rna_watch.journal.words import DIRECTIONS
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _title(
     notes = [
         f"{count} checkpoints",
         "log scale" if scale.log else "",
-        f"{beyond} values off the chart" if beyond else "",
+        f"{counted(beyond, 'value')} off the chart" if beyond else "",
     ]
     direction = DIRECTIONS.get(metric.mode or "", "")
     return metric.name + (f", {direction}" if direction else ""), ", ".join(filter(None, notes))

@@ -96,12 +96,17 @@ def unpoint(link: Path) -> None:
 
 
 def remove(model: Path) -> None:
-    """Remove a model, its plain copy and its manifest (the manifest last: alone it is harmless), as far as they are ours."""
-    for path in (model, export_path(model), manifest_path(model)):
-        with contextlib.suppress(owned.NotOurs):  # where the system refuses it, it is tried again
-            disk.remove(path)
-    with contextlib.suppress(FileNotFoundError):
-        disk.sync_folder(model.parent)
+    """Remove a model, its plain copy and its manifest, as far as they are ours.
+
+    The manifest is last, once the rest is gone from the disk too: alone it is harmless, and without it nothing says that a
+    model is ours.
+    """
+    for paths in ((model, export_path(model)), (manifest_path(model),)):
+        for path in paths:
+            with contextlib.suppress(owned.NotOurs):  # where the system refuses it, it is tried again
+                disk.remove(path)
+        with contextlib.suppress(FileNotFoundError):
+            disk.sync_folder(model.parent)
 
 
 def sweep(tree: Path) -> None:

@@ -139,13 +139,14 @@ class Disk:
         self._namings = left
 
     def write(self, root: Path, *, seed: int) -> None:
-        """Write one of the disks that there may be after the cut.
+        """Write one of the disks that there may be after the cut; another call may write another.
 
         Args:
             root: where; it does not exist.
             seed: which one.
         """
         generator = random.Random(seed)
+        known = [(folder, dict(folder.certain)) for naming in self._namings for folder, *_ in naming.parts]
         extreme = seed if seed < _EXTREMES else None
         for naming in self._namings:
             if extreme in {1, 2} or (extreme is None and generator.random() < 1 / 2):
@@ -175,6 +176,8 @@ class Disk:
                 written[id(node)] = path
 
         put(self._root, root)
+        for folder, certain in known:
+            folder.certain = certain
 
 
 def _apply(naming: _Naming) -> None:

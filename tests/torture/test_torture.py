@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -95,6 +96,26 @@ def test_a_power_cut_keeps_what_was_synced_and_nothing_else_for_certain(library:
     assert found[1] == {"data": b"data", "named": b"", "old": b""}
     assert found[2] == {"data": b"data", "named": b"named", "old": b"new"}
     assert {each["old"] for each in found} == {b"old", b"", b"new"}
+
+
+@needs_compiler
+@pytest.mark.parametrize("at", [3, 4])
+def test_a_power_cut_while_a_model_is_removed_leaves_no_model_without_its_manifest(
+    library: Path, tmp_path: Path, at: int
+) -> None:
+    """Nothing would say then that it is ours, and it would stay for ever."""
+    root, log = tmp_path / "run", tmp_path / "changes"
+    (root / "model").mkdir(parents=True)
+    (root / "model" / "weights").write_bytes(b"weights")
+    (root / "model.json").write_text(json.dumps({"schema": 1, "inputs": [], "weights": [], "coefficients": []}))
+    disk = Disk(root)
+    code = "from rna_watch.publishing import output_tree; output_tree.remove(root / 'model')"
+    assert act(library, root, Order(act=KILL_AFTER, counted=CHANGES, at=at), code, log)[0] == -9
+    disk.replay(log)
+    for seed in range(40):
+        there = tmp_path / f"disk{seed}"
+        disk.write(there, seed=seed)
+        assert not (there / "model").exists() or (there / "model.json").exists()
 
 
 @needs_compiler
