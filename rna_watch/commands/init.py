@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rna_watch.config import RunConfig
 
 EVALUATOR, SETTINGS = "rna_watch_evaluator.py", "rna_watch.yaml"
-_PLACE = re.compile(r"\(([^()]+\.py), line (\d+)\)$")
+_STOP = re.compile(r"([^:/]+\.py):(\d+): (?:NotImplementedError|FileNotFoundError): (.*)", re.DOTALL)
 
 
 def init(run_dir: Path, options: RunConfig, typed: Sequence[str], say: Callable[[str], None]) -> None:
@@ -111,9 +111,8 @@ def try_it(settings: RunConfig, newest: Newest, say: Callable[[str], None], agai
 
 def _stops(reason: str, again: str) -> str:
     """A failure of the evaluator in words: a line that is to be filled in is named as such."""
-    place = _PLACE.search(reason)
-    if place is None or not re.match(r"(NotImplementedError|FileNotFoundError): ", reason):
+    stop = _STOP.match(reason)
+    if stop is None:
         return f"the evaluator fails: {reason}; correct it, then {again}"
-    what = reason[: place.start()].partition(": ")[2].strip()
-    loaded = " (the model itself loads)" if what.startswith(FILL_IN) else ""
-    return f"{place[1]}, line {place[2]}: {what}{loaded}; then {again}"
+    loaded = " (the model itself loads)" if stop[3].startswith(FILL_IN) else ""
+    return f"{stop[1]}, line {stop[2]}: {stop[3]}{loaded}; then {again}"
