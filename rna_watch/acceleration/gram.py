@@ -139,6 +139,11 @@ def _products(residuals_nn: Float64, new: int, kernel: Kernel) -> Float64:
     return rows
 
 
+def products(residuals_nn: Float64) -> Float64:
+    """R'R `(N, N)` of a few residuals `(N, n)`, which are left as they are."""
+    return _products(residuals_nn, len(residuals_nn), "vectors")
+
+
 def _squares(values_mn: Float64, columns: Sequence[slice]) -> Float64:
     """The squared norm of each row over some columns."""
     found = np.zeros(len(values_mn))
