@@ -12,7 +12,7 @@ from rich.text import Text
 from rna_watch.dashboard.layout import Lines, fit, heading
 from rna_watch.dashboard.scale import Scale, around, robust
 from rna_watch.journal.metric import values_of
-from rna_watch.journal.quantities import number, places
+from rna_watch.journal.quantities import counted, number, places
 from rna_watch.journal.words import DIRECTIONS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def chart(state: RunState, metric: Metric, best: Standing | None, *, width: int,
     shown: list[Checkpoint] = []
     series: dict[str, Series] = {name: [] for name in _NAMES}
     for checkpoint in list(islice(reversed(state.checkpoints.values()), _MOST))[::-1]:
-        if not checkpoint.chosen and not checkpoint.evaluations:
+        if not checkpoint.verdict and not checkpoint.evaluated:
             continue
         values = values_of(checkpoint, metric)
         if values.original is None and values.chosen is None:
@@ -102,7 +102,7 @@ def _title(
     notes = [
         f"{count} checkpoints",
         "log scale" if scale.log else "",
-        f"{beyond} values off the chart" if beyond else "",
+        f"{counted(beyond, 'value')} off the chart" if beyond else "",
     ]
     direction = DIRECTIONS.get(metric.mode or "", "")
     return metric.name + (f", {direction}" if direction else ""), ", ".join(filter(None, notes))

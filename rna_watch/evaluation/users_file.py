@@ -141,7 +141,10 @@ def _takes(value: Callable[..., Any], count: int) -> bool:
 
 
 def _where(error: BaseException, file: str) -> str:
-    """The error in words, with the line of the user's file where it arose, if it arose there."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    place = f" ({Path(file).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"
+    """The error in words, the line of the user's file where it arose first, if it arose there."""
+    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    what = str(error)
+    if isinstance(error, SyntaxError) and error.filename == file:
+        own, what = [error.lineno], error.msg
+    place = f"{Path(file).name}:{own[-1]}: " if own else ""
+    return f"{place}{type(error).__name__}: {what}"
