@@ -50,12 +50,15 @@ def newest(state: RunState, count: float = math.inf) -> list[Checkpoint]:
     finished.
     """
     rows: list[Checkpoint] = []
-    refused, waiting = 0, sum(checkpoint.stage is Stage.READY for checkpoint in state.checkpoints.values())
+    refused, waiting = 0, -1  # it is counted once one waits
     for checkpoint in reversed(state.checkpoints.values()):
         if len(rows) >= count:
             break
         refused += checkpoint.stage is Stage.REFUSED
-        waiting -= checkpoint.stage is Stage.READY
+        if checkpoint.stage is Stage.READY:
+            if waiting < 0:
+                waiting = sum(each.stage is Stage.READY for each in state.checkpoints.values())
+            waiting -= 1
         if checkpoint.stage in _HIDDEN or (checkpoint.stage is Stage.REFUSED and refused > _MOST_REFUSED):
             continue
         if checkpoint.stage is Stage.READY and waiting >= _MOST_WAITING:
