@@ -158,6 +158,5 @@ class DiskReserve:
 
     def _largest_bytes(self, at_least: int = 0) -> int:
         """Size of the largest checkpoint among the newest (a run may save several models, of unequal size)."""
-        admitted = [c.admitted for c in self._recorder.checkpoints() if c.admitted]
-        admitted.sort(key=lambda event: event.seq)
-        return max([at_least, *(event.size_bytes for event in admitted[-self._config.window - 1 :])])
+        newest = self._recorder.state.checkpoints.newest(self._config.window + 1)
+        return max([at_least, *(each.admitted.size_bytes for each in newest if each.admitted)])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.daemon.order import by_age
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
@@ -369,12 +369,10 @@ def _plain(series: str) -> str:
 
 def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:
     """Whether the model of a checkpoint is one of the newest of its series that are kept."""
-    models = [
-        c.name
-        for c in by_age(list(state.checkpoints.values()))
-        if c.name == checkpoint.name or (Stage.PUBLISHED in {c.stage, c.before} and c.series == checkpoint.series)
-    ]
-    return checkpoint.name in models[-keep:]
+    of_series = state.checkpoints.of_series(checkpoint.series).admitted
+    newest = (state.checkpoints[name] for _, _, name, _ in reversed(list(of_series)))
+    models = (c.name for c in newest if c.name == checkpoint.name or Stage.PUBLISHED in {c.stage, c.before})
+    return checkpoint.name in islice(models, keep)
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

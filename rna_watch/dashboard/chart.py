@@ -52,7 +52,7 @@ def chart(state: RunState, metric: Metric, best: Standing | None, *, width: int,
     """
     shown: list[Checkpoint] = []
     series: dict[str, Series] = {name: [] for name in _NAMES}
-    known = [checkpoint for checkpoint in state.checkpoints.values() if checkpoint.chosen or checkpoint.evaluations]
+    known = [checkpoint for checkpoint in state.checkpoints.values() if checkpoint.verdict or checkpoint.evaluated]
     for checkpoint in _thinned(known, best):
         values = values_of(checkpoint, metric)
         if values.original is None and values.chosen is None:

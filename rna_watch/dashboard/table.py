@@ -50,15 +50,12 @@ def newest(state: RunState, count: float = math.inf) -> list[Checkpoint]:
     finished.
     """
     rows: list[Checkpoint] = []
-    refused, waiting = 0, -1  # it is counted once one waits
+    refused, waiting = 0, state.checkpoints.count([Stage.READY])
     for checkpoint in reversed(state.checkpoints.values()):
         if len(rows) >= count:
             break
         refused += checkpoint.stage is Stage.REFUSED
-        if checkpoint.stage is Stage.READY:
-            if waiting < 0:
-                waiting = sum(each.stage is Stage.READY for each in state.checkpoints.values())
-            waiting -= 1
+        waiting -= checkpoint.stage is Stage.READY
         if checkpoint.stage in _HIDDEN or (checkpoint.stage is Stage.REFUSED and refused > _MOST_REFUSED):
             continue
         if checkpoint.stage is Stage.READY and waiting >= _MOST_WAITING:

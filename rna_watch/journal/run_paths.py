@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TRIES = 3
 _PARSED_FOLDER = "checkpoints"
 _OURS = re.compile(
-    r"^(journal\.jsonl|heartbeat\.json|lock|owner\.json|log(\.\d+)?|stop|pins|window|scratch|\.rna-watch-.*\.tmp)$"
+    r"^(journal\.jsonl|snapshot|heartbeat\.json|lock|owner\.json|log(\.\d+)?|stop|pins|window|scratch|\.rna-watch-.*\.tmp)$"
 )
 _PARSED_ENTRY = re.compile(r"^checkpoint_\d+$")
 
@@ -51,6 +51,11 @@ class RunPaths:
     def heartbeat(self) -> Path:
         """The heartbeat."""
         return self.state / "heartbeat.json"
+
+    @property
+    def snapshot(self) -> Path:
+        """What the journal adds up to: a cache."""
+        return self.state / "snapshot"
 
     @property
     def lock(self) -> Path:
@@ -114,7 +119,7 @@ class RunPaths:
             StoreError: a folder cannot be made.
         """
         pins, old = self.pin_folders
-        ours = (pins, old, self.scratch, self.journal, self.lock, self.owner, self.heartbeat, self.log)
+        ours = (pins, old, self.scratch, self.journal, self.lock, self.owner, self.heartbeat, self.log, self.snapshot)
         try:
             owned.claim(self.models, allow_links=allow_links)
             owned.claim(self.state, [each.name for each in ours], allow_links=allow_links, mark=True)
