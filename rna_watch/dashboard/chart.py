@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ _STAR, _EMPTY = ("★", "bold green"), (" ", "")
 def chart(state: RunState, metric: Metric, best: Standing | None, *, width: int, rows: int) -> Lines:
     """A heading, `rows` lines of chart and a line of steps; nothing until two checkpoints have been evaluated.
 
-    A very long run is thinned evenly. The first values of a training do not flatten the others.
+    A very long run shows its newest part. The first values of a training do not flatten the others.
 
     Args:
         state: what the journal adds up to.
@@ -52,8 +52,9 @@ def chart(state: RunState, metric: Metric, best: Standing | None, *, width: int,
     """
     shown: list[Checkpoint] = []
     series: dict[str, Series] = {name: [] for name in _NAMES}
-    known = [checkpoint for checkpoint in state.checkpoints.values() if checkpoint.verdict or checkpoint.evaluated]
-    for checkpoint in _thinned(known, best):
+    for checkpoint in list(islice(reversed(state.checkpoints.values()), _MOST))[::-1]:
+        if not checkpoint.verdict and not checkpoint.evaluated:
+            continue
         values = values_of(checkpoint, metric)
         if values.original is None and values.chosen is None:
             continue
@@ -73,7 +74,7 @@ def chart(state: RunState, metric: Metric, best: Standing | None, *, width: int,
     right = max((len(text) for text in last.values()), default=-1) + 1
     columns = max(width - left - 1 - right, 8)
     star = _star(shown, best, scale, columns, rows)
-    lines = [heading(*_title(len(known), metric, scale, every), width)]
+    lines = [heading(*_title(len(shown), len(state.checkpoints) > _MOST, metric, scale, every), width)]
     cells = _cells(series, scale, columns, rows)
     beside = _beside(series, last, scale, rows)
     for row in range(rows):
@@ -89,24 +90,14 @@ def chart(state: RunState, metric: Metric, best: Standing | None, *, width: int,
     return [*lines, _steps(shown, left, columns, width)]
 
 
-def _thinned(known: Sequence[Checkpoint], best: Standing | None) -> Sequence[Checkpoint]:
-    """So many of them, evenly, the newest and that of the best model among them."""
-    every = -(-len(known) // _MOST)
-    name = best.model.checkpoint if best and best.model else ""
-    if every < 2:
-        return known
-    last = (len(known) - 1) % every
-    return [each for index, each in enumerate(known) if index % every == last or each.name == name]
-
-
 def _is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _title(count: int, metric: Metric, scale: Scale, every: Sequence[float]) -> tuple[str, str]:
+def _title(count: int, newest: bool, metric: Metric, scale: Scale, every: Sequence[float]) -> tuple[str, str]:
     beyond = sum(not scale.holds(value) for value in every)
     notes = [
-        counted(count, "checkpoint"),
+        ("newest " if newest else "") + counted(count, "checkpoint"),
         "log scale" if scale.log else "",
         f"{counted(beyond, 'value')} off the chart" if beyond else "",
     ]
