@@ -2,66 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import rna_watch
 from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS
-from rna_watch.config import ENDS
+from rna_watch.config import ENDS, EXPORTERS
 from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.help_pages import Program
-from rna_watch.journal.echo import Formatter, echo, note, shown, tolerate_any_text
+from rna_watch.journal.echo import Formatter, echo, note, tolerate_any_text
 from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
+from rna_watch.run_options import OUTPUT, PATH, RUN, asker, json_flag, of_run, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
-    from rna_watch.commands.settle_run import Ask
     from rna_watch.journal.run_paths import RunPaths
-
-_PATH = click.Path(path_type=Path)
-_RUN = click.argument("run_dir", type=_PATH)
-_OUTPUT = click.option("--output", help="Where outputs and state lie, if not in the run directory.")
-
-
-def _of_run(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the paths of a run, by RUN_DIR and `--output`."""
-
-    @_RUN
-    @_OUTPUT
-    @functools.wraps(command)
-    def with_paths(run_dir: Path, output: str | None, **options: Any) -> None:
-        from rna_watch.journal.run_registry import resolve
-
-        command(resolve(run_dir, output), **options)
-
-    return with_paths
-
-
-def _json(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option("--json", "as_json", is_flag=True, help=f"Print {what}.")
-
-
-def _taken(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The options that are no settings, taken from among those that are."""
-    return {name: options.pop(name) for name in names}
-
-
-def _asker() -> Ask | None:
-    """A function that lets a person choose, on a terminal."""
-    return _ask if sys.stdin.isatty() and sys.stdout.isatty() else None
-
-
-def _ask(lines: list[str], choices: int, default: int) -> int:
-    return int(click.prompt(shown("\n".join([*lines, "Which one"])), type=click.IntRange(1, choices), default=default))
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -71,22 +33,22 @@ def app() -> None:
 
 
 @app.command(cls=GroupedCommand)
-@_RUN
+@RUN
 @settings
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, for containers and services.")
 @click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait for it, in the background.")
 @click.option("--no-terminal", "to_terminal", flag_value=False, default=True, hidden=True)
-@click.option("--chosen", type=_PATH, hidden=True)
+@click.option("--chosen", type=PATH, hidden=True)
 def start(run_dir: Path, config_file: Path | None, **options: Any) -> None:
     """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`."""
     from rna_watch.commands import start
 
-    how = _taken(options, "foreground", "wait", "to_terminal", "chosen")
-    start.start(run_dir, config_of(config_file, options), sys.argv[1:], say=echo, ask=_asker(), **how)
+    how = taken(options, "foreground", "wait", "to_terminal", "chosen")
+    start.start(run_dir, config_of(config_file, options), sys.argv[1:], say=echo, ask=asker(), **how)
 
 
 @app.command(cls=GroupedCommand)
-@_RUN
+@RUN
 @settings
 @click.option("--again", is_flag=True, help="Make every model anew whose checkpoints are still there.")
 def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any) -> None:
@@ -98,13 +60,33 @@ def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any
             raise UsageError(
                 f"--{name.replace('_', '-')} is for `start`: `once` ends when everything that is there is done"
             )
-    once.once(run_dir, config_of(config_file, options), sys.argv[1:], again=again, say=echo, ask=_asker())
+    once.once(run_dir, config_of(config_file, options), sys.argv[1:], again=again, say=echo, ask=asker())
 
 
 @app.command()
-@click.argument("run_dir", type=_PATH, required=False)
-@_OUTPUT
-@_json("the state as one JSON object; of all runs, an array of them")
+@RUN
+@some_settings("output", "patterns", "source", "step")
+def init(run_dir: Path, **options: Any) -> None:
+    """Write an evaluator and settings for RUN_DIR's trainer into the current folder, and try them on its newest checkpoint."""
+    from rna_watch.commands import init
+
+    init.init(run_dir, config_of(None, options), ["rna-watch", *sys.argv[1:]], echo)
+
+
+@app.command(cls=GroupedCommand)
+@RUN
+@settings
+def doctor(run_dir: Path, config_file: Path | None, **options: Any) -> None:
+    """Say what works for RUN_DIR, what will not, and what to do: files, disk, engine, the evaluator on its newest checkpoint."""
+    from rna_watch.commands import doctor
+
+    doctor.doctor(run_dir, config_of(config_file, options), ["rna-watch", *sys.argv[1:]], echo)
+
+
+@app.command()
+@click.argument("run_dir", type=PATH, required=False)
+@OUTPUT
+@json_flag("the state as one JSON object; of all runs, an array of them")
 @click.option(
     "--check", is_flag=True, help="Print nothing; exit with 0 if a daemon watches and gives signs of life, else 1."
 )
@@ -138,10 +120,10 @@ def status(run_dir: Path | None, *, output: str | None, as_json: bool, check: bo
 
 
 @app.command()
-@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=_PATH)
-@_OUTPUT
+@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=PATH)
+@OUTPUT
 @click.option("--once", is_flag=True, help="Print one frame and exit.")
-@click.option("--svg", type=_PATH, help="Write one frame as a picture and exit.")
+@click.option("--svg", type=PATH, help="Write one frame as a picture and exit.")
 @click.option("--width", default=120, show_default=True, help="Columns of the picture.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def dashboard(
@@ -167,7 +149,7 @@ def dashboard(
 
 
 @app.command()
-@_of_run
+@of_run
 @click.option(
     "-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="How many of the last lines."
 )
@@ -181,8 +163,8 @@ def logs(paths: RunPaths, *, lines: int, follow: bool) -> None:
 
 
 @app.command()
-@_RUN
-@_OUTPUT
+@RUN
+@OUTPUT
 def stop(run_dir: Path, output: str | None) -> None:
     """Stop watching RUN_DIR, or waiting for it; the training and all files stay as they are."""
     from rna_watch.commands import stop
@@ -191,15 +173,15 @@ def stop(run_dir: Path, output: str | None) -> None:
 
 
 @app.command()
-@click.argument("checkpoints", nargs=-1, required=True, type=_PATH)
-@click.option("-o", "--out", required=True, type=_PATH, help="The model to write.")
+@click.argument("checkpoints", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--out", required=True, type=PATH, help="The model to write.")
 @click.option(
     "--method",
     default="rna",
     show_default=True,
     help=f"{', '.join(ALONE)}; or {LAYERED}, with --manifest.",
 )
-@click.option("--manifest", type=_PATH, help=f"Of a model whose rows of weights --method {LAYERED} takes.")
+@click.option("--manifest", type=PATH, help=f"Of a model whose rows of weights --method {LAYERED} takes.")
 @click.option("--window", type=click.IntRange(min=1), help="N: use the newest N + 1 checkpoints; all if not given.")
 @click.option(
     "--regularization",
@@ -208,24 +190,25 @@ def stop(run_dir: Path, output: str | None) -> None:
 )
 @some_settings("residuals", "lr_saved", "optimizer_order", *MEMBER_SETTINGS, "ema_decay")
 @some_settings(
-    "normalization", "source", "ignore", "step", "export", "optimizer_state", "one_run", "workers", "memory_budget"
+    *("normalization", "source", "ignore", "step", "serving_copy", "export", "optimizer_state", "one_run"),
+    *("engine", "ray_address", "ray_from", "workers", "memory_budget"),
 )
-@_json("the manifest, and nothing else")
+@json_flag("the manifest, and nothing else")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **options: Any) -> None:
     """Combine CHECKPOINTS into one model: one window, no daemon."""
     from rna_watch.commands import extrapolate
 
-    what = _taken(options, "method", "window", "regularization", "force", "manifest")
+    what = taken(options, "method", "window", "regularization", "force", "manifest")
     request = extrapolate.Request(settings=config_of(None, options), **what)
     manifest = extrapolate.extrapolate(checkpoints, out, request, lambda line: note(f"warning  {line}"))
     echo(json.dumps(manifest, indent=2) if as_json else "\n".join(extrapolate.lines(out, manifest)))
 
 
 @app.command()
-@click.argument("checkpoint", type=_PATH)
+@click.argument("checkpoint", type=PATH)
 @some_settings("source", "ignore", "step")
-@_json("it as one JSON object")
+@json_flag("it as one JSON object")
 def inspect(checkpoint: Path, *, as_json: bool, **options: Any) -> None:
     """Say what CHECKPOINT is: format, completeness, step, tensors, and what would be extrapolated."""
     from rna_watch.commands import inspect
@@ -235,7 +218,7 @@ def inspect(checkpoint: Path, *, as_json: bool, **options: Any) -> None:
 
 
 @app.command()
-@_of_run
+@of_run
 @click.option("--metric", help="The evaluator's metric to show; by default the one that models were chosen by.")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Its direction, if its name does not tell.")
 @click.option("--levels", help="Values of it to be reached, with commas; by default around the original's best.")
@@ -243,9 +226,9 @@ def inspect(checkpoint: Path, *, as_json: bool, **options: Any) -> None:
     "--sequence", metavar="PATTERN", help="Which checkpoints, such as 'D_#.pt', where a folder has several kinds."
 )
 @click.option("--members", is_flag=True, help="Also every fixed recipe that was evaluated at most checkpoints.")
-@click.option("--plot", type=_PATH, help="Draw it too: a file ending in .svg, .png or .pdf.")
+@click.option("--plot", type=PATH, help="Draw it too: a file ending in .svg, .png or .pdf.")
 @click.option("--force", is_flag=True, help="Replace that file if it exists.")
-@_json("everything as one JSON object")
+@json_flag("everything as one JSON object")
 def compare(paths: RunPaths, **options: Any) -> None:
     """Compare every method at every checkpoint of RUN_DIR: what was best, what it saved, and where it lost."""
     from rna_watch.commands import compare
@@ -254,8 +237,8 @@ def compare(paths: RunPaths, **options: Any) -> None:
 
 
 @app.command()
-@_of_run
-@click.option("-o", "--out", type=_PATH, help="The page to write; NAME-report.html in this folder if not given.")
+@of_run
+@click.option("-o", "--out", type=PATH, help="The page to write; NAME-report.html in this folder if not given.")
 @click.option("--force", is_flag=True, help="Replace that file if it exists.")
 def report(paths: RunPaths, *, out: Path | None, force: bool) -> None:
     """Write all that is known of RUN_DIR as one HTML page, to read anywhere: answer, curves, weights, where models come from."""
@@ -265,8 +248,28 @@ def report(paths: RunPaths, *, out: Path | None, force: bool) -> None:
 
 
 @app.command()
-@click.argument("outputs", nargs=-1, required=True, type=_PATH)
-@_json("one JSON array, and nothing else")
+@of_run
+@click.option("--to", "name", required=True, type=click.Choice(EXPORTERS), help="The tool.")
+@click.option("-o", "--out", type=PATH, help="Its folder; .rna-watch/exports/NAME if not given.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="prometheus: answer on this port of 127.0.0.1, until Ctrl-C."
+)
+@click.option("--follow", is_flag=True, hidden=True)
+def export(paths: RunPaths, *, name: str, out: Path | None, port: int | None, follow: bool) -> None:
+    """Give the numbers of RUN_DIR to a tool: tensorboard, csv, prometheus, wandb (offline), mlflow; live by `exporters`."""
+    from rna_watch.commands import export
+
+    if port is not None and name != "prometheus":
+        raise UsageError("--port goes with --to prometheus")
+    if follow:
+        export.follow(paths, name, port, echo)
+    else:
+        export.write(paths, name, out, port, echo)
+
+
+@app.command()
+@click.argument("outputs", nargs=-1, required=True, type=PATH)
+@json_flag("one JSON array, and nothing else")
 def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
     """Recompute published models from their manifests, and say whether they are what they claim.
 
@@ -285,7 +288,7 @@ def verify(outputs: tuple[Path, ...], *, as_json: bool) -> None:
 
 
 @app.command()
-@click.option("--dir", "folder", type=_PATH, help="Where to train; a new folder if not given.")
+@click.option("--dir", "folder", type=PATH, help="Where to train; a new folder if not given.")
 @click.option("--epochs", type=click.IntRange(min=4), default=40, show_default=True, help="Epochs to train.")
 @click.option("--engine", default="auto", show_default=True, help="auto, local or ray.")
 def demo(folder: Path | None, epochs: int, engine: str) -> None:
@@ -297,16 +300,16 @@ def demo(folder: Path | None, epochs: int, engine: str) -> None:
 
 @app.command()
 @click.argument("name")
-@click.option("--data", type=_PATH, envvar="RNA_WATCH_DATA", help="Folder of data [$RNA_WATCH_DATA].")
-@click.option("--out", type=_PATH, default="reproduced", show_default=True, help="Where to write.")
-@click.option("--config", type=_PATH, help="YAML file of the experiment's own settings.")
+@click.option("--data", type=PATH, envvar="RNA_WATCH_DATA", help="Folder of data [$RNA_WATCH_DATA].")
+@click.option("--out", type=PATH, default="reproduced", show_default=True, help="Where to write.")
+@click.option("--config", type=PATH, help="YAML file of the experiment's own settings.")
 @click.option("--quick", is_flag=True, help="A small version, in seconds or a minute.")
 @click.option(
     "--so-far", is_flag=True, help="Run nothing: tables and figure of what is finished, the rest marked as not run."
 )
 @click.option("--cuda", is_flag=True, help="networks: the paper's own, both optimizers side by side on one GPU.")
 @click.option("--budget", help="With --cuda: the time to take, such as 9m.  [default: 9m]")
-@click.option("--tables", type=_PATH, help="With --cuda: train nothing, make tables of the records in this folder.")
+@click.option("--tables", type=PATH, help="With --cuda: train nothing, make tables of the records in this folder.")
 def reproduce(
     name: str,
     data: Path | None,

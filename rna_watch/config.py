@@ -14,14 +14,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from rna_watch.acceleration.methods import METHODS, PRIORS, USUAL, Search
 from rna_watch.errors import UsageError
 
+EXPORTERS = ("tensorboard", "csv", "prometheus", "wandb", "mlflow")  # `exporters/export.py` has what each does
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     MethodName = str
     PriorName = str
+    ExporterName = str
 else:
     MethodName = Literal[tuple(METHODS)]
+    ExporterName = Literal[EXPORTERS]
     PriorName = Literal[tuple(PRIORS)]
 
 Positive = Annotated[int, Field(ge=1)]
@@ -37,7 +41,7 @@ RETIRED = {
 ENDS = ("until_idle", "last_step", "with_pid")  # settings that end the daemon with the training; only for `start`
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 # settings by the names that they had before, which are still accepted
-RENAMED = {"ema_decay": "ema_decays", "trained_memory": "fit_memory"}
+RENAMED = {"ema_decay": "ema_decays", "export": "serving_copy", "trained_memory": "fit_memory"}
 
 
 def _one_group(pattern: str) -> str:
@@ -184,8 +188,14 @@ class RunConfig(BaseModel):
     )
     publish: Literal["always", "when-better"] = Field("always", description="Which chosen models are written.")
     keep: Positive = Field(5, description="Outputs kept: the best, and this many of the newest.")
-    export: Literal["none", "safetensors"] = Field(
+    serving_copy: Literal["none", "safetensors"] = Field(
         "none", description="A plain copy for serving next to each model: NAME.export.safetensors, with bare names."
+    )
+    exporters: tuple[ExporterName, ...] = Field(
+        (), description="Tools that get the run's numbers as they come, below .rna-watch/exports; none if not given."
+    )
+    prometheus_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None, description="Port of 127.0.0.1 where the exporter `prometheus` answers too; none if not given."
     )
     optimizer_state: Literal["keep", "drop"] = Field(
         "keep",
@@ -313,8 +323,8 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
     values = _renamed(read_settings(path)) if path else {}
     where = str(path) if path else "the command line"
     known = RunConfig.model_fields
-    for key in values:
-        if key not in known and key not in RETIRED:
+    for key in (*values, *overrides):
+        if key not in known and key not in RETIRED and key not in RENAMED:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known are: {', '.join(known)}"
             raise UsageError(f"{where}: unknown setting '{key}'{hint}")
@@ -331,7 +341,8 @@ def load(path: Path | None, overrides: dict[str, Any], say: Callable[[str], None
         wanted = dict.fromkeys(
             each["msg"].removeprefix("Value error, ") for each in error.errors() if each["loc"][0] == first["loc"][0]
         )
-        raise UsageError(f"{where}: setting '{key}' is {first['input']!r}: {', or '.join(wanted)}") from error
+        written = next((old for old, new in RENAMED.items() if new == key and overrides.get(old) is not None), key)
+        raise UsageError(f"{where}: setting '{written}' is {first['input']!r}: {', or '.join(wanted)}") from error
     if config.evaluator and config.evaluate_command:
         raise UsageError("give either --evaluator or --evaluate-command, not both")
     if config.evaluate_command and "{checkpoint}" not in config.evaluate_command:

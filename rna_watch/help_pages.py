@@ -14,6 +14,9 @@ COMMANDS = {
     "Single files": ("inspect", "extrapolate", "verify"),
 }
 EXAMPLES = {
+    "init": ("rna-watch init runs/42",),
+    "doctor": ("rna-watch doctor runs/42", "rna-watch doctor runs/42 --config rna_watch.yaml"),
+    "export": ("rna-watch export runs/42 --to tensorboard", "rna-watch export runs/42 --to csv --out tables"),
     "start": (
         "rna-watch start runs/42",
         "rna-watch start runs/42 --evaluator eval.py:evaluate --metric accuracy --mode max",

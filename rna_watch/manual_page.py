@@ -10,6 +10,7 @@ import click
 import rna_watch
 from rna_watch.config import groups
 from rna_watch.errors import EXIT_CODES
+from rna_watch.help_pages import EXAMPLES
 from rna_watch.options import PROGRAM
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def _lines(app: click.Group) -> Iterator[str]:
     for context in contexts:
         yield from (f".SS {_text(str(context.info_name))}", *_paragraphs(context.command.help or ""))
         yield from _options(context)
+        if examples := EXAMPLES.get(str(context.info_name)):
+            yield from (".PP", "Examples:", ".PP", ".nf", *map(_text, examples), ".fi")
     yield from (".SH SETTINGS", _text("Options of start and once; some of other commands, as their --help says."))
     start = next(context for context in contexts if context.info_name == "start")
     for heading in groups():

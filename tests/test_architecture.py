@@ -24,8 +24,8 @@ LEVELS = (
     {"daemon", "comparison"},
     {"reproduce", "exporters"},
     {"commands", "help_pages", "options"},
-    {"manual_page"},
-    {"cli"},
+    {"manual_page", "run_options"},
+    {"api", "cli"},
     {"__main__"},
 )
 OUTSIDE = {"__init__", "demo"}  # the package's face, and scripts that import nothing of ours
@@ -36,12 +36,16 @@ GATES = {
     "watchdog": ("watching/hints.py",),
     "rich": ("dashboard/", "comparison/", "commands/", "cli.py"),
     "matplotlib": ("comparison/", "reproduce/", "commands/reproduce.py"),
-    "torch": ("evaluation/", "demo/", "training/", "integrations/", "reproduce/"),
-    "click": ("cli.py", "help_pages.py", "options.py", "manual_page.py"),
+    "torch": ("evaluation/", "demo/", "training/", "integrations/", "reproduce/", "api.py"),
+    "click": ("cli.py", "help_pages.py", "options.py", "run_options.py", "manual_page.py"),
     "yaml": ("config.py",),
     "pydantic": ("config.py",),
     "sklearn": ("demo/", "reproduce/", "commands/demo.py"),
     "scipy": ("reproduce/",),
+    "wandb": ("exporters/wandb_run.py",),
+    "mlflow": ("exporters/mlflow_run.py",),
+    "lightning": ("integrations/lightning_callback.py",),
+    "transformers": ("integrations/hugging_face_callback.py",),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

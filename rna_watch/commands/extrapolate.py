@@ -15,7 +15,7 @@ from rna_watch.acceleration.residuals import Residuals
 from rna_watch.daemon import one_training
 from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.measurement import NotFiniteError, measure
-from rna_watch.daemon.setup import usable_cores
+from rna_watch.daemon.setup import start_ray, workers
 from rna_watch.daemon.window import Window, window_form
 from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint, UsageError
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.gram import GramRows
     from rna_watch.config import RunConfig
+    from rna_watch.engine.contract import Engine
     from rna_watch.layout.layout import Layout
     from rna_watch.watching.reading import Name
     from rna_watch.window.tasks import Run
@@ -86,7 +87,7 @@ def extrapolate(
     if request.method not in methods:
         raise UsageError(f"--method must be one of {', '.join(methods)}, not '{request.method}'")
     saved = _saved(request)
-    for path in (out, artifacts.export_path(out))[: 2 if request.settings.export != "none" else 1]:
+    for path in (out, artifacts.export_path(out))[: 2 if request.settings.serving_copy != "none" else 1]:
         _check_out(path, checkpoints, force=request.force)
     if not request.force or out.is_dir():
         output_tree.check_ours(out)
@@ -94,9 +95,8 @@ def extrapolate(
     statistics = {"auto": CLAMPED, "clamp": CLAMPED, "combine": COMBINED}.get(settings.normalization)
     if statistics is None:
         raise UsageError(f"--normalization {settings.normalization} needs an evaluator; here it is clamp or combine")
-    engine = LocalEngine(settings.workers or min(4, usable_cores()), here=True)
+    engine = _engine(settings, _size_bytes(checkpoints))
     try:
-        engine.prepare(_size_bytes(checkpoints))
         layouts, told = _ordered(checkpoints, settings)
         if request.window is not None:
             layouts = layouts[-(request.window + 1) :]
@@ -160,7 +160,7 @@ class _Work:
             clamp=self.statistics != COMBINED,
         )
         settings = self.request.settings
-        return outputs.plan(self.out, recipe, exported=settings.export, optimizer_state=settings.optimizer_state)
+        return outputs.plan(self.out, recipe, exported=settings.serving_copy, optimizer_state=settings.optimizer_state)
 
     def manifest(
         self, output: outputs.Output, candidate: Candidate, residuals: Residuals, notes: str, warnings: list[str]
@@ -246,6 +246,16 @@ def _check_distinct(layouts: Sequence[Layout]) -> None:
 def _not_finite(layouts: Sequence[Layout], numbers: Sequence[int]) -> RefusedCheckpoint:
     bad = ", ".join(layouts[number].path for number in numbers)
     return RefusedCheckpoint(f"NaN or infinite weights in {bad}: leave it out")
+
+
+def _engine(settings: RunConfig, size_bytes: int) -> Engine:
+    """Where the work runs: on Ray where it is asked for, a cluster is named, or the checkpoints are large; else here at once."""
+    large = size_bytes >= settings.ray_from * 2**30
+    if settings.engine == "ray" or (settings.engine == "auto" and (settings.ray_address != "local" or large)):
+        return start_ray(settings)
+    engine = LocalEngine(workers(settings), here=True)
+    engine.prepare(size_bytes)
+    return engine
 
 
 def _size_bytes(checkpoints: Sequence[Path]) -> int:

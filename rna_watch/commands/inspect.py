@@ -15,6 +15,7 @@ from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats import recorded_gradient
 from rna_watch.formats.model_source import as_one, linear
 from rna_watch.formats.probe import probe
+from rna_watch.journal.quantities import counted
 from rna_watch.layout.layout import Layout, Role
 from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.watching.reading import Reading
@@ -141,10 +142,11 @@ class Inspection:
         where = f"under {layout.source!r}" if layout.source else "at the top"
         kind = " (a moving average)" if layout.averaged else ""
         told = f"{self.step[0]} {self.step[1]}" if self.step[1] is not None else "a count of the times it is written"
+        size = counted(len(layout.tensors), "tensor")
         lines = [
             f"{layout.path}: complete",
             f"format      {layout.format}, {layout.size_bytes / 1e6:,.1f} MB",
-            f"model       {where}{kind}, {len(layout.tensors)} tensors, {layout.parameters:,} parameters (tied ones once)",
+            f"model       {where}{kind}, {size}, {layout.parameters:,} parameters (tied ones once)",
             f"inside      {counters or 'no step or epoch'}",
             f"step        {told}, by {self.name.told}; series {self.name.series}",
         ]
@@ -161,8 +163,8 @@ class Inspection:
         tied = [(view.name, owner) for view, owner in zip(layout.tensors, owners, strict=True) if owner != view.name]
         if tied:
             shown = ", ".join(f"{name} = {owner}" for name, owner in tied[:_SHOWN])
-            more = ", ..." if len(tied) > _SHOWN else ""
-            lines.append(f"{'tied':<11} {len(tied)} tensors share storage ({shown}{more})")
+            more, share = ", ..." if len(tied) > _SHOWN else "", "shares" if len(tied) == 1 else "share"
+            lines.append(f"{'tied':<11} {counted(len(tied), 'tensor')} {share} storage ({shown}{more})")
         return [*lines, *self._other_lines()]
 
     def _counted(self, kind: str, numbers: set[int], words: str) -> list[str]:
@@ -172,7 +174,7 @@ class Inspection:
         layout = self.layout
         dtypes = ", ".join(sorted({view.stored_dtype for view in layout.tensors if view.extent in numbers}))
         count = sum(layout.extents[number].count for number in numbers)
-        return [f"{kind:<11} {len(numbers)} tensors, {count:,} values ({dtypes}): {words}"]
+        return [f"{kind:<11} {counted(len(numbers), 'tensor')}, {counted(count, 'value')} ({dtypes}): {words}"]
 
     def _other_lines(self) -> list[str]:
         """What the checkpoint holds besides the model."""

@@ -58,7 +58,7 @@ def once(
 
         def on_second(state: RunState, work: Work | None) -> None:
             far = backfill(state, time.time())
-            show(work.stage if work else "", far.done, far.total, far.left_s)
+            show(work.stage if work else "checkpoints", far.done, far.total, far.left_s)
 
         state = serve(config, paths, until_done=True, again=again, say=say, on_second=on_second).state
     if not state.checkpoints:

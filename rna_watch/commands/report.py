@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import UsageError
 from rna_watch.exporters.report import page
-from rna_watch.journal import log
-from rna_watch.journal.replay import replay
+from rna_watch.journal import snapshot
 from rna_watch.layout import disk
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def write(paths: RunPaths, out: Path | None, *, force: bool) -> str:
                 f"{page_path} would lie in {folder}, which belongs to the training or to rna-watch; name a file elsewhere: "
                 f"-o {Path('..') / f'{paths.run.resolve().name}-report.html'}"
             )
-    content = page(replay(log.read(paths.journal)), paths).encode()
+    content = page(snapshot.fold(paths.journal).state, paths).encode()
     with disk.writing(page_path, "-o"), disk.replacing(page_path, durable=False, new=not force) as temporary:
         disk.write_new(temporary, content)
     return f"{page_path} ({len(content) / 1e3:,.0f} kB): one page with everything in it, for any browser"

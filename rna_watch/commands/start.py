@@ -14,11 +14,11 @@ from rna_watch.daemon.ends import Ends
 from rna_watch.daemon.setup import Timing
 from rna_watch.evaluation.evaluator import check_exists
 from rna_watch.journal import events as e
-from rna_watch.journal import log, waiting
+from rna_watch.journal import snapshot, waiting
 from rna_watch.journal.backfill import backfill
 from rna_watch.journal.command_line import command
 from rna_watch.journal.quantities import duration, plain
-from rna_watch.journal.replay import Stage, replay
+from rna_watch.journal.replay import Stage
 from rna_watch.journal.run_paths import is_to_come
 from rna_watch.journal.run_registry import resolve
 from rna_watch.journal.standing import standings
@@ -123,14 +123,14 @@ def _telling(say: Callable[[str], None]) -> Iterator[tuple[Callable[[str], None]
 
 def _again(paths: RunPaths, config: RunConfig) -> list[str]:
     """For a run that was watched before: what is done, and which settings are other than then."""
-    state = replay(log.read(paths.journal))
+    state = snapshot.fold(paths.journal).state
     if state.started is None:
         return []
     before, now = state.started.settings, as_json(config)
     changed = [f"{key} {_shown(before[key])} -> {_shown(now[key])}" for key in now if _differs(key, before, now)]
     more = len(changed) - _MOST_CHANGES
     said = "; ".join(changed[:_MOST_CHANGES]) + (f"; and {more} more" if more > 0 else "")
-    done = sum(each.stage is Stage.PUBLISHED for each in state.checkpoints.values())
+    done = state.checkpoints.count([Stage.PUBLISHED])
     models = f"{done} {'model' if done == 1 else 'models'}"
     return [
         f"again    watched before, {models} so far; " + (f"settings that differ: {said}" if said else "same settings")

@@ -139,17 +139,16 @@ def as_dict(paths: RunPaths, say: Callable[[str], None]) -> dict[str, Any]:
                 "step": checkpoint.step,
                 "state": str(checkpoint.stage),
                 "reason": checkpoint.reason,
-                "metrics": checkpoint.chosen.metrics
-                if checkpoint.chosen
-                else {"original": checkpoint.evaluations.get("last")},
-                "better_than_original": checkpoint.chosen.better_than_original if checkpoint.chosen else None,
-                "significant": checkpoint.chosen.significant if checkpoint.chosen else None,
-                "tested_on": (checkpoint.chosen.tested_on or None) if checkpoint.chosen else None,
+                "metrics": verdict.metrics if verdict else {"original": checkpoint.original},
+                "better_than_original": verdict.better_than_original if verdict else None,
+                "significant": verdict.significant if verdict else None,
+                "tested_on": (verdict.tested_on or None) if verdict else None,
                 "output": str(paths.models / checkpoint.output)
                 if checkpoint.output and paths.there(checkpoint.output)
                 else None,
             }
             for checkpoint in state.checkpoints.values()
+            for verdict in (checkpoint.verdict,)
         ],
         "workers": [asdict(worker) for worker in status.workers],
         "problems": [{"what": problem.what, "remedy": problem.remedy} for problem in state.problems.values()],
@@ -160,7 +159,7 @@ def _series(series: str, state: RunState, paths: RunPaths) -> dict[str, Any]:
     now = standing(state, paths.there, series)
     return {
         "name": series,
-        "checkpoints": sum(each.series == series for each in state.checkpoints.values()),
+        "checkpoints": len(state.checkpoints.of_series(series).admitted),
         "best": _best(now, state, paths) if now and now.best else None,
         "best_original": _original(now) if now and now.original else None,
     }

@@ -137,7 +137,8 @@ def _reason(call: Sequence[e.Event], state: RunState) -> str:
 def _nothing_to_do(state: RunState) -> str:
     done = sum(checkpoint.done_time > 0 for checkpoint in state.checkpoints.values())
     if done:
-        return f"nothing to do: the {done} checkpoints that can be used were done before"
+        which = f"the {done} checkpoints that can be used were" if done > 1 else "the checkpoint that can be used was"
+        return f"nothing to do: {which} done before"
     reasons = Counter(nameless(checkpoint.name, checkpoint.reason) for checkpoint in state.checkpoints.values())
     ((reason, count),) = reasons.most_common(1)
     return f"no checkpoint could be used: {reason}" + (f" ({count} times)" if count > 1 else "")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.daemon.publication import links
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
-from rna_watch.journal import log
-from rna_watch.journal.replay import replay
+from rna_watch.journal import snapshot
 from rna_watch.journal.run_registry import resolve
 from rna_watch.layout.artifacts import is_output, manifest_path
 from rna_watch.publishing.inputs import Finder
@@ -54,7 +53,7 @@ def _missing(path: Path) -> Iterator[Verification]:
     paths = resolve(path, None)
     if not paths.journal.is_file():
         return
-    state = replay(log.read(paths.journal))
+    state = snapshot.fold(paths.journal).state
     for output in state.outputs:
         model = paths.models / output
         if not model.exists():

@@ -84,8 +84,9 @@ def plot(comparison: Comparison, path: Path, *, force: bool = False) -> None:
         axes = figure.add_subplot()
         values, notes = _curves(axes, c)
         notes += _show_most(axes, [v for _, v in c.curve(ORIGINAL) if v is not None], values, c.mode)
-        across = {"ha": "right", "va": "bottom" if c.mode == "max" else "top", "fontsize": 8}
-        axes.annotate("\n".join(notes), (0.99, 0.02 if c.mode == "max" else 0.98), xycoords="axes fraction", **across)
+        low = c.mode == "max"
+        corner, across = (0.99, 0.02 if low else 0.98), "bottom" if low else "top"
+        axes.annotate("\n".join(notes), corner, xycoords="axes fraction", ha="right", va=across, fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(plain(c.step_kind))
         axes.set_ylabel(f"{plain(c.metric)} ({DIRECTIONS[c.mode]})")

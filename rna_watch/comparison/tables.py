@@ -15,7 +15,7 @@ from rna_watch.comparison.comparison import CHOSEN, ORIGINAL
 from rna_watch.comparison.findings import NAMES, findings, provenance
 from rna_watch.comparison.levels import same
 from rna_watch.dashboard.layout import Column, Lines, grid, heading, tail_of, wrap
-from rna_watch.journal.quantities import number, places, plain
+from rna_watch.journal.quantities import counted, number, places, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +103,7 @@ def thinned(rows: Sequence[Row]) -> list[Row]:
 
 def _extent(c: Comparison) -> str:
     first, last = c.rows[0].step, c.rows[-1].step
-    return f"{len(c.rows)} checkpoints evaluated, {c.step_kind} {first} to {last}"
+    return f"{counted(len(c.rows), 'checkpoint')} evaluated, {c.step_kind} {first} to {last}"
 
 
 def _note(shown: Sequence[Row], rows: Sequence[Row], *, star: bool) -> str:

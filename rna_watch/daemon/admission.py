@@ -127,8 +127,8 @@ class Admission:
         reading = self._sequences.reading
         files = dict(due)
         if len(files) > 1:
-            known = {c.admitted.path for c in self._recorder.checkpoints() if c.admitted}
-            for name in (each for each in reading.undecided(files) if each not in known):
+            by_path = self._recorder.state.checkpoints.by_path
+            for name in (each for each in reading.undecided(files) if not by_path(each)):
                 with contextlib.suppress(OSError, RnaWatchError):
                     self._sequences.saw(name, self._read(files[name].path, self._config.source, self._config.ignore))
                 self._proceed()
@@ -198,7 +198,7 @@ class Admission:
         wanted = (identity.inode, identity.mtime_ns, identity.size_bytes)
         same = [
             (checkpoint, admitted.path)
-            for checkpoint in self._recorder.checkpoints()
+            for checkpoint in self._recorder.state.checkpoints.by_inode(identity.inode)
             if (admitted := checkpoint.admitted)
             and (admitted.inode, admitted.mtime_ns, admitted.size_bytes) == wanted
             and (admitted.path == name or checkpoint.stage is not Stage.ALIAS)
@@ -227,7 +227,7 @@ class Admission:
         kind, step, numbered = self._sequences.order(path, layout)
         again = False
         copies = []
-        for checkpoint in self._recorder.checkpoints():
+        for checkpoint in self._alike(layout, numbered=numbered):
             admitted = checkpoint.admitted
             if admitted is None or (checkpoint.stage is Stage.ALIAS and admitted.path != path):
                 continue
@@ -294,6 +294,15 @@ class Admission:
         self._begin_window("" if again or left_out or late else self._break(previous, name), name)
         self._resolve(path, name, known=True)
 
+    def _alike(self, layout: Layout, *, numbered: bool) -> list[Checkpoint]:
+        """The checkpoints that may hold the same model: those of the same content; also those at hand, for a rewritten name."""
+        checkpoints = self._recorder.state.checkpoints
+        found = checkpoints.by_fingerprint(layout.fingerprint)
+        if numbered:
+            return found
+        at_hand = (checkpoints[name] for name in self._pins.at_hand() if name in checkpoints)
+        return by_age({each.name: each for each in (*found, *at_hand)}.values())
+
     def _begin_window(self, reason: str, name: str) -> None:
         if reason:
             self._recorder.record(e.WindowStarted(checkpoint=name, reason=reason))
@@ -303,7 +312,7 @@ class Admission:
         first, every = self._config.first_step, self._config.every
         if first is not None and step < first:
             return f"before --first-step {first}"
-        place = self._sequences.place(series, step, first or 0)
+        place = self._sequences.place(series, step, first or 0) if every > 1 else 0
         return f"number {place} of its series, which --every {every} leaves out" if place % every else ""
 
     def _resolve(self, path: str, name: str, *, known: bool) -> None:
@@ -332,7 +341,7 @@ class Admission:
         if reason := window_break.same_step(previous.admitted, current.admitted):
             self._recorder.problem("same-step", reason, "name the step with --step, or one run with --patterns")
             return reason
-        if reason := window_break.restart(previous.admitted, current.admitted, self._recorder.checkpoints()):
+        if reason := window_break.restart(previous.admitted, current.admitted, self._recorder.state.checkpoints):
             return reason
         before, after = self._pins.layout(previous), self._pins.known(name)
         if before is None or after is None:

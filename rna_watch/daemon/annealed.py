@@ -137,7 +137,9 @@ def branches(
 def _rates_seen(window: Window, recorder: Recorder) -> list[float]:
     """The learning rates of the series' checkpoints, as far as they are known."""
     series = window.members[-1].series
-    return [c.admitted.learning_rate for c in recorder.checkpoints() if c.admitted and c.series == series]
+    checkpoints = recorder.state.checkpoints
+    members = (checkpoints[name].admitted for _, _, name, _ in list(checkpoints.of_series(series).admitted))
+    return [each.learning_rate for each in members if each]
 
 
 def _candidate(start: Candidate, name: str, of: str, rate: float) -> Candidate:

@@ -12,6 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rna_watch.daemon.live_exports import LiveExports
 from rna_watch.daemon.log_file import log_to, stderr_of_libraries
 from rna_watch.daemon.loop import Daemon
 from rna_watch.daemon.recorder import Recorder
@@ -99,7 +100,8 @@ def serve(
                     lost=lambda: lock.lost() or recorder.lost(),
                     away=lock.away,
                 )
-                daemon.run()
+                with LiveExports(config, paths, recorder):
+                    daemon.run()
                 lock.check()
                 if lost := lock.lost():
                     raise StoreError(f"{lost}: {paths.state}; start again to go on with what is there")

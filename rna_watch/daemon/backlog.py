@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon.order import next_in_line
 from rna_watch.journal import events as e
 from rna_watch.journal.command_line import command
-from rna_watch.journal.replay import PENDING
+from rna_watch.journal.replay import PENDING, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ class Backlog:
         self._lock = threading.RLock()
         self._in_work: str | None = None
         self._attempted: set[str] = set()
-        self._earlier = {each.name for each in recorder.checkpoints() if each.stage in PENDING}
+        self._earlier = {each.name for each in recorder.state.checkpoints.of_stages(PENDING)}
         self._files: Mapping[str, int] = {}
         self._said = 0
 
@@ -85,9 +85,12 @@ class Backlog:
             since_error_s: seconds since work failed last.
         """
         with self._lock:
-            checkpoints = self._recorder.checkpoints()
-            earlier = {each.name for each in checkpoints if self._is_earlier(each)}
-            new = any(each.stage in PENDING and each.name not in earlier for each in checkpoints)
+            checkpoints = self._recorder.state.checkpoints
+            pending = checkpoints.of_stages(PENDING)
+            earlier = {
+                each.name for each in (*pending, *checkpoints.of_stages([Stage.FAILED])) if self._is_earlier(each)
+            }
+            new = any(each.name not in earlier for each in pending)
             name = next_in_line(
                 checkpoints,
                 self._attempted,
@@ -102,7 +105,7 @@ class Backlog:
     def waits(self, since_error_s: float) -> bool:
         """Whether a checkpoint could be worked on now."""
         held = self._disk_reserve.holds
-        return next_in_line(self._recorder.checkpoints(), self._attempted, since_error_s, held) is not None
+        return next_in_line(self._recorder.state.checkpoints, self._attempted, since_error_s, held) is not None
 
     def begin(self, name: str | None) -> None:
         """Take note of what is worked on from now on."""
@@ -118,9 +121,8 @@ class Backlog:
         """Leave out what fell behind, and release the pins that no window needs; called after each admission too."""
         with self._lock:
             kept = self._needed()
-            for checkpoint in self._recorder.checkpoints() if self._thins else ():
-                waits = checkpoint.stage in PENDING and checkpoint.taken_up is None
-                if waits and checkpoint.name not in kept and not self._is_earlier(checkpoint):
+            for checkpoint in self._recorder.state.checkpoints.of_stages(PENDING) if self._thins else ():
+                if checkpoint.taken_up is None and checkpoint.name not in kept and not self._is_earlier(checkpoint):
                     self._recorder.record(e.Skipped(checkpoint=checkpoint.name, reason=_REASON, for_now=True))
             self._pins.release(partial(self._sequences.needed, self._config.window, self._in_work))
 
@@ -129,7 +131,7 @@ class Backlog:
 
     def _say(self) -> None:
         """Count what was left out, once for each checkpoint that is worked on."""
-        count = sum(each.left_behind for each in self._recorder.checkpoints())
+        count = len(self._recorder.state.checkpoints.left_behind)
         if count != self._said:
             self._said = count
             started = self._recorder.state.started

@@ -41,7 +41,7 @@ class DiskReserve:
     """Measures the disk that outputs are written to against the reserve, and remembers which models wait for room.
 
     Args:
-        config: the settings `reserve`, `window`, `export`, and those of evaluation by a command.
+        config: the settings `reserve`, `window`, `serving_copy`, and those of evaluation by a command.
         output: a folder on that disk.
         recorder: journal and state.
     """
@@ -153,11 +153,10 @@ class DiskReserve:
 
     def _model_bytes(self, largest_bytes: int) -> int:
         """The most room that the next model takes, with its plain copy, or with what is only evaluated."""
-        copies = 1 if self._config.export == "none" else 2
+        copies = 1 if self._config.serving_copy == "none" else 2
         return max(copies, files_to_judge(self._config)) * largest_bytes
 
     def _largest_bytes(self, at_least: int = 0) -> int:
         """Size of the largest checkpoint among the newest (a run may save several models, of unequal size)."""
-        admitted = [c.admitted for c in self._recorder.checkpoints() if c.admitted]
-        admitted.sort(key=lambda event: event.seq)
-        return max([at_least, *(event.size_bytes for event in admitted[-self._config.window - 1 :])])
+        newest = self._recorder.state.checkpoints.newest(self._config.window + 1)
+        return max([at_least, *(each.admitted.size_bytes for each in newest if each.admitted)])

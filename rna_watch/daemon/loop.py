@@ -115,7 +115,7 @@ class Daemon:
         self._evaluator_spec = evaluator_spec(config, paths.scratch)
         self._publication = Publication(config, paths, recorder)
         self._rebuilt = Rebuilt(recorder, paths)
-        self._sequences = Sequences(recorder, paths.journal, config.step)
+        self._sequences = Sequences(recorder, config.step)
         self._disk_reserve = DiskReserve(config, paths.output, recorder)
         self._pins = Pins(config, paths, recorder, self._disk_reserve, self._proceed)
         self._backlog = Backlog(config, recorder, self._sequences, self._pins, self._disk_reserve, thins=not until_done)
@@ -390,7 +390,7 @@ class Daemon:
                 time=time.time(),
                 state=state,
                 watching=self._watcher.by if self._watcher is not None else "scans",
-                queue=sum(c.stage in PENDING for c in self._recorder.checkpoints()),
+                queue=self._recorder.state.checkpoints.count(PENDING),
                 work=progress.work if progress is not None else None,
                 workers=tuple(map(as_worker, engine.processes() if engine else [own])),
                 read_bytes_per_s=progress.read_bytes_per_s if progress is not None else 0.0,

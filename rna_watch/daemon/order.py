@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rna_watch.journal.replay import PENDING, Stage
@@ -10,6 +10,7 @@ from rna_watch.journal.replay import PENDING, Stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from rna_watch.journal.checkpoints import Checkpoints
     from rna_watch.journal.replay import Checkpoint
 
 _FIRST_PAUSE_S = 2.0
@@ -22,7 +23,7 @@ def by_age(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
 
 
 def next_in_line(
-    checkpoints: Iterable[Checkpoint],
+    checkpoints: Checkpoints,
     attempted: Collection[str],
     since_error_s: float,
     held: Callable[[str], bool] = lambda _: False,
@@ -43,18 +44,14 @@ def next_in_line(
         window: how many checkpoints before it are in a window.
         left: names that were there before this process began, and are not kept for it: they wait for all others.
     """
-    recent: dict[str, deque[bool]] = {}
+    pending = [each for each in checkpoints.of_stages(PENDING) if each.admitted]
+    pending += [each for each in checkpoints.of_stages([Stage.FAILED]) if each.admitted and each.name not in attempted]
     whole: list[Checkpoint] = []
     lacking: list[Checkpoint] = []
     waiting: list[Checkpoint] = []
-    for checkpoint in by_age(checkpoints):
-        if checkpoint.admitted is None or checkpoint.stage is Stage.ALIAS:
-            continue
-        before = recent.setdefault(checkpoint.series, deque(maxlen=window))
-        lacks = any(before)
-        before.append(checkpoint.left_behind)
-        pending = checkpoint.stage in PENDING or (checkpoint.stage is Stage.FAILED and checkpoint.name not in attempted)
-        if pending and not held(checkpoint.name):
+    for checkpoint in by_age(pending):
+        if not held(checkpoint.name):
+            lacks = bool(checkpoints.left_behind) and _lacks(checkpoints, checkpoint, window)
             (waiting if checkpoint.name in left else lacking if lacks else whole).append(checkpoint)
     first = next(iter([*whole, *lacking[::-1], *waiting]), None)
     if first is None:
@@ -64,3 +61,9 @@ def next_in_line(
         if since_error_s < pause:
             return None
     return first.name
+
+
+def _lacks(checkpoints: Checkpoints, checkpoint: Checkpoint, window: int) -> bool:
+    """Whether one of the checkpoints that were saved just before it, in its series, was left out for lack of time."""
+    before = (checkpoints[name] for name in checkpoints.of_series(checkpoint.series).earlier(checkpoint.age))
+    return any(each.left_behind for each in islice((c for c in before if c.stage is not Stage.ALIAS), window))

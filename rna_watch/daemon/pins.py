@@ -108,6 +108,10 @@ class Pins:
         """The layout that a checkpoint was pinned with last, if it is remembered; nothing is read."""
         return self._layouts.get(name)
 
+    def at_hand(self) -> list[str]:
+        """The names of the checkpoints whose layouts are remembered."""
+        return list(self._layouts)
+
     def layout(self, checkpoint: Checkpoint) -> Layout | None:
         """The layout of an admitted checkpoint, probed again after a restart.
 
@@ -207,7 +211,8 @@ class Pins:
                     disk.remove(file)
 
     def _pinned(self) -> list[Checkpoint]:
-        return [checkpoint for checkpoint in by_age(self._recorder.checkpoints()) if checkpoint.pinned]
+        checkpoints = self._recorder.state.checkpoints
+        return by_age([checkpoints[name] for name in list(checkpoints.pinned)])
 
 
 def _flat(name: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.daemon.order import by_age
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
@@ -82,7 +82,7 @@ class Publication:
         output = outputs.plan(
             model,
             recipe,
-            exported=self._config.export,
+            exported=self._config.serving_copy,
             optimizer_state=self._config.optimizer_state,
         )
         content = manifest.encode(
@@ -178,7 +178,7 @@ class Publication:
 
     def size_bytes(self, newest: Layout) -> int:
         """The most room that a window's model takes, with its plain copy."""
-        return newest.size_bytes * (2 if self._config.export == export.SAFETENSORS else 1)
+        return newest.size_bytes * (2 if self._config.serving_copy == export.SAFETENSORS else 1)
 
     def finish(self, checkpoint: Checkpoint) -> bool:
         """Whether the model that a crash interrupted is whole, so that only its record is missing."""
@@ -369,12 +369,10 @@ def _plain(series: str) -> str:
 
 def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:
     """Whether the model of a checkpoint is one of the newest of its series that are kept."""
-    models = [
-        c.name
-        for c in by_age(list(state.checkpoints.values()))
-        if c.name == checkpoint.name or (Stage.PUBLISHED in {c.stage, c.before} and c.series == checkpoint.series)
-    ]
-    return checkpoint.name in models[-keep:]
+    of_series = state.checkpoints.of_series(checkpoint.series).admitted
+    newest = (state.checkpoints[name] for _, _, name, _ in reversed(list(of_series)))
+    models = (c.name for c in newest if c.name == checkpoint.name or Stage.PUBLISHED in {c.stage, c.before})
+    return checkpoint.name in islice(models, keep)
 
 
 def _is_of_intent(checkpoint: Checkpoint, intent: e.Publishing, model: Path) -> bool:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import StoreError, Superseded
+from rna_watch.errors import RnaWatchError, StoreError, Superseded
 from rna_watch.journal import events as e
-from rna_watch.journal import fields
-from rna_watch.journal.log import Journal, read
-from rna_watch.journal.replay import RunState, replay
+from rna_watch.journal import fields, snapshot
+from rna_watch.journal.log import Journal
 from rna_watch.journal.words import describe
+from rna_watch.layout.memory import return_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from rna_watch.journal.replay import Checkpoint
+    from rna_watch.journal.replay import Checkpoint, RunState
 
     Listener = Callable[[e.Event, RunState], None]
 
 _LOG = logging.getLogger("rna_watch")
 _POLL_S = 0.2
 _UNWRITTEN = "journal"
+SNAPSHOT_BYTES = 2 * 2**20  # of the journal, that a start reads again
 _INTENTS = (e.Publishing,)  # what they announce is not begun before they are written
 # these must survive a crash of the machine before the act that follows
 _DURABLE = (e.Publishing, e.Published, e.Admitted, e.BestMoved, e.BestWithdrawn)
@@ -82,12 +84,15 @@ class Recorder:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._lock = threading.RLock()
-        refused: list[str] = []
-        self.state: RunState = replay(read(journal, refused))
-        self.at_start: list[e.Event] = [_left_out(refused)] if refused else []  # recorded behind the next `started`
+        known = snapshot.fold(journal)
+        self.state: RunState = known.state
+        self._refused = known.refused
+        self.at_start: list[e.Event] = [_left_out(known.refused)] if known.refused else []  # behind the next `started`
         self.check = check
         self.proceed: Callable[[], None] = lambda: None  # raises Cancelled to end a wait for the disk
-        self._journal = Journal(journal)
+        self._path = journal
+        self._journal = Journal(journal, self.state.seq)
+        self._kept = known.kept
         self._listeners = tuple(listeners)
         self._in_work: dict[str, int] = {}
         self._failed: set[Listener] = set()
@@ -149,6 +154,26 @@ class Recorder:
                 self._journal.flush()
             self._say_unwritten()
 
+    def keep_snapshot(self, *, least_bytes: int = SNAPSHOT_BYTES) -> None:
+        """Write a snapshot, if the journal grew by so much since the last one; what fails costs only time at the next start.
+
+        Raises:
+            RunIsWatched, StoreAway: nothing may be written now.
+        """
+        with self._lock:
+            journal = self._journal
+            if journal.length - self._kept < least_bytes or journal.waiting or not journal.alone or self.lost():
+                return
+            self.check()
+            self._kept = self._journal.length
+            folded = snapshot.Folded(state=snapshot.frozen(self.state), length=self._kept, refused=self._refused)
+        with contextlib.suppress(OSError, ValueError):
+            after = snapshot.write(self._path, folded)
+            with self._lock:
+                for before, new in zip(folded.state.checkpoints.values(), after, strict=True):
+                    self.state.checkpoints.stored(before, new)
+            return_memory()
+
     def _say_unwritten(self) -> None:
         """Report that events wait for the disk, or that they do no longer."""
         trouble = self._journal.trouble
@@ -206,5 +231,7 @@ class Recorder:
         return self._journal.lost()
 
     def close(self) -> None:
-        """Close the journal."""
+        """Close the journal, after a last snapshot if it grew much."""
+        with contextlib.suppress(RnaWatchError):
+            self.keep_snapshot(least_bytes=SNAPSHOT_BYTES // 8)
         self._journal.close()

@@ -97,10 +97,10 @@ class SecondPass:
 
     def _unjudged(self, checkpoint: Checkpoint) -> str:
         """Why the present evaluator or metric has not decided on a checkpoint ("" if it has)."""
-        state, chosen = self._recorder.state, checkpoint.chosen
+        state, chosen = self._recorder.state, checkpoint.verdict
         if self._evaluating and (
             checkpoint.judge != state.judge
-            or LAST not in checkpoint.evaluations
+            or checkpoint.original is None
             or (chosen is not None and not chosen.metrics.get("chosen"))
         ):
             return "this evaluator has not evaluated it" if checkpoint.evaluations else "it was not evaluated"
@@ -108,8 +108,10 @@ class SecondPass:
         if by is None or chosen is None or not chosen.metrics.get("chosen"):
             return ""
         metric = self._config.metric or (state.metric.metric if state.metric else by[0])
+        if by == (metric, self._config.mode or by[1]):
+            return ""
         known = self._evaluating or metric in checkpoint.evaluations.get(chosen.candidate, {})
-        return f"models are chosen by {metric} now" if known and by != (metric, self._config.mode or by[1]) else ""
+        return f"models are chosen by {metric} now" if known else ""
 
     def _gone(self, checkpoint: Checkpoint) -> bool:
         """Whether a model that is to be kept is not there."""
@@ -160,7 +162,9 @@ class SecondPass:
         found: dict[str, _Due] = {}
         while self._late:
             late = self._late.popleft()
-            for checkpoint in by_age(self._recorder.checkpoints()):
+            came, checkpoints = self._recorder.checkpoint(late), self._recorder.state.checkpoints
+            later = checkpoints.of_series(came.series).above(came.step) if came and came.step is not None else ()
+            for checkpoint in by_age([checkpoints[name] for name in later]):
                 if checkpoint.stage in DONE and self._lacks(checkpoint, late):
                     reason = f"{late}, which was saved before it and came late, is there now"
                     found.setdefault(checkpoint.name, _Due(checkpoint.name, MAKE, reason, late))
@@ -177,8 +181,10 @@ class SecondPass:
 
     def _left_behind(self) -> bool:
         """Queue the oldest checkpoint that was left out for lack of time and whose bytes are there; whether there is one."""
-        for checkpoint in by_age(self._recorder.checkpoints()) if not self._failing() else ():
-            if checkpoint.left_behind and checkpoint.name not in self._tried:
+        checkpoints = self._recorder.state.checkpoints
+        left = [checkpoints[name] for name in list(checkpoints.left_behind) if name not in self._tried]
+        for checkpoint in by_age(left) if not self._failing() else ():
+            if checkpoint.left_behind:
                 self._tried.add(checkpoint.name)
                 if self._pins.layout(checkpoint) is not None:
                     self._queue.append(_Due(checkpoint.name, MAKE, "there is time for it now"))
@@ -231,7 +237,9 @@ def without_effect_on(state: RunState, done: Iterable[Checkpoint]) -> Iterator[s
     if state.started is None:
         return
     run, output = state.started.run, state.started.output
-    found = [without_effect(c.under, state.started) for c in done if c.output is not None and c.under is not None]
+    made = [c.under for c in done if c.output is not None and c.under is not None]
+    each_start = {id(under): without_effect(under, state.started) for under in {id(u): u for u in made}.values()}
+    found = [each_start[id(under)] for under in made]
     changed = {name: values for each in found for name, values in each.items()}
     models = sum(bool(each.keys() - ADMITTING) for each in found)
     if models:

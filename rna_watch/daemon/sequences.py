@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from rna_watch.daemon.order import by_age
 from rna_watch.journal import events as e
 from rna_watch.journal.ages import overtakes
-from rna_watch.journal.log import read
+from rna_watch.journal.checkpoints import Series
 from rna_watch.journal.replay import PENDING, Stage
 from rna_watch.watching.reading import COUNTERS, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
@@ -43,24 +42,23 @@ class Sequences:
 
     Args:
         recorder: journal and state.
-        journal: the file.
         step: the setting `step`.
     """
 
-    def __init__(self, recorder: Recorder, journal: Path, step: str | None = None) -> None:
+    def __init__(self, recorder: Recorder, step: str | None = None) -> None:
         self._recorder = recorder
         self._lock = threading.RLock()
         self._reading = Reading(step=step)
         self._fingerprints: dict[str, str] = {}
         self._proofs: dict[str, list[_Proof]] = {}
         self._known: dict[tuple[str, int, str], str] = {}
-        for event in read(journal):
+        for event in list(recorder.state.told):
             if isinstance(event, e.Admitted):
                 kind = event.step_kind if event.path != event.checkpoint else ""
                 counters = event.counters or ({kind: event.step} if kind in COUNTERS else {})
                 self._reading.update((), {event.path: event.mtime_ns})
                 self._saw(event.path, counters, event.fingerprint)
-            elif isinstance(event, e.Aliased):
+            else:
                 self.prove(event.checkpoint, event.of, event.seq)
 
     def update(self, times: Mapping[str, int]) -> None:
@@ -154,9 +152,10 @@ class Sequences:
         self._known.clear()
         found = []
         counts: dict[str, int] = {}
-        for checkpoint in by_age(self._recorder.checkpoints()):
+        among = (each for path in changed for each in self._recorder.state.checkpoints.by_path(path))
+        for checkpoint in by_age(among):
             admitted = checkpoint.admitted
-            if admitted is None or admitted.path not in changed:
+            if admitted is None:
                 continue
             name = self.read(admitted.path)
             kind, step = admitted.step_kind, admitted.step
@@ -175,38 +174,47 @@ class Sequences:
                 )
         return sorted(found, key=lambda event: (event.series, event.step))
 
+    def _series(self, sequence: str) -> Series:
+        """The checkpoints of a sequence; those that 0.1.0 recorded name no series of their own."""
+        checkpoints = self._recorder.state.checkpoints
+        unnamed = checkpoints.of_series("").admitted
+        if not unnamed:
+            return checkpoints.of_series(sequence)
+        found = Series()
+        for _, _, name, _ in [*unnamed, *(checkpoints.of_series(sequence).admitted if sequence else ())]:
+            checkpoint = checkpoints[name]
+            if checkpoint.admitted is not None and self.of_admitted(checkpoint.admitted) == sequence:
+                found.add(checkpoint)
+        return found
+
     def newest(self, path: str, kind: str) -> Checkpoint | None:
         """The checkpoint admitted last in the same sequence."""
-        sequence = self.of(path, kind)
-        same = [c for c in self._recorder.checkpoints() if c.admitted and self.of_admitted(c.admitted) == sequence]
-        return max(same, key=lambda c: c.admitted.seq if c.admitted else 0, default=None)
+        admitted = self._series(self.of(path, kind)).seqs
+        return self._recorder.checkpoint(admitted[-1][1]) if admitted else None
 
     def before(self, checkpoint: Checkpoint) -> Checkpoint | None:
         """The checkpoint of the next smaller step in the same sequence."""
-        assert checkpoint.admitted is not None
-        sequence, mine = self.of_admitted(checkpoint.admitted), (checkpoint.admitted.step, checkpoint.admitted.seq)
-        smaller = [
-            (c.admitted.step, c.admitted.seq, c)
-            for c in self._recorder.checkpoints()
-            if c.admitted and self.of_admitted(c.admitted) == sequence and (c.admitted.step, c.admitted.seq) < mine
-        ]
-        return max(smaller, key=lambda each: each[:2], default=(0, 0, None))[2]
+        mine = checkpoint.admitted
+        assert mine is not None
+        name = next(self._series(self.of_admitted(mine)).below(mine.step, mine.seq), None)
+        return self._recorder.checkpoint(name) if name is not None else None
 
     def overtaken(self, checkpoint: Checkpoint) -> bool:
         """Whether a checkpoint that was saved after this one, in the same sequence, was admitted before it."""
         mine = checkpoint.admitted
         assert mine is not None
-        sequence = self.of_admitted(mine)
+        above = self._series(self.of_admitted(mine)).above(mine.step)
         return any(
             overtakes(other, mine)
-            for c in self._recorder.checkpoints()
-            if (other := c.admitted) and self.of_admitted(other) == sequence
+            for name in above
+            if (found := self._recorder.checkpoint(name)) is not None and (other := found.admitted) is not None
         )
 
     def place(self, series: str, step: int, first: int) -> int:
         """The place of a step among those of its series from a first step on, counted from 1."""
-        members = (c.admitted for c in self._recorder.checkpoints() if c.admitted and c.stage is not Stage.ALIAS)
-        return 1 + len({each.step for each in members if each.series == series and first <= each.step < step})
+        checkpoints = self._recorder.state.checkpoints
+        below = ((each, name) for each, _, name, _ in list(checkpoints.of_series(series).steps) if first <= each < step)
+        return 1 + len({each for each, name in below if checkpoints[name].stage is not Stage.ALIAS})
 
     def history(self, checkpoint: Checkpoint, length: int) -> list[Checkpoint]:
         """The checkpoints that may stand before this one in a window, oldest first, at most `length`.
@@ -214,33 +222,20 @@ class Sequences:
         They are of the same sequence of names, after its last break (restart, other model), and of smaller steps. The one
         admitted last counts if two have the same step, and the first of those that are equal bit for bit (but for this one).
         """
-        assert checkpoint.admitted is not None
-        sequence = self.of_admitted(checkpoint.admitted)
-        members = [
-            (c, c.admitted)
-            for c in self._recorder.checkpoints()
-            if c.admitted and self.of_admitted(c.admitted) == sequence
-        ]
-        members.sort(key=lambda pair: pair[0].age)
-        generation = 0
-        generations: dict[str, int] = {}
-        for member, _ in members:
-            generation += member.starts_window
-            generations[member.name] = generation
-        mine = (checkpoint.admitted.step, checkpoint.admitted.seq)
-        before = [
-            (admitted.step, admitted.seq, member)
-            for member, admitted in members
-            if member.usable
-            and not member.repeats
-            and member.name != checkpoint.repeats
-            and generations[member.name] == generations[checkpoint.name]
-            and (admitted.step, admitted.seq) < mine
-        ]
-        before.sort(key=lambda item: item[:2])
-        own_step = (checkpoint.admitted.step_kind, checkpoint.admitted.step)
-        by_step = {(c.admitted.step_kind, step): c for step, _, c in before if c.admitted}
-        return [member for step, member in by_step.items() if step != own_step][-length:]
+        mine = checkpoint.admitted
+        assert mine is not None
+        found: dict[tuple[str, int], Checkpoint] = {}
+        for name in self._series(self.of_admitted(mine)).behind(mine.step, mine.seq, checkpoint.age) if length else ():
+            member = self._recorder.checkpoint(name)
+            if member is None or member.admitted is None or not member.usable:
+                continue
+            step = (member.admitted.step_kind, member.admitted.step)
+            if member.repeats or name == checkpoint.repeats or step == (mine.step_kind, mine.step):
+                continue
+            found.setdefault(step, member)
+            if len(found) == length:
+                break
+        return list(found.values())[::-1]
 
     def needed(self, length: int, in_work: str | None = None) -> set[str]:
         """The checkpoints whose bytes are kept: those of the window in work, and the newest that a later one may hold.
@@ -251,16 +246,25 @@ class Sequences:
             length: how many residuals a window has.
             in_work: the checkpoint that is worked on.
         """
-        sequences: dict[str, list[Checkpoint]] = {}
-        for checkpoint in by_age(self._recorder.checkpoints()):
-            repeated = checkpoint.repeats and checkpoint.stage not in PENDING
-            if checkpoint.admitted and checkpoint.usable and not repeated:
-                sequences.setdefault(self.of_admitted(checkpoint.admitted), []).append(checkpoint)
+        checkpoints = self._recorder.state.checkpoints
+        waits = {self.of_admitted(c.admitted) for c in checkpoints.of_stages(PENDING) if c.admitted}
+        legacy = {self.of_admitted(c.admitted) for c in self._unnamed() if c.admitted}
         names: set[str] = set()
-        for members in sequences.values():
-            first = next((i for i, c in enumerate(members) if c.stage in PENDING), len(members))
-            names |= {c.name for c in members[max(0, first - length, len(members) - length - 1) :]}
+        for sequence in {*checkpoints.series(), *legacy, *waits} - {""}:
+            count = length + (sequence in waits)
+            for _, _, name, _ in reversed(list(self._series(sequence).admitted)):
+                checkpoint = checkpoints[name]
+                repeated = checkpoint.repeats and checkpoint.stage not in PENDING
+                if count > 0 and checkpoint.usable and not repeated:
+                    names.add(name)
+                    count -= 1
+                if count <= 0:
+                    break
         current = self._recorder.checkpoint(in_work) if in_work is not None else None
         if current is not None and current.admitted is not None:
             names |= {current.name, *(each.name for each in self.history(current, length))}
         return names
+
+    def _unnamed(self) -> list[Checkpoint]:
+        checkpoints = self._recorder.state.checkpoints
+        return [checkpoints[name] for _, _, name, _ in checkpoints.of_series("").admitted]

@@ -106,6 +106,7 @@ class Watcher:
         self.by = "scans"
         self.away = False
         self._admitted = False
+        self._announcement = -1  # when the training announced a checkpoint, ns; not looked at yet
         self.step_begun = time.monotonic()
 
     def run(self) -> None:
@@ -167,6 +168,8 @@ class Watcher:
 
     def _round(self) -> None:
         now = time.monotonic()
+        if self._announced():
+            self._next_scan, self._hurried = 0.0, False
         if not self._hurried:
             self._hurried = True
             self._readiness.hurry(now)
@@ -178,6 +181,11 @@ class Watcher:
             self._acts.do("events", "events of the file system cannot be watched", self._follow)
         self._acts.do("probe", "files cannot be taken", self._probe)
         self.rounds += 1
+
+    def _announced(self) -> bool:
+        """Whether the training has announced a checkpoint since the last look (`integrations/announcement.py`)."""
+        before, self._announcement = self._announcement, _changed_ns(self._paths.announced)
+        return self._announcement > before >= 0
 
     # -- events of the file system
 
@@ -310,3 +318,10 @@ def _place(folder: object) -> tuple[int, int] | None:
     except OSError:
         return None
     return stat.st_dev, stat.st_ino
+
+
+def _changed_ns(path: object) -> int:
+    try:
+        return os.stat(str(path)).st_mtime_ns
+    except OSError:
+        return 0

@@ -9,11 +9,11 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from rna_watch.acceleration.residuals import TrainingState
+    from rna_watch.journal.checkpoints import Checkpoints
     from rna_watch.journal.events import Admitted
-    from rna_watch.journal.replay import Checkpoint
     from rna_watch.layout.layout import Layout
 
 _VERSION = "-v#"  # Lightning's, in the series of a name that was taken
@@ -26,7 +26,7 @@ def same_step(previous: Admitted, current: Admitted) -> str:
     return f"{previous.checkpoint} and {current.checkpoint} have the same {current.step_kind} {current.step}"
 
 
-def restart(previous: Admitted, current: Admitted, others: Iterable[Checkpoint]) -> str:
+def restart(previous: Admitted, current: Admitted, others: Checkpoints) -> str:
     """The run went back, or was begun again between two saves, as another version of a name (`-v1`) shows.
 
     Args:
@@ -36,17 +36,17 @@ def restart(previous: Admitted, current: Admitted, others: Iterable[Checkpoint])
     """
     if current.step <= previous.step and current.mtime_ns > previous.mtime_ns:
         return f"the run went back from {previous.step_kind} {previous.step} to {current.step}: a restart"
-    for checkpoint in others:
-        other = checkpoint.admitted
+    alike = [each for each in others.series() if each.replace(_VERSION, "") == current.series.replace(_VERSION, "")]
+    for name in (
+        name for each in alike if each != current.series for _, _, name, _ in list(others.of_series(each).steps)
+    ):
+        other = others[name].admitted
         if (
             other is not None
             and previous.mtime_ns < other.mtime_ns < current.mtime_ns
             and other.step <= previous.step
             and other.step_kind == previous.step_kind
-            and other.series != current.series
-            and other.series.replace(_VERSION, "") == current.series.replace(_VERSION, "")
         ):
-            name = checkpoint.name
             return f"{name} was saved after {previous.checkpoint}, though its step is not later: a restart"
     return ""
 

@@ -126,6 +126,8 @@ class Worker:
             with contextlib.suppress(StoreAway):
                 if not self._pauses():
                     done = self._one(second)
+            with contextlib.suppress(StoreAway):
+                self._acts.do("snapshot", "the state cannot be kept", self._recorder.keep_snapshot)
             if not done:
                 self.wake.wait(_TICK_S)
                 self.wake.clear()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rna_watch.dashboard.layout import fit, tail_of
+from rna_watch.journal.checkpoint import USABLE
 from rna_watch.journal.metric import metric_of
 from rna_watch.journal.quantities import gain, number, places, plain
 from rna_watch.journal.words import NOISE, output_of
@@ -58,7 +59,7 @@ def _untested(state: RunState) -> list[Text]:
     if count and metric is not None and metric.mode is None:
         name = plain(metric.name)
         return [Text(f"{made}: say whether {name} is to be low or high, --mode min or --mode max", "bold yellow")]
-    usable = sum(each.usable for each in state.checkpoints.values())
+    usable = state.checkpoints.count(USABLE)
     if usable < _FEWEST:
         here = f"{usable or 'none'} {'is' if usable < 2 else 'are'} here"
         text = Text().append("no model yet", "bold")
@@ -100,8 +101,8 @@ def _tested(
     if model is None:
         assert original is not None
         found = named("best original", original.checkpoint, original_room, original.value, "")
-        lead = "its models are gone" if state.outputs else "no model yet"
-        return Text.assemble((lead, "bold"), _GAP, found)
+        why = "its models are gone" if state.outputs else "no model yet"
+        return Text.assemble((why, "bold"), _GAP, found)
     path = output_of(state, model.output) if original_room else model.output
     ours = named("best", path, model_room, model.value, "green")
     if original is None or best.gain is None:

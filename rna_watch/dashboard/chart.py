@@ -12,7 +12,7 @@ from rich.text import Text
 from rna_watch.dashboard.layout import Lines, fit, heading
 from rna_watch.dashboard.scale import Scale, around, robust
 from rna_watch.journal.metric import values_of
-from rna_watch.journal.quantities import number, places
+from rna_watch.journal.quantities import counted, number, places
 from rna_watch.journal.words import DIRECTIONS
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rna_watch.journal.standing import Standing
 
 Series = list[float | None]
-# No screen has so many columns; a frame must be drawn quickly however long the run is.
-_MOST = 1000
+# No screen has so many columns of dots; a frame must be drawn quickly however long the run is.
+_MOST = 600
 _LABELS_FROM = 70
 _LOG_FROM = 4.0  # a chart of a few lines shows less than a page
 # Each series has a pattern of its own along the line, so that it is told without colour: dots on, of how many.
@@ -53,7 +53,7 @@ def chart(state: RunState, metric: Metric, best: Standing | None, *, width: int,
     shown: list[Checkpoint] = []
     series: dict[str, Series] = {name: [] for name in _NAMES}
     for checkpoint in list(islice(reversed(state.checkpoints.values()), _MOST))[::-1]:
-        if not checkpoint.chosen and not checkpoint.evaluations:
+        if not checkpoint.verdict and not checkpoint.evaluated:
             continue
         values = values_of(checkpoint, metric)
         if values.original is None and values.chosen is None:
@@ -74,7 +74,7 @@ def chart(state: RunState, metric: Metric, best: Standing | None, *, width: int,
     right = max((len(text) for text in last.values()), default=-1) + 1
     columns = max(width - left - 1 - right, 8)
     star = _star(shown, best, scale, columns, rows)
-    lines = [heading(*_title(state, metric, scale, shown, every), width)]
+    lines = [heading(*_title(len(shown), len(state.checkpoints) > _MOST, metric, scale, every), width)]
     cells = _cells(series, scale, columns, rows)
     beside = _beside(series, last, scale, rows)
     for row in range(rows):
@@ -94,15 +94,12 @@ def _is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _title(
-    state: RunState, metric: Metric, scale: Scale, shown: Sequence[Checkpoint], every: Sequence[float]
-) -> tuple[str, str]:
+def _title(count: int, newest: bool, metric: Metric, scale: Scale, every: Sequence[float]) -> tuple[str, str]:
     beyond = sum(not scale.holds(value) for value in every)
-    count = f"newest {len(shown)}" if len(state.checkpoints) > _MOST else f"{len(shown)}"
     notes = [
-        f"{count} checkpoints",
+        ("newest " if newest else "") + counted(count, "checkpoint"),
         "log scale" if scale.log else "",
-        f"{beyond} values off the chart" if beyond else "",
+        f"{counted(beyond, 'value')} off the chart" if beyond else "",
     ]
     direction = DIRECTIONS.get(metric.mode or "", "")
     return metric.name + (f", {direction}" if direction else ""), ", ".join(filter(None, notes))

@@ -93,15 +93,14 @@ def _facts(state: RunState, metric: Metric | None, now: float) -> Lines:
     facts: Lines = []
     if state.started.evaluator:
         facts.append(Text(f"judged by {tail_of(plain(state.started.evaluator), 40)}"))
-    newest = next((c for c in reversed(state.checkpoints.values()) if c.admitted), None)
+    newest = next(state.checkpoints.newest_first(), None)
     if newest and newest.admitted:
         it = newest.admitted
         written = it.mtime_ns / 1e9 or newest.seen_time
         text = f"newest {tail_of(plain(newest.name), 32)}, {plain(it.step_kind)} {it.step}, {age(now - written)} ago"
         facts.append(Text(text, "dim"))
-    chosen = [
-        c.chosen for c in list(state.checkpoints.values()) if c.chosen and c.chosen.better_than_original is not None
-    ]
+    verdicts = (each.verdict for each in list(state.checkpoints.values()))
+    chosen = [each for each in verdicts if each and each.better_than_original is not None]
     if chosen and metric is not None:
         better = sum(each.better_than_original is True for each in chosen)
         beyond = sum(bool(each.better_than_original and each.significant) for each in chosen)

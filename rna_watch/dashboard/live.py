@@ -57,10 +57,11 @@ def watch(
         until_stopped: return when the daemon has stopped.
         stop: return when it is set.
     """
-    every = [_Run(each) for each in ([paths] if isinstance(paths, RunPaths) else paths)]
+    lines = not console.is_terminal or console.is_dumb_terminal or (not once and not _owns_screen(console))
+    every = [_Run(each, history=lines) for each in ([paths] if isinstance(paths, RunPaths) else paths)]
     _tolerate(console)
     with contextlib.suppress(KeyboardInterrupt):
-        if not console.is_terminal or console.is_dumb_terminal or (not once and not _owns_screen(console)):
+        if lines:
             for run in every if once else every[:1]:
                 _print_lines(run, console, once=once, until_stopped=until_stopped, stop=stop)
         elif once:
@@ -76,11 +77,11 @@ def _first(every: Sequence[_Run]) -> Look:
 
 
 class _Run:
-    """A run as its files describe it, kept up to date."""
+    """A run as its files describe it, kept up to date; `history`: whether its past events are given too."""
 
-    def __init__(self, paths: RunPaths) -> None:
+    def __init__(self, paths: RunPaths, *, history: bool) -> None:
         self.paths = paths
-        self.follower = Follower(paths.journal)
+        self.follower = Follower(paths.journal, history=history)
         self.status = status_of(paths)
         self._best: Standing | None = None
         self._known: Event | None = None

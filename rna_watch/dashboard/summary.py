@@ -101,7 +101,7 @@ def _done(state: RunState, now: float) -> str:
     far = backfill(state, now)
     if not far.total:
         return ""
-    stages = Counter(each.stage for each in state.checkpoints.values())
+    stages = Counter({stage: len(names) for stage, names in state.checkpoints.stages.items()})
     parts = [f"{far.done} of {far.total} {'checkpoint' if far.total == 1 else 'checkpoints'}"]
     parts += [f"{len(state.outputs)} {'model' if len(state.outputs) == 1 else 'models'} kept"] if state.outputs else []
     for count, word in (
@@ -118,7 +118,7 @@ def _done(state: RunState, now: float) -> str:
 
 def helps(state: RunState) -> str:
     """At how many checkpoints the model is better than the original."""
-    chosen = [each.chosen for each in list(state.checkpoints.values()) if each.chosen]
+    chosen = [each.verdict for each in list(state.checkpoints.values()) if each.verdict]
     compared = [each for each in chosen if each.better_than_original is not None]
     if not compared:
         if state.started is not None and not state.started.evaluator:

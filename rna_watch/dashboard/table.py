@@ -50,7 +50,7 @@ def newest(state: RunState, count: float = math.inf) -> list[Checkpoint]:
     finished.
     """
     rows: list[Checkpoint] = []
-    refused, waiting = 0, sum(checkpoint.stage is Stage.READY for checkpoint in state.checkpoints.values())
+    refused, waiting = 0, state.checkpoints.count([Stage.READY])
     for checkpoint in reversed(state.checkpoints.values()):
         if len(rows) >= count:
             break

@@ -164,8 +164,8 @@ def _workers(sight: _Sight, width: int, most: int) -> Lines:
 def _checkpoints(sight: _Sight, width: int, room: int) -> Lines:
     if room < 3:
         return []
-    stages = Counter(checkpoint.stage for checkpoint in sight.state.checkpoints.values())
-    behind = sum(checkpoint.left_behind for checkpoint in sight.state.checkpoints.values())
+    stages = Counter({stage: len(names) for stage, names in sight.state.checkpoints.stages.items()})
+    behind = len(sight.state.checkpoints.left_behind)
     counts = (
         (stages.total() - stages[Stage.ALIAS] - stages[Stage.VANISHED], "seen"),
         (stages[Stage.PUBLISHED], "published"),

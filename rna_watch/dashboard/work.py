@@ -42,7 +42,7 @@ def work_now(state: RunState, status: Status, *, now: float, width: int, most: i
         width: terminal cells of a line.
         most: the most lines.
     """
-    pending = [c for c in state.checkpoints.values() if c.stage in PENDING]
+    pending = sorted(state.checkpoints.of_stages(PENDING), key=lambda c: c.admitted.seq if c.admitted else 0)
     lines = [_progress(status.work, now=now, width=width)] if status.work else []
     if not status.alive:
         if not pending:

@@ -99,13 +99,12 @@ class RayEngine:
         else:
             os.environ.pop(_CLUSTERS, None)
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _RECONNECT_S)
-        logging.getLogger("ray").addHandler(logging.NullHandler())
-        logging.getLogger("ray").propagate = False  # its remarks are for programmers; what fails is raised
         try:
             import ray
             from ray._private import ray_constants
         except ImportError as error:
             raise EngineError(f"Ray cannot be used on this machine ({error}); try --engine local") from error
+        logging.getLogger("ray").setLevel(logging.CRITICAL)  # remarks for programmers; what fails is raised
         ray_constants.ENABLE_RAY_CLUSTER = address != LOCAL  # it was read when Ray was imported
         self._ray = ray
         try:

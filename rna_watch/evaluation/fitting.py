@@ -80,12 +80,14 @@ class _Window:
         self._seed = request.seed
         self._training_loss = training_loss
         self._device = device
-        self._storages = [storage.to(device) for storage in span(request.combination)]
+        storages, grams = span(request.combination)
+        self._storages = [storage.to(device) for storage in storages]
         extents = self._newest.extents
         moving = [number for number, extent in enumerate(extents) if extent.role is Role.PARAMETER]
         self.parameters = [extents[number] for number in moving]
         self.base = [self._storages[number][0] for number in moving]
         self.differences = [self._storages[number][1:] for number in moving]
+        self.grams = [torch.from_numpy(grams[number]) for number in moving]
         names = [extent.name for extent in self.parameters]
         # the row of each extent that is combined: its own, or of a buffer its module's
         self._row = {number: row for row, number in enumerate(moving)}
@@ -146,6 +148,7 @@ def _trained(window: _Window, rounds: int | None) -> tuple[torch.Tensor, tuple[f
         window.differences,
         lambda theta, c, batch: window.loss(theta, c.expand(count, -1), batch),
         rounds=trained.ROUNDS if rounds is None else rounds,
+        grams=window.grams,
         reach=window.reach,
     )
     return found.coefficients.repeat(count, 1), found.losses, ""
@@ -157,6 +160,7 @@ def _layered(window: _Window, steps: int | None) -> tuple[torch.Tensor, tuple[fl
         window.differences,
         lambda theta, c, step: window.loss(theta, c, trained.BATCHES + step),  # the first are those that judge
         steps=layered.STEPS if steps is None else steps,
+        grams=window.grams,
     )
     note = f"the training loss or its gradient is not finite at step {len(found.losses)}" if found.stopped else ""
     return found.coefficients, found.losses, note

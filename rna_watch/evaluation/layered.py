@@ -41,6 +41,7 @@ def fit(
     loss: Callable[[list[torch.Tensor], torch.Tensor, int], object],
     *,
     steps: int = STEPS,
+    grams: Sequence[torch.Tensor] | None = None,
 ) -> Layered:
     """Descend on a loss inside the span of each group: theta_g = theta_g0 + sum_j a_gj q_gj = theta_g0 + sum_i c_gi r_gi.
 
@@ -53,13 +54,15 @@ def fit(
         loss: takes theta (leaves that require gradients), c `(G, N)` and the batch's number; returns a scalar that has a
             gradient.
         steps: number of steps; 0 leaves everything where it is.
+        grams: the residuals' Gram matrices `(N, N)`, float64, one a group; computed if None.
 
     Raises:
         EvaluationFailed: the loss or its gradient is unusable at the start, or the iterates are not finite or do not differ.
 
     Source: Li et al. 2022 (arXiv 2205.13104), its layer-wise form, with Adam for SGD and Gram matrices for Gram-Schmidt.
     """
-    grams = [gram([residuals]) for residuals in differences]
+    if grams is None:
+        grams = [gram([residuals]) for residuals in differences]
     basis(sum(grams, torch.zeros_like(grams[0])) if grams else gram([]))
     to_coefficients = torch.zeros(
         (len(grams), *grams[0].shape), dtype=torch.float64

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from rna_watch.layout.dtypes import DTYPES
+from rna_watch.acceleration.gram import products
+from rna_watch.layout.dtypes import DTYPES, Float64
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import opened
 from rna_watch.window.combine import combined_blocks
@@ -33,6 +34,15 @@ def state_dict(combination: Combination, device: torch.device) -> dict[str, torc
         InputChanged: a checkpoint changed meanwhile.
     """
     return views(combination.layouts[-1], [storage.to(device) for storage in storages_of(combination)])
+
+
+def on_device(combination: Combination, device: str) -> dict[str, torch.Tensor]:
+    """The same, for a device by its name.
+
+    Raises:
+        InputChanged: a checkpoint changed meanwhile.
+    """
+    return state_dict(combination, torch.device(device))
 
 
 def storages_of(combination: Combination) -> list[torch.Tensor]:
@@ -73,8 +83,10 @@ def views(layout: Layout, storages: Sequence[torch.Tensor]) -> dict[str, torch.T
     return tensors
 
 
-def span(combination: Combination) -> list[torch.Tensor]:
+def span(combination: Combination) -> tuple[list[torch.Tensor], dict[int, Float64]]:
     """The combination and the window's residuals, by extent: row 0 and rows 1 to N of `(K, n)`, float32 (or float64).
+
+    The Gram matrices of the residuals, `(N, N)`, by number of each parameter extent, are made of the same blocks.
 
     Float64 is for extents that are stored so. Integers are the newest checkpoint's, `(n,)`. Variances are not clamped yet:
     they still move.
@@ -96,6 +108,11 @@ def span(combination: Combination) -> list[torch.Tensor]:
     ]
     weights = np.array(combination.rows)[:, :-1]
     segments = combination.segments()
+    grams = {
+        number: np.zeros((count - 1, count - 1))
+        for number, extent in enumerate(newest.extents)
+        if extent.role is Role.PARAMETER
+    }
     with (
         threadpool_limits(limits=1, user_api="blas"),
         np.errstate(over="ignore"),
@@ -113,10 +130,13 @@ def span(combination: Combination) -> list[torch.Tensor]:
                 values[0, still] = kept
             for piece in block.pieces:
                 first = segments[piece.segment].start + piece.start
-                array = arrays[segments[piece.segment].extent]
+                number = segments[piece.segment].extent
+                if number in grams:
+                    grams[number] += products(values[1:, piece.column : piece.column + piece.count])
+                array = arrays[number]
                 array[:, first : first + piece.count] = values[:, piece.column : piece.column + piece.count]
     _copy_integers(newest, arrays)
-    return storages
+    return storages, grams
 
 
 def compute_dtype(extent: Extent) -> torch.dtype:

@@ -54,6 +54,7 @@ def fit(
     *,
     rounds: int = ROUNDS,
     reach: Callable[[torch.Tensor, torch.Tensor], float] = lambda _c, _step: 1.0,
+    grams: Sequence[torch.Tensor] | None = None,
 ) -> Trained:
     """Descend on the mean loss of 8 batches in the span of a window: theta = theta_0 + sum_j a_j q_j = theta_0 + sum_i c_i r_i.
 
@@ -69,13 +70,14 @@ def fit(
             gradient.
         rounds: number of rounds; 0 leaves everything where it is.
         reach: takes c and a step of it; returns which part of the step, from 0 to 1, may be taken.
+        grams: the residuals' Gram matrices `(N, N)`, float64, one an extent; computed if None.
 
     Raises:
         EvaluationFailed: the loss or its gradient is unusable at the start, or the iterates are not finite or do not differ.
 
     Source: Li et al. 2022, section 3, with Newton's method for SGD and the Gram matrix for Gram-Schmidt.
     """
-    to_coefficients, length = basis(gram(differences))
+    to_coefficients, length = basis(torch.stack(list(grams)).sum(0) if grams else gram(differences))
     a = torch.zeros(to_coefficients.shape[1], dtype=torch.float64)
 
     def gradient(at: torch.Tensor, batch: int) -> tuple[float, torch.Tensor]:

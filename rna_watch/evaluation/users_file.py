@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import EvaluationFailed, RnaWatchError
 from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, split_function
+from rna_watch.evaluation.load_failure import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,7 +142,10 @@ def _takes(value: Callable[..., Any], count: int) -> bool:
 
 
 def _where(error: BaseException, file: str) -> str:
-    """The error in words, with the line of the user's file where it arose, if it arose there."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    place = f" ({Path(file).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"
+    """The error in words, the line of the user's file where it arose first, if it arose there."""
+    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    what = str(error)
+    if isinstance(error, SyntaxError) and error.filename == file:
+        own, what = [error.lineno], error.msg
+    place = f"{Path(file).name}:{own[-1]}: " if own else ""
+    return f"{place}{explained(error) or f'{type(error).__name__}: {what}'}"

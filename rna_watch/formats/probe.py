@@ -75,7 +75,7 @@ def _holders(source: str) -> list[str | None]:
 
 def _probe(path: str, source: str | None) -> Layout:
     if os.path.isdir(path):  # noqa: PTH112 - a string crosses process boundaries here
-        return _probe_folder(path, source)
+        return recorded_gradient.attached(_probe_folder(path, source))
     if not os.path.isfile(path):  # noqa: PTH113
         if os.path.exists(path):  # noqa: PTH110
             raise RefusedCheckpoint("it is not a regular file; name the checkpoint file itself")

@@ -25,7 +25,6 @@ def age(admitted: e.Admitted, others: Iterable[e.Admitted]) -> Age:
 
     Args:
         admitted: its admission.
-        others: those of the checkpoints that were admitted before.
+        others: those of its series that were admitted before; those of smaller steps do not count.
     """
-    past = (each.seq for each in others if each.series == admitted.series and overtakes(each, admitted))
-    return min(past, default=admitted.seq), admitted.step
+    return min((each.seq for each in others if overtakes(each, admitted)), default=admitted.seq), admitted.step

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.methods import LAST
 from rna_watch.acceleration.significance import ranked
 from rna_watch.journal.metric import mode_of, value_in
 from rna_watch.journal.quantities import duration, gain, number, places
@@ -43,12 +42,12 @@ def cooled(state: RunState) -> Cooled | None:
     if state.metric is None or mode is None:
         return None
     metric, series = state.metric.metric, state.series_of(state.first)
-    newer = False
-    for checkpoint in reversed(list(state.checkpoints.values())):  # thousands of them in each frame of a dashboard
-        if not checkpoint.evaluations or checkpoint.series != series:
+    of_series = state.checkpoints.of_series(series)
+    branched = [state.checkpoints[each] for each in list(state.checkpoints.trained)]
+    for checkpoint in sorted(branched, key=lambda each: each.age, reverse=True):
+        if checkpoint.series != series or checkpoint.judge != state.judge or checkpoint.step is None:
             continue
-        best = _best(checkpoint, metric, mode) if checkpoint.training and checkpoint.judge == state.judge else None
-        if best is not None:
+        if (best := _best(checkpoint, metric, mode)) is not None:
             training = checkpoint.training[best]
             value = value_in(checkpoint.evaluations[best], metric)
             assert value is not None
@@ -58,12 +57,11 @@ def cooled(state: RunState) -> Cooled | None:
                 metric=metric,
                 mode=mode,
                 value=value,
-                original=value_in(checkpoint.evaluations.get(LAST), metric),
+                original=value_in(checkpoint.original, metric),
                 steps=int(training.get("steps", 0)),
                 seconds=float(training.get("seconds", 0.0)),
-                now=not newer,
+                now=not any(state.checkpoints[name].evaluated for name in of_series.above(checkpoint.step)),
             )
-        newer = True
     return None
 
 

@@ -8,7 +8,7 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 MOST_CHARACTERS = 2_000  # of a text, as an exception's
 MOST_METRICS = 1_000  # of an evaluation
@@ -23,10 +23,10 @@ def check(kind: type[Any], values: Mapping[str, object]) -> None:
     Raises:
         TypeError: one does not, and which.
     """
-    hints = _hints(kind)
+    fits = _fitting(kind)
     for name, value in values.items():
-        if name in hints and not _fits(value, hints[name]):
-            raise TypeError(f"{name} of {kind.__name__} is no {hints[name]}")
+        if name in fits and not fits[name](value):
+            raise TypeError(f"{name} of {kind.__name__} is no {_hints(kind)[name]}")
 
 
 def cut(event: Any) -> Any:
@@ -66,14 +66,32 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
     return _HINTS[kind]
 
 
-def _fits(value: object, hint: Any) -> bool:
+_FITTING: dict[type[Any], dict[str, Callable[[Any], bool]]] = {}
+
+
+def _fitting(kind: type[Any]) -> dict[str, Callable[[Any], bool]]:
+    """What each field's value must fulfil; made once for each kind, since a long journal has millions of values."""
+    if kind not in _FITTING:
+        _FITTING[kind] = {name: _fit(hint) for name, hint in _hints(kind).items()}
+    return _FITTING[kind]
+
+
+def _fit(hint: Any) -> Callable[[Any], bool]:
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin in {types.UnionType, typing.Union}:
-        return any(_fits(value, each) for each in inside)
-    if hint in {int, float}:
-        return (type(value) is int and abs(value) < _LARGEST) or (hint is float and isinstance(value, float))
-    if origin in {list, tuple}:
-        return isinstance(value, list) and all(_fits(each, inside[0]) for each in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(each, inside[1]) for each in value.values())
-    return hint is Any or isinstance(value, hint)
+        several = tuple(map(_fit, inside))
+        return lambda value: any(fits(value) for fits in several)
+    if hint in _FITS:
+        return _FITS[hint]
+    if origin not in {list, tuple, dict}:
+        return lambda value: isinstance(value, hint)
+    made, fits = (dict if origin is dict else list), _fit(inside[-1 if origin is dict else 0])
+    values: Callable[[Any], Iterable[Any]] = dict.values if origin is dict else iter
+    return lambda value: isinstance(value, made) and all(map(fits, values(value)))
+
+
+_FITS: dict[Any, Callable[[Any], bool]] = {
+    int: lambda value: type(value) is int and abs(value) < _LARGEST,
+    float: lambda value: isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST),
+    Any: lambda _: True,
+}

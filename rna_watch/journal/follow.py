@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from rna_watch.journal import snapshot
 from rna_watch.journal.log import decode, lines
 from rna_watch.journal.replay import RunState
 
@@ -25,11 +26,13 @@ class Follower:
         path: the journal; it need not be there yet.
         after: number (`seq`) of the last known event: only later ones are yielded. A new journal in the place of this one
             is yielded from its beginning.
+        history: whether all events are yielded; else those of a snapshot are in the state alone, which is much faster.
     """
 
-    def __init__(self, path: Path, *, after: int = 0) -> None:
+    def __init__(self, path: Path, *, after: int = 0, history: bool = True) -> None:
         self.path = path
         self._begin(after)
+        self._history = history
 
     def _begin(self, after: int) -> None:
         self.state = RunState()
@@ -44,6 +47,10 @@ class Follower:
         A file that was replaced, or cut to less than what was read, is another run's: `state` starts from nothing then.
         """
         self.caught_up = False
+        if not self._history:
+            self._history = True
+            if (found := snapshot.load(self.path)) is not None:
+                self.state, self._offset = found.state, found.length
         try:
             file = self.path.open("rb")
         except OSError:

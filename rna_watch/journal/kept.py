@@ -23,7 +23,7 @@ HARMLESS = frozenset({
     "anneal_seconds",
     *("learning_rate_jump", "one_run", "metric", "choose_by", "mode", "first_round", "evaluators", "minimum_gain"),
     *("evaluation_timeout",),
-    *("output", "allow_links", "publish", "keep", "export", "optimizer_state"),
+    *("output", "allow_links", "publish", "keep", "serving_copy", "exporters", "prometheus_port", "optimizer_state"),
     *("engine", "ray_address", "ray_from", "workers"),
     *("patterns", "step", "every", "first_step", "quiet", "scan_interval", "pin", "store_budget", "reserve"),
     *("on_model", "on_best", "until_idle", "last_step", "with_pid"),
@@ -33,7 +33,7 @@ _AT_ONCE = frozenset({
     *("evaluator", "evaluate_command", "device", "evaluation_threads", "gpus", "evaluators", "evaluation_timeout"),
     *("metric", "mode", "source", "output", "allow_links", "keep", "engine", "ray_address", "ray_from", "workers"),
     *("quiet", "scan_interval", "pin", "store_budget", "reserve", "fit_memory"),
-    "anneal_seconds",
+    *("anneal_seconds", "exporters", "prometheus_port"),
     *("on_model", "on_best", "until_idle", "last_step", "with_pid"),
 })  # fmt: skip
 # Settings by which checkpoints are taken: what was taken or left out before stays so.
@@ -84,7 +84,8 @@ def _setting(started: Started, name: str) -> object:
     settings = started.settings
     if name == "ema_decays" and name not in settings and settings.get("ema_decay", USUAL_DECAY) != USUAL_DECAY:
         return [settings["ema_decay"]]
-    value = settings.get(name, _DEFAULTS.get(name))
+    value = settings.get(name, settings.get("export") if name == "serving_copy" else None)
+    value = _DEFAULTS.get(name) if value is None and name not in settings else value
     return _CLAMP if name == "normalization" and value in _CLAMPING else value
 
 

@@ -63,9 +63,13 @@ class Journal:
 
     Each record is one `write` to a descriptor opened with O_APPEND; `durable=True` also waits for the disk. The next writer
     ends a line that a crash cut off, and every reader skips it.
+
+    Args:
+        path: the file.
+        seq: the number of its last event, if that is known.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seq: int | None = None) -> None:
         self.path = path
         self._lock = threading.Lock()
         try:
@@ -74,14 +78,15 @@ class Journal:
             size, self._inode = stat.st_size, stat.st_ino
             self._size = size
             if size and os.pread(self._fd, 1, size - 1) != b"\n":
-                os.write(self._fd, b"\n")
+                self._size += os.write(self._fd, b"\n")
         except OSError as error:
             raise StoreError(f"cannot open the journal {path}: {error.strerror}; check its permissions") from error
+        self.alone = True  # whether nobody else was seen to write to it
         self._waiting: deque[bytes] = deque()
         self._unsynced = False
         self._since = 0.0
         self.trouble = ""
-        self._seq = max((event.seq for event in read(path)), default=0)
+        self._seq = max((event.seq for event in read(path)), default=0) if seq is None else seq
 
     def append(self, event: Event, *, durable: bool = False) -> Event:
         """Number, stamp and write one event; returns it as written.
@@ -124,6 +129,11 @@ class Journal:
                 self._flush()
 
     @property
+    def length(self) -> int:
+        """The bytes of the file, as far as this process knows; a line that is being written is not part of it."""
+        return self._size
+
+    @property
     def waiting(self) -> int:
         """How many lines wait for the disk; a line that may not be on the disk yet counts too where it has to be."""
         return len(self._waiting) + self._unsynced
@@ -151,6 +161,7 @@ class Journal:
             size = os.fstat(self._fd).st_size
             if size < self._size:
                 raise StoreError(f"the journal {self.path} was removed or replaced")
+            self.alone = self.alone and size == self._size
             count = os.write(self._fd, line)
             if count != len(line):
                 os.ftruncate(self._fd, size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, kind_of
-from rna_watch.acceleration.significance import Mode, gain, ranked
+from rna_watch.acceleration.significance import Mode, gain
 from rna_watch.journal.replay import Stage
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Metric:
     def best(self, values: Iterable[float | None]) -> float | None:
         """The best of these values, None if the direction is not known; a value that is no number never wins."""
         finite = [value for value in values if value is not None and math.isfinite(value)]
-        return next(iter(ranked(finite, float, self.mode)), None) if self.mode else None
+        return (min if self.mode == "min" else max)(finite, default=None) if self.mode else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,8 @@ def metric_of(state: RunState) -> Metric | None:
     if state.metric:
         return Metric(name=state.metric.metric, mode=mode_of(state))
     for checkpoint in reversed(state.checkpoints.values()):
+        if not checkpoint.evaluated:
+            continue
         chosen = checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen else None
         for metrics in (chosen, *checkpoint.evaluations.values()):
             if metrics:
@@ -63,29 +65,30 @@ def metric_of(state: RunState) -> Metric | None:
 def best_so_far(state: RunState, name: str) -> float | None:
     """The value of a checkpoint's model if it beats its original, every original and model before, and `best`; else None.
 
-    Only values of one evaluator and of one model in the files are compared.
+    What is before was saved before, whenever it was made. Only values of one evaluator and of one model in the files are
+    compared.
     """
     current, settled = state.checkpoints[name], state.metric
     mode = mode_of(state)
     if settled is None or mode is None or current.chosen is None or not current.chosen.better_than_original:
         return None
-    key, place = current.chosen_by[0] if current.chosen_by else current.key, current.age
+    key = current.chosen_by[0] if current.chosen_by else current.key
     said: list[Metrics | None] = [
         metrics for other, metrics in state.replaced if other[:2] == key[:2] and other[2] in {key[2], ""}
     ]
-    for other in list(state.checkpoints.values()):  # a copy: another thread may add to them
-        if other.age > place:
-            continue
-        if other.key == key:
-            said += [other.evaluations.get("last")]
-        if other.name != name and other.stage is Stage.PUBLISHED and other.chosen and other.chosen_by:
-            said += [other.chosen.metrics.get("chosen")] if other.chosen_by[0] == key else []
-    values = [value_in(metrics, settled.metric) for metrics in (current.chosen.metrics.get("chosen"), *said)]
+    before = state.checkpoints.of_series(key[2]).earlier(current.age)
+    for other in (current, *(state.checkpoints[each] for each in before)):  # thousands of them
+        if other.judge == key[0] and other.admitted and other.admitted.source == key[1]:
+            said.append(other.original)
+        if other.stage is Stage.PUBLISHED and other.chosen_by and other.chosen_by[0] == key and other is not current:
+            said.append(other.verdict.metrics.get("chosen") if other.verdict else None)
+    values = [value_in(metrics, settled.metric) for metrics in said if metrics]
     best = state.bests.get(current.series)
     if best is not None and best.by == (key, (settled.metric, settled.mode)):
         values.append(best.moved.value)
-    value, *others = (each if each is not None and math.isfinite(each) else None for each in values)
-    beats = value is not None and all(gain(value, other, mode) > 0 for other in others if other is not None)
+    value = value_in(current.chosen.metrics.get("chosen"), settled.metric)
+    others = Metric(name=settled.metric, mode=mode).best(values)
+    beats = value is not None and math.isfinite(value) and (others is None or gain(value, others, mode) > 0)
     return value if beats else None
 
 
@@ -101,13 +104,13 @@ def as_good_as_best(state: RunState, name: str) -> bool:
 
 def values_of(checkpoint: Checkpoint, metric: Metric) -> Values:
     """The known values of a checkpoint: those of the choice, or those evaluated so far."""
-    if checkpoint.chosen:
-        known = checkpoint.chosen.metrics
+    if checkpoint.verdict:
+        known = checkpoint.verdict.metrics
         original, average, rna, chosen = (
             value_in(known.get(key), metric.name) for key in ("original", "average", "rna", "chosen")
         )
         return Values(original=original, average=average, rna=rna, chosen=chosen)
-    if not checkpoint.evaluations:
+    if not checkpoint.evaluated:
         return Values()
     by_name = {name: value_in(metrics, metric.name) for name, metrics in checkpoint.evaluations.items()}
     kinds = {name: kind_of(checkpoint.recipes[name].method) for name in by_name}

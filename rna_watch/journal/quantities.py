@@ -51,6 +51,11 @@ def size(count_bytes: float) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
+def counted(number: int, word: str) -> str:
+    """A number of things: `1 tensor`, `1,024 tensors`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """A duration in its two largest units: `0.3 s`, `3 min 20 s`, `2 h 14 min`, `3 d 4 h`."""
     seconds = as_number(seconds)

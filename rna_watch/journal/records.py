@@ -49,6 +49,7 @@ KINDS: dict[str, type[e.Event]] = {
     )
 }
 
+_NAMES = {cls: frozenset(f.name for f in dataclasses.fields(cls)) for cls in KINDS.values()}
 
 # names of checkpoints, and paths below the run, the output folder or the output tree
 _PATHS = frozenset({"checkpoint", "path", "pin_path", "output", "temporary"})
@@ -78,7 +79,7 @@ def check_path(path: object, name: str) -> None:
 
 def to_record(event: e.Event) -> dict[str, Any]:
     """The event as a JSON object, without the line's checksum."""
-    body = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)}
+    body = {name: getattr(event, name) for name in _NAMES[type(event)]}
     return {"v": VERSION, "kind": event.kind} | body
 
 
@@ -98,7 +99,7 @@ def from_record(record: dict[str, Any]) -> e.Event | None:
             name != "pin_path" or record.get("pin") != "none"
         ):  # without a pin it is the checkpoint's own path, for a reader
             check_path(record[name], name)
-    names = {f.name for f in dataclasses.fields(cls)}
+    names = _NAMES[cls]
     values = {key: value for key, value in record.items() if key in names}
     if isinstance(values.get("metrics"), dict):
         found = values["metrics"]

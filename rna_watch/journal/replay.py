@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rna_watch.journal import events as e
 from rna_watch.journal import hooks
-from rna_watch.journal.ages import NEVER, Age, age
+from rna_watch.journal.ages import Age, age
+from rna_watch.journal.checkpoint import DONE as DONE  # noqa: PLC0414 - part of what is replayed
+from rna_watch.journal.checkpoint import PENDING as PENDING  # noqa: PLC0414
+from rna_watch.journal.checkpoint import Checkpoint as Checkpoint  # noqa: PLC0414
+from rna_watch.journal.checkpoint import Decision as Decision  # noqa: PLC0414
+from rna_watch.journal.checkpoint import Key as Key  # noqa: PLC0414
+from rna_watch.journal.checkpoint import Stage as Stage  # noqa: PLC0414
+from rna_watch.journal.checkpoint import changed
+from rna_watch.journal.checkpoints import Checkpoints
 from rna_watch.journal.kept import input_keys, judge, remade, stale, still_meant
 from rna_watch.journal.recipe import Recipe, read
 
@@ -20,103 +27,11 @@ if TYPE_CHECKING:
 RECENT_EVENTS = 200
 
 
-class Stage(StrEnum):
-    """The stages of a checkpoint on its way from a file to a model."""
-
-    WAITING = "waiting"
-    REFUSED = "refused"
-    VANISHED = "vanished"
-    ALIAS = "alias"
-    READY = "ready"
-    MEASURED = "measured"
-    EVALUATING = "evaluating"
-    CHOSEN = "chosen"
-    PUBLISHING = "publishing"
-    PUBLISHED = "published"
-    FINISHED = "finished"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-
-
-Key = tuple[int, str, str]  # the number of a judge, a source, and a series ("": written by 0.1.0)
-Decision = tuple[Key, tuple[str, str] | None]  # ..., and the metric with its direction
-PENDING = frozenset({Stage.READY, Stage.MEASURED, Stage.EVALUATING, Stage.CHOSEN, Stage.PUBLISHING})
-DONE = frozenset({Stage.PUBLISHED, Stage.FINISHED})
-
-
 class Best(NamedTuple):
     """What `best` names in a series, and what moved it."""
 
     moved: e.BestMoved
     by: Decision | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them.
-
-    `repeats` names an earlier checkpoint that it equals, and `apart_from` those of smaller step that are of other trainings.
-    What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
-    `chosen_by` is the judge, the metric and the direction that chose, and `under` the start whose settings applied then.
-    `taken_up` is why it is worked on once more, and `before` the stage that it had then; `age` is its place in the run.
-    """
-
-    name: str
-    stage: Stage
-    reason: str = ""
-    seen_time: float = 0.0
-    done_time: float = 0.0
-    admitted: e.Admitted | None = None
-    age: Age = NEVER
-    starts_window: bool = False
-    repeats: str = ""
-    apart_from: dict[str, str] = field(default_factory=dict)
-    measured: e.Measured | None = None
-    searched: e.Searched | None = None
-    screened: dict[str, e.Screened] = field(default_factory=dict)
-    evaluations: dict[str, e.Metrics] = field(default_factory=dict)
-    examples: dict[str, int] = field(default_factory=dict)
-    losses: dict[str, str] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    recipes: dict[str, Recipe] = field(default_factory=dict)
-    models: dict[str, str] = field(default_factory=dict)
-    training: dict[str, dict[str, Any]] = field(default_factory=dict)
-    chosen: e.Chosen | None = None
-    publishing: e.Publishing | None = None
-    output: str | None = None
-    pinned: bool = False
-    attempts: int = 0
-    judge: int = 0
-    chosen_by: Decision | None = None
-    under: e.Started | None = None
-    taken_up: e.TakenUp | None = None
-    before: Stage | None = None
-    for_now: bool = False
-
-    @property
-    def left_behind(self) -> bool:
-        """Whether it is left out for lack of time."""
-        return self.stage is Stage.SKIPPED and self.for_now
-
-    @property
-    def key(self) -> Key:
-        """The judge, the model's place in the files, and the series: only values of one key are compared."""
-        return self.judge, self.admitted.source if self.admitted else "", self.series
-
-    @property
-    def series(self) -> str:
-        """The series, once known."""
-        return self.admitted.series if self.admitted else ""
-
-    @property
-    def step(self) -> int | None:
-        """The step or epoch, once known."""
-        return self.admitted.step if self.admitted else None
-
-    @property
-    def usable(self) -> bool:
-        """Whether the checkpoint may be an input of a window."""
-        return self.admitted is not None and self.stage in PENDING | DONE | {Stage.FAILED}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,11 +44,13 @@ class RunState:
     `judged` the key of the newest evaluation. `bests` are the best models of the series. `first` is a checkpoint of the
     series whose best and latest have no series in their names. `failed_work` and `failed_evaluations` are how many failed in
     a row, in the present start. `due` are the calls of hooks that are to be made.
+    `told` are all admissions and aliases, from which names are read, and `seq` is the number of the last event.
+    `explained` is the checkpoint with the newest choice that has diagnostics.
     """
 
     started: e.Started | None = None
     stopped: e.Stopped | None = None
-    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     problems: dict[str, e.Problem] = field(default_factory=dict)
     metric: e.MetricChosen | None = None
     bests: dict[str, Best] = field(default_factory=dict)
@@ -148,6 +65,9 @@ class RunState:
     failed_evaluations: int = 0
     due: tuple[hooks.Due, ...] = ()
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
+    told: list[e.Admitted | e.Aliased] = field(default_factory=list)
+    explained: str = ""
+    seq: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
 
@@ -169,13 +89,15 @@ class RunState:
 
     def series(self) -> list[str]:
         """The series of all admitted checkpoints, the first first."""
-        admitted = [each for each in list(self.checkpoints.values()) if each.admitted]
-        names = [self.series_of(self.first), *(each.series for each in admitted)]
-        return list(dict.fromkeys(names)) if admitted else []
+        found = self.checkpoints.series()
+        return list(dict.fromkeys([self.series_of(self.first), *found])) if found else []
 
     def apply(self, event: e.Event) -> None:
         """Add one event."""
         self.recent.append(event)
+        self.seq = max(self.seq, event.seq)
+        if isinstance(event, e.Admitted | e.Aliased):
+            self.told.append(event)
         self._count_failures(event)
         self.due = hooks.after(self.due, event, self.started)
         match event:
@@ -207,20 +129,20 @@ class RunState:
                 self.first = self.first or event.checkpoint
                 seen_time = old.seen_time if old and not old.admitted else event.time
                 self.replaced += _reached(old) if old else []
-                for each in [other for other in self.checkpoints.values() if old and other.repeats == old.name]:
-                    self.checkpoints[each.name] = replace(each, repeats="")
+                for each in [other for other in self.checkpoints.values() if other.repeats == old.name] if old else ():
+                    self.checkpoints[each.name] = changed(each, repeats="")
                 self.checkpoints[event.checkpoint] = Checkpoint(
                     name=event.checkpoint,
                     stage=Stage.SKIPPED if event.left_out else Stage.READY,
                     reason=event.left_out,
                     seen_time=seen_time,
                     admitted=event,
-                    age=age(event, (c.admitted for c in self.checkpoints.values() if c.admitted)),
+                    age=self._age(event),
                     pinned=event.pin != "none",
                     under=self.started,
                 )
             case e.Repeated() if event.checkpoint in self.checkpoints:
-                self.checkpoints[event.checkpoint] = replace(self.checkpoints[event.checkpoint], repeats=event.of)
+                self.checkpoints[event.checkpoint] = changed(self.checkpoints[event.checkpoint], repeats=event.of)
             case _ if hasattr(event, "checkpoint") and event.checkpoint:
                 self._apply_to_checkpoint(event, event.checkpoint)
             case _:
@@ -241,9 +163,8 @@ class RunState:
 
     def _forget_evaluations(self) -> None:
         """Drop the evaluations of unfinished checkpoints, which are evaluated again."""
-        for name, checkpoint in self.checkpoints.items():
-            if checkpoint.stage in PENDING | {Stage.FAILED}:
-                self.checkpoints[name] = _with_only(checkpoint, frozenset())
+        for checkpoint in self.checkpoints.of_stages(PENDING | {Stage.FAILED}):
+            self.checkpoints[checkpoint.name] = _with_only(checkpoint, frozenset())
 
     def _reread(self, event: e.Reread, old: Checkpoint) -> Checkpoint:
         """A checkpoint with another series: what chose its model, and `best` if it names that, are of it too."""
@@ -254,8 +175,12 @@ class RunState:
             self.bests[event.series] = Best(named.moved, named.by and ((*named.by[0][:2], event.series), named.by[1]))
         told = {key: getattr(event, key) for key in ("series", "step_kind", "step", "told")}
         admitted = replace(old.admitted, **told) if old.admitted else None
-        place = age(admitted, (c.admitted for c in self.checkpoints.values() if c.admitted)) if admitted else old.age
-        return replace(old, admitted=admitted, age=place, starts_window=False, chosen_by=by)
+        now = self._age(admitted) if admitted else old.age
+        return changed(old, admitted=admitted, age=now, starts_window=False, chosen_by=by)
+
+    def _age(self, admitted: e.Admitted) -> Age:
+        above = self.checkpoints.of_series(admitted.series).above(admitted.step)
+        return age(admitted, (other for name in above if (other := self.checkpoints[name].admitted)))
 
     def _keyed(self, event: e.Measured) -> e.Measured:
         """A measurement with the keys of its models, which records of 0.1.0 lack."""
@@ -267,7 +192,7 @@ class RunState:
         recipe = {event.candidate: read(event.candidate, event.recipe)}
         if old.judge != self.judge and old.evaluations:
             old = _with_only(old, frozenset())  # what another evaluator said cannot be compared
-        new = replace(
+        new = changed(
             old,
             stage=Stage.EVALUATING,
             evaluations=old.evaluations | {event.candidate: event.metrics},
@@ -284,72 +209,74 @@ class RunState:
     def _still_true(self, old: Checkpoint) -> Checkpoint:
         """A checkpoint that is taken up, with the evaluations that are of the same models under the present settings."""
         other = old.judge == self.judge and old.under and self.started and remade(old.under, self.started)
-        return _with_only(old, frozenset()) if other else replace(old, failures={})
+        return _with_only(old, frozenset()) if other else changed(old, failures={})
 
     def _of_output(self, event: e.Publishing | e.Published | e.Pruned, old: Checkpoint) -> Checkpoint:
         """Outputs are in the order of their checkpoints; one that was made anew keeps its place."""
         if isinstance(event, e.Publishing):
-            return replace(old, stage=Stage.PUBLISHING, publishing=event)
+            return changed(old, stage=Stage.PUBLISHING, publishing=event)
         if isinstance(event, e.Pruned):
             self.outputs.pop(event.output, None)
-            return replace(old, output=None) if old.output == event.output else old
+            self.ages.pop(event.output, None)
+            return changed(old, output=None) if old.output == event.output else old
         self.written_bytes += event.written_bytes
         self.ages[event.output] = old.age if old.admitted and old.publishing else (event.seq, 0)
         found = self.outputs | {event.output: event}
         self.outputs = {output: found[output] for output in sorted(found, key=self.ages.__getitem__)}
         if old.publishing is None:
             return old  # it is of a version that was written again meanwhile
-        return replace(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
+        return changed(old, stage=Stage.PUBLISHED, output=event.output, done_time=event.time)
 
     def _apply_to_checkpoint(self, event: e.Event, name: str) -> None:
         old = self.checkpoints.get(name) or Checkpoint(name=name, stage=Stage.WAITING, seen_time=event.time)
         match event:
             case e.Waiting() | e.Refused():
-                new = replace(old, stage=Stage(event.kind), reason=event.reason)
+                new = changed(old, stage=Stage(event.kind), reason=event.reason)
             case e.Vanished():
-                new = replace(old, stage=Stage.VANISHED, reason="gone before it could be used")
+                new = changed(old, stage=Stage.VANISHED, reason="gone before it could be used")
             case e.Aliased():
                 self.first = event.of if name == self.first else self.first
-                new = replace(old, stage=Stage.ALIAS, reason=f"another name of {event.of}")
+                new = changed(old, stage=Stage.ALIAS, reason=f"another name of {event.of}")
             case e.Reread():
                 new = self._reread(event, old)
             case e.WindowStarted():
                 new = _apart(old, event)
             case e.Measured():
                 self.read_bytes += event.read_bytes
-                new = replace(old, stage=Stage.MEASURED, measured=self._keyed(event))
+                new = changed(old, stage=Stage.MEASURED, measured=self._keyed(event))
                 if old.measured is not None and old.measured.residuals != event.residuals:
                     new = _with_only(new, still_meant(old.measured, event, old.models, old.recipes))
             case e.Searched():
-                new = replace(old, searched=event, recipes=old.recipes | _recipes(event))
+                new = changed(old, searched=event, recipes=old.recipes | _recipes(event))
             case e.Screened():
-                new = replace(old, stage=Stage.EVALUATING, screened=old.screened | {event.candidate: event})
+                new = changed(old, stage=Stage.EVALUATING, screened=old.screened | {event.candidate: event})
             case e.Evaluated():
                 new = self._evaluated(event, old)
             case e.EvaluationFailed():
-                new = replace(old, stage=Stage.EVALUATING, failures=old.failures | {event.candidate: event.reason})
+                new = changed(old, stage=Stage.EVALUATING, failures=old.failures | {event.candidate: event.reason})
             case e.Chosen():
+                self.explained = name if event.diagnostics else self.explained
                 by = (old.key, (self.metric.metric, self.metric.mode) if self.metric else None)
-                new = replace(
+                new = changed(
                     old, stage=Stage.CHOSEN, chosen=event, chosen_by=by, under=self.started, reason=event.reason
                 )
             case e.Publishing() | e.Published() | e.Pruned():
                 new = self._of_output(event, old)
             case e.TakenUp():
                 kept = self._still_true(old)
-                new = replace(kept, stage=Stage.READY, taken_up=event, before=old.stage, publishing=None, attempts=0)
+                new = changed(kept, stage=Stage.READY, taken_up=event, before=old.stage, publishing=None, attempts=0)
             case e.Left():
-                new = replace(old, stage=old.before or old.stage)
+                new = changed(old, stage=old.before or old.stage)
             case e.Finished() | e.Skipped():
                 under = self.started if old.chosen is None and isinstance(event, e.Finished) else old.under
                 stage = Stage(event.kind)
                 for_now = isinstance(event, e.Skipped) and event.for_now
-                new = replace(old, stage=stage, reason=event.reason, done_time=event.time, under=under, for_now=for_now)
+                new = changed(old, stage=stage, reason=event.reason, done_time=event.time, under=under, for_now=for_now)
             case e.Failed():
                 stage = Stage.READY if event.will_retry else Stage.FAILED
-                new = replace(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)
+                new = changed(old, stage=stage, reason=event.reason, attempts=old.attempts + 1)
             case e.Unpinned():
-                new = replace(old, pinned=False)
+                new = changed(old, pinned=False)
             case _:
                 return
         self.checkpoints[name] = new
@@ -358,8 +285,8 @@ class RunState:
 def _apart(checkpoint: Checkpoint, event: e.WindowStarted) -> Checkpoint:
     """A checkpoint with which the history before it, or the checkpoint before it, cannot be used."""
     if not event.after:
-        return replace(checkpoint, starts_window=True, reason=event.reason)
-    return replace(checkpoint, apart_from=checkpoint.apart_from | {event.after: event.reason}, reason=event.reason)
+        return changed(checkpoint, starts_window=True, reason=event.reason)
+    return changed(checkpoint, apart_from=checkpoint.apart_from | {event.after: event.reason}, reason=event.reason)
 
 
 def _recipes(searched: e.Searched) -> dict[str, Recipe]:
@@ -370,7 +297,7 @@ def _recipes(searched: e.Searched) -> dict[str, Recipe]:
 
 def _with_only(checkpoint: Checkpoint, names: Set[str]) -> Checkpoint:
     """A checkpoint of which no other candidates' evaluations are known than these."""
-    return replace(
+    return changed(
         checkpoint,
         evaluations={name: metrics for name, metrics in checkpoint.evaluations.items() if name in names},
         examples={name: count for name, count in checkpoint.examples.items() if name in names},
@@ -391,9 +318,10 @@ def _reached(checkpoint: Checkpoint) -> list[tuple[Key, e.Metrics]]:
     return found
 
 
-def replay(events: Iterable[e.Event]) -> RunState:
+def replay(events: Iterable[e.Event | None]) -> RunState:
     """The state after all these events."""
     state = RunState()
     for event in events:
-        state.apply(event)
+        if event is not None:  # a line that could not be read
+            state.apply(event)
     return state

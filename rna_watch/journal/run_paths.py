@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TRIES = 3
 _PARSED_FOLDER = "checkpoints"
 _OURS = re.compile(
-    r"^(journal\.jsonl|heartbeat\.json|lock|owner\.json|log(\.\d+)?|stop|pins|window|scratch|\.rna-watch-.*\.tmp)$"
+    r"^(journal\.jsonl|snapshot|heartbeat\.json|lock|owner\.json|log(\.\d+)?|stop|pins|window|scratch|\.rna-watch-.*\.tmp)$"
 )
 _PARSED_ENTRY = re.compile(r"^checkpoint_\d+$")
 
@@ -53,6 +53,11 @@ class RunPaths:
         return self.state / "heartbeat.json"
 
     @property
+    def snapshot(self) -> Path:
+        """What the journal adds up to: a cache."""
+        return self.state / "snapshot"
+
+    @property
     def lock(self) -> Path:
         """The lock."""
         return self.state / "lock"
@@ -71,6 +76,16 @@ class RunPaths:
     def stop_request(self) -> Path:
         """A file that asks the daemon to stop, from any machine."""
         return self.state / "stop"
+
+    @property
+    def announced(self) -> Path:
+        """A file that the training replaces whenever a checkpoint is whole (`integrations/announcement.py`)."""
+        return self.state / "announced"
+
+    @property
+    def exports(self) -> Path:
+        """What trackers read: a folder for each exporter."""
+        return self.state / "exports"
 
     @property
     def pins(self) -> Path:
@@ -114,7 +129,7 @@ class RunPaths:
             StoreError: a folder cannot be made.
         """
         pins, old = self.pin_folders
-        ours = (pins, old, self.scratch, self.journal, self.lock, self.owner, self.heartbeat, self.log)
+        ours = (pins, old, self.scratch, self.journal, self.lock, self.owner, self.heartbeat, self.log, self.snapshot)
         try:
             owned.claim(self.models, allow_links=allow_links)
             owned.claim(self.state, [each.name for each in ours], allow_links=allow_links, mark=True)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.methods import LAST
 from rna_watch.acceleration.significance import Mode, gain
 from rna_watch.journal.metric import mode_of, value_in
 from rna_watch.journal.replay import Stage
@@ -81,11 +80,12 @@ def standing(
     if mode is None or (best is not None and not comparable):
         metric = by[1][0] if best and by and by[1] else metric
         return Standing(series=series, metric=metric, mode=mode, best=best, model=best, original=None)
-    checkpoints = list(state.checkpoints.values())  # a copy: another thread may add to them
     key = by[0] if best and by else (*state.judged[:2], series) if state.judged else None
-    judged = [each for each in checkpoints if each.key == key and each.evaluations]
+    members = list(state.checkpoints.of_series(key[2] if key else series).steps)
+    among = (state.checkpoints[name] for _, _, name, _ in members)
+    judged = [each for each in among if each.key == key and each.evaluated]
     original = _top(judged, _of_original, metric, mode)
-    made = [each for each in judged if each.output and each.chosen and each.stage is Stage.PUBLISHED]
+    made = [each for each in judged if each.output and each.verdict and each.stage is Stage.PUBLISHED]
     while (top := _top(made, _of_model, metric, mode)) and not there(top.output):
         made = [each for each in made if each.output != top.output]
     model = best or top
@@ -117,8 +117,8 @@ def _best(state: RunState, best: Best | None, metric: str, there: Callable[[str]
     named, by = best
     current = state.checkpoints.get(named.checkpoint)
     value = None
-    if current is not None and current.output == named.output and current.chosen:
-        value = _finite(current.chosen.metrics.get("chosen"), metric)
+    if current is not None and current.output == named.output and current.verdict:
+        value = _finite(current.verdict.metrics.get("chosen"), metric)
     comparable = value is not None or by is None or by[1] is None or by[1][0] == metric
     scored = Scored(checkpoint=named.checkpoint, value=named.value if value is None else value, output=named.output)
     return scored, comparable
@@ -130,11 +130,11 @@ def _finite(metrics: Metrics | None, metric: str) -> float | None:
 
 
 def _of_original(checkpoint: Checkpoint) -> Metrics | None:
-    return checkpoint.evaluations.get(LAST)
+    return checkpoint.original
 
 
 def _of_model(checkpoint: Checkpoint) -> Metrics | None:
-    return checkpoint.chosen.metrics.get("chosen") if checkpoint.chosen else None
+    return checkpoint.verdict.metrics.get("chosen") if checkpoint.verdict else None
 
 
 def _top(
@@ -160,7 +160,7 @@ def _significant(state: RunState, model: Scored, original: Scored, by_how_much: 
     if by_how_much <= 0.0:
         return None, ""
     current = state.checkpoints.get(model.checkpoint)
-    if model.checkpoint == original.checkpoint and current and current.output == model.output and current.chosen:
-        return current.chosen.significant, current.chosen.tested_on
+    if model.checkpoint == original.checkpoint and current and current.output == model.output and current.verdict:
+        return current.verdict.significant, current.verdict.tested_on
     least = state.started.settings.get("minimum_gain") if state.started else None
     return by_how_much > least if isinstance(least, (int, float)) and math.isfinite(least) else None, ""

@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rna_watch.journal import heartbeat, log
+from rna_watch.journal import heartbeat, snapshot
 from rna_watch.journal.owner import look
 from rna_watch.journal.quantities import age, plain
-from rna_watch.journal.replay import RunState, replay
+from rna_watch.journal.replay import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ class Status:
 def load(paths: RunPaths, say: Callable[[str], None] = lambda _: None) -> tuple[RunState, Status]:
     """The state that a run's journal adds up to, and the run's status once it is certain; see `settled`."""
     status = settled(paths, say)
-    state = replay(log.read(paths.journal))
+    state = snapshot.fold(paths.journal).state
     return state, status_of(paths, state) if status.certain else status
 
 

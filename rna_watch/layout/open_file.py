@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError, Unreadable
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 HEADER_LIMIT_BYTES = 256 * 2**20
 _SAMPLE_BYTES = 4096
 _PIECE_BYTES = 2**20
+_PAGE_BYTES = 4096
+_DONTCACHE = 0x80  # RWF_DONTCACHE of Linux 6.14, for which Python has no name yet
+_NOT_SO = {errno.EOPNOTSUPP, errno.EINVAL}  # what older kernels say to it, and tmpfs
+_MEMORY = Path("/proc/meminfo")
 
 
 def open_regular(path: str, _flags: int = 0) -> int:
@@ -53,6 +58,8 @@ class OpenFile:
     """
 
     start_bytes: int = 0  # of a part, within its file
+    uncached: bool = False  # what is read into a buffer leaves nothing in the page cache that was not there
+    _by_flag: bool = True  # as long as the system takes the flag for that
 
     def __init__(self, path: str) -> None:
         self.descriptor = open_regular(path)
@@ -89,12 +96,27 @@ class OpenFile:
         offset += self.start_bytes
         while buffer:
             try:
-                count = os.preadv(self.descriptor, [buffer], offset)
+                count = self._preadv(buffer, offset)
             except OSError as error:
                 raise _unread(self.identity.path, "read", error) from error
             if count == 0:
                 raise InputChanged(f"{self.identity.path} became shorter while it was being read")
             buffer, offset = buffer[count:], offset + count
+
+    def _preadv(self, buffer: memoryview, offset: int) -> int:
+        if not self.uncached:
+            return os.preadv(self.descriptor, [buffer], offset)
+        if self._by_flag:
+            try:
+                return os.preadv(self.descriptor, [buffer], offset, _DONTCACHE)
+            except OSError as error:
+                if error.errno not in _NOT_SO:
+                    raise
+                self._by_flag = False
+        count = os.preadv(self.descriptor, [buffer], offset)
+        start = offset - offset % _PAGE_BYTES  # only whole pages are dropped
+        os.posix_fadvise(self.descriptor, start, offset + count - start, os.POSIX_FADV_DONTNEED)
+        return count
 
     def pieces(self, offset: int, count: int) -> Iterator[memoryview]:
         """The `count` bytes at an offset in bounded pieces; a piece is of use until the next one.
@@ -173,9 +195,22 @@ class FileSlice(OpenFile):
         return super().read(offset, count)
 
 
+def outgrows_cache(size_bytes: int) -> bool:
+    """Whether files of so many bytes in all cannot stay in the page cache: to keep parts of them only drives out others."""
+    try:
+        (available,) = (line for line in _MEMORY.read_text().splitlines() if line.startswith("MemAvailable:"))
+    except (OSError, ValueError):
+        return False
+    return size_bytes > int(available.split()[1]) * 1024
+
+
 @contextmanager
-def opened(files: Iterable[FileIdentity]) -> Iterator[list[OpenFile]]:
+def opened(files: Iterable[FileIdentity], *, uncached: bool = False) -> Iterator[list[OpenFile]]:
     """Files of a checkpoint, open; checked before and after that they are those that were planned.
+
+    Args:
+        files: as they were planned.
+        uncached: what is read is not kept in the page cache.
 
     Raises:
         InputChanged: one is gone, or is not the one that was planned, before the reading or after it.
@@ -191,6 +226,7 @@ def opened(files: Iterable[FileIdentity]) -> Iterator[list[OpenFile]]:
             except RefusedCheckpoint as error:
                 raise InputChanged(str(error)) from error
             check_unchanged(file, reader.descriptor)
+            reader.uncached = uncached
             readers.append(reader)
         yield readers
         for reader in readers:

@@ -41,7 +41,7 @@ def plan(model: Path, recipe: Combination, *, exported: str, optimizer_state: st
     Args:
         model: its path.
         recipe: the inputs and their weights.
-        exported: the setting `export`: which plain copy is wanted.
+        exported: the setting `serving_copy`: which plain copy is wanted.
         optimizer_state: the setting of that name: whether the rest of the newest input's file is wanted.
     """
     newest = recipe.layouts[-1]

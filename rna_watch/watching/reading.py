@@ -7,18 +7,20 @@ the whole set decides, with the counters that the files hold, and a larger set m
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from rna_watch.watching.columns import counts_within, is_int, tells_apart, tells_runs
+from rna_watch.watching.extension import LEAST, Extension
 from rna_watch.watching.slots import Kind, Rank, Slot, body, slots
 from rna_watch.watching.steps import VERSION, ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    _Rows = Sequence[tuple[str, tuple[Slot, ...]]]
+    from rna_watch.watching.columns import Rows
 
 COUNTERS = ("step", "epoch")  # the first that tells the files of a series apart counts
 _NAMES = {Rank.STEP: "step", Rank.EPOCH: "epoch"}
@@ -26,8 +28,8 @@ _ALONE = Rank.FOLDER  # a single name has a step from this rank on
 _SETTLED = 3  # so many names with one value: that is no step
 _TIMED = 4  # so many files must have been written in the order of a number
 _FEW = 8  # counters of so many files are weighed one by one, then each time that their number doubles
+_VERSIONS = 64  # of one path, are kept: the first and the last
 _ASKED = 5  # files of a group with bare numbers
-_LEAST_ID = 100  # smaller numbers that come back are metrics
 COPY = re.compile(
     r"(?:^|[^a-z])(?:best|last|latest|final|newest|current|copy|backup|bak|old)(?![a-z])| \(\d+\)(?=\.|/|$)",
     re.IGNORECASE,
@@ -46,11 +48,12 @@ class Name:
 
 @dataclass(slots=True)
 class _Group:
-    """The paths that differ in their slots alone, and how they are read."""
+    """The paths that differ in their slots alone, how they are read, and what more may be read so, by what tells series apart."""
 
     paths: dict[str, tuple[Slot, ...]] = field(default_factory=dict)
     names: dict[str, Name] | None = None
     known: int = 0
+    extensions: dict[tuple[str, ...], Extension] = field(default_factory=dict)
 
 
 class Reading:
@@ -69,6 +72,9 @@ class Reading:
         self._versions: dict[str, list[Mapping[str, int]]] = {}
         self._times: dict[str, int] = {}
         self._changed: set[str] = set()
+        self._added: set[str] = set()
+        self._said: dict[str, Name] = {}
+        self._extensions: list[Extension] = []
         self.update(names)
 
     def update(self, names: Iterable[str], times: Mapping[str, int] | None = None) -> None:
@@ -88,8 +94,27 @@ class Reading:
             self._of[path] = key
             group = self._groups[key]
             group.paths[path] = found
-            group.names = None
-            self._changed.add(key)
+            if (name := self._extended(group, path, found)) is not None:
+                assert group.names is not None
+                group.names[path] = name
+                self._added.add(path)
+            else:
+                group.names = None
+                self._changed.add(key)
+
+    def _extended(self, group: _Group, path: str, found: tuple[Slot, ...]) -> Name | None:
+        """How one more path is read, if that changes nothing else."""
+        if group.names is None:
+            return None
+        value = _named(self._pattern, path) if self._pattern else None
+        if value is not None:
+            return Name(self._blotted(path, found), *value, "--step")
+        split = next((each.split for each in group.extensions.values()), ())
+        extension = group.extensions.get(tuple(found[c].text for c in split))
+        if extension is None or not extension.takes(found, self._times.get(path)):
+            return None
+        step = found[extension.step].value
+        return Name(self._blotted(path, found, split), extension.kind, step, extension.told)
 
     def found_inside(self, path: str, counters: Mapping[str, int], *, again: bool = False) -> None:
         """Take in what a file says of itself.
@@ -105,27 +130,48 @@ class Reading:
             return
         if again or not versions:
             versions.append(counters)
+            del versions[_VERSIONS // 2 : len(versions) - _VERSIONS // 2]
         else:
             versions[-1] = counters
         self._counters[path] = counters
         group = self._groups[self._of[path]]
         group.known += 1
-        if again or group.known & (group.known - 1) == 0 or group.known <= _FEW:
+        again = again and (len(group.paths) < LEAST or self._rewritten(path, len(group.paths)))
+        if (
+            again
+            or group.known & (group.known - 1) == 0
+            or group.known <= _FEW
+            or not self._agrees(group, path, counters)
+        ):
             group.names = None
             self._changed.add(self._of[path])
+
+    def _agrees(self, group: _Group, path: str, counters: Mapping[str, int]) -> bool:
+        """Whether what a file says of itself leaves what the counters tell of its group as it is."""
+        name = group.names.get(path) if group.names and group.extensions else None
+        return name is None or name.step is None or counters.get(name.kind, name.step) == name.step
 
     def of(self, path: str) -> Name:
         """How a path is read, in the company of all names so far."""
         self.update([path])
         group = self._groups[self._of[path]]
+        return self._names(group)[path]
+
+    def _names(self, group: _Group) -> dict[str, Name]:
         if group.names is None:
+            self._extensions = []
             group.names = self._read(group.paths)
-        return group.names[path]
+            known = self._extensions if len(group.paths) >= LEAST else []
+            group.extensions = {tuple(each.first[c].text for c in each.split): each for each in known}
+        return group.names
 
     def pop_changed(self) -> set[str]:
         """The paths whose reading may have changed since this was asked last."""
-        paths = {path for key in self._changed for path in self._groups[key].paths}
+        groups = [self._names(self._groups[key]) for key in self._changed]
+        paths = self._added | {path for names in groups for path, name in names.items() if self._said.get(path) != name}
+        self._said |= {path: self.of(path) for path in paths}
         self._changed.clear()
+        self._added.clear()
         return paths
 
     def order(self, path: str, changed_ns: int = 0) -> tuple[bool, bool, int, str, int, int, str]:
@@ -176,7 +222,7 @@ class Reading:
                 names[path] = Name(self._blotted(path, found), *value, "--step")
             else:
                 rest[path] = found
-        kept = {path for path in rest if self._rewritten(path, len(rest))}
+        kept = {path for path in rest if len(self._versions.get(path, ())) > 1 and self._rewritten(path, len(rest))}
         for path in kept if len(rest) > 1 else ():
             names |= self._inside([path], lambda path: path)
         together = {path: found for path, found in rest.items() if path not in names}
@@ -221,15 +267,16 @@ class Reading:
         texts = [[slot.text for slot in found] for _, found in rows]
         columns = len(texts[0])
         varying = [c for c in range(columns) if len({row[c] for row in texts}) > 1]
-        runs = next((c for c in varying if _tells_runs(rows, texts, c)), None)
+        runs = next((c for c in varying if tells_runs(rows, texts, c)), None)
         if runs is not None:
             return self._apart(rows, runs, split)
         chosen = None if rewritten else self._column(rows, varying)
         if chosen is None:
             return self._inside(paths, lambda path: self._blotted(path, paths[path], split))
-        chosen, within = _counts_within(rows, varying, chosen)
-        if within is None and (apart := _tells_apart(rows, texts, varying, chosen)) is not None:
-            return self._apart(rows, apart, split)
+        chosen, within = counts_within(rows, varying, chosen)
+        if within is None and (apart := tells_apart(rows, texts, varying, chosen)) is not None:
+            repeated = len({found[chosen].value for _, found in rows}) < len(rows)
+            return self._apart(rows, apart, split, extends=repeated)
         kind = _NAMES.get(rows[0][1][chosen].rank, "number")
         told = f"the {kind} in the name"
         values = {path: found[chosen].value for path, found in rows}
@@ -240,21 +287,25 @@ class Reading:
             kind, told = "number", "the place among the names, by two of their numbers"
         elif kind == "number":
             kind = self._kind(rows, chosen)
+        if within is None and len(split) <= 1 and len(rows) >= LEAST // 2:
+            self._extensions.append(Extension.of(rows, self._times, split=split, step=chosen, kind=kind, told=told))
         return {path: Name(self._blotted(path, found, split), kind, values[path], told) for path, found in rows}
 
-    def _apart(self, rows: _Rows, column: int, split: tuple[int, ...]) -> dict[str, Name]:
+    def _apart(self, rows: Rows, column: int, split: tuple[int, ...], *, extends: bool = True) -> dict[str, Name]:
         parts: dict[str, dict[str, tuple[Slot, ...]]] = defaultdict(dict)
         for path, found in rows:
             parts[found[column].text][path] = found
         names: dict[str, Name] = {}
         for part in parts.values():
             names |= self._together(part, (*split, column))
+        if not extends:
+            self._extensions = []
         return names
 
-    def _column(self, rows: _Rows, varying: Sequence[int]) -> int | None:
+    def _column(self, rows: Rows, varying: Sequence[int]) -> int | None:
         """The column that holds the step; None if none does, or if what the files hold contradicts all."""
         least = _ALONE if len(rows) == 1 else Rank.IN_WORD
-        usable = [c for c in range(len(rows[0][1])) if _is_int(rows, c) and rows[0][1][c].rank >= least]
+        usable = [c for c in range(len(rows[0][1])) if is_int(rows, c) and rows[0][1][c].rank >= least]
         among = [c for c in usable if c in varying]
         if not among:
             if len(rows) >= _SETTLED:
@@ -270,7 +321,7 @@ class Reading:
 
         return max(among, key=strength, default=None)
 
-    def _grows_with_time(self, rows: _Rows, column: int) -> bool:
+    def _grows_with_time(self, rows: Rows, column: int) -> bool:
         """Whether a column grows from each file to the next one written: times tell only where names leave it open.
 
         Copies and downloads scramble times or make them equal, so a few files, or one that is out of order, tell nothing.
@@ -280,7 +331,7 @@ class Reading:
             return False
         return all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(written))
 
-    def _agreement(self, rows: _Rows, column: int) -> int:
+    def _agreement(self, rows: Rows, column: int) -> int:
         """1 if a column goes with the counters inside, -1 if these contradict it, 0 if they say nothing."""
         known = [(found[column].value, self._counters[path]) for path, found in rows if self._counters.get(path)]
         if not known:
@@ -300,7 +351,7 @@ class Reading:
                 return -1
         return 0
 
-    def _kind(self, rows: _Rows, column: int) -> str:
+    def _kind(self, rows: Rows, column: int) -> str:
         """What a bare number counts: what the counter of that value in every file does."""
         known = [(found[column].value, self._counters[path]) for path, found in rows if path in self._counters]
         kinds = [kind for kind in COUNTERS if known and all(value == inside.get(kind) for value, inside in known)]
@@ -339,51 +390,3 @@ def _text(path: str, kept: set[Slot]) -> str:
     whole = len(folders) + len(slash) + len(body(last))
     version = "-v#" if VERSION.search(last.removesuffix(ending(last))) else ""
     return "".join([*parts, path[at:whole], version, ending(last)])
-
-
-def _is_int(rows: _Rows, column: int) -> bool:
-    return all(found[column].kind is Kind.INTEGER and found[column].rank >= Rank.IN_WORD for _, found in rows)
-
-
-def _tells_runs(rows: _Rows, texts: Sequence[Sequence[str]], column: int) -> bool:
-    """Whether several names share a hash, or the date of a folder: it is that of a run, not of a save."""
-    slot = rows[0][1][column]
-    if not (slot.kind is Kind.HASH or (slot.kind is Kind.DATE and slot.in_folder)):
-        return False
-    return max(Counter(row[column] for row in texts).values()) > 1
-
-
-def _counts_within(rows: _Rows, varying: Sequence[int], step: int) -> tuple[int, int | None]:
-    """The columns of an epoch that repeats and of what counts within it; the step and None where nothing repeats so."""
-    major = step
-    values = [found[step].value for _, found in rows]
-    if len(set(values)) == len(values) or rows[0][1][step].rank < Rank.BATCH:
-        return step, None
-    ranks = {c: rows[0][1][c].rank for c in varying if c != step and _is_int(rows, c)}
-    if ranks and rows[0][1][step].rank is Rank.STEP:
-        major = next((c for c, rank in ranks.items() if rank in (Rank.EPOCH, Rank.BATCH)), step)
-    minors = [step] if major != step else [c for c, rank in ranks.items() if rank >= Rank.BARE]
-    for minor in minors:
-        if len({(found[major].value, found[minor].value) for _, found in rows}) == len(rows):
-            return major, minor
-    return step, None
-
-
-def _tells_apart(rows: _Rows, texts: Sequence[Sequence[str]], varying: Sequence[int], step: int) -> int | None:
-    """The column that tells series apart: steps repeat, but not together with it; or an id that comes back."""
-    if step not in varying:
-        return None
-    values = [found[step].value for _, found in rows]
-    repeated = len(set(values)) < len(values)
-    for column in varying:
-        slot = max((found[column] for _, found in rows), key=lambda each: each.kind is not Kind.INTEGER)
-        if column == step or (slot.rank is Rank.METRIC and slot.kind is not Kind.DATE) or slot.rank >= Rank.BATCH:
-            continue
-        if repeated:
-            if len({(value, row[column]) for value, row in zip(values, texts, strict=True)}) == len(values):
-                return column
-        elif slot.kind is Kind.INTEGER and min(found[column].value for _, found in rows) >= _LEAST_ID:
-            ids = [row[column] for _, row in sorted(zip(values, texts, strict=True))]
-            if 1 + sum(a != b for a, b in pairwise(ids)) > len(set(ids)):
-                return column
-    return None

@@ -92,7 +92,7 @@ class Slot:
     in_folder: bool
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def slots(path: str) -> tuple[Slot, ...]:
     """The slots of a path, in their order; the ending and Lightning's `-v1` hold none."""
     found: list[Slot] = []

@@ -181,6 +181,8 @@ def write_combination(
     outputs: Sequence[str],
     block_elements: int = BLOCK_ELEMENTS,
     evidence: Evidence | None = None,
+    *,
+    uncached: bool = False,
 ) -> list[Patch]:
     """Write the combination of these segments, each at its target, or else at its place in the newest checkpoint.
 
@@ -191,6 +193,7 @@ def write_combination(
         outputs: the files that are written, by number.
         block_elements: elements of a block.
         evidence: gathers what the values tell of the window.
+        uncached: what is read need not stay in the page cache.
 
     Raises:
         InputChanged: a checkpoint changed meanwhile.
@@ -198,7 +201,7 @@ def write_combination(
     """
     crcs = [0] * len(segments)
     places = [segment.target or segment.places[-1][0] for segment in segments]
-    with ExitStack() as stack, WindowReader(files) as reader:
+    with ExitStack() as stack, WindowReader(files, uncached=uncached) as reader:
         writers = {file: stack.enter_context(patching(outputs[file])) for file in {each[0] for each in places}}
         for number, start, bits in combined_blocks(reader, segments, rows, block_elements, evidence):
             file, offset, _ = places[number]

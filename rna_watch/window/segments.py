@@ -278,8 +278,9 @@ class WindowReader:
         InputChanged: a file is gone, or is not the one that was planned, before or after the reading.
     """
 
-    def __init__(self, files: Sequence[Sequence[FileIdentity]]) -> None:
+    def __init__(self, files: Sequence[Sequence[FileIdentity]], *, uncached: bool = False) -> None:
         self._files = files
+        self._uncached = uncached
         self._open = ExitStack()
         self._readers: list[list[OpenFile]] = []
         self.read_bytes = 0
@@ -288,7 +289,7 @@ class WindowReader:
         allow_files(sum(len(files) for files in self._files))
         with ExitStack() as stack:
             stack.enter_context(np.errstate(invalid="ignore"))  # signalling NaNs
-            self._readers = [stack.enter_context(opened(files)) for files in self._files]
+            self._readers = [stack.enter_context(opened(files, uncached=self._uncached)) for files in self._files]
             self._open = stack.pop_all()
         return self
 

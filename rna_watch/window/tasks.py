@@ -64,7 +64,10 @@ def gram_rows(task: GramTask) -> GramRows:
     bad: set[int] = set()
     first_new = 0 if task.new == k - 1 else k - task.new
     # values that are not finite are reported by name, so numpy need not warn of them
-    with np.errstate(over="ignore", invalid="ignore"), WindowReader(task.files) as reader:
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        WindowReader(task.files, uncached=task.uncached) as reader,
+    ):
         for block in reader.blocks(task.segments, task.block_elements):
             segment = task.segments[block.pieces[0].segment]
             if segment.role is not Role.PARAMETER:
@@ -100,7 +103,15 @@ def combined(task: CombineTask) -> list[Patch] | tuple[list[Patch], GramRows]:
         OSError: an output cannot be written.
     """
     evidence = Evidence(task.segments, len(task.files), task.evidence) if task.evidence else None
-    patches = write_combination(task.files, task.segments, task.rows, task.outputs, task.block_elements, evidence)
+    patches = write_combination(
+        task.files,
+        task.segments,
+        task.rows,
+        task.outputs,
+        task.block_elements,
+        evidence,
+        uncached=task.uncached,
+    )
     return patches if evidence is None else (patches, evidence.found())
 
 

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_info
 from rna_watch.acceleration.gram import Kernel, kernel_for
 from rna_watch.layout.identity import FileIdentity
 from rna_watch.layout.layout import Role
+from rna_watch.layout.open_file import outgrows_cache
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, window_segments
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class GramTask:
     """Part of the last `new` rows of the Gram matrix over these segments; statistics are only checked for being finite.
 
     The first `checkpoints` of `files` are the window's; those of the companions follow. `factors[group][i]` is (p, q) of
-    residual i, where the residuals have another form besides the difference. `kernel` takes the products.
+    residual i, where the residuals have another form besides the difference. `kernel` takes the products. `uncached`: what is
+    read need not stay in the page cache, which cannot hold the window.
     """
 
     files: Files
@@ -49,6 +51,7 @@ class GramTask:
     new: int
     block_elements: int
     kernel: Kernel
+    uncached: bool = False
     factors: tuple[tuple[tuple[float, float], ...], ...] = ()
 
     @property
@@ -84,6 +87,7 @@ class CombineTask:
     outputs: tuple[str, ...]
     block_elements: int
     evidence: str = ""
+    uncached: bool = False
 
     @property
     def work_bytes(self) -> int:
@@ -136,6 +140,7 @@ def gram_tasks(
     files = _files(layouts, beside)
     block = block_elements(len(files), budget_mib)
     kernel = kernel_for(len(layouts) - 1, _architecture())
+    uncached = _outgrows(layouts)
     return [
         GramTask(
             files=files,
@@ -144,6 +149,7 @@ def gram_tasks(
             new=new,
             block_elements=block,
             kernel=kernel,
+            uncached=uncached,
             factors=_by_group(form),
         )
         for group in _groups(segments, attrgetter("count"), limit)
@@ -205,6 +211,7 @@ def combine_tasks(
         evidence: which elements are looked at, if any are.
     """
     limit = task_elements(combination.layouts[-1].parameters)
+    uncached = _outgrows(combination.layouts)
     return [
         CombineTask(
             files=combination.files,
@@ -213,9 +220,14 @@ def combine_tasks(
             outputs=outputs,
             block_elements=block_elements(len(combination.layouts)),
             evidence=evidence,
+            uncached=uncached,
         )
         for group in _groups(segments, attrgetter("count"), limit)
     ]
+
+
+def _outgrows(layouts: Sequence[Layout]) -> bool:
+    return outgrows_cache(sum(file.size_bytes for layout in layouts for file in layout.files))
 
 
 def copy_tasks(

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rna_watch.acceleration.gram import GramRows, block_rows, differences, merge, rounding_variance
+from rna_watch.acceleration.gram import GramRows, block_rows, differences, kernel_for, merge, rounding_variance
 
 from . import twins
 
@@ -81,3 +81,21 @@ def test_norms_over_named_columns_are_those_of_the_iterates(new):
     np.testing.assert_array_equal(
         found.rows, merge(block_rows(iterates[:, p].copy(), new, 0.0) for p, _ in blocks).rows
     )
+
+
+@pytest.mark.parametrize("kernel", ["vectors", "whole", "small"])
+@pytest.mark.parametrize(("count", "new"), [(1, 1), (5, 5), (11, 3), (20, 20)])
+def test_every_kernel_gives_the_same_products(kernel, count, new):
+    """The rows are those of R'R to rounding, however products are taken, and the square among them is symmetric."""
+    iterates = twins.linear_iterates(count + 1, 9000, seed=5)
+    expected = twins.gram(iterates)
+    found = block_rows(iterates.copy(), new, 0.0, kernel=kernel).rows
+    np.testing.assert_allclose(found, expected[-new:], rtol=1e-12, atol=1e-13 * expected.max())
+    square = found[:, -new:]
+    np.testing.assert_allclose(square, square.T, rtol=1e-13, atol=1e-13 * expected.max())
+
+
+def test_the_kernel_follows_the_number_of_residuals_and_the_processor():
+    """Few residuals are multiplied as vectors, many at once; with AVX-512 in small products."""
+    assert [kernel_for(count, "Haswell") for count in (5, 10, 20)] == ["vectors", "vectors", "whole"]
+    assert {kernel_for(count, "SkylakeX") for count in (5, 10, 20)} == {"small"}

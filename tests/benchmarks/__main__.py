@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import beside, breaks, digits, evidence, latency, search, slow, window
+from tests.benchmarks import beside, breaks, digits, evidence, growth, latency, search, slow, whole, window
 from tests.benchmarks.levers import show as levers
 from tests.benchmarks.levers.tasks import TRAININGS
 from tests.benchmarks.options import Options
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 BENCHMARKS: dict[str, Callable[[Options], None]] = {
+    "whole": whole.show,
     "window": window.show,
     "latency": latency.show,
     "search": search.show,
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Options], None]] = {
     "breaks": breaks.show,
     "digits": digits.show,
     "beside": beside.show,
+    "growth": growth.show,
     "slow": slow.show,
     **{f"levers-{name}": partial(levers.show, name) for name in TRAININGS},
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.benchmarks.options import Options
 
 _BATCH = 128
+_ALTERNATIONS = 4  # times the rounds of others: a single pair differs from itself by a tenth
 _LIMIT_S = 120.0
 _TRAINING_LIMIT_S = 3600.0  # on a busy machine
 CASES: dict[str, list[str] | None] = {
@@ -59,7 +60,7 @@ def train(folder: Path, job: Job) -> dict[str, float]:
     model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.Linear(width, 10))
     optimizer = torch.optim.Adam(model.parameters())
     x, y = torch.randn(_BATCH, width), torch.arange(_BATCH) % 10
-    begun, saving = time.perf_counter(), 0.0
+    begun, cpu, saving = time.perf_counter(), time.process_time(), 0.0
     for number in range(1, job.saves + 1):
         for _ in range(job.steps):
             optimizer.zero_grad()
@@ -70,7 +71,7 @@ def train(folder: Path, job: Job) -> dict[str, float]:
         torch.save(content, folder / _name(number))
         (folder / _name(number - 3)).unlink(missing_ok=True)
         saving += time.perf_counter() - before
-    return {"seconds": time.perf_counter() - begun, "saving": saving}
+    return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - cpu, "saving": saving}
 
 
 def measure(folder: Path, job: Job, settings: list[str] | None, trainer: str = "loop") -> dict[str, float]:
@@ -88,7 +89,7 @@ def measure(folder: Path, job: Job, settings: list[str] | None, trainer: str = "
 
             given = ("--saves", job.saves, "--every", job.trainer_steps, "--limit", 3, "--hidden", job.hidden)
             said = script(name, folder, *given, limit_s=_TRAINING_LIMIT_S)
-            result = {"saving": math.nan} | next(each for each in said if "seconds" in each)
+            result = {"saving": math.nan, "cpu": math.nan} | next(each for each in said if "seconds" in each)
         else:
             loop = [sys.executable, "-m", "tests.benchmarks.beside", str(folder), json.dumps(asdict(job))]
             result = json.loads(subprocess.run(loop, check=True, capture_output=True, text=True).stdout)
@@ -122,20 +123,26 @@ def compare(folder: Path, job: Job, rounds: int, trainer: str = "loop") -> dict[
 def show(options: Options) -> None:
     """Print medians, spread, and the ratio to the training alone (median of the pairs in a round)."""
     job = _JOBS[options.small]
-    results = compare(options.folder / "beside", job, options.rounds, options.trainer)
-    print(
-        f"\na training ({options.trainer}) alone and beside us: one thread, {job.saves} checkpoints, {options.rounds} rounds"
-    )
+    rounds = options.rounds if options.small else _ALTERNATIONS * options.rounds
+    results = compare(options.folder / "beside", job, rounds, options.trainer)
+    print(f"\na training ({options.trainer}) alone and beside us: one thread, {job.saves} checkpoints, {rounds} rounds")
     print(f"load of the machine before: {os.getloadavg()[0]:.1f}; the trainer's own seconds, median (min-max)")
-    print(f"{'':<8}{'seconds':>22}{'/ alone':>9}{'saving':>9}{'models':>8}")
+    print(
+        "CPU s: of the training's own process, / alone with its standard error: what is within two of them is no difference"
+    )
+    print(f"{'':<8}{'seconds':>22}{'/ alone':>9}{'CPU s':>8}{'/ alone':>16}{'saving':>9}{'models':>8}")
     for name, runs in results.items():
         seconds = [run["seconds"] for run in runs]
         ratio = statistics.median(a / b["seconds"] for a, b in zip(seconds, results["alone"], strict=True))
         spread = f"{statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
         saving = statistics.median(run["saving"] for run in runs)
         models = statistics.median(run["published"] for run in runs)
+        ratios = [a["cpu"] / b["cpu"] for a, b in zip(runs, results["alone"], strict=True)]
+        spread_of = statistics.stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
+        cpu = f"{statistics.median(run['cpu'] for run in runs):.2f}"
+        beside = f"{statistics.fmean(ratios):.3f} ± {spread_of:.3f}"
         told = "-" if math.isnan(saving) else f"{saving:.2f}"
-        print(f"{name:<8}{spread:>22}{ratio:>9.3f}{told:>9}{models:>8.0f}")
+        print(f"{name:<8}{spread:>22}{ratio:>9.3f}{cpu:>8}{beside:>16}{told:>9}{models:>8.0f}")
 
 
 if __name__ == "__main__":

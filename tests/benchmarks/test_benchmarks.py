@@ -75,4 +75,4 @@ def test_an_unknown_benchmark_is_an_error(capsys: pytest.CaptureFixture[str]) ->
     """A wrong name ends with those that exist."""
     with pytest.raises(SystemExit):
         parsed(["windows"])
-    assert "no benchmark is named windows; there are window, latency" in capsys.readouterr().err
+    assert "no benchmark is named windows; there are whole, window, latency" in capsys.readouterr().err

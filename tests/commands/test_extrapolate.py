@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -327,6 +328,32 @@ def test_an_average_reads_its_window_once(tmp_path: Path, monkeypatch: pytest.Mo
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
     assert manifest["diagnostics"]["condition"] is manifest["diagnostics"]["gain"] is None
     assert manifest["diagnostics"]["effective_count"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "on_ray"),
+    [
+        ({}, False),
+        ({"engine": "local", "ray_from": 0.0, "ray_address": "host:1"}, False),
+        ({"engine": "ray"}, True),
+        ({"ray_address": "host:1"}, True),
+        ({"ray_from": 0.0}, True),
+    ],
+)
+def test_ray_takes_the_work_where_it_is_named_or_the_window_is_large(
+    settings: dict[str, Any], on_ray: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`engine`, `ray_address` and `ray_from` decide as for a daemon; else processes of this machine begin at once."""
+    started: list[RunConfig] = []
+
+    def start(config: RunConfig) -> extrapolate.LocalEngine:
+        started.append(config)
+        return extrapolate.LocalEngine(1)
+
+    monkeypatch.setattr(extrapolate, "start_ray", start)
+    request = replace(_request("rna"), settings=RunConfig(**settings))
+    extrapolate.extrapolate(_window(tmp_path), tmp_path / "out.pt", request)
+    assert bool(started) is on_ray
 
 
 def _request(method: str) -> extrapolate.Request:

@@ -24,8 +24,8 @@ def test_a_checkpoint_is_described(tmp_path):
         "inside      epoch 7",
         "step        epoch 7, by the epoch in the name; series epoch_#.pt",
         "parameter   7 tensors, 146 values (float32): parameters, extrapolated",
-        "statistic   1 tensors, 4 values (float32): normalization statistics, combined with the same weights",
-        "variance    1 tensors, 4 values (float32): running variances, combined and kept from going below zero",
+        "statistic   1 tensor, 4 values (float32): normalization statistics, combined with the same weights",
+        "variance    1 tensor, 4 values (float32): running variances, combined and kept from going below zero",
         "copied      2 tensors, 3 values (bool, int64): integers and flags, copied from the newest checkpoint",
         (
             "optimizer   Adam, 1 parameter group, learning rate 0.1; exact mean gradients cannot be recovered from it (Adam has "
@@ -147,7 +147,7 @@ def test_complex_and_wrapped_tensors_are_shown_as_stored(tmp_path):
     ]
     assert found.lines()[-2:] == [
         "parameter   2 tensors, 14 values (complex64, float32): parameters, extrapolated",
-        "tied        1 tensors share storage (module.b = module.a)",
+        "tied        1 tensor shares storage (module.b = module.a)",
     ]
 
 

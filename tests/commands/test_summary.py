@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,8 +112,10 @@ def test_the_terminal_shows_equal_messages_once(tmp_path: Path) -> None:
     assert failing[-1].split()[:2] == ["12", "x"]
     assert (tmp_path / ".rna-watch" / "log").read_text().count("evaluation of last failed") == 12
     first, *_ = [line for line in result.stdout.splitlines() if "models were published" in line]
-    assert first.startswith("10 models were published, not evaluated; every evaluation failed: KeyError")
-    assert result.stderr.splitlines()[-1].startswith("rna-watch: every evaluation failed: KeyError")
+    assert re.match(
+        r"10 models were published, not evaluated; every evaluation failed: evaluator.py:\d+: KeyError", first
+    )
+    assert re.match(r"rna-watch: every evaluation failed: evaluator.py:\d+: KeyError", result.stderr.splitlines()[-1])
 
 
 def test_two_checkpoints_are_too_few(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def assemble(
     config: RunConfig, paths: RunPaths, recorder: Recorder, engine: Engine, evaluators: Sequence[Evaluator]
 ) -> tuple[Admission, Pipeline]:
     """Admission and pipeline on one window store, as the daemon has them."""
-    sequences = Sequences(recorder, paths.journal)
+    sequences = Sequences(recorder)
     disk_reserve = DiskReserve(config, paths.output, recorder)
     pins = Pins(config, paths, recorder, disk_reserve, lambda: None)
     pipeline = Pipeline(

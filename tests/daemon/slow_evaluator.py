@@ -55,7 +55,7 @@ class SlowEvaluator:
         self.paths = RunPaths(run=folder, output=folder)
         self.paths.create()
         self.recorder = Recorder(self.paths.journal, ())
-        self.sequences = Sequences(self.recorder, self.paths.journal)
+        self.sequences = Sequences(self.recorder)
         disk_reserve = DiskReserve(config, folder, self.recorder)
         self.pins = Pins(config, self.paths, self.recorder, disk_reserve, lambda: None)
         self.admission = Admission(

@@ -38,7 +38,7 @@ class Folder:
         self.paths.create()
         self.recorder = Recorder(self.paths.journal)
         config = RunConfig(**settings)
-        self.sequences = Sequences(self.recorder, self.paths.journal, config.step)
+        self.sequences = Sequences(self.recorder, config.step)
         self.pins = Pins(config, self.paths, self.recorder, DiskReserve(config, path, self.recorder), lambda: None)
         self.admission = Admission(
             config, self.recorder, self.sequences, self.pins, lambda: None, Rebuilt(self.recorder, self.paths)
@@ -325,7 +325,7 @@ def test_what_a_later_name_shows_is_recorded(folder: Folder) -> None:
     recorder = Recorder(folder.paths.journal)
     steps = {c.name: c.admitted.step for c in recorder.checkpoints() if c.admitted}
     assert steps == {f"epoch2_{number}.pt": number for number in (1, 2, 3)}
-    assert Sequences(recorder, folder.paths.journal).reread() == []
+    assert Sequences(recorder).reread() == []
 
 
 def test_the_copy_is_the_alias_in_whatever_order_they_are_seen(folder: Folder) -> None:

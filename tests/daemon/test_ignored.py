@@ -244,7 +244,7 @@ def test_a_setting_is_a_list_by_commas_by_repetition_or_in_a_file(tmp_path: Path
         assert (
             "ignored     3 tensors, 19 values (float32): left out by --ignore, copied from the newest" in shown.stdout
         )
-        assert "parameter   1 tensors, 20 values (float32): parameters, extrapolated" in shown.stdout
+        assert "parameter   1 tensor, 20 values (float32): parameters, extrapolated" in shown.stdout
         content = json.loads(rna_watch("inspect", path, *given, "--json").stdout)
         assert content["ignored"] == ["body.bias", "head.weight", "head.bias"]
     (tmp_path / "rna-watch.yaml").write_text("ignore: ['head.*', body.bias]\n")

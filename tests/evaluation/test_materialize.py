@@ -1,14 +1,17 @@
 """A combination as a state dict in memory: the same bits as on disk, under a plain model's keys."""
 
+import numpy as np
 import pytest
 import torch
 
-from rna_watch.evaluation.materialize import state_dict
+from rna_watch.evaluation.materialize import span, state_dict
 from rna_watch.formats.probe import probe
+from rna_watch.layout.layout import Role
 from rna_watch.layout.names import plain_names
 from rna_watch.window.combine import Combination
 from tests.checkpoints import twins
 from tests.checkpoints.writers import DTYPES, FORMS, Network, model
+from tests.engine import windows
 from tests.formats.test_views import SHAPES
 
 WEIGHTS = (0.0, -0.9, 1.9)
@@ -86,3 +89,15 @@ def test_integers_of_every_width_are_the_newest_s(tmp_path):
     for kind in kinds:
         assert found[str(kind)].dtype == kind
         assert found[str(kind)].tolist() == [1, 1, 0]
+
+
+def test_a_window_s_gram_matrices_are_those_of_its_residuals(tmp_path):
+    """Those that are made while it is read equal R'R of each parameter extent as it lies in memory, to its rounding."""
+    layouts = windows.write(tmp_path)
+    storages, grams = span(Combination(layouts=layouts, weights=windows.WEIGHTS))
+    parameters = {number for number, each in enumerate(layouts[-1].extents) if each.role is Role.PARAMETER}
+    assert grams.keys() == parameters
+    for number, gram in grams.items():
+        residuals = storages[number][1:].double().numpy()
+        expected = residuals @ residuals.T
+        np.testing.assert_allclose(gram, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())

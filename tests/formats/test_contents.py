@@ -509,7 +509,7 @@ def test_complex_tensors_can_be_fitted(tmp_path):
     """The window in memory shows them as complex numbers too, with a gradient."""
     paths = window(tmp_path, lambda seed: {"w": torch.complex(values(seed, 3), values(seed + 9, 3))})
     found = combination(paths)
-    (storage,) = span(found)
+    (storage,), _ = span(found)
     row = storage[0].clone().requires_grad_()
     tensor = views(found.layouts[-1], [row])["w"]
     assert torch.allclose(tensor, state_dict(found, torch.device("cpu"))["w"])

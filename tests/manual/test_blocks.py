@@ -39,9 +39,10 @@ PROGRAM = f'rna-watch() {{ "{sys.executable}" -P -m rna_watch "$@" || [ $? = 3 ]
 MORE = {
     "dashboard": ["--once"],
     "report": ["--force"],
+    "doctor": ["--engine", "local"],
     "extrapolate": ["--force"],
 }
-ALONE = {"start", "demo", "reproduce"}  # commands that go on in the background, train, or need data
+ALONE = {"start", "demo", "reproduce", "init"}  # commands that go on in the background, train, or need data
 README = next(block for block in PYTHON if block.page == "README.md")
 
 
@@ -60,6 +61,7 @@ def _lines(text: str) -> Iterator[list[str]]:
                 words.append(word)
 
 
+GENERATED = "docs/commands.md"
 SHELL = [block for block in BLOCKS if block.language in {"sh", ""} and not block.file]
 COMMANDS = [(block, words) for block in SHELL for words in _lines(block.text)]
 PARTS_OF_FILES = [block for block in BLOCKS if block.file]
@@ -92,6 +94,8 @@ def test_every_block_of_code_is_held_by_a_test() -> None:
     """Shell is read line by line, Python is run or part of a file, text is generated."""
     assert ONCE in [words for _, words in COMMANDS]
     assert {block.language for block in BLOCKS} <= {"sh", "python", "text", "yaml", ""}
+    for block in BLOCKS:
+        assert block.language != "text" or block.file or block.page == GENERATED, f"{block.page}: {block.text}"
     for block in PYTHON:
         assert block.run in RUNS, f"{block.page}: say <!-- run: NAME --> or <!-- from: FILE --> before it"
 
@@ -166,7 +170,8 @@ def _evaluator(block: Block) -> None:
     exec(text, space)
     metrics = space["evaluate"](nn.Linear(4, 3).state_dict(), torch.device("cpu"))
     assert metrics
-    assert all(value is ... or isinstance(value, float) for value in metrics.values())
+    for value in metrics.values():
+        assert value is ... or torch.as_tensor(value).shape in {(), (8,)}
 
 
 def _listing(block: Block) -> None:
@@ -210,7 +215,41 @@ def _recorder(block: Block, tmp_path: Path) -> None:
     assert path.with_name("a.pt.gradient").exists()
 
 
-RUNS: dict[str, Callable[..., None]] = {"evaluator": _evaluator, "listing": _listing, "recorder": _recorder}
+def _python(block: Block, tmp_path: Path) -> None:
+    """The Python API and the helper for loops, in a folder with a run and a network."""
+    done = block.run == "open_run"
+    if block.run != "loop":
+        train(tmp_path / ("RUN_DIR" if block.run != "watch" else "RUN"), count=5)
+    if done:
+        assert rna_watch("once", "RUN_DIR", "--engine", "local", cwd=tmp_path).returncode == 0
+    network = Network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+
+    def train_one_epoch() -> None:
+        network(torch.randn(4, 1, 4, 4)).sum().backward()
+        optimizer.step()
+        (tmp_path / "RUN_DIR").mkdir(exist_ok=True)
+
+    space = {
+        "network": network,
+        "optimizer": optimizer,
+        "paths": sorted((tmp_path / "RUN_DIR").glob("*")),
+        "train": lambda: (tmp_path / "RUN").rename(tmp_path / "RUN_DIR"),
+        "train_one_epoch": train_one_epoch,
+    }
+    with chdir(tmp_path), mock.patch("builtins.print"):
+        exec(block.text, space)
+    if block.run == "loop":
+        assert len(list((tmp_path / "RUN_DIR").glob("*.gradient"))) == 3
+
+
+API = {"extrapolate", "open_run", "watch", "loop"}
+RUNS: dict[str, Callable[..., None]] = {
+    "evaluator": _evaluator,
+    "listing": _listing,
+    "recorder": _recorder,
+    **dict.fromkeys(API, _python),
+}
 
 
 @pytest.mark.parametrize("block", PARTS_OF_FILES, ids=lambda block: f"{block.page}-{block.file}")
@@ -224,8 +263,8 @@ def test_a_part_of_a_file_is_found_there(block: Block) -> None:
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.page}-{block.run}")
 def test_every_block_of_python_is_run(block: Block, tmp_path: Path) -> None:
     """As its mark says."""
-    if block.run == "recorder":
-        _recorder(block, tmp_path)
+    if block.run in API | {"recorder"}:
+        RUNS[block.run](block, tmp_path)
     else:
         with mock.patch("builtins.print"):
             RUNS[block.run](block)

@@ -1,0 +1,203 @@
+"""The checkpoints of a run by their names, and what finds some of them without a look at all of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from typing import TYPE_CHECKING, Any
+
+from rna_watch.journal.ages import NEVER
+from rna_watch.journal.checkpoint import PENDING, Checkpoint, Stage, packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rna_watch.journal import events as e
+    from rna_watch.journal.ages import Age
+
+UNPACKED = 64  # the bulk of so many that changed last stays as it is
+
+
+class Series:
+    """The admitted checkpoints of one series, sorted: `admitted` as (*age, name, seq), `steps` as (step, seq, name, age).
+
+    `breaks` has the ages of those with which a window starts, `seqs` the names as they were admitted: (seq, name).
+    """
+
+    __slots__ = ("admitted", "breaks", "seqs", "steps")
+
+    def __init__(self) -> None:
+        self.admitted: list[tuple[int, int, str, int]] = []
+        self.steps: list[tuple[int, int, str, Age]] = []
+        self.breaks: list[Age] = []
+        self.seqs: list[tuple[int, str]] = []
+
+    def add(self, checkpoint: Checkpoint) -> None:
+        """Take a checkpoint in."""
+        assert checkpoint.admitted is not None
+        age, name, seq = checkpoint.age, checkpoint.name, checkpoint.admitted.seq
+        insort(self.admitted, (*age, name, seq))
+        insort(self.seqs, (seq, name))
+        insort(self.steps, (checkpoint.admitted.step, seq, name, age))
+        if checkpoint.starts_window:
+            insort(self.breaks, age)
+
+    def remove(self, checkpoint: Checkpoint) -> None:
+        """Leave a checkpoint out again."""
+        assert checkpoint.admitted is not None
+        age, name, seq = checkpoint.age, checkpoint.name, checkpoint.admitted.seq
+        _discard(self.admitted, (*age, name, seq))
+        _discard(self.seqs, (seq, name))
+        _discard(self.steps, (checkpoint.admitted.step, seq, name, age))
+        if checkpoint.starts_window:
+            _discard(self.breaks, age)
+
+    def below(self, step: int, seq: int) -> Iterator[str]:
+        """Those of smaller steps, or of the same step and admitted before, the largest step first."""
+        at = bisect_left(self.steps, (step, seq))
+        return (name for _, _, name, _ in reversed(self.steps[:at]))
+
+    def earlier(self, age: Age) -> Iterator[str]:
+        """Those that were saved before, the newest first."""
+        return (name for _, _, name, _ in reversed(self.admitted[: bisect_left(self.admitted, age)]))
+
+    def above(self, step: int) -> list[str]:
+        """Those of larger steps, the smallest first."""
+        return [name for _, _, name, _ in self.steps[bisect_left(self.steps, (step + 1,)) :]]
+
+    def behind(self, step: int, seq: int, age: Age) -> Iterator[str]:
+        """As `below`, of those between the same two starts of windows as an age."""
+        generation = bisect_right(self.breaks, age)
+        first = self.breaks[generation - 1] if generation else NEVER
+        end = self.breaks[generation] if generation < len(self.breaks) else None
+        low = bisect_left(self.admitted, first)
+        high = len(self.admitted) if end is None else bisect_left(self.admitted, end)
+        at = bisect_left(self.steps, (step, seq))
+        if high - low < at:
+            among = sorted((own, number, name) for _, own, name, number in self.admitted[low:high])
+            return (name for _, _, name in reversed(among[: bisect_left(among, (step, seq))]))
+        return (name for _, _, name, own in reversed(self.steps[:at]) if first <= own and (end is None or own < end))
+
+
+class Checkpoints(dict[str, Checkpoint]):
+    """The checkpoints, in the order in which they were first seen.
+
+    Every change goes through `[name] = checkpoint`, which keeps the indexes; another thread may read meanwhile. What changed
+    longest ago, and is not to be worked on, is packed.
+    """
+
+    def __init__(self, made: Iterable[Checkpoint] = ()) -> None:
+        super().__init__()
+        self.stages: dict[Stage, dict[str, None]] = {stage: {} for stage in Stage}
+        self.pinned: dict[str, None] = {}
+        self.left_behind: dict[str, None] = {}
+        self.trained: dict[str, None] = {}
+        self.admitted: list[tuple[int, int, str]] = []
+        self._series: dict[str, Series] = {}
+        self._paths: dict[str, tuple[str, ...]] = {}
+        self._fingerprints: dict[str, tuple[str, ...]] = {}
+        self._inodes: dict[int, tuple[str, ...]] = {}
+        self._unpacked: dict[str, None] = {}
+        for each in made:
+            self[each.name] = each
+
+    def __setitem__(self, name: str, new: Checkpoint) -> None:
+        """Put a checkpoint in the place of what was known of it."""
+        old = self.get(name)
+        if old is None or old.stage is not new.stage:
+            if old is not None:
+                self.stages[old.stage].pop(name, None)
+            self.stages[new.stage][name] = None
+        if new.admitted is not (old and old.admitted) or (old is not None and old.starts_window != new.starts_window):
+            self._index(name, old, new)
+        _mark(self.pinned, name, new.pinned)
+        _mark(self.left_behind, name, new.left_behind)
+        _mark(self.trained, name, new.trained)
+        super().__setitem__(name, new)
+        if new.brief is None:
+            self._unpacked.pop(name, None)
+            self._unpacked[name] = None
+            if len(self._unpacked) > UNPACKED:
+                self._pack(next(iter(self._unpacked)))
+
+    def _pack(self, name: str) -> None:
+        del self._unpacked[name]
+        if self[name].stage not in PENDING:
+            super().__setitem__(name, packed(self[name]))
+
+    def stored(self, before: Checkpoint, after: Checkpoint) -> None:
+        """Put the same checkpoint, packed elsewhere, in its place, if it is packed and nothing changed it meanwhile."""
+        if self.get(before.name) is before and before.brief is not None:
+            super().__setitem__(before.name, after)
+
+    def _index(self, name: str, old: Checkpoint | None, new: Checkpoint) -> None:
+        if old is not None and (before := old.admitted) is not None:
+            series = self._series[before.series]
+            series.remove(old)
+            if not series.admitted:
+                del self._series[before.series]
+            _discard(self.admitted, (*old.age, name))
+            for found, key in self._keys(before):
+                found[key] = tuple(each for each in found[key] if each != name)
+                if not found[key]:
+                    del found[key]
+        if (admitted := new.admitted) is not None:
+            self._series.setdefault(admitted.series, Series()).add(new)
+            insort(self.admitted, (*new.age, name))
+            for found, key in self._keys(admitted):
+                found[key] = (*found.get(key, ()), name)
+
+    def _keys(self, admitted: e.Admitted) -> tuple[tuple[dict[Any, tuple[str, ...]], object], ...]:
+        return (
+            (self._paths, admitted.path),
+            (self._fingerprints, admitted.fingerprint),
+            (self._inodes, admitted.inode),
+        )
+
+    def series(self) -> list[str]:
+        """The series, in the order in which they were found."""
+        return list(self._series)
+
+    def of_series(self, series: str) -> Series:
+        """The admitted checkpoints of a series; none if there is no such series."""
+        return self._series.get(series) or Series()
+
+    def of_stages(self, stages: Iterable[Stage]) -> list[Checkpoint]:
+        """All that are at one of these stages."""
+        return [self[name] for stage in stages for name in list(self.stages[stage])]
+
+    def count(self, stages: Iterable[Stage]) -> int:
+        """How many are at one of these stages."""
+        return sum(len(self.stages[stage]) for stage in stages)
+
+    def by_path(self, path: str) -> list[Checkpoint]:
+        """Those that were admitted from a path."""
+        return [self[name] for name in self._paths.get(path, ())]
+
+    def by_fingerprint(self, fingerprint: str) -> list[Checkpoint]:
+        """Those of this content."""
+        return [self[name] for name in self._fingerprints.get(fingerprint, ())]
+
+    def by_inode(self, inode: int) -> list[Checkpoint]:
+        """Those that were admitted from this inode."""
+        return [self[name] for name in self._inodes.get(inode, ())]
+
+    def newest(self, count: int) -> list[Checkpoint]:
+        """So many that were saved last, oldest first."""
+        return [self[name] for _, _, name in self.admitted[-count:]] if count > 0 else []
+
+    def newest_first(self) -> Iterator[Checkpoint]:
+        """All admitted checkpoints, from the one that was saved last."""
+        return (self[name] for _, _, name in reversed(list(self.admitted)))
+
+
+def _mark(among: dict[str, None], name: str, wanted: bool) -> None:
+    if wanted:
+        among[name] = None
+    else:
+        among.pop(name, None)
+
+
+def _discard(found: list[Any], value: object) -> None:
+    at = bisect_left(found, value)
+    if at < len(found) and found[at] == value:
+        del found[at]
