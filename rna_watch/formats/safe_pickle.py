@@ -180,8 +180,9 @@ def _distributed(arguments: Any, state: Any = None, *_rest: object) -> OpaqueTen
     slots = state[1] if isinstance(state, tuple) and len(state) == 2 else state
     local, spec = (dict.get(slots, key) if isinstance(slots, dict) else None for key in ("_local_tensor", "_spec"))
     shape = arguments[2] if isinstance(arguments, tuple) and len(arguments) > 2 else None
-    sizes = isinstance(shape, tuple) and len(shape) <= _MOST_AXES
-    if not sizes or any(type(each) is not int or not 0 <= each < _MOST_ELEMENTS for each in shape):
+    if not isinstance(shape, tuple) or len(shape) > _MOST_AXES:
+        return OpaqueTensor(what=what)
+    if any(type(each) is not int or not 0 <= each < _MOST_ELEMENTS for each in shape):
         return OpaqueTensor(what=what)
     if not isinstance(local, PickledTensor) or not isinstance(spec, Inert) or len(local.shape) != len(shape):
         return OpaqueTensor(what=what)
