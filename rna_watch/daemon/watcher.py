@@ -214,6 +214,7 @@ class Watcher:
     def _scan(self, now: float) -> None:
         back = self.away or bool(self._recorder.state.problems.get("scan"))
         unlisted: set[str] = set()
+        written = self._hints.pop_written()  # before the look: what is closed meanwhile counts at the next one
         try:
             found, problems = scan(
                 self._paths.run,
@@ -248,6 +249,8 @@ class Watcher:
         self._sequences.update(times)
         self._admission.reread()
         gone = self._readiness.update(found, now, unlisted)
+        for name in written if self._config.quiet is None else ():
+            self._readiness.written(name, now)
         self._idle_since = now if back else max(self._idle_since, self._readiness.changed)
         self._scanned = now
         for name in gone:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import TYPE_CHECKING
 
-from watchdog.events import FileClosedNoWriteEvent, FileOpenedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    FileClosedEvent,
+    FileClosedNoWriteEvent,
+    FileMovedEvent,
+    FileOpenedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 
 if TYPE_CHECKING:
@@ -15,6 +23,8 @@ if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver
 
 _READS = (FileOpenedEvent, FileClosedNoWriteEvent)
+_WRITTEN = (FileClosedEvent, FileMovedEvent)  # closed after it was written, or renamed into place
+_MOST = 4096  # of these are remembered between two looks
 
 
 class _Handler(FileSystemEventHandler):
@@ -23,6 +33,7 @@ class _Handler(FileSystemEventHandler):
     def __init__(self, wake: Callable[[], None], ignored: Sequence[str]) -> None:
         self._wake = wake
         self._ignored = tuple(f"{folder}{os.sep}" for folder in ignored)
+        self.written: deque[str] = deque(maxlen=_MOST)
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Wake up for everything but reads and our own files."""
@@ -30,6 +41,8 @@ class _Handler(FileSystemEventHandler):
             return
         path = os.fsdecode(event.dest_path or event.src_path)
         if not f"{path}{os.sep}".startswith(self._ignored):
+            if isinstance(event, _WRITTEN):
+                self.written.append(path)
             self._wake()
 
 
@@ -57,6 +70,13 @@ class Hints:
             return f"no file system events ({error.strerror or error}); scans find checkpoints all the same"
         self._observer = observer
         return ""
+
+    def pop_written(self) -> set[str]:
+        """The paths, relative to the run directory, that were closed after writing or renamed into place since the last call."""
+        found = set()
+        while self._handler.written:
+            found.add(os.path.relpath(self._handler.written.popleft(), self._run))
+        return found
 
     def alive(self) -> bool:
         """Whether events still come: the observer's thread and its emitter's both run."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
 _POLL_S = 0.05
+# the rest of a file that its writer closed or renamed into place: if it goes on to write, an event says so by then
+_CLOSED_REST_S = 0.05
 # how long the successors of a file that cannot be read wait for it: as long as servers and mounts usually take to return;
 # a trainer that keeps its newest three files and saves every 20 s does not delete theirs meanwhile, and they are not pinned
 KEPT_PLACE_S = 60.0
@@ -161,6 +163,12 @@ class Readiness:
             elif entry.passed and entry.identity is not None:
                 passed.setdefault(series, []).append((name, entry.identity))
         return found
+
+    def written(self, name: str, now: float) -> None:
+        """A candidate was closed by its writer or renamed into place: it rests for a moment only."""
+        entry = self._entries.get(name)
+        if entry is not None and not entry.settled and not entry.probed:
+            entry.due = min(entry.due, now + _CLOSED_REST_S)
 
     @property
     def waiting(self) -> bool:

@@ -195,3 +195,17 @@ def test_where_nothing_can_be_read_the_wait_is_a_minute_in_all() -> None:
         readiness.postpone("a_5.pt", "Input/output error", now, unreadable=True)
         assert "a_6.pt" not in _names(readiness, now)
     assert "a_6.pt" in _names(readiness, 130.0)
+
+
+def test_a_file_that_its_writer_closed_rests_for_a_moment_only() -> None:
+    """It is due at once, nearly; where it changes again, it rests as any other until it is closed once more."""
+    tracker = Readiness(0.5)
+    tracker.update([_found("a_1")], 0.0)
+    tracker.written("a_1", 0.0)
+    assert _names(tracker, 0.04) == []
+    assert _names(tracker, 0.06) == ["a_1"]
+    tracker.update([_found("a_1", mtime=2)], 0.05)
+    assert _names(tracker, 0.2) == []
+    tracker.written("a_1", 0.2)
+    assert _names(tracker, 0.26) == ["a_1"]
+    tracker.written("b_1", 0.2)
