@@ -1,5 +1,6 @@
-"""Damages inputs and reads them: `python -m tests.fuzz --count 1000000 --seed 0` (`make fuzz`); Ctrl-C or SIGTERM ends it with a report.
+"""Damages inputs and reads them: `python -m tests.fuzz --count 1000000 --seed 0` (`make fuzz`).
 
+Ctrl-C, and SIGTERM, end it with a report.
 Every input follows from the seed and its number. A reader may raise the errors that it documents and nothing else, takes no
 longer than two seconds of the processor, and raises the peak memory of the process by no more than 256 MB.
 """
