@@ -96,27 +96,8 @@ def status(run_dir: Path | None, *, output: str | None, as_json: bool, check: bo
     Without RUN_DIR: every run of yours. It needs no daemon.
     """
     from rna_watch.commands import status
-    from rna_watch.journal.run_registry import known_runs, resolve
 
-    if run_dir is None:
-        if check or output:
-            raise UsageError("name a run: rna-watch status RUN_DIR")
-        if as_json:
-            echo(json.dumps([status.as_dict(paths, note) for paths in known_runs()], indent=2))
-        else:
-            echo("\n".join(status.all_lines(note)))
-        return
-    waits = None if check else status.waits(run_dir)
-    if waits is not None:
-        echo(json.dumps(waits, indent=2) if as_json else f"waiting  {waits['reason']}")
-        return
-    paths = resolve(run_dir, output)
-    if check:
-        status.check(paths)
-    elif as_json:
-        echo(json.dumps(status.as_dict(paths, note), indent=2))
-    else:
-        echo("\n".join(status.lines(paths, note)))
+    echo(status.told(run_dir, output, as_json=as_json, checks=check, say=note), end="")
 
 
 @app.command()
@@ -126,9 +107,7 @@ def status(run_dir: Path | None, *, output: str | None, as_json: bool, check: bo
 @click.option("--svg", type=PATH, help="Write one frame as a picture and exit.")
 @click.option("--width", default=120, show_default=True, help="Columns of the picture.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def dashboard(
-    run_dirs: tuple[Path, ...], *, output: str | None, svg: Path | None, width: int, once: bool, force: bool
-) -> None:
+def dashboard(run_dirs: tuple[Path, ...], *, output: str | None, svg: Path | None, width: int, **how: bool) -> None:
     """Show runs live, from any machine that sees their files; ? shows the keys, q leaves, the daemon goes on.
 
     Several RUN_DIRs stand in a list, of which Enter opens one; without any, all of yours do.
@@ -140,12 +119,11 @@ def dashboard(
         raise UsageError("--output goes with one RUN_DIR")
     runs = [resolve(run_dir, output) for run_dir in run_dirs]
     if svg is None:
-        dashboard.show(runs, once=once, say=note)
-    elif len(runs) != 1:
+        return dashboard.show(runs, once=how["once"], say=note)
+    if len(runs) != 1:
         raise UsageError("--svg draws one run: name its RUN_DIR")
-    else:
-        dashboard.draw(runs[0], svg, width, force=force)
-        echo(str(svg))
+    dashboard.draw(runs[0], svg, width, force=how["force"])
+    return echo(str(svg))
 
 
 @app.command()

@@ -111,7 +111,7 @@ def extrapolate(
         try:
             return make(_Work(layouts, told, out, request, engine.map, warn, statistics), saved)
         except _RepeatedError as repeated:
-            layouts = [each for number, each in enumerate(layouts) if number not in repeated.numbers]
+            layouts = [each for number, each in enumerate(layouts) if number + 1 not in repeated.numbers]
             _check_distinct(layouts)
             work = _Work(
                 layouts, told, out, request, engine.map, warn, statistics, _EQUAL.format(len(repeated.numbers))

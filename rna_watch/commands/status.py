@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.dashboard.summary import summary
-from rna_watch.errors import NothingToDo, RnaWatchError
+from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal import waiting
 from rna_watch.journal.cooled import cooled
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.quantities import plain
-from rna_watch.journal.run_registry import known_runs
+from rna_watch.journal.run_registry import known_runs, resolve
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load
 
@@ -26,6 +27,40 @@ if TYPE_CHECKING:
 
 _FAILURES = 3  # in a row
 _MOST_RUNS = 30
+
+
+def told(run_dir: Path | None, output: str | None, *, as_json: bool, checks: bool, say: Callable[[str], None]) -> str:
+    """What the command prints.
+
+    Args:
+        run_dir: the run; None for all runs of this user.
+        output: where its outputs lie, if that is elsewhere.
+        as_json: for programs.
+        checks: print nothing, and raise where all is not well.
+        say: shows a line, if a sign of life has to be waited for.
+
+    Raises:
+        UsageError: `checks` or `output` without a run.
+        RnaWatchError: see `check`; the run is not known.
+    """
+    if run_dir is None:
+        if checks or output:
+            raise UsageError("name a run: rna-watch status RUN_DIR")
+        return _text([as_dict(paths, say) for paths in known_runs()] if as_json else all_lines(say))
+    waits_for = None if checks else waits(run_dir)
+    if waits_for is not None:
+        return _text(waits_for if as_json else [f"waiting  {waits_for['reason']}"])
+    paths = resolve(run_dir, output)
+    if checks:
+        check(paths)
+        return ""
+    return _text(as_dict(paths, say) if as_json else lines(paths, say))
+
+
+def _text(said: Any) -> str:
+    """Lines as they are, anything else as JSON."""
+    plainly = isinstance(said, list) and all(isinstance(each, str) for each in said) and said
+    return ("\n".join(said) if plainly else json.dumps(said, indent=2)) + "\n"
 
 
 def lines(paths: RunPaths, say: Callable[[str], None]) -> list[str]:

@@ -13,8 +13,15 @@ from tests.benchmarks.__main__ import BENCHMARKS, main, parsed
 
 ROOT = Path(__file__).parents[2]
 # each may run beside the others, but for two clusters of Ray
+LONG = ("digits", "levers-images")  # in `make test-all`; others take the same way in less time
 SEPARATE = [
-    pytest.param(name, marks=pytest.mark.xdist_group("ray" if name == "window" else f"benchmark {name}"))
+    pytest.param(
+        name,
+        marks=[
+            pytest.mark.xdist_group("ray" if name == "window" else f"benchmark {name}"),
+            *([pytest.mark.slow] if name in LONG else []),
+        ],
+    )
     for name in BENCHMARKS
 ]
 # its own training is run with the others
@@ -34,6 +41,7 @@ def test_every_benchmark_runs_small(name: str, tmp_path: Path, capsys: pytest.Ca
     assert any(len(re.findall(r"\d+\.\d", line)) >= 3 for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", OTHER_TRAINERS)
 def test_the_training_beside_us_may_be_any_of_the_trainers(
     trainer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -165,6 +165,7 @@ def test_equal_results_give_equal_files(tmp_path):
         assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_whole_parts(tmp_path, small_madelon):
     """Killed in the middle, the command goes on, and no part that was there is run again."""
     arguments = [sys.executable, "-m", "rna_watch", "reproduce", "figure1", "--quick", "--out", str(tmp_path)]

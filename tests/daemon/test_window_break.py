@@ -11,6 +11,7 @@ import pytest
 
 from rna_watch.acceleration.residuals import ParameterGroup
 from rna_watch.daemon.window_break import change, joined, restart, same_step
+from rna_watch.journal.checkpoints import Checkpoints
 from rna_watch.watching.reading import Reading
 from tests.acceleration.test_residuals import BARE, at_rates, states
 from tests.daemon.test_order import checkpoint_of, made
@@ -52,7 +53,7 @@ def test_two_files_of_one_step_are_told(name: str, step: int, kind: str, told: b
 def test_a_run_goes_back_where_a_smaller_step_is_saved_later(step: int, saved: int, reason: str) -> None:
     """A smaller step begins a window only if its file is the newer one."""
     previous, current = made("step_5.pt", 5, mtime_ns=10), made(f"step_{step}.pt", step, mtime_ns=saved)
-    assert restart(previous, current, []) == reason
+    assert restart(previous, current, Checkpoints()) == reason
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_a_file_of_another_version_in_between_is_a_restart(aside: str, step: int
         made(name, number, mtime_ns=time, series=reading.of(name).series)
         for name, number, time in (("epoch=2.ckpt", 2, 10), (aside, step, saved), ("epoch=3.ckpt", 3, 20))
     )
-    others = [checkpoint_of(each) for each in (previous, other, current)]
+    others = Checkpoints(checkpoint_of(each) for each in (previous, other, current))
     reason = restart(previous, current, others)
     assert reason == (f"{aside} was saved after epoch=2.ckpt, though its step is not later: a restart" if seen else "")
 

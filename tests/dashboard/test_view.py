@@ -333,6 +333,7 @@ def test_files_that_are_no_checkpoints_do_not_fill_the_table():
     assert any("51 seen · 1 in work · 50 not usable" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_frame_of_a_long_run_is_quick():
     """Ten thousand checkpoints do not make a frame slow: only what is shown is rendered."""
     run = realistic_run(10_000)

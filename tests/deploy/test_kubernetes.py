@@ -80,6 +80,7 @@ def test_the_settings_of_the_side_car_load(settings):
     assert "engine: ray" in text
 
 
+@pytest.mark.slow
 def test_the_side_car_watches_the_training_and_finishes_its_last_checkpoint(
     job, settings, begin, finish, stages, tmp_path
 ):

@@ -76,6 +76,7 @@ def test_parts_are_disjoint(coloured):
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(loaded.test(), loaded.test(), strict=True))
 
 
+@pytest.mark.slow
 def test_digits_are_never_flipped(tmp_path):
     """A mirrored digit is another sign: MNIST is cropped only."""
     (images, _), _ = write_mnist(tmp_path, train=60)

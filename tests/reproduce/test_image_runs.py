@@ -68,6 +68,7 @@ def bare(curve):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in curve]
 
 
+@pytest.mark.slow
 def test_a_network_learns_and_its_epochs_are_kept(alone):
     """A checkpoint an epoch; the error falls; RNA combines one more epoch each time, up to five, after its reset."""
     folder, curve = alone
@@ -80,6 +81,7 @@ def test_a_network_learns_and_its_epochs_are_kept(alone):
     assert kept["optimizer"]["param_groups"][0]["lr"] == curve[2]["learning_rate"]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_bitwise(alone, small_mnist, tmp_path):
     """Killed in the middle and started again, the run has the same curve and the same checkpoints."""
     folder, curve = alone
@@ -98,6 +100,7 @@ def test_killed_at_any_moment_it_goes_on_bitwise(alone, small_mnist, tmp_path):
         assert path.read_bytes() == (tmp_path / "epochs" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_stopped_before_its_checkpoint_is_there_it_writes_it(alone, small_mnist, tmp_path):
     """A stop between the state and the checkpoint: the epoch is not trained again, and the checkpoint is the same."""
     folder, curve = alone
@@ -109,6 +112,7 @@ def test_stopped_before_its_checkpoint_is_there_it_writes_it(alone, small_mnist,
     assert again == (folder / "epochs" / "epoch_008.pt").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_daemon_beside_it_changes_nothing(alone, beside):
     """The training has the same curve and the same checkpoints, bit for bit, while the daemon watches."""
     folder, curve = alone
@@ -119,6 +123,7 @@ def test_the_daemon_beside_it_changes_nothing(alone, beside):
     assert any("epoch 8 of 8" in line for line in said)
 
 
+@pytest.mark.slow
 def test_the_daemon_judges_what_the_training_judges(beside):
     """The original's error is the network's; where windows are the same, so are the extrapolated errors."""
     _, result, _ = beside
@@ -140,6 +145,7 @@ def test_the_daemon_solves_for_the_coefficients_of_the_training(optimizer, small
     assert worst < 1e-6
 
 
+@pytest.mark.slow
 def test_the_choice_was_made_on_held_out_images(beside):
     """What was picked at an epoch is the member with the lowest held-out error there, not the lowest test error."""
     folder, result, _ = beside
@@ -153,6 +159,7 @@ def test_the_choice_was_made_on_held_out_images(beside):
     assert held_out[picked] == min(rivals)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(beside, small_mnist):
     """Called again, nothing is said of epochs, and the result is the same."""
     folder, result, _ = beside
@@ -162,6 +169,7 @@ def test_a_finished_run_is_not_trained_again(beside, small_mnist):
     assert not any("epoch" in line and "judged" not in line for line in said)
 
 
+@pytest.mark.slow
 def test_other_settings_of_the_daemon_are_judged_anew(beside, small_mnist, monkeypatch):
     """The journal of other settings is not mixed with these: the models are judged from the beginning."""
     folder, _, _ = beside
@@ -186,6 +194,7 @@ def test_large_checkpoints_of_a_finished_run_are_removed(beside, small_mnist, tm
     assert again["daemon"]["epochs"] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_online_the_network_itself_is_extrapolated(small_mnist, tmp_path, alone):
     """The network goes on from the extrapolated point: the same first epochs, then another path; it learns all the same."""
     _, offline = alone
@@ -198,6 +207,7 @@ def test_online_the_network_itself_is_extrapolated(small_mnist, tmp_path, alone)
     assert not list((tmp_path / "epochs").iterdir())
 
 
+@pytest.mark.slow
 def test_the_average_is_judged_where_it_is_asked_for(small_mnist, tmp_path, alone):
     """`averaged` adds the uniform average of RNA's window, and changes nothing else."""
     _, plain = alone

@@ -47,6 +47,7 @@ def _accelerate(project: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @_needs("transformers")
 def test_the_hugging_face_trainer_counts_what_begins_like_a_checkpoint(tmp_path: Path) -> None:
     """Next to `checkpoint-300-rna`, a limit of two costs the user `checkpoint-200`; the folder that we make costs nothing."""
@@ -64,6 +65,7 @@ def test_the_hugging_face_trainer_counts_what_begins_like_a_checkpoint(tmp_path:
     assert _names(run) == [".rna-watch", "checkpoint-200", "checkpoint-300", "rna"]
 
 
+@pytest.mark.slow
 @_needs("accelerate")
 def test_accelerate_crashes_on_a_foreign_folder_and_deletes_a_numbered_one(tmp_path: Path) -> None:
     """In `checkpoints` a folder without a number ends `save_state`, one with a number is deleted: there nothing is ours."""
@@ -85,6 +87,7 @@ def test_accelerate_crashes_on_a_foreign_folder_and_deletes_a_numbered_one(tmp_p
     assert _names(folder) == ["checkpoint_5", "checkpoint_6", "checkpoint_7"]
 
 
+@pytest.mark.slow
 @_needs("lightning")
 def test_lightning_takes_every_name_that_begins_with_last(tmp_path: Path) -> None:
     """`last-rna.ckpt` would be resumed from; what we make of `last.ckpt` is not among the candidates."""
