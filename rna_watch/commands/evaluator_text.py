@@ -232,10 +232,10 @@ def evaluator(
     made = _made(record, network)
     step = next((each for each in _STEPS if network is not None and each in network.methods), "")
     imports = ["import sys"] * any(line.startswith("sys.") for line in (*made.lines, *(data.lines if data else ())))
-    imports += ["from functools import cache", ""]
     timm = record.trainer == trainer_record.TIMM
     root = record.settings.get("data_dir") or record.settings.get("data")
     from_timm = timm and isinstance(root, str)
+    imports += ["from functools import cache", *["from pathlib import Path"] * from_timm, ""]
     imports += ["import timm"] * timm + ["import torch"]
     imports += [] if step else ["from torch.nn import functional"]
     imports += [] if step and data else ["from torch.utils.data import DataLoader  # noqa: F401 - for held_out"]
@@ -337,8 +337,14 @@ def _images(record: Record, root: str) -> str:
     return "\n".join(
         [
             f"root = {root!r}  # as the checkpoint records it",
-            "if not Path(root).exists():" if "/" not in name else "if False:",
-            f'    raise FileNotFoundError(f"{FILL_IN}: the training read it from {{root}}, which is not here")',
+            *(
+                ()
+                if "/" in name  # read by a library that knows where
+                else (
+                    "if not Path(root).exists():",
+                    f'    raise FileNotFoundError(f"{FILL_IN}: the training read it from {{root}}, which is not here")',
+                )
+            ),
             f"data = timm.data.create_dataset({name!r}, root=root, split={split!r}, is_training=False)",
             f"shape = timm.data.resolve_data_config({shape!r}, model=network())",
             "data.transform = timm.data.create_transform(**shape, is_training=False)",
