@@ -16,7 +16,7 @@ from rna_watch.formats.probe import probe
 from rna_watch.formats.recorded_gradient import SUFFIX
 from rna_watch.journal import events as e
 from rna_watch.layout import disk
-from rna_watch.layout.trouble import PASSING, UNREAD, in_words
+from rna_watch.layout.trouble import PASSING, UNREAD_AGAIN, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -142,7 +142,7 @@ class Pins:
                 layout = probe(str(path), self._config.source, self._config.ignore)
             except (OSError, RefusedCheckpoint, IncompleteCheckpoint, InputChanged) as error:
                 cause = error if isinstance(error, OSError) else error.__cause__
-                trouble = cause if isinstance(cause, OSError) and cause.errno in UNREAD else trouble
+                trouble = cause if isinstance(cause, OSError) and cause.errno in UNREAD_AGAIN else trouble
                 continue
             if layout.fingerprint == admitted.fingerprint:
                 self._layouts[checkpoint.name] = layout

@@ -26,7 +26,7 @@ from rna_watch.daemon.one_training import followed
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.window import Window, state_of
 from rna_watch.daemon.window_break import joined
-from rna_watch.errors import Cancelled, InputChanged, RunIsWatched, StoreAway, Superseded
+from rna_watch.errors import Cancelled, InputChanged, RunIsWatched, StoreAway, Superseded, Unreadable
 from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.metric import mode_of
@@ -146,7 +146,10 @@ class Pipeline:
         except (Cancelled, Superseded, StoreAway, RunIsWatched):
             raise
         except InputChanged as error:
-            self._input_changed(checkpoint, str(error))
+            try:
+                self._input_changed(checkpoint, str(error))
+            except Unreadable as unread:  # nothing is known of its inputs at the moment
+                self._failed(checkpoint, failures.of(unread))
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this checkpoint's attempt and no more
             failure = failures.of(error)
             if failure.unexpected:
@@ -283,8 +286,6 @@ class Pipeline:
 
     def _finish(self, checkpoint: Checkpoint, reason: str) -> None:
         self._recorder.record(e.Finished(checkpoint=checkpoint.name, reason=reason))
-
-    # -- window and Gram matrix
 
     def _window(self, checkpoint: Checkpoint) -> Window | None:
         members = [*self._sequences.history(checkpoint, self._config.window), self._recorder.current(checkpoint.name)]

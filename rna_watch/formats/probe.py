@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from rna_watch.formats import embedded_averages, recorded_gradient, registry
 from rna_watch.layout import bounded_json
 from rna_watch.layout.identity import identify_folder
 from rna_watch.layout.open_file import OpenFile
+from rna_watch.layout.trouble import UNREAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,12 +76,16 @@ def _holders(source: str) -> list[str | None]:
 
 
 def _probe(path: str, source: str | None) -> Layout:
-    if os.path.isdir(path):  # noqa: PTH112 - a string crosses process boundaries here
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno in UNREAD:  # nothing is said of what lies there
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+    if stat.S_ISDIR(mode):
         return recorded_gradient.attached(_probe_folder(path, source))
-    if not os.path.isfile(path):  # noqa: PTH113
-        if os.path.exists(path):  # noqa: PTH110
-            raise RefusedCheckpoint("it is not a regular file; name the checkpoint file itself")
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if not stat.S_ISREG(mode):
+        raise RefusedCheckpoint("it is not a regular file; name the checkpoint file itself")
     return recorded_gradient.attached(_probe_file(path, source))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError, Unreadable
 from rna_watch.layout.identity import check_unchanged, identify
-from rna_watch.layout.trouble import UNREAD, in_words
+from rna_watch.layout.trouble import UNREAD_AGAIN, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -234,6 +234,6 @@ def opened(files: Iterable[FileIdentity], *, uncached: bool = False) -> Iterator
 
 
 def _unread(path: str, how: str, error: OSError) -> RnaWatchError:
-    if error.errno in UNREAD:
+    if error.errno in UNREAD_AGAIN:
         return Unreadable(f"{path} cannot be {how}: {in_words(error)}")
     return InputChanged(f"{path} cannot be {how} any more ({error.strerror})")

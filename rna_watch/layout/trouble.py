@@ -29,6 +29,8 @@ PASSING = OURS | {
 }
 # where reading fails with one of these, nothing is said of what lies there; some file systems have no room to read either
 UNREAD = PASSING | NO_ROOM
+# nor of what was read before, where access is refused now
+UNREAD_AGAIN = UNREAD | {errno.EACCES, errno.EPERM}
 
 
 def in_words(error: OSError) -> str:
@@ -38,6 +40,8 @@ def in_words(error: OSError) -> str:
         return f"rna-watch may open no more files ({said}); raise `ulimit -n`"
     if error.errno == errno.ENOMEM:
         return f"there is not enough memory ({said})"
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return f"{said}; give this user read access, or check the mount"
     return f"{said}; check the disk or mount"
 
 

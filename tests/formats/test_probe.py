@@ -1,5 +1,6 @@
 """What a path may lead to, besides a checkpoint."""
 
+import errno
 import io
 import os
 import struct
@@ -116,3 +117,23 @@ def test_the_ending_does_not_matter(form, tmp_path):
     (tmp_path / "latest").symlink_to("checkpoint")
     assert probe(str(path)).format == form.format
     assert probe(str(tmp_path / "latest")).fingerprint == probe(str(path)).fingerprint
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_file_that_cannot_be_looked_at_is_not_called_something_else(code, tmp_path, monkeypatch):
+    """An error that passes says nothing of what lies there, and is raised as it is."""
+    path = str(tmp_path / "model.pt")
+    torch.save({"w": torch.ones(3)}, path)
+    real, failed = os.stat, []
+
+    def stat(given, *arguments, **options):
+        if str(given) == path and not failed:
+            failed.append(given)
+            raise OSError(code, os.strerror(code), path)
+        return real(given, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(OSError, match=os.strerror(code)) as error:
+        probe(path)
+    assert error.value.errno == code
+    assert probe(path).tensors
