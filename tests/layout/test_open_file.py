@@ -1,10 +1,11 @@
 """Reading files that were planned: exactly, in bounded pieces, and only while they are what they were."""
 
+import errno
 import os
 
 import pytest
 
-from rna_watch.errors import InputChanged
+from rna_watch.errors import InputChanged, Unreadable
 from rna_watch.layout.identity import identify
 from rna_watch.layout.open_file import FileSlice, OpenFile, opened
 
@@ -65,4 +66,17 @@ def test_a_file_that_is_gone_is_an_error_and_one_that_goes_meanwhile_is_read(pat
         path.unlink()
         assert len(file.read(0, 10)) == 10
     with pytest.raises(InputChanged, match="a cannot be opened any more"), opened([planned]):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT])
+def test_a_file_that_was_read_before_is_changed_only_where_the_system_says_so(path, monkeypatch, code):
+    """Access that is refused for a while, or a disk that fails, says nothing of the bytes; that there is no such file does."""
+
+    def refuse(given, *_arguments, **_options):
+        raise OSError(code, os.strerror(code), given)
+
+    file = identify(str(path))
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(InputChanged if code == errno.ENOENT else Unreadable), opened([file]):
         pass
