@@ -18,11 +18,13 @@ from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.help_pages import Program
 from rna_watch.journal.echo import Formatter, echo, note, tolerate_any_text
 from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
-from rna_watch.run_options import OUTPUT, PATH, RUN, asker, json_flag, of_run, taken
+from rna_watch.run_options import OUTPUT, PATH, RUN, RUN_PATH, asker, json_flag, of_run, taken, typed_url
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from rna_watch.config import RunConfig
     from rna_watch.journal.run_paths import RunPaths
 
 
@@ -44,7 +46,19 @@ def start(run_dir: Path, config_file: Path | None, **options: Any) -> None:
     from rna_watch.commands import start
 
     how = taken(options, "foreground", "wait", "to_terminal", "chosen")
-    start.start(run_dir, config_of(config_file, options), sys.argv[1:], say=echo, ask=asker(), **how)
+    run_dir, config = _placed(
+        run_dir, config_of(config_file, options), echo if how["chosen"] is None else lambda _: None
+    )
+    start.start(run_dir, config, sys.argv[1:], say=echo, ask=asker(), **how)
+
+
+def _placed(run_dir: Path, config: RunConfig, say: Callable[[str], None]) -> tuple[Path, RunConfig]:
+    url = typed_url()
+    if url is None and config.remote is None:
+        return run_dir, config
+    from rna_watch.commands import remote
+
+    return remote.placed(run_dir, config, url, say)
 
 
 @app.command(cls=GroupedCommand)
@@ -60,7 +74,27 @@ def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any
             raise UsageError(
                 f"--{name.replace('_', '-')} is for `start`: `once` ends when everything that is there is done"
             )
-    once.once(run_dir, config_of(config_file, options), sys.argv[1:], again=again, say=echo, ask=asker())
+    run_dir, config = _placed(run_dir, config_of(config_file, options), echo)
+
+    def run() -> None:
+        once.once(run_dir, config, sys.argv[1:], again=again, say=echo, ask=asker())
+
+    if config.remote is None:
+        run()
+    else:
+        from rna_watch.journal.run_registry import resolve
+        from rna_watch.remote import mirror
+
+        mirror.whole(config, resolve(run_dir, config.output), run, echo)
+
+
+@app.command(hidden=True)
+@of_run
+def mirror(paths: RunPaths) -> None:
+    """Fetch checkpoints from the run's object store and put its models there, beside the daemon that starts this."""
+    from rna_watch.remote import mirror
+
+    mirror.follow(paths, echo)
 
 
 @app.command()
@@ -84,7 +118,7 @@ def doctor(run_dir: Path, config_file: Path | None, **options: Any) -> None:
 
 
 @app.command()
-@click.argument("run_dir", type=PATH, required=False)
+@click.argument("run_dir", type=RUN_PATH, required=False)
 @OUTPUT
 @json_flag("the state as one JSON object; of all runs, an array of them")
 @click.option(
@@ -101,7 +135,7 @@ def status(run_dir: Path | None, *, output: str | None, as_json: bool, check: bo
 
 
 @app.command()
-@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=PATH)
+@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=RUN_PATH)
 @OUTPUT
 @click.option("--once", is_flag=True, help="Print one frame and exit.")
 @click.option("--svg", type=PATH, help="Write one frame as a picture and exit.")

@@ -100,7 +100,7 @@ def serve(
                     lost=lambda: lock.lost() or recorder.lost(),
                     away=lock.away,
                 )
-                with LiveExports(config, paths, recorder):
+                with LiveExports(config, paths, recorder, once=until_done):
                     daemon.run()
                 lock.check()
                 if lost := lock.lost():
