@@ -84,16 +84,17 @@ class Outputs:
             if each.is_symlink() and (target := os.readlink(each)) in models  # noqa: PTH115
         }
         for name in {**self._record.links, **links}:
-            if (target := links.get(name)) == self._record.links.get(name):
+            model = links.get(name)
+            if model == self._record.links.get(name):
                 continue
             place = f"{OUTPUTS}{name}.json"
-            if target is None:
+            if model is None:
                 self._store.delete(place)
                 del self._record.links[name]
             else:
-                said = {"model": target, "manifest": f"{target}.json"}
+                said = {"model": model, "manifest": f"{model}.json"}
                 self._store.put(place, json.dumps(said).encode() + b"\n")
-                self._record.links[name] = target
+                self._record.links[name] = model
             self._record.save()
 
 

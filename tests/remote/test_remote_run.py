@@ -221,6 +221,8 @@ def test_a_store_without_conditional_writes_is_said_to_be_one(tmp_path: Path) ->
 
 def test_addresses_that_cannot_be_read_are_one_sentence(bucket: str, tmp_path: Path) -> None:
     """No such bucket, no such library, a folder that holds other things."""
+    unknown = rna_watch("status", f"{bucket}/never")
+    assert (unknown.returncode, "no run of this address" in unknown.stderr) == (2, True)
     refused = rna_watch("once", "s3://no-such-bucket-of-ours/run", *LOCAL)
     assert refused.returncode in {1, 3}
     assert "Traceback" not in refused.stderr
