@@ -139,7 +139,7 @@ def gram_tasks(
     segments = window_segments(layouts, frozenset({Role.PARAMETER}) | _STATISTICS, limit, beside)
     files = _files(layouts, beside)
     block = block_elements(len(files), budget_mib)
-    kernel = kernel_for(len(layouts) - 1, _architecture())
+    kernel = window_kernel(len(layouts))
     uncached = _outgrows(layouts)
     return [
         GramTask(
@@ -154,6 +154,11 @@ def gram_tasks(
         )
         for group in _groups(segments, attrgetter("count"), limit)
     ]
+
+
+def window_kernel(checkpoints: int) -> Kernel:
+    """How products of so many checkpoints' residuals are taken on this machine."""
+    return kernel_for(checkpoints - 1, _architecture())
 
 
 @cache

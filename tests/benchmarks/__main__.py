@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import beside, breaks, digits, evidence, growth, latency, search, slow, whole, window
+from tests.benchmarks import beside, breaks, digits, evidence, growth, latency, layered, search, slow, whole, window
 from tests.benchmarks.levers import show as levers
 from tests.benchmarks.levers.tasks import TRAININGS
 from tests.benchmarks.options import Options
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[Options], None]] = {
     "latency": latency.show,
     "search": search.show,
     "evidence": evidence.show,
+    "layered": layered.show,
     "breaks": breaks.show,
     "digits": digits.show,
     "beside": beside.show,
