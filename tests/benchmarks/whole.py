@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -218,9 +219,18 @@ def show(options: Options) -> None:
             print(f"{row[0]:<20}" + "".join(f"{cell:>16}" for cell in row[1:]))
     slowest = ", ".join(f"{name} {own / 1000:.1f}" for own, name in imports()[:8])
     print(f"\nslowest imports of the command, milliseconds of their own: {slowest}")
+    keep(options, "whole", record)
+
+
+def keep(options: Options, name: str, record: dict[str, Any]) -> None:
+    """With `--record`, write what a benchmark has measured as JSON, a line for each run."""
     if options.record is not None:
         options.record.mkdir(parents=True, exist_ok=True)
-        (options.record / "whole.json").write_text(json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1, default=float)
+        flat = re.sub(r"\{[^{}]*\}", lambda found: " ".join(found[0].split()), text)
+        (options.record / f"{name}.json").write_text(
+            re.sub(r"\d+\.\d{4,}", lambda found: f"{float(found[0]):.3f}", flat) + "\n"
+        )
 
 
 if __name__ == "__main__":
