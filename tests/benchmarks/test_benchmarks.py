@@ -46,7 +46,7 @@ def test_what_a_benchmark_records_is_what_the_manual_s_table_is_made_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs of whole processes, with the machine, give a row of numbers for each contender."""
-    run = {"seconds": 2.0, "cpu_s": 1.23456, "private_mb": 3.0, "largest_mb": 3.0, "disk_gb": 0.0}
+    run = {"seconds": 2.0, "cpu_s": 1.23123, "private_mb": 3.0, "largest_mb": 3.0, "disk_gb": 0.0}
     runs = {name: [run, run] for name in ("rna, 2 workers", "average loop", "mmap average", "floor")}
     record = {"machine": whole.machine(), "parameters": 5, "rounds": 2, "results": {"N = 3, warm": runs}}
     whole.keep(parsed(["--record", str(tmp_path)])[1], "whole", record)
