@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from rna_watch.daemon.log_file import thread
 from rna_watch.daemon.setup import unseen_gpus
 from rna_watch.errors import RnaWatchError
 
@@ -46,8 +47,7 @@ class LiveExports:
     def __init__(self, config: RunConfig, paths: RunPaths, recorder: Recorder) -> None:
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._guarded, args=(name,), name=f"rna-watch-{name}", daemon=True)
-            for name in dict.fromkeys(config.exporters)
+            thread(self._guarded, name=f"rna-watch-{name}", args=(name,)) for name in dict.fromkeys(config.exporters)
         ]
         self._config = config
         self._paths = paths

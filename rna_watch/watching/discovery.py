@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -269,7 +268,6 @@ def within(names: Mapping[str, int], folder: str) -> dict[str, int]:
     return {name[len(folder) + 1 :]: changed for name, changed in names.items() if name.startswith(f"{folder}/")}
 
 
-@lru_cache(maxsize=1)
 def several_runs(names: tuple[str, ...], run: Path) -> tuple[str, str] | None:
     """The problem that several runs are watched as one, and its remedy; None if these names are of one run."""
     runs = discover(dict.fromkeys(names, 0)).runs
