@@ -54,15 +54,15 @@ class LiveExports:
         self._recorder = recorder
 
     def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        for each in self._threads:
+            each.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
-        for thread in self._threads:
-            thread.join(END_S + LIMIT_S)
+        for each in self._threads:
+            each.join(END_S + LIMIT_S)
 
     def limit_s(self, _name: str) -> float:
         """How long an exporter may give no sign of life."""

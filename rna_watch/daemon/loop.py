@@ -103,7 +103,7 @@ class Daemon:
         self._on_second = on_second
         self._lost = lost
         self._away = away
-        self._stop_reason = ""
+        self.stop_reason = ""
         self._done = False
         self._ends = None if until_done else Ends(config)
         self._ended = ""  # why the training has ended
@@ -152,7 +152,7 @@ class Daemon:
                 threads[-1].start()
             self._supervise()
         finally:
-            self._stop_reason = self._stop_reason or "failed"
+            self.stop_reason = self.stop_reason or "failed"
             worker = self._worker
             if worker is not None:
                 worker.wake.set()
@@ -172,7 +172,7 @@ class Daemon:
                 with contextlib.suppress(RnaWatchError, OSError):
                     self._publication.reconcile()
                 with contextlib.suppress(RnaWatchError):
-                    self._recorder.record(e.Stopped(reason=self._stop_reason))
+                    self._recorder.record(e.Stopped(reason=self.stop_reason))
             if worker is not None:
                 worker.close()  # last of all: everything is on the disk by now
             if not self._shared.many:
@@ -235,12 +235,12 @@ class Daemon:
 
     def stop(self, reason: str) -> None:
         """Have it end; called by another thread."""
-        self._stop_reason = self._stop_reason or reason
+        self.stop_reason = self.stop_reason or reason
         self._changed.set()
 
     def _on_signal(self, number: int, _frame: object) -> None:
         # no lock may be taken here: the main thread may hold it
-        self._stop_reason = f"signal {signal.Signals(number).name}"
+        self.stop_reason = f"signal {signal.Signals(number).name}"
 
     def _begin(self) -> set[str]:
         """What comes before watching; returns the checkpoints that hold another model than the settings name."""
@@ -292,7 +292,7 @@ class Daemon:
             if (self._until_done or self._ended) and self._nothing_left():
                 self._done = True
                 self._announce()
-                self._stop_reason = self._stop_reason or (f"done: {self._ended}" if self._ended else "done")
+                self.stop_reason = self.stop_reason or (f"done: {self._ended}" if self._ended else "done")
                 break
             self._changed.wait(self._shared.tick_s)
             self._changed.clear()
@@ -311,7 +311,7 @@ class Daemon:
             return
         self._last_beat = time.monotonic()
         if lost := self._lost():  # first: a process that was suspended may have a successor
-            self._stop_reason = lost
+            self.stop_reason = lost
             return
         self._look_away()
         state = "working" if worker.progress.work else "watching" if worker.ready else "starting"
@@ -349,7 +349,7 @@ class Daemon:
 
     def _look_for_stop(self) -> None:
         if self._paths.stop_request.exists():
-            self._stop_reason = self._stop_reason or "rna-watch stop"
+            self.stop_reason = self.stop_reason or "rna-watch stop"
 
     def _look_for_end(self) -> None:
         """Whether the training has ended; where a checkpoint came all the same, it goes on."""
@@ -366,7 +366,7 @@ class Daemon:
         return self._away_since is not None
 
     def _stopping(self) -> bool:
-        return bool(self._stop_reason) or self._error is not None
+        return bool(self.stop_reason) or self._error is not None
 
     def _proceed(self) -> None:
         """Called now and then by the other threads.

@@ -25,11 +25,14 @@ _CLOSE_LIMIT_S = 15.0
 class Tells(Protocol):
     """Records what happens with the engine, as `Recorder` does: in the journal of each run that it works for."""
 
-    def record(self, event: Event) -> None: ...
+    def record(self, event: Event) -> None:
+        """See `Recorder.record`."""
 
-    def problem(self, key: str, what: str, remedy: str) -> None: ...
+    def problem(self, key: str, what: str, remedy: str) -> None:
+        """See `Recorder.problem`."""
 
-    def solved(self, key: str) -> None: ...
+    def solved(self, key: str) -> None:
+        """See `Recorder.solved`."""
 
 
 def why_ray(config: RunConfig, window_bytes: int) -> str:

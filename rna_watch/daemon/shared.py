@@ -169,7 +169,7 @@ class Shared:
             _close(engine)
 
     def evaluators(self, spec: EvaluatorSpec, count: int) -> list[Evaluator]:
-        """The evaluators, which all runs have the same settings for; they write files to the scratch folder of the run that has its turn."""
+        """The evaluators; all runs have the same settings. Files go to the scratch folder of the run that has its turn."""
         assert self._engine is not None
         if not self._evaluators:
             self._evaluators = [self._engine.evaluator(spec) for _ in range(count)]
