@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,8 +212,6 @@ def _shown(runs: Sequence[Run], below: Below, root: Path) -> list[str]:
     if len(runs) > _MOST_SHOWN:
         said.append(f"  and {len(runs) - _MOST_SHOWN} more")
     if below.beside:
-        with contextlib.suppress(ValueError):
-            said.append(
-                f"note     {below.beside} checkpoints in {root} itself are not taken: {command('start', root)} watches it as one run"
-            )
+        one = command("start", root)
+        said.append(f"note     {below.beside} checkpoints in {root} itself are not taken; as one run: {one}")
     return list(map(printable, said))

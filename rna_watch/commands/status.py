@@ -14,7 +14,7 @@ from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal import sweep, waiting
 from rna_watch.journal.cooled import cooled
 from rna_watch.journal.metric import mode_of
-from rna_watch.journal.quantities import plain
+from rna_watch.journal.quantities import plain, printable
 from rna_watch.journal.run_registry import known_runs, resolve
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load, settled
@@ -117,7 +117,7 @@ def sweep_lines(home: RunPaths, entries: Sequence[sweep.Entry], say: Callable[[s
     detail = status.detail(time.time())
     said = [f"sweep    {home.run}", f"working  {watching}{f' ({detail})' if detail else ''}"]
     left = [f"left     {each.run}: {each.left}" for each in entries if each.left]
-    return [*said, *_table([each.paths for each in entries], say), *map(plain, left)]
+    return [*said, *_table([each.paths for each in entries], say), *map(printable, left)]
 
 
 def sweep_as_dict(home: RunPaths, entries: Sequence[sweep.Entry], say: Callable[[str], None]) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def begun(arguments: Sequence[str], log: Path, say: Callable[[str], None], on_wa
 
 
 def begin(arguments: Sequence[str], log: Path, writer: int | None = None) -> subprocess.Popen[bytes]:
+    """Start a process of `rna-watch start`: a new interpreter, in a session of its own, which may tell us of its begin."""
     with disk.appending(log) as file:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "rna_watch", "start", *arguments, "--foreground", "--no-terminal"],

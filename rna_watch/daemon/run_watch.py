@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon.live_exports import LiveExports
 from rna_watch.daemon.loop import Daemon
 from rna_watch.daemon.recorder import Recorder
-from rna_watch.daemon.shared import Shared
 from rna_watch.errors import StoreError, UsageError
 from rna_watch.journal import events as e
 from rna_watch.journal.lock import RunLock
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rna_watch.config import RunConfig
+    from rna_watch.daemon.shared import Shared
     from rna_watch.journal.heartbeat import Work
     from rna_watch.journal.replay import RunState
     from rna_watch.journal.run_paths import RunPaths

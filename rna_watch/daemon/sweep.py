@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -141,7 +142,7 @@ class Sweep:
             raise StoreError(f"{lost}; nothing more was published, start again")
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self.stop_reason = f"signal {number}"
+        self.stop_reason = f"signal {signal.Signals(number).name}"
 
     # -- which runs there are
 
