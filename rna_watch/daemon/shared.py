@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 from dataclasses import dataclass
@@ -39,7 +38,6 @@ class Member(Protocol):
 class _Waiting:
     member: Member
     urgent: bool
-    number: int
 
 
 class Shared:
@@ -58,7 +56,7 @@ class Shared:
         self._members: list[Member] = []
         self._waiting: list[_Waiting] = []
         self._holder: Member | None = None
-        self._numbers = itertools.count()
+        self._turns = 0
         self._served: dict[int, int] = {}
         self._engine: Engine | None = None
         self._cancelled: Engine | None = None
@@ -78,7 +76,7 @@ class Shared:
             proceed: called now and then while it waits; it raises Cancelled to give up.
             urgent: whether the work is on a new checkpoint.
         """
-        mine = _Waiting(member=member, urgent=urgent, number=next(self._numbers))
+        mine = _Waiting(member=member, urgent=urgent)
         waited = False
         with self._lock:
             self._waiting.append(mine)
@@ -90,7 +88,8 @@ class Shared:
             finally:
                 self._waiting.remove(mine)
             self._holder = member
-            self._served[id(member)] = next(self._numbers)
+            self._turns += 1
+            self._served[id(member)] = self._turns
         try:
             yield waited
         finally:
@@ -99,7 +98,7 @@ class Shared:
                 self._lock.notify_all()
 
     def _first(self) -> _Waiting:
-        if len(self._served) > 1 and max(self._served.values()) % _LONGEST_FIRST == 0:
+        if (self._turns + 1) % _LONGEST_FIRST == 0:
             return self._waiting[0]
         return min(self._waiting, key=lambda each: (not each.urgent, self._served.get(id(each.member), -1)))
 

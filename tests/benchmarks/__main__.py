@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import beside, breaks, digits, evidence, growth, latency, search, slow, whole, window
+from tests.benchmarks import beside, breaks, digits, evidence, growth, latency, search, slow, sweep, whole, window
 from tests.benchmarks.levers import show as levers
 from tests.benchmarks.levers.tasks import TRAININGS
 from tests.benchmarks.options import Options
@@ -32,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Options], None]] = {
     "beside": beside.show,
     "growth": growth.show,
     "slow": slow.show,
+    "sweep": sweep.show,
     **{f"levers-{name}": partial(levers.show, name) for name in TRAININGS},
 }
 ROUNDS = 5
