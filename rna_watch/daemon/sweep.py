@@ -205,6 +205,9 @@ class Sweep:
             each.ready, each.left, each.pause_s = True, "", _FIRST_PAUSE_S
 
         try:
+            if not paths.run.exists():
+                each.left = "its folder is gone"
+                return
             run_watch.watch(
                 self._config,
                 paths,

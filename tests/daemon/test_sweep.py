@@ -156,17 +156,23 @@ def test_a_run_with_an_owner_and_one_that_cannot_be_used_are_left_with_a_line(
 
 
 def test_a_run_that_vanishes_and_one_that_is_finished_end_nothing_else(
-    tmp_path: Path, running: Callable[..., _Running]
+    tmp_path: Path, running: Callable[..., _Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run is let go when its training has ended by the settings, and taken up again when it is written to."""
+    monkeypatch.setattr("rna_watch.daemon.sweep._FIRST_PAUSE_S", 0.2)
     root = tmp_path / "runs"
     for name in ("lr1", "lr2"):
         train(root / name, count=COUNT)
+    train(root / "lr3", count=COUNT - 1)
     sweep = running(last_step=COUNT)
     wait_until(lambda: sweep.ready.is_set() and _published(root / "lr1") == COUNT - 2 and not _watched(root / "lr1"))
     wait_until(lambda: _published(root / "lr2") == COUNT - 2 and not _watched(root / "lr2"))
-    assert sweep.thread.is_alive()
-    shutil.rmtree(root / "lr2")
+    wait_until(lambda: _published(root / "lr3") == COUNT - 3)
+    shutil.rmtree(root / "lr3")
+    wait_until(
+        lambda: {each.run: each.left for each in record.read(sweep.home) or ()}[str(root / "lr3")].endswith("is gone")
+    )
+    assert not (root / "lr3").exists()
     train(root / "lr1", count=1, first=COUNT + 1)
     wait_until(lambda: _published(root / "lr1") == COUNT - 1)
     sweep.end()

@@ -24,7 +24,7 @@ def _steps(folder: str, count: int = 3) -> list[str]:
     [
         ([*_steps("lr1"), *_steps("lr2")], ["lr1", "lr2"]),
         ([*_steps("lr1/checkpoints"), *_steps("lr2/checkpoints")], ["lr1", "lr2"]),
-        ([*_steps("large/seed_1"), *_steps("large/seed_2"), *_steps("small/seed_1")], ["large/seed_1", "large/seed_2", "small/seed_1"]),
+        ([*_steps("a/seed_1"), *_steps("a/seed_2"), *_steps("b/seed_1")], ["a/seed_1", "a/seed_2", "b/seed_1"]),
         (_steps("lr1/checkpoints"), ["lr1"]),
         (_steps("baseline"), ["baseline"]),
         ([*_steps("baseline"), *_steps("ablation")], ["ablation", "baseline"]),
