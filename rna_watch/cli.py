@@ -18,13 +18,11 @@ from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.help_pages import Program
 from rna_watch.journal.echo import Formatter, echo, note, tolerate_any_text
 from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
-from rna_watch.run_options import OUTPUT, PATH, RUN, RUN_PATH, asker, json_flag, of_run, taken, typed_url
+from rna_watch.run_options import OUTPUT, PATH, RUN, RUN_PATH, asker, json_flag, of_run, placed, taken, typed_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from rna_watch.config import RunConfig
     from rna_watch.journal.run_paths import RunPaths
 
 
@@ -35,30 +33,33 @@ def app() -> None:
 
 
 @app.command(cls=GroupedCommand)
-@RUN
+@click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True, type=RUN_PATH)
 @settings
+@click.option("--recursive", is_flag=True, help="Watch every run below RUN_DIR, also later ones, in one process.")
+@click.option("--runs", "globs", metavar="GLOB", multiple=True, help="With --recursive: which folders are runs.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, for containers and services.")
 @click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait for it, in the background.")
 @click.option("--no-terminal", "to_terminal", flag_value=False, default=True, hidden=True)
 @click.option("--chosen", type=PATH, hidden=True)
-def start(run_dir: Path, config_file: Path | None, **options: Any) -> None:
-    """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`."""
+def start(run_dirs: tuple[Path, ...], config_file: Path | None, **options: Any) -> None:
+    """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`.
+
+    Several RUN_DIRs, or with --recursive all runs below one, are watched by one process.
+    """
     from rna_watch.commands import start
 
     how = taken(options, "foreground", "wait", "to_terminal", "chosen")
-    run_dir, config = _placed(
-        run_dir, config_of(config_file, options), echo if how["chosen"] is None else lambda _: None
-    )
+    many = taken(options, "recursive", "globs")
+    config = config_of(config_file, options)
+    if many["recursive"] or many["globs"] or len(run_dirs) > 1:
+        from rna_watch.commands import start_many
+
+        if typed_url() is not None or config.remote is not None:
+            raise UsageError("a run in an object store is watched by a process of its own: start each by itself")
+        start_many.start_many(run_dirs, config, sys.argv[1:], say=echo, **many, **how)
+        return
+    run_dir, config = placed(run_dirs[0], config, echo if how["chosen"] is None else lambda _: None)
     start.start(run_dir, config, sys.argv[1:], say=echo, ask=asker(), **how)
-
-
-def _placed(run_dir: Path, config: RunConfig, say: Callable[[str], None]) -> tuple[Path, RunConfig]:
-    url = typed_url()
-    if url is None and config.remote is None:
-        return run_dir, config
-    from rna_watch.commands import remote
-
-    return remote.placed(run_dir, config, url, say)
 
 
 @app.command(cls=GroupedCommand)
@@ -74,7 +75,7 @@ def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any
             raise UsageError(
                 f"--{name.replace('_', '-')} is for `start`: `once` ends when everything that is there is done"
             )
-    run_dir, config = _placed(run_dir, config_of(config_file, options), echo)
+    run_dir, config = placed(run_dir, config_of(config_file, options), echo)
 
     def run() -> None:
         once.once(run_dir, config, sys.argv[1:], again=again, say=echo, ask=asker())
@@ -147,11 +148,12 @@ def dashboard(run_dirs: tuple[Path, ...], *, output: str | None, svg: Path | Non
     Several RUN_DIRs stand in a list, of which Enter opens one; without any, all of yours do.
     """
     from rna_watch.commands import dashboard
+    from rna_watch.journal import sweep
     from rna_watch.journal.run_registry import resolve
 
     if output is not None and len(run_dirs) != 1:
         raise UsageError("--output goes with one RUN_DIR")
-    runs = [resolve(run_dir, output) for run_dir in run_dirs]
+    runs = [paths for run_dir in run_dirs for paths in sweep.runs_of(resolve(run_dir, output))]
     if svg is None:
         return dashboard.show(runs, once=how["once"], say=note)
     if len(runs) != 1:
@@ -175,13 +177,17 @@ def logs(paths: RunPaths, *, lines: int, follow: bool) -> None:
 
 
 @app.command()
-@RUN
+@click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True, type=RUN_PATH)
 @OUTPUT
-def stop(run_dir: Path, output: str | None) -> None:
-    """Stop watching RUN_DIR, or waiting for it; the training and all files stay as they are."""
+def stop(run_dirs: tuple[Path, ...], output: str | None) -> None:
+    """Stop watching RUN_DIR, or waiting for it; the training and all files stay as they are.
+
+    One of many runs is let go, and the process goes on; the folder that --recursive was given ends it.
+    """
     from rna_watch.commands import stop
 
-    echo(stop.stop(run_dir, output, note))
+    for each in run_dirs:
+        echo(stop.stop(each, output, note))
 
 
 @app.command()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.commands.settle_run import Ask
+    from rna_watch.config import RunConfig
 
 PATH = click.Path(path_type=Path)
 _URL = "rna_watch.url"  # in the context of a command
@@ -55,6 +56,16 @@ def of_run(command: Callable[..., None]) -> Callable[..., None]:
 def typed_url() -> str | None:
     """The address that was typed for RUN_DIR, if one was."""
     return click.get_current_context().meta.get(_URL)
+
+
+def placed(run_dir: Path, config: RunConfig, say: Callable[[str], None]) -> tuple[Path, RunConfig]:
+    """A run and its settings; of one in an object store, the folder that it is fetched into."""
+    url = typed_url()
+    if url is None and config.remote is None:
+        return run_dir, config
+    from rna_watch.commands import remote
+
+    return remote.placed(run_dir, config, url, say)
 
 
 def json_flag(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from rna_watch.daemon.log_file import thread
 from rna_watch.daemon.setup import unseen_gpus
 from rna_watch.errors import RnaWatchError
 
@@ -50,7 +51,7 @@ class LiveExports:
         self._stopping = threading.Event()
         remote = (_REMOTE,) if config.remote is not None and not once else ()
         self._threads = [
-            threading.Thread(target=self._guarded, args=(name,), name=f"rna-watch-{name}", daemon=True)
+            thread(self._guarded, name=f"rna-watch-{name}", args=(name,))
             for name in dict.fromkeys((*config.exporters, *remote))
         ]
         self._config = config
@@ -58,15 +59,15 @@ class LiveExports:
         self._recorder = recorder
 
     def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        for each in self._threads:
+            each.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
-        for thread in self._threads:
-            thread.join(self.end_s(thread.name.removeprefix("rna-watch-")) + LIMIT_S)
+        for each in self._threads:
+            each.join(self.end_s(each.name.removeprefix("rna-watch-")) + LIMIT_S)
 
     def limit_s(self, _name: str) -> float:
         """How long an exporter may give no sign of life."""
