@@ -136,8 +136,8 @@ def small_data(small_madelon):
 @pytest.mark.parametrize(
     "name",
     [
-        *("figure5", "figure6", "theorem", "figure1", "cost", "networks"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("prototyping", "imagenet")),
+        *("figure5", "figure6", "theorem", "figure1", "cost"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("networks", "prototyping", "imagenet")),
     ],
 )
 def test_every_experiment_runs_small(name, tmp_path, small_data):

@@ -15,12 +15,10 @@ from tests.trainers.watched import done
 if TYPE_CHECKING:
     from pathlib import Path
 
-ESSENTIAL = ("Hugging Face",)  # the others in `make test-all`
+pytestmark = pytest.mark.slow  # each trains twice, and twice beside us
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ESSENTIAL else pytest.mark.slow) for name in TRAINERS]
-)
+@pytest.mark.parametrize("name", TRAINERS)
 def test_a_training_and_its_resume_are_as_without_us(tmp_path: Path, name: str) -> None:
     """Beside us a trainer announces, keeps and deletes the same, to the last byte, and goes on to bitwise the same weights."""
     trainer = TRAINERS[name]
