@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon.acts import Acts
 from rna_watch.daemon.evaluators import failed
 from rna_watch.daemon.pipeline import Pipeline, Progress
-from rna_watch.daemon.ray_beside import RayBeside
+from rna_watch.daemon.ray_beside import RayBeside, goes_on_here, on_trouble
 from rna_watch.daemon.second_pass import SecondPass
 from rna_watch.daemon.setup import begins_on_ray, start_engine, workers
+from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import EngineError, EvaluationFailed, StoreAway
 from rna_watch.journal import events as e
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("rna_watch")
 _TICK_S = 0.25
+_REMEDY = "the engine is started again; nothing is lost"
 _RECONCILE_S = 30.0  # between looks at the output tree while nothing is to be done
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # between two starts of an engine that cannot start
 
@@ -114,7 +116,7 @@ class Worker:
             EngineError: the engine cannot start the first time.
             StoreError: our own store is lost.
         """
-        self._ray = RayBeside(self._config, self._recorder, self.wake.set)
+        self._ray = RayBeside(self._config, self._recorder, self._paths.state, self.wake.set)
         self._say(f"engine   {_in_words(self._config)}")
         self._pipeline = self._set_up()
         self._look_at_ray()
@@ -170,7 +172,7 @@ class Worker:
 
     def nothing_left(self) -> bool:
         """Whether there is nothing to do until something is admitted."""
-        return self.ready and self.idle and not self._pauses() and not self._backlog.waits(self.since_error_s())
+        return self.ready and self.idle and not self._pauses() and not self._backlog.waits()
 
     def came_late(self, name: str) -> None:
         """Make anew the windows that went on without a checkpoint; called by the thread that watches."""
@@ -207,20 +209,23 @@ class Worker:
         """Whether the engine says that it cannot be used any more, which is reported."""
         reason = self.engine.broken() if self.engine is not None else ""
         if reason:
-            self._recorder.problem("engine", reason, "the engine is started again; nothing is lost")
+            self._recorder.problem("engine", reason, _REMEDY)
         return bool(reason)
 
     def _healed(self) -> Pipeline:
-        """A pipeline on an engine that was started anew; tried until it starts.
+        """A pipeline on an engine that was started anew, tried until it starts; where Ray was lost, on this machine meanwhile.
 
         Raises:
             Cancelled: `proceed` ended it.
         """
         pause_s = _FIRST_PAUSE_S
+        here = self.engine is not None and self.engine.name == "ray" and goes_on_here(self._config)
         while True:
             self._close_engine()
             try:
-                self._pipeline = self._set_up()
+                self._pipeline = self._set_up(LocalEngine(workers(self._config)) if here else None)
+                if here and self._ray is not None:
+                    self._ray.again()
                 self._look_at_ray()
             except EngineError as error:
                 what = f"the engine cannot be started again: {error}"
@@ -246,7 +251,11 @@ class Worker:
             return None
         self._close_engine()
         self._recorder.record(e.Noted(text="Ray is up: work goes on there"))
-        self._pipeline = self._set_up(engine)
+        try:
+            self._pipeline = self._set_up(engine)
+        except EngineError as error:  # it was lost meanwhile
+            self._recorder.problem("engine", str(error), _REMEDY)
+            return self._healed()
         return self._pipeline
 
     def _set_up(self, engine: Engine | None = None) -> Pipeline:
@@ -255,7 +264,8 @@ class Worker:
         Raises:
             EngineError: it cannot start.
         """
-        self.engine = engine or start_engine(self._config)
+        trouble = partial(on_trouble, self._recorder)
+        self.engine = engine or start_engine(self._config, self._paths.state, trouble)
         count = self._config.evaluators if self._spec else 0
         evaluators = [self.engine.evaluator(self._spec) for _ in range(count) if self._spec is not None]
         if evaluators and not self.ready:

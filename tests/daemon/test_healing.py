@@ -42,7 +42,7 @@ def test_after_three_equal_failures_the_engine_is_started_anew_until_it_starts(
     monkeypatch.setattr("rna_watch.daemon.worker._FIRST_PAUSE_S", 0.05)
     engines: list[LocalEngine] = []
 
-    def start(_: object) -> LocalEngine:
+    def start(*_: object) -> LocalEngine:
         engines.append(_Losing(1) if not engines else LocalEngine(1))
         if 2 <= len(engines) <= 3:
             raise EngineError("nothing answers at head:6379")
@@ -85,7 +85,7 @@ def test_an_engine_that_is_found_broken_is_said_and_solved_with_and_without_work
     train(tmp_path, count=count)
     engines: list[LocalEngine] = []
 
-    def start(_: object) -> LocalEngine:
+    def start(*_: object) -> LocalEngine:
         engines.append(LocalEngine(1) if engines else _Breaking(1))
         return engines[-1]
 
