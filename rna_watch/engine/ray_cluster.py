@@ -73,7 +73,7 @@ class Cluster:
             raise EngineError(
                 f"Ray cannot be used {where} ({type(error).__name__}: {said(error)}); try --engine local"
             ) from error
-        self._run = ray.remote(_do).options(num_cpus=1, num_gpus=0, max_retries=3, runtime_env=_environment(0.0))
+        self._do = ray.remote(_do)
         if not self.named:
             self.check_gpus(self._resources().get("GPU", 0.0))
             self._warm_up()
@@ -143,8 +143,7 @@ class Cluster:
 
     def submit(self, task: bytes, mark: bytes, node: str) -> Any:
         """Begin a task, on a node of a named cluster; `mark` is put where `begun` finds it when it begins."""
-        run = self._run.options(**self._at(node, 0.0)) if node else self._run
-        return run.remote(task, mark)
+        return self._do.options(num_cpus=1, num_gpus=0, max_retries=3, **self._at(node, 0.0)).remote(task, mark)
 
     def actor(self, spec: bytes, node: str) -> Any:
         """Start an evaluator; it holds no CPU, as it has nothing to do most of the time."""

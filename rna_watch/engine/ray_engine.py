@@ -133,10 +133,9 @@ class RayEngine:
                 f"the cluster at {self._address} asks for a token, and this machine has not the same ({has} here); set "
                 "RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN, or try --engine local"
             )
-        if time.monotonic() - begun > LINE_S and self._session is None:
-            self._trouble(
-                "waits", f"the cluster at {self._address} did not answer for {LINE_S:g} s", "look at its head"
-            )
+        if time.monotonic() - begun > LINE_S and self._session is None and not self._told:
+            what = f"the cluster at {self._address} and its nodes did not answer for {LINE_S:g} s"
+            self._trouble("waits", what, "look at its head; it is waited for two minutes")
 
     def _trouble(self, key: str, what: str, remedy: str) -> None:
         if what or key in self._told:
