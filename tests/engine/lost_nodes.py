@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from rna_watch.journal import heartbeat, log
+from rna_watch.journal import heartbeat
 from tests.daemon.runs import published, wait_until
 from tests.engine.raylets import Raylets, missing
 
@@ -44,7 +45,10 @@ def command(*arguments: object) -> list[str]:
 def write(run: Path, step: int, rows: int = 150) -> None:
     """A checkpoint, under its name when it is whole."""
     generator = torch.Generator().manual_seed(step)
-    model = {f"w{row}": torch.full((2000,), 1.0 / step) + 0.01 * torch.randn(2000, generator=generator) for row in range(rows)}
+    model = {
+        f"w{row}": torch.full((2000,), 1.0 / step) + 0.01 * torch.randn(2000, generator=generator)
+        for row in range(rows)
+    }
     torch.save({"model": model, "step": step}, run / "writing.tmp")
     os.rename(run / "writing.tmp", run / f"step_{step}.pt")
 
@@ -52,20 +56,26 @@ def write(run: Path, step: int, rows: int = 150) -> None:
 def evaluator(folder: Path) -> str:
     """A user's evaluator: how far the weights are from zero."""
     file = folder / "evaluate.py"
-    file.write_text("def evaluate(state_dict, device):\n    return {'loss': float(sum(w.square().mean() for w in state_dict.values()))}\n")
+    file.write_text(
+        "def evaluate(state_dict, device):\n    return {'loss': float(sum(w.square().mean() for w in state_dict.values()))}\n"
+    )
     return f"{file}:evaluate"
 
 
 def digests(run: Path) -> dict[str, str]:
     """What was published."""
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((run / "rna").glob("step_*.pt")) if not p.is_symlink()}
+    return {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted((run / "rna").glob("step_*.pt"))
+        if not p.is_symlink()
+    }
 
 
 def longest_silence(run: Path, since: float, until: float) -> float:
     """Seconds between two neighbouring lines of the journal in that time."""
     lines = (run / ".rna-watch" / "journal.jsonl").read_text().splitlines()
     times = [since, *(t for t in (json.loads(line)["time"] for line in lines) if since < t < until), until]
-    return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    return max(later - earlier for earlier, later in itertools.pairwise(times))
 
 
 def in_work(run: Path) -> bool:
@@ -159,21 +169,19 @@ def _one_loss(cluster: Raylets, run: Path, step: int, loss: str, luck: random.Ra
         return [f"step {step}: not published within {_LIMIT_S:g} s after the loss of a {loss}"]
     ended = time.time()
     silence = longest_silence(run, begun, ended)
-    print(f"step {step}: {loss} lost {'in work' if busy else 'between'}, published after {ended - begun:.1f} s, longest silence {silence:.1f} s", flush=True)
+    when = "in work" if busy else "between two"
+    took = f"published after {ended - begun:.1f} s, longest silence {silence:.1f} s"
+    print(f"step {step}: {loss} lost {when}, {took}", flush=True)
     for each in sorted(cluster.nodes) if loss == "head" else [name]:
         cluster.start(each)
     cluster.wait(1 + len(cluster.nodes))
     if loss == "head":
-        back = len([e for e in log.read(run / ".rna-watch" / "journal.jsonl") if "Ray is up" in getattr(e, "text", "")])
-        wait_until(lambda: _ups(run) > back or _on_ray(run), _LIMIT_S)
+        wait_until(lambda: _on_ray(run), _LIMIT_S)
     return [f"step {step}: {silence:.1f} s without a line"] if silence > _SILENCE_S else []
 
 
-def _ups(run: Path) -> int:
-    return len([e for e in log.read(run / ".rna-watch" / "journal.jsonl") if "Ray is up" in getattr(e, "text", "")])
-
-
 def _on_ray(run: Path) -> bool:
+    """Whether work is on the cluster (again)."""
     beat = heartbeat.read(run / ".rna-watch" / "heartbeat.json")
     return beat is not None and any(worker.name.startswith("ray system") for worker in beat.workers)
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,8 +126,7 @@ class Raylets:
         for device in ("eth0", "lo"):
             _ip("-n", space, "link", "set", device, "up")
         lines = [f"hostname {name}", f"mount -t tmpfs none {self.folder / 'h'}"]  # a session of its own
-        for place in hides:
-            lines.append(f"mount -t tmpfs none {shlex.quote(str(place))}")
+        lines += [f"mount -t tmpfs none {shlex.quote(str(place))}" for place in hides]
         packages = Path(sysconfig.get_paths()["purelib"])
         gone = [each.name for each in packages.iterdir() if each.name.startswith((*_OWN, *lacks))]
         upper = self.folder / f"upper{number}"
