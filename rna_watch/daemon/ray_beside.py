@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rna_watch.daemon.setup import start_ray
-from rna_watch.engine.ray_engine import LOCAL, check_address
+from rna_watch.engine.ray_cluster import LOCAL
+from rna_watch.engine.ray_engine import check_address
 from rna_watch.errors import EngineError
 from rna_watch.journal import events as e
 from rna_watch.journal.quantities import size

@@ -114,11 +114,11 @@ class RayEngine:
         try:
             with self._driver.request("", first=settings) as request:
                 parts = request.answer(lambda: self._look_at_start(begun), START_LIMIT_S)
-        except TimeoutError:
+        except BaseException as error:
+            self._driver.lost = "it did not start"
             self.close()
-            raise EngineError(f"Ray did not start within {START_LIMIT_S:g} s; try --engine local") from None
-        except BaseException:
-            self.close()
+            if isinstance(error, TimeoutError):
+                raise EngineError(f"Ray did not start within {START_LIMIT_S:g} s; try --engine local") from None
             raise
         assert isinstance(parts, dict)
         self._parts = parts
