@@ -103,6 +103,7 @@ class Checkpoints(dict[str, Checkpoint]):
     def __setitem__(self, name: str, new: Checkpoint) -> None:
         """Put a checkpoint in the place of what was known of it."""
         old = self.get(name)
+        super().__setitem__(name, new)  # before the indexes: whoever finds its name in one finds it here
         if old is None or old.stage is not new.stage:
             if old is not None:
                 self.stages[old.stage].pop(name, None)
@@ -112,7 +113,6 @@ class Checkpoints(dict[str, Checkpoint]):
         _mark(self.pinned, name, new.pinned)
         _mark(self.left_behind, name, new.left_behind)
         _mark(self.trained, name, new.trained)
-        super().__setitem__(name, new)
         if new.brief is None:
             self._unpacked.pop(name, None)
             self._unpacked[name] = None
@@ -163,7 +163,8 @@ class Checkpoints(dict[str, Checkpoint]):
 
     def of_stages(self, stages: Iterable[Stage]) -> list[Checkpoint]:
         """All that are at one of these stages."""
-        return [self[name] for stage in stages for name in list(self.stages[stage])]
+        found = [(self[name], stage) for stage in stages for name in list(self.stages[stage])]
+        return [checkpoint for checkpoint, stage in found if checkpoint.stage is stage]  # not one that moves just now
 
     def count(self, stages: Iterable[Stage]) -> int:
         """How many are at one of these stages."""
