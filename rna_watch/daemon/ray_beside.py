@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rna_watch.daemon.setup import start_ray
 from rna_watch.engine.ray_cluster import LOCAL
@@ -20,11 +20,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.recorder import Recorder
     from rna_watch.engine.contract import Engine
+    from rna_watch.journal.events import Event
 
 _PAUSE_S, _LONGEST_PAUSE_S = 10.0, 60.0  # between two starts, where Ray cannot start, or is lost at once
 _CLOSE_LIMIT_S = 15.0
+
+
+class Tells(Protocol):
+    """Records what happens with the engine, as `Recorder` does: in the journal of each run that it works for."""
+
+    def record(self, event: Event) -> None:
+        """See `Recorder.record`."""
+
+    def problem(self, key: str, what: str, remedy: str) -> None:
+        """See `Recorder.problem`."""
+
+    def solved(self, key: str) -> None:
+        """See `Recorder.solved`."""
 
 
 def why_ray(config: RunConfig, window_bytes: int) -> str:
@@ -45,7 +58,7 @@ def why_ray(config: RunConfig, window_bytes: int) -> str:
     return ""
 
 
-def on_trouble(recorder: Recorder, key: str, what: str, remedy: str) -> None:
+def on_trouble(recorder: Tells, key: str, what: str, remedy: str) -> None:
     """Record what an engine tells of its nodes and waits."""
     if what:
         recorder.problem(key, what, remedy)
@@ -71,7 +84,7 @@ class RayBeside:
         EngineError: nothing answers at the address of a cluster that is named.
     """
 
-    def __init__(self, config: RunConfig, recorder: Recorder, folder: Path, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: RunConfig, recorder: Tells, folder: Path, on_ready: Callable[[], None]) -> None:
         self._config = config
         self._recorder = recorder
         self._on_ready = on_ready
@@ -98,6 +111,10 @@ class RayBeside:
     def _begin(self) -> None:
         self._thread = threading.Thread(target=self._start, name="rna-watch-ray", daemon=True)
         self._thread.start()
+
+    def is_up(self) -> bool:
+        """Whether Ray can be taken."""
+        return self._engine is not None
 
     def take(self) -> Engine | None:
         """Ray's engine, once, when it is up."""

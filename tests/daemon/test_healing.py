@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from rna_watch.config import RunConfig
-from rna_watch.daemon import failures, ray_beside, worker
+from rna_watch.daemon import failures, ray_beside, shared
 from rna_watch.daemon.loop import Daemon
 from rna_watch.daemon.recorder import Recorder
 from rna_watch.engine.local import LocalEngine
@@ -52,7 +52,7 @@ def test_after_three_equal_failures_the_engine_is_started_anew_until_it_starts(
             raise EngineError("nothing answers at head:6379")
         return engines[-1]
 
-    monkeypatch.setattr(worker, "start_engine", start)
+    monkeypatch.setattr(shared, "start_engine", start)
 
     def done(state: RunState) -> bool:
         return len(state.outputs) == 3
@@ -93,7 +93,7 @@ def test_an_engine_that_is_found_broken_is_said_and_solved_with_and_without_work
         engines.append(LocalEngine(1) if engines else _Breaking(1))
         return engines[-1]
 
-    monkeypatch.setattr(worker, "start_engine", start)
+    monkeypatch.setattr(shared, "start_engine", start)
 
     def done(state: RunState) -> bool:
         solved = any(event.key == "engine" for event in events(tmp_path, "solved"))
@@ -134,7 +134,7 @@ def test_where_ray_is_lost_this_machine_goes_on_until_it_is_back(
         back.name = "ray"  # type: ignore[misc]
         return back
 
-    monkeypatch.setattr(worker, "start_engine", lambda *_: starts.append("at first") or _Cluster(1))
+    monkeypatch.setattr(shared, "start_engine", lambda *_: starts.append("at first") or _Cluster(1))
     monkeypatch.setattr(ray_beside, "start_ray", start_ray)
 
     def done(state: RunState) -> bool:
@@ -167,7 +167,7 @@ def test_once_waits_for_what_it_said_it_would_try_again(tmp_path: Path, monkeypa
                 raise OSError(5, "Input/output error")
             return super().map(work, on_done)
 
-    monkeypatch.setattr(worker, "start_engine", lambda *_: Losing(1))
+    monkeypatch.setattr(shared, "start_engine", lambda *_: Losing(1))
     config = RunConfig.model_validate({"engine": "local", "quiet": 0.05, "scan_interval": 0.1})
     paths = RunPaths(run=tmp_path, output=tmp_path)
     paths.create()
