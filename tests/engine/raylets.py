@@ -178,7 +178,11 @@ class Raylets:
             "    time.sleep(0.5)\n"
         )
         words = [sys.executable, "-c", code, self.address, str(count)]
-        subprocess.run(words, env=self._environ(), check=True, capture_output=True, timeout=_LIMIT_S)
+        try:
+            subprocess.run(words, env=self._environ(), check=True, capture_output=True, timeout=_LIMIT_S)
+        except subprocess.TimeoutExpired as error:
+            said = [f"{log.stem}: {log.read_text()[-1000:]}" for log in self.folder.glob("*.log")]
+            raise AssertionError(f"there are not {count} nodes alive: {error.stdout!r}; {said}") from error
 
 
 _SMALL = ["--object-store-memory=80000000", "--disable-usage-stats"]
