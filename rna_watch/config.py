@@ -191,6 +191,10 @@ class RunConfig(BaseModel):
     serving_copy: Literal["none", "safetensors"] = Field(
         "none", description="A plain copy for serving next to each model: NAME.export.safetensors, with bare names."
     )
+    remote: str | None = Field(
+        None,
+        description="Address of the run in an object store (s3://BUCKET/RUN); it is fetched into RUN_DIR.",
+    )
     exporters: tuple[ExporterName, ...] = Field(
         (), description="Tools that get the run's numbers as they come, below .rna-watch/exports; none if not given."
     )
