@@ -65,7 +65,7 @@ def scan(
     failed: dict[str, OSError] = {}
     for path, whole in _walk(str(run), 0, ours, failed):
         name = os.path.relpath(path, run)
-        if not _matches(name, patterns, whole=whole):
+        if not is_candidate(name, patterns, whole=whole):
             continue
         try:
             if os.path.islink(path):  # noqa: PTH114
@@ -142,7 +142,8 @@ def _inside(path: str, folders: list[str]) -> bool:
     return any(path == folder or path.startswith(folder + os.sep) for folder in folders)
 
 
-def _matches(name: str, patterns: Sequence[str], *, whole: bool) -> bool:
+def is_candidate(name: str, patterns: Sequence[str], *, whole: bool) -> bool:
+    """Whether a path looks like a checkpoint by its name, or by the folder that it is (`whole`)."""
     last = name.rpartition("/")[2]
     if last.endswith((SUFFIX, ENDING)):
         return False  # a recorded gradient is no checkpoint, nor is an export, whatever the patterns say
