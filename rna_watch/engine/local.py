@@ -17,13 +17,12 @@ from threadpoolctl import threadpool_limits
 from rna_watch.engine.child import Child
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled
-from rna_watch.evaluation.client import Evaluator
-from rna_watch.evaluation.local import ChildProcess
 from rna_watch.window import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rna_watch.evaluation.client import Evaluator
     from rna_watch.evaluation.evaluator import EvaluatorSpec
     from rna_watch.window.tasks_plan import Task
 
@@ -138,6 +137,9 @@ class LocalEngine:
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived evaluating process."""
+        from rna_watch.evaluation.client import Evaluator
+        from rna_watch.evaluation.local import ChildProcess
+
         evaluator = Evaluator(spec, ChildProcess)
         self._evaluators.append(evaluator)
         return evaluator
