@@ -77,5 +77,5 @@ def loading(format_name: str, path: str, source: str) -> list[str]:
 
 def endings() -> tuple[str, ...]:
     """How names of checkpoints end that are single files."""
-    usual_first = sorted(FILES, key=lambda each: each is not torch_zip.FORMAT)
+    usual_first = sorted(FILES, key=lambda each: each in {stable_baselines.FORMAT, nemo.FORMAT})
     return tuple(dict.fromkeys(ending for each in usual_first for ending in each.endings))

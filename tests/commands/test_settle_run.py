@@ -258,7 +258,7 @@ def test_links_to_folders_are_named_where_nothing_is_found(tmp_path: Path, train
     assert said[1:] == [f"note     {words}"]
     result = rna_watch("once", run, "--engine", "local")
     assert result.returncode == 3
-    endings = ".pt, .pth, .ckpt, .bin, .pth.tar, .pt.tar, .safetensors"
+    endings = ".pt, .pth, .ckpt, .bin, .pth.tar, .pt.tar, .safetensors, .zip, .nemo"
     assert f"there are no checkpoints (files ending in {endings}; or --patterns); {words}\n" in result.stderr
     shutil.copy(next(trained.glob("*.pt")), run)
     assert [line for line in _settle(run)[1] if "link" in line] == []
