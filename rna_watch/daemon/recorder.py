@@ -168,10 +168,13 @@ class Recorder:
             self._kept = self._journal.length
             folded = snapshot.Folded(state=snapshot.frozen(self.state), length=self._kept, refused=self._refused)
         with contextlib.suppress(OSError, ValueError):
-            after = snapshot.write(self._path, folded)
+            after, told = snapshot.write(self._path, folded)
             with self._lock:
                 for before, new in zip(folded.state.checkpoints.values(), after, strict=True):
                     self.state.checkpoints.stored(before, new)
+                told.later = self.state.told.later[len(folded.state.told.later) :]
+                self.state.told = told
+            del folded, after
             return_memory()
 
     def _say_unwritten(self) -> None:

@@ -7,14 +7,13 @@ from collections import Counter
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
-from rna_watch.dashboard.answer import HOW_TO_TEST
 from rna_watch.journal.backfill import backfill
 from rna_watch.journal.command_line import command
 from rna_watch.journal.cooled import cooled, sentence
 from rna_watch.journal.quantities import age, duration, gain, number, places, plain, size
 from rna_watch.journal.replay import Stage
 from rna_watch.journal.standing import standings
-from rna_watch.journal.words import NOISE, output_of
+from rna_watch.journal.words import HOW_TO_TEST, NOISE, output_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
