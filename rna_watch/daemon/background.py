@@ -12,11 +12,6 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.daemon.live_exports import LiveExports
-from rna_watch.daemon.log_file import log_to, stderr_of_libraries
-from rna_watch.daemon.loop import Daemon
-from rna_watch.daemon.recorder import Recorder
-from rna_watch.daemon.setup import be_nice
 from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, RunIsWatched, StoreError, UsageError
 from rna_watch.journal import events as e
 from rna_watch.journal import waiting
@@ -33,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rna_watch.config import RunConfig
+    from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.heartbeat import Work
     from rna_watch.journal.owner import Owner
     from rna_watch.journal.replay import RunState
@@ -71,6 +67,10 @@ def serve(
         RunIsWatched: another process watches the run, or has taken it over meanwhile.
         RnaWatchError: the engine cannot start, or our own folder cannot be written.
     """
+    from rna_watch.daemon.log_file import log_to, stderr_of_libraries
+    from rna_watch.daemon.setup import be_nice, begins_on_ray, evaluator_spec
+    from rna_watch.evaluation.local import begin_early, end_early
+
     check_output(paths)
     ready = os.environ.pop(READY_FD, None)
 
@@ -82,6 +82,14 @@ def serve(
         with RunLock(paths, say) as lock, stderr_of_libraries(paths.log, to_terminal=to_terminal):
             log_to(paths, to_terminal=to_terminal, counted=until_done)
             be_nice()
+            spec = evaluator_spec(config, paths.scratch)
+            if spec is not None and spec.function is not None and not begins_on_ray(config):
+                begin_early(spec)
+            # what only the daemon needs: `start` itself does without it, and the evaluator's process loads meanwhile
+            from rna_watch.daemon.live_exports import LiveExports
+            from rna_watch.daemon.loop import Daemon
+            from rna_watch.daemon.recorder import Recorder
+
             remember(paths)
             recorder = Recorder(paths.journal, check=lock.check)
             try:
@@ -111,6 +119,8 @@ def serve(
     except RnaWatchError as error:
         _tell(ready, f"{error.exit_code} {error}", last=True)
         raise
+    finally:
+        end_early()
 
 
 def _check_run(recorder: Recorder, paths: RunPaths) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("rna_watch")
 _POLL_S = 0.2
 _UNWRITTEN = "journal"
-SNAPSHOT_BYTES = 2 * 2**20  # of the journal, that a start reads again
+SNAPSHOT_BYTES = 2**20  # of the journal, that a start reads again
 _INTENTS = (e.Publishing,)  # what they announce is not begun before they are written
 # these must survive a crash of the machine before the act that follows
 _DURABLE = (e.Publishing, e.Published, e.Admitted, e.BestMoved, e.BestWithdrawn)

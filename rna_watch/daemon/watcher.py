@@ -34,7 +34,12 @@ if TYPE_CHECKING:
     from rna_watch.layout.identity import FileIdentity
 
 _TICK_S = 0.25
+_EVENTS = "events and scans"
 _LEAST_PAUSE_S = 0.05
+# a look at thousands of files takes long: where events tell of changes, looks without one take this part of a core
+_IDLE_SHARE = 0.002
+_TOUCHED_SHARE = 0.05  # and those at files that grow this part
+_LONGEST_SCAN_S = 60.0
 
 
 class Watcher:
@@ -95,6 +100,7 @@ class Watcher:
         rested = (lambda _: 0.0) if timing.network else rested_s
         self._readiness = Readiness(timing.quiet_s, rested, reading=sequences.reading, at_once=until_done)
         self._next_scan = 0.0
+        self._looked, self._cost_s = 0.0, 0.0  # when the last look was, and the CPU time that it took
         self._begun = time.monotonic()
         self._ending = until_done  # what is incomplete is waited for no longer than a short while
         self._hurried = True  # since the end of the training: what is incomplete was made due
@@ -173,14 +179,24 @@ class Watcher:
         if not self._hurried:
             self._hurried = True
             self._readiness.hurry(now)
+        if self._hints.pop_touched():
+            self._next_scan = min(self._next_scan, self._looked + self._interval_s(_TOUCHED_SHARE))
         if now >= self._next_scan or self.wake.is_set():
             self.wake.clear()
-            self._next_scan = now + self._timing.scan_s
+            began = time.thread_time()
             self._acts.do("scan", f"{self._paths.run} cannot be scanned", partial(self._scan, now))
+            self._looked, self._cost_s = now, time.thread_time() - began
+            self._next_scan = now + self._interval_s(_IDLE_SHARE)
             self._acts.do("room", "room on the disk cannot be kept free", self._pins.keep_room)
             self._acts.do("events", "events of the file system cannot be watched", self._follow)
         self._acts.do("probe", "files cannot be taken", self._probe)
         self.rounds += 1
+
+    def _interval_s(self, share: float) -> float:
+        """How long after a look the next one is, if no event wants it sooner; longer where looks take much, and events come."""
+        if self._config.scan_interval is not None or self.by != _EVENTS:
+            return self._timing.scan_s
+        return max(self._timing.scan_s, min(self._cost_s / share, _LONGEST_SCAN_S))
 
     def _announced(self) -> bool:
         """Whether the training has announced a checkpoint since the last look (`integrations/announcement.py`)."""
@@ -197,12 +213,12 @@ class Watcher:
             self.by = f"scans every {self._timing.scan_s:g} s ({self._timing.network})"
         else:
             place = _place(self._paths.run)
-            if place is None or (place == self._place and (self.by != "events and scans" or self._hints.alive())):
+            if place is None or (place == self._place and (self.by != _EVENTS or self._hints.alive())):
                 return
             self._place = place
             self._hints.stop()
             refused = self._hints.start()
-            self.by = f"scans every {self._timing.scan_s:g} s" if refused else "events and scans"
+            self.by = f"scans every {self._timing.scan_s:g} s" if refused else _EVENTS
             if refused:
                 limits = "fs.inotify.max_user_watches and fs.inotify.max_user_instances"
                 self._recorder.problem("hints", refused, f"raise {limits} for faster notice")
@@ -226,7 +242,7 @@ class Watcher:
             said = str(error) if isinstance(error, RnaWatchError) else in_words(error)
             self._gone(f"the run directory cannot be scanned: {said}" if isinstance(error, OSError) else said)
             return
-        if not found and self._readiness.names() and not self._until_done and self._other_place():
+        if not found and self._readiness.any() and not self._until_done and self._other_place():
             self._gone(f"the run directory {self._paths.run} is empty: its file system is not mounted")
             return
         self.away = False

@@ -17,7 +17,7 @@ from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.ray_beside import RayBeside
 from rna_watch.daemon.second_pass import SecondPass
 from rna_watch.daemon.setup import begins_on_ray, start_engine, workers
-from rna_watch.errors import EngineError, EvaluationFailed, StoreAway
+from rna_watch.errors import EngineError, EvaluationFailed, RnaWatchError, StoreAway
 from rna_watch.journal import events as e
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.sequences import Sequences
     from rna_watch.engine.contract import Engine
+    from rna_watch.evaluation.client import Evaluator
     from rna_watch.evaluation.evaluator import EvaluatorSpec
     from rna_watch.journal.run_paths import RunPaths
 
@@ -102,7 +103,8 @@ class Worker:
         self._reconciled = -math.inf
         self._ray: RayBeside | None = None
         self.engine: Engine | None = None
-        self.ready = False
+        self._begun = False
+        self._loading: threading.Thread | None = None
         self.idle = False
         self.wake = threading.Event()
 
@@ -119,7 +121,7 @@ class Worker:
         self._pipeline = self._set_up()
         self._look_at_ray()
         second = self._second()
-        self.ready = True
+        self._begun = True
         while True:
             self._proceed()
             done = False
@@ -163,6 +165,11 @@ class Worker:
         if name is None and (name := second.next()) is not None:
             self._backlog.begin(name)
         return [] if name is None else [name]
+
+    @property
+    def ready(self) -> bool:
+        """Whether it works, and the evaluator is loaded, or was found not to be what can be."""
+        return self._begun and (self._loading is None or not self._loading.is_alive())
 
     def since_error_s(self) -> float:
         """Seconds since work failed last."""
@@ -258,13 +265,11 @@ class Worker:
         self.engine = engine or start_engine(self._config)
         count = self._config.evaluators if self._spec else 0
         evaluators = [self.engine.evaluator(self._spec) for _ in range(count) if self._spec is not None]
-        if evaluators and not self.ready:
+        if evaluators and not self._begun:
             self._say(f"loading  {self._config.evaluator or self._config.evaluate_command}")
         for evaluator in evaluators[:1]:  # the others start when there is more than one model to evaluate
-            try:
-                evaluator.warm_up()
-            except EvaluationFailed as error:
-                failed(self._recorder, error, loaded=False)
+            self._loading = threading.Thread(target=self._load, args=(evaluator,), name="rna-watch-load", daemon=True)
+            self._loading.start()  # windows are measured meanwhile
         return Pipeline(
             self._config,
             self._paths,
@@ -275,6 +280,17 @@ class Worker:
             engine=self.engine,
             evaluators=evaluators,
         )
+
+    def _load(self, evaluator: Evaluator) -> None:
+        try:
+            evaluator.warm_up()
+        except EvaluationFailed as error:
+            with contextlib.suppress(RnaWatchError):  # the thread that works finds the same
+                failed(self._recorder, error, loaded=False)
+        except RnaWatchError:  # it was closed
+            pass
+        except Exception:  # noqa: BLE001 - whatever it is, it shows at the first model
+            _LOG.exception("the evaluator was not loaded in advance")
 
 
 def _in_words(config: RunConfig) -> str:

@@ -117,19 +117,15 @@ def _done(state: RunState, now: float) -> str:
 
 def helps(state: RunState) -> str:
     """At how many checkpoints the model is better than the original."""
-    chosen = [each.verdict for each in list(state.checkpoints.values()) if each.verdict]
-    compared = [each for each in chosen if each.better_than_original is not None]
+    compared, better, beyond, unknown = state.checkpoints.better()
     if not compared:
         if state.started is not None and not state.started.evaluator:
             return f"not known, nothing is tested: {HOW_TO_TEST}"
         return "not known yet: no model was tested" if state.started else ""
-    better = [each for each in compared if each.better_than_original]
-    beyond = sum(each.significant is True for each in better)
-    unknown = sum(each.significant is None for each in better)
-    how = "" if unknown == len(better) else f", beyond noise at {beyond}"
-    word = "yes" if len(better) * 2 > len(compared) else "sometimes" if better else "no"
-    at = "checkpoint" if len(compared) == 1 else "checkpoints"
-    return f"{word}, the model is better than the original at {len(better)} of {len(compared)} {at}{how}"
+    how = "" if unknown == better else f", beyond noise at {beyond}"
+    word = "yes" if better * 2 > compared else "sometimes" if better else "no"
+    at = "checkpoint" if compared == 1 else "checkpoints"
+    return f"{word}, the model is better than the original at {better} of {compared} {at}{how}"
 
 
 def _values(state: RunState, found: Sequence[Standing]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from rna_watch.engine.child import Child
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled
 from rna_watch.evaluation.client import Evaluator
-from rna_watch.evaluation.local import ChildProcess
+from rna_watch.evaluation.local import begin
 from rna_watch.window import tasks
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class LocalEngine:
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived evaluating process."""
-        evaluator = Evaluator(spec, ChildProcess)
+        evaluator = Evaluator(spec, begin)
         self._evaluators.append(evaluator)
         return evaluator
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.journal.ages import NEVER
@@ -92,6 +93,7 @@ class Checkpoints(dict[str, Checkpoint]):
         self.pinned: dict[str, None] = {}
         self.left_behind: dict[str, None] = {}
         self.trained: dict[str, None] = {}
+        self.verdicts: Counter[tuple[bool | None, bool | None]] = Counter()  # better than the original, beyond noise
         self.admitted: list[tuple[int, int, str]] = []
         self._series: dict[str, Series] = {}
         self._paths: dict[str, tuple[str, ...]] = {}
@@ -139,6 +141,8 @@ class Checkpoints(dict[str, Checkpoint]):
                 (made._inodes, admitted["inode"][place]),
             ):
                 found[key] = (*found[key], name) if key in found else (name,)
+        verdicts = filter(None, columns["verdict"])
+        made.verdicts.update((each.better_than_original, each.significant) for each in verdicts)
         made.admitted.sort()
         for series in made._series.values():
             for each in (series.admitted, series.seqs, series.steps, series.breaks):
@@ -157,6 +161,9 @@ class Checkpoints(dict[str, Checkpoint]):
         _mark(self.pinned, name, new.pinned)
         _mark(self.left_behind, name, new.left_behind)
         _mark(self.trained, name, new.trained)
+        for each, count in ((old, -1), (new, 1)):
+            if each is not None and each.verdict:
+                self.verdicts[each.verdict.better_than_original, each.verdict.significant] += count
         super().__setitem__(name, new)
         if new.brief is None:
             self._unpacked.pop(name, None)
@@ -213,6 +220,17 @@ class Checkpoints(dict[str, Checkpoint]):
     def count(self, stages: Iterable[Stage]) -> int:
         """How many are at one of these stages."""
         return sum(len(self.stages[stage]) for stage in stages)
+
+    def better(self) -> tuple[int, int, int, int]:
+        """Over the models that were compared with their originals: how many, better, beyond noise, and not compared with it."""
+        found = [(each, beyond, count) for (each, beyond), count in list(self.verdicts.items()) if each is not None]
+        better = [(beyond, count) for each, beyond, count in found if each]
+        return (
+            sum(count for _, _, count in found),
+            sum(count for _, count in better),
+            sum(count for beyond, count in better if beyond),
+            sum(count for beyond, count in better if beyond is None),
+        )
 
     def by_path(self, path: str) -> list[Checkpoint]:
         """Those that were admitted from a path."""
