@@ -17,7 +17,7 @@ from rna_watch.journal.replay import Stage
 from rna_watch.watching.discovery import several_runs
 from rna_watch.watching.hints import Hints
 from rna_watch.watching.readiness import KEPT_PLACE_S, Readiness
-from rna_watch.watching.scan import scan
+from rna_watch.watching.scan import candidate, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rna_watch.daemon.setup import Timing
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.layout.identity import FileIdentity
+    from rna_watch.watching.scan import Found
 
 _TICK_S = 0.25
 _EVENTS = "events and scans"
@@ -40,6 +41,7 @@ _LEAST_PAUSE_S = 0.05
 _IDLE_SHARE = 0.002
 _TOUCHED_SHARE = 0.05  # and those at files that grow this part
 _LONGEST_SCAN_S = 60.0
+_MISSED_S = 1.0  # after this it is told what went unread: an event may say by then that it was renamed
 
 
 class Watcher:
@@ -100,6 +102,7 @@ class Watcher:
         rested = (lambda _: 0.0) if timing.network else rested_s
         self._readiness = Readiness(timing.quiet_s, rested, reading=sequences.reading, at_once=until_done)
         self._next_scan = 0.0
+        self._missing: dict[str, float] = {}  # what went before it was read, and since when
         self._looked, self._cost_s = 0.0, 0.0  # when the last look was, and the CPU time that it took
         self._begun = time.monotonic()
         self._ending = until_done  # what is incomplete is waited for no longer than a short while
@@ -196,6 +199,8 @@ class Watcher:
         """How long after a look the next one is, if no event wants it sooner; longer where looks take much, and events come."""
         if self._config.scan_interval is not None or self.by != _EVENTS:
             return self._timing.scan_s
+        if self._missing:
+            return min(self._timing.scan_s, _MISSED_S)
         return max(self._timing.scan_s, min(self._cost_s / share, _LONGEST_SCAN_S))
 
     def _announced(self) -> bool:
@@ -230,7 +235,8 @@ class Watcher:
     def _scan(self, now: float) -> None:
         back = self.away or bool(self._recorder.state.problems.get("scan"))
         unlisted: set[str] = set()
-        written = self._hints.pop_written()  # before the look: what is closed meanwhile counts at the next one
+        # before the look: what is closed meanwhile counts at the next one
+        written, moved = self._hints.pop_written(), self._hints.pop_moved()
         try:
             found, problems = scan(
                 self._paths.run,
@@ -264,15 +270,33 @@ class Watcher:
             self._backlog.there_before(times)
         self._sequences.update(times)
         self._admission.reread()
-        gone = self._readiness.update(found, now, unlisted)
+        self._readiness.update(found, now, unlisted)
         for name in written if self._config.quiet is None else ():
             self._readiness.written(name, now)
         self._idle_since = now if back else max(self._idle_since, self._readiness.changed)
         self._scanned = now
-        for name in gone:
+        for name in self._missed(found, written, moved):
             known = self._recorder.checkpoint(name)
-            if known is not None and known.stage is Stage.WAITING:
+            if known is None or known.stage is Stage.WAITING:
                 self._recorder.record(e.Vanished(checkpoint=name))
+
+    def _missed(self, found: list[Found], written: set[str], moved: set[str]) -> list[str]:
+        """What was whole for a moment and is gone, by what scans and events tell; not what has another name by now."""
+        now, names = time.monotonic(), {each.name for each in found}
+        there = {each.identity.inode for each in found if each.identity is not None}
+        for name, inode in self._readiness.pop_lost():
+            if inode not in there or self._recorder.checkpoint(name) is not None:
+                self._missing.setdefault(name, now)
+        for name in written - names:
+            if candidate(name, self._config.patterns) and not os.path.lexists(self._paths.run / name):
+                self._missing.setdefault(name, now)
+        for name in [each for each in self._missing if _renamed(each, moved) or each in names]:
+            if self._recorder.checkpoint(name) is None or name in names:
+                del self._missing[name]
+        missed = sorted(name for name, since in self._missing.items() if now - since >= _MISSED_S)
+        for name in missed:
+            del self._missing[name]
+        return missed
 
     def _gone(self, what: str) -> None:
         self.away = not self._until_done
@@ -329,6 +353,12 @@ class Watcher:
             checkpoint = self._recorder.checkpoint(name) if whole else None
             if checkpoint is not None and checkpoint.admitted and self._sequences.overtaken(checkpoint):
                 self._on_late(name)
+
+
+def _renamed(name: str, moved: set[str]) -> bool:
+    """Whether a path, or a folder that it lies in, is among these."""
+    parts = name.split("/")
+    return any("/".join(parts[:count]) in moved for count in range(1, len(parts) + 1))
 
 
 def _place(folder: object) -> tuple[int, int] | None:

@@ -108,6 +108,7 @@ def _done(state: RunState, now: float) -> str:
         (stages[Stage.REFUSED], "not usable"),
         (stages[Stage.SKIPPED], "left out"),
         (stages[Stage.FAILED], "failed"),
+        (stages[Stage.VANISHED], "gone before they could be read"),
     ):
         parts += [f"{count} {word}"] if count else []
     if far.left_s is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from watchdog.events import (
     DirAttribEvent,
     DirModifiedEvent,
+    DirMovedEvent,
     FileAttribEvent,
     FileClosedEvent,
     FileClosedNoWriteEvent,
@@ -40,6 +41,7 @@ class _Handler(FileSystemEventHandler):
         self._wake = wake
         self._ignored = tuple(f"{folder}{os.sep}" for folder in ignored)
         self.written: deque[str] = deque(maxlen=_MOST)
+        self.moved: deque[str] = deque(maxlen=_MOST)
         self.touched = False
 
     def on_any_event(self, event: FileSystemEvent) -> None:
@@ -50,6 +52,8 @@ class _Handler(FileSystemEventHandler):
         if not f"{path}{os.sep}".startswith(self._ignored):
             if isinstance(event, _WRITTEN):
                 self.written.append(path)
+            if isinstance(event, FileMovedEvent | DirMovedEvent):
+                self.moved.append(os.fsdecode(event.src_path))
             if isinstance(event, _TOUCHED):
                 self.touched = True
             else:
@@ -86,6 +90,13 @@ class Hints:
         found = set()
         while self._handler.written:
             found.add(os.path.relpath(self._handler.written.popleft(), self._run))
+        return found
+
+    def pop_moved(self) -> set[str]:
+        """The paths, relative to the run directory, that files and folders were renamed from since the last call."""
+        found = set()
+        while self._handler.moved:
+            found.add(os.path.relpath(self._handler.moved.popleft(), self._run))
         return found
 
     def pop_touched(self) -> bool:

@@ -75,6 +75,7 @@ class Readiness:
             str, _Entry
         ] = {}  # those that are not settled: a folder of thousands is looked at every moment
         self._let_by: list[str] = []
+        self._lost: list[tuple[str, int]] = []
         self._none_read_since: float | None = None
         self.changed = -math.inf  # when a candidate was new or another one last
 
@@ -96,7 +97,9 @@ class Readiness:
         gone = [name for name in self._entries if name not in current and not f"{name}/".startswith(unseen)]
         for name in gone:
             del self._entries[name]
-            self._open.pop(name, None)
+            lost = self._open.pop(name, None)
+            if lost is not None:
+                self._lost.append((name, lost.identity.inode if lost.identity else 0))
         for name, each in current.items():
             entry = self._entries.get(name)
             if each.identity is None:
@@ -183,6 +186,11 @@ class Readiness:
     def pop_let_by(self) -> list[str]:
         """The files that could not be read for so long that their successors go on without them, each once."""
         found, self._let_by = self._let_by, []
+        return found
+
+    def pop_lost(self) -> list[tuple[str, int]]:
+        """The candidates that went before they were admitted or refused, with their inodes, each once."""
+        found, self._lost = self._lost, []
         return found
 
     def passed(self, name: str) -> bool:

@@ -86,6 +86,17 @@ def scan(
     return found, problems
 
 
+def candidate(name: str, patterns: Sequence[str] = ()) -> bool:
+    """Whether a file may be a checkpoint by its name alone, as the scan has it; for one that is gone.
+
+    Args:
+        name: path relative to the run directory.
+        patterns: see `scan`.
+    """
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and name.count("/") <= _MAX_DEPTH and _matches(name, patterns, whole=False)
+
+
 def linked_folders(run: Path, *, exclude: Sequence[Path] = ()) -> list[tuple[str, str]]:
     """Links to folders elsewhere, which the scan does not follow: their paths relative to `run`, and where they lead."""
     ours = [os.path.realpath(folder) for folder in exclude]
