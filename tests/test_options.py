@@ -164,3 +164,17 @@ def test_each_shell_has_a_script(shell: str) -> None:
     script = CliRunner().invoke(app, ["completion", shell]).output
     assert f"_RNA_WATCH_COMPLETE={shell}_complete" in script
     assert "rna-watch" in script
+
+
+def test_help_all_changes_nothing_of_what_help_shows() -> None:
+    """In one process `--help` is as short after `--help-all` as before."""
+    before = _help("start", "--help")
+    _help("start", "--help-all")
+    assert _help("start", "--help") == before
+
+
+def test_summaries_of_commands_are_whole() -> None:
+    """On a terminal of 80 cells no command's summary is cut."""
+    shown = _help("--help")
+    assert "..." not in shown
+    assert max(map(len, shown.splitlines())) <= 80

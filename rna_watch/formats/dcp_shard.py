@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_left, bisect_right
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import RefusedCheckpoint
 from rna_watch.formats import dcp_metadata, zip_checksums
-from rna_watch.formats.format import Checksums, FileFormat
+from rna_watch.formats.format import FileFormat
 from rna_watch.layout.identity import check_unchanged
 from rna_watch.layout.open_file import FileSlice, OpenFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rna_watch.formats.format import Owner, Part, Written
     from rna_watch.layout.identity import FileIdentity
     from rna_watch.layout.layout import Layout
 
@@ -50,37 +46,9 @@ def _places(identity: FileIdentity) -> dict[str, list[tuple[int, int]]]:
     }
 
 
-def _parts(file: OpenFile) -> list[Part]:
-    return [
-        (each.start_bytes + start, each.start_bytes + end, name)
-        for each in _zips(file)
-        for start, end, name in zip_checksums.parts(each)
-    ]
-
-
-def _damage(file: OpenFile, owners: Sequence[Owner]) -> tuple[list[str], bool]:
-    problems: list[str] = []
-    kept = []
-    for each in _zips(file):
-        own = [(offset - each.start_bytes, name) for offset, name in owners if offset >= each.start_bytes]
-        found, sums = zip_checksums.damage(each, own)
-        problems += found
-        kept.append(sums)
-    return problems, bool(kept) and all(kept)
-
-
-def _repair(file: OpenFile, written: Written, writer: int) -> None:
-    starts = sorted(written)
-    for each in _zips(file):
-        base, end = each.start_bytes, each.start_bytes + each.size_bytes
-        own = starts[bisect_left(starts, base) : bisect_right(starts, end)]
-        if own:
-            zip_checksums.repair(each, {start - base: written[start] for start in own}, writer, base)
-
-
 FORMAT = FileFormat(
     name="distcp",
     recognises=lambda path, _head: path.endswith(ENDING),
     read_layout=_read_layout,
-    checksums=Checksums(parts=_parts, damage=_damage, repair=_repair),
+    checksums=zip_checksums.of_zips(_zips),
 )

@@ -83,6 +83,20 @@ def states_of_deepspeed(path: str, source: str) -> list[str]:
     return torch_file(os.path.join(path, "mp_rank_00_model_states.pt"), source or "module")  # noqa: PTH118
 
 
+def stable_baselines(path: str, _source: str) -> list[str]:
+    """For a zip of Stable-Baselines3, which does not name the class that wrote it."""
+    return [
+        "from stable_baselines3 import PPO  # or the class that the run trains",
+        "",
+        f"model = PPO.load({path!r})",
+    ]
+
+
+def nemo(path: str, _source: str) -> list[str]:
+    """For an archive of NeMo, whose configuration names the class."""
+    return ["from nemo.core import ModelPT", "", f"model = ModelPT.restore_from({path!r})"]
+
+
 def _into_models(saved: str, source: str) -> list[str]:
     """A line for each network that the key path names; several stand with commas."""
     parts = [part.strip() for part in source.split(",")]

@@ -9,8 +9,10 @@ from rna_watch.formats import (
     dcp_shard,
     deepspeed,
     hugging_face,
+    nemo,
     rank_files,
     safetensors_file,
+    stable_baselines,
     torch_legacy,
     torch_zip,
 )
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 # the first that recognises a file or a folder takes it
 FILES: tuple[FileFormat, ...] = (
     dcp_shard.FORMAT,  # before torch's zip: a shard begins like one
+    stable_baselines.FORMAT,  # so does this
+    nemo.FORMAT,
     torch_zip.FORMAT,
     safetensors_file.FORMAT,
     torch_legacy.FORMAT,

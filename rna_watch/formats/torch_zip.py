@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rna_watch.formats.safe_pickle import Storage
     from rna_watch.layout.layout import Layout
-    from rna_watch.layout.open_file import OpenFile
+    from rna_watch.layout.open_file import FileSlice, OpenFile
 
 _STORAGES = "data/"
 _SAMPLES = 64
@@ -189,6 +189,24 @@ def read_layout(file: OpenFile, source: str | None = None) -> Layout:
     if len(data) <= _KEPT_BYTES and None not in places.values():
         _last[0] = _Known(pickled=data, source=source, tree=tree, places=places, layout=layout)
     return layout
+
+
+def layout_inside(file: OpenFile, part: FileSlice, name: str, source: str | None) -> Layout:
+    """The layout of a file that holds a torch zip as a part of it, as `read_layout`.
+
+    Args:
+        file: the file.
+        part: the torch zip.
+        name: of the file's format.
+        source: key path of the model in it, found if None.
+    """
+    content = read(part)
+
+    def place(storage: Storage) -> Place | None:
+        found = content.place(storage)
+        return None if found is None else (part.start_bytes + found[0], found[1])
+
+    return storages.layout(file, name, content.tree(), source, place, content.fingerprint)
 
 
 FORMAT = FileFormat(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from rna_watch.formats.format import Checksums
 from rna_watch.formats.zip_directory import payload_offset, read_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rna_watch.formats.format import Owner, Part, Written
     from rna_watch.formats.zip_directory import Record
@@ -88,6 +88,41 @@ def repair(file: OpenFile, written: Written, writer: int, base: int = 0) -> None
 
 
 CHECKSUMS = Checksums(parts=parts, damage=damage, repair=repair)
+
+
+def of_zips(zips: Callable[[OpenFile], Sequence[OpenFile]]) -> Checksums:
+    """The checksums of files that hold several zips.
+
+    Args:
+        zips: those of a file, as parts of it or the file itself; one that lies in another comes before it.
+    """
+
+    def their_parts(file: OpenFile) -> list[Part]:
+        return [
+            (each.start_bytes + start, each.start_bytes + end, name)
+            for each in zips(file)
+            for start, end, name in parts(each)
+        ]
+
+    def their_damage(file: OpenFile, owners: Sequence[Owner]) -> tuple[list[str], bool]:
+        problems: list[str] = []
+        kept = []
+        for each in zips(file):
+            own = [(offset - each.start_bytes, name) for offset, name in owners if offset >= each.start_bytes]
+            found, sums = damage(each, own)
+            problems += found
+            kept.append(sums)
+        return problems, bool(kept) and all(kept)
+
+    def repair_them(file: OpenFile, written: Written, writer: int) -> None:
+        starts = sorted(written)
+        for each in zips(file):
+            base, end = each.start_bytes, each.start_bytes + each.size_bytes
+            own = starts[bisect_left(starts, base) : bisect_right(starts, end)]
+            if own:
+                repair(each, {start - base: written[start] for start in own}, writer, base)
+
+    return Checksums(parts=their_parts, damage=their_damage, repair=repair_them)
 
 
 def _places(record: Record, offset: int) -> tuple[int, int]:

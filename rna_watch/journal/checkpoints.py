@@ -152,6 +152,7 @@ class Checkpoints(dict[str, Checkpoint]):
     def __setitem__(self, name: str, new: Checkpoint) -> None:
         """Put a checkpoint in the place of what was known of it."""
         old = self.get(name)
+        super().__setitem__(name, new)  # before the indexes: whoever finds its name in one finds it here
         if old is None or old.stage is not new.stage:
             if old is not None:
                 self.stages[old.stage].pop(name, None)
@@ -164,7 +165,6 @@ class Checkpoints(dict[str, Checkpoint]):
         for each, count in ((old, -1), (new, 1)):
             if each is not None and each.verdict:
                 self.verdicts[each.verdict.better_than_original, each.verdict.significant] += count
-        super().__setitem__(name, new)
         if new.brief is None:
             self._unpacked.pop(name, None)
             self._unpacked[name] = None
@@ -215,7 +215,8 @@ class Checkpoints(dict[str, Checkpoint]):
 
     def of_stages(self, stages: Iterable[Stage]) -> list[Checkpoint]:
         """All that are at one of these stages."""
-        return [self[name] for stage in stages for name in list(self.stages[stage])]
+        found = [(self[name], stage) for stage in stages for name in list(self.stages[stage])]
+        return [checkpoint for checkpoint, stage in found if checkpoint.stage is stage]  # not one that moves just now
 
     def count(self, stages: Iterable[Stage]) -> int:
         """How many are at one of these stages."""

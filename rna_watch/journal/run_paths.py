@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rna_watch.errors import StoreError, UsageError
 from rna_watch.journal import events, log
 from rna_watch.layout import disk, owned
-from rna_watch.layout.trouble import of_run
+from rna_watch.layout.trouble import UNREAD, in_words, of_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,8 +143,11 @@ class RunPaths:
 
 def _adopt(paths: RunPaths, *, allow_links: bool) -> str:
     """Put our mark into a state folder that an older version made; returns what was done, in words, if anything."""
-    if owned.is_marked(owned.locate(paths.journal)[0]):
-        return ""
+    try:
+        if owned.is_marked(owned.locate(paths.journal)[0]):
+            return ""
+    except OSError as error:
+        raise StoreError(f"cannot look at {paths.state}: {in_words(error)}") from error
     started = [event for event in log.read(paths.journal) if isinstance(event, events.Started)]
     foreign = sorted(each.name for each in paths.state.iterdir() if not _OURS.match(each.name))
     why = ""
@@ -165,8 +168,13 @@ def _adopt(paths: RunPaths, *, allow_links: bool) -> str:
 
 
 def _is_one(recorded: Path, output: Path) -> bool:
-    with contextlib.suppress(OSError, ValueError):
+    try:
         return same_folder(recorded, output)
+    except OSError as error:
+        if error.errno in UNREAD:
+            raise StoreError(f"cannot look at {recorded}: {in_words(error)}") from error
+    except ValueError:
+        pass
     return False
 
 
@@ -185,7 +193,7 @@ def adopt_pins(paths: RunPaths, *, allow_links: bool = False) -> str:
 
     Raises:
         UsageError: the folder's journal is that of a folder elsewhere, or it holds other things than we make.
-        StoreError: the folder cannot be written or renamed.
+        StoreError: the folder cannot be looked at, written or renamed.
     """
     pins, old = paths.pin_folders
     adopted = _adopt(paths, allow_links=allow_links)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import UsageError
 from rna_watch.layout import artifacts
+from rna_watch.layout.trouble import UNREAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -198,17 +199,14 @@ def held(base: int, name: str) -> Iterator[None]:
 
 
 def is_marked(folder: Folder) -> bool:
-    """Whether a folder carries our mark."""
+    """Whether a folder carries our mark; raises OSError where that cannot be told for a reason that may pass."""
     try:
-        descriptor = open_folder(folder.path, follow=folder.follow)
-    except OSError:
+        with at(os.path.join(folder.path, MARK)) as (where, name):  # noqa: PTH118
+            found = os.stat(name, dir_fd=where, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in UNREAD:
+            raise
         return False
-    try:
-        found = os.stat(MARK, dir_fd=descriptor, follow_symlinks=False)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
     return stat.S_ISREG(found.st_mode) and folder.uid in {None, found.st_uid}
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import pickletools
 import struct
+import tarfile
 import zipfile
 from itertools import pairwise
 
@@ -123,7 +124,7 @@ def damaged(content, at, chance):
 def without_checksums(content):
     """A file's bytes with the checksums of every zip in it blotted out, as another model has others."""
     blotted = bytearray(content)
-    for signature, place in ((b"PK\x07\x08", 4), (b"PK\x01\x02", 16)):
+    for signature, place in ((b"PK\x07\x08", 4), (b"PK\x01\x02", 16), (b"PK\x03\x04", 14)):
         at = content.find(signature)
         while at >= 0:
             blotted[at + place : at + place + 4] = bytes(4)
@@ -147,8 +148,25 @@ def _hostile_zip(content):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as new:
         for name, _, start, end in records(content):
-            record = content[start:end]
-            new.writestr(name, _hostile_pickle(record) if name.endswith("data.pkl") else record)
+            new.writestr(name, _hostile_record(name, content[start:end]))
+    return out.getvalue()
+
+
+def _hostile_record(name, record):
+    if record.startswith(b"PK"):
+        return _hostile_zip(record)
+    return _hostile_pickle(record) if name.endswith("data.pkl") else record
+
+
+def _hostile_tar(content):
+    """The same archive with a call in the pickle of every zip in it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(content)) as old, tarfile.open(fileobj=out, mode="w:") as new:
+        for member in old:
+            record = old.extractfile(member).read() if member.isfile() else b""
+            record = _hostile_record(member.name, record)
+            member.size = len(record)
+            new.addfile(member, io.BytesIO(record))
     return out.getvalue()
 
 
@@ -161,6 +179,9 @@ def make_hostile(path):
             count += _make_hostile_shard(file)
         elif content.startswith(b"PK"):
             put(file, _hostile_zip(content))
+            count += 1
+        elif file.suffix == ".nemo":
+            put(file, _hostile_tar(content))
             count += 1
         elif is_legacy(content):
             starts = [0, *pickles(content)]

@@ -33,6 +33,8 @@ _READ = (
     ".ckpt",
     ".bin",
     ".safetensors",
+    ".zip",
+    ".nemo",
     ".distcp",
     ".metadata",
     "index.json",

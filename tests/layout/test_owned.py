@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rna_watch.errors import UsageError
+from rna_watch.errors import StoreError, UsageError
+from rna_watch.journal import run_paths
 from rna_watch.journal.run_paths import RunPaths
 from rna_watch.layout import disk, owned
 from rna_watch.publishing import output_tree
@@ -216,3 +217,17 @@ def test_a_draft_is_reached_from_a_process_that_claimed_nothing(tmp_path, precio
         disk.patching(draft / "link" / "data")
     disk.remove(draft)
     assert (precious / "data").read_text() == "precious"
+
+
+def test_a_mark_that_cannot_be_looked_at_now_makes_no_folder_foreign(paths, monkeypatch):
+    """A process that may open no more files has failed for now: it does not say that the folder is somebody else's."""
+    real = os.stat
+
+    def fails(path, *arguments, **options):
+        if path == owned.MARK:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", fails)
+    with pytest.raises(StoreError, match="may open no more files"):
+        run_paths.adopt_pins(paths)
