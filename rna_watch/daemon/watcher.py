@@ -61,7 +61,7 @@ class Watcher:
         until_done: whether one scan is enough to begin with (`once`).
         on_admitted: called when something was admitted.
         on_late: called with a checkpoint that was admitted after its successors, also those of an earlier start.
-        on_round: called after each look.
+        on_round: called after the first look, and when all that is there was taken, or is no longer.
     """
 
     def __init__(
@@ -129,12 +129,14 @@ class Watcher:
             while True:
                 self._proceed()
                 self.step_begun = time.monotonic()
+                before = self.settled, self.rounds > 0
                 try:
                     self._round()
                     self.settled = self._is_settled()
                 except StoreAway:
                     self.settled = False
-                self._on_round()
+                if before != (self.settled, self.rounds > 0):
+                    self._on_round()
                 self.wake.wait(self._pause_s())
         finally:
             self._hints.stop()

@@ -147,11 +147,12 @@ class Worker:
         if chosen and not taken and time.monotonic() - self._reconciled >= _RECONCILE_S:
             self._reconciled = time.monotonic()
             self._acts.do("outputs", "outputs cannot be compared with the journal", self._publication.reconcile)
-        self.idle = chosen and not taken
+        was_idle, self.idle = self.idle, chosen and not taken
         if self.idle:
             if self.nothing_left():  # else the next work tells whether the engine that was started again is well
                 self._recorder.solved("engine")
-            self._on_idle()
+            if not was_idle:
+                self._on_idle()
         for name in taken:
             self._look_at_ray(name)
             done = self._acts.do("process", f"{name} cannot be worked on", partial(pipeline.process, name))
