@@ -24,7 +24,6 @@ _ROUNDING_PER_ENERGY = 2.0 / (12.0 * 2.164)
 
 
 _FEW = 10  # residuals, up to which products of a matrix and vectors are the fastest
-_COLUMNS = 4096  # up to which calls cost more than what they do
 _SMALL = 1_000_000  # multiply-adds, up to which OpenBLAS has kernels of its own for AVX-512
 _WITH_SMALL = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
@@ -140,10 +139,9 @@ def _products(residuals_nn: Float64, new: int, kernel: Kernel) -> Float64:
     return rows
 
 
-def products(residuals_nn: Float64) -> Float64:
-    """R'R `(N, N)` of a few residuals `(N, n)`, which are left as they are."""
-    few = residuals_nn.shape[1] <= _COLUMNS or len(residuals_nn) > _FEW
-    return _products(residuals_nn, len(residuals_nn), "whole" if few else "vectors")
+def products(residuals_nn: Float64, kernel: Kernel) -> Float64:
+    """R'R `(N, N)` of residuals `(N, n)`, which are left as they are."""
+    return _products(residuals_nn, len(residuals_nn), kernel)
 
 
 def _squares(values_mn: Float64, columns: Sequence[slice]) -> Float64:

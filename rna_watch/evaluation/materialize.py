@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from rna_watch.acceleration.gram import products
+from rna_watch.acceleration.gram import differences, products
 from rna_watch.layout.dtypes import DTYPES, Float64
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import opened
 from rna_watch.window.combine import combined_blocks
 from rna_watch.window.segments import WindowReader, still_infinities
+from rna_watch.window.tasks_plan import window_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +107,8 @@ def span(combination: Combination) -> tuple[list[torch.Tensor], dict[int, Float6
         _bits(storage) if extent.role is Role.COPIED else storage.numpy()
         for extent, storage in zip(newest.extents, storages, strict=True)
     ]
-    weights = np.array(combination.rows)[:, :-1]
+    steps_back = -np.cumsum(combination.rows, axis=1)[:, :-1]  # sum_k w_k y_k = y_K - sum_i (w_0 + .. + w_(i-1)) r_i
+    kernel = window_kernel(count)
     segments = combination.segments()
     grams = {
         number: np.zeros((count - 1, count - 1))
@@ -123,18 +125,18 @@ def span(combination: Combination) -> tuple[list[torch.Tensor], dict[int, Float6
             still = still_infinities(values)
             if still is not None:
                 kept, values[:, still] = values[-1, still], 0.0
-            start = values[-1] + weights[segments[block.pieces[0].segment].group] @ (values[:-1] - values[-1])
-            values[1:] -= values[:-1].copy()
-            values[0] = start
+            residuals = differences(values)
+            values[-1] += steps_back[segments[block.pieces[0].segment].group] @ residuals
             if still is not None:
-                values[0, still] = kept
+                values[-1, still] = kept
             for piece in block.pieces:
                 first = segments[piece.segment].start + piece.start
                 number = segments[piece.segment].extent
+                columns = slice(piece.column, piece.column + piece.count)
                 if number in grams:
-                    grams[number] += products(values[1:, piece.column : piece.column + piece.count])
-                array = arrays[number]
-                array[:, first : first + piece.count] = values[:, piece.column : piece.column + piece.count]
+                    grams[number] += products(residuals[:, columns], kernel)
+                elements = slice(first, first + piece.count)
+                arrays[number][0, elements], arrays[number][1:, elements] = values[-1, columns], residuals[:, columns]
     _copy_integers(newest, arrays)
     return storages, grams
 

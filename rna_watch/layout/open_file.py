@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError, Unreadable
+from rna_watch.layout.disk import DONTCACHE, NO_DONTCACHE
 from rna_watch.layout.identity import check_unchanged, identify
 from rna_watch.layout.trouble import UNREAD_AGAIN, in_words
 
@@ -22,8 +24,6 @@ HEADER_LIMIT_BYTES = 256 * 2**20
 _SAMPLE_BYTES = 4096
 _PIECE_BYTES = 2**20
 _PAGE_BYTES = 4096
-_DONTCACHE = 0x80  # RWF_DONTCACHE of Linux 6.14, for which Python has no name yet
-_NOT_SO = {errno.EOPNOTSUPP, errno.EINVAL}  # what older kernels say to it, and tmpfs
 _MEMORY = Path("/proc/meminfo")
 
 
@@ -108,9 +108,9 @@ class OpenFile:
             return os.preadv(self.descriptor, [buffer], offset)
         if self._by_flag:
             try:
-                return os.preadv(self.descriptor, [buffer], offset, _DONTCACHE)
+                return os.preadv(self.descriptor, [buffer], offset, DONTCACHE)
             except OSError as error:
-                if error.errno not in _NOT_SO:
+                if error.errno not in NO_DONTCACHE:
                     raise
                 self._by_flag = False
         count = os.preadv(self.descriptor, [buffer], offset)
@@ -195,13 +195,13 @@ class FileSlice(OpenFile):
         return super().read(offset, count)
 
 
-def outgrows_cache(size_bytes: int) -> bool:
-    """Whether files of so many bytes in all cannot stay in the page cache: to keep parts of them only drives out others."""
+def cache_bytes() -> float:
+    """How many bytes of files can stay in the page cache; infinite where the system does not say."""
     try:
         (available,) = (line for line in _MEMORY.read_text().splitlines() if line.startswith("MemAvailable:"))
     except (OSError, ValueError):
-        return False
-    return size_bytes > int(available.split()[1]) * 1024
+        return math.inf
+    return int(available.split()[1]) * 1024
 
 
 @contextmanager

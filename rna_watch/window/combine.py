@@ -5,6 +5,7 @@ Weights come as rows `(K,)`: one for the whole model, or one for each tensor.
 
 from __future__ import annotations
 
+import os
 import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rna_watch.errors import RefusedCheckpoint
-from rna_watch.layout.disk import patching, write_all
+from rna_watch.layout.disk import DONTCACHE, patching, write_all
 from rna_watch.layout.dtypes import DTYPES, Array, Float64, narrow
 from rna_watch.layout.layout import Layout, Role, covers
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, WindowReader, still_infinities, window_segments
@@ -130,10 +131,9 @@ def combined_blocks(
         weights, size = rows[first.group], block.values.shape[1]
         if evidence is not None:
             evidence.before(block, weights)
-            read = block.values.copy()
         _combine(block.values, weights, total[:size])
         if evidence is not None and not np.isfinite(total[:size]).all():
-            evidence.damaged(read, weights)
+            evidence.damaged = True
         if first.role is Role.VARIANCE:
             np.maximum(total[:size], 0.0, out=total[:size])
         bits = np.empty(size, dtype=DTYPES[first.dtype].bits)
@@ -193,20 +193,23 @@ def write_combination(
         outputs: the files that are written, by number.
         block_elements: elements of a block.
         evidence: gathers what the values tell of the window.
-        uncached: what is read need not stay in the page cache.
+        uncached: what is read and written need not stay in the page cache.
 
     Raises:
         InputChanged: a checkpoint changed meanwhile.
         OSError: an output cannot be written.
     """
     crcs = [0] * len(segments)
+    flags = DONTCACHE if uncached else 0
     places = [segment.target or segment.places[-1][0] for segment in segments]
-    with ExitStack() as stack, WindowReader(files, uncached=uncached) as reader:
+    with ExitStack() as stack, WindowReader(files, len(files) if uncached else 0) as reader:
         writers = {file: stack.enter_context(patching(outputs[file])) for file in {each[0] for each in places}}
         for number, start, bits in combined_blocks(reader, segments, rows, block_elements, evidence):
             file, offset, _ = places[number]
-            write_all(writers[file].fileno(), bits.data.cast("B"), offset + start * bits.itemsize)
+            write_all(writers[file].fileno(), bits.data.cast("B"), offset + start * bits.itemsize, flags)
             crcs[number] = zlib.crc32(bits.data, crcs[number])
+        for writer in writers.values() if uncached else ():  # what the flag has left, or all where the system has none
+            os.posix_fadvise(writer.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return [
         Patch(file=file, offset_bytes=offset, size_bytes=segment.size_bytes, crc=crc)
         for segment, (file, offset, _), crc in zip(segments, places, crcs, strict=True)

@@ -46,6 +46,7 @@ class Evidence:
         n = checkpoints - 1
         self._parts = [GramRows(rows=np.zeros((n, n)), rounding_energy=0.0, non_finite=frozenset())]
         self._bad: set[int] = set()
+        self.damaged = False  # some of the combination is not finite
 
     def before(self, block: Block, weights: Sequence[float]) -> None:
         """Look at the values of a block; those of weight 0 do not show in the combination."""
@@ -67,9 +68,9 @@ class Evidence:
         if len(self._parts) >= _MERGED:
             self._parts = [merge(self._parts)]
 
-    def damaged(self, values_kn: Float64, weights: Sequence[float]) -> None:
-        """Note whose values are not finite, in a block whose combination is not."""
-        self._bad |= _not_finite(values_kn, [k for k, weight in enumerate(weights) if weight])
+    def look(self, block: Block, weights: Sequence[float]) -> None:
+        """Note whose values are not finite, among those that show in a combination."""
+        self._bad |= _not_finite(block.values, [k for k, weight in enumerate(weights) if weight])
 
     def found(self) -> GramRows:
         """The rows of the steps' products, with the numbers of the checkpoints that are not finite."""

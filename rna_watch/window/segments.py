@@ -274,11 +274,15 @@ def allow_files(count: int) -> None:
 class WindowReader:
     """Reads blocks of K checkpoints into private, reused buffers; a context that checks the files before and after.
 
+    Args:
+        files: of each checkpoint, and of the companions.
+        uncached: what is read of so many of them, the first, does not stay in the page cache.
+
     Raises:
         InputChanged: a file is gone, or is not the one that was planned, before or after the reading.
     """
 
-    def __init__(self, files: Sequence[Sequence[FileIdentity]], *, uncached: bool = False) -> None:
+    def __init__(self, files: Sequence[Sequence[FileIdentity]], uncached: int = 0) -> None:
         self._files = files
         self._uncached = uncached
         self._open = ExitStack()
@@ -289,7 +293,10 @@ class WindowReader:
         allow_files(sum(len(files) for files in self._files))
         with ExitStack() as stack:
             stack.enter_context(np.errstate(invalid="ignore"))  # signalling NaNs
-            self._readers = [stack.enter_context(opened(files, uncached=self._uncached)) for files in self._files]
+            self._readers = [
+                stack.enter_context(opened(files, uncached=number < self._uncached))
+                for number, files in enumerate(self._files)
+            ]
             self._open = stack.pop_all()
         return self
 

@@ -66,7 +66,7 @@ def gram_rows(task: GramTask) -> GramRows:
     # values that are not finite are reported by name, so numpy need not warn of them
     with (
         np.errstate(over="ignore", invalid="ignore"),
-        WindowReader(task.files, uncached=task.uncached) as reader,
+        WindowReader(task.files, task.uncached) as reader,
     ):
         for block in reader.blocks(task.segments, task.block_elements):
             segment = task.segments[block.pieces[0].segment]
@@ -112,7 +112,13 @@ def combined(task: CombineTask) -> list[Patch] | tuple[list[Patch], GramRows]:
         evidence,
         uncached=task.uncached,
     )
-    return patches if evidence is None else (patches, evidence.found())
+    if evidence is None:
+        return patches
+    if evidence.damaged:  # a second look, only where the sums came out non-finite
+        with WindowReader(task.files, len(task.files) if task.uncached else 0) as reader:
+            for block in reader.blocks(task.segments, task.block_elements):
+                evidence.look(block, task.rows[task.segments[block.pieces[0].segment].group])
+    return patches, evidence.found()
 
 
 def _no_rows(task: GramTask) -> GramRows:

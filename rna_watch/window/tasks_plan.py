@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from operator import attrgetter
@@ -12,11 +13,11 @@ from threadpoolctl import threadpool_info
 from rna_watch.acceleration.gram import Kernel, kernel_for
 from rna_watch.layout.identity import FileIdentity
 from rna_watch.layout.layout import Role
-from rna_watch.layout.open_file import outgrows_cache
+from rna_watch.layout.open_file import cache_bytes
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, window_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rna_watch.acceleration.residuals import Form
     from rna_watch.layout.layout import Layout
@@ -30,6 +31,7 @@ TASK_ELEMENTS = 2**22
 COPY_BYTES = 2**26
 BUDGET_MIB = 64.0  # of block buffers in one worker
 _MOST_TASKS = 512
+_KEPT = 2 / 3  # of the memory that is available: what stays in the page cache of a window that it cannot hold
 _STATISTICS = frozenset({Role.STATISTIC, Role.VARIANCE})
 
 Files = tuple[tuple[FileIdentity, ...], ...]
@@ -42,7 +44,7 @@ class GramTask:
 
     The first `checkpoints` of `files` are the window's; those of the companions follow. `factors[group][i]` is (p, q) of
     residual i, where the residuals have another form besides the difference. `kernel` takes the products. `uncached`: what is
-    read need not stay in the page cache, which cannot hold the window.
+    read of so many files, the first, need not stay in the page cache, which cannot hold the window.
     """
 
     files: Files
@@ -51,7 +53,7 @@ class GramTask:
     new: int
     block_elements: int
     kernel: Kernel
-    uncached: bool = False
+    uncached: int = 0
     factors: tuple[tuple[tuple[float, float], ...], ...] = ()
 
     @property
@@ -139,8 +141,8 @@ def gram_tasks(
     segments = window_segments(layouts, frozenset({Role.PARAMETER}) | _STATISTICS, limit, beside)
     files = _files(layouts, beside)
     block = block_elements(len(files), budget_mib)
-    kernel = kernel_for(len(layouts) - 1, _architecture())
-    uncached = _outgrows(layouts)
+    kernel = window_kernel(len(layouts))
+    groups = _groups(segments, attrgetter("count"), limit)
     return [
         GramTask(
             files=files,
@@ -152,8 +154,25 @@ def gram_tasks(
             uncached=uncached,
             factors=_by_group(form),
         )
-        for group in _groups(segments, attrgetter("count"), limit)
+        for group, uncached in zip(groups, _uncached(groups, layouts, len(files)), strict=True)
     ]
+
+
+def _uncached(groups: Sequence[tuple[Segment, ...]], layouts: Sequence[Layout], files: int) -> Iterator[int]:
+    """How many of the files, the first, are read for each group without staying in the page cache.
+
+    Where it cannot hold the window, it keeps the beginning of all checkpoints but the oldest, which has no weight in an
+    extrapolation and is in no later window: the pass that combines reads the others once more.
+    """
+    room = _KEPT * cache_bytes() if _outgrows(layouts) else math.inf
+    for group in groups:
+        room -= (len(layouts) - 1) * sum(segment.size_bytes for segment in group)
+        yield 0 if room == math.inf else 1 if room >= 0 else files
+
+
+def window_kernel(checkpoints: int) -> Kernel:
+    """How products of so many checkpoints' residuals are taken on this machine."""
+    return kernel_for(checkpoints - 1, _architecture())
 
 
 @cache
@@ -227,7 +246,7 @@ def combine_tasks(
 
 
 def _outgrows(layouts: Sequence[Layout]) -> bool:
-    return outgrows_cache(sum(file.size_bytes for layout in layouts for file in layout.files))
+    return sum(file.size_bytes for layout in layouts for file in layout.files) > cache_bytes()
 
 
 def copy_tasks(

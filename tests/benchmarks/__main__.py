@@ -13,7 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import beside, breaks, digits, evidence, growth, latency, search, slow, whole, window
+from tests.benchmarks import (
+    beside,
+    breaks,
+    digits,
+    evidence,
+    growth,
+    large,
+    latency,
+    layered,
+    search,
+    slow,
+    whole,
+    window,
+)
 from tests.benchmarks.levers import show as levers
 from tests.benchmarks.levers.tasks import TRAININGS
 from tests.benchmarks.options import Options
@@ -25,8 +38,10 @@ BENCHMARKS: dict[str, Callable[[Options], None]] = {
     "whole": whole.show,
     "window": window.show,
     "latency": latency.show,
+    "large": large.show,
     "search": search.show,
     "evidence": evidence.show,
+    "layered": layered.show,
     "breaks": breaks.show,
     "digits": digits.show,
     "beside": beside.show,
@@ -48,6 +63,7 @@ def parsed(arguments: Sequence[str] | None = None) -> tuple[list[str], Options]:
     parser.add_argument("--rounds", type=int, help=f"times that all contenders run in turn [{ROUNDS}; small: 1]")
     parser.add_argument("--seeds", type=int, help=f"trainings of `digits` and `levers-...` [{SEEDS}, or 3; small: 1]")
     parser.add_argument("--trainer", choices=beside.TRAINERS, default="loop", help="the training of `beside`")
+    parser.add_argument("--parameters", type=int, help="of the model of `large` [1,560,000,000]")
     parser.add_argument("--record", type=Path, help="folder for results as JSON")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "rna-watch-bench")
     given = parser.parse_args(arguments)
@@ -60,6 +76,7 @@ def parsed(arguments: Sequence[str] | None = None) -> tuple[list[str], Options]:
         trainer=given.trainer,
         record=given.record,
         small=given.small,
+        parameters=given.parameters,
     )
     return given.names or list(BENCHMARKS), options
 

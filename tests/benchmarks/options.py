@@ -15,7 +15,7 @@ class Options:
 
     `folder` is where it writes; `rounds` how often all contenders run in turn; `seeds` the trainings of `digits`, and the most
     of `levers-...`; `trainer` the training of `beside`; `record` a folder for results as JSON; `small`: the same code on tiny
-    shapes, to see that it runs.
+    shapes, to see that it runs; `parameters` those of the model of `large`.
     """
 
     folder: Path
@@ -24,3 +24,4 @@ class Options:
     trainer: str
     record: Path | None
     small: bool
+    parameters: int | None = None

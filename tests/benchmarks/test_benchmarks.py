@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import beside
+from tests.benchmarks import beside, whole
 from tests.benchmarks.__main__ import BENCHMARKS, main, parsed
+from tests.manual import measured
 
 ROOT = Path(__file__).parents[2]
 # each may run beside the others, but for two clusters of Ray
@@ -39,6 +40,22 @@ def test_every_benchmark_runs_small(name: str, tmp_path: Path, capsys: pytest.Ca
     _, _, heading, *lines = (line for line in capsys.readouterr().out.splitlines() if line)
     assert re.search(r"[a-z]{3}", heading)
     assert any(len(re.findall(r"\d+\.\d", line)) >= 3 for line in lines)
+
+
+def test_what_a_benchmark_records_is_what_the_manual_s_table_is_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of whole processes, with the machine, give a row of numbers for each contender."""
+    run = {"seconds": 2.0, "cpu_s": 1.23123, "private_mb": 3.0, "largest_mb": 3.0, "disk_gb": 0.0}
+    runs = {name: [run, run] for name in ("rna, 2 workers", "average loop", "mmap average", "floor")}
+    record = {"machine": whole.machine(), "parameters": 5, "rounds": 2, "results": {"N = 3, warm": runs}}
+    whole.keep(parsed(["--record", str(tmp_path)])[1], "whole", record)
+    monkeypatch.setattr(measured, "RESULTS", tmp_path)
+    heading, *rows = measured.processes()
+    assert heading[0] == "**N = 3, warm**"
+    assert rows[0] == ("rna, 2 workers", "2.00", "-", "1.23", "3.00", "1.00", "1.00", "1.00")
+    assert [row[0] for row in rows] == list(runs)
+    assert measured.machine("whole").startswith("Medians of 2 rounds")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -83,29 +84,30 @@ def _commands(paths: list[str], out: str) -> dict[str, list[str]]:
     return found
 
 
-def _private_bytes(pid: int) -> int:
-    """The anonymous memory of a process and of all below it."""
-    total, todo = 0, [pid]
+def _private_bytes(pid: int) -> tuple[int, int]:
+    """The anonymous memory of a process and of all below it, and that of the largest of them."""
+    found, todo = [0], [pid]
     while todo:
         each = todo.pop()
         try:
             text = Path(f"/proc/{each}/status").read_text()
-            total += int(text.partition("RssAnon:")[2].split()[0]) * 1024
+            found.append(int(text.partition("RssAnon:")[2].split()[0]) * 1024)
             for children in Path(f"/proc/{each}/task").glob("*/children"):
                 todo += map(int, children.read_text().split())
         except (OSError, IndexError, ValueError):
             continue
-    return total
+    return sum(found), max(found)
 
 
-def _measured(command: list[str]) -> dict[str, float]:
-    """Run a command; seconds, CPU seconds and the most private memory."""
+def measured(command: list[str]) -> dict[str, float]:
+    """Run a command; seconds, CPU seconds, and the most private memory of all processes and of one."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    most = 0
+    most = largest = 0
     while process.poll() is None:
-        most = max(most, _private_bytes(process.pid))
+        together, one = _private_bytes(process.pid)
+        most, largest = max(most, together), max(largest, one)
         time.sleep(_SAMPLE_S)
     seconds = time.perf_counter() - begun
     said, complaint = process.communicate()
@@ -113,12 +115,13 @@ def _measured(command: list[str]) -> dict[str, float]:
         raise RuntimeError(f"{command}: {complaint}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    found = {"seconds": seconds, "cpu_s": cpu, "private_mb": most / 1e6}
+    found = {"seconds": seconds, "cpu_s": cpu, "private_mb": most / 1e6, "largest_mb": largest / 1e6}
     lines = [line for line in said.splitlines() if line.startswith("{")]
+    found["disk_gb"] = (after.ru_inblock - before.ru_inblock) * 512 / 1e9
     return found | ({"after_imports": json.loads(lines[-1])["seconds"]} if lines else {})
 
 
-def _drop(paths: Sequence[str]) -> None:
+def drop(paths: Sequence[str]) -> None:
     """Take files out of the page cache."""
     for path in paths:
         with Path(path).open("rb") as file:
@@ -146,8 +149,8 @@ def compare(options: Options) -> dict[str, Any]:
                     for each in (out, Path(f"{out}.json")):
                         each.unlink(missing_ok=True)
                     if case == "cold":
-                        _drop(paths)
-                    found = _measured(commands[name])
+                        drop(paths)
+                    found = measured(commands[name])
                     if number >= 0:
                         runs[name].append(found)
             results[f"N = {count - 1}, {case}"] = runs
@@ -216,9 +219,18 @@ def show(options: Options) -> None:
             print(f"{row[0]:<20}" + "".join(f"{cell:>16}" for cell in row[1:]))
     slowest = ", ".join(f"{name} {own / 1000:.1f}" for own, name in imports()[:8])
     print(f"\nslowest imports of the command, milliseconds of their own: {slowest}")
+    keep(options, "whole", record)
+
+
+def keep(options: Options, name: str, record: dict[str, Any]) -> None:
+    """With `--record`, write what a benchmark has measured as JSON, a line for each run."""
     if options.record is not None:
         options.record.mkdir(parents=True, exist_ok=True)
-        (options.record / "whole.json").write_text(json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1, default=float)
+        flat = re.sub(r"\{[^{}]*\}", lambda found: " ".join(found[0].split()), text)
+        (options.record / f"{name}.json").write_text(
+            re.sub(r"\d+\.\d{4,}", lambda found: f"{float(found[0]):.3f}", flat) + "\n"
+        )
 
 
 if __name__ == "__main__":

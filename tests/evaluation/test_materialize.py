@@ -1,13 +1,18 @@
 """A combination as a state dict in memory: the same bits as on disk, under a plain model's keys."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from rna_watch.acceleration.gram import merge
+from rna_watch.evaluation import materialize
 from rna_watch.evaluation.materialize import span, state_dict
 from rna_watch.formats.probe import probe
 from rna_watch.layout.layout import Role
 from rna_watch.layout.names import plain_names
+from rna_watch.window import tasks_plan
 from rna_watch.window.combine import Combination
 from tests.checkpoints import twins
 from tests.checkpoints.writers import DTYPES, FORMS, Network, model
@@ -101,3 +106,16 @@ def test_a_window_s_gram_matrices_are_those_of_its_residuals(tmp_path):
         residuals = storages[number][1:].double().numpy()
         expected = residuals @ residuals.T
         np.testing.assert_allclose(gram, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kernel", ["vectors", "whole", "small"])
+def test_the_gram_matrices_of_the_tensors_add_up_to_that_of_the_pass(kernel, tmp_path, monkeypatch):
+    """By the kernel of the pass, which the plan names, with an error no larger than its own."""
+    layouts = windows.write(tmp_path)
+    work = [dataclasses.replace(task, kernel=kernel) for task in tasks_plan.gram_tasks(layouts, 3, windows.BUDGET_MIB)]
+    expected = merge(windows.serial(work)).rows
+    asked = []
+    monkeypatch.setattr(materialize, "window_kernel", lambda checkpoints: asked.append(checkpoints) or kernel)
+    _, grams = span(Combination(layouts=layouts, weights=windows.WEIGHTS))
+    np.testing.assert_allclose(sum(grams.values()), expected, rtol=1e-14, atol=1e-14 * expected.max())
+    assert asked == [len(layouts)]

@@ -18,6 +18,7 @@ from rna_watch.errors import EXIT_CODES
 from rna_watch.journal.records import KINDS
 from rna_watch.options import plain
 from rna_watch.reproduce.tables import Table, render
+from tests.benchmarks import whole
 from tests.benchmarks.levers import kept
 from tests.manual import measured
 from tests.manual.problems import problems
@@ -56,6 +57,10 @@ def _levers_short() -> str:
 def _digits() -> str:
     heading, *rows = measured.digits()
     return table(heading, rows)
+
+
+def _processes() -> str:
+    return measured.machine("whole") + "\n\n" + table(whole.HEADING, measured.processes())
 
 
 def _figure1() -> str:
@@ -151,6 +156,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("docs/settings.md", _settings),
     "renamed": ("docs/settings.md", _renamed),
     "digits": ("docs/benchmarks.md", _digits),
+    "processes": ("docs/benchmarks.md", _processes),
     "figure1": ("docs/paper.md", _figure1),
     "one-by-one": ("docs/paper.md", _one_by_one),
     "networks": ("docs/paper.md", partial(_experiment, "networks")),

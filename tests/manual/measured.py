@@ -12,6 +12,7 @@ from rna_watch.reproduce import networks_tables, prototyping
 from rna_watch.reproduce.curves import at
 from rna_watch.reproduce.figure1_tables import TOLERANCES
 from rna_watch.reproduce.images.spec import RunSpec
+from tests.benchmarks import whole
 from tests.benchmarks.levers.tables import error
 
 if TYPE_CHECKING:
@@ -77,6 +78,23 @@ def digits() -> Iterator[tuple[str, ...]]:
     yield "", *(f"{name} (epochs {first}-{last})" for name, (first, last) in phases.items())
     for name, found in results.items():
         yield _DIGITS.get(name, name), *(_digits_cell(found, results[_BEST], phase) for phase in phases)
+
+
+def machine(name: str) -> str:
+    """What a benchmark of speed ran on, and how often, in a line."""
+    record = kept(name)
+    found = record["machine"]
+    return (
+        f"Medians of {record['rounds']} rounds in turn on {found['cores']} cores of {found['processor']}, {found['system']}, "
+        f"Python {found['python']}; load of the machine at the end: {found['load']:.1f}."
+    )
+
+
+def processes() -> Iterator[tuple[str, ...]]:
+    """A window by whole processes: a heading for each of its forms, then a row for each contender."""
+    for title, runs in kept("whole")["results"].items():
+        yield f"**{title}**", *[""] * (len(whole.HEADING) - 1)
+        yield from whole.rows(runs)
 
 
 def _digits_cell(found: dict[str, Any], best: dict[str, Any], phase: str) -> str:

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import math
 import mmap
 import os
 import tempfile
@@ -12,7 +13,8 @@ import pytest
 
 from rna_watch.acceleration.gram import merge
 from rna_watch.layout import open_file
-from rna_watch.layout.open_file import opened, outgrows_cache
+from rna_watch.layout.disk import DONTCACHE
+from rna_watch.layout.open_file import cache_bytes, opened
 from rna_watch.window import tasks_plan
 from tests.engine import windows
 
@@ -21,7 +23,7 @@ def _uncached(layouts):
     """The Gram matrix by tasks that keep nothing in the page cache."""
     work = tasks_plan.gram_tasks(layouts, len(layouts) - 1, windows.BUDGET_MIB)
     assert not any(task.uncached for task in work), "so small a window is kept"
-    return merge(windows.serial([replace(task, uncached=True) for task in work]))
+    return merge(windows.serial([replace(task, uncached=len(task.files)) for task in work]))
 
 
 def _kept(path):
@@ -87,12 +89,61 @@ def test_files_in_memory_are_read_too():
         assert _uncached(layouts).rows.tobytes() == windows.gram(layouts).rows.tobytes()
 
 
-def test_the_cache_is_as_large_as_the_memory_that_is_available(tmp_path, monkeypatch):
-    """A window of more bytes than that outgrows it; where the system does not say, none does."""
+@pytest.fixture
+def available(tmp_path, monkeypatch):
+    """Sets the memory that is available, in kB."""
     monkeypatch.setattr(open_file, "_MEMORY", tmp_path / "meminfo")
-    assert not outgrows_cache(2**60)
-    (tmp_path / "meminfo").write_text("MemTotal:       64 kB\nMemAvailable:       8 kB\n")
-    assert not outgrows_cache(8 * 1024)
-    assert outgrows_cache(8 * 1024 + 1)
+    return lambda kb: (tmp_path / "meminfo").write_text(f"MemTotal:       64 kB\nMemAvailable:       {kb} kB\n")
+
+
+def test_the_cache_is_as_large_as_the_memory_that_is_available(tmp_path, available):
+    """A window of more bytes than that outgrows it; where the system does not say, none does."""
     layouts = windows.write(tmp_path)
-    assert all(task.uncached for task in tasks_plan.gram_tasks(layouts, 3, 1.0))
+    assert cache_bytes() == math.inf
+    assert {task.uncached for task in tasks_plan.gram_tasks(layouts, 3, 1.0)} == {0}
+    available(8)
+    assert cache_bytes() == 8 * 1024
+    assert {task.uncached for task in tasks_plan.gram_tasks(layouts, 3, 1.0)} == {4}
+
+
+def test_the_cache_keeps_what_it_can_of_a_window_that_it_cannot_hold(tmp_path, available, monkeypatch):
+    """The beginning of all checkpoints but the oldest, as much as two thirds of the available memory hold."""
+    layouts = windows.write(tmp_path, rows=400)
+    monkeypatch.setattr(tasks_plan, "task_elements", lambda _: 2**14)
+    size = sum(layout.size_bytes for layout in layouts)
+    available(size * 3 // 4 // 1024)
+    found = [
+        (task.uncached, 3 * sum(each.size_bytes for each in task.segments))
+        for task in tasks_plan.gram_tasks(layouts, 3, 1.0)
+    ]
+    counts = [uncached for uncached, _ in found]
+    assert counts == sorted(counts)
+    assert set(counts) == {1, 4}
+    kept = sum(taken for uncached, taken in found if uncached == 1)
+    assert kept <= size / 2 < kept + 2 * 3 * 4 * 2**14
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_is_written_leaves_nothing_in_the_page_cache(tmp_path, monkeypatch, available, taken):
+    """Where the cache cannot hold the window, by the flag or by advice afterwards; the bytes are the same."""
+    layouts = windows.write(tmp_path)
+    expected = windows.published(layouts, tmp_path / "kept.pt")
+    flags = []
+    real = os.pwritev
+
+    def pwritev(descriptor, buffers, offset, flag):
+        flags.append(flag)
+        if not taken:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real(descriptor, buffers, offset)
+
+    advised = []
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _fd, *advice: advised.append(advice))
+    assert windows.published(layouts, tmp_path / "fits.pt") == expected
+    assert not flags
+    assert not advised
+    available(8)
+    assert windows.published(layouts, tmp_path / "outgrown.pt") == expected
+    assert set(flags) == {DONTCACHE}
+    assert (0, 0, os.POSIX_FADV_DONTNEED) in advised
