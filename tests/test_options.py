@@ -176,5 +176,5 @@ def test_help_all_changes_nothing_of_what_help_shows() -> None:
 def test_summaries_of_commands_are_whole() -> None:
     """On a terminal of 80 cells no command's summary is cut."""
     shown = CliRunner().invoke(app, ["--help"], terminal_width=80).output
-    assert "..." not in shown
+    assert "..." not in shown.partition("Begin:")[2]
     assert all(summary in shown for summary in SUMMARIES.values())
