@@ -33,18 +33,29 @@ def app() -> None:
 
 
 @app.command(cls=GroupedCommand)
-@RUN
+@click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True, type=PATH)
 @settings
+@click.option("--recursive", is_flag=True, help="Watch every run below RUN_DIR, also later ones, in one process.")
+@click.option("--runs", "globs", metavar="GLOB", multiple=True, help="With --recursive: which folders are runs.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, for containers and services.")
 @click.option("--wait", is_flag=True, help="If RUN_DIR is not there yet, wait for it, in the background.")
 @click.option("--no-terminal", "to_terminal", flag_value=False, default=True, hidden=True)
 @click.option("--chosen", type=PATH, hidden=True)
-def start(run_dir: Path, config_file: Path | None, **options: Any) -> None:
-    """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`."""
+def start(run_dirs: tuple[Path, ...], config_file: Path | None, **options: Any) -> None:
+    """Watch RUN_DIR: extrapolate, evaluate and write back every checkpoint that appears, until `rna-watch stop`.
+
+    Several RUN_DIRs, or with --recursive all runs below one, are watched by one process.
+    """
     from rna_watch.commands import start
 
     how = taken(options, "foreground", "wait", "to_terminal", "chosen")
-    start.start(run_dir, config_of(config_file, options), sys.argv[1:], say=echo, ask=asker(), **how)
+    many = taken(options, "recursive", "globs")
+    if many["recursive"] or many["globs"] or len(run_dirs) > 1:
+        from rna_watch.commands import start_many
+
+        start_many.start_many(run_dirs, config_of(config_file, options), sys.argv[1:], say=echo, **many, **how)
+    else:
+        start.start(run_dirs[0], config_of(config_file, options), sys.argv[1:], say=echo, ask=asker(), **how)
 
 
 @app.command(cls=GroupedCommand)
@@ -113,11 +124,12 @@ def dashboard(run_dirs: tuple[Path, ...], *, output: str | None, svg: Path | Non
     Several RUN_DIRs stand in a list, of which Enter opens one; without any, all of yours do.
     """
     from rna_watch.commands import dashboard
+    from rna_watch.journal import sweep
     from rna_watch.journal.run_registry import resolve
 
     if output is not None and len(run_dirs) != 1:
         raise UsageError("--output goes with one RUN_DIR")
-    runs = [resolve(run_dir, output) for run_dir in run_dirs]
+    runs = [paths for run_dir in run_dirs for paths in sweep.runs_of(resolve(run_dir, output))]
     if svg is None:
         return dashboard.show(runs, once=how["once"], say=note)
     if len(runs) != 1:
@@ -141,13 +153,17 @@ def logs(paths: RunPaths, *, lines: int, follow: bool) -> None:
 
 
 @app.command()
-@RUN
+@click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True, type=PATH)
 @OUTPUT
-def stop(run_dir: Path, output: str | None) -> None:
-    """Stop watching RUN_DIR, or waiting for it; the training and all files stay as they are."""
+def stop(run_dirs: tuple[Path, ...], output: str | None) -> None:
+    """Stop watching RUN_DIR, or waiting for it; the training and all files stay as they are.
+
+    One of many runs is let go, and the process goes on; the folder that --recursive was given ends it.
+    """
     from rna_watch.commands import stop
 
-    echo(stop.stop(run_dir, output, note))
+    for each in run_dirs:
+        echo(stop.stop(each, output, note))
 
 
 @app.command()

@@ -40,13 +40,19 @@ EXAMPLES = {
         "rna-watch start runs/42 --evaluator eval.py:evaluate --metric accuracy --mode max",
         "rna-watch start runs/42 --evaluate-command 'python eval.py {checkpoint}' --output /scratch/rna",
         "rna-watch start runs/42 --wait --config rna.yaml",
+        "rna-watch start runs --recursive --config rna.yaml",
     ),
     "once": (
         "rna-watch once runs/42 --evaluator eval.py:evaluate",
         "rna-watch once runs/42 --again --window 8",
     ),
-    "stop": ("rna-watch stop runs/42",),
-    "status": ("rna-watch status", "rna-watch status runs/42", "rna-watch status runs/42 --json"),
+    "stop": ("rna-watch stop runs/42", "rna-watch stop runs"),
+    "status": (
+        "rna-watch status",
+        "rna-watch status runs",
+        "rna-watch status runs/42",
+        "rna-watch status runs/42 --json",
+    ),
     "dashboard": (
         "rna-watch dashboard runs/42",
         "rna-watch dashboard runs/41 runs/42",

@@ -7,18 +7,20 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rna_watch.dashboard import runs as table
+from rna_watch.dashboard.runs import RunSight
 from rna_watch.dashboard.summary import summary
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
-from rna_watch.journal import waiting
+from rna_watch.journal import sweep, waiting
 from rna_watch.journal.cooled import cooled
 from rna_watch.journal.metric import mode_of
-from rna_watch.journal.quantities import plain
+from rna_watch.journal.quantities import plain, printable
 from rna_watch.journal.run_registry import known_runs, resolve
 from rna_watch.journal.standing import standing
-from rna_watch.journal.status import load
+from rna_watch.journal.status import load, settled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from rna_watch.journal.replay import RunState
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from rna_watch.journal.standing import Standing
 
 _FAILURES = 3  # in a row
-_MOST_RUNS = 30
+_MOST_RUNS = 30  # of these, each in several lines; of more, each in one
+_WIDTH = 160
 
 
 def told(run_dir: Path | None, output: str | None, *, as_json: bool, checks: bool, say: Callable[[str], None]) -> str:
@@ -54,6 +57,9 @@ def told(run_dir: Path | None, output: str | None, *, as_json: bool, checks: boo
     if checks:
         check(paths)
         return ""
+    entries = sweep.read(paths)
+    if entries is not None:
+        return _text(sweep_as_dict(paths, entries, say) if as_json else sweep_lines(paths, entries, say))
     return _text(as_dict(paths, say) if as_json else lines(paths, say))
 
 
@@ -89,7 +95,9 @@ def all_lines(say: Callable[[str], None]) -> list[str]:
     """
     runs = known_runs()
     said = [plain(each.sentence()) for each in waiting.all_waiting()]
-    for paths in runs[:_MOST_RUNS]:
+    if len(runs) > _MOST_RUNS:
+        return [*said, *_table(runs, say)]
+    for paths in runs:
         rows = dict(_rows(paths, say))
         shown = (
             "working",
@@ -97,11 +105,41 @@ def all_lines(say: Callable[[str], None]) -> list[str]:
             *(("wrong",) if rows.get("wrong") != "nothing" else ()),
         )
         said += [rows["run"], *(f"  {word:<9}{rows[word]}" for word in shown if word in rows)]
-    if len(runs) > _MOST_RUNS:
-        said.append(f"and {len(runs) - _MOST_RUNS} more that were started before these")
     if not said:
         raise NothingToDo("no run of this user is known; start with: rna-watch start RUN_DIR")
     return said
+
+
+def sweep_lines(home: RunPaths, entries: Sequence[sweep.Entry], say: Callable[[str], None]) -> list[str]:
+    """Many runs of one process: how it is, a line for each run, and why others are not watched."""
+    status = settled(home, say)
+    watching = f"{status.who()} watches {status.watching or 'runs'}" if status.alive else "nothing watches them"
+    detail = status.detail(time.time())
+    said = [f"sweep    {home.run}", f"working  {watching}{f' ({detail})' if detail else ''}"]
+    left = [f"left     {each.run}: {each.left}" for each in entries if each.left]
+    return [*said, *_table([each.paths for each in entries], say), *map(printable, left)]
+
+
+def sweep_as_dict(home: RunPaths, entries: Sequence[sweep.Entry], say: Callable[[str], None]) -> dict[str, Any]:
+    """Many runs of one process as plain data: run, output, state, owner; runs, each as in `as_dict`, with `left`."""
+    status = settled(home, say)
+    return {
+        "run": str(home.run),
+        "output": str(home.output),
+        "state": status.state,
+        "owner": {"host": status.owner.host, "pid": status.owner.pid} if status.owner else None,
+        "runs": [as_dict(each.paths, say) | {"left": each.left or None} for each in entries],
+    }
+
+
+def _table(runs: Sequence[RunPaths], say: Callable[[str], None]) -> list[str]:
+    """A title and a line for each run."""
+    sights = []
+    for paths in runs:
+        state, status = load(paths, say)
+        sights.append(RunSight(path=str(paths.run), state=state, status=status, best=standing(state, paths.there)))
+    drawn = table.runs(sights, picked=-1, now=time.time(), width=_WIDTH, height=len(sights) + 1)
+    return [line.plain.rstrip() for line in drawn]
 
 
 def check(paths: RunPaths) -> None:

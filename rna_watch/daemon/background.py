@@ -5,39 +5,36 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.errors import EngineError, NothingToDo, RnaWatchError, RunIsWatched, StoreError, UsageError
-from rna_watch.journal import events as e
+from rna_watch.daemon import child, run_watch
+from rna_watch.daemon.log_file import log_of_many, log_to, stderr_of_libraries
+from rna_watch.daemon.setup import be_nice, begins_on_ray, evaluator_spec
+from rna_watch.errors import NothingToDo, RnaWatchError, RunIsWatched, StoreError
 from rna_watch.journal import waiting
 from rna_watch.journal.command_line import command
 from rna_watch.journal.follow import Follower
-from rna_watch.journal.lock import RunLock
+from rna_watch.journal.lock import RunLock, check_unwatched
 from rna_watch.journal.replay import PENDING, Stage
-from rna_watch.journal.run_paths import adopt_pins, check_output, same_folder
-from rna_watch.journal.run_registry import remember
+from rna_watch.journal.run_paths import check_output
 from rna_watch.journal.status import settled, status_of
 from rna_watch.layout import disk, owned
+from rna_watch.layout.memory import keep_little
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
+    from rna_watch.daemon.sweep import Find, Found
     from rna_watch.journal.heartbeat import Work
     from rna_watch.journal.owner import Owner
     from rna_watch.journal.replay import RunState
     from rna_watch.journal.run_paths import RunPaths
 
-READY_FD = "RNA_WATCH_READY_FD"
-_READY = "ready"
-_MORE = "\0"  # ends a line that is not the last one
-_START_LIMIT_S = 180.0
 _STOP_LIMIT_S = 30.0
 _POLL_S = 0.05
 
@@ -67,81 +64,82 @@ def serve(
         RunIsWatched: another process watches the run, or has taken it over meanwhile.
         RnaWatchError: the engine cannot start, or our own folder cannot be written.
     """
-    from rna_watch.daemon.log_file import log_to, stderr_of_libraries
-    from rna_watch.daemon.setup import be_nice, begins_on_ray, evaluator_spec
     from rna_watch.evaluation.local import begin_early, end_early
 
     check_output(paths)
-    ready = os.environ.pop(READY_FD, None)
+    parent = child.Parent()
 
-    def tell(line: str) -> None:
-        say(line) if ready is None else _tell(ready, line + _MORE)
-
-    try:
-        paths.create(allow_links=config.allow_links)
-        with RunLock(paths, say) as lock, stderr_of_libraries(paths.log, to_terminal=to_terminal):
+    @contextlib.contextmanager
+    def log() -> Iterator[None]:
+        with stderr_of_libraries(paths.log, to_terminal=to_terminal):
             log_to(paths, to_terminal=to_terminal, counted=until_done)
             be_nice()
             spec = evaluator_spec(config, paths.scratch)
             if spec is not None and spec.function is not None and not begins_on_ray(config):
                 begin_early(spec)
-            # what only the daemon needs: `start` itself does without it, and the evaluator's process loads meanwhile
-            from rna_watch.daemon.live_exports import LiveExports
-            from rna_watch.daemon.loop import Daemon
-            from rna_watch.daemon.recorder import Recorder
-
-            remember(paths)
-            recorder = Recorder(paths.journal, check=lock.check)
             try:
-                _check_run(recorder, paths)
-                if adopted := adopt_pins(paths, allow_links=config.allow_links):
-                    recorder.at_start.append(e.Noted(text=adopted))
-                daemon = Daemon(
-                    config,
-                    paths,
-                    recorder,
-                    until_done=until_done,
-                    again=again,
-                    on_ready=lambda: _tell(ready, _READY, last=True),
-                    say=tell,
-                    on_second=on_second,
-                    lost=lambda: lock.lost() or recorder.lost(),
-                    away=lock.away,
-                )
-                with LiveExports(config, paths, recorder):
-                    daemon.run()
-                lock.check()
-                if lost := lock.lost():
-                    raise StoreError(f"{lost}: {paths.state}; start again to go on with what is there")
+                yield
             finally:
-                recorder.close()
-        return recorder
-    except RnaWatchError as error:
-        _tell(ready, f"{error.exit_code} {error}", last=True)
-        raise
-    finally:
-        end_early()
+                end_early()
+
+    with parent.telling():
+        return run_watch.watch(
+            config,
+            paths,
+            log,
+            until_done=until_done,
+            again=again,
+            on_ready=parent.ready,
+            on_wait=say,
+            say=lambda line: parent.say(line, say),
+            on_second=on_second,
+        )
 
 
-def _check_run(recorder: Recorder, paths: RunPaths) -> None:
-    before = recorder.state.started
-    if before is None or Path(before.run) == paths.run:
-        return
-    with contextlib.suppress(OSError):
-        if not same_folder(Path(before.run), paths.run):  # a run that was moved is not there any more
-            raise UsageError(
-                f"{paths.output} holds the models of another run, {before.run}: name another folder with --output for "
-                f"{paths.run}"
-            )
+def serve_sweep(
+    config: RunConfig,
+    runs: Sequence[Found],
+    *,
+    find: Find | None = None,
+    home: RunPaths | None = None,
+    to_terminal: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Watch many runs in this process until it is stopped.
 
+    Args:
+        config: the settings.
+        runs: the runs to begin with.
+        find: looks for runs, now and then; None: there are no others.
+        home: the folder below which they appear; None where they were named one by one.
+        to_terminal: log to the terminal too.
+        say: shows a line about how it begins.
 
-def _tell(descriptor: str | None, message: str, *, last: bool = False) -> None:
-    if descriptor is not None:
-        with contextlib.suppress(OSError):
-            os.write(int(descriptor), os.fsencode(message))
-        with contextlib.suppress(OSError):
-            if last:
-                os.close(int(descriptor))
+    Raises:
+        RunIsWatched: another process watches the folder, or every run.
+        RnaWatchError: no run can be watched.
+    """
+    from rna_watch.daemon.sweep import Sweep
+
+    parent = child.Parent()
+    log = home or runs[0].paths
+    with parent.telling(), contextlib.ExitStack() as stack:
+        if home is not None:
+            home.create(allow_links=config.allow_links, sweep=True)
+        lock = stack.enter_context(RunLock(home, say)) if home is not None else None
+        keep_little()
+        stack.enter_context(stderr_of_libraries(log.log, to_terminal=to_terminal))
+        log_of_many(log, to_terminal=to_terminal)
+        be_nice()
+        Sweep(
+            config,
+            runs,
+            find=find,
+            home=home,
+            lock=lock,
+            say=lambda line: parent.say(line, say),
+            on_ready=parent.ready,
+        ).run()
 
 
 def start(
@@ -172,16 +170,48 @@ def start(
     paths.create(allow_links=allow_links)
     with RunLock(paths, say):
         pass  # from an owner that is gone the run is taken here, so that the child need not wait for it again
-    reader, writer = os.pipe()
-    child = _child(arguments, paths.log, writer)
-    os.close(writer)
-    message = _read_message(reader, child, say, on_wait)
-    if message == _READY:
-        return child.pid
-    code, _, text = message.partition(" ")
-    error = RnaWatchError(text or f"the daemon ended before it could watch; see {paths.log}")
-    error.exit_code = int(code) if code.isdigit() else 1
-    raise error
+    return child.begun(arguments, paths.log, say, on_wait)
+
+
+def start_sweep(
+    home: RunPaths | None,
+    runs: Sequence[RunPaths],
+    arguments: Sequence[str],
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    allow_links: bool = False,
+    on_wait: Callable[[float], None] = lambda _: None,
+) -> int:
+    """Start a process in the background that watches many runs; returns its id once it watches.
+
+    Args:
+        home: the folder below which they appear; None where they are named one by one.
+        runs: those that are there.
+        arguments: the arguments of `rna-watch start`, without the command's name.
+        say: shows a line of how it begins.
+        allow_links: the setting of that name.
+        on_wait: called while it begins, with the seconds that it took so far.
+
+    Raises:
+        RunIsWatched: another process watches the folder, or every run.
+        RnaWatchError: no run can be watched, or the child's own error.
+    """
+    if home is not None:
+        home.create(allow_links=allow_links, sweep=True)
+        with RunLock(home, say):
+            pass
+        return child.begun(arguments, home.log, say, on_wait)
+    errors: list[RnaWatchError] = []
+    for paths in runs:
+        try:
+            check_unwatched(paths, say)
+            check_output(paths)
+            paths.create(allow_links=allow_links)
+        except RnaWatchError as error:
+            errors.append(error)
+        else:
+            return child.begun(arguments, paths.log, say, on_wait)
+    raise errors[0]
 
 
 def start_waiting(run: Path, arguments: Sequence[str]) -> int:
@@ -204,56 +234,17 @@ def start_waiting(run: Path, arguments: Sequence[str]) -> int:
         )
     try:
         owned.make_folders(file.parent)
-        child = _child(arguments, file.with_suffix(".log"))
+        process = child.begin(arguments, file.with_suffix(".log"))
     except OSError as error:
         raise StoreError(
             f"cannot write to {file.parent}, where it is recorded what waits: {error.strerror}; wait with --foreground instead"
         ) from error
     until = time.monotonic() + _STOP_LIMIT_S
-    while not run.exists() and not waiting.waiting_for(run) and child.poll() is None and time.monotonic() < until:
+    while not run.exists() and not waiting.waiting_for(run) and process.poll() is None and time.monotonic() < until:
         time.sleep(_POLL_S)
-    if child.poll():
+    if process.poll():
         raise RnaWatchError(f"what was to wait for {run} ended; see {file.with_suffix('.log')}")
-    return child.pid
-
-
-def _child(arguments: Sequence[str], log: Path, writer: int | None = None) -> subprocess.Popen[bytes]:
-    with disk.appending(log) as file:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "rna_watch", "start", *arguments, "--foreground", "--no-terminal"],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            pass_fds=() if writer is None else (writer,),
-            env=os.environ | ({} if writer is None else {READY_FD: str(writer)}),
-            start_new_session=True,
-        )
-
-
-def _read_message(
-    reader: int, child: subprocess.Popen[bytes], say: Callable[[str], None], on_wait: Callable[[float], None]
-) -> str:
-    """The child's last message: `ready`, or its exit code and error; what it says before is shown."""
-    os.set_blocking(reader, False)
-    begun = time.monotonic()
-    said = b""
-    try:
-        while time.monotonic() < begun + _START_LIMIT_S:
-            try:
-                part = os.read(reader, 65536)
-            except BlockingIOError:
-                on_wait(time.monotonic() - begun)
-                time.sleep(_POLL_S)
-                continue
-            if not part:
-                return said.decode(errors="replace")
-            *lines, said = (said + part).split(_MORE.encode())
-            for line in lines:
-                say(line.decode(errors="replace"))
-    finally:
-        os.close(reader)
-    child.terminate()
-    raise EngineError(f"the daemon did not begin to watch within {_START_LIMIT_S:g} s and was ended")
+    return process.pid
 
 
 def stop(paths: RunPaths, say: Callable[[str], None] = lambda _: None) -> str:
@@ -293,8 +284,8 @@ def stop(paths: RunPaths, say: Callable[[str], None] = lambda _: None) -> str:
 
 
 def _signal(owner: Owner) -> bool:
-    """Tell a process to end; False if it cannot be seen from here, or is another user's."""
-    if not owner.lives():
+    """Tell a process to end; False if it cannot be seen from here, is another user's, or has other runs too."""
+    if owner.shared or not owner.lives():
         return False
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(owner.pid, signal.SIGTERM)
@@ -337,8 +328,8 @@ def catch_up(paths: RunPaths, count: int, *, stuck_s: float, say: Callable[[str]
 
 def _still_there(paths: RunPaths, owner: Owner | None) -> bool:
     """Whether the daemon's process exists (it outlives its lock by a moment); where that is hidden, whether it has the run."""
-    lives = owner.lives() if owner is not None else None
+    lives = owner.lives() if owner is not None and not owner.shared else None
     if lives is not None:
         return lives
     current = status_of(paths)
-    return current.alive and current.owner == owner
+    return current.alive and current.owner in (None, owner)  # None: it lets go at this moment

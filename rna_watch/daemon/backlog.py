@@ -78,6 +78,11 @@ class Backlog:
             admitted is not None and self._files.get(admitted.path) == admitted.mtime_ns
         )
 
+    def is_new(self, name: str) -> bool:
+        """Whether a checkpoint came since this process began, and is worked on for the first time."""
+        found = self._recorder.checkpoint(name)
+        return found is not None and found.taken_up is None and not self._is_earlier(found)
+
     def next(self, since_error_s: float) -> str | None:
         """The next checkpoint to work on, which is in work from now on; None if none waits.
 

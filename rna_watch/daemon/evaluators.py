@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,7 @@ def spread(
 
     pool = ThreadPoolExecutor(len(evaluators), thread_name_prefix="evaluation")
     try:
-        for future in [pool.submit(evaluate_on_free, each) for each in candidates]:
+        for future in [pool.submit(copy_context().run, evaluate_on_free, each) for each in candidates]:
             future.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,13 +7,13 @@ import logging
 import os
 import signal
 import subprocess
-import threading
 import time
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from rna_watch.daemon.acts import Acts
+from rna_watch.daemon.log_file import thread
 from rna_watch.daemon.setup import unseen_gpus
 from rna_watch.errors import StoreAway
 from rna_watch.evaluation.command import GUARDED
@@ -145,7 +145,7 @@ class Hooks:
             )
             assert process.stdout is not None
             said: list[str] = []
-            reader = threading.Thread(target=_log, args=(process.stdout, due, said), daemon=True)
+            reader = thread(_log, name="rna-watch-hook", args=(process.stdout, due, said))
             reader.start()
             try:
                 ended = self._wait(process)

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from rna_watch.daemon.log_file import thread
 from rna_watch.daemon.setup import unseen_gpus
 from rna_watch.errors import RnaWatchError
 
@@ -46,23 +47,22 @@ class LiveExports:
     def __init__(self, config: RunConfig, paths: RunPaths, recorder: Recorder) -> None:
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._guarded, args=(name,), name=f"rna-watch-{name}", daemon=True)
-            for name in dict.fromkeys(config.exporters)
+            thread(self._guarded, name=f"rna-watch-{name}", args=(name,)) for name in dict.fromkeys(config.exporters)
         ]
         self._config = config
         self._paths = paths
         self._recorder = recorder
 
     def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        for each in self._threads:
+            each.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopping.set()
-        for thread in self._threads:
-            thread.join(END_S + LIMIT_S)
+        for each in self._threads:
+            each.join(END_S + LIMIT_S)
 
     def limit_s(self, _name: str) -> float:
         """How long an exporter may give no sign of life."""

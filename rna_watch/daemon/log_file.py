@@ -7,6 +7,8 @@ import logging
 import logging.handlers
 import os
 import sys
+import threading
+from contextvars import ContextVar, copy_context
 from io import FileIO, TextIOWrapper
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from rna_watch.journal.words import nameless
 from rna_watch.layout import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rna_watch.journal.run_paths import RunPaths
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _LOG_BYTES = 5 * 2**20
 _LOG_FILES = 3
 _STDERR = 2
+_RUN: ContextVar[RunPaths | None] = ContextVar("run", default=None)  # that the lines of a thread are of; None: of all
 
 
 class _Log(logging.handlers.RotatingFileHandler):
@@ -73,6 +76,32 @@ class _Terminal(logging.Handler):
             self.handleError(record)
 
 
+class _OfRun(logging.Filter):
+    """Lets the lines of one run pass, where several have a log in this process."""
+
+    def __init__(self, paths: RunPaths | None) -> None:
+        super().__init__()
+        self._paths = paths
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is of this run."""
+        return _RUN.get() == self._paths
+
+
+class _WithRun(Formatter):
+    """Begins a line on the terminal with the run that it is of."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        run = _RUN.get()
+        return super().format(record) if run is None else f"{run.run.name}  {super().format(record)}"
+
+
+def thread(target: Callable[..., object], *, name: str, args: tuple[object, ...] = ()) -> threading.Thread:
+    """A thread whose lines go to the log that the calling thread's go to."""
+    return threading.Thread(target=copy_context().run, args=(target, *args), name=name, daemon=True)
+
+
 def log_to(paths: RunPaths, *, to_terminal: bool, counted: bool) -> None:
     """Log to the run's file.
 
@@ -85,16 +114,43 @@ def log_to(paths: RunPaths, *, to_terminal: bool, counted: bool) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logging.raiseExceptions = False  # a full disk must not fill the terminal with errors of the log itself
-    handlers: list[logging.Handler] = [
-        _Log(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8", errors="backslashreplace")
-    ]
-    handlers[0].setFormatter(Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handlers: list[logging.Handler] = [_file(paths)]
     if to_terminal:
         handlers.append(_Terminal())
         handlers[-1].setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         if counted:
             handlers[-1].addFilter(_Repeated())
     logger.handlers = handlers
+
+
+def log_of_many(paths: RunPaths, *, to_terminal: bool) -> None:
+    """Log to the file of a process that watches many runs; what is of one of them goes to that one's (`log_of`)."""
+    log_to(paths, to_terminal=to_terminal, counted=False)
+    file, *terminal = logging.getLogger("rna_watch").handlers
+    file.addFilter(_OfRun(None))
+    for each in terminal:
+        each.setFormatter(_WithRun("%(asctime)s %(message)s", "%H:%M:%S"))
+
+
+@contextlib.contextmanager
+def log_of(paths: RunPaths) -> Iterator[None]:
+    """Lines of this thread, and of those that it starts by `thread`, go to the run's file meanwhile."""
+    logger, file = logging.getLogger("rna_watch"), _file(paths)
+    file.addFilter(_OfRun(paths))
+    logger.addHandler(file)
+    before = _RUN.set(paths)
+    try:
+        yield
+    finally:
+        _RUN.reset(before)
+        logger.removeHandler(file)
+        file.close()
+
+
+def _file(paths: RunPaths) -> logging.Handler:
+    file = _Log(paths.log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    return file
 
 
 @contextlib.contextmanager

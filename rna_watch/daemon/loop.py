@@ -18,21 +18,23 @@ from typing import TYPE_CHECKING
 
 import rna_watch
 from rna_watch.config import as_json
+from rna_watch.daemon import sign_of_life, signals
 from rna_watch.daemon.acts import Acts, in_words
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.backlog import Backlog
 from rna_watch.daemon.disk_reserve import DiskReserve
 from rna_watch.daemon.ends import Ends
 from rna_watch.daemon.hooks import Hooks
+from rna_watch.daemon.log_file import thread
 from rna_watch.daemon.pins import Pins
 from rna_watch.daemon.probes import LIMIT_S, Probes
 from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.sequences import Sequences
-from rna_watch.daemon.setup import Timing, as_worker, evaluator_digest, evaluator_spec
+from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec
+from rna_watch.daemon.shared import Shared
 from rna_watch.daemon.watcher import Watcher
 from rna_watch.daemon.worker import Worker
-from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled, RnaWatchError, StoreAway, StoreError
 from rna_watch.journal import events as e
 from rna_watch.journal import heartbeat
@@ -51,12 +53,9 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
 
 _LOG = logging.getLogger("rna_watch")
-_TICK_S = 0.25
 _BEAT_S = 1.0
 _JOIN_S = 15.0
 _AWAY_LIMIT_S = 600.0  # as long as a server takes to start anew
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # a batch system's to all of a job (`--signal`), meant for the training
 
 
 class Daemon:
@@ -66,6 +65,7 @@ class Daemon:
         config: the settings.
         paths: where the run and its outputs lie; the caller holds the run's lock.
         recorder: journal and state.
+        shared: what it has in common with the other runs of this process; by default there are none.
         until_done: process what is there, then end (`once`).
         again: make every model anew whose inputs are there.
         on_ready: called once the engine is up and the folder is watched.
@@ -84,6 +84,7 @@ class Daemon:
         paths: RunPaths,
         recorder: Recorder,
         *,
+        shared: Shared | None = None,
         until_done: bool = False,
         again: bool = False,
         on_ready: Callable[[], None] = lambda: None,
@@ -95,6 +96,7 @@ class Daemon:
         self._config = config
         self._paths = paths
         self._recorder = recorder
+        self._shared = shared or Shared()
         self._until_done = until_done
         self._again = again
         self._on_ready = on_ready
@@ -102,7 +104,7 @@ class Daemon:
         self._on_second = on_second
         self._lost = lost
         self._away = away
-        self._stop_reason = ""
+        self.stop_reason = ""
         self._done = False
         self._ends = None if until_done else Ends(config)
         self._ended = ""  # why the training has ended
@@ -138,20 +140,20 @@ class Daemon:
         Raises:
             RnaWatchError: the engine cannot start, or our own store cannot be written.
         """
-        previous = {number: signal.getsignal(number) for number in (*_SIGNALS, *_WARNINGS)}
+        previous = signals.handlers()
         self._take_signals()
         threads: list[threading.Thread] = []
         try:
             foreign = self._begin()
             self._make(foreign)
-            for each in (self._watcher, self._worker, self._hooks):
-                assert each is not None
-                name = f"rna-watch-{type(each).__name__.lower()}"
-                threads.append(threading.Thread(target=self._guarded, args=(each.run,), name=name, daemon=True))
+            for part in (self._watcher, self._worker, self._hooks):
+                assert part is not None
+                name = f"rna-watch-{type(part).__name__.lower()}"
+                threads.append(thread(self._guarded, name=name, args=(part.run,)))
                 threads[-1].start()
             self._supervise()
         finally:
-            self._stop_reason = self._stop_reason or "failed"
+            self.stop_reason = self.stop_reason or "failed"
             worker = self._worker
             if worker is not None:
                 worker.wake.set()
@@ -160,8 +162,8 @@ class Daemon:
             if self._watcher is not None:
                 self._watcher.wake.set()
             until = time.monotonic() + _JOIN_S
-            for thread in threads[::-1]:
-                thread.join(max(0.0, until - time.monotonic()))
+            for each in threads[::-1]:
+                each.join(max(0.0, until - time.monotonic()))
             if lost := self._lost():  # what lies there now is not ours
                 _LOG.error("%s", lost)
                 self._error = self._error or RnaWatchError(f"{lost}; nothing more was published, start again")
@@ -171,11 +173,11 @@ class Daemon:
                 with contextlib.suppress(RnaWatchError, OSError):
                     self._publication.reconcile()
                 with contextlib.suppress(RnaWatchError):
-                    self._recorder.record(e.Stopped(reason=self._stop_reason))
+                    self._recorder.record(e.Stopped(reason=self.stop_reason))
             if worker is not None:
                 worker.close()  # last of all: everything is on the disk by now
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            if not self._shared.many:
+                signals.restore(previous)
         if self._error is not None:
             raise self._error
 
@@ -196,6 +198,7 @@ class Daemon:
             self._config,
             self._paths,
             self._recorder,
+            shared=self._shared,
             spec=self._evaluator_spec,
             publication=self._publication,
             sequences=self._sequences,
@@ -218,6 +221,7 @@ class Daemon:
             pins=self._pins,
             backlog=self._backlog,
             admission=self._admission,
+            tick_s=self._shared.tick_s,
             rebuilt=self._rebuilt,
             proceed=self._proceed,
             until_done=self._until_done,
@@ -227,14 +231,17 @@ class Daemon:
         )
 
     def _take_signals(self) -> None:
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
-        for number in _WARNINGS:
-            signal.signal(number, signal.SIG_IGN)  # and so the processes that are started here
+        if not self._shared.many:
+            signals.take(self._on_signal)
+
+    def stop(self, reason: str) -> None:
+        """Have it end; called by another thread."""
+        self.stop_reason = self.stop_reason or reason
+        self._changed.set()
 
     def _on_signal(self, number: int, _frame: object) -> None:
         # no lock may be taken here: the main thread may hold it
-        self._stop_reason = f"signal {signal.Signals(number).name}"
+        self.stop_reason = f"signal {signal.Signals(number).name}"
 
     def _begin(self) -> set[str]:
         """What comes before watching; returns the checkpoints that hold another model than the settings name."""
@@ -286,9 +293,9 @@ class Daemon:
             if (self._until_done or self._ended) and self._nothing_left():
                 self._done = True
                 self._announce()
-                self._stop_reason = self._stop_reason or (f"done: {self._ended}" if self._ended else "done")
+                self.stop_reason = self.stop_reason or (f"done: {self._ended}" if self._ended else "done")
                 break
-            self._changed.wait(_TICK_S)
+            self._changed.wait(self._shared.tick_s)
             self._changed.clear()
 
     def _second(self) -> None:
@@ -301,11 +308,11 @@ class Daemon:
         if self._away_since is None:
             self._acts.do("stop", "a request to stop cannot be looked for", self._look_for_stop)
         self._on_second(self._recorder.state, worker.progress.work)
-        if time.monotonic() - self._last_beat < _BEAT_S:
+        if time.monotonic() - self._last_beat < (self._shared.beat_s if worker.progress.work is None else _BEAT_S):
             return
         self._last_beat = time.monotonic()
         if lost := self._lost():  # first: a process that was suspended may have a successor
-            self._stop_reason = lost
+            self.stop_reason = lost
             return
         self._look_away()
         state = "working" if worker.progress.work else "watching" if worker.ready else "starting"
@@ -344,7 +351,7 @@ class Daemon:
 
     def _look_for_stop(self) -> None:
         if self._paths.stop_request.exists():
-            self._stop_reason = self._stop_reason or "rna-watch stop"
+            self.stop_reason = self.stop_reason or "rna-watch stop"
 
     def _look_for_end(self) -> None:
         """Whether the training has ended; where a checkpoint came all the same, it goes on."""
@@ -361,7 +368,7 @@ class Daemon:
         return self._away_since is not None
 
     def _stopping(self) -> bool:
-        return bool(self._stop_reason) or self._error is not None
+        return bool(self.stop_reason) or self._error is not None
 
     def _proceed(self) -> None:
         """Called now and then by the other threads.
@@ -380,21 +387,6 @@ class Daemon:
 
     def _beat(self, state: str) -> None:
         self._last_beat = time.monotonic()
-        worker = self._worker
-        engine = worker.engine if worker is not None and state != "stopped" else None
-        own = Process(name="daemon", pids=(os.getpid(),), busy=False)
-        progress = worker.progress if worker is not None else None
-        heartbeat.write(
-            self._paths.heartbeat,
-            heartbeat.Heartbeat(
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                time=time.time(),
-                state=state,
-                watching=self._watcher.by if self._watcher is not None else "scans",
-                queue=self._recorder.state.checkpoints.count(PENDING),
-                work=progress.work if progress is not None else None,
-                workers=tuple(map(as_worker, engine.processes() if engine else [own])),
-                read_bytes_per_s=progress.read_bytes_per_s if progress is not None else 0.0,
-            ),
-        )
+        queue = self._recorder.state.checkpoints.count(PENDING)
+        beat = sign_of_life.sign(state, worker=self._worker, watcher=self._watcher, queue=queue)
+        heartbeat.write(self._paths.heartbeat, beat, manager=not self._shared.many)

@@ -107,11 +107,8 @@ class Pipeline:
         self._alike = ("", 0)  # what failed last, and how often in a row
 
     def cancel(self) -> None:
-        """Stop for good, as soon as possible; called from another thread."""
+        """Stop for good, as soon as possible; called from another thread, which ends the engine's work too."""
         self._cancelled = True
-        self._engine.cancel()
-        for evaluator in self._evaluators:
-            evaluator.close()
 
     def _show(self, work: Work) -> None:
         self.progress.work = work
@@ -319,6 +316,7 @@ class Pipeline:
             nonlocal done
             done += task.work_bytes
             show()
+            self._proceed()
 
         show()
         results = self._engine.map(tasks, on_done)

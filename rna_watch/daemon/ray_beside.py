@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rna_watch.daemon.setup import start_ray
 from rna_watch.engine.ray_engine import LOCAL, check_address
@@ -15,11 +15,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.recorder import Recorder
     from rna_watch.engine.contract import Engine
+    from rna_watch.journal.events import Event
 
 _PAUSE_S = 60.0  # between two starts, where Ray cannot start
 _CLOSE_LIMIT_S = 15.0
+
+
+class Tells(Protocol):
+    """Records what happens with the engine, as `Recorder` does: in the journal of each run that it works for."""
+
+    def record(self, event: Event) -> None:
+        """See `Recorder.record`."""
+
+    def problem(self, key: str, what: str, remedy: str) -> None:
+        """See `Recorder.problem`."""
+
+    def solved(self, key: str) -> None:
+        """See `Recorder.solved`."""
 
 
 def why_ray(config: RunConfig, window_bytes: int) -> str:
@@ -52,7 +65,7 @@ class RayBeside:
         EngineError: nothing answers at the address of a cluster that is named.
     """
 
-    def __init__(self, config: RunConfig, recorder: Recorder, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: RunConfig, recorder: Tells, on_ready: Callable[[], None]) -> None:
         self._config = config
         self._recorder = recorder
         self._on_ready = on_ready
@@ -68,6 +81,10 @@ class RayBeside:
             self._recorder.record(e.Noted(text=f"Ray is started beside the work, as {why}"))
             self._thread = threading.Thread(target=self._start, name="rna-watch-ray", daemon=True)
             self._thread.start()
+
+    def is_up(self) -> bool:
+        """Whether Ray can be taken."""
+        return self._engine is not None
 
     def take(self) -> Engine | None:
         """Ray's engine, once, when it is up."""

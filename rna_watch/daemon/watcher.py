@@ -59,6 +59,7 @@ class Watcher:
         rebuilt: models that no journal records.
         proceed: called now and then; it raises Cancelled to end the thread.
         until_done: whether one scan is enough to begin with (`once`).
+        tick_s: how often it looks whether something was announced.
         on_admitted: called when something was admitted.
         on_late: called with a checkpoint that was admitted after its successors, also those of an earlier start.
         on_round: called after the first look, and when all that is there was taken, or is no longer.
@@ -78,6 +79,7 @@ class Watcher:
         rebuilt: Rebuilt,
         proceed: Callable[[], None],
         until_done: bool,
+        tick_s: float,
         on_admitted: Callable[[], None],
         on_late: Callable[[str], None],
         on_round: Callable[[], None],
@@ -93,6 +95,7 @@ class Watcher:
         self._rebuilt = rebuilt
         self._proceed = proceed
         self._until_done = until_done
+        self._tick_s = tick_s
         self._on_admitted = on_admitted
         self._on_late = on_late
         self._on_round = on_round
@@ -111,6 +114,8 @@ class Watcher:
         self._place: tuple[int, int] | None = None  # device and inode of the run directory when events were asked for,
         self._mounted: tuple[int, int] | None = None  # and when there was something in it
         self.rounds = 0
+        self._names: tuple[str, ...] = ()
+        self._several: tuple[str, str] | None = None
         self.settled = False  # after the last look, all that is there was taken, or was waited for long enough (`once`)
         self.by = "scans"
         self.away = False
@@ -174,8 +179,8 @@ class Watcher:
     def _pause_s(self) -> float:
         now = time.monotonic()
         due = now if self._readiness.due(now) else self._readiness.next_due(now)
-        rest = _TICK_S if due is None else due - now
-        return max(min(self._next_scan - now, _TICK_S, rest), _LEAST_PAUSE_S)
+        rest = self._tick_s if due is None else due - now
+        return max(min(self._next_scan - now, self._tick_s, rest), _LEAST_PAUSE_S)
 
     def _round(self) -> None:
         now = time.monotonic()
@@ -262,7 +267,11 @@ class Watcher:
             )
         else:
             self._recorder.solved("folders")
-        several = None if self._config.patterns else several_runs(tuple(each.name for each in found), self._paths.run)
+        names = tuple(each.name for each in found)
+        if names != self._names:
+            self._names = names
+            self._several = None if self._config.patterns else several_runs(names, self._paths.run)
+        several = self._several
         if several is not None:
             self._recorder.problem("runs", *several)
         else:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon.acts import Acts
 from rna_watch.daemon.evaluators import failed
 from rna_watch.daemon.pipeline import Pipeline, Progress
-from rna_watch.daemon.ray_beside import RayBeside
 from rna_watch.daemon.second_pass import SecondPass
-from rna_watch.daemon.setup import begins_on_ray, start_engine, workers
-from rna_watch.errors import EngineError, EvaluationFailed, RnaWatchError, StoreAway
+from rna_watch.daemon.setup import begins_on_ray, workers
+from rna_watch.errors import Cancelled, EngineError, EvaluationFailed, RnaWatchError, StoreAway
 from rna_watch.journal import events as e
 
 if TYPE_CHECKING:
@@ -28,8 +27,10 @@ if TYPE_CHECKING:
     from rna_watch.daemon.disk_reserve import DiskReserve
     from rna_watch.daemon.pins import Pins
     from rna_watch.daemon.publication import Publication
+    from rna_watch.daemon.ray_beside import RayBeside
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.sequences import Sequences
+    from rna_watch.daemon.shared import Shared
     from rna_watch.engine.contract import Engine
     from rna_watch.evaluation.client import Evaluator
     from rna_watch.evaluation.evaluator import EvaluatorSpec
@@ -48,6 +49,7 @@ class Worker:
         config: the settings.
         paths: where the run and its outputs lie.
         recorder: journal and state.
+        shared: what the runs of this process share.
         spec: the evaluator.
         publication: what became of outputs.
         sequences: which checkpoints follow each other.
@@ -68,6 +70,7 @@ class Worker:
         paths: RunPaths,
         recorder: Recorder,
         *,
+        shared: Shared,
         spec: EvaluatorSpec | None,
         publication: Publication,
         sequences: Sequences,
@@ -83,7 +86,8 @@ class Worker:
     ) -> None:
         self._config = config
         self._paths = paths
-        self._recorder = recorder
+        self._recorder = self.recorder = recorder
+        self._shared = shared
         self._spec = spec
         self._publication = publication
         self._sequences = sequences
@@ -102,6 +106,7 @@ class Worker:
         )
         self._reconciled = -math.inf
         self._ray: RayBeside | None = None
+        self._evaluators: list[Evaluator] = []
         self.engine: Engine | None = None
         self._begun = False
         self._loading: threading.Thread | None = None
@@ -116,34 +121,35 @@ class Worker:
             EngineError: the engine cannot start the first time.
             StoreError: our own store is lost.
         """
-        self._ray = RayBeside(self._config, self._recorder, self.wake.set)
+        self._shared.join(self)
+        self._ray = self._shared.ray_beside(self._config)
         self._say(f"engine   {_in_words(self._config)}")
-        self._pipeline = self._set_up()
-        self._look_at_ray()
+        with self._shared.turn(self, self._proceed):
+            self._pipeline = self._set_up()
+            self._look_at_ray()
         second = self._second()
         self._begun = True
         while True:
             self._proceed()
             done = False
-            with contextlib.suppress(StoreAway):
+            try:
                 if not self._pauses():
                     done = self._one(second)
+            except StoreAway:
+                pass
+            except Cancelled:
+                self._proceed()
+                continue  # it was another run's end that was meant
             with contextlib.suppress(StoreAway):
                 self._acts.do("snapshot", "the state cannot be kept", self._recorder.keep_snapshot)
             if not done:
-                self.wake.wait(_TICK_S)
+                self.wake.wait(self._shared.tick_s)
                 self.wake.clear()
 
     def _one(self, second: SecondPass) -> bool:
         """Work on one checkpoint; False if there is none."""
-        pipeline = self._pipeline
-        if pipeline is None or pipeline.engine_lost or self._broken():
-            pipeline = self._healed()
-        pipeline = self._on_ray() or pipeline
-        taken: list[str] = []
-        chosen = self._acts.do(
-            "choice", "the next checkpoint cannot be chosen", lambda: taken.extend(self._next(second))
-        )
+        self._up_to_date()
+        chosen, taken = self._choose(second)
         if chosen and not taken and time.monotonic() - self._reconciled >= _RECONCILE_S:
             self._reconciled = time.monotonic()
             self._acts.do("outputs", "outputs cannot be compared with the journal", self._publication.reconcile)
@@ -154,12 +160,28 @@ class Worker:
             if not was_idle:
                 self._on_idle()
         for name in taken:
-            self._look_at_ray(name)
-            done = self._acts.do("process", f"{name} cannot be worked on", partial(pipeline.process, name))
-            second.ended(name)
-            self._reconciled = -math.inf
-            return done
+            with self._shared.turn(self, self._proceed, urgent=self._backlog.is_new(name)) as waited:
+                if waited:  # while others worked, a newer one may have come, or the engine may be another one
+                    chosen, taken = self._choose(second)
+                if not taken:
+                    return False
+                return self._process(self._up_to_date(in_turn=True), taken[0], second)
         return False
+
+    def _choose(self, second: SecondPass) -> tuple[bool, list[str]]:
+        """Whether it could be told what is next, and its name, if there is one."""
+        taken: list[str] = []
+        what = "the next checkpoint cannot be chosen"
+        return self._acts.do("choice", what, lambda: taken.extend(self._next(second))), taken
+
+    def _process(self, pipeline: Pipeline, name: str, second: SecondPass) -> bool:
+        for evaluator in self._evaluators:
+            evaluator.scratch = self._spec.scratch if self._spec is not None else None
+        self._look_at_ray(name)
+        done = self._acts.do("process", f"{name} cannot be worked on", partial(pipeline.process, name))
+        second.ended(name)
+        self._reconciled = -math.inf
+        return done
 
     def _next(self, second: SecondPass) -> list[str]:
         name = self._backlog.next(self.since_error_s())
@@ -193,23 +215,32 @@ class Worker:
         """Give up the work at hand, for good; called by another thread."""
         if self._pipeline is not None:
             self._pipeline.cancel()
+        self._shared.give_up(self)
 
     def close(self) -> None:
-        """Close the engines, for good."""
-        if self._ray is not None:
-            self._ray.close()
-        self._close_engine()
-
-    def _close_engine(self) -> None:
-        """Close the engine; whatever a broken cluster does when it ends changes nothing of what was done."""
-        engine, self.engine = self.engine, None
-        try:
-            if engine is not None:
-                engine.close()
-        except Exception:  # noqa: BLE001 - whatever it is, it changes nothing of what was done
-            _LOG.exception("the engine did not end in order")
+        """Have done with the engine, for good: it ends with the last run of this process."""
+        self.engine = None
+        self._shared.leave(self)
 
     # -- the engine
+
+    def _up_to_date(self, *, in_turn: bool = False) -> Pipeline:
+        """A pipeline on the engine that is in use, which is healed first if it is broken.
+
+        Args:
+            in_turn: whether the turn is this run's already.
+        """
+        pipeline, ray = self._pipeline, self._ray
+        well = pipeline is not None and not pipeline.engine_lost and not self._broken()
+        if pipeline is not None and well and self.engine is self._shared.engine and not (ray and ray.is_up()):
+            return pipeline
+        with contextlib.nullcontext() if in_turn else self._shared.turn(self, self._proceed):
+            if not well:
+                pipeline = self._healed()
+            elif self.engine is not self._shared.engine:
+                pipeline = self._pipeline = self._set_up()
+            assert pipeline is not None
+            return self._on_ray() or pipeline
 
     def _broken(self) -> bool:
         """Whether the engine says that it cannot be used any more, which is reported."""
@@ -226,7 +257,7 @@ class Worker:
         """
         pause_s = _FIRST_PAUSE_S
         while True:
-            self._close_engine()
+            self._shared.close(self.engine)
             try:
                 self._pipeline = self._set_up()
                 self._look_at_ray()
@@ -252,20 +283,21 @@ class Worker:
         engine = self._ray.take() if self._ray is not None else None
         if engine is None:
             return None
-        self._close_engine()
-        self._recorder.record(e.Noted(text="Ray is up: work goes on there"))
-        self._pipeline = self._set_up(engine)
+        self._shared.replaced(engine)
+        self._shared.record(e.Noted(text="Ray is up: work goes on there"))
+        self._pipeline = self._set_up()
         return self._pipeline
 
-    def _set_up(self, engine: Engine | None = None) -> Pipeline:
-        """A pipeline on an engine, which is started if it is not given.
+    def _set_up(self) -> Pipeline:
+        """A pipeline on the engine, which is started if there is none.
 
         Raises:
             EngineError: it cannot start.
         """
-        self.engine = engine or start_engine(self._config)
-        count = self._config.evaluators if self._spec else 0
-        evaluators = [self.engine.evaluator(self._spec) for _ in range(count) if self._spec is not None]
+        self.engine = self._shared.started(self._config)
+        self._evaluators = evaluators = (
+            self._shared.evaluators(self._spec, self._config.evaluators) if self._spec is not None else []
+        )
         if evaluators and not self._begun:
             self._say(f"loading  {self._config.evaluator or self._config.evaluate_command}")
         for evaluator in evaluators[:1]:  # the others start when there is more than one model to evaluate

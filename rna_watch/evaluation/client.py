@@ -72,6 +72,8 @@ class Evaluator:
         self._lock = threading.Lock()
         self._process: EvaluatorProcess | None = None
         self._closed = False
+        self._interrupted = False
+        self.scratch: str | None = None  # where files are written that exist for an evaluation; None: as the spec says
 
     def warm_up(self) -> None:
         """Start the process and load the user's code and data, so that the first model does not wait for them.
@@ -111,7 +113,9 @@ class Evaluator:
         """
         # a command has its own time limit in the process; this one catches a process that hangs
         limit_s = self._spec.timeout_s + (_START_LIMIT_S if self._spec.command else 0.0)
-        answer = self._answer(limit_s, "evaluate", combination, fraction=fraction, re_estimate=re_estimate)
+        elsewhere = {} if self.scratch in {None, self._spec.scratch} else {"scratch": self.scratch}
+        options = {"fraction": fraction, "re_estimate": re_estimate, **elsewhere}
+        answer = self._answer(limit_s, "evaluate", combination, **options)
         assert isinstance(answer, Evaluation)
         return answer
 
@@ -148,6 +152,12 @@ class Evaluator:
         """Whether a call is waiting for the process."""
         return self._lock.locked()
 
+    def interrupt(self) -> None:
+        """End the process if a call waits for it, which raises Cancelled; later calls begin a new one."""
+        if self.busy():
+            self._interrupted = True
+            self._kill()
+
     def close(self) -> None:
         """End the process for good; a call that waits for it raises Cancelled, and so does every later one."""
         self._closed = True
@@ -164,6 +174,7 @@ class Evaluator:
             ShortOf: it goes on failing.
             EvaluationFailed: the process was killed twice, or as the act says.
         """
+        self._interrupted = False
         for number, pause_s in enumerate(PAUSES_S):
             try:
                 return act()
@@ -171,7 +182,7 @@ class Evaluator:
                 if number:
                     raise
             except ShortOf:
-                if self._closed:
+                if self._closed or self._interrupted:
                     raise Cancelled("the evaluator was ended") from None
                 time.sleep(pause_s)
         return act()
@@ -190,7 +201,7 @@ class Evaluator:
                 f"no process can be started for the evaluator ({error.strerror or error}); see `ulimit -a` and free memory"
             ) from error
         try:
-            if self._closed:  # while it was being started
+            if self._closed or self._interrupted:  # while it was being started
                 raise Cancelled("the evaluator is closed")
             pid = self._ask(process, _START_LIMIT_S, "pid")
         except RnaWatchError:
@@ -221,7 +232,7 @@ class Evaluator:
             ) from error
         except ProcessDied as error:
             self._kill()
-            if self._closed:
+            if self._closed or self._interrupted:
                 raise Cancelled("the evaluator was ended") from error
             if error.killed:
                 raise _Killed(

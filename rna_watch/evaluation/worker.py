@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import EvaluationFailed, InputChanged, RnaWatchError
@@ -61,9 +62,14 @@ class EvaluationWorker:
         return command.offers(self._spec.command or "")
 
     def evaluate(
-        self, combination: Combination, *, fraction: float | None = None, re_estimate: bool = False
+        self,
+        combination: Combination,
+        *,
+        fraction: float | None = None,
+        re_estimate: bool = False,
+        scratch: str | None = None,
     ) -> Evaluation:
-        """See `Evaluator.evaluate`.
+        """See `Evaluator.evaluate`; `scratch` is the folder for a command's files, if not the specification's.
 
         Raises:
             EvaluationFailed: the user's code raised, returned something unusable, or does not offer what is asked.
@@ -78,7 +84,8 @@ class EvaluationWorker:
                 "whose file defines normalization(device) or training_loss(state_dict, device, generator)"
             )
         else:
-            returned = command.evaluate(self._spec, combination, fraction)
+            spec = self._spec if scratch is None else replace(self._spec, scratch=scratch)
+            returned = command.evaluate(spec, combination, fraction)
         with users_file.blamed(self._user.path if self._user is not None else ""):
             metrics, examples = check_metrics(returned)
         return Evaluation(

@@ -93,9 +93,10 @@ def _content(file: Path, before: bytes) -> bytes:
         return before
 
 
-def write(path: Path, heartbeat: Heartbeat) -> None:
-    """Replace the file, and tell the service manager too; a reader sees the old one or the new one, whole."""
-    service.tell(heartbeat.state)  # first: it does not depend on the run's disk
+def write(path: Path, heartbeat: Heartbeat, *, manager: bool = True) -> None:
+    """Replace the file, and tell the service manager too, if told to; a reader sees the old one or the new one, whole."""
+    if manager:
+        service.tell(heartbeat.state)  # first: it does not depend on the run's disk
     with disk.replacing(path, durable=False) as temporary:
         disk.write_new(temporary, json.dumps(dataclasses.asdict(heartbeat)).encode())
 

@@ -53,14 +53,16 @@ class RunLock:
     Args:
         paths: the run's paths; the folders are there.
         say: shows a line if an owner that is perhaps gone is waited for.
+        shared: whether this process has other runs too.
 
     Raises:
         RunIsWatched: another process has it; the message names it.
         StoreError: the lock file cannot be written.
     """
 
-    def __init__(self, paths: RunPaths, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, paths: RunPaths, say: Callable[[str], None] = lambda _: None, *, shared: bool = False) -> None:
         self._paths = paths
+        self._shared = shared
         self._say = say
         self._fd = -1
 
@@ -96,7 +98,7 @@ class RunLock:
         raise RunIsWatched(f"another process keeps {self._paths.lock} locked")
 
     def _record(self) -> None:
-        self._owner = this_process(self._fd)
+        self._owner = this_process(self._fd, shared=self._shared)
         try:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, encoded(self._owner)[0], 0)

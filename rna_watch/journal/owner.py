@@ -17,7 +17,7 @@ from rna_watch.journal import fields
 from rna_watch.layout import bounded_json
 
 _LARGEST_PID = 2**22
-_BESIDE = ("nonce", "pid_namespace", "lock_inode")
+_BESIDE = ("nonce", "pid_namespace", "lock_inode", "shared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,8 @@ class Owner:
     The lock holds the first five fields. The others lie in a file next to it, because version 0.1.0 reads a lock with a
     field that it does not know as one without an owner; they are None for an owner of that version. `nonce` is made for
     this one taking of the lock. `pid_namespace` is that namespace's inode, and `lock_inode` the lock file's, which tells
-    the file from a copy of it.
+    the file from a copy of it. `shared` says that the process has other runs too: it is asked by a file, not by a signal,
+    to let this one go.
     """
 
     host: str
@@ -38,6 +39,7 @@ class Owner:
     nonce: str | None = None
     pid_namespace: int | None = None
     lock_inode: int | None = None
+    shared: bool = False
 
     def lives(self) -> bool | None:
         """Whether the process lives; None if that cannot be seen from here (another machine, another PID namespace)."""
@@ -53,18 +55,19 @@ class Owner:
 
     def in_lock(self) -> Owner:
         """What the lock alone tells of it."""
-        return dataclasses.replace(self, nonce=None, pid_namespace=None, lock_inode=None)
+        return dataclasses.replace(self, nonce=None, pid_namespace=None, lock_inode=None, shared=False)
 
     def __str__(self) -> str:
         elsewhere = self.nonce and self.shares_clock() and self.pid_namespace != _pid_namespace()
         return f"process {self.pid} on {self.host}{' (in another PID namespace)' if elsewhere else ''}"
 
 
-def this_process(lock: int) -> Owner:
+def this_process(lock: int, *, shared: bool = False) -> Owner:
     """The record of the calling process, as of now, with a new nonce.
 
     Args:
         lock: a descriptor of the lock file.
+        shared: whether the process has other runs too.
     """
     return Owner(
         host=socket.gethostname(),
@@ -75,12 +78,13 @@ def this_process(lock: int) -> Owner:
         nonce=secrets.token_hex(8),
         pid_namespace=_pid_namespace(),
         lock_inode=os.fstat(lock).st_ino,
+        shared=shared,
     )
 
 
 def encoded(owner: Owner) -> tuple[bytes, bytes]:
     """An owner as the lock records it, and as the file next to the lock does."""
-    whole = dataclasses.asdict(owner)
+    whole = {key: value for key, value in dataclasses.asdict(owner).items() if key != "shared" or value}
     return json.dumps({key: whole[key] for key in whole if key not in _BESIDE}).encode(), json.dumps(whole).encode()
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TRIES = 3
 _PARSED_FOLDER = "checkpoints"
 _OURS = re.compile(
-    r"^(journal\.jsonl|snapshot|heartbeat\.json|lock|owner\.json|log(\.\d+)?|stop|pins|window|scratch|\.rna-watch-.*\.tmp)$"
+    r"^(journal\.jsonl|snapshot|heartbeat\.json|runs\.json|lock|owner\.json|log(\.\d+)?|stop|pins|window|scratch|\.rna-watch-.*\.tmp)$"
 )
 _PARSED_ENTRY = re.compile(r"^checkpoint_\d+$")
 
@@ -78,6 +78,11 @@ class RunPaths:
         return self.state / "stop"
 
     @property
+    def sweep(self) -> Path:
+        """The runs that a process watches below this folder (`journal/sweep.py`)."""
+        return self.state / "runs.json"
+
+    @property
     def announced(self) -> Path:
         """A file that the training replaces whenever a checkpoint is whole (`integrations/announcement.py`)."""
         return self.state / "announced"
@@ -118,11 +123,12 @@ class RunPaths:
         """Whether an output, as events record it, is in the output tree; somebody may have removed it."""
         return (self.models / output).exists()
 
-    def create(self, *, allow_links: bool = False) -> None:
+    def create(self, *, allow_links: bool = False, sweep: bool = False) -> None:
         """Make the folders, and claim them (see `owned`); the one of the pins is made only if `adopt_pins` will not.
 
         Args:
             allow_links: the setting of that name.
+            sweep: only the state folder, for the process that watches many runs below `run`.
 
         Raises:
             UsageError: one of ours is a symbolic link, or belongs to another user.
@@ -131,9 +137,10 @@ class RunPaths:
         pins, old = self.pin_folders
         ours = (pins, old, self.scratch, self.journal, self.lock, self.owner, self.heartbeat, self.log, self.snapshot)
         try:
-            owned.claim(self.models, allow_links=allow_links)
+            if not sweep:
+                owned.claim(self.models, allow_links=allow_links)
             owned.claim(self.state, [each.name for each in ours], allow_links=allow_links, mark=True)
-            if not old.exists():
+            if not old.exists() and not sweep:
                 owned.make_folders(pins)
         except OSError as error:
             raise StoreError(

@@ -94,6 +94,13 @@ def known_runs() -> list[RunPaths]:
     return [paths for _, paths in sorted(records, key=lambda each: each[0], reverse=True)]
 
 
+def usual_place(run: Path) -> RunPaths:
+    """The paths of one of many runs, without a look at other mounts: below the run directory if that is so, else remembered."""
+    file = registry_file(run)
+    places = [] if file is None or (run / ".rna-watch").is_dir() else _outputs(_read(file))
+    return RunPaths(run=run, output=next((each for each in places if each.is_dir()), run))
+
+
 def resolve(run: Path, output: str | None) -> RunPaths:
     """The paths of a run: those of `--output`, else of a living daemon, else below the run directory, else remembered ones.
 

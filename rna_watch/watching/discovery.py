@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -131,10 +130,20 @@ def unexplained(groups: Iterable[NumberedNames]) -> list[NumberedNames]:
     """Sequences in different folders, the longest of each, that are one run only if their models are of one kind."""
     first: dict[str, NumberedNames] = {}
     for group in groups:
-        if group.first is not None and group.count >= _SEQUENCE:
+        if is_sequence(group):
             first.setdefault(group.folder, group)
     outer = [group for folder, group in first.items() if not any(_below(folder, other) for other in first)]
-    return [group for group in outer if not any(_ROLE.match(part) for part in group.folder.split("/"))]
+    return [group for group in outer if not any(is_role(part) for part in group.folder.split("/"))]
+
+
+def is_sequence(group: NumberedNames) -> bool:
+    """Whether checkpoints of several steps lie there."""
+    return group.first is not None and group.count >= _SEQUENCE
+
+
+def is_role(part: str) -> bool:
+    """Whether a folder is named after a part of a run, or after which of its models it holds."""
+    return bool(_ROLE.match(part))
 
 
 def _groups(names: Mapping[str, int], reading: Reading) -> tuple[NumberedNames, ...]:
@@ -177,7 +186,7 @@ def _split(name: str, reading: Reading) -> tuple[str, str]:
     *folders, _ = name.split("/")
     cut = next((index for index, part in enumerate(folders) if _STEP_FOLDER.search(part)), len(folders))
     if cut == len(folders) and reading.step_in_folder(name):
-        counted = [index for index, part in enumerate(folders) if _NUMBER.search(part) and not _distinguishes(part)]
+        counted = [index for index, part in enumerate(folders) if _NUMBER.search(part) and not names_a_run(part)]
         cut = counted[-1] if counted else cut
     rest = name.split("/")[cut:]
     return "/".join(folders[:cut]), "/".join(rest)
@@ -203,18 +212,18 @@ def _trainer(path: str, beside: set[str]) -> tuple[str, str]:
 
 def _forks(groups: tuple[NumberedNames, ...]) -> set[str]:
     """The folders of several runs: those in which siblings differ, with the same pattern below them."""
-    sequences = {group.folder for group in groups if group.first is not None and group.count >= _SEQUENCE}
+    sequences = {group.folder for group in groups if is_sequence(group)}
     classes: dict[tuple[str, ...], dict[tuple[str, ...], bool]] = defaultdict(dict)
     for group in groups:
         if any(_below(group.folder, other) for other in sequences):
             continue  # a folder that holds a sequence is one run, with everything below it
         folders = tuple(group.folder.split("/"))
-        long = group.first is not None and group.count >= _SEQUENCE
+        long = is_sequence(group)
         classes[(*map(_kin, folders), group.series)][folders] = long
     roots: set[str] = set()
     for members in classes.values():
         depth = _last_fork(list(members))
-        named = depth is not None and any(_distinguishes(folders[depth]) for folders in members)
+        named = depth is not None and any(names_a_run(folders[depth]) for folders in members)
         kept = [folders for folders, long in members.items() if long or named]
         depth = _last_fork(kept)
         if depth is not None:
@@ -233,7 +242,7 @@ def _kin(part: str) -> str:
     return re.sub(rf"[-_.=]*{_NUMBER.pattern}", "", part)
 
 
-def _distinguishes(part: str) -> bool:
+def names_a_run(part: str) -> bool:
     """Whether a folder's name says that it is one run of several, however few checkpoints it holds."""
     return bool(_RUN.search(part)) or any(slot.kind in (Kind.DATE, Kind.HASH) for slot in slots(f"{part}/"))
 
@@ -269,7 +278,6 @@ def within(names: Mapping[str, int], folder: str) -> dict[str, int]:
     return {name[len(folder) + 1 :]: changed for name, changed in names.items() if name.startswith(f"{folder}/")}
 
 
-@lru_cache(maxsize=1)
 def several_runs(names: tuple[str, ...], run: Path) -> tuple[str, str] | None:
     """The problem that several runs are watched as one, and its remedy; None if these names are of one run."""
     runs = discover(dict.fromkeys(names, 0)).runs

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from watchdog.observers.api import BaseObserver
+    from watchdog.observers.api import BaseObserver, ObservedWatch
 
 _READS = (FileOpenedEvent, FileClosedNoWriteEvent)
 _WRITTEN = (FileClosedEvent, FileMovedEvent)  # closed after it was written, or renamed into place
@@ -60,6 +62,45 @@ class _Handler(FileSystemEventHandler):
                 self._wake()
 
 
+class _Shared:
+    """The observer of this process: each takes one of the inotify instances, of which a user has few."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._observer: BaseObserver | None = None
+        self._watches: set[ObservedWatch] = set()
+
+    def begin(self, handler: _Handler, run: Path) -> tuple[BaseObserver, ObservedWatch]:
+        """Watch a folder; raises OSError where a limit is reached."""
+        with self._lock:
+            observer = self._observer
+            if observer is None or not observer.is_alive():
+                observer = Observer()
+                watch = observer.schedule(handler, str(run), recursive=True)
+                observer.start()
+                self._observer, self._watches = observer, {watch}
+            else:
+                watch = observer.schedule(handler, str(run), recursive=True)
+                self._watches.add(watch)
+            return observer, watch
+
+    def end(self, observer: BaseObserver, watch: ObservedWatch) -> None:
+        """End a watch, and with the last one the observer."""
+        with self._lock:
+            if observer is self._observer:
+                self._watches.discard(watch)
+                if self._watches and observer.is_alive():
+                    with contextlib.suppress(KeyError, OSError):
+                        observer.unschedule(watch)
+                    return
+                self._observer = None
+        observer.stop()
+        observer.join(timeout=5.0)
+
+
+_SHARED = _Shared()
+
+
 class Hints:
     """A recursive inotify watch of the run directory.
 
@@ -72,17 +113,14 @@ class Hints:
     def __init__(self, run: Path, wake: Callable[[], None], ignored: Sequence[Path]) -> None:
         self._run = run
         self._handler = _Handler(wake, [str(folder) for folder in ignored])
-        self._observer: BaseObserver | None = None
+        self._watched: tuple[BaseObserver, ObservedWatch] | None = None
 
     def start(self) -> str:
         """Start watching; returns "", or the reason why only scans will find checkpoints."""
         try:
-            observer = Observer()  # takes one of the inotify instances, of which a user has few
-            observer.schedule(self._handler, str(self._run), recursive=True)
-            observer.start()
+            self._watched = _SHARED.begin(self._handler, self._run)
         except OSError as error:
             return f"no file system events ({error.strerror or error}); scans find checkpoints all the same"
-        self._observer = observer
         return ""
 
     def pop_written(self) -> set[str]:
@@ -106,12 +144,13 @@ class Hints:
 
     def alive(self) -> bool:
         """Whether events still come: the observer's thread and its emitter's both run."""
-        observer = self._observer
-        return observer is not None and observer.is_alive() and all(e.is_alive() for e in observer.emitters)
+        if self._watched is None:
+            return False
+        observer, watch = self._watched
+        return observer.is_alive() and any(each.watch == watch and each.is_alive() for each in observer.emitters)
 
     def stop(self) -> None:
-        """End the threads."""
-        observer, self._observer = self._observer, None
-        if observer is not None:
-            observer.stop()
-            observer.join(timeout=5.0)
+        """End the watch."""
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            _SHARED.end(*watched)

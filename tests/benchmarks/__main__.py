@@ -24,6 +24,7 @@ from tests.benchmarks import (
     layered,
     search,
     slow,
+    sweep,
     whole,
     window,
 )
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[Options], None]] = {
     "beside": beside.show,
     "growth": growth.show,
     "slow": slow.show,
+    "sweep": sweep.show,
     **{f"levers-{name}": partial(levers.show, name) for name in TRAININGS},
 }
 ROUNDS = 5

@@ -77,7 +77,7 @@ def _as_a_process(given: list[str], said: io.StringIO, told: io.StringIO, cwd: P
     try:
         with (
             mock.patch.object(sys, "argv", ["rna-watch", *given]),
-            mock.patch("rna_watch.daemon.setup.be_nice"),
+            mock.patch("rna_watch.daemon.background.be_nice"),
             contextlib.chdir(cwd or Path.cwd()),
             contextlib.redirect_stdout(said),
             contextlib.redirect_stderr(told),

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -195,6 +196,40 @@ def test_a_training_that_never_begins_does_not_hold_the_job(sharing, begin):
     said, _ = side_car.communicate(timeout=120)
     assert side_car.returncode == 0, said
     assert "in its command line has begun" in said
+
+
+def test_the_deployment_for_many_runs_is_one_process_that_writes_to_volumes_alone():
+    """One replica at a time, no root, a read-only root file system, settings that load, and a volume for several pods."""
+    found = documents("kubernetes-many-runs.yaml")
+    spec = found["Deployment"]["spec"]
+    pod = spec["template"]["spec"]
+    [container] = pod["containers"]
+    assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+    assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+    assert found["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert {volume["name"] for volume in pod["volumes"]} == {mount["name"] for mount in container["volumeMounts"]}
+    assert container["readinessProbe"]["exec"]["command"] == ["rna-watch", "status", "--check", "/runs"]
+
+
+@pytest.mark.slow
+def test_the_deployment_watches_all_runs_of_the_volume(begin, finish, run, tmp_path):
+    """Its own command and settings: each run gets its models, the probe passes, and SIGTERM ends it with 0."""
+    found = documents("kubernetes-many-runs.yaml")
+    [container] = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    folders = {"runs": tmp_path / "volume", "etc/rna-watch": tmp_path / "settings"}
+    folders["etc/rna-watch"].mkdir()
+    settings = found["ConfigMap"]["data"]["rna-watch.yaml"].replace("evaluator:", "#").replace("metric:", "#")
+    (folders["etc/rna-watch"] / "rna-watch.yaml").write_text(settings)
+    shutil.copytree(run, folders["runs"] / "lr1")
+    shutil.copytree(run, folders["runs"] / "lr2")
+    watcher = begin(command_of(container, **folders))
+    wait_for(lambda: [len(models(folders["runs"] / name)) for name in ("lr1", "lr2")] == [2, 2], "models", watcher)
+    assert finish(probe_of(container, **folders))[0] == 0
+    watcher.send_signal(signal.SIGTERM)
+    said, _ = watcher.communicate(timeout=120)
+    assert watcher.returncode == 0, said
 
 
 def test_the_ray_cluster_fits_rna_watch():
