@@ -18,7 +18,7 @@ from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.help_pages import Program
 from rna_watch.journal.echo import Formatter, echo, note, tolerate_any_text
 from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
-from rna_watch.run_options import OUTPUT, PATH, RUN, asker, json_flag, of_run, taken
+from rna_watch.run_options import OUTPUT, PATH, RUN, RUN_PATH, asker, json_flag, of_run, placed, taken, typed_url
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ def app() -> None:
 
 
 @app.command(cls=GroupedCommand)
-@click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True, type=PATH)
+@click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True, type=RUN_PATH)
 @settings
 @click.option("--recursive", is_flag=True, help="Watch every run below RUN_DIR, also later ones, in one process.")
 @click.option("--runs", "globs", metavar="GLOB", multiple=True, help="With --recursive: which folders are runs.")
@@ -50,12 +50,16 @@ def start(run_dirs: tuple[Path, ...], config_file: Path | None, **options: Any) 
 
     how = taken(options, "foreground", "wait", "to_terminal", "chosen")
     many = taken(options, "recursive", "globs")
+    config = config_of(config_file, options)
     if many["recursive"] or many["globs"] or len(run_dirs) > 1:
         from rna_watch.commands import start_many
 
-        start_many.start_many(run_dirs, config_of(config_file, options), sys.argv[1:], say=echo, **many, **how)
-    else:
-        start.start(run_dirs[0], config_of(config_file, options), sys.argv[1:], say=echo, ask=asker(), **how)
+        if typed_url() is not None or config.remote is not None:
+            raise UsageError("a run in an object store is watched by a process of its own: start each by itself")
+        start_many.start_many(run_dirs, config, sys.argv[1:], say=echo, **many, **how)
+        return
+    run_dir, config = placed(run_dirs[0], config, echo if how["chosen"] is None else lambda _: None)
+    start.start(run_dir, config, sys.argv[1:], say=echo, ask=asker(), **how)
 
 
 @app.command(cls=GroupedCommand)
@@ -71,7 +75,27 @@ def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any
             raise UsageError(
                 f"--{name.replace('_', '-')} is for `start`: `once` ends when everything that is there is done"
             )
-    once.once(run_dir, config_of(config_file, options), sys.argv[1:], again=again, say=echo, ask=asker())
+    run_dir, config = placed(run_dir, config_of(config_file, options), echo)
+
+    def run() -> None:
+        once.once(run_dir, config, sys.argv[1:], again=again, say=echo, ask=asker())
+
+    if config.remote is None:
+        run()
+    else:
+        from rna_watch.journal.run_registry import resolve
+        from rna_watch.remote import mirror
+
+        mirror.whole(config, resolve(run_dir, config.output), run, echo)
+
+
+@app.command(hidden=True)
+@of_run
+def mirror(paths: RunPaths) -> None:
+    """Fetch checkpoints from the run's object store and put its models there, beside the daemon that starts this."""
+    from rna_watch.remote import mirror
+
+    mirror.follow(paths, echo)
 
 
 @app.command()
@@ -95,7 +119,7 @@ def doctor(run_dir: Path, config_file: Path | None, **options: Any) -> None:
 
 
 @app.command()
-@click.argument("run_dir", type=PATH, required=False)
+@click.argument("run_dir", type=RUN_PATH, required=False)
 @OUTPUT
 @json_flag("the state as one JSON object; of all runs, an array of them")
 @click.option(
@@ -112,7 +136,7 @@ def status(run_dir: Path | None, *, output: str | None, as_json: bool, check: bo
 
 
 @app.command()
-@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=PATH)
+@click.argument("run_dirs", metavar="[RUN_DIR]...", nargs=-1, type=RUN_PATH)
 @OUTPUT
 @click.option("--once", is_flag=True, help="Print one frame and exit.")
 @click.option("--svg", type=PATH, help="Write one frame as a picture and exit.")
@@ -153,7 +177,7 @@ def logs(paths: RunPaths, *, lines: int, follow: bool) -> None:
 
 
 @app.command()
-@click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True, type=PATH)
+@click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True, type=RUN_PATH)
 @OUTPUT
 def stop(run_dirs: tuple[Path, ...], output: str | None) -> None:
     """Stop watching RUN_DIR, or waiting for it; the training and all files stay as they are.

@@ -191,6 +191,10 @@ class RunConfig(BaseModel):
     serving_copy: Literal["none", "safetensors"] = Field(
         "none", description="A plain copy for serving next to each model: NAME.export.safetensors, with bare names."
     )
+    remote: str | None = Field(
+        None,
+        description="Address of the run in an object store (s3://BUCKET/RUN); it is fetched into RUN_DIR.",
+    )
     exporters: tuple[ExporterName, ...] = Field(
         (), description="Tools that get the run's numbers as they come, below .rna-watch/exports; none if not given."
     )
@@ -208,13 +212,13 @@ class RunConfig(BaseModel):
     ] = Field(
         "auto",
         description="Where the bulk work runs: local, in processes of this machine, ray, or auto: local at once, and Ray as soon "
-        "as it is up where it pays (`ray_address`, `gpus`, several `evaluators`, a window from `ray_from` on).",
+        "as it is up where it pays (`ray_address`, `gpus`, several `evaluators`, a window from `ray_from` on, if set).",
     )
     ray_address: str = Field("local", description="Address of a Ray cluster; `local` starts one of our own.")
-    ray_from: Annotated[float, Field(ge=0)] = Field(
-        64.0,
-        description="GiB of a window's checkpoints from which Ray takes the work where nothing else decides; below it, processes "
-        "of this machine are there sooner.",
+    ray_from: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="GiB of a window's checkpoints from which Ray takes the work where nothing else decides; none: no size "
+        "decides, as on one machine Ray does the same tasks later and no faster.",
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Tasks at a time; 0: one per core, at most 4.")
 

@@ -29,6 +29,7 @@ SUMMARIES = {
     "inspect": "Say what CHECKPOINT is, and what would be extrapolated.",
     "verify": "Recompute published models from their manifests.",
     "completion": "Print what lets SHELL complete commands and options.",
+    "mirror": "Fetch checkpoints from the run's object store, put models there.",
     "reproduce": "Repeat an experiment of the paper.",
 }
 EXAMPLES = {

@@ -15,9 +15,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.commands.settle_run import Ask
+    from rna_watch.config import RunConfig
 
 PATH = click.Path(path_type=Path)
-RUN = click.argument("run_dir", type=PATH)
+_URL = "rna_watch.url"  # in the context of a command
+
+
+class _RunPath(click.Path):
+    """A run directory, or the address of one in an object store: then the folder that its checkpoints are fetched into."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from rna_watch.journal import remote_place
+
+        if not (isinstance(value, str) and remote_place.is_url(value)):
+            return super().convert(value, param, ctx)
+        if ctx is not None:
+            ctx.meta[_URL] = value
+        return remote_place.output_of(value) / remote_place.MIRROR
+
+
+RUN_PATH = _RunPath(path_type=Path)
+RUN = click.argument("run_dir", type=RUN_PATH)
 OUTPUT = click.option("--output", help="Where outputs and state lie, if not in the run directory.")
 
 
@@ -33,6 +51,21 @@ def of_run(command: Callable[..., None]) -> Callable[..., None]:
         command(resolve(run_dir, output), **options)
 
     return with_paths
+
+
+def typed_url() -> str | None:
+    """The address that was typed for RUN_DIR, if one was."""
+    return click.get_current_context().meta.get(_URL)
+
+
+def placed(run_dir: Path, config: RunConfig, say: Callable[[str], None]) -> tuple[Path, RunConfig]:
+    """A run and its settings; of one in an object store, the folder that it is fetched into."""
+    url = typed_url()
+    if url is None and config.remote is None:
+        return run_dir, config
+    from rna_watch.commands import remote
+
+    return remote.placed(run_dir, config, url, say)
 
 
 def json_flag(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -249,8 +249,8 @@ def _not_finite(layouts: Sequence[Layout], numbers: Sequence[int]) -> RefusedChe
 
 
 def _engine(settings: RunConfig, size_bytes: int) -> Engine:
-    """Where the work runs: on Ray where it is asked for, a cluster is named, or the checkpoints are large; else here at once."""
-    large = size_bytes >= settings.ray_from * 2**30
+    """Where the work runs: on Ray where it is asked for, a cluster is named, or a size is set and reached; else here at once."""
+    large = settings.ray_from is not None and size_bytes >= settings.ray_from * 2**30
     if settings.engine == "ray" or (settings.engine == "auto" and (settings.ray_address != "local" or large)):
         return start_ray(settings)
     engine = LocalEngine(workers(settings), here=True)

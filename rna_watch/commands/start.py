@@ -15,7 +15,7 @@ from rna_watch.evaluation.evaluator import check_exists
 from rna_watch.journal import events as e
 from rna_watch.journal import snapshot, waiting
 from rna_watch.journal.backfill import backfill
-from rna_watch.journal.command_line import command
+from rna_watch.journal.command_line import command, named
 from rna_watch.journal.quantities import duration, plain
 from rna_watch.journal.replay import Stage
 from rna_watch.journal.run_paths import is_to_come
@@ -86,7 +86,7 @@ def start(
                 stack.enter_context(waiting.waiting(run_dir.absolute()))
                 waiting.await_folder(run_dir)
             run_dir, found = settle(run_dir, config, ["rna-watch", *typed], ask, goes_on=True)
-        for line in found:
+        for line in found if config.remote is None else ():  # what was fetched by now says nothing of the rest
             say(line)
     paths = resolve(chosen or run_dir, config.output)
     if chosen is None:
@@ -98,7 +98,7 @@ def start(
     with _telling(say) as (tell, on_wait):
         arguments = [*arguments, "--chosen", str(paths.run)]
         pid = background.start(paths, arguments, tell, allow_links=config.allow_links, on_wait=on_wait)
-    say(f"watching {paths.run} (process {pid})\nmodels   {paths.models}")
+    say(f"watching {named(paths.run)} (process {pid})\nmodels   {paths.models}")
     for line in _begun(paths, config):
         say(line)
     look, stop = (

@@ -12,6 +12,7 @@ from rna_watch.dashboard.runs import RunSight
 from rna_watch.dashboard.summary import summary
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal import sweep, waiting
+from rna_watch.journal.command_line import named
 from rna_watch.journal.cooled import cooled
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.quantities import plain, printable
@@ -81,7 +82,7 @@ def lines(paths: RunPaths, say: Callable[[str], None]) -> list[str]:
 
 def _rows(paths: RunPaths, say: Callable[[str], None]) -> list[tuple[str, str]]:
     state, status = load(paths, say)
-    return summary(state, status, run=str(paths.run), output=str(paths.output), now=time.time(), there=paths.there)
+    return summary(state, status, run=named(paths.run), output=str(paths.output), now=time.time(), there=paths.there)
 
 
 def all_lines(say: Callable[[str], None]) -> list[str]:
@@ -150,7 +151,7 @@ def check(paths: RunPaths) -> None:
     """
     state, status = load(paths)
     if not status.responds:
-        raise RnaWatchError(f"{paths.run} is not watched ({status.state})")
+        raise RnaWatchError(f"{named(paths.run)} is not watched ({status.state})")
     for count, what in ((state.failed_work, "attempts at a model"), (state.failed_evaluations, "evaluations")):
         if count >= _FAILURES:
             problems = "; ".join(plain(each.what) for each in state.problems.values())

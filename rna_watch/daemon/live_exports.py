@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("rna_watch")
 LIMIT_S = 180.0  # without a sign of life; the import of a library may take long on a busy machine
 END_S = 20.0  # for what is left when the daemon has stopped
+_REMOTE = "remote"
+_REMOTE_END_S = 120.0  # a model may have to be put into an object store
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 600.0
 _TICK_S = 0.5
 _LINE_CHARACTERS = 500
@@ -36,18 +38,21 @@ _REMEDY = (
 
 
 class LiveExports:
-    """Runs the exporters that the settings name, as a context around the daemon's work.
+    """Runs the exporters that the settings name, and the traffic with an object store, as a context around the daemon's work.
 
     Args:
-        config: the settings `exporters`, `prometheus_port`, `device`, `gpus`.
+        config: the settings `exporters`, `prometheus_port`, `device`, `gpus`, `remote`.
         paths: the run's paths.
         recorder: journal and state.
+        once: only what is there is processed: then the store is asked before and after.
     """
 
-    def __init__(self, config: RunConfig, paths: RunPaths, recorder: Recorder) -> None:
+    def __init__(self, config: RunConfig, paths: RunPaths, recorder: Recorder, *, once: bool = False) -> None:
         self._stopping = threading.Event()
+        remote = (_REMOTE,) if config.remote is not None and not once else ()
         self._threads = [
-            thread(self._guarded, name=f"rna-watch-{name}", args=(name,)) for name in dict.fromkeys(config.exporters)
+            thread(self._guarded, name=f"rna-watch-{name}", args=(name,))
+            for name in dict.fromkeys((*config.exporters, *remote))
         ]
         self._config = config
         self._paths = paths
@@ -62,11 +67,15 @@ class LiveExports:
     ) -> None:
         self._stopping.set()
         for each in self._threads:
-            each.join(END_S + LIMIT_S)
+            each.join(self.end_s(each.name.removeprefix("rna-watch-")) + LIMIT_S)
 
     def limit_s(self, _name: str) -> float:
         """How long an exporter may give no sign of life."""
         return LIMIT_S
+
+    def end_s(self, name: str) -> float:
+        """How long it may take to do what is left when the daemon has stopped."""
+        return _REMOTE_END_S if name == _REMOTE else END_S
 
     def _guarded(self, name: str) -> None:
         """A thread's work: whatever happens in it costs this exporter alone."""
@@ -81,10 +90,10 @@ class LiveExports:
                 self._stopping.wait(_TICK_S)
                 continue
             if self._stopping.is_set():
-                _LOG.warning("the exporter %s did not end well: %s", name, why)
+                _LOG.warning("%s did not end well: %s", _what(name), why)
                 return
             with contextlib.suppress(RnaWatchError, OSError):
-                self._recorder.problem(f"exporter {name}", f"the exporter {name} fails: {why}", _REMEDY)
+                self._recorder.problem(f"exporter {name}", f"{_what(name)} fails: {why}", _REMEDY)
             pause_s = (
                 _FIRST_PAUSE_S if time.monotonic() - begun > _LONGEST_PAUSE_S else min(2 * pause_s, _LONGEST_PAUSE_S)
             )
@@ -94,6 +103,8 @@ class LiveExports:
         """One life of an exporter's process; returns why it failed, "" if it ended as it should."""
         port = self._config.prometheus_port if name == "prometheus" else None
         command = [sys.executable, "-P", "-m", "rna_watch", "export", str(self._paths.run), "--to", name, "--follow"]
+        if name == _REMOTE:
+            command[4:] = ["mirror", str(self._paths.run)]
         command += ["--output", str(self._paths.output)]
         command += ["--port", str(port)] if port is not None else []
         process = subprocess.Popen(
@@ -121,9 +132,9 @@ class LiveExports:
         until, ending = time.monotonic() + limit_s, False
         while True:
             if self._stopping.is_set() and not ending:
-                ending, until = True, time.monotonic() + END_S
+                ending, until = True, time.monotonic() + self.end_s(name)
             if time.monotonic() > until:
-                limit_s = END_S if ending else limit_s
+                limit_s = self.end_s(name) if ending else limit_s
                 return f"it gives no sign of life for {limit_s:g} s, and was ended{f': {last}' if last else ''}"
             select.select([descriptor], [], [], _TICK_S)
             try:
@@ -142,4 +153,8 @@ class LiveExports:
                         self._recorder.solved(f"exporter {name}")
                 elif text:
                     last = text.removeprefix("rna-watch: ")
-                    _LOG.info("exporter %s: %s", name, text)
+                    _LOG.info("%s: %s", _what(name), text)
+
+
+def _what(name: str) -> str:
+    return "the traffic with the object store" if name == _REMOTE else f"the exporter {name}"

@@ -48,7 +48,7 @@ def why_ray(config: RunConfig, window_bytes: int) -> str:
         return "evaluators have GPUs"
     if config.evaluators > 1:
         return f"{config.evaluators} models are evaluated at a time"
-    if window_bytes >= config.ray_from * 2**30:
+    if config.ray_from is not None and window_bytes >= config.ray_from * 2**30:
         return f"a window has {size(window_bytes)}"
     return ""
 

@@ -86,7 +86,7 @@ def watch(
                 away=lock.away,
             )
             on_daemon(daemon)
-            with LiveExports(config, paths, recorder):
+            with LiveExports(config, paths, recorder, once=until_done):
                 daemon.run()
             lock.check()
             if lost := lock.lost():

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("rna_watch")
 _POLL_S = 0.2
+_TICK_S, _TICK_OF_MANY_S = 0.25, 1.0
+_BEAT_S, _BEAT_OF_MANY_S = 1.0, 5.0
 _LONGEST_FIRST = 4  # each so many turns, the run that waits longest has one, whatever it is for
 
 
@@ -50,8 +52,8 @@ class Shared:
 
     def __init__(self, *, many: bool = False) -> None:
         self.many = many
-        self.tick_s = 1.0 if many else 0.25
-        self.beat_s = 5.0 if many else 1.0
+        self.tick_s = _TICK_OF_MANY_S if many else _TICK_S
+        self.beat_s = _BEAT_OF_MANY_S if many else _BEAT_S
         self._lock = threading.Condition()
         self._members: list[Member] = []
         self._waiting: list[_Waiting] = []
@@ -141,6 +143,11 @@ class Shared:
     def engine(self) -> Engine | None:
         """The engine that work is done on."""
         return self._engine
+
+    def is_up(self, spec: EvaluatorSpec | None) -> bool:
+        """Whether the engine is there, and the evaluators are, if there are to be some."""
+        engine = self._engine
+        return engine is not None and engine is not self._cancelled and (spec is None or bool(self._evaluators))
 
     def started(self, config: RunConfig) -> Engine:
         """The engine, which is started if there is none.

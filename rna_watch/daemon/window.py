@@ -13,8 +13,8 @@ import numpy as np
 from rna_watch.acceleration.layers import spread
 from rna_watch.acceleration.methods import ANNEAL, COMBINED
 from rna_watch.acceleration.residuals import Form, NotExactError, TrainingState, choose_form, not_of_form
+from rna_watch.journal.checkpoint import Checkpoint, Stage
 from rna_watch.journal.kept import model_key
-from rna_watch.journal.replay import Checkpoint, Stage
 from rna_watch.layout.layout import Role
 from rna_watch.window.combine import Combination
 from rna_watch.window.companions import Companions, companions, training_state

@@ -124,9 +124,12 @@ class Worker:
         self._shared.join(self)
         self._ray = self._shared.ray_beside(self._config)
         self._say(f"engine   {_in_words(self._config)}")
-        with self._shared.turn(self, self._proceed):
+        if self._shared.is_up(self._spec):  # by another run, which may be at work for long
             self._pipeline = self._set_up()
-            self._look_at_ray()
+        else:
+            with self._shared.turn(self, self._proceed):
+                self._pipeline = self._set_up()
+                self._look_at_ray()
         second = self._second()
         self._begun = True
         while True:
@@ -295,12 +298,13 @@ class Worker:
             EngineError: it cannot start.
         """
         self.engine = self._shared.started(self._config)
+        loaded = self._shared.is_up(self._spec)
         self._evaluators = evaluators = (
             self._shared.evaluators(self._spec, self._config.evaluators) if self._spec is not None else []
         )
-        if evaluators and not self._begun:
+        if evaluators and not self._begun and not loaded:
             self._say(f"loading  {self._config.evaluator or self._config.evaluate_command}")
-        for evaluator in evaluators[:1]:  # the others start when there is more than one model to evaluate
+        for evaluator in evaluators[:1] if not loaded else ():  # the others start when there is more than one model
             self._loading = threading.Thread(target=self._load, args=(evaluator,), name="rna-watch-load", daemon=True)
             self._loading.start()  # windows are measured meanwhile
         return Pipeline(

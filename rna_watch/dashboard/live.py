@@ -16,6 +16,7 @@ from rna_watch.dashboard.runs import RunSight, runs
 from rna_watch.dashboard.table import ordered
 from rna_watch.dashboard.terminal import HUNG_UP, keys, polite_end
 from rna_watch.dashboard.view import framed, render
+from rna_watch.journal.command_line import named
 from rna_watch.journal.cooled import cooled, sentence
 from rna_watch.journal.follow import Follower
 from rna_watch.journal.metric import metric_of
@@ -113,7 +114,7 @@ class _Run:
 
     def sight(self) -> RunSight:
         """The run for a line of several."""
-        return RunSight(path=str(self.paths.run), state=self.follower.state, status=self.status, best=self.best())
+        return RunSight(path=named(self.paths.run), state=self.follower.state, status=self.status, best=self.best())
 
 
 def _frame(every: Sequence[_Run], console: Console, *, height: int, hint: str, look: Look) -> RenderableType:

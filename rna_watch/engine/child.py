@@ -1,20 +1,16 @@
-"""A child process of the local engine: it does one task after another, and ends when its parent does.
-
-It is started by its own command, so that nothing of the parent's main program runs in it.
-"""
+"""A child process of the local engine: it does one task after another, and ends when its parent does."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import subprocess
 import sys
-import threading
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import EngineError
+from rna_watch.evaluation.child import begin, follow_parent
 
 if TYPE_CHECKING:
     from rna_watch.window.tasks import Result
@@ -29,26 +25,8 @@ class Child:
     """
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        lifeline, self._lifeline = os.pipe()  # the child reads its end when we are gone
-        try:
-            self._process = subprocess.Popen(
-                # -P: what lies in the current folder is no module of ours, whatever its name
-                [sys.executable, "-P", "-m", "rna_watch.engine.child", str(theirs.fileno()), str(lifeline)],
-                pass_fds=(theirs.fileno(), lifeline),
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            os.close(self._lifeline)
-            raise
-        finally:
-            theirs.close()
-            os.close(lifeline)
+        self._process, self._connection, self._lifeline = begin("rna_watch.engine.child")
         self.pid = self._process.pid
-        self._connection = Connection(ours.detach())
 
     def run(self, task: Task) -> Result:
         """What `tasks.run` gives in the child, or raises there.
@@ -82,11 +60,7 @@ def serve(connection: Connection, lifeline: int) -> None:
     """The child: one thread for the kernels, and an exit when the parent is gone."""
     from rna_watch.window import tasks
 
-    def follow_parent() -> None:
-        os.read(lifeline, 1)
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
+    follow_parent(lifeline, partial(os._exit, 1))
     tasks.single_thread()
     while True:
         try:

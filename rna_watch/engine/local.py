@@ -17,13 +17,12 @@ from threadpoolctl import threadpool_limits
 from rna_watch.engine.child import Child
 from rna_watch.engine.contract import Process
 from rna_watch.errors import Cancelled
-from rna_watch.evaluation.client import Evaluator
-from rna_watch.evaluation.local import begin
 from rna_watch.window import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rna_watch.evaluation.client import Evaluator
     from rna_watch.evaluation.evaluator import EvaluatorSpec
     from rna_watch.window.tasks_plan import Task
 
@@ -138,7 +137,10 @@ class LocalEngine:
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived evaluating process."""
-        evaluator = Evaluator(spec, begin)
+        from rna_watch.evaluation.client import Evaluator
+        from rna_watch.evaluation.local import begun
+
+        evaluator = Evaluator(spec, begun)
         self._evaluators.append(evaluator)
         return evaluator
 

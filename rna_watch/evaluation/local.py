@@ -1,8 +1,4 @@
-"""An evaluator's process as a child of ours, started without fork and ended with everything it started.
-
-Parent and child talk over a socket; a second pipe is the child's lifeline: when the parent is gone, it reads
-end-of-file and ends.
-"""
+"""An evaluator's process as a child of ours, ended with everything it started."""
 
 from __future__ import annotations
 
@@ -10,15 +6,13 @@ import contextlib
 import importlib
 import os
 import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
 import types
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from rna_watch.evaluation.child import begin, follow_parent
 from rna_watch.evaluation.client import ProcessDied
 
 if TYPE_CHECKING:
@@ -29,34 +23,12 @@ class ChildProcess:
     """A child that hosts an `AnsweringWorker`; see `client.EvaluatorProcess`."""
 
     def __init__(self, spec: EvaluatorSpec) -> None:
-        ours, theirs = socket.socketpair()
-        try:
-            lifeline_read, lifeline = os.pipe()
-        except OSError:
-            ours.close()
-            theirs.close()
-            raise
+        self._child, connection, lifeline = begin("rna_watch.evaluation.local")
         self._lifeline = os.fdopen(lifeline, "wb", buffering=0)
-        try:
-            self._child = subprocess.Popen(
-                # -P: what lies in the current folder is no module of ours, whatever its name
-                [sys.executable, "-P", "-m", "rna_watch.evaluation.local", str(theirs.fileno()), str(lifeline_read)],
-                pass_fds=(theirs.fileno(), lifeline_read),
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            self._lifeline.close()
-            raise
-        finally:
-            theirs.close()
-            os.close(lifeline_read)
         self._number = 0
         self.pid: int | None = self._child.pid
         # not closed by `kill`, which another thread may call while this one waits in it
-        self._connection = Connection(ours.detach())
+        self._connection = connection
         with contextlib.suppress(OSError):  # a child that is gone by now is found out by `ask`
             self._connection.send(spec)
 
@@ -96,7 +68,7 @@ def begin_early(spec: EvaluatorSpec) -> None:
         _early.append((spec, ChildProcess(spec)))
 
 
-def begin(spec: EvaluatorSpec) -> ChildProcess:
+def begun(spec: EvaluatorSpec) -> ChildProcess:
     """A process; that which was started early, if it was for the same evaluator."""
     while _early:
         told, process = _early.pop()
@@ -120,11 +92,7 @@ def serve(connection: Connection, lifeline: int) -> None:
     """The child: take the specification, then calls of the worker's methods, and answer each."""
     from rna_watch.evaluation.worker import AnsweringWorker
 
-    def follow_parent() -> None:
-        os.read(lifeline, 1)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
+    follow_parent(lifeline, lambda: os.killpg(0, signal.SIGKILL))
     sys.modules["__main__"] = types.ModuleType("__main__")  # nothing of ours is in the user's way
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         spec = connection.recv()

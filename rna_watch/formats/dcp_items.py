@@ -148,7 +148,7 @@ def _tensor(each: Stored, item: Item, blob: TorchZip) -> tuple[PickledTensor, in
         raise RefusedCheckpoint(f"it is {tensor.what}, which cannot be averaged; save the model with plain tensors")
     if not isinstance(tensor, PickledTensor):
         raise RefusedCheckpoint("it is no tensor, but .metadata says that it is")
-    if tensor.dtype != each.dtype or tensor.shape != item.sizes or len(tensor.stride) != len(tensor.shape):
+    if tensor.dtype != each.dtype or tensor.shape != item.sizes:
         raise RefusedCheckpoint(
             f"it holds {tensor.dtype} of shape {list(tensor.shape)}, and .metadata says {each.dtype} of shape {list(item.sizes)}"
         )

@@ -77,4 +77,5 @@ def loading(format_name: str, path: str, source: str) -> list[str]:
 
 def endings() -> tuple[str, ...]:
     """How names of checkpoints end that are single files."""
-    return tuple(dict.fromkeys(ending for each in FILES for ending in each.endings))
+    usual_first = sorted(FILES, key=lambda each: each is not torch_zip.FORMAT)
+    return tuple(dict.fromkeys(ending for each in usual_first for ending in each.endings))

@@ -141,6 +141,8 @@ def _tensor(storage: object, start: int, shape: Any, stride: Any, dtype: str | N
         return OpaqueTensor(what="a tensor without a storage of its own")
     if max(len(shape), len(stride)) > _MOST_AXES or start < 0:
         raise ValueError("a tensor with a negative start or more axes than torch has")
+    if len(shape) != len(stride):
+        raise ValueError("a tensor with a shape and a stride of different lengths")
     if any(type(each) is not int or abs(each) >= _MOST_ELEMENTS for each in (start, *shape, *stride)):
         raise ValueError("a tensor whose start, sizes or strides are no whole numbers of elements")
     return PickledTensor(

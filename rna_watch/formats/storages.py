@@ -158,8 +158,6 @@ def _sharing(tensors: dict[str, PickledTensor], used: dict[str, list[tuple[int, 
 
 def _runs(name: str, tensor: PickledTensor) -> list[tuple[int, int]]:
     count = prod(tensor.shape)
-    if len(tensor.shape) != len(tensor.stride):
-        raise RefusedCheckpoint(f"{name} has a shape and a stride of different lengths")
     if count > _MOST_ELEMENTS:
         raise RefusedCheckpoint(f"{name} claims {count} elements: the file is damaged")
     try:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rna_watch.errors import UsageError
+from rna_watch.journal.command_line import MIRROR
 from rna_watch.journal.run_paths import RunPaths, looking_at, same_folder
 from rna_watch.journal.status import status_of
 from rna_watch.layout import bounded_json, disk, owned
@@ -109,6 +111,10 @@ def resolve(run: Path, output: str | None) -> RunPaths:
         RnaWatchError: it cannot be looked at for a reason that may pass.
     """
     with looking_at(run):
+        if run.name == MIRROR and not run.exists():
+            raise UsageError(
+                f"no run of this address was watched by this user on this machine, there is no {run}; start it first"
+            )
         check_run(run)
         run = run.resolve()
         if output is not None:

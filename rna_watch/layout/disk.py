@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-DONTCACHE = 0x80  # RWF_DONTCACHE of Linux 6.14, for which Python has no name yet
-NO_DONTCACHE = {errno.EOPNOTSUPP, errno.EINVAL}  # what older kernels say to it, and tmpfs
 _FICLONE = 0x40049409
 _RENAME_EXCHANGE = 2
 _REMOVALS, _PAUSE_S = 10, 0.1
@@ -307,23 +305,16 @@ def share_blocks(reader: int, writer: int) -> bool:
     return True
 
 
-def write_all(descriptor: int, data: memoryview, offset: int, flags: int = 0) -> None:
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     """Write all bytes at an offset, however the system splits them.
 
     Args:
         descriptor: of the file.
         data: bytes.
         offset: where the first one goes.
-        flags: of the call, as `DONTCACHE`; left out where the system does not take them.
     """
     while data:
-        try:
-            count = os.pwritev(descriptor, [data], offset, flags) if flags else os.pwrite(descriptor, data, offset)
-        except OSError as error:
-            if not flags or error.errno not in NO_DONTCACHE:
-                raise
-            flags = 0
-            continue
+        count = os.pwrite(descriptor, data, offset)
         data, offset = data[count:], offset + count
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint, RnaWatchError, Unreadable
-from rna_watch.layout.disk import DONTCACHE, NO_DONTCACHE
 from rna_watch.layout.identity import check_unchanged, identify
 from rna_watch.layout.trouble import UNREAD_AGAIN, in_words
 
@@ -24,6 +23,10 @@ HEADER_LIMIT_BYTES = 256 * 2**20
 _SAMPLE_BYTES = 4096
 _PIECE_BYTES = 2**20
 _PAGE_BYTES = 4096
+# The system reads ahead in folios of up to 2 MiB, and drops those that lie in the range as a whole. Advice for what was just read
+# dropped nothing (395 of 400 MB stayed); RWF_DONTCACHE drops folios of which the rest is still to be read: 36 % were read twice.
+# With 4 MiB before it 12 MB stay, nothing is read twice, and reads take a third of the CPU time that they take with the flag.
+_BEHIND_BYTES = 2**22
 _MEMORY = Path("/proc/meminfo")
 
 
@@ -59,7 +62,6 @@ class OpenFile:
 
     start_bytes: int = 0  # of a part, within its file
     uncached: bool = False  # what is read into a buffer leaves nothing in the page cache that was not there
-    _by_flag: bool = True  # as long as the system takes the flag for that
 
     def __init__(self, path: str) -> None:
         self.descriptor = open_regular(path)
@@ -104,18 +106,10 @@ class OpenFile:
             buffer, offset = buffer[count:], offset + count
 
     def _preadv(self, buffer: memoryview, offset: int) -> int:
-        if not self.uncached:
-            return os.preadv(self.descriptor, [buffer], offset)
-        if self._by_flag:
-            try:
-                return os.preadv(self.descriptor, [buffer], offset, DONTCACHE)
-            except OSError as error:
-                if error.errno not in NO_DONTCACHE:
-                    raise
-                self._by_flag = False
         count = os.preadv(self.descriptor, [buffer], offset)
-        start = offset - offset % _PAGE_BYTES  # only whole pages are dropped
-        os.posix_fadvise(self.descriptor, start, offset + count - start, os.POSIX_FADV_DONTNEED)
+        if self.uncached:
+            start = max(0, offset - _BEHIND_BYTES) // _PAGE_BYTES * _PAGE_BYTES
+            os.posix_fadvise(self.descriptor, start, offset + count - start, os.POSIX_FADV_DONTNEED)
         return count
 
     def pieces(self, offset: int, count: int) -> Iterator[memoryview]:

@@ -44,18 +44,22 @@ class Folder:
     """A folder below which we act.
 
     `follow`: it may itself be a link. `inside`: links below it are followed. `uid`: the owner that our files get; None: any.
+    `whole`: all that is in it is ours, if it carries our mark.
     """
 
     path: str
     follow: bool
     inside: bool = False
     uid: int | None = None
+    whole: bool = False
 
 
 _CLAIMED: dict[str, Folder] = {}
 
 
-def claim(folder: Path, names: Iterable[str] = (), *, allow_links: bool = False, mark: bool = False) -> None:
+def claim(
+    folder: Path, names: Iterable[str] = (), *, allow_links: bool = False, mark: bool = False, whole: bool = False
+) -> None:
     """Make a folder, if it is not there, and act below it as on our own from now on.
 
     Args:
@@ -63,6 +67,7 @@ def claim(folder: Path, names: Iterable[str] = (), *, allow_links: bool = False,
         names: what else in it must be ours, if it is there.
         allow_links: follow links, and let files be another owner's.
         mark: put our mark into the folder, if nothing is in it.
+        whole: what is in it may be removed, whatever its name.
 
     Raises:
         UsageError: the folder or one of the names is a symbolic link, or belongs to another user.
@@ -95,7 +100,7 @@ def claim(folder: Path, names: Iterable[str] = (), *, allow_links: bool = False,
             put_mark(inside)
     finally:
         os.close(inside)
-    _CLAIMED[path] = Folder(path=path, follow=allow_links, inside=allow_links, uid=uid)
+    _CLAIMED[path] = Folder(path=path, follow=allow_links, inside=allow_links, uid=uid, whole=whole)
 
 
 def _uid_of_new_files(folder: int) -> int:
@@ -316,10 +321,6 @@ def open_at(path: str | Path, flags: int, mode: int = 0o666) -> int:
     return descriptor
 
 
-def _named(error: OSError, path: str | Path) -> OSError:
-    return OSError(error.errno, error.strerror, str(path))
-
-
 def make_folder(where: int, name: str) -> None:
     """Make a folder in another, if it is not there, and put its name on the disk."""
     with suppress(FileExistsError):
@@ -366,7 +367,7 @@ def check_removable(path: str | Path, where: int, name: str) -> os.stat_result:
     """
     found = os.stat(name, dir_fd=where, follow_symlinks=False)
     folder, names = locate(path)
-    state = names[0] in _SINGLE or (len(names) > 1 and _is_kept(names))
+    state = folder.whole or names[0] in _SINGLE or (len(names) > 1 and _is_kept(names))
     own = any(map(is_temporary, names)) or name.partition(".")[0] == f"candidate-{os.getpid()}"
     if not (own or (state and is_marked(folder)) or _is_model(where, name, found)):
         raise _not_ours(str(path))

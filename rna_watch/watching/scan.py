@@ -66,7 +66,7 @@ def scan(
     top = os.path.join(run, "")  # noqa: PTH118
     for path, whole, link in _walk(str(run), 0, ours, failed):
         name = path[len(top) :]
-        if not _matches(name, patterns, whole=whole):
+        if not is_candidate(name, patterns, whole=whole):
             continue
         try:
             if link:
@@ -94,7 +94,7 @@ def candidate(name: str, patterns: Sequence[str] = ()) -> bool:
         patterns: see `scan`.
     """
     hidden = any(part.startswith(".") for part in name.split("/"))
-    return not hidden and name.count("/") <= _MAX_DEPTH and _matches(name, patterns, whole=False)
+    return not hidden and name.count("/") <= _MAX_DEPTH and is_candidate(name, patterns, whole=False)
 
 
 def linked_folders(run: Path, *, exclude: Sequence[Path] = ()) -> list[tuple[str, str]]:
@@ -154,7 +154,8 @@ def _inside(path: str, folders: list[str]) -> bool:
     return any(path == folder or path.startswith(folder + os.sep) for folder in folders)
 
 
-def _matches(name: str, patterns: Sequence[str], *, whole: bool) -> bool:
+def is_candidate(name: str, patterns: Sequence[str], *, whole: bool) -> bool:
+    """Whether a path looks like a checkpoint by its name, or by the folder that it is (`whole`)."""
     last = name.rpartition("/")[2]
     if last.endswith((SUFFIX, ENDING)):
         return False  # a recorded gradient is no checkpoint, nor is an export, whatever the patterns say

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rna_watch.errors import RefusedCheckpoint
-from rna_watch.layout.disk import DONTCACHE, patching, write_all
+from rna_watch.layout.disk import patching, write_all
 from rna_watch.layout.dtypes import DTYPES, Array, Float64, narrow
 from rna_watch.layout.layout import Layout, Role, covers
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, WindowReader, still_infinities, window_segments
@@ -200,15 +200,14 @@ def write_combination(
         OSError: an output cannot be written.
     """
     crcs = [0] * len(segments)
-    flags = DONTCACHE if uncached else 0
     places = [segment.target or segment.places[-1][0] for segment in segments]
     with ExitStack() as stack, WindowReader(files, len(files) if uncached else 0) as reader:
         writers = {file: stack.enter_context(patching(outputs[file])) for file in {each[0] for each in places}}
         for number, start, bits in combined_blocks(reader, segments, rows, block_elements, evidence):
             file, offset, _ = places[number]
-            write_all(writers[file].fileno(), bits.data.cast("B"), offset + start * bits.itemsize, flags)
+            write_all(writers[file].fileno(), bits.data.cast("B"), offset + start * bits.itemsize)
             crcs[number] = zlib.crc32(bits.data, crcs[number])
-        for writer in writers.values() if uncached else ():  # what the flag has left, or all where the system has none
+        for writer in writers.values() if uncached else ():  # its way to the disk begins, and what is there is dropped
             os.posix_fadvise(writer.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return [
         Patch(file=file, offset_bytes=offset, size_bytes=segment.size_bytes, crc=crc)

@@ -178,14 +178,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def imports() -> list[tuple[int, str]]:
-    """The modules that a command loads, slowest first: microseconds of their own, and their names."""
-    code = "import rna_watch.cli, rna_watch.commands.extrapolate"
+def imports(command: str, rounds: int) -> tuple[float, list[tuple[int, str]]]:
+    """What a command loads: CPU seconds in the median, and the modules, slowest first: microseconds of their own, and names."""
+    program = ["-c", f"import rna_watch.cli, rna_watch.commands.{command}"]
+    cpu = statistics.median(measured([sys.executable, *program])["cpu_s"] for _ in range(rounds))
     said = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-X", "importtime", *program], capture_output=True, text=True, check=True
     ).stderr
     rows = [line.removeprefix("import time:").split("|") for line in said.splitlines()[1:]]
-    return sorted(((int(own), name.strip()) for own, _, name in rows), reverse=True)
+    return cpu, sorted(((int(own), name.strip()) for own, _, name in rows), reverse=True)
 
 
 def rows(runs: dict[str, list[dict[str, float]]]) -> list[tuple[str, ...]]:
@@ -217,8 +218,10 @@ def show(options: Options) -> None:
         print(f"\n{title}: medians; ratios are medians of those within a round")
         for row in [HEADING, *rows(runs)]:
             print(f"{row[0]:<20}" + "".join(f"{cell:>16}" for cell in row[1:]))
-    slowest = ", ".join(f"{name} {own / 1000:.1f}" for own, name in imports()[:8])
-    print(f"\nslowest imports of the command, milliseconds of their own: {slowest}")
+    for command in ("extrapolate", "status"):
+        cpu, modules = imports(command, options.rounds)
+        slowest = ", ".join(f"{name} {own / 1000:.1f}" for own, name in modules[:8])
+        print(f"\nimports of {command}: {cpu:.2f} CPU s; milliseconds of the slowest of {len(modules)}: {slowest}")
     keep(options, "whole", record)
 
 

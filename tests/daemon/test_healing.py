@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from rna_watch.daemon import worker
+from rna_watch.daemon import shared
 from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import EngineError
 from rna_watch.journal import heartbeat
@@ -48,7 +48,7 @@ def test_after_three_equal_failures_the_engine_is_started_anew_until_it_starts(
             raise EngineError("nothing answers at head:6379")
         return engines[-1]
 
-    monkeypatch.setattr(worker, "start_engine", start)
+    monkeypatch.setattr(shared, "start_engine", start)
 
     def done(state: RunState) -> bool:
         return len(state.outputs) == 3
@@ -89,7 +89,7 @@ def test_an_engine_that_is_found_broken_is_said_and_solved_with_and_without_work
         engines.append(LocalEngine(1) if engines else _Breaking(1))
         return engines[-1]
 
-    monkeypatch.setattr(worker, "start_engine", start)
+    monkeypatch.setattr(shared, "start_engine", start)
 
     def done(state: RunState) -> bool:
         solved = any(event.key == "engine" for event in events(tmp_path, "solved"))

@@ -31,10 +31,12 @@ if TYPE_CHECKING:
         ({"gpus": 0.5}, 0, "evaluators have GPUs"),
         ({"evaluators": 2}, 0, "2 models are evaluated at a time"),
         ({"ray_from": 1.0}, 2**30, "a window has 1.07 GB"),
+        ({"ray_from": 1.0}, 2**30 - 1, ""),
+        ({}, 2**50, ""),
     ],
 )
 def test_ray_is_taken_where_it_pays(settings: dict[str, object], window_bytes: int, why: str) -> None:
-    """A named cluster, GPUs, several evaluators or a large window; nothing else."""
+    """A named cluster, GPUs, several evaluators or a window of a size that is set; no size by itself."""
     assert why_ray(RunConfig.model_validate(settings), window_bytes) == why
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -160,6 +161,7 @@ def test_a_run_that_vanishes_and_one_that_is_finished_end_nothing_else(
 ) -> None:
     """A run is let go when its training has ended by the settings, and taken up again when it is written to."""
     monkeypatch.setattr("rna_watch.daemon.sweep._FIRST_PAUSE_S", 0.2)
+    monkeypatch.setattr("rna_watch.daemon.loop._AWAY_LIMIT_S", 0.5)
     root = tmp_path / "runs"
     for name in ("lr1", "lr2"):
         train(root / name, count=COUNT)
@@ -193,6 +195,34 @@ def test_nothing_to_watch_any_more_ends_a_process_with_named_runs(
     assert [_published(each.run) for each in runs] == [COUNT - 2] * 2
     with RunLock(runs[0]), RunLock(runs[1]), pytest.raises(RunIsWatched, match="one"):
         Sweep(config, [Found(paths=each) for each in runs]).run()
+
+
+def test_one_evaluator_serves_all_runs_and_a_run_is_let_go_amid_its_evaluation(
+    tmp_path: Path, running: Callable[..., _Running]
+) -> None:
+    """Its files lie in the scratch folder of the run at work; whose run is let go ends alone, and the next one is served."""
+    root, asked, block = tmp_path / "runs", tmp_path / "asked", tmp_path / "block"
+    for name in ("lr1", "lr2"):
+        train(root / name, count=COUNT)
+    block.touch()
+    script = tmp_path / "judge.sh"
+    script.write_text(f'echo "$1" >> {asked}\nwhile [ -e {block} ]; do sleep 0.1; done\necho \'{{"loss": 1.0}}\'\n')
+    sweep = running(evaluate_command=f"sh {script} {{checkpoint}}", metric="loss", mode="min")
+    wait_until(lambda: sweep.ready.is_set() and asked.exists() and bool(asked.read_text()))
+    held = root / ("lr1" if str(root / "lr1") in asked.read_text() else "lr2")
+    other = root / ("lr2" if held.name == "lr1" else "lr1")
+    assert str(held / ".rna-watch" / "scratch") in asked.read_text()
+    assert _watched(other)
+    begun = time.monotonic()
+    stop.stop(held, None, lambda _: None)
+    assert time.monotonic() - begun < 14.0, "the join of its threads ran into its limit"
+    block.unlink()
+    wait_until(lambda: _published(other) == COUNT - 2)
+    assert str(other / ".rna-watch" / "scratch") in asked.read_text()
+    assert _published(held) == 0
+    evaluators = [each.pid for each in status_of(RunPaths(run=other, output=other)).workers if each.name == "evaluator"]
+    assert len(evaluators) <= 1
+    sweep.end()
 
 
 class _Member:

@@ -41,6 +41,19 @@ def test_the_start_command_watches_and_the_stop_signal_ends_it_in_good_order(uni
     assert "ExecStop" not in unit
 
 
+@pytest.mark.slow
+def test_one_unit_watches_many_runs(unit, run, begin):
+    """With --recursive among its options the same command watches all runs below its folder, and ends as for one."""
+    root = run.parent / "runs"
+    for name in ("lr1", "lr2"):
+        shutil.copytree(run, root / name)
+    watcher = begin(command(unit["ExecStart"], root, "--engine local --recursive"), cwd=root)
+    wait_for(lambda: [len(models(root / name)) for name in ("lr1", "lr2")] == [2, 2], "models", watcher)
+    watcher.send_signal(signal.Signals[unit["KillSignal"]])
+    said, _ = watcher.communicate(timeout=float(unit["TimeoutStopSec"]))
+    assert watcher.returncode == 0, said
+
+
 def test_a_wrong_option_is_not_tried_again(unit, run, begin):
     """A usage error ends with the status that prevents a restart."""
     watcher = begin(command(unit["ExecStart"], run, "--windw 3"), cwd=run)

@@ -180,12 +180,12 @@ def test_a_process_that_was_started_early_is_taken_once_and_only_for_its_evaluat
     wanted, other = spec(tmp_path), spec(tmp_path, timeout_s=61.0)
     local.begin_early(wanted)
     ((_, early),) = local._early
-    taken = local.begin(wanted)
+    taken = local.begun(wanted)
     assert taken is early
-    again = local.begin(wanted)
+    again = local.begun(wanted)
     local.begin_early(wanted)
     ((_, stale),) = local._early
-    another = local.begin(other)
+    another = local.begun(other)
     assert len({early.pid, again.pid, stale.pid, another.pid}) == 4
     assert not stale.alive()
     local.begin_early(wanted)

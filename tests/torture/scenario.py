@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch import cli
-from rna_watch.daemon import loop, watcher, worker
+from rna_watch.daemon import shared, watcher, worker
 from rna_watch.journal import log
 from rna_watch.publishing.verification import Verdict
 from rna_watch.watching import readiness
@@ -236,7 +236,7 @@ def disturbed(run: Path, scenario: Scenario) -> None:
 
 def _command(*words: str) -> None:
     """A command in this process; its threads look at each other more often, and wait a shorter while for what fails."""
-    for module in (loop, watcher, worker):
+    for module in (shared, watcher, worker):
         module._TICK_S = _TICK_S
     watcher.KEPT_PLACE_S = readiness.KEPT_PLACE_S = _PLACE_S
     readiness._LAST_RETRY_S = _RETRY_S

@@ -1,7 +1,6 @@
 """Windows that the page cache cannot hold: what is read of them leaves nothing in it, and is the same."""
 
 import ctypes
-import errno
 import math
 import mmap
 import os
@@ -13,7 +12,7 @@ import pytest
 
 from rna_watch.acceleration.gram import merge
 from rna_watch.layout import open_file
-from rna_watch.layout.disk import DONTCACHE
+from rna_watch.layout.identity import identify
 from rna_watch.layout.open_file import cache_bytes, opened
 from rna_watch.window import tasks_plan
 from tests.engine import windows
@@ -26,10 +25,11 @@ def _uncached(layouts):
     return merge(windows.serial([replace(task, uncached=len(task.files)) for task in work]))
 
 
-def _kept(path):
-    """Whether the first page of a file is in the page cache."""
+def _kept(path, offset=0):
+    """Whether a page of a file, the first, is in the page cache."""
     with open(path, "rb") as file:
-        view = mmap.mmap(file.fileno(), mmap.PAGESIZE, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        view = mmap.mmap(file.fileno(), mmap.PAGESIZE, mmap.MAP_PRIVATE, access, offset=offset)
     held, first = ctypes.c_ubyte(), ctypes.c_char.from_buffer(view)
     found = ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(first)), mmap.PAGESIZE, ctypes.byref(held))
     assert found == 0
@@ -46,40 +46,33 @@ def _dropped(layouts):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-@pytest.mark.parametrize("by_flag", [True, False])
-def test_what_is_read_leaves_nothing_in_the_page_cache(tmp_path, monkeypatch, by_flag):
-    """By the flag of newer systems, or where the system does not take it, by advice afterwards; the products are the same."""
+def test_what_is_read_leaves_nothing_in_the_page_cache(tmp_path):
+    """The products are the same."""
     layouts = windows.write(tmp_path)
     expected = windows.gram(layouts)
     _dropped(layouts)
     if _kept(layouts[0].path):
         pytest.skip("this file system does not drop what is in the page cache")
-    monkeypatch.setattr(open_file.OpenFile, "_by_flag", by_flag)
     assert _uncached(layouts).rows.tobytes() == expected.rows.tobytes()
     assert not any(_kept(layout.path) for layout in layouts)
     windows.gram(layouts)
     assert all(_kept(layout.path) for layout in layouts)
 
 
-def test_a_system_that_does_not_take_the_flag_is_asked_once(tmp_path, monkeypatch):
-    """Systems that are older say so, and tmpfs, at the first read of a file; any other error is one."""
-    asked = []
-    real = os.preadv
-
-    def preadv(descriptor, buffers, offset, flags=0):
-        if flags:
-            asked.append(offset)
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        return real(descriptor, buffers, offset)
-
-    monkeypatch.setattr(os, "preadv", preadv)
-    layouts = windows.write(tmp_path)
-    with opened(layouts[0].files, uncached=True) as (file,):
-        parts = [bytearray(100) for _ in range(3)]
-        for number, part in enumerate(parts):
-            file.read_into(memoryview(part), 100 * number)
-    assert b"".join(parts) == Path(layouts[0].path).read_bytes()[:300]
-    assert asked == [0]
+def test_what_was_read_ahead_in_large_pieces_is_dropped_too(tmp_path):
+    """Of a file that is read in small parts, no more stays than what the system has read ahead last."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(2**26))
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if _kept(path):
+        pytest.skip("this file system does not drop what is in the page cache")
+    with opened([identify(str(path))], uncached=True) as (file,):
+        part = memoryview(bytearray(2**18))
+        for offset in range(0, 2**25, len(part)):
+            file.read_into(part, offset)
+        assert not any(_kept(path, page) for page in range(0, 2**25 - 2**23, 2**16))
 
 
 def test_files_in_memory_are_read_too():
@@ -123,27 +116,14 @@ def test_the_cache_keeps_what_it_can_of_a_window_that_it_cannot_hold(tmp_path, a
     assert kept <= size / 2 < kept + 2 * 3 * 4 * 2**14
 
 
-@pytest.mark.parametrize("taken", [True, False])
-def test_what_is_written_leaves_nothing_in_the_page_cache(tmp_path, monkeypatch, available, taken):
-    """Where the cache cannot hold the window, by the flag or by advice afterwards; the bytes are the same."""
+def test_what_is_written_leaves_nothing_in_the_page_cache(tmp_path, monkeypatch, available):
+    """Where the cache cannot hold the window, each task sends its part of the model to the disk; the bytes are the same."""
     layouts = windows.write(tmp_path)
     expected = windows.published(layouts, tmp_path / "kept.pt")
-    flags = []
-    real = os.pwritev
-
-    def pwritev(descriptor, buffers, offset, flag):
-        flags.append(flag)
-        if not taken:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        return real(descriptor, buffers, offset)
-
     advised = []
-    monkeypatch.setattr(os, "pwritev", pwritev)
     monkeypatch.setattr(os, "posix_fadvise", lambda _fd, *advice: advised.append(advice))
     assert windows.published(layouts, tmp_path / "fits.pt") == expected
-    assert not flags
     assert not advised
     available(8)
     assert windows.published(layouts, tmp_path / "outgrown.pt") == expected
-    assert set(flags) == {DONTCACHE}
     assert (0, 0, os.POSIX_FADV_DONTNEED) in advised
