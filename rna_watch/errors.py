@@ -67,6 +67,10 @@ class EngineError(RnaWatchError):
     """The engine (Ray) could not start or lost its workers."""
 
 
+class ClusterLost(EngineError):  # noqa: N818 - named after what happened
+    """Ray's cluster, or all of its nodes that can be used, are gone for now: this machine goes on, and Ray is begun anew."""
+
+
 class Cancelled(RnaWatchError):  # noqa: N818 - it is a request, not a failure
     """Work was given up because the command is stopping."""
 

@@ -32,7 +32,7 @@ OUTSIDE = {"__init__", "demo"}  # the package's face, and scripts that import no
 LARGEST_SHARE = 0.2
 # who may import a library; every other library is free
 GATES = {
-    "ray": ("engine/ray_engine.py",),
+    "ray": ("engine/ray_cluster.py",),
     "watchdog": ("watching/hints.py",),
     "rich": ("dashboard/", "comparison/", "commands/", "cli.py"),
     "matplotlib": ("comparison/", "reproduce/", "commands/reproduce.py"),

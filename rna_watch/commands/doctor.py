@@ -237,11 +237,17 @@ def _engine(config: RunConfig) -> Iterator[Finding]:
             remedy="give the container more (docker: --shm-size 1g), or use --engine local",
         )
         return
+    told: dict[str, Finding] = {}
+
+    def on_trouble(key: str, what: str, remedy: str) -> None:
+        told[key] = Finding(verdict=Verdict.NOTE, subject="Ray", found=what, remedy=remedy)
+
     try:
-        engine = start_engine(config)
+        engine = start_engine(config, None, on_trouble)
     except Exception as error:  # noqa: BLE001 - whatever keeps it from starting is what is asked for
         yield Finding(verdict=Verdict.FAILS, subject="Ray", found=f"{error}", remedy="use --engine local")
         return
+    yield from (finding for finding in told.values() if finding.found)
     engine.close()
     yield Finding(verdict=Verdict.WORKS, subject="Ray", found=f"version {version} starts ({config.ray_address})")
 

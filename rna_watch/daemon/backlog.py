@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -107,10 +108,10 @@ class Backlog:
             self.begin(name)
         return name
 
-    def waits(self, since_error_s: float) -> bool:
-        """Whether a checkpoint could be worked on now."""
+    def waits(self) -> bool:
+        """Whether a checkpoint is to be worked on, now or, where it failed, after a pause."""
         held = self._disk_reserve.holds
-        return next_in_line(self._recorder.state.checkpoints, self._attempted, since_error_s, held) is not None
+        return next_in_line(self._recorder.state.checkpoints, self._attempted, math.inf, held) is not None
 
     def begin(self, name: str | None) -> None:
         """Take note of what is worked on from now on."""

@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rna_watch.errors import EngineError, IncompleteCheckpoint, RefusedCheckpoint, RnaWatchError, StoreError, Unreadable
+from rna_watch.errors import (
+    ClusterLost,
+    EngineError,
+    IncompleteCheckpoint,
+    RefusedCheckpoint,
+    RnaWatchError,
+    StoreError,
+    Unreadable,
+)
 from rna_watch.layout.trouble import OURS, in_words
 
 _ATTEMPTS = 3
+_ENDLESS = 2**31  # a cluster's trouble is none of the checkpoint
 _PATIENT = 30  # a full disk often gets room again, for example by the trainer's own retention; a server comes back
 PROBLEMS = ("store", "engine", "inputs", "work")  # solved by the next success
 _VARYING = re.compile(r"[0-9a-f]{6,}|\d+")
@@ -43,7 +52,8 @@ def of(error: Exception) -> Failure:
             return Failure(reason=said, attempts=_PATIENT, key="store", remedy=remedy)
         case EngineError():
             remedy = "the engine is started again, and the checkpoint tried again"
-            return Failure(reason=str(error), attempts=_PATIENT, key="engine", remedy=remedy, engine_lost=True)
+            attempts = _ENDLESS if isinstance(error, ClusterLost) else _PATIENT
+            return Failure(reason=str(error), attempts=attempts, key="engine", remedy=remedy, engine_lost=True)
         case RefusedCheckpoint() | IncompleteCheckpoint():
             # damage outside the model shows only when the whole file is written
             return Failure(reason=f"it cannot be written out: {error}", attempts=1)

@@ -15,9 +15,13 @@ from rna_watch.journal.heartbeat import Worker
 from rna_watch.watching.scan import network_file_system
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rna_watch.config import RunConfig
     from rna_watch.engine.contract import Engine, Process
     from rna_watch.layout.identity import FileIdentity
+
+    Trouble = Callable[[str, str, str], None]
 
 _WORKER_LIMIT = 4
 _NICENESS = 10
@@ -50,14 +54,14 @@ class Timing:
         )
 
 
-def start_engine(config: RunConfig) -> Engine:
-    """The engine that work begins on.
+def start_engine(config: RunConfig, folder: Path | None = None, on_trouble: Trouble | None = None) -> Engine:
+    """The engine that work begins on; arguments as of `start_ray`.
 
     Raises:
         EngineError: it cannot start.
     """
     if begins_on_ray(config):
-        return start_ray(config)
+        return start_ray(config, folder, on_trouble)
     from rna_watch.engine.local import LocalEngine
 
     return LocalEngine(workers(config))
@@ -68,8 +72,13 @@ def begins_on_ray(config: RunConfig) -> bool:
     return config.engine == "ray" or (config.engine == "auto" and config.gpus > 0 and config.ray_address != "local")
 
 
-def start_ray(config: RunConfig) -> Engine:
+def start_ray(config: RunConfig, folder: Path | None = None, on_trouble: Trouble | None = None) -> Engine:
     """Ray, as the settings say.
+
+    Args:
+        config: the settings.
+        folder: a folder of ours that every node must see.
+        on_trouble: hears, by a key, of nodes that are left out and of long waits; "" if that is over.
 
     Raises:
         EngineError: it cannot start.
@@ -80,8 +89,8 @@ def start_ray(config: RunConfig) -> Engine:
         workers(config),
         address=config.ray_address,
         gpus=config.gpus,
-        evaluators=config.evaluators,
-        evaluator_cpus=config.evaluation_threads,
+        folder=folder,
+        on_trouble=on_trouble,
     )
 
 

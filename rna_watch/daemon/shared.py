@@ -6,14 +6,16 @@ import contextlib
 import logging
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from rna_watch.daemon.ray_beside import RayBeside
+from rna_watch.daemon.ray_beside import RayBeside, on_trouble
 from rna_watch.daemon.setup import start_engine
 from rna_watch.errors import RnaWatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
@@ -149,15 +151,15 @@ class Shared:
         engine = self._engine
         return engine is not None and engine is not self._cancelled and (spec is None or bool(self._evaluators))
 
-    def started(self, config: RunConfig) -> Engine:
-        """The engine, which is started if there is none.
+    def started(self, config: RunConfig, folder: Path) -> Engine:
+        """The engine, which is started if there is none; the nodes of a cluster must see the folder.
 
         Raises:
             EngineError: it cannot start.
         """
         if self._engine is self._cancelled:
             self.close(self._engine)
-        engine = self._engine or start_engine(config)
+        engine = self._engine or start_engine(config, folder, partial(on_trouble, self))
         self._engine = engine
         return engine
 
@@ -181,15 +183,15 @@ class Shared:
             self._evaluators = [self._engine.evaluator(spec) for _ in range(count)]
         return self._evaluators
 
-    def ray_beside(self, config: RunConfig) -> RayBeside:
-        """Ray beside the work, one for all runs.
+    def ray_beside(self, config: RunConfig, folder: Path) -> RayBeside:
+        """Ray beside the work, one for all runs; the nodes of a cluster must see the folder.
 
         Raises:
             EngineError: nothing answers at the address of a cluster that is named.
         """
         with self._lock:
             if self._ray is None:
-                self._ray = RayBeside(config, self, self._wake)
+                self._ray = RayBeside(config, self, folder, self._wake)
             return self._ray
 
     def _wake(self) -> None:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon.acts import Acts
 from rna_watch.daemon.evaluators import failed
 from rna_watch.daemon.pipeline import Pipeline, Progress
+from rna_watch.daemon.ray_beside import goes_on_here
 from rna_watch.daemon.second_pass import SecondPass
 from rna_watch.daemon.setup import begins_on_ray, workers
+from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import Cancelled, EngineError, EvaluationFailed, RnaWatchError, StoreAway
 from rna_watch.journal import events as e
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("rna_watch")
 _TICK_S = 0.25
+_REMEDY = "the engine is started again; nothing is lost"
 _RECONCILE_S = 30.0  # between looks at the output tree while nothing is to be done
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # between two starts of an engine that cannot start
 
@@ -122,7 +125,7 @@ class Worker:
             StoreError: our own store is lost.
         """
         self._shared.join(self)
-        self._ray = self._shared.ray_beside(self._config)
+        self._ray = self._shared.ray_beside(self._config, self._paths.state)
         self._say(f"engine   {_in_words(self._config)}")
         if self._shared.is_up(self._spec):  # by another run, which may be at work for long
             self._pipeline = self._set_up()
@@ -203,7 +206,7 @@ class Worker:
 
     def nothing_left(self) -> bool:
         """Whether there is nothing to do until something is admitted."""
-        return self.ready and self.idle and not self._pauses() and not self._backlog.waits(self.since_error_s())
+        return self.ready and self.idle and not self._pauses() and not self._backlog.waits()
 
     def came_late(self, name: str) -> None:
         """Make anew the windows that went on without a checkpoint; called by the thread that watches."""
@@ -249,18 +252,22 @@ class Worker:
         """Whether the engine says that it cannot be used any more, which is reported."""
         reason = self.engine.broken() if self.engine is not None else ""
         if reason:
-            self._recorder.problem("engine", reason, "the engine is started again; nothing is lost")
+            self._recorder.problem("engine", reason, _REMEDY)
         return bool(reason)
 
     def _healed(self) -> Pipeline:
-        """A pipeline on an engine that was started anew; tried until it starts.
+        """A pipeline on an engine that was started anew, tried until it starts; where Ray was lost, on this machine meanwhile.
 
         Raises:
             Cancelled: `proceed` ended it.
         """
         pause_s = _FIRST_PAUSE_S
+        here = self.engine is not None and self.engine.name == "ray" and goes_on_here(self._config)
         while True:
             self._shared.close(self.engine)
+            if here and self._ray is not None and self._shared.engine is None:
+                self._shared.replaced(LocalEngine(workers(self._config)))
+                self._ray.again()
             try:
                 self._pipeline = self._set_up()
                 self._look_at_ray()
@@ -288,7 +295,11 @@ class Worker:
             return None
         self._shared.replaced(engine)
         self._shared.record(e.Noted(text="Ray is up: work goes on there"))
-        self._pipeline = self._set_up()
+        try:
+            self._pipeline = self._set_up()
+        except EngineError as error:  # it was lost meanwhile
+            self._recorder.problem("engine", str(error), _REMEDY)
+            return self._healed()
         return self._pipeline
 
     def _set_up(self) -> Pipeline:
@@ -297,7 +308,7 @@ class Worker:
         Raises:
             EngineError: it cannot start.
         """
-        self.engine = self._shared.started(self._config)
+        self.engine = self._shared.started(self._config, self._paths.state)
         loaded = self._shared.is_up(self._spec)
         self._evaluators = evaluators = (
             self._shared.evaluators(self._spec, self._config.evaluators) if self._spec is not None else []

@@ -1,57 +1,53 @@
 """The Ray engine: tasks and evaluators on a Ray cluster of our own (the default), or on one that is named.
 
-Each precaution answers a problem that was really met. We never join a cluster that happens to be there, and never stop
-one that is not ours. No authentication file is left behind. Workers see no GPU and open no CUDA context unless asked.
-Only paths and coefficients travel, never tensors.
+Ray itself lives in a child process (ray_cluster.py), which Ray may end when it loses its cluster: the engine is broken then, and
+is ended whole. We never join a cluster that happens to be there, and never stop one that is not ours. No authentication file
+is left behind. Workers see no GPU and open no CUDA context unless asked.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import importlib.util
 import os
+import pickle
 import secrets
-import signal
 import socket
 import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rna_watch.engine import ray_session
+import rna_watch
+from rna_watch.engine import ranges, ray_session, whole
 from rna_watch.engine.contract import Process
+from rna_watch.engine.nodes import Nonce
+from rna_watch.engine.ray_cluster import LINE_S, LOCAL, START_LIMIT_S, Settings
+from rna_watch.engine.ray_driver import Driver
 from rna_watch.engine.ray_evaluator import ActorProcess
-from rna_watch.errors import Cancelled, EngineError, RnaWatchError
+from rna_watch.errors import Cancelled, ClusterLost, EngineError
 from rna_watch.evaluation.client import Evaluator
-from rna_watch.window import tasks
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
+    from rna_watch.engine.ray_driver import Request
     from rna_watch.engine.ray_session import Session
     from rna_watch.evaluation.evaluator import EvaluatorSpec
+    from rna_watch.window import tasks
     from rna_watch.window.tasks_plan import Task
 
-LOCAL = "local"
-_OBJECT_STORE_BYTES = 80 * 2**20
-_POLL_S = 0.2
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _IDLE = "ray::IDLE"
 _AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")  # parts of Ray; the system cuts names off here
-_START_LIMIT_S = 120.0
 # tasks are short; a cluster that is about to be closed ends them anyway, so one on a stuck file system is hardly waited for
-_SETTLE_LIMIT_S, _CANCELLED_LIMIT_S = 60.0, 5.0
+_SETTLE_LIMIT_S, _CANCELLED_LIMIT_S = 65.0, 5.0
 _CONNECT_LIMIT_S = 5.0
 _LOOK_S = 1.0
-_SILENCES = 3
-_RECONNECT_S = "3600"  # after which Ray ends this process; we notice within seconds, and a call may last for minutes
-_PARTS = ("gcs_server", "raylet")
-_QUIET = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
+_RECONNECT_S = 10  # after which a head that does not answer is lost; Ray waits for 60 s, and ends its process then
+NONCE = "nodes"
 
 
 class RayEngine:
@@ -61,101 +57,91 @@ class RayEngine:
         workers: how many tasks run at a time.
         address: "local" for a cluster of our own, else that of a running one.
         gpus: GPUs that each evaluator asks for; with 0 no worker sees a GPU.
-        evaluators: how many evaluators run at the same time as the tasks.
-        evaluator_cpus: cores of each evaluator.
+        folder: a folder of ours that every node must see; None if it is not known.
+        on_trouble: called with a key, words ("": it is over) and a remedy: nodes that are left out, waits of more than 10 s.
 
     Raises:
-        EngineError: Ray cannot be started or reached.
+        EngineError: Ray cannot be started or reached, or has no node that can be used.
     """
 
     name = "ray"
 
     def __init__(
-        self, workers: int, *, address: str = LOCAL, gpus: float = 0.0, evaluators: int = 1, evaluator_cpus: int = 1
+        self,
+        workers: int,
+        *,
+        address: str = LOCAL,
+        gpus: float = 0.0,
+        folder: Path | None = None,
+        on_trouble: Callable[[str, str, str], None] | None = None,
     ) -> None:
         self.workers = workers
-        self._gpus = gpus
-        self._evaluator_cpus = evaluator_cpus
+        self._address = address
+        self._on_trouble = on_trouble
         self._cancelled = threading.Event()
         self._evaluators: list[Evaluator] = []
         self._session: Session | None = None
-        self._address = address
         self._parts: dict[str, int] = {}  # of a cluster of our own that cannot do without them
         self._broken = ""
-        self._silent = 0
         self._looked = time.monotonic()
+        self._told: set[str] = set()
+        self._nonce: Nonce | None = None
+        if importlib.util.find_spec("ray") is None:
+            raise EngineError("Ray cannot be used on this machine (it is not installed); try --engine local")
         check_address(address)
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        # Ray ends this very process without a message (status 1) when its connection to the raylet breaks and the process
-        # of this number is gone; without a number, when our parent is process 1 (a daemon, a container). We are never gone.
-        os.environ["RAY_RAYLET_PID"] = str(os.getpid())
         if address == LOCAL:
-            # Ray writes no token to the home folder, which would change the user's other clusters, if we bring our own
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            # the only way to have every part of Ray 2.60 listen on 127.0.0.1 alone: it replaces that address, if named, by
-            # the machine's, unless it is told that this is no machine for clusters
-            os.environ[_CLUSTERS] = "0"
-        else:
-            os.environ.pop(_CLUSTERS, None)
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _RECONNECT_S)
+            ray_session.remove_stale()
+            self._session = ray_session.Session()
+        elif folder is not None:
+            self._nonce = Nonce(path=str(folder / NONCE), text=secrets.token_hex(16))
         try:
-            import ray
-            from ray._private import ray_constants
-        except ImportError as error:
-            raise EngineError(f"Ray cannot be used on this machine ({error}); try --engine local") from error
-        logging.getLogger("ray").setLevel(logging.CRITICAL)  # remarks for programmers; what fails is raised
-        ray_constants.ENABLE_RAY_CLUSTER = address != LOCAL  # it was read when Ray was imported
-        self._ray = ray
-        try:
-            with _keep_signal_handlers():
-                if address == LOCAL:
-                    self._start_own(workers + evaluators * evaluator_cpus)
-                else:
-                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-        except EngineError:
-            raise
-        except Exception as error:
-            with contextlib.suppress(Exception):
-                ray.shutdown()
+            if self._nonce is not None:
+                with disk.replacing(self._nonce.path, durable=False) as temporary:
+                    disk.write_new(temporary, self._nonce.text.encode())
+            self._driver = Driver(_environment(address), self._trouble)
+        except OSError as error:
             self._remove_session()
-            where = "on this machine" if address == LOCAL else f"at {address}"
-            said = str(error).partition("\n")[0]
-            raise EngineError(
-                f"Ray cannot be used {where} ({type(error).__name__}: {said}); try --engine local"
-            ) from error
-        self._run = ray.remote(tasks.run).options(num_cpus=1, num_gpus=0, max_retries=3, runtime_env=_runtime_env(0.0))
-        self._warm_up()
-
-    def _start_own(self, cpus: int) -> None:
-        ray_session.remove_stale()
-        self._session = ray_session.Session()
-        self._ray.init(
-            address=LOCAL,
-            num_cpus=cpus,
-            num_gpus=None if self._gpus else 0,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-            _temp_dir=str(self._session.folder),
+            raise EngineError(f"Ray cannot be started ({error.strerror or error}); try --engine local") from error
+        settings = Settings(
+            workers=workers,
+            address=address,
+            gpus=gpus,
+            session=str(self._session.folder) if self._session else "",
+            package=str(Path(rna_watch.__file__).parent),
+            nonce=self._nonce,
         )
-        found = {_title(pid): pid for pid in _descendants(os.getpid())}
-        self._parts = {name: found[name] for name in _PARTS if name in found}
-
-    def _warm_up(self) -> None:
-        """Start the workers and load the kernels, so that the first checkpoint does not wait for them."""
-        from rna_watch.window.tasks_plan import CopyTask
-
-        empty = CopyTask(files=(), copies=(), outputs=())
-        pending = [self._run.remote(empty) for _ in range(self.workers)]
-        done, _ = self._ray.wait(pending, num_returns=len(pending), timeout=_START_LIMIT_S)
-        if len(done) < len(pending):
+        begun = time.monotonic()
+        try:
+            with self._driver.request("", first=settings) as request:
+                parts = request.answer(lambda: self._look_at_start(begun), START_LIMIT_S)
+        except BaseException as error:
+            self._driver.lost = "it did not start"
             self.close()
+            if isinstance(error, TimeoutError):
+                raise EngineError(f"Ray did not start within {START_LIMIT_S:g} s; try --engine local") from None
+            raise
+        assert isinstance(parts, dict)
+        self._parts = parts
+        self._trouble("waits", "", "")
+
+    def _look_at_start(self, begun: float) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled("the engine is stopping")
+        if self._driver.refused:
+            has = "it is another one" if os.environ.get("RAY_AUTH_TOKEN") else "RAY_AUTH_TOKEN is not set"
             raise EngineError(
-                f"Ray started no worker within {_START_LIMIT_S:g} s: it has no free core for us; lower --workers"
+                f"the cluster at {self._address} asks for a token, and this machine has not the same ({has} here); set "
+                "RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN, or try --engine local"
             )
+        if time.monotonic() - begun > LINE_S and self._session is None and not self._told:
+            what = f"the cluster at {self._address} and its nodes did not answer for {LINE_S:g} s"
+            self._trouble("waits", what, "look at its head; it is waited for two minutes")
+
+    def _trouble(self, key: str, what: str, remedy: str) -> None:
+        if what or key in self._told:
+            self._told.add(key)
+            if self._on_trouble is not None:
+                self._on_trouble(key, what, remedy)
 
     def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[tasks.Result]:
         """The result of each task, in the order of the tasks; a few more than `workers` are in flight at a time.
@@ -163,74 +149,55 @@ class RayEngine:
         Raises:
             Cancelled: `cancel` was called.
             RnaWatchError, OSError: a task's own error; tasks in flight are waited for.
-            EngineError: Ray lost its workers.
+            ClusterLost: Ray lost its workers.
         """
-        results: list[Any] = [None] * len(work)
-        waiting = list(enumerate(work))[::-1]
-        flying: dict[Any, int] = {}
-        try:
-            while waiting or flying:
-                while waiting and len(flying) < self.workers + 1:
-                    number, task = waiting.pop()
-                    flying[self._run.remote(task)] = number
-                done, _ = self._ray.wait(list(flying), timeout=_POLL_S)
-                if self._cancelled.is_set():
-                    raise Cancelled("the engine is stopping")
-                self._check_broken()
-                for reference in done:
-                    number = flying.pop(reference)
-                    results[number] = self._get(reference)
+        self._check()
+        if not work:
+            return []
+        sent = [(at, pickle.dumps(task)) for at, task in zip(ranges.positions(work), work, strict=True)]
+        results: dict[int, tasks.Result] = {}
+        with self._driver.request("map", sent) as request:
+            try:
+                for kind, value in request.parts(self._check):
+                    if kind == "done":
+                        break
+                    self._check()
+                    assert isinstance(value, tuple)
+                    number, result = value
+                    results[number] = pickle.loads(result)
                     if on_done is not None:
                         on_done(work[number])
-        except BaseException:
-            self._settle(list(flying))
-            raise
-        return results
+            except BaseException:
+                self._settle(request)
+                raise
+        return [results[number] for number in range(len(work))]
 
-    def _settle(self, references: list[Any]) -> None:
-        """Wait until no task in flight can still write; they are few, and each is as short as its byte budget.
-
-        We never use `ray.cancel`, forced or not: a reply that crosses it ends the whole process (Ray 2.60, a check in
-        task_manager.cc: completed, but not pending; seen in one of nine runs, more often on a busy machine).
-        """
-        if references:
-            ends = self._cancelled.is_set() or self._broken
-            limit_s = _CANCELLED_LIMIT_S if ends else _SETTLE_LIMIT_S
-            with contextlib.suppress(Exception):
-                self._ray.wait(references, num_returns=len(references), timeout=limit_s)
-
-    def _get(self, reference: Any) -> Any:
-        from ray.exceptions import RayError, RayTaskError
-
+    def _settle(self, request: Request) -> None:
+        """Wait until no task in flight can still write; a cluster that goes on with them all the same is ended."""
+        if self._driver.lost or request.ended:
+            return
+        limit_s = _CANCELLED_LIMIT_S if self._cancelled.is_set() or self._broken else _SETTLE_LIMIT_S
+        self._driver.tell("stop", request.number)
         try:
-            return self._ray.get(reference)
-        except RayTaskError as error:
-            if isinstance(error.cause, RnaWatchError | OSError):
-                raise error.cause from None
-            raise RnaWatchError(f"a task failed: {error.cause!r}") from error
-        except RayError as error:
-            said = str(error).partition("\n")[0]
-            raise EngineError(f"Ray lost a task ({type(error).__name__}: {said})") from error
+            request.answer(lambda: None, limit_s)
+        except TimeoutError:
+            self._driver.lost = "tasks did not end when they were given up"
+        except Exception:  # noqa: BLE001 - its end is what was waited for
+            return
 
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
-        """A long-lived actor that runs the user's evaluator."""
-        needs = {
-            "num_cpus": self._evaluator_cpus,
-            "num_gpus": self._gpus,
-            "runtime_env": _runtime_env(self._gpus),
-        }
-        process = partial(ActorProcess, ray=self._ray, options=needs, broken=self._look)
-        evaluator = Evaluator(spec, process)
+        """A long-lived actor that runs the user's evaluator; it holds no CPU."""
+        evaluator = Evaluator(spec, partial(ActorProcess, driver=self._driver, check=self._check_broken))
         self._evaluators.append(evaluator)
         return evaluator
 
     def processes(self) -> list[Process]:
-        """This process, Ray's workers below it, and the rest of Ray; only this process if the cluster runs elsewhere."""
+        """This process, Ray's workers below its driver, and the rest of Ray; its driver alone if the cluster runs elsewhere."""
         found = [Process(name="daemon", pids=(os.getpid(),), busy=False)]
         evaluators = {evaluator.pid(): evaluator for evaluator in self._evaluators}
         system: list[int] = []
-        for pid in _descendants(os.getpid()):
-            title = _title(pid)
+        for pid in whole.members(self._driver.pid):
+            title = whole.title(pid)
             if pid in evaluators:
                 found.append(Process(name="evaluator", pids=(pid,), busy=evaluators[pid].busy()))
             elif title.startswith("ray::") and not title.startswith(_AGENTS):
@@ -242,39 +209,34 @@ class RayEngine:
         return found
 
     def broken(self) -> str:
-        """See `Engine.broken`; it looks once a second.
-
-        Ray would end this very process from C++ about a minute after its control service is gone: the engine is closed
-        before. A named cluster counts as gone when nothing answers at its address several times in a row.
-        """
-        return self._look(False)
-
-    def _look(self, now: bool) -> str:
-        if not self._broken and (now or time.monotonic() - self._looked >= _LOOK_S):
+        """See `Engine.broken`; it looks once a second."""
+        if not self._broken and (self._driver.lost or time.monotonic() - self._looked >= _LOOK_S):
             self._looked = time.monotonic()
             self._broken = self._found_broken()
         return self._broken
 
     def _found_broken(self) -> str:
         if self._session is not None:
-            dead = [name for name, pid in self._parts.items() if not _runs(pid, name)]
+            dead = [name for name, pid in self._parts.items() if whole.title(pid) != name or pid not in self._living()]
             if dead:
                 return f"Ray's {' and '.join(dead)} ended"
-            return "" if self._session_is_there() else f"Ray's session folder {self._session.folder} was removed"
-        try:
-            check_address(self._address, _LOOK_S)
-        except EngineError as error:
-            self._silent += 1
-            return str(error) if self._silent >= _SILENCES else ""
-        self._silent = 0
-        return ""
+            if not any(self._session.folder.glob("session_*/logs")):
+                return f"Ray's session folder {self._session.folder} was removed"
+        elif not self._driver.lost and time.monotonic() - self._driver.pulse > _RECONNECT_S:
+            return f"the head at {self._address} did not answer for {_RECONNECT_S} s"
+        return self._driver.lost
 
-    def _session_is_there(self) -> bool:
-        return self._session is not None and any(self._session.folder.glob("session_*/logs"))
+    def _living(self) -> list[int]:
+        return whole.members(self._driver.pid)
 
     def _check_broken(self) -> None:
         if reason := self.broken():
-            raise EngineError(reason)
+            raise ClusterLost(reason)
+
+    def _check(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled("the engine is stopping")
+        self._check_broken()
 
     def cancel(self) -> None:
         """See `Engine.cancel`."""
@@ -285,18 +247,34 @@ class RayEngine:
     def close(self) -> None:
         """Shut down our cluster and remove its session folder, or leave the named cluster."""
         self.cancel()
-        with _keep_signal_handlers():
-            self._ray.shutdown()
+        if self._broken:
+            self._driver.kill()
+        else:
+            self._driver.close()
+        for key in sorted(self._told):
+            self._trouble(key, "", "")
         self._remove_session()
 
     def _remove_session(self) -> None:
         if self._session is not None:
             self._session.remove()
+        if self._nonce is not None:
+            with contextlib.suppress(OSError):
+                disk.remove(self._nonce.path)
 
 
-def _runtime_env(gpus: float) -> dict[str, Any]:
-    # Ray no longer hides GPUs from workers that asked for none: they would open contexts next to the training's
-    return {"env_vars": _QUIET if gpus else _QUIET | {"CUDA_VISIBLE_DEVICES": ""}}
+def _environment(address: str) -> dict[str, str]:
+    """What Ray's driver, and the cluster that it may start, find in their environment."""
+    environment = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(_RECONNECT_S)} | dict(os.environ)
+    environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    environment.pop(_CLUSTERS, None)
+    if address == LOCAL:
+        # Ray writes no token to the home folder, which would change the user's other clusters, if we bring our own
+        environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} | environment
+        # the only way to have every part of Ray 2.60 listen on 127.0.0.1 alone: it replaces that address, if named, by
+        # the machine's, unless it is told that this is no machine for clusters
+        environment[_CLUSTERS] = "0"
+    return environment
 
 
 def check_address(address: str, limit_s: float = _CONNECT_LIMIT_S) -> None:
@@ -314,47 +292,3 @@ def check_address(address: str, limit_s: float = _CONNECT_LIMIT_S) -> None:
         raise EngineError(
             f"nothing answers at {address} ({error.strerror or error}); correct --ray-address, or leave it out"
         ) from error
-
-
-@contextlib.contextmanager
-def _keep_signal_handlers() -> Iterator[None]:
-    """Restore the signal handlers of the calling program, which `ray.init` replaces."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
-def _descendants(pid: int) -> list[int]:
-    """All descendants of a process."""
-    found: list[int] = []
-    todo = [pid]
-    while todo:
-        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                children = [int(child) for child in task.read_text().split()]
-                found += children
-                todo += children
-    return found
-
-
-def _title(pid: int) -> str:
-    """The name that a process gave itself (Ray's workers name what they run), at most 15 characters."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _runs(pid: int, name: str) -> bool:
-    """Whether a process of this name runs; one that ended and was not waited for does not."""
-    try:
-        told, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-    except OSError:
-        return False
-    return told.partition("(")[2] == name and rest.split()[0] not in "ZX"

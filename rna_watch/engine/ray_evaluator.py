@@ -1,22 +1,20 @@
-"""An evaluator's process as a Ray actor; the engine (ray_engine.py) passes Ray in."""
+"""An evaluator's process as a Ray actor, which the driver's process holds (ray_driver.py)."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import time
-from typing import TYPE_CHECKING, Any
+import pickle
+from typing import TYPE_CHECKING
 
-from rna_watch.errors import EngineError
 from rna_watch.evaluation.client import ProcessDied
-from rna_watch.evaluation.worker import AnsweringWorker
+from rna_watch.evaluation.evaluator import split_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rna_watch.engine.ray_driver import Driver
     from rna_watch.evaluation.evaluator import EvaluatorSpec
 
-_POLL_S = 0.2
+_SLACK_S = 5.0
 
 
 class ActorProcess:
@@ -24,20 +22,27 @@ class ActorProcess:
 
     Args:
         spec: the user's evaluator.
-        ray: the library.
-        options: what the actor needs of the cluster, as `ray.remote(...).options` takes it.
-        broken: why the cluster cannot be used any more; "" if it can. It is looked at anew if its argument is true.
+        driver: Ray's driver.
+        check: raises EngineError where the cluster is gone.
+
+    Raises:
+        EngineError: the cluster is gone, or has no place for it.
     """
 
-    def __init__(self, spec: EvaluatorSpec, ray: Any, options: dict[str, Any], broken: Callable[[bool], str]) -> None:
-        self._ray = ray
-        self._broken = broken
+    def __init__(self, spec: EvaluatorSpec, driver: Driver, check: Callable[[], None]) -> None:
+        self._driver = driver
+        self._check = check
         self._killed = False
         self.pid: int | None = None
-        try:
-            self._actor = ray.remote(AnsweringWorker).options(max_restarts=0, **options).remote(spec)
-        except ray.exceptions.RayError as error:
-            raise ProcessDied(type(error).__name__) from error
+        file = str(split_function(spec.function)[0]) if spec.function else ""
+        with driver.request("evaluator", pickle.dumps(spec), file, bool(spec.function)) as request:
+            self._actor = request.number
+            request.answer(self._look)
+
+    def _look(self) -> None:
+        if self._killed:
+            raise ProcessDied("killed")
+        self._check()
 
     def alive(self) -> bool:
         """See `client.EvaluatorProcess.alive`; only `ask` finds out that an actor died."""
@@ -49,30 +54,13 @@ class ActorProcess:
         Raises:
             EngineError: the cluster is gone.
         """
-        until = time.monotonic() + limit_s
-        try:
-            reference = self._actor.ask.remote(method, *arguments, **options)
-            while not self._ray.wait([reference], timeout=_POLL_S)[0]:
-                if self._killed:
-                    raise ProcessDied("killed")
-                self._check(now=False)
-                if time.monotonic() > until:
-                    raise TimeoutError
-            # Ray's arrays are read-only and lie in its object store, which ends before we do
-            return copy.deepcopy(self._ray.get(reference))
-        except self._ray.exceptions.RayError as error:
-            self._check(now=True)
-            raise ProcessDied(type(error).__name__) from error
-
-    def _check(self, *, now: bool) -> None:
-        """Tell a cluster that is gone from an evaluator that died: the user's code has no part in it."""
-        if reason := self._broken(now):
-            raise EngineError(reason)
+        question = pickle.dumps((method, arguments, options))
+        with self._driver.request("ask", self._actor, question, limit_s) as request:
+            answer = request.answer(self._look, limit_s + _SLACK_S)
+        assert isinstance(answer, bytes)
+        return pickle.loads(answer)
 
     def kill(self) -> None:
         """See `client.EvaluatorProcess.kill`."""
         self._killed = True
-        if self._broken(True):
-            return  # Ray would wait for what is gone
-        with contextlib.suppress(Exception):
-            self._ray.kill(self._actor)
+        self._driver.tell("kill", self._actor)

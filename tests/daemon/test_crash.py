@@ -173,7 +173,7 @@ class _Unclosable(LocalEngine):
 def test_an_engine_that_breaks_in_its_end_changes_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All is on the disk, the end too, before the engine is closed; that this fails is logged and no more."""
     train(tmp_path, count=3)
-    monkeypatch.setattr(shared, "start_engine", lambda _: _Unclosable(1))
+    monkeypatch.setattr(shared, "start_engine", lambda *_: _Unclosable(1))
     recorder = Recorder(tmp_path / "journal")
     paths = RunPaths(run=tmp_path, output=tmp_path)
     paths.create()

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from rna_watch.daemon import shared
+from rna_watch.config import RunConfig
+from rna_watch.daemon import failures, ray_beside, shared
+from rna_watch.daemon.loop import Daemon
+from rna_watch.daemon.recorder import Recorder
 from rna_watch.engine.local import LocalEngine
-from rna_watch.errors import EngineError
+from rna_watch.errors import ClusterLost, EngineError
 from rna_watch.journal import heartbeat
+from rna_watch.journal.run_paths import RunPaths
 from tests.daemon.in_process import watch
 from tests.daemon.runs import EVALUATOR, events, published, start_foreground, train, wait_until
 
@@ -42,7 +46,7 @@ def test_after_three_equal_failures_the_engine_is_started_anew_until_it_starts(
     monkeypatch.setattr("rna_watch.daemon.worker._FIRST_PAUSE_S", 0.05)
     engines: list[LocalEngine] = []
 
-    def start(_: object) -> LocalEngine:
+    def start(*_: object) -> LocalEngine:
         engines.append(_Losing(1) if not engines else LocalEngine(1))
         if 2 <= len(engines) <= 3:
             raise EngineError("nothing answers at head:6379")
@@ -85,7 +89,7 @@ def test_an_engine_that_is_found_broken_is_said_and_solved_with_and_without_work
     train(tmp_path, count=count)
     engines: list[LocalEngine] = []
 
-    def start(_: object) -> LocalEngine:
+    def start(*_: object) -> LocalEngine:
         engines.append(LocalEngine(1) if engines else _Breaking(1))
         return engines[-1]
 
@@ -101,6 +105,77 @@ def test_an_engine_that_is_found_broken_is_said_and_solved_with_and_without_work
     assert said == [("Ray's raylet ended", "the engine is started again; nothing is lost")]
     assert state.problems == {}
     assert events(tmp_path, "failed") == []
+
+
+class _Cluster(LocalEngine):
+    """Stands for Ray, which gives the same bits; it is lost with every work."""
+
+    name = "ray"
+
+    def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[Result]:
+        """See `Engine.map`."""
+        raise ClusterLost("the head at head:6379 did not answer for 10 s")
+
+
+def test_where_ray_is_lost_this_machine_goes_on_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models come meanwhile, Ray is tried again and taken when it is there, and its loss is no checkpoint's fault."""
+    train(tmp_path, count=4)
+    monkeypatch.setattr("rna_watch.daemon.order._FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(ray_beside, "_PAUSE_S", 0.05)
+    starts: list[str] = []
+
+    def start_ray(*_: object) -> LocalEngine:
+        starts.append("beside")
+        if len(starts) < 3:
+            raise EngineError("nothing answers at head:6379")
+        back = LocalEngine(1)
+        back.name = "ray"  # type: ignore[misc]
+        return back
+
+    monkeypatch.setattr(shared, "start_engine", lambda *_: starts.append("at first") or _Cluster(1))
+    monkeypatch.setattr(ray_beside, "start_ray", start_ray)
+
+    def done(state: RunState) -> bool:
+        return len(state.outputs) == 2 and any("Ray is up" in getattr(each, "text", "") for each in state.recent)
+
+    state = watch(tmp_path, done, engine="ray")
+    assert starts == ["at first", "beside", "beside"]
+    assert [event.will_retry for event in events(tmp_path, "failed")] == [True]
+    said = {event.key: event.what for event in events(tmp_path, "problem")}
+    assert said == {"engine": "the head at head:6379 did not answer for 10 s", "ray": "nothing answers at head:6379"}
+    assert state.problems == {}
+
+
+def test_no_checkpoint_is_given_up_for_a_cluster_s_reason() -> None:
+    """However often the cluster is lost, there is a next attempt; a child of this machine that dies has its limit."""
+    assert failures.of(ClusterLost("lost")).attempts > 10**6
+    assert failures.of(EngineError("a child process died")).attempts < 100
+
+
+def test_once_waits_for_what_it_said_it_would_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed checkpoint pauses before its next attempt: `once` does not end meanwhile."""
+    train(tmp_path, count=3)
+    monkeypatch.setattr("rna_watch.daemon.order._FIRST_PAUSE_S", 1.0)
+    failing = [1]
+
+    class Losing(LocalEngine):
+        def map(self, work: Sequence[Task], on_done: Callable[[Task], None] | None = None) -> list[Result]:
+            if failing:
+                failing.pop()
+                raise OSError(5, "Input/output error")
+            return super().map(work, on_done)
+
+    monkeypatch.setattr(shared, "start_engine", lambda *_: Losing(1))
+    config = RunConfig.model_validate({"engine": "local", "quiet": 0.05, "scan_interval": 0.1})
+    paths = RunPaths(run=tmp_path, output=tmp_path)
+    paths.create()
+    recorder = Recorder(paths.journal)
+    Daemon(config, paths, recorder, until_done=True).run()
+    recorder.close()
+    assert published(tmp_path) == ["step_3.pt"]
+    assert [event.will_retry for event in events(tmp_path, "failed")] == [True]
 
 
 def _part(run: Path, name: str) -> psutil.Process:

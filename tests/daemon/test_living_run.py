@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from tests.daemon.runs import (
@@ -120,7 +121,8 @@ def test_with_ray_a_lost_raylet_is_replaced_and_signals_end_everything(tmp_path:
     try:
         wait_until(lambda: len(published(tmp_path)) == 2)
         wait_until(lambda: {"daemon", "evaluator"} <= {worker["name"] for worker in status(tmp_path)["workers"]})
-        subprocess.run(["pkill", "-KILL", "-P", str(daemon.pid), "raylet"], check=True)
+        (raylet,) = (p for p in psutil.Process(daemon.pid).children(recursive=True) if p.name() == "raylet")
+        raylet.kill()
         train(tmp_path, count=1, first=5)
         wait_until(lambda: "step_5.pt" in published(tmp_path), 2 * LIMIT_S)
         assert any(event.key == "engine" for event in events(tmp_path, "solved"))

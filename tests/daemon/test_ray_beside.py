@@ -62,7 +62,7 @@ def test_work_begins_here_and_goes_on_on_ray_with_the_same_bits(
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     up, started = threading.Event(), []
 
-    def start_ray(_: object) -> LocalEngine:
+    def start_ray(*_: object) -> LocalEngine:
         started.append(1)
         if len(started) == 1:
             raise EngineError("Ray cannot be used on this machine")

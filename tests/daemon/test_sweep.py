@@ -277,21 +277,21 @@ def test_who_gives_up_waiting_holds_up_nobody() -> None:
         assert not waited
 
 
-def test_the_engine_ends_with_the_last_run() -> None:
+def test_the_engine_ends_with_the_last_run(tmp_path: Path) -> None:
     """A run that ends leaves it to the others; the last one ends it, and a later run begins with another."""
     shared, config = Shared(many=True), RunConfig.model_validate({"engine": "local", "workers": 1})
     one, two = _Member(), _Member()
     shared.join(one)  # type: ignore[arg-type]
     shared.join(two)  # type: ignore[arg-type]
-    engine = shared.started(config)
+    engine = shared.started(config, tmp_path)
     shared.give_up(one)  # type: ignore[arg-type]
     shared.leave(one)  # type: ignore[arg-type]
-    assert shared.started(config) is engine
+    assert shared.started(config, tmp_path) is engine
     assert engine.map([]) == []
     shared.give_up(two)  # type: ignore[arg-type]
     with pytest.raises(Cancelled):
         engine.map([])
-    later = shared.started(config)
+    later = shared.started(config, tmp_path)
     assert later is not engine
     shared.leave(two)  # type: ignore[arg-type]
     assert shared.engine is None

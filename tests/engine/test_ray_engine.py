@@ -145,9 +145,7 @@ class TestItsEnd:
             "import os, signal, sys\n"
             "from rna_watch.engine import ray_engine\n"
             "engine = ray_engine.RayEngine(1)\n"
-            "below = ray_engine._descendants(os.getpid())\n"
-            "[raylet] = [pid for pid in below if ray_engine._title(pid) == 'raylet']\n"
-            "os.kill(raylet, signal.SIGKILL)\n"
+            "os.kill(engine._parts['raylet'], signal.SIGKILL)\n"
             "engine.close()\n"
             "print('ended in order', os.getppid(), file=sys.stderr)\n"
         )
