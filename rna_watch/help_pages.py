@@ -13,6 +13,25 @@ COMMANDS = {
     "Look at it": ("status", "dashboard", "logs", "compare", "report", "export"),
     "Single files": ("inspect", "extrapolate", "verify"),
 }
+# each on one line of a terminal of 80 cells
+SUMMARIES = {
+    "init": "Write an evaluator and settings for RUN_DIR's trainer.",
+    "doctor": "Say what works for RUN_DIR, what will not, and what to do.",
+    "demo": "Train a real network in a process of its own, and watch it.",
+    "start": "Watch RUN_DIR and write a better model for each checkpoint.",
+    "stop": "Stop watching RUN_DIR, or waiting for it.",
+    "once": "Process every checkpoint that is in RUN_DIR now, then exit.",
+    "status": "Say in ten lines whether it works and whether it helps.",
+    "dashboard": "Show runs live, from any machine that sees their files.",
+    "compare": "Compare every method at every checkpoint of RUN_DIR.",
+    "report": "Write all that is known of RUN_DIR as one HTML page.",
+    "export": "Give the numbers of RUN_DIR to a tool.",
+    "inspect": "Say what CHECKPOINT is, and what would be extrapolated.",
+    "verify": "Recompute published models from their manifests.",
+    "completion": "Print what lets SHELL complete commands and options.",
+    "mirror": "Fetch checkpoints from the run's object store, put models there.",
+    "reproduce": "Repeat an experiment of the paper.",
+}
 EXAMPLES = {
     "init": ("rna-watch init runs/42",),
     "doctor": ("rna-watch doctor runs/42", "rna-watch doctor runs/42 --config rna_watch.yaml"),
@@ -58,7 +77,8 @@ class Program(click.Group):
     """The program, whose commands stand in groups and end their help with examples."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Add a command with its examples."""
+        """Add a command with its summary and examples."""
+        cmd.short_help = SUMMARIES.get(name or cmd.name or "", cmd.short_help)
         lines = EXAMPLES.get(name or cmd.name or "", ())
         cmd.epilog = "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines))) if lines else None
         super().add_command(cmd, name)

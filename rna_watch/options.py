@@ -67,10 +67,14 @@ def completion_script(app: click.Command, shell: str) -> str:
 def _show_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         ctx.meta[_ALL] = True
-        for parameter in ctx.command.params:
-            if isinstance(parameter, _Option) and parameter.heading:
-                parameter.hidden = False
-        echo(ctx.get_help())
+        every = [each for each in ctx.command.params if isinstance(each, _Option) and each.heading and each.hidden]
+        try:
+            for each in every:
+                each.hidden = False
+            echo(ctx.get_help())
+        finally:
+            for each in every:  # for this once
+                each.hidden = True
         ctx.exit()
 
 

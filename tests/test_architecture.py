@@ -183,11 +183,13 @@ def test_the_mathematics_needs_numpy_alone(path: Path) -> None:
         "__future__",
         "collections",
         "dataclasses",
+        "importlib",
         "itertools",
         "math",
         "numpy",
         "re",
         "statistics",
+        "types",
         "typing",
     }
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from rna_watch.cli import app
 from rna_watch.config import COMMON, RETIRED, RunConfig, groups, load, shape_of
 from rna_watch.errors import UsageError
-from rna_watch.help_pages import COMMANDS, EXAMPLES
+from rna_watch.help_pages import COMMANDS, EXAMPLES, SUMMARIES
 from rna_watch.options import PROGRAM, SHELLS
 
 if TYPE_CHECKING:
@@ -164,3 +164,17 @@ def test_each_shell_has_a_script(shell: str) -> None:
     script = CliRunner().invoke(app, ["completion", shell]).output
     assert f"_RNA_WATCH_COMPLETE={shell}_complete" in script
     assert "rna-watch" in script
+
+
+def test_help_all_changes_nothing_of_what_help_shows() -> None:
+    """In one process `--help` is as short after `--help-all` as before."""
+    before = _help("start", "--help")
+    _help("start", "--help-all")
+    assert _help("start", "--help") == before
+
+
+def test_summaries_of_commands_are_whole() -> None:
+    """On a terminal of 80 cells no command's summary is cut."""
+    shown = CliRunner().invoke(app, ["--help"], terminal_width=80).output
+    assert "..." not in shown.partition("Begin:")[2]
+    assert all(summary in shown for summary in SUMMARIES.values())

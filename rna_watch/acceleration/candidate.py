@@ -11,7 +11,7 @@ import numpy as np
 from rna_watch.acceleration.coefficients import Spectrum, input_weights, spectrum, spectrum_of_factor
 from rna_watch.acceleration.diagnostics import Diagnostics, diagnose
 from rna_watch.acceleration.fixed_weights import as_decay
-from rna_watch.acceleration.methods import UNIFORM, USUAL_DECAY
+from rna_watch.acceleration.methods import CLAMPED, UNIFORM, USUAL_DECAY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
 
     Float64 = npt.NDArray[np.float64]
-
-CLAMPED, COMBINED, RE_ESTIMATED = "clamped", "combined", "re-estimated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

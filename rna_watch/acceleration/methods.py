@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from rna_watch import acceleration
 
-from rna_watch.acceleration import fixed_weights
-from rna_watch.acceleration.coefficients import Solution, Spectrum, solve
-from rna_watch.acceleration.constrained import l1_capped, simplex
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Float64 = npt.NDArray[np.float64]
+    from rna_watch.acceleration.coefficients import Solution, Spectrum
+
+    Float64 = npt.NDArray[np.float64]
+
 # what tells a member from its method's others of the same length and lambda: `shape`, `prior`, `mixing`, or a setting's name
 Parameters = Mapping[str, str | float]
 
@@ -29,11 +32,13 @@ AVERAGE, RNA, SOUP, LINE, TRAINED, LAYERED = "average", "rna", "soup", "line", "
 ANNEAL = "anneal"
 UNIFORM = "uniform"
 USUAL_DECAY = 0.7
+# how a model's normalization statistics are made
+CLAMPED, COMBINED, RE_ESTIMATED = "clamped", "combined", "re-estimated"
 # what a solution tends to as lambda grows, of so many residuals and `Search.ema_decay`; None is uniform
 PRIORS: dict[str, Callable[[int, float], Float64 | None]] = {
     UNIFORM: lambda _n, _decay: None,
-    "ema": fixed_weights.exponential,
-    LAST: lambda n, _decay: fixed_weights.last(n),
+    "ema": lambda n, decay: acceleration.fixed_weights.exponential(n, decay=decay),
+    LAST: lambda n, _decay: acceleration.fixed_weights.last(n),
 }
 
 
@@ -64,7 +69,7 @@ class Method:
 def _rna(gram_nn: Float64, spectrum_: Spectrum, lambda_: float, search: Search) -> list[tuple[Parameters, Solution]]:
     made: list[tuple[Parameters, Solution]] = []
     for prior in search.priors:
-        solution = solve(spectrum_, lambda_, PRIORS[prior](len(gram_nn), search.ema_decay))
+        solution = acceleration.coefficients.solve(spectrum_, lambda_, PRIORS[prior](len(gram_nn), search.ema_decay))
         decay = {"ema_decay": search.ema_decay} if prior == "ema" else {}
         made += [({"prior": prior, "mixing": mixing, **decay}, solution) for mixing in search.mixings]
     return made
@@ -74,7 +79,7 @@ METHODS: dict[str, Method] = {
     AVERAGE: Method(
         kind=AVERAGES,
         words="uniform average of the newest checkpoints (LAWA)",
-        weights=lambda length, _: [({}, fixed_weights.uniform(length))],
+        weights=lambda length, _: [({}, acceleration.fixed_weights.uniform(length))],
         lengths=(3, 5, 10, 15),
     ),
     "ema": Method(
@@ -82,20 +87,20 @@ METHODS: dict[str, Method] = {
         words="exponential average of the newest checkpoints",
         settings=("ema_decays",),
         weights=lambda length, search: [
-            ({"ema_decay": decay}, fixed_weights.exponential(length, decay)) for decay in search.ema_decays
+            ({"ema_decay": decay}, acceleration.fixed_weights.exponential(length, decay)) for decay in search.ema_decays
         ],
     ),
     "decay": Method(
         kind=AVERAGES,
         words="weights that stand for a 1-sqrt or cosine decay of the learning rate (WSM)",
         weights=lambda length, _: [  # a linear decay is the uniform average
-            ({"shape": shape}, fixed_weights.decay_profile(length, shape)) for shape in ("sqrt", "cosine")
+            ({"shape": shape}, acceleration.fixed_weights.decay_profile(length, shape)) for shape in ("sqrt", "cosine")
         ],
     ),
     "cumulative": Method(
         kind=AVERAGES,
         words="uniform average of the whole window, its oldest checkpoint too (SWA as far as the window reaches)",
-        weights=lambda length, _: [({}, fixed_weights.uniform(length))],
+        weights=lambda length, _: [({}, acceleration.fixed_weights.uniform(length))],
         whole=True,
     ),
     SOUP: Method(
@@ -112,14 +117,14 @@ METHODS: dict[str, Method] = {
     "simplex": Method(
         kind=SOLUTIONS,
         words="RNA without negative weights",
-        solve=lambda gram_nn, _spectrum, lambda_, _search: [({}, simplex(gram_nn, lambda_))],
+        solve=lambda gram_nn, _spectrum, lambda_, _search: [({}, acceleration.constrained.simplex(gram_nn, lambda_))],
     ),
     "capped": Method(
         kind=SOLUTIONS,
         words="RNA with a cap on the l1 norm of c, on how far it may extrapolate",
         settings=("l1_cap",),
         solve=lambda gram_nn, _spectrum, lambda_, search: [
-            ({"l1_cap": search.l1_cap}, l1_capped(gram_nn, lambda_, search.l1_cap))
+            ({"l1_cap": search.l1_cap}, acceleration.constrained.l1_capped(gram_nn, lambda_, search.l1_cap))
         ],
     ),
     LINE: Method(

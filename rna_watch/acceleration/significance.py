@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    import numpy as np
     import numpy.typing as npt
 
     Float64 = npt.NDArray[np.float64]
@@ -80,6 +79,8 @@ def paired_standard_error(candidate: Float64, reference: Float64) -> float | Non
     n = len(candidate)
     if candidate.shape != reference.shape or n < _FEWEST_EXAMPLES:
         return None
+    import numpy as np
+
     with np.errstate(invalid="ignore", over="ignore"):  # of values that are infinite
         deviation = float(np.std(candidate - reference, ddof=1))
     return deviation / math.sqrt(n) if math.isfinite(deviation) else None
@@ -99,6 +100,8 @@ def least_gain(differences: Float64, compared_count: int) -> float:
         differences: the paired differences of n examples, (n,), finite.
         compared_count: the number of candidates that this one is the best of (one-sided, Bonferroni).
     """
+    import numpy as np
+
     n = len(differences)
     sizes = np.abs(differences[differences != 0.0])
     m, level = len(sizes), _LEVEL / max(compared_count, 1)

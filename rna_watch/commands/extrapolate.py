@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.candidate import CLAMPED, COMBINED, RE_ESTIMATED, Candidate, of_weights
+from rna_watch.acceleration.candidate import Candidate, of_weights
 from rna_watch.acceleration.family import fixed, in_one_sentence, single, unevaluated
-from rna_watch.acceleration.methods import ALONE, AVERAGE, LAST, LAYERED, METHODS, RNA
+from rna_watch.acceleration.methods import ALONE, AVERAGE, CLAMPED, COMBINED, LAST, LAYERED, METHODS, RE_ESTIMATED, RNA
 from rna_watch.acceleration.residuals import Residuals
 from rna_watch.daemon import one_training
 from rna_watch.daemon.equal_neighbours import repeats

@@ -191,7 +191,7 @@ class Inspection:
         others = [each for each in layout.sources if each.path not in chosen]
         if others and len(layout.sources) > 1:
             also = ", ".join(
-                f"{each.path!r} ({'a moving average, ' if each.averaged else ''}{each.tensors} tensors)"
+                f"{each.path!r} ({'a moving average, ' if each.averaged else ''}{counted(each.tensors, 'tensor')})"
                 for each in others
             )
             networks = [*chosen, *(each.path for each in others if not each.averaged)]

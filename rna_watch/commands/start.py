@@ -6,7 +6,6 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.commands.progress import progress
 from rna_watch.commands.settle_run import settle
 from rna_watch.config import as_json
 from rna_watch.daemon import background
@@ -111,6 +110,8 @@ def start(
 @contextlib.contextmanager
 def _telling(say: Callable[[str], None]) -> Iterator[tuple[Callable[[str], None], Callable[[float], None]]]:
     """Yields what shows a line of the process in the background, and what shows how long the last one takes."""
+    from rna_watch.commands.progress import progress  # not in the daemon, which starts here too
+
     last = ["starting"]
     with progress() as show:
 

@@ -9,9 +9,19 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import RE_ESTIMATED
 from rna_watch.acceleration.direction import direction
-from rna_watch.acceleration.methods import ANNEAL, AVERAGE, AVERAGES, LAST, LAYERED, RNA, SOLUTIONS, TRAINED, UNIFORM
+from rna_watch.acceleration.methods import (
+    ANNEAL,
+    AVERAGE,
+    AVERAGES,
+    LAST,
+    LAYERED,
+    RE_ESTIMATED,
+    RNA,
+    SOLUTIONS,
+    TRAINED,
+    UNIFORM,
+)
 from rna_watch.acceleration.methods import kind_of as kind_of_method
 from rna_watch.acceleration.significance import ranked
 from rna_watch.comparison.levels import Level, known, levels, same

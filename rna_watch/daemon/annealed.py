@@ -6,8 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.candidate import CLAMPED
-from rna_watch.acceleration.methods import ANNEAL, LAST
+from rna_watch.acceleration.methods import ANNEAL, CLAMPED, LAST
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import AnnealRequest
 from rna_watch.formats.resumed_optimizer import NotResumed, resume

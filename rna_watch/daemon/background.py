@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.daemon import child, run_watch
 from rna_watch.daemon.log_file import log_of_many, log_to, stderr_of_libraries
-from rna_watch.daemon.setup import be_nice
-from rna_watch.daemon.sweep import Sweep
+from rna_watch.daemon.setup import be_nice, begins_on_ray, evaluator_spec
 from rna_watch.errors import NothingToDo, RnaWatchError, RunIsWatched, StoreError
 from rna_watch.journal import waiting
 from rna_watch.journal.command_line import command
@@ -65,6 +64,8 @@ def serve(
         RunIsWatched: another process watches the run, or has taken it over meanwhile.
         RnaWatchError: the engine cannot start, or our own folder cannot be written.
     """
+    from rna_watch.evaluation.local import begin_early, end_early
+
     check_output(paths)
     parent = child.Parent()
 
@@ -73,7 +74,13 @@ def serve(
         with stderr_of_libraries(paths.log, to_terminal=to_terminal):
             log_to(paths, to_terminal=to_terminal, counted=until_done)
             be_nice()
-            yield
+            spec = evaluator_spec(config, paths.scratch)
+            if spec is not None and spec.function is not None and not begins_on_ray(config):
+                begin_early(spec)
+            try:
+                yield
+            finally:
+                end_early()
 
     with parent.telling():
         return run_watch.watch(
@@ -112,6 +119,8 @@ def serve_sweep(
         RunIsWatched: another process watches the folder, or every run.
         RnaWatchError: no run can be watched.
     """
+    from rna_watch.daemon.sweep import Sweep
+
     parent = child.Parent()
     log = home or runs[0].paths
     with parent.telling(), contextlib.ExitStack() as stack:

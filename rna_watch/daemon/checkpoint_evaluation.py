@@ -7,9 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED, Candidate
 from rna_watch.acceleration.family import Family, cut, distinct
-from rna_watch.acceleration.methods import ANNEAL, LAST, LAYERED, TRAINED
+from rna_watch.acceleration.methods import ANNEAL, CLAMPED, LAST, LAYERED, RE_ESTIMATED, TRAINED
 from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import statistics_modes
 from rna_watch.daemon.evaluated import Evaluated
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from rna_watch.acceleration.candidate import Candidate
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.significance import Mode
     from rna_watch.config import RunConfig

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import RE_ESTIMATED
 from rna_watch.acceleration.family import Family, unevaluated
+from rna_watch.acceleration.methods import RE_ESTIMATED
 from rna_watch.daemon.checkpoint_evaluation import FITTED, CheckpointEvaluation, kinds
 from rna_watch.daemon.evaluators import offers
 from rna_watch.daemon.searches import SEARCHES

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.acceleration.candidate import COMBINED, RE_ESTIMATED
 from rna_watch.acceleration.family import Family, family
-from rna_watch.acceleration.methods import LAST, Search
+from rna_watch.acceleration.methods import COMBINED, LAST, RE_ESTIMATED, Search
 from rna_watch.acceleration.residuals import Residuals
 from rna_watch.daemon.checkpoint_evaluation import re_estimated
 from rna_watch.daemon.evaluated import Evaluated

@@ -40,6 +40,7 @@ from rna_watch.journal import events as e
 from rna_watch.journal import heartbeat
 from rna_watch.journal.replay import PENDING
 from rna_watch.layout import disk
+from rna_watch.layout.memory import return_memory
 from rna_watch.publishing import output_tree
 
 if TYPE_CHECKING:
@@ -325,6 +326,7 @@ class Daemon:
         if not self._announced:
             self._announced = True
             self._on_ready()
+            return_memory()  # what imports took for a moment
 
     def _look_away(self) -> None:
         """Wait while our own folder cannot be reached, and give up where it does not come back."""

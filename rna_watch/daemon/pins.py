@@ -159,7 +159,7 @@ class Pins:
         """Remove a checkpoint's pinned bytes, unless it was admitted again since (and unpinned then)."""
         assert checkpoint.admitted is not None
         current = self._recorder.checkpoint(checkpoint.name)
-        if current is None or current.admitted is not checkpoint.admitted:
+        if current is None or current.admitted != checkpoint.admitted:
             return
         if checkpoint.admitted.pin != NONE:
             with contextlib.suppress(PermissionError):  # the journal names what is not ours

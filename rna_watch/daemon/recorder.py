@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("rna_watch")
 _POLL_S = 0.2
 _UNWRITTEN = "journal"
-SNAPSHOT_BYTES = 2 * 2**20  # of the journal, that a start reads again
+SNAPSHOT_BYTES = 2**20  # of the journal, that a start reads again
 _INTENTS = (e.Publishing,)  # what they announce is not begun before they are written
 # these must survive a crash of the machine before the act that follows
 _DURABLE = (e.Publishing, e.Published, e.Admitted, e.BestMoved, e.BestWithdrawn)
@@ -168,10 +168,13 @@ class Recorder:
             self._kept = self._journal.length
             folded = snapshot.Folded(state=snapshot.frozen(self.state), length=self._kept, refused=self._refused)
         with contextlib.suppress(OSError, ValueError):
-            after = snapshot.write(self._path, folded)
+            after, told = snapshot.write(self._path, folded)
             with self._lock:
                 for before, new in zip(folded.state.checkpoints.values(), after, strict=True):
                     self.state.checkpoints.stored(before, new)
+                told.later = self.state.told.later[len(folded.state.told.later) :]
+                self.state.told = told
+            del folded, after
             return_memory()
 
     def _say_unwritten(self) -> None:

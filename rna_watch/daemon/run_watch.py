@@ -6,9 +6,6 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.daemon.live_exports import LiveExports
-from rna_watch.daemon.loop import Daemon
-from rna_watch.daemon.recorder import Recorder
 from rna_watch.errors import StoreError, UsageError
 from rna_watch.journal import events as e
 from rna_watch.journal.lock import RunLock
@@ -20,6 +17,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rna_watch.config import RunConfig
+    from rna_watch.daemon.loop import Daemon
+    from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.shared import Shared
     from rna_watch.journal.heartbeat import Work
     from rna_watch.journal.replay import RunState
@@ -62,6 +61,11 @@ def watch(
     check_output(paths)
     paths.create(allow_links=config.allow_links)
     with RunLock(paths, on_wait, shared=shared is not None and shared.many) as lock, log():
+        # what only the daemon needs: `start` itself does without it, and the evaluator's process loads meanwhile
+        from rna_watch.daemon.live_exports import LiveExports
+        from rna_watch.daemon.loop import Daemon
+        from rna_watch.daemon.recorder import Recorder
+
         remember(paths)
         recorder = Recorder(paths.journal, check=lock.check)
         try:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import RE_ESTIMATED, Candidate
-from rna_watch.acceleration.methods import ANNEAL, AVERAGES, LAST, LAYERED, LINE, SOLUTIONS, SOUP, TRAINED, kind_of
+from rna_watch.acceleration.methods import (
+    ANNEAL,
+    AVERAGES,
+    LAST,
+    LAYERED,
+    LINE,
+    RE_ESTIMATED,
+    SOLUTIONS,
+    SOUP,
+    TRAINED,
+    kind_of,
+)
 from rna_watch.daemon import annealed, searched_candidates
 from rna_watch.evaluation.evaluator import FitRequest
 from rna_watch.journal import events as e
@@ -14,6 +24,7 @@ from rna_watch.journal import events as e
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rna_watch.acceleration.candidate import Candidate
     from rna_watch.daemon.checkpoint_evaluation import CheckpointEvaluation
 
 

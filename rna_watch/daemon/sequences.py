@@ -52,7 +52,7 @@ class Sequences:
         self._fingerprints: dict[str, str] = {}
         self._proofs: dict[str, list[_Proof]] = {}
         self._known: dict[tuple[str, int, str], str] = {}
-        for event in list(recorder.state.told):
+        for event in recorder.state.told:
             if isinstance(event, e.Admitted):
                 kind = event.step_kind if event.path != event.checkpoint else ""
                 counters = event.counters or ({kind: event.step} if kind in COUNTERS else {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.candidate import CLAMPED, COMBINED, RE_ESTIMATED
+from rna_watch.acceleration.methods import CLAMPED, COMBINED, RE_ESTIMATED
 from rna_watch.evaluation.evaluator import NORMALIZATION, TRAINING_LOSS
 from rna_watch.layout.layout import Role, covers
 

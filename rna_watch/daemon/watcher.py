@@ -17,7 +17,7 @@ from rna_watch.journal.replay import Stage
 from rna_watch.watching.discovery import several_runs
 from rna_watch.watching.hints import Hints
 from rna_watch.watching.readiness import KEPT_PLACE_S, Readiness
-from rna_watch.watching.scan import scan
+from rna_watch.watching.scan import candidate, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +32,16 @@ if TYPE_CHECKING:
     from rna_watch.daemon.setup import Timing
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.layout.identity import FileIdentity
+    from rna_watch.watching.scan import Found
 
 _TICK_S = 0.25
+_EVENTS = "events and scans"
 _LEAST_PAUSE_S = 0.05
+# a look at thousands of files takes long: where events tell of changes, looks without one take this part of a core
+_IDLE_SHARE = 0.002
+_TOUCHED_SHARE = 0.05  # and those at files that grow this part
+_LONGEST_SCAN_S = 60.0
+_MISSED_S = 1.0  # after this it is told what went unread: an event may say by then that it was renamed
 
 
 class Watcher:
@@ -55,7 +62,7 @@ class Watcher:
         tick_s: how often it looks whether something was announced.
         on_admitted: called when something was admitted.
         on_late: called with a checkpoint that was admitted after its successors, also those of an earlier start.
-        on_round: called after each look.
+        on_round: called after the first look, and when all that is there was taken, or is no longer.
     """
 
     def __init__(
@@ -98,6 +105,8 @@ class Watcher:
         rested = (lambda _: 0.0) if timing.network else rested_s
         self._readiness = Readiness(timing.quiet_s, rested, reading=sequences.reading, at_once=until_done)
         self._next_scan = 0.0
+        self._missing: dict[str, float] = {}  # what went before it was read, and since when
+        self._looked, self._cost_s = 0.0, 0.0  # when the last look was, and the CPU time that it took
         self._begun = time.monotonic()
         self._ending = until_done  # what is incomplete is waited for no longer than a short while
         self._hurried = True  # since the end of the training: what is incomplete was made due
@@ -125,12 +134,14 @@ class Watcher:
             while True:
                 self._proceed()
                 self.step_begun = time.monotonic()
+                before = self.settled, self.rounds > 0
                 try:
                     self._round()
                     self.settled = self._is_settled()
                 except StoreAway:
                     self.settled = False
-                self._on_round()
+                if before != (self.settled, self.rounds > 0):
+                    self._on_round()
                 self.wake.wait(self._pause_s())
         finally:
             self._hints.stop()
@@ -178,14 +189,26 @@ class Watcher:
         if not self._hurried:
             self._hurried = True
             self._readiness.hurry(now)
+        if self._hints.pop_touched():
+            self._next_scan = min(self._next_scan, self._looked + self._interval_s(_TOUCHED_SHARE))
         if now >= self._next_scan or self.wake.is_set():
             self.wake.clear()
-            self._next_scan = now + self._timing.scan_s
+            began = time.thread_time()
             self._acts.do("scan", f"{self._paths.run} cannot be scanned", partial(self._scan, now))
+            self._looked, self._cost_s = now, time.thread_time() - began
+            self._next_scan = now + self._interval_s(_IDLE_SHARE)
             self._acts.do("room", "room on the disk cannot be kept free", self._pins.keep_room)
             self._acts.do("events", "events of the file system cannot be watched", self._follow)
         self._acts.do("probe", "files cannot be taken", self._probe)
         self.rounds += 1
+
+    def _interval_s(self, share: float) -> float:
+        """How long after a look the next one is, if no event wants it sooner; longer where looks take much, and events come."""
+        if self._config.scan_interval is not None or self.by != _EVENTS:
+            return self._timing.scan_s
+        if self._missing:
+            return min(self._timing.scan_s, _MISSED_S)
+        return max(self._timing.scan_s, min(self._cost_s / share, _LONGEST_SCAN_S))
 
     def _announced(self) -> bool:
         """Whether the training has announced a checkpoint since the last look (`integrations/announcement.py`)."""
@@ -202,12 +225,12 @@ class Watcher:
             self.by = f"scans every {self._timing.scan_s:g} s ({self._timing.network})"
         else:
             place = _place(self._paths.run)
-            if place is None or (place == self._place and (self.by != "events and scans" or self._hints.alive())):
+            if place is None or (place == self._place and (self.by != _EVENTS or self._hints.alive())):
                 return
             self._place = place
             self._hints.stop()
             refused = self._hints.start()
-            self.by = f"scans every {self._timing.scan_s:g} s" if refused else "events and scans"
+            self.by = f"scans every {self._timing.scan_s:g} s" if refused else _EVENTS
             if refused:
                 limits = "fs.inotify.max_user_watches and fs.inotify.max_user_instances"
                 self._recorder.problem("hints", refused, f"raise {limits} for faster notice")
@@ -219,7 +242,8 @@ class Watcher:
     def _scan(self, now: float) -> None:
         back = self.away or bool(self._recorder.state.problems.get("scan"))
         unlisted: set[str] = set()
-        written = self._hints.pop_written()  # before the look: what is closed meanwhile counts at the next one
+        # before the look: what is closed meanwhile counts at the next one
+        written, moved = self._hints.pop_written(), self._hints.pop_moved()
         try:
             found, problems = scan(
                 self._paths.run,
@@ -231,7 +255,7 @@ class Watcher:
             said = str(error) if isinstance(error, RnaWatchError) else in_words(error)
             self._gone(f"the run directory cannot be scanned: {said}" if isinstance(error, OSError) else said)
             return
-        if not found and self._readiness.names() and not self._until_done and self._other_place():
+        if not found and self._readiness.any() and not self._until_done and self._other_place():
             self._gone(f"the run directory {self._paths.run} is empty: its file system is not mounted")
             return
         self.away = False
@@ -257,15 +281,33 @@ class Watcher:
             self._backlog.there_before(times)
         self._sequences.update(times)
         self._admission.reread()
-        gone = self._readiness.update(found, now, unlisted)
+        self._readiness.update(found, now, unlisted)
         for name in written if self._config.quiet is None else ():
             self._readiness.written(name, now)
         self._idle_since = now if back else max(self._idle_since, self._readiness.changed)
         self._scanned = now
-        for name in gone:
+        for name in self._missed(found, written, moved):
             known = self._recorder.checkpoint(name)
-            if known is not None and known.stage is Stage.WAITING:
+            if known is None or known.stage is Stage.WAITING:
                 self._recorder.record(e.Vanished(checkpoint=name))
+
+    def _missed(self, found: list[Found], written: set[str], moved: set[str]) -> list[str]:
+        """What was whole for a moment and is gone, by what scans and events tell; not what has another name by now."""
+        now, names = time.monotonic(), {each.name for each in found}
+        there = {each.identity.inode for each in found if each.identity is not None}
+        for name, inode in self._readiness.pop_lost():
+            if inode not in there or self._recorder.checkpoint(name) is not None:
+                self._missing.setdefault(name, now)
+        for name in written - names:
+            if candidate(name, self._config.patterns) and not os.path.lexists(self._paths.run / name):
+                self._missing.setdefault(name, now)
+        for name in [each for each in self._missing if _renamed(each, moved) or each in names]:
+            if self._recorder.checkpoint(name) is None or name in names:
+                del self._missing[name]
+        missed = sorted(name for name, since in self._missing.items() if now - since >= _MISSED_S)
+        for name in missed:
+            del self._missing[name]
+        return missed
 
     def _gone(self, what: str) -> None:
         self.away = not self._until_done
@@ -322,6 +364,12 @@ class Watcher:
             checkpoint = self._recorder.checkpoint(name) if whole else None
             if checkpoint is not None and checkpoint.admitted and self._sequences.overtaken(checkpoint):
                 self._on_late(name)
+
+
+def _renamed(name: str, moved: set[str]) -> bool:
+    """Whether a path, or a folder that it lies in, is among these."""
+    parts = name.split("/")
+    return any("/".join(parts[:count]) in moved for count in range(1, len(parts) + 1))
 
 
 def _place(folder: object) -> tuple[int, int] | None:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.acceleration.candidate import COMBINED
 from rna_watch.acceleration.layers import spread
-from rna_watch.acceleration.methods import ANNEAL
+from rna_watch.acceleration.methods import ANNEAL, COMBINED
 from rna_watch.acceleration.residuals import Form, NotExactError, TrainingState, choose_form, not_of_form
 from rna_watch.journal.checkpoint import Checkpoint, Stage
 from rna_watch.journal.kept import model_key

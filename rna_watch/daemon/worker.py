@@ -18,7 +18,7 @@ from rna_watch.daemon.ray_beside import goes_on_here
 from rna_watch.daemon.second_pass import SecondPass
 from rna_watch.daemon.setup import begins_on_ray, workers
 from rna_watch.engine.local import LocalEngine
-from rna_watch.errors import Cancelled, EngineError, EvaluationFailed, StoreAway
+from rna_watch.errors import Cancelled, EngineError, EvaluationFailed, RnaWatchError, StoreAway
 from rna_watch.journal import events as e
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ class Worker:
         self._ray: RayBeside | None = None
         self._evaluators: list[Evaluator] = []
         self.engine: Engine | None = None
-        self.ready = False
+        self._begun = False
+        self._loading: threading.Thread | None = None
         self.idle = False
         self.wake = threading.Event()
 
@@ -133,7 +134,7 @@ class Worker:
                 self._pipeline = self._set_up()
                 self._look_at_ray()
         second = self._second()
-        self.ready = True
+        self._begun = True
         while True:
             self._proceed()
             done = False
@@ -158,11 +159,12 @@ class Worker:
         if chosen and not taken and time.monotonic() - self._reconciled >= _RECONCILE_S:
             self._reconciled = time.monotonic()
             self._acts.do("outputs", "outputs cannot be compared with the journal", self._publication.reconcile)
-        self.idle = chosen and not taken
+        was_idle, self.idle = self.idle, chosen and not taken
         if self.idle:
             if self.nothing_left():  # else the next work tells whether the engine that was started again is well
                 self._recorder.solved("engine")
-            self._on_idle()
+            if not was_idle:
+                self._on_idle()
         for name in taken:
             with self._shared.turn(self, self._proceed, urgent=self._backlog.is_new(name)) as waited:
                 if waited:  # while others worked, a newer one may have come, or the engine may be another one
@@ -192,6 +194,11 @@ class Worker:
         if name is None and (name := second.next()) is not None:
             self._backlog.begin(name)
         return [] if name is None else [name]
+
+    @property
+    def ready(self) -> bool:
+        """Whether it works, and the evaluator is loaded, or was found not to be what can be."""
+        return self._begun and (self._loading is None or not self._loading.is_alive())
 
     def since_error_s(self) -> float:
         """Seconds since work failed last."""
@@ -306,15 +313,11 @@ class Worker:
         self._evaluators = evaluators = (
             self._shared.evaluators(self._spec, self._config.evaluators) if self._spec is not None else []
         )
-        if evaluators and not self.ready and not loaded:
+        if evaluators and not self._begun and not loaded:
             self._say(f"loading  {self._config.evaluator or self._config.evaluate_command}")
-        for evaluator in (
-            evaluators[:1] if not loaded else ()
-        ):  # the others start when there is more than one model to evaluate
-            try:
-                evaluator.warm_up()
-            except EvaluationFailed as error:
-                failed(self._recorder, error, loaded=False)
+        for evaluator in evaluators[:1] if not loaded else ():  # the others start when there is more than one model
+            self._loading = threading.Thread(target=self._load, args=(evaluator,), name="rna-watch-load", daemon=True)
+            self._loading.start()  # windows are measured meanwhile
         return Pipeline(
             self._config,
             self._paths,
@@ -325,6 +328,17 @@ class Worker:
             engine=self.engine,
             evaluators=evaluators,
         )
+
+    def _load(self, evaluator: Evaluator) -> None:
+        try:
+            evaluator.warm_up()
+        except EvaluationFailed as error:
+            with contextlib.suppress(RnaWatchError):  # the thread that works finds the same
+                failed(self._recorder, error, loaded=False)
+        except RnaWatchError:  # it was closed
+            pass
+        except Exception:  # noqa: BLE001 - whatever it is, it shows at the first model
+            _LOG.exception("the evaluator was not loaded in advance")
 
 
 def _in_words(config: RunConfig) -> str:

@@ -10,7 +10,7 @@ from rna_watch.dashboard.layout import fit, tail_of
 from rna_watch.journal.checkpoint import USABLE
 from rna_watch.journal.metric import metric_of
 from rna_watch.journal.quantities import gain, number, places, plain
-from rna_watch.journal.words import NOISE, output_of
+from rna_watch.journal.words import HOW_TO_TEST, NOISE, output_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,6 @@ _NAME_WIDTHS = ((60, 60, NOISE), (28, 28, NOISE), (28, 0, NOISE), (16, 0, _SHORT
 _STYLES = {True: "bold green", False: "bold yellow", None: "bold"}
 _THEIRS = "original's best"
 _GAP = " · "
-HOW_TO_TEST = "add --evaluator FILE.py:function"
 _FEWEST = 3  # checkpoints of a window
 
 

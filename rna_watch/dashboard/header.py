@@ -99,12 +99,9 @@ def _facts(state: RunState, metric: Metric | None, now: float) -> Lines:
         written = it.mtime_ns / 1e9 or newest.seen_time
         text = f"newest {tail_of(plain(newest.name), 32)}, {plain(it.step_kind)} {it.step}, {age(now - written)} ago"
         facts.append(Text(text, "dim"))
-    verdicts = (each.verdict for each in list(state.checkpoints.values()))
-    chosen = [each for each in verdicts if each and each.better_than_original is not None]
-    if chosen and metric is not None:
-        better = sum(each.better_than_original is True for each in chosen)
-        beyond = sum(bool(each.better_than_original and each.significant) for each in chosen)
-        facts.append(Text(f"better than the original at {better} of {len(chosen)}, beyond noise at {beyond}"))
+    compared, better, beyond, _ = state.checkpoints.better()
+    if compared and metric is not None:
+        facts.append(Text(f"better than the original at {better} of {compared}, beyond noise at {beyond}"))
     return facts
 
 

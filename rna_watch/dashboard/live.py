@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.25
 # Ages and progress change even when nothing happens, but once a second is enough for them.
 _IDLE_REFRESH_S = 1.0
+_SHARE = 0.012  # of a core that frames take at most, but for those that a key asks for
 # A long journal is read in slices, so that the keys work meanwhile.
 _SLICE_S = 0.2
 
@@ -152,17 +153,24 @@ def _show(every: Sequence[_Run], console: Console, *, until_stopped: bool, stop:
         keys() as wait_for_key,
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
-        shown = None
-        drawn_at = 0.0
+        shown: object = None
+        statuses: object = None
+        drawn_at = cost_s = 0.0
+        changed = False
         while True:
             seen = every if look.screen == RUNS else every[look.run : look.run + 1]
-            changed = not look.paused and sum(run.catch_up(_SLICE_S / len(seen)) for run in seen) > 0
-            sight = (console.size, [run.status for run in seen], look)
-            if shown != sight or (not look.paused and (changed or time.monotonic() - drawn_at >= _IDLE_REFRESH_S)):
+            if not look.paused:
+                changed = sum(run.catch_up(_SLICE_S / len(seen)) for run in seen) > 0 or changed
+            over = told_to_end() or _over(every[0], until_stopped=until_stopped, stop=stop)
+            since_s, now = time.monotonic() - drawn_at, [run.status for run in seen]
+            moved = changed or now != statuses or since_s >= _IDLE_REFRESH_S
+            if shown != (console.size, look) or (not look.paused and moved and (over or since_s >= cost_s / _SHARE)):
                 hint = f"{'PAUSED  p goes on  ' if look.paused else ''}? help  q leaves"
+                began = time.thread_time()
                 live.update(_frame(every, console, height=console.height, hint=hint, look=look), refresh=True)
-                shown, drawn_at = sight, time.monotonic()
-            if told_to_end() or _over(every[0], until_stopped=until_stopped, stop=stop):
+                cost_s = time.thread_time() - began
+                shown, statuses, changed, drawn_at = (console.size, look), now, False, time.monotonic()
+            if over:
                 return
             key = wait_for_key(_POLL_S)
             if key in {"q", "Q", HUNG_UP}:

@@ -7,14 +7,13 @@ from collections import Counter
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
-from rna_watch.dashboard.answer import HOW_TO_TEST
 from rna_watch.journal.backfill import backfill
 from rna_watch.journal.command_line import command
 from rna_watch.journal.cooled import cooled, sentence
 from rna_watch.journal.quantities import age, duration, gain, number, places, plain, size
 from rna_watch.journal.replay import Stage
 from rna_watch.journal.standing import standings
-from rna_watch.journal.words import NOISE, output_of
+from rna_watch.journal.words import HOW_TO_TEST, NOISE, output_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,6 +108,7 @@ def _done(state: RunState, now: float) -> str:
         (stages[Stage.REFUSED], "not usable"),
         (stages[Stage.SKIPPED], "left out"),
         (stages[Stage.FAILED], "failed"),
+        (stages[Stage.VANISHED], "gone before they could be read"),
     ):
         parts += [f"{count} {word}"] if count else []
     if far.left_s is not None:
@@ -118,19 +118,15 @@ def _done(state: RunState, now: float) -> str:
 
 def helps(state: RunState) -> str:
     """At how many checkpoints the model is better than the original."""
-    chosen = [each.verdict for each in list(state.checkpoints.values()) if each.verdict]
-    compared = [each for each in chosen if each.better_than_original is not None]
+    compared, better, beyond, unknown = state.checkpoints.better()
     if not compared:
         if state.started is not None and not state.started.evaluator:
             return f"not known, nothing is tested: {HOW_TO_TEST}"
         return "not known yet: no model was tested" if state.started else ""
-    better = [each for each in compared if each.better_than_original]
-    beyond = sum(each.significant is True for each in better)
-    unknown = sum(each.significant is None for each in better)
-    how = "" if unknown == len(better) else f", beyond noise at {beyond}"
-    word = "yes" if len(better) * 2 > len(compared) else "sometimes" if better else "no"
-    at = "checkpoint" if len(compared) == 1 else "checkpoints"
-    return f"{word}, the model is better than the original at {len(better)} of {len(compared)} {at}{how}"
+    how = "" if unknown == better else f", beyond noise at {beyond}"
+    word = "yes" if better * 2 > compared else "sometimes" if better else "no"
+    at = "checkpoint" if compared == 1 else "checkpoints"
+    return f"{word}, the model is better than the original at {better} of {compared} {at}{how}"
 
 
 def _values(state: RunState, found: Sequence[Standing]) -> list[tuple[str, str]]:

@@ -174,6 +174,7 @@ def _checkpoints(sight: _Sight, width: int, room: int) -> Lines:
         (stages[Stage.REFUSED] + stages[Stage.SKIPPED] - behind, "not usable"),
         (behind, "left out for now"),
         (stages[Stage.FAILED], "failed"),
+        (stages[Stage.VANISHED], "gone too soon"),
     )
     folder = common_folder([row.name for row in newest(sight.state, room)])
     order = f"sorted by {sight.look.order}" if sight.look.order != "step" else ""

@@ -138,9 +138,9 @@ class LocalEngine:
     def evaluator(self, spec: EvaluatorSpec) -> Evaluator:
         """A long-lived evaluating process."""
         from rna_watch.evaluation.client import Evaluator
-        from rna_watch.evaluation.local import ChildProcess
+        from rna_watch.evaluation.local import begun
 
-        evaluator = Evaluator(spec, ChildProcess)
+        evaluator = Evaluator(spec, begun)
         self._evaluators.append(evaluator)
         return evaluator
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -58,6 +59,31 @@ class ChildProcess:
         self._lifeline.close()
 
 
+_early: list[tuple[EvaluatorSpec, ChildProcess]] = []
+
+
+def begin_early(spec: EvaluatorSpec) -> None:
+    """Start a process before there is an engine that asks for it: it loads while this one goes on."""
+    with contextlib.suppress(OSError):  # tried again when it is needed
+        _early.append((spec, ChildProcess(spec)))
+
+
+def begun(spec: EvaluatorSpec) -> ChildProcess:
+    """A process; that which was started early, if it was for the same evaluator."""
+    while _early:
+        told, process = _early.pop()
+        if told == spec and process.alive():
+            return process
+        process.kill()
+    return ChildProcess(spec)
+
+
+def end_early() -> None:
+    """End what was started early and is not needed."""
+    while _early:
+        _early.pop()[1].kill()
+
+
 def _status(status: int) -> str:
     return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
 
@@ -69,7 +95,12 @@ def serve(connection: Connection, lifeline: int) -> None:
     follow_parent(lifeline, lambda: os.killpg(0, signal.SIGKILL))
     sys.modules["__main__"] = types.ModuleType("__main__")  # nothing of ours is in the user's way
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
-        worker = AnsweringWorker(connection.recv())
+        spec = connection.recv()
+        os.environ.update(spec.environment)
+        if spec.function is not None:
+            with contextlib.suppress(ImportError):  # said when the function is asked for
+                importlib.import_module("torch")  # before anything is asked: it takes longest
+        worker = AnsweringWorker(spec)
         while True:
             number, method, arguments, options = connection.recv()
             connection.send((number, worker.ask(method, *arguments, **options)))

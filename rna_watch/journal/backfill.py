@@ -32,13 +32,15 @@ def backfill(state: RunState, now: float) -> Backfill:
         state: what the journal adds up to.
         now: seconds since 1970.
     """
-    whole = [each for each in list(state.checkpoints.values()) if each.stage not in _HIDDEN]
-    pending = sum(each.stage in PENDING for each in whole)
+    total = state.checkpoints.count(frozenset(Stage) - _HIDDEN)
+    pending = state.checkpoints.count(PENDING)
     began = state.started.time if state.started else 0.0
-    recent = sorted(islice((each.done_time for each in reversed(whole) if each.done_time > began), _PACE))
-    left_s = None
-    if pending and len(recent) > 1:
+    left_s, recent = None, []
+    if pending:
+        whole = (each for each in list(state.checkpoints.values())[::-1] if each.stage not in _HIDDEN)
+        recent = sorted(islice((each.done_time for each in whole if each.done_time > began), _PACE))
+    if len(recent) > 1:
         # The work at hand counts from the end of the last one; what takes longer than usual slows the pace.
         pace_s = max((recent[-1] - recent[0]) / (len(recent) - 1), (now - recent[-1]) / 2)
         left_s = max(pending * pace_s - (now - recent[-1]), pace_s / 2)
-    return Backfill(done=len(whole) - pending, total=len(whole), left_s=left_s)
+    return Backfill(done=total - pending, total=total, left_s=left_s)

@@ -86,6 +86,40 @@ class Brief(NamedTuple):
     bulk: Packed
 
 
+class Row(Protocol):
+    """A checkpoint of which all lies elsewhere (`table.Row`): what `Brief` has, and the fields of `LIGHT`."""
+
+    @property
+    def original(self) -> e.Metrics | None:
+        """See `Checkpoint`."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """See `Checkpoint`."""
+
+    @property
+    def evaluated(self) -> bool:
+        """See `Checkpoint`."""
+
+    @property
+    def trained(self) -> bool:
+        """See `Checkpoint`."""
+
+    @property
+    def bulk(self) -> Packed:
+        """See `Checkpoint`."""
+
+    @property
+    def key(self) -> Key:
+        """See `Checkpoint`."""
+
+    def light(self, name: str) -> Any:
+        """A field of `LIGHT`."""
+
+    def brief(self) -> Brief:
+        """The first five of these."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """One checkpoint of the run, as far as the journal tells; `judge` is the one that evaluated it, as `RunState` counts them.
@@ -94,8 +128,8 @@ class Checkpoint:
     What was said of candidates is kept by their names; `models` tells which model of that name was evaluated ("": unknown).
     `chosen_by` is the judge, the metric and the direction that chose, and `under` the start whose settings applied then.
     `taken_up` is why it is worked on once more, and `before` the stage that it had then. `age` is its place in the run.
-    `brief` is there if the fields of
-    `BULK` are packed: each is unpacked when it is asked for.
+    `brief` is there if the fields of `BULK` are packed: each is unpacked when it is asked for. It may be a row of a table,
+    which has the other fields too.
     """
 
     name: str
@@ -129,12 +163,14 @@ class Checkpoint:
     taken_up: e.TakenUp | None = None
     before: Stage | None = None
     for_now: bool = False
-    brief: Brief | None = field(default=None, init=False, compare=False, repr=False)
+    brief: Brief | Row | None = field(default=None, init=False, compare=False, repr=False)
 
     def __getattr__(self, name: str) -> Any:
-        """A packed field, which no slot holds."""
+        """A field that no slot holds."""
         if name in BULK and self.brief is not None:
             return _unpacked(self.brief.bulk)[name]
+        if name in LIGHT and self.brief is not None and not isinstance(self.brief, Brief):
+            return self.brief.light(name)
         raise AttributeError(name)
 
     @property
@@ -165,11 +201,15 @@ class Checkpoint:
     @property
     def key(self) -> Key:
         """The judge, the model's place in the files, and the series: only values of one key are compared."""
+        if self.brief is not None and not isinstance(self.brief, Brief):
+            return self.brief.key
         return self.judge, self.admitted.source if self.admitted else "", self.series
 
     @property
     def series(self) -> str:
         """The series, once known."""
+        if self.brief is not None and not isinstance(self.brief, Brief):
+            return self.brief.key[2]
         return self.admitted.series if self.admitted else ""
 
     @property
@@ -188,6 +228,7 @@ _PLAIN = ("evaluations", "examples", "losses", "failures", "models", "training")
 BULK = frozenset({*_EVENTS, *_PLAIN, "screened", "recipes"})
 LIGHT = tuple(each.name for each in fields(Checkpoint) if each.name not in BULK and each.init)
 _ALL = (*LIGHT, *BULK)
+_ASKED_FOR = ("name", "stage", "output")
 _set = object.__setattr__
 
 
@@ -211,13 +252,23 @@ def of_brief(brief: Brief, light: dict[str, Any]) -> Checkpoint:
     return made
 
 
+def of_row(row: Row) -> Checkpoint:
+    """A checkpoint of which all lies elsewhere, but for what is asked for most."""
+    made: Checkpoint = object.__new__(Checkpoint)
+    for name in _ASKED_FOR:
+        _set(made, name, row.light(name))
+    _set(made, "brief", row)
+    return made
+
+
 def changed(old: Checkpoint, **changes: Any) -> Checkpoint:
     """A checkpoint with other values of some fields; the bulk stays packed if none of it is among them."""
     packed = old.brief is not None and not BULK & changes.keys()
     made: Checkpoint = object.__new__(Checkpoint)
     for name in LIGHT if packed else _ALL:
         _set(made, name, changes[name] if name in changes else getattr(old, name))
-    _set(made, "brief", old.brief if packed else None)
+    brief = old.brief if packed else None
+    _set(made, "brief", brief if brief is None or isinstance(brief, Brief) else brief.brief())
     return made
 
 
@@ -227,13 +278,6 @@ def packed(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     bulk = InMemory(_pack(checkpoint))
     brief = Brief(checkpoint.original, checkpoint.verdict, checkpoint.evaluated, checkpoint.trained, bulk)
-    return of_brief(brief, {name: getattr(checkpoint, name) for name in LIGHT})
-
-
-def stored(checkpoint: Checkpoint, bulk: Packed) -> Checkpoint:
-    """A packed checkpoint whose bulk lies elsewhere now."""
-    assert checkpoint.brief is not None
-    brief = checkpoint.brief._replace(bulk=bulk)
     return of_brief(brief, {name: getattr(checkpoint, name) for name in LIGHT})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.journal.ages import NEVER
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from rna_watch.journal import events as e
     from rna_watch.journal.ages import Age
+    from rna_watch.journal.table import Table
 
 UNPACKED = 64  # the bulk of so many that changed last stays as it is
 
@@ -91,6 +93,7 @@ class Checkpoints(dict[str, Checkpoint]):
         self.pinned: dict[str, None] = {}
         self.left_behind: dict[str, None] = {}
         self.trained: dict[str, None] = {}
+        self.verdicts: Counter[tuple[bool | None, bool | None]] = Counter()  # better than the original, beyond noise
         self.admitted: list[tuple[int, int, str]] = []
         self._series: dict[str, Series] = {}
         self._paths: dict[str, tuple[str, ...]] = {}
@@ -100,6 +103,52 @@ class Checkpoints(dict[str, Checkpoint]):
         for each in made:
             self[each.name] = each
 
+    @classmethod
+    def of_table(cls, table: Table) -> Checkpoints:
+        """Those of a table; the indexes are made at once, which is faster than one by one."""
+        made = cls()
+        columns, admitted = table.columns, table.admitted
+        rows = table.checkpoints()
+        dict.update(made, zip(columns["name"], rows, strict=True))
+        if len(made) < len(rows):
+            raise ValueError("two checkpoints have one name")
+        flags = zip(
+            columns["name"], columns["stage"], columns["pinned"], columns["for_now"], table.trained, strict=True
+        )
+        for name, stage, pinned, for_now, trained in flags:
+            made.stages[stage][name] = None
+            if pinned:
+                made.pinned[name] = None
+            if trained:
+                made.trained[name] = None
+            if for_now and stage is Stage.SKIPPED:
+                made.left_behind[name] = None
+        known = zip(columns["name"], columns["admitted"], columns["age"], columns["starts_window"], strict=True)
+        for name, place, age, starts_window in known:
+            if place is None:
+                continue
+            step, seq = admitted["step"][place], admitted["seq"][place]
+            series = made._series.setdefault(admitted["series"][place], Series())
+            series.admitted.append((*age, name, seq))
+            series.seqs.append((seq, name))
+            series.steps.append((step, seq, name, age))
+            if starts_window:
+                series.breaks.append(age)
+            made.admitted.append((*age, name))
+            for found, key in (
+                (made._paths, admitted["path"][place]),
+                (made._fingerprints, admitted["fingerprint"][place]),
+                (made._inodes, admitted["inode"][place]),
+            ):
+                found[key] = (*found[key], name) if key in found else (name,)
+        verdicts = filter(None, columns["verdict"])
+        made.verdicts.update((each.better_than_original, each.significant) for each in verdicts)
+        made.admitted.sort()
+        for series in made._series.values():
+            for each in (series.admitted, series.seqs, series.steps, series.breaks):
+                each.sort()
+        return made
+
     def __setitem__(self, name: str, new: Checkpoint) -> None:
         """Put a checkpoint in the place of what was known of it."""
         old = self.get(name)
@@ -108,11 +157,14 @@ class Checkpoints(dict[str, Checkpoint]):
             if old is not None:
                 self.stages[old.stage].pop(name, None)
             self.stages[new.stage][name] = None
-        if new.admitted is not (old and old.admitted) or (old is not None and old.starts_window != new.starts_window):
+        if new.admitted != (old and old.admitted) or (old is not None and old.starts_window != new.starts_window):
             self._index(name, old, new)
         _mark(self.pinned, name, new.pinned)
         _mark(self.left_behind, name, new.left_behind)
         _mark(self.trained, name, new.trained)
+        for each, count in ((old, -1), (new, 1)):
+            if each is not None and each.verdict:
+                self.verdicts[each.verdict.better_than_original, each.verdict.significant] += count
         if new.brief is None:
             self._unpacked.pop(name, None)
             self._unpacked[name] = None
@@ -169,6 +221,17 @@ class Checkpoints(dict[str, Checkpoint]):
     def count(self, stages: Iterable[Stage]) -> int:
         """How many are at one of these stages."""
         return sum(len(self.stages[stage]) for stage in stages)
+
+    def better(self) -> tuple[int, int, int, int]:
+        """Over the models that were compared with their originals: how many, better, beyond noise, and not compared with it."""
+        found = [(each, beyond, count) for (each, beyond), count in list(self.verdicts.items()) if each is not None]
+        better = [(beyond, count) for each, beyond, count in found if each]
+        return (
+            sum(count for _, _, count in found),
+            sum(count for _, count in better),
+            sum(count for beyond, count in better if beyond),
+            sum(count for beyond, count in better if beyond is None),
+        )
 
     def by_path(self, path: str) -> list[Checkpoint]:
         """Those that were admitted from a path."""

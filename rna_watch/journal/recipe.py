@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.candidate import CLAMPED, RE_ESTIMATED
-from rna_watch.acceleration.methods import METHODS, UNIFORM
+from rna_watch.acceleration.methods import CLAMPED, METHODS, RE_ESTIMATED, UNIFORM
 from rna_watch.journal import events as e
 
 if TYPE_CHECKING:

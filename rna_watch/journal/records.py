@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
+import re
 from typing import Any
 
 from rna_watch.journal import events as e
@@ -53,6 +54,8 @@ _NAMES = {cls: frozenset(f.name for f in dataclasses.fields(cls)) for cls in KIN
 
 # names of checkpoints, and paths below the run, the output folder or the output tree
 _PATHS = frozenset({"checkpoint", "path", "pin_path", "output", "temporary"})
+_PART = r"(?!\.{1,2}(?:/|\Z))[^/\0]+"
+_SOUND = re.compile(f"{_PART}(?:/{_PART})*")  # what passes the check below, but for `..` at its beginning
 
 
 class PathError(ValueError):
@@ -69,7 +72,7 @@ def check_path(path: object, name: str) -> None:
     Raises:
         PathError: it is not.
     """
-    if path == "" and name not in {"output", "temporary"}:
+    if (isinstance(path, str) and _SOUND.fullmatch(path)) or (path == "" and name not in {"output", "temporary"}):
         return
     if not isinstance(path, str) or "\0" in path or path != posixpath.normpath(path) or path == ".":
         raise PathError(f"{name} is {path!r}, which is no path")

@@ -20,6 +20,7 @@ from rna_watch.journal.checkpoint import changed
 from rna_watch.journal.checkpoints import Checkpoints
 from rna_watch.journal.kept import input_keys, judge, remade, stale, still_meant
 from rna_watch.journal.recipe import Recipe, read
+from rna_watch.journal.told import Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Set
@@ -65,7 +66,7 @@ class RunState:
     failed_evaluations: int = 0
     due: tuple[hooks.Due, ...] = ()
     recent: deque[e.Event] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
-    told: list[e.Admitted | e.Aliased] = field(default_factory=list)
+    told: Told = field(default_factory=Told)
     explained: str = ""
     seq: int = 0
     read_bytes: int = 0

@@ -16,12 +16,11 @@ import weakref
 import zlib
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rna_watch
 from rna_watch.journal import log, state_record
-from rna_watch.journal.checkpoint import packed, stored
+from rna_watch.journal.checkpoint import packed
 from rna_watch.journal.replay import RunState
 from rna_watch.layout import disk
 
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rna_watch.journal.checkpoint import Checkpoint, Packed
+    from rna_watch.journal.told import Told
 
-_VERSION = 1
+_VERSION = 2
 _LINES_BYTES = 4096  # of the end of the journal, whose digest the snapshot holds
 _BLOCK_BYTES = 2**20
 _MOST_HEADER_BYTES = 2**16
@@ -104,7 +104,7 @@ def frozen(state: RunState) -> RunState:
     return dataclasses.replace(state, checkpoints=checkpoints, **copied)
 
 
-def write(journal: Path, folded: Folded) -> list[Checkpoint]:
+def write(journal: Path, folded: Folded) -> tuple[list[Checkpoint], Told]:
     """Replace the snapshot of a journal; a crash may leave none that can be read.
 
     Args:
@@ -112,7 +112,7 @@ def write(journal: Path, folded: Folded) -> list[Checkpoint]:
         folded: the state, as `frozen` gives it.
 
     Returns:
-        the checkpoints, packed into this snapshot.
+        the checkpoints, as rows of this snapshot, and what was told of names.
 
     Raises:
         OSError: it cannot be written.
@@ -120,10 +120,10 @@ def write(journal: Path, folded: Folded) -> list[Checkpoint]:
     """
     stat, digest = _bound(journal, folded.length)
     checkpoints = [packed(each) for each in folded.state.checkpoints.values()]
-    briefs = [each.brief for each in checkpoints]
-    blocks = list(_blocks(brief.bulk for brief in briefs if brief is not None))
+    blocks = list(_blocks(each.brief.bulk for each in checkpoints if each.brief is not None))
     sizes = [len(each) for each in blocks]
-    record = state_record.to_record(folded.state, briefs, sizes) | {"refused": folded.refused[:_MOST_REFUSED]}
+    table, told = state_record.gathered(folded.state, checkpoints, sizes)
+    record = state_record.to_record(folded.state, table, told) | {"refused": folded.refused[:_MOST_REFUSED]}
     state = json.dumps(record, separators=(",", ":")).encode()
     crc = 0
     for block in blocks:
@@ -145,11 +145,8 @@ def write(journal: Path, folded: Folded) -> list[Checkpoint]:
         source = _Source(descriptor, len(content) - sum(sizes))
     finally:
         os.close(descriptor)
-    offsets = accumulate(sizes, initial=0)
-    return [
-        stored(each, _Stored(source, offset, size))
-        for each, offset, size in zip(checkpoints, offsets, sizes, strict=False)
-    ]
+    table.packed = partial(_Stored, source)
+    return table.checkpoints(), told
 
 
 def load(journal: Path) -> Folded | None:

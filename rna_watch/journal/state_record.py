@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from rna_watch.journal import events as e
 from rna_watch.journal import records
-from rna_watch.journal.checkpoint import LIGHT, Brief, Stage, Verdict, of_brief
+from rna_watch.journal.checkpoint import LIGHT, Stage, Verdict
 from rna_watch.journal.checkpoints import Checkpoints
 from rna_watch.journal.hooks import Due
 from rna_watch.journal.replay import RECENT_EVENTS, Best, RunState
+from rna_watch.journal.table import ADMITTED, BRIEF, Row, Table
+from rna_watch.journal.told import Told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
 
     from rna_watch.journal.ages import Age
     from rna_watch.journal.checkpoint import Checkpoint, Packed
@@ -61,34 +63,60 @@ _ADMITTED: dict[str, tuple[type, ...]] = {
 }
 
 
-def to_record(state: RunState, briefs: list[Brief | None], sizes: list[int]) -> dict[str, Any]:
+def gathered(state: RunState, checkpoints: list[Checkpoint], sizes: list[int]) -> tuple[Table, Told]:
+    """The checkpoints and admissions of a state in columns, and what was told of names; what is in columns already is copied.
+
+    Args:
+        state: the state.
+        checkpoints: its checkpoints, all packed.
+        sizes: the bytes of the bulk of each.
+    """
+    base = state.told.table
+    admitted: dict[str, list[Any]] = {name: list(base.admitted[name]) if base else [] for name in ADMITTED}
+    starts = list(base.starts) if base else []
+    places = {key: place for place, key in enumerate(zip(*(admitted[name] for name in _APART), strict=True))}
+
+    def place(of: e.Admitted) -> int:
+        key = tuple(getattr(of, name) for name in _APART)
+        if key not in places:
+            places[key] = len(places)
+            for name, column in admitted.items():
+                column.append(getattr(of, name))
+        return places[key]
+
+    began = {id(each): number for number, each in enumerate(starts)}
+    rows = []
+    for checkpoint, size in zip(checkpoints, sizes, strict=True):
+        brief = checkpoint.brief
+        assert brief is not None
+        if isinstance(brief, Row) and brief.table is base:
+            rows.append((*base.row(brief.number)[:-1], size))
+            continue
+        values = {name: getattr(checkpoint, name) for name in LIGHT}
+        if checkpoint.under is not None:
+            values["under"] = began.setdefault(id(checkpoint.under), len(starts))
+            starts += [checkpoint.under] if values["under"] == len(starts) else []
+        values["admitted"] = None if checkpoint.admitted is None else place(checkpoint.admitted)
+        rows.append((*values.values(), brief.original, brief.verdict, brief.evaluated, brief.trained, size))
+    names = (*LIGHT, *BRIEF)
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)) if rows else ([] for _ in names), strict=True))
+    later = (place(each) if isinstance(each, e.Admitted) else each for each in state.told.later)
+    told = [*state.told.earlier, *later]
+    table = Table(columns, admitted, starts)
+    return table, Told(told, table)
+
+
+def to_record(state: RunState, table: Table, told: Told) -> dict[str, Any]:
     """A state as a JSON object.
 
     Args:
         state: the state.
-        briefs: those of its checkpoints, all packed.
-        sizes: the bytes of the bulk of each.
+        table: its checkpoints and admissions.
+        told: what was told of names.
     """
-    admitted = {id(each): each for each in state.told if isinstance(each, e.Admitted)}
-    admitted |= {id(each.admitted): each.admitted for each in state.checkpoints.values() if each.admitted}
-    starts = {id(each.under): each.under for each in state.checkpoints.values() if each.under}
-    places, started = ({key: number for number, key in enumerate(each)} for each in (admitted, starts))
-    columns: dict[str, list[Any]] = {name: [] for name in _CHECKPOINT}
-    for checkpoint, brief, size in zip(state.checkpoints.values(), briefs, sizes, strict=True):
-        assert brief is not None
-        for name in LIGHT:
-            columns[name].append(getattr(checkpoint, name))
-        columns["admitted"][-1] = places.get(id(checkpoint.admitted))
-        columns["under"][-1] = started.get(id(checkpoint.under))
-        columns["taken_up"][-1] = checkpoint.taken_up and records.to_record(checkpoint.taken_up)
-        for name, value in (
-            ("original", brief.original),
-            ("verdict", brief.verdict),
-            ("evaluated", brief.evaluated),
-            ("trained", brief.trained),
-            ("bytes", size),
-        ):
-            columns[name].append(value)
+    columns = table.columns | {
+        "taken_up": [each and records.to_record(each) for each in table.columns["taken_up"]],
+    }
     return {name: getattr(state, name) for name in _PLAIN} | {
         "ages": state.ages,
         "started": state.started and records.to_record(state.started),
@@ -102,10 +130,10 @@ def to_record(state: RunState, briefs: list[Brief | None], sizes: list[int]) -> 
         "judged": state.judged,
         "due": [[each.hook, records.to_record(each.of)] for each in state.due],
         "recent": [records.to_record(each) for each in state.recent],
-        "told": [places[id(each)] if isinstance(each, e.Admitted) else records.to_record(each) for each in state.told],
-        "starts": [records.to_record(each) for each in starts.values()],
-        "admitted": {name: [getattr(each, name) for each in admitted.values()] for name in _ADMITTED},
-        "checkpoints": columns,
+        "told": [each if isinstance(each, int) else records.to_record(each) for each in told.earlier],
+        "starts": [records.to_record(each) for each in table.starts],
+        "admitted": {name: _short(column) for name, column in table.admitted.items()},
+        "checkpoints": {name: _short(column) for name, column in columns.items()},
     }
 
 
@@ -120,13 +148,16 @@ def from_record(record: dict[str, Any], bulk: Callable[[int, int], Packed]) -> R
         PathError: a path in it leads out of our folders.
         ValueError, TypeError, KeyError, IndexError: it is none.
     """
-    admitted = list(_admissions(_columns(record.pop("admitted"), _ADMITTED)))
     starts = [_event(each, e.Started) for each in record["starts"]]
-    columns = _columns(record.pop("checkpoints"), _CHECKPOINT)
+    admitted = _columns(record.pop("admitted"), _ADMITTED)
+    for path, pin in zip(admitted["pin_path"], admitted["pin"], strict=True):
+        if pin != "none":
+            records.check_path(path, "pin_path")
+    table = _table(_columns(record.pop("checkpoints"), _CHECKPOINT), admitted, starts, bulk)
     state = RunState(
         started=_event(record["started"], e.Started),
         stopped=_event(record["stopped"], e.Stopped),
-        checkpoints=Checkpoints(_checkpoints(columns, admitted, starts, bulk)),
+        checkpoints=Checkpoints.of_table(table),
         problems={each.key: each for one in record["problems"] if (each := _event(one, e.Problem))},
         metric=_event(record["metric"], e.MetricChosen),
         bests={str(series): Best(_event(moved, e.BestMoved), _decision(by)) for series, moved, by in record["bests"]},
@@ -136,7 +167,7 @@ def from_record(record: dict[str, Any], bulk: Callable[[int, int], Packed]) -> R
         judged=None if record["judged"] is None else _key(record["judged"]),
         due=tuple(Due(str(hook), _event(of, e.Published | e.BestMoved)) for hook, of in record["due"]),
         recent=deque((_event(each, e.Event) for each in record["recent"]), maxlen=RECENT_EVENTS),
-        told=[admitted[each] if isinstance(each, int) else _event(each, e.Aliased) for each in record["told"]],
+        told=Told(_told(record["told"], table), table),
         ages={str(output): _age(age) for output, age in record["ages"].items()},
         **{name: record[name] for name in _PLAIN},
     )
@@ -146,66 +177,70 @@ def from_record(record: dict[str, Any], bulk: Callable[[int, int], Packed]) -> R
     return state
 
 
-def _columns(columns: dict[str, list[Any]], kinds: dict[str, tuple[type, ...]]) -> Iterator[dict[str, Any]]:
-    """The rows of a table.
+def _short(column: list[Any]) -> list[Any] | dict[str, Any]:
+    """A column; one of few values as these and their places, as one number if all are equal."""
+    try:
+        values = dict.fromkeys(column)
+    except TypeError:
+        return column
+    if len(values) * 4 > len(column):
+        return column
+    places = {value: place for place, value in enumerate(values)}
+    return {"of": list(values), "at": len(column) if len(values) == 1 else [places[each] for each in column]}
+
+
+def _columns(columns: dict[str, Any], kinds: dict[str, tuple[type, ...]]) -> dict[str, list[Any]]:
+    """The columns of a table.
 
     Raises:
-        TypeError: a value is of another type than its column.
+        TypeError: a value is of another type than its column, or columns are of other lengths.
+        PathError: a path leads out of our folders.
     """
+    found: dict[str, list[Any]] = {}
+    paths: set[str] = set()
     for name, kind in kinds.items():
-        if not set(map(type, columns[name])) <= set(kind):
+        given = columns[name]
+        values, at = (given["of"], given["at"]) if isinstance(given, dict) else (given, None)
+        if not set(map(type, values)) <= set(kind):
             raise TypeError(f"{name} holds a value of another type")
-    for name in _PATHS & kinds.keys():
-        for path in columns[name]:
-            if path is not None:
-                records.check_path(path, name)
-    alike: dict[str, str] = {}
-    for name in (each for each, kind in kinds.items() if str in kind):
-        columns[name] = [each and alike.setdefault(each, each) for each in columns[name]]
-    return (dict(zip(kinds, row, strict=True)) for row in zip(*(columns[name] for name in kinds), strict=True))
+        if name in _PATHS:
+            paths.update(value for value in values if value is not None)
+            if "" in values and name == "output":
+                records.check_path("", name)
+        if name in _MADE:
+            values = list(map(_MADE[name], values))
+        found[name] = values if at is None else values * at if isinstance(at, int) else [values[each] for each in at]
+    for path in paths:
+        records.check_path(path, "path")
+    if len(set(map(len, found.values()))) > 1:
+        raise TypeError("columns are of different lengths")
+    return found
 
 
-_PATHS = {"name", "checkpoint", "path", "output"}
-
-
-def _admissions(rows: Iterable[dict[str, Any]]) -> Iterator[e.Admitted]:
-    empty: dict[str, int] = {}
-    for row in rows:
-        if row["pin"] != "none":
-            records.check_path(row["pin_path"], "pin_path")
-        yield e.Admitted(**row | {"counters": row["counters"] or empty})
-
-
-def _checkpoints(
-    rows: Iterable[dict[str, Any]],
-    admitted: list[e.Admitted],
+def _table(
+    columns: dict[str, list[Any]],
+    admitted: dict[str, list[Any]],
     starts: list[e.Started],
     bulk: Callable[[int, int], Packed],
-) -> Iterator[Checkpoint]:
-    stages = {str(stage): stage for stage in Stage}
-    decisions: dict[Any, Any] = {}
-    empty: dict[str, str] = {}
-    offset = 0
-    for row in rows:
-        verdict = row["verdict"]
-        brief = Brief(
-            row["original"],
-            Verdict(*verdict) if verdict else None,
-            row["evaluated"],
-            row["trained"],
-            bulk(offset, row["bytes"]),
-        )
-        offset += row["bytes"]
-        row["stage"] = stages[row["stage"]]
-        row["before"] = row["before"] and stages[row["before"]]
-        row["admitted"] = None if row["admitted"] is None else admitted[row["admitted"]]
-        row["under"] = None if row["under"] is None else starts[row["under"]]
-        row["taken_up"] = _event(row["taken_up"], e.TakenUp)
-        decision = _decision(row["chosen_by"])
-        row["age"] = _age(row["age"])
-        row["chosen_by"] = decisions.setdefault(decision, decision)
-        row["apart_from"] = row["apart_from"] or empty
-        yield of_brief(brief, row)
+) -> Table:
+    """See `Table`.
+
+    Raises:
+        IndexError: a place in another table is none.
+    """
+    for name, among in (("admitted", len(admitted["seq"])), ("under", len(starts))):
+        if any(each is not None and not 0 <= each < among for each in columns[name]):
+            raise IndexError(name)
+    table = Table(columns, admitted, starts)
+    table.packed = bulk
+    return table
+
+
+def _told(told: list[Any], table: Table) -> list[int | e.Aliased]:
+    count = len(table.admitted["seq"])
+    if any(type(each) is int and not 0 <= each < count for each in told):
+        raise IndexError("told")
+    return [each if type(each) is int else _event(each, e.Aliased) for each in told]
 
 
 def _event(record: Any, kind: Any) -> Any:
@@ -235,3 +270,15 @@ def _decision(by: Any) -> Any:
         return None
     key, metric = by
     return _key(key), None if metric is None else (str(metric[0]), str(metric[1]))
+
+
+_APART = ("seq", "checkpoint", "series", "step_kind", "step", "told", "time")  # what tells admissions apart
+_PATHS = {"name", "checkpoint", "path", "output"}
+_MADE: dict[str, Callable[[Any], Any]] = {
+    "stage": Stage,
+    "before": lambda value: value and Stage(value),
+    "age": _age,
+    "chosen_by": _decision,
+    "verdict": lambda value: value and Verdict(*value),
+    "taken_up": lambda value: _event(value, e.TakenUp),
+}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.standing import Standing
 
 OUTPUT_TREE = "rna"
+HOW_TO_TEST = "add --evaluator FILE.py:function"
 NOISE = {True: "beyond noise", False: "within noise", None: "not compared with noise"}
 DIRECTIONS = {"min": "lower is better", "max": "higher is better"}
 

@@ -304,7 +304,7 @@ def difference(old: Layout, new: Layout, *, whole: bool = False) -> str:
     if gone or added:
         both = a.keys() & b.keys()
         parts = [
-            f"{len(names)} tensors {word} (such as {names[0]})"
+            f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {word} (such as {names[0]})"
             for names, word in ((gone, "removed"), (added, "added"))
             if names
         ]

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.candidate import CLAMPED, COMBINED, RE_ESTIMATED
+from rna_watch.acceleration.methods import CLAMPED, COMBINED, RE_ESTIMATED
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.layout import bounded_json

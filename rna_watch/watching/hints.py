@@ -9,8 +9,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from watchdog.events import (
+    DirAttribEvent,
+    DirModifiedEvent,
+    DirMovedEvent,
+    FileAttribEvent,
     FileClosedEvent,
     FileClosedNoWriteEvent,
+    FileModifiedEvent,
     FileMovedEvent,
     FileOpenedEvent,
     FileSystemEvent,
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 
 _READS = (FileOpenedEvent, FileClosedNoWriteEvent)
 _WRITTEN = (FileClosedEvent, FileMovedEvent)  # closed after it was written, or renamed into place
+# a file grows, or another event tells of the same: no reason to look at once
+_TOUCHED = (FileModifiedEvent, FileAttribEvent, DirModifiedEvent, DirAttribEvent)
 _MOST = 4096  # of these are remembered between two looks
 
 
@@ -36,6 +43,8 @@ class _Handler(FileSystemEventHandler):
         self._wake = wake
         self._ignored = tuple(f"{folder}{os.sep}" for folder in ignored)
         self.written: deque[str] = deque(maxlen=_MOST)
+        self.moved: deque[str] = deque(maxlen=_MOST)
+        self.touched = False
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Wake up for everything but reads and our own files."""
@@ -45,7 +54,12 @@ class _Handler(FileSystemEventHandler):
         if not f"{path}{os.sep}".startswith(self._ignored):
             if isinstance(event, _WRITTEN):
                 self.written.append(path)
-            self._wake()
+            if isinstance(event, FileMovedEvent | DirMovedEvent):
+                self.moved.append(os.fsdecode(event.src_path))
+            if isinstance(event, _TOUCHED):
+                self.touched = True
+            else:
+                self._wake()
 
 
 class _Shared:
@@ -115,6 +129,18 @@ class Hints:
         while self._handler.written:
             found.add(os.path.relpath(self._handler.written.popleft(), self._run))
         return found
+
+    def pop_moved(self) -> set[str]:
+        """The paths, relative to the run directory, that files and folders were renamed from since the last call."""
+        found = set()
+        while self._handler.moved:
+            found.add(os.path.relpath(self._handler.moved.popleft(), self._run))
+        return found
+
+    def pop_touched(self) -> bool:
+        """Whether a file grew, or the attributes of one changed, since the last call."""
+        touched, self._handler.touched = self._handler.touched, False
+        return touched
 
     def alive(self) -> bool:
         """Whether events still come: the observer's thread and its emitter's both run."""

@@ -71,7 +71,11 @@ class Readiness:
         self._at_once = at_once
         self._longest_s = 0.0
         self._entries: dict[str, _Entry] = {}
+        self._open: dict[
+            str, _Entry
+        ] = {}  # those that are not settled: a folder of thousands is looked at every moment
         self._let_by: list[str] = []
+        self._lost: list[tuple[str, int]] = []
         self._none_read_since: float | None = None
         self.changed = -math.inf  # when a candidate was new or another one last
 
@@ -93,6 +97,9 @@ class Readiness:
         gone = [name for name in self._entries if name not in current and not f"{name}/".startswith(unseen)]
         for name in gone:
             del self._entries[name]
+            lost = self._open.pop(name, None)
+            if lost is not None:
+                self._lost.append((name, lost.identity.inode if lost.identity else 0))
         for name, each in current.items():
             entry = self._entries.get(name)
             if each.identity is None:
@@ -116,13 +123,15 @@ class Readiness:
                         entry.restless or entry.identity,
                     )
                     new.unreadable, new.passed = entry.unreadable, entry.passed
-                self._entries[name] = new
+                self._entries[name] = self._open[name] = new
                 self.changed = now
         return gone
 
     def _unknown(self, name: str, now: float) -> None:
         """Keep the place of a file that the system fails to tell of, until a later scan does."""
-        entry = self._entries.setdefault(name, _Entry(None, now, now, math.inf))
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._entries[name] = self._open[name] = _Entry(None, now, now, math.inf)
         if not entry.settled and entry.unreadable is None:
             entry.unreadable = now
 
@@ -135,8 +144,7 @@ class Readiness:
         """
         open_ones = sorted(
             (self._reading.order(name, entry.identity.mtime_ns if entry.identity else 0), name)
-            for name, entry in self._entries.items()
-            if not entry.settled
+            for name, entry in self._open.items()
         )
         found: list[tuple[str, FileIdentity]] = []
         held: set[str] = set()
@@ -173,12 +181,16 @@ class Readiness:
     @property
     def waiting(self) -> bool:
         """Whether a file that cannot be read keeps its place."""
-        entries = self._entries.values()
-        return any(not (each.settled or each.passed) and each.unreadable is not None for each in entries)
+        return any(not each.passed and each.unreadable is not None for each in self._open.values())
 
     def pop_let_by(self) -> list[str]:
         """The files that could not be read for so long that their successors go on without them, each once."""
         found, self._let_by = self._let_by, []
+        return found
+
+    def pop_lost(self) -> list[tuple[str, int]]:
+        """The candidates that went before they were admitted or refused, with their inodes, each once."""
+        found, self._lost = self._lost, []
         return found
 
     def passed(self, name: str) -> bool:
@@ -188,7 +200,7 @@ class Readiness:
 
     def next_due(self, after: float = -math.inf) -> float | None:
         """When the next candidate is due, of those that are due after a moment."""
-        times = (entry.due for entry in self._entries.values() if not entry.settled and entry.due > after)
+        times = (entry.due for entry in self._open.values() if entry.due > after)
         return min(times, default=None)
 
     def settle(self, name: str, *, whole: bool) -> None:
@@ -201,6 +213,7 @@ class Readiness:
         entry = self._entries.get(name)
         if entry is not None:
             entry.settled = True
+            self._open.pop(name, None)
             self._none_read_since = None
             if whole:
                 self._longest_s = max(self._longest_s, entry.changed - entry.since)
@@ -246,22 +259,22 @@ class Readiness:
     def hurry(self, now: float) -> None:
         """Probe what is incomplete once more without a pause, and report it at once from now on."""
         self._at_once = True
-        for entry in self._entries.values():
-            if entry.probed and not entry.settled:
+        for entry in self._open.values():
+            if entry.probed:
                 entry.due, entry.retry_s = min(entry.due, now), _FIRST_RETRY_S
 
     def knows(self, name: str) -> bool:
         """Whether a candidate was there at the last scan."""
         return name in self._entries
 
-    def names(self) -> set[str]:
-        """All candidates."""
-        return set(self._entries)
+    def any(self) -> bool:
+        """Whether there was a candidate at the last scan."""
+        return bool(self._entries)
 
     def unsettled(self) -> int:
         """How many candidates are neither admitted nor refused."""
-        return sum(not entry.settled for entry in self._entries.values())
+        return len(self._open)
 
     def resting(self) -> int:
         """How many candidates rest still before they are read for the first time."""
-        return sum(not (entry.settled or entry.probed) for entry in self._entries.values())
+        return sum(not entry.probed for entry in self._open.values())

@@ -63,12 +63,13 @@ def scan(
     found: list[Found] = []
     problems: list[str] = []
     failed: dict[str, OSError] = {}
-    for path, whole in _walk(str(run), 0, ours, failed):
-        name = os.path.relpath(path, run)
+    top = os.path.join(run, "")  # noqa: PTH118
+    for path, whole, link in _walk(str(run), 0, ours, failed):
+        name = path[len(top) :]
         if not is_candidate(name, patterns, whole=whole):
             continue
         try:
-            if os.path.islink(path):  # noqa: PTH114
+            if link:
                 target = os.path.realpath(path)
                 if _inside(target, ours) or is_output(Path(target)):
                     continue
@@ -83,6 +84,17 @@ def scan(
         if unlisted is not None and refusal.errno in UNREAD:
             unlisted.add(os.path.relpath(folder, run))
     return found, problems
+
+
+def candidate(name: str, patterns: Sequence[str] = ()) -> bool:
+    """Whether a file may be a checkpoint by its name alone, as the scan has it; for one that is gone.
+
+    Args:
+        name: path relative to the run directory.
+        patterns: see `scan`.
+    """
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and name.count("/") <= _MAX_DEPTH and is_candidate(name, patterns, whole=False)
 
 
 def linked_folders(run: Path, *, exclude: Sequence[Path] = ()) -> list[tuple[str, str]]:
@@ -104,8 +116,8 @@ def linked_folders(run: Path, *, exclude: Sequence[Path] = ()) -> list[tuple[str
     return found
 
 
-def _walk(folder: str, depth: int, ours: list[str], failed: dict[str, OSError]) -> Iterator[tuple[str, bool]]:
-    """Files that may be checkpoints, and folders that are one as a whole (True)."""
+def _walk(folder: str, depth: int, ours: list[str], failed: dict[str, OSError]) -> Iterator[tuple[str, bool, bool]]:
+    """Files that may be checkpoints, folders that are one as a whole (True), and whether each is a link."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except FileNotFoundError:
@@ -118,7 +130,7 @@ def _walk(folder: str, depth: int, ours: list[str], failed: dict[str, OSError]) 
     names = {entry.name for entry in entries}
     whole = depth > 0 and registry.recognised_folder(folder, names) is not None
     if whole:
-        yield folder, True
+        yield folder, True, False
     for entry in entries:
         if entry.name.startswith(".") or (f"{entry.name}.json" in names and is_output(Path(entry.path))):
             continue
@@ -128,7 +140,7 @@ def _walk(folder: str, depth: int, ours: list[str], failed: dict[str, OSError]) 
             if depth < _MAX_DEPTH and os.path.realpath(entry.path) not in ours:
                 yield from _walk(entry.path, depth + 1, ours, failed)
         elif not _leads_to_folder(entry):
-            yield entry.path, False
+            yield entry.path, False, entry.is_symlink()
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

@@ -1,15 +1,20 @@
-"""What a long journal costs: start, `status`, a dashboard, the daemon's memory and the next checkpoint, at two lengths."""
+"""What a long journal costs: start, `status`, a dashboard, the daemon's memory, the next checkpoint, and a daemon at rest."""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
+import pty
 import random
 import resource
+import select
 import shutil
 import statistics
+import struct
 import subprocess
 import sys
+import termios
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +27,7 @@ from rna_watch.demo import train_digits
 from rna_watch.journal import events as e
 from rna_watch.journal import log
 from rna_watch.journal.run_paths import RunPaths
+from tests.benchmarks.goals import judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,24 +209,96 @@ def start(paths: RunPaths, first: int, count: int) -> tuple[float, float, list[f
         process.wait()
 
 
-def status(paths: RunPaths) -> float:
-    """CPU seconds of `rna-watch status`."""
+def run(paths: RunPaths, command: str, *arguments: str) -> float:
+    """CPU seconds of a command on a run."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "rna_watch", "status", str(paths.run)], check=True, capture_output=True)
+    line = [sys.executable, "-m", "rna_watch", command, str(paths.run), *arguments]
+    subprocess.run(line, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def dashboard(paths: RunPaths, seconds: float) -> tuple[float, float]:
+    """A dashboard on a terminal: CPU seconds until its first whole frame, and the share of a core that it takes after it."""
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 45, 140, 0, 0))
+    command = [sys.executable, "-m", "rna_watch", "dashboard", str(paths.run)]
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    try:
+        seen, until = b"", time.monotonic() + _LIMIT_S
+        while b"published" not in seen:
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError("the dashboard showed no checkpoints")
+            seen += os.read(controller, 2**16)
+        opened, since = _cpu_s(process.pid), time.monotonic()
+        while time.monotonic() - since < seconds:
+            if select.select([controller], [], [], 0.2)[0]:
+                os.read(controller, 2**16)
+        return opened, (_cpu_s(process.pid) - opened) / (time.monotonic() - since)
+    finally:
+        process.terminate()
+        process.wait()
+        os.close(controller)
+
+
+def idle(paths: RunPaths, seconds: float) -> tuple[float, float]:
+    """A daemon that has nothing to do: the share of a core that it takes, and its private memory in MB."""
+    command = [sys.executable, "-m", "rna_watch", "start", str(paths.run), "--foreground", "--engine", "local"]
+    begun = time.time()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(paths.heartbeat, process, begun)
+        time.sleep(min(seconds, 5.0))
+        before, since = _cpu_s(process.pid), time.monotonic()
+        time.sleep(seconds)
+        return (_cpu_s(process.pid) - before) / (time.monotonic() - since), _private_mb(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _folder(folder: Path, files: int) -> RunPaths:
+    """A run with so many files that are no checkpoints, for all that their names say."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for number in range(files):
+        (folder / f"epoch_{number:05d}.pt").write_bytes(b"no checkpoint")
+    return RunPaths(run=folder, output=folder)
+
+
 def show(options: Options) -> None:
-    """Print what a daemon and `status` cost with a short and with a long journal."""
+    """Print what a daemon and the views cost with a short and with a long journal, and judge it."""
     torch.manual_seed(0)
+    short, long = 10, 300 if options.small else 10_000
+    new = 3 if options.small else 12
     print(f"\na run with a long journal: {EVALUATIONS} evaluations a checkpoint, no evaluator now; CPU seconds")
-    print(f"{'checkpoints':>12} {'first start':>12} {'start':>8} {'status':>8} {'each new one':>13} {'private MB':>11}")
-    for length in (10, 300 if options.small else 10_000):
+    names = ("first start", "start", "status", "each new one", "dashboard", "open, share", "compare", "report")
+    print(f"{'checkpoints':>12}" + "".join(f"{name:>13}" for name in (*names, "MB, first", "MB")))
+    costs: dict[int, float] = {}
+    for length in (short, long):
         paths = write(options.folder / f"growth-{length}", length)
-        new = 3 if options.small else 12
-        cold, _, _ = start(paths, length + 1, new)  # it leaves a snapshot
-        warm, private, costs = start(paths, length + 1 + new, new)
-        print(
-            f"{length:12} {cold:12.2f} {warm:8.2f} {status(paths):8.2f} {statistics.median(costs):13.3f} {private:11.1f}"
-        )
+        cold, at_first, _ = start(paths, length + 1, new)  # it leaves a snapshot
+        warm, private, each = start(paths, length + 1 + new, new)
+        costs[length] = statistics.median(each)
+        status = statistics.median(run(paths, "status") for _ in range(3))
+        opened, share = dashboard(paths, 2.0 if options.small else 30.0)
+        compared = run(paths, "compare")
+        reported = run(paths, "report", "-o", str(options.folder / f"report-{length}.html"), "--force")
+        figures = (cold, warm, status, costs[length], opened, share, compared, reported, at_first, private)
+        print(f"{length:12}" + "".join(f"{figure:13.3f}" for figure in figures))
+    events = sum(1 for _ in paths.journal.open("rb"))
+    print(f"{long} checkpoints, {events} events:")
+    judge("a start", warm, 2.0, "CPU s")
+    judge("private memory of the daemon, after its first start", at_first, 120.0, "MB")
+    judge("private memory of the daemon", private, 120.0, "MB")
+    judge(f"each new checkpoint, more than with {short}", costs[long] - costs[short], 0.01, "CPU s")
+    judge("status", status, 0.6, "CPU s")
+    judge("the dashboard, until it is open", opened, 1.0, "CPU s")
+    judge("the dashboard, once it is open", 100 * share, 2.0, "% of a core")
+    seconds = 2.0 if options.small else 60.0
+    for files in (0, long):
+        share, private = idle(_folder(options.folder / "growth-idle", files), seconds)
+        print(f"a daemon at rest for {seconds:g} s, local engine, {files} files in the folder:")
+        judge("time", 100 * share, 0.3, "% of a core")
+        judge("private memory", private, 40.0, "MB")

@@ -140,7 +140,7 @@ def test_another_architecture_and_a_restart_begin_new_windows(tmp_path: Path) ->
         daemon.communicate(timeout=20)
     changed, restarted = events(tmp_path, "window_started")
     assert changed.checkpoint == "step_4.pt"
-    assert "1 tensors added (such as extra.weight)" in changed.reason
+    assert "1 tensor added (such as extra.weight)" in changed.reason
     assert restarted.checkpoint == "step_2.pt"
     assert "went back from step 6 to 2" in restarted.reason
 

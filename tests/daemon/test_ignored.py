@@ -263,7 +263,7 @@ def test_tied_and_wrapped_tensors_are_ignored_by_any_of_their_names(tmp_path: Pa
     torch.save({"a": tied, "c": torch.ones(5)}, tmp_path / "b.pt")
     bare = probe(str(tmp_path / "b.pt"), None, ("[ab]",))
     assert difference(probe(str(tmp_path / "a.pt"), None, ("[ab]",)), bare) == ""
-    assert "1 tensors removed (such as b)" in difference(probe(str(tmp_path / "a.pt")), bare, whole=True)
+    assert "1 tensor removed (such as b)" in difference(probe(str(tmp_path / "a.pt")), bare, whole=True)
     assert not same_values(probe(str(tmp_path / "a.pt"), None, ("[ab]",)), bare, lambda: None)
 
 
@@ -332,7 +332,7 @@ def test_a_buffer_that_comes_late_ends_a_window_unless_it_is_ignored(tmp_path: P
     assert rna_watch("once", tmp_path, *LOCAL).returncode == 0
     (started,) = events(tmp_path, "window_started")
     assert started.reason == (
-        "the model changed: 1 tensors added (such as late); 4 have the names of before; if it is no parameter, leave it out "
+        "the model changed: 1 tensor added (such as late); 4 have the names of before; if it is no parameter, leave it out "
         "with --ignore late"
     )
     output = tmp_path.with_name(f"{tmp_path.name}_other")

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from rna_watch.errors import EngineError, EvaluationFailed
-from rna_watch.evaluation import client
+from rna_watch.evaluation import client, local
 from rna_watch.evaluation.client import Evaluator
 from rna_watch.evaluation.local import ChildProcess
 
@@ -173,3 +173,24 @@ def test_everything_ends_when_the_daemon_is_killed(tmp_path):
         parent.kill()
     assert is_gone(evaluator.pid)
     assert is_gone(command.pid)
+
+
+def test_a_process_that_was_started_early_is_taken_once_and_only_for_its_evaluator(tmp_path):
+    """Another evaluator gets a process of its own, and what nobody takes is ended."""
+    wanted, other = spec(tmp_path), spec(tmp_path, timeout_s=61.0)
+    local.begin_early(wanted)
+    ((_, early),) = local._early
+    taken = local.begun(wanted)
+    assert taken is early
+    again = local.begun(wanted)
+    local.begin_early(wanted)
+    ((_, stale),) = local._early
+    another = local.begun(other)
+    assert len({early.pid, again.pid, stale.pid, another.pid}) == 4
+    assert not stale.alive()
+    local.begin_early(wanted)
+    ((_, left),) = local._early
+    local.end_early()
+    assert not left.alive()
+    for each in (taken, again, another):
+        each.kill()

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from rna_watch.acceleration.candidate import RE_ESTIMATED
 from rna_watch.acceleration.family import family
-from rna_watch.acceleration.methods import COMPUTED, PRIORS, Search
+from rna_watch.acceleration.methods import COMPUTED, PRIORS, RE_ESTIMATED, Search
 from rna_watch.acceleration.residuals import Residuals
 from rna_watch.journal.recipe import Recipe, read, recorded
 from tests.acceleration import twins

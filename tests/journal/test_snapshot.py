@@ -13,7 +13,7 @@ from rna_watch.daemon.recorder import Recorder
 from rna_watch.journal import events as e
 from rna_watch.journal import log, snapshot
 from rna_watch.journal.checkpoint import BULK, packed
-from rna_watch.journal.checkpoints import UNPACKED
+from rna_watch.journal.checkpoints import UNPACKED, Series
 from rna_watch.journal.follow import Follower
 from rna_watch.journal.replay import RunState, replay
 from rna_watch.journal.run_paths import RunPaths
@@ -39,7 +39,11 @@ def _journal(tmp_path: Path) -> Path:
 def _plain(state: RunState) -> dict[str, object]:
     """A state as plain values, whatever is packed."""
     found = {each.name: getattr(state, each.name) for each in dataclasses.fields(state)}
-    return found | {"checkpoints": list(state.checkpoints.values()), "recent": list(state.recent)}
+    return found | {
+        "checkpoints": list(state.checkpoints.values()),
+        "recent": list(state.recent),
+        "told": list(state.told),
+    }
 
 
 def _kept(journal: Path) -> snapshot.Folded:
@@ -57,13 +61,51 @@ def test_a_snapshot_gives_the_state_of_the_journal(journal: Path) -> None:
     assert found is not None
     assert _plain(found.state) == _plain(wanted)
     assert found.state.checkpoints.series() == wanted.checkpoints.series()
-    assert found.state.checkpoints.pinned == wanted.checkpoints.pinned
+    for index in (
+        "stages",
+        "pinned",
+        "left_behind",
+        "trained",
+        "verdicts",
+        "admitted",
+        "_paths",
+        "_fingerprints",
+        "_inodes",
+    ):
+        assert getattr(found.state.checkpoints, index) == getattr(wanted.checkpoints, index), index
+    for series in wanted.checkpoints.series():
+        ours, theirs = (each.checkpoints.of_series(series) for each in (found.state, wanted))
+        assert all(getattr(ours, name) == getattr(theirs, name) for name in Series.__slots__)
     with journal.open("ab") as file:
         file.write(log.encode(e.Unpinned(checkpoint="epoch_00001.pt", reason="", seq=wanted.seq + 1)))
         file.write(b"an unfinished line")
     folded = snapshot.fold(journal)
     assert folded.kept == found.length
     assert _plain(folded.state) == _plain(replay(log.read(journal)))
+
+
+def test_a_snapshot_of_what_was_read_from_one_is_the_journal_again(journal: Path) -> None:
+    """Rows that did not change are taken over, what changed since and what is new comes behind them."""
+    _kept(journal)
+    recorder = Recorder(journal, ())
+    recorder.record(e.Unpinned(checkpoint="epoch_00002.pt", reason=""))
+    recorder.record(e.Reread(checkpoint="epoch_00003.pt", series="other", step_kind="epoch", step=7, told="the file"))
+    admitted = recorder.state.checkpoints["epoch_00005.pt"].admitted
+    assert admitted is not None
+    recorder.record(dataclasses.replace(admitted, checkpoint="late.pt", path="late.pt", series="epoch_#.pt", step=900))
+    recorder.record(dataclasses.replace(admitted, mtime_ns=5, fingerprint="f" * 32))
+    recorder.record(
+        e.Started(**{f.name: getattr(recorder.state.started, f.name) for f in dataclasses.fields(e.Started)})
+    )
+    recorder.record(e.Finished(checkpoint="late.pt", reason="alone"))
+    for _ in range(2):
+        recorder.keep_snapshot(least_bytes=1)
+        assert _plain(recorder.state) == _plain(replay(log.read(journal)))
+        found = snapshot.load(journal)
+        assert found is not None
+        assert _plain(found.state) == _plain(recorder.state)
+        recorder.record(e.Vanished(checkpoint="gone.pt"))
+    recorder.close()
 
 
 @pytest.mark.parametrize("what", ["another journal", "a shorter one", "other lines", "state", "bulk", "cut", "nothing"])
@@ -108,7 +150,11 @@ def test_a_snapshot_holds_only_what_a_journal_may(journal: Path, table: str, col
     header = json.loads(head)
     state, bulk = rest[: header["state"][0]], rest[header["state"][0] :]
     record = json.loads(state)
-    record[table][column][3] = value
+    found = record[table][column]
+    if isinstance(found, dict):
+        found["of"][0] = value
+    else:
+        found[3] = value
     state = json.dumps(record).encode()
     header["state"] = [len(state), zlib.crc32(state)]
     file.write_bytes(json.dumps(header).encode() + b"\n" + state + bulk)

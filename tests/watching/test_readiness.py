@@ -209,3 +209,17 @@ def test_a_file_that_its_writer_closed_rests_for_a_moment_only() -> None:
     tracker.written("a_1", 0.2)
     assert _names(tracker, 0.26) == ["a_1"]
     tracker.written("b_1", 0.2)
+
+
+def test_what_goes_before_it_is_taken_is_told_once() -> None:
+    """With its inode, by which another name of it is found; what was taken before it went is not told."""
+    readiness = Readiness(1.0)
+    readiness.update([_found("a_1"), _found("a_2")], 0.0)
+    readiness.settle("a_1", whole=True)
+    assert readiness.update([], 0.5) == ["a_1", "a_2"]
+    ((name, inode),) = readiness.pop_lost()
+    identity = _found("a_2").identity
+    assert identity is not None
+    assert (name, inode) == ("a_2", identity.inode)
+    assert readiness.pop_lost() == []
+    assert readiness.unsettled() == readiness.resting() == 0
