@@ -7,6 +7,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rna_watch.daemon.failures import ATTEMPTS, ENGINE
 from rna_watch.daemon.order import next_in_line
 from rna_watch.journal import events as e
 from rna_watch.journal.command_line import command
@@ -108,10 +109,16 @@ class Backlog:
             self.begin(name)
         return name
 
-    def waits(self) -> bool:
-        """Whether a checkpoint is to be worked on, now or, where it failed, after a pause."""
-        held = self._disk_reserve.holds
-        return next_in_line(self._recorder.state.checkpoints, self._attempted, math.inf, held) is not None
+    def waits(self, since_error_s: float) -> bool:
+        """Whether a checkpoint is to be worked on: now, or soon, where it failed a few times or for the engine's reason.
+
+        What goes on failing for another reason, such as a folder that cannot be written, is not waited for.
+        """
+        state, held = self._recorder.state, self._disk_reserve.holds
+        if next_in_line(state.checkpoints, self._attempted, since_error_s, held) is not None:
+            return True
+        later = next_in_line(state.checkpoints, self._attempted, math.inf, held)
+        return later is not None and (state.checkpoints[later].attempts < ATTEMPTS or ENGINE in state.problems)
 
     def begin(self, name: str | None) -> None:
         """Take note of what is worked on from now on."""

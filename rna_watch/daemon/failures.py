@@ -16,10 +16,11 @@ from rna_watch.errors import (
 )
 from rna_watch.layout.trouble import OURS, in_words
 
-_ATTEMPTS = 3
+ATTEMPTS = 3
 _ENDLESS = 2**31  # a cluster's trouble is none of the checkpoint
 _PATIENT = 30  # a full disk often gets room again, for example by the trainer's own retention; a server comes back
-PROBLEMS = ("store", "engine", "inputs", "work")  # solved by the next success
+ENGINE = "engine"
+PROBLEMS = ("store", ENGINE, "inputs", "work")  # solved by the next success
 _VARYING = re.compile(r"[0-9a-f]{6,}|\d+")
 
 
@@ -28,7 +29,7 @@ class Failure:
     """One failure: its reason, how many attempts a checkpoint gets, and the problem to report (`key` is "" if none)."""
 
     reason: str
-    attempts: int = _ATTEMPTS
+    attempts: int = ATTEMPTS
     key: str = ""
     remedy: str = ""
     engine_lost: bool = False
@@ -53,7 +54,7 @@ def of(error: Exception) -> Failure:
         case EngineError():
             remedy = "the engine is started again, and the checkpoint tried again"
             attempts = _ENDLESS if isinstance(error, ClusterLost) else _PATIENT
-            return Failure(reason=str(error), attempts=attempts, key="engine", remedy=remedy, engine_lost=True)
+            return Failure(reason=str(error), attempts=attempts, key=ENGINE, remedy=remedy, engine_lost=True)
         case RefusedCheckpoint() | IncompleteCheckpoint():
             # damage outside the model shows only when the whole file is written
             return Failure(reason=f"it cannot be written out: {error}", attempts=1)

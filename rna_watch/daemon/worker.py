@@ -206,7 +206,7 @@ class Worker:
 
     def nothing_left(self) -> bool:
         """Whether there is nothing to do until something is admitted."""
-        return self.ready and self.idle and not self._pauses() and not self._backlog.waits()
+        return self.ready and self.idle and not self._pauses() and not self._backlog.waits(self.since_error_s())
 
     def came_late(self, name: str) -> None:
         """Make anew the windows that went on without a checkpoint; called by the thread that watches."""
