@@ -18,7 +18,7 @@ from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.help_pages import Program
 from rna_watch.journal.echo import Formatter, echo, note, tolerate_any_text
 from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
-from rna_watch.run_options import OUTPUT, PATH, RUN, RUN_PATH, asker, json_flag, of_run, placed, taken, typed_url
+from rna_watch.run_options import OUTPUT, PATH, RUN, RUN_PATH, alone, asker, json_flag, of_run, placed, taken
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,18 +48,16 @@ def start(run_dirs: tuple[Path, ...], config_file: Path | None, **options: Any) 
     """
     from rna_watch.commands import start
 
-    how = taken(options, "foreground", "wait", "to_terminal", "chosen")
-    many = taken(options, "recursive", "globs")
+    how, many = taken(options, "foreground", "wait", "to_terminal", "chosen"), taken(options, "recursive", "globs")
     config = config_of(config_file, options)
     if many["recursive"] or many["globs"] or len(run_dirs) > 1:
         from rna_watch.commands import start_many
 
-        if typed_url() is not None or config.remote is not None:
-            raise UsageError("a run in an object store is watched by a process of its own: start each by itself")
+        alone(config)
         start_many.start_many(run_dirs, config, sys.argv[1:], say=echo, **many, **how)
-        return
-    run_dir, config = placed(run_dirs[0], config, echo if how["chosen"] is None else lambda _: None)
-    start.start(run_dir, config, sys.argv[1:], say=echo, ask=asker(), **how)
+    else:
+        run_dir, config = placed(run_dirs[0], config, echo if how["chosen"] is None else lambda _: None)
+        start.start(run_dir, config, sys.argv[1:], say=echo, ask=asker(), **how)
 
 
 @app.command(cls=GroupedCommand)
@@ -76,24 +74,14 @@ def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any
                 f"--{name.replace('_', '-')} is for `start`: `once` ends when everything that is there is done"
             )
     run_dir, config = placed(run_dir, config_of(config_file, options), echo)
-
-    def run() -> None:
-        once.once(run_dir, config, sys.argv[1:], again=again, say=echo, ask=asker())
-
-    if config.remote is None:
-        run()
-    else:
-        from rna_watch.journal.run_registry import resolve
-        from rna_watch.remote import mirror
-
-        mirror.whole(config, resolve(run_dir, config.output), run, echo)
+    once.once(run_dir, config, sys.argv[1:], again=again, say=echo, ask=asker())
 
 
 @app.command(hidden=True)
 @of_run
 def mirror(paths: RunPaths) -> None:
     """Fetch checkpoints from the run's object store and put its models there, beside the daemon that starts this."""
-    from rna_watch.remote import mirror
+    from rna_watch.commands import mirror
 
     mirror.follow(paths, echo)
 
@@ -148,12 +136,8 @@ def dashboard(run_dirs: tuple[Path, ...], *, output: str | None, svg: Path | Non
     Several RUN_DIRs stand in a list, of which Enter opens one; without any, all of yours do.
     """
     from rna_watch.commands import dashboard
-    from rna_watch.journal import sweep
-    from rna_watch.journal.run_registry import resolve
 
-    if output is not None and len(run_dirs) != 1:
-        raise UsageError("--output goes with one RUN_DIR")
-    runs = [paths for run_dir in run_dirs for paths in sweep.runs_of(resolve(run_dir, output))]
+    runs = dashboard.runs_of(run_dirs, output)
     if svg is None:
         return dashboard.show(runs, once=how["once"], say=note)
     if len(runs) != 1:

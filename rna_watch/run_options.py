@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rna_watch.errors import UsageError
 from rna_watch.journal.echo import shown
 
 if TYPE_CHECKING:
@@ -63,9 +64,15 @@ def placed(run_dir: Path, config: RunConfig, say: Callable[[str], None]) -> tupl
     url = typed_url()
     if url is None and config.remote is None:
         return run_dir, config
-    from rna_watch.commands import remote
+    from rna_watch.commands import mirror
 
-    return remote.placed(run_dir, config, url, say)
+    return mirror.placed(run_dir, config, url, say)
+
+
+def alone(config: RunConfig) -> None:
+    """Raises: UsageError: a run in an object store is among those for one process."""
+    if typed_url() is not None or config.remote is not None:
+        raise UsageError("a run in an object store is watched by a process of its own: start each by itself")
 
 
 def json_flag(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from rna_watch.dashboard import picture
 from rna_watch.dashboard.live import watch
 from rna_watch.dashboard.terminal import PlainConsole
-from rna_watch.errors import NothingToDo
-from rna_watch.journal.run_registry import known_runs
+from rna_watch.errors import NothingToDo, UsageError
+from rna_watch.journal import sweep
+from rna_watch.journal.run_registry import known_runs, resolve
 from rna_watch.journal.standing import standing
 from rna_watch.journal.status import load, settled
 from rna_watch.layout import disk
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
 
 _MOST_RUNS = 30
+
+
+def runs_of(run_dirs: Sequence[Path], output: str | None) -> list[RunPaths]:
+    """The runs of these folders: each itself, or all that one process watches below it.
+
+    Raises:
+        UsageError: `--output` is given for several.
+    """
+    if output is not None and len(run_dirs) != 1:
+        raise UsageError("--output goes with one RUN_DIR")
+    return [paths for run_dir in run_dirs for paths in sweep.runs_of(resolve(run_dir, output))]
 
 
 def show(runs: Sequence[RunPaths], *, once: bool, say: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rna_watch.commands.progress import progress
@@ -50,6 +51,24 @@ def once(
     """
     if config.evaluator is not None:
         check_exists(config.evaluator)
+    if config.remote is None:
+        _process(run_dir, config, typed, again=again, say=say, ask=ask)
+        return
+    from rna_watch.remote import mirror
+
+    each = partial(_process, run_dir, config, typed, again=again, say=say, ask=ask)
+    mirror.whole(config, resolve(run_dir, config.output), each, say)
+
+
+def _process(
+    run_dir: Path,
+    config: RunConfig,
+    typed: Sequence[str],
+    *,
+    again: bool,
+    say: Callable[[str], None],
+    ask: Ask | None,
+) -> None:
     run_dir, found = settle(run_dir, config, ["rna-watch", *typed], ask, goes_on=False)
     for line in found:
         say(line)

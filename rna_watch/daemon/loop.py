@@ -207,6 +207,7 @@ class Daemon:
             backlog=self._backlog,
             proceed=self._proceed,
             pauses=lambda: self._is_away() or (self._watcher is not None and self._watcher.away),
+            caught_up=lambda: self._watcher is not None and self._watcher.caught_up,
             again=self._again,
             foreign=foreign,
             on_idle=self._changed.set,

@@ -107,7 +107,7 @@ class Watcher:
         self._next_scan = 0.0
         self._missing: dict[str, float] = {}  # what went before it was read, and since when
         self._looked, self._cost_s = 0.0, 0.0  # when the last look was, and the CPU time that it took
-        self._begun = time.monotonic()
+        self._begun, self._rest_s = time.monotonic(), 2 * timing.quiet_s + _TICK_S
         self._ending = until_done  # what is incomplete is waited for no longer than a short while
         self._hurried = True  # since the end of the training: what is incomplete was made due
         self._scanned = self._idle_since = self._begun  # when the folder was listed last, and since when nothing came
@@ -116,6 +116,7 @@ class Watcher:
         self.rounds = 0
         self._names: tuple[str, ...] = ()
         self._several: tuple[str, str] | None = None
+        self.caught_up = False  # what was there at the begin was taken, or was waited for long enough
         self.settled = False  # after the last look, all that is there was taken, or was waited for long enough (`once`)
         self.by = "scans"
         self.away = False
@@ -137,6 +138,7 @@ class Watcher:
                 before = self.settled, self.rounds > 0
                 try:
                     self._round()
+                    self.caught_up = self.caught_up or self._all_taken(time.monotonic() - self._begun >= self._rest_s)
                     self.settled = self._is_settled()
                 except StoreAway:
                     self.settled = False
@@ -168,12 +170,15 @@ class Watcher:
 
         Network file systems show what was written last only after a while. A file that still grows is waited for.
         """
-        rest_s, now = 2 * self._timing.quiet_s + _TICK_S, time.monotonic()
-        waited = now - self._begun >= rest_s
+        now = time.monotonic()
+        waited = now - self._begun >= self._rest_s
         if not self._until_done:
             if not self._ending or self._scanned < self._begun or (self._timing.network and not waited):
                 return False
-            waited = waited and now - self._idle_since >= rest_s
+            waited = waited and now - self._idle_since >= self._rest_s
+        return self._all_taken(waited)
+
+    def _all_taken(self, waited: bool) -> bool:
         return not self._readiness.waiting and (self._readiness.unsettled() == 0 or waited)
 
     def _pause_s(self) -> float:

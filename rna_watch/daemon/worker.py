@@ -61,6 +61,7 @@ class Worker:
         backlog: what waits.
         proceed: called now and then; it raises Cancelled to end the thread.
         pauses: whether nothing may be taken at the moment, because the run is away.
+        caught_up: whether what was there at the begin was taken, so that there is time for what is done once more.
         again: make every model anew whose inputs are there.
         foreign: checkpoints that hold another model than the setting `source` names.
         on_idle: called when there is nothing more to do.
@@ -82,6 +83,7 @@ class Worker:
         backlog: Backlog,
         proceed: Callable[[], None],
         pauses: Callable[[], bool],
+        caught_up: Callable[[], bool],
         again: bool,
         foreign: Collection[str],
         on_idle: Callable[[], None],
@@ -99,6 +101,7 @@ class Worker:
         self._backlog = backlog
         self._proceed = proceed
         self._pauses = pauses
+        self._caught_up = caught_up
         self._on_idle = on_idle
         self._say = say
         self._acts = Acts(recorder)
@@ -155,11 +158,12 @@ class Worker:
     def _one(self, second: SecondPass) -> bool:
         """Work on one checkpoint; False if there is none."""
         self._up_to_date()
+        caught_up = self._caught_up()  # before the choice: what came since is new work
         chosen, taken = self._choose(second)
         if chosen and not taken and time.monotonic() - self._reconciled >= _RECONCILE_S:
             self._reconciled = time.monotonic()
             self._acts.do("outputs", "outputs cannot be compared with the journal", self._publication.reconcile)
-        was_idle, self.idle = self.idle, chosen and not taken
+        was_idle, self.idle = self.idle, chosen and not taken and caught_up
         if self.idle:
             if self.nothing_left():  # else the next work tells whether the engine that was started again is well
                 self._recorder.solved("engine")
@@ -191,7 +195,7 @@ class Worker:
 
     def _next(self, second: SecondPass) -> list[str]:
         name = self._backlog.next(self.since_error_s())
-        if name is None and (name := second.next()) is not None:
+        if name is None and self._caught_up() and (name := second.next()) is not None:
             self._backlog.begin(name)
         return [] if name is None else [name]
 

@@ -132,5 +132,5 @@ def _format_of(file: OpenFile) -> FileFormat:
         raise IncompleteCheckpoint(f"it has only {len(head)} bytes so far")
     if head.startswith(_LFS):
         raise RefusedCheckpoint("it is a Git LFS pointer, not the file itself; run `git lfs pull`")
-    known = ", ".join(each.name for each in registry.FILES if each.endings)
+    known = ", ".join(each.name for each in registry.usual_first())
     raise RefusedCheckpoint(f"it is in no format that is known ({known})")

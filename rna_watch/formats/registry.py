@@ -75,7 +75,13 @@ def loading(format_name: str, path: str, source: str) -> list[str]:
     return known.get(format_name.partition(" of ")[0], lines_for.unknown)(path, source)
 
 
+def usual_first() -> list[FileFormat]:
+    """The formats of single files as a person is told of them."""
+    return sorted(
+        (each for each in FILES if each.endings), key=lambda each: each in {stable_baselines.FORMAT, nemo.FORMAT}
+    )
+
+
 def endings() -> tuple[str, ...]:
     """How names of checkpoints end that are single files."""
-    usual_first = sorted(FILES, key=lambda each: each in {stable_baselines.FORMAT, nemo.FORMAT})
-    return tuple(dict.fromkeys(ending for each in usual_first for ending in each.endings))
+    return tuple(dict.fromkeys(ending for each in usual_first() for ending in each.endings))

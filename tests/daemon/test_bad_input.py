@@ -55,7 +55,7 @@ def test_each_bad_file_is_named_with_its_reason_and_the_others_are_used(tmp_path
     assert "zip directory" in reasons["step_7.pt"][1]
     assert reasons["step_8.pt"] == (
         "refused",
-        "it is in no format that is known (torch zip, safetensors, torch legacy)",
+        "it is in no format that is known (torch zip, safetensors, torch legacy, Stable-Baselines3 zip, NeMo archive)",
     )
     assert "git lfs pull" in reasons["step_9.pt"][1]
     assert "no named tensors" in reasons["step_10.pt"][1]

@@ -1,4 +1,4 @@
-"""A run that is named by an address: what lies there, and where it lies on this machine."""
+"""What `rna-watch mirror` does, which the daemon starts, and where a run that is named by an address lies on this machine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rna_watch.config import RunConfig
+    from rna_watch.journal.run_paths import RunPaths
 
 
 def placed(run_dir: Path, config: RunConfig, url: str | None, say: Callable[[str], None]) -> tuple[Path, RunConfig]:
@@ -41,3 +42,16 @@ def placed(run_dir: Path, config: RunConfig, url: str | None, say: Callable[[str
         f"remote   {config.remote}: {len(found)} checkpoint{'s' * (len(found) != 1)}; fetched into {run_dir}, the newest first"
     )
     return run_dir, config
+
+
+def follow(paths: RunPaths, say: Callable[[str], None]) -> None:
+    """Fetch checkpoints and put models until the daemon stops.
+
+    Args:
+        paths: the run's paths.
+        say: shows a line; each is a sign of life.
+
+    Raises:
+        RnaWatchError: the store does not answer, or another process has the run.
+    """
+    mirror.follow(paths, say)
