@@ -11,10 +11,13 @@ from rna_watch.journal import log
 from rna_watch.journal.replay import replay
 from tests.daemon.runs import check_journal_tells, rna_watch
 
+import pytest
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow  # `.ci/run` runs a short one
 def test_the_demo_shows_what_was_gained_on_images_that_chose_nothing(tmp_path: Path) -> None:
     """The demo without a terminal prints plain lines, then test errors of all methods, speed-ups, and the training's time."""
     folder = tmp_path / "demo"

@@ -206,14 +206,8 @@ def test_tables_of_what_is_finished_need_no_data(name):
     assert any("not run" in render(table) for table in plan.tables({}))
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGTERM,
-        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_leaves_no_process_behind(number, tmp_path, small_data):
     """Ended while a training and a daemon run, the command takes both with it; started again, it goes on."""
     arguments = [sys.executable, "-m", "rna_watch", "reproduce", "networks", "--quick", "--out", str(tmp_path)]

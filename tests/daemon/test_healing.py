@@ -200,7 +200,7 @@ def _clean_away(run: Path) -> None:
 @pytest.mark.parametrize(
     "harm",
     [
-        pytest.param(_kill("gcs_server"), id="gcs_server"),
+        pytest.param(_kill("gcs_server"), id="gcs_server", marks=pytest.mark.slow),
         pytest.param(_kill("raylet"), id="raylet", marks=pytest.mark.slow),
         pytest.param(_clean_away, id="session folder", marks=pytest.mark.slow),
     ],

@@ -38,6 +38,7 @@ def _check_loaded(model: Path) -> None:
         assert torch.equal(loaded[name], tensor), name
 
 
+@pytest.mark.slow
 def test_a_model_loads_where_the_trainers_own_do(tmp_path: Path) -> None:
     """Every announced checkpoint becomes a model, though two are kept; `from_pretrained` takes it, with its tokenizer."""
     run = tmp_path / "run"

@@ -37,6 +37,7 @@ def _problems(run: Run) -> str:
     return " ".join(problem["what"] for problem in status(run.folder)["problems"])
 
 
+@pytest.mark.slow
 def test_models_wait_where_the_training_may_need_the_room(tmp_path: Path) -> None:
     """A training fills the disk: models wait, which is said; with room again every one of them is published."""
     size = _sizes(tmp_path, "steps")
