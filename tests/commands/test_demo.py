@@ -6,12 +6,12 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+import pytest
+
 from rna_watch.comparison.comparison import compare
 from rna_watch.journal import log
 from rna_watch.journal.replay import replay
 from tests.daemon.runs import check_journal_tells, rna_watch
-
-import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
