@@ -170,11 +170,11 @@ def test_several_networks_are_offered_together_and_the_offer_works(tmp_path):
     offered = str(refused.value).rpartition(" ")[2]
     assert [view.name for view in probe(str(path), offered).tensors] == ["G.w", "D.w"]
     shown = rna_watch("inspect", path, "--source", "G")
-    assert "also 'D' (1 tensors), 'G_ema' (a moving average, 1 tensors): left as in the newest" in shown.stdout
+    assert "also 'D' (1 tensor), 'G_ema' (a moving average, 1 tensor): left as in the newest" in shown.stdout
     assert "or combined together with --source G,D\n" in shown.stdout
     together = rna_watch("inspect", path, "--source", offered)
     assert "model       under 'G,D', 2 tensors, 5 parameters" in together.stdout
-    assert "also 'G_ema' (a moving average, 1 tensors): left as in the newest checkpoint" in together.stdout
+    assert "also 'G_ema' (a moving average, 1 tensor): left as in the newest checkpoint" in together.stdout
 
 
 def test_a_network_beside_the_usual_key_is_offered_too(tmp_path):

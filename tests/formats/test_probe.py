@@ -65,11 +65,11 @@ def test_files_of_which_little_is_there_are_incomplete(content, message, tmp_pat
         ),
         (
             lambda: b"\x89HDF\r\n\x1a\n" + bytes(100),
-            r"no format that is known \(torch zip, safetensors, torch legacy\)",
+            r"no format that is known \(torch zip, safetensors, torch legacy, .*NeMo archive\)",
         ),
         (
             lambda: struct.pack("<Q", 2**40) + b"{" + bytes(100),
-            r"no format that is known \(torch zip, safetensors, torch legacy\)",
+            r"no format that is known \(torch zip, safetensors, torch legacy, .*NeMo archive\)",
         ),
     ],
 )

@@ -112,7 +112,7 @@ W, TWO = torch.zeros(2, 3), torch.zeros(2)
     [
         ({"w": W}, {"w": W + 1}, ""),
         ({"w": W, "v": TWO}, {"v": TWO, "w": W}, ""),
-        ({"w": W}, {"w": W, "v": TWO}, "the model changed: 1 tensors added (such as v); 1 have the names of before"),
+        ({"w": W}, {"w": W, "v": TWO}, "the model changed: 1 tensor added (such as v); 1 have the names of before"),
         (
             {"w": W, "a": TWO, "b": TWO.clone()},
             {"w": W},
@@ -121,7 +121,7 @@ W, TWO = torch.zeros(2, 3), torch.zeros(2)
         (
             {"w": W, "a": TWO},
             {"w": W, "b": TWO},
-            "the model changed: 1 tensors removed (such as a), 1 tensors added (such as b); 1 have the names of before",
+            "the model changed: 1 tensor removed (such as a), 1 tensor added (such as b); 1 have the names of before",
         ),
         (
             {"w": W, "a": TWO},
