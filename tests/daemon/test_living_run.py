@@ -125,7 +125,7 @@ def test_with_ray_a_lost_raylet_is_replaced_and_signals_end_everything(tmp_path:
         raylet.kill()
         train(tmp_path, count=1, first=5)
         wait_until(lambda: "step_5.pt" in published(tmp_path), 2 * LIMIT_S)
-        assert any(event.key == "engine" for event in events(tmp_path, "solved"))
+        wait_until(lambda: any(event.key == "engine" for event in events(tmp_path, "solved")), 2 * LIMIT_S)
         workers = status(tmp_path)["workers"]
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(timeout=20) == 0

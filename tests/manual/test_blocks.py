@@ -127,7 +127,8 @@ def test_every_command_can_be_called(block: Block, words: list[str]) -> None:
 RUNNABLE = {
     " ".join(words): words
     for _, words in COMMANDS
-    if words[0] == "rna-watch" and words[1] not in ALONE and words != ONCE and not re.search("://|^sweeps", words[-1])  # neither is here
+    if words[0] == "rna-watch" and words[1] not in ALONE and words != ONCE
+    if not re.search("://|^sweeps", words[-1])  # neither is here
 }
 
 
