@@ -51,13 +51,13 @@ def once(
     """
     if config.evaluator is not None:
         check_exists(config.evaluator)
+    process = partial(_process, run_dir, config, typed, again=again, say=say, ask=ask)
     if config.remote is None:
-        _process(run_dir, config, typed, again=again, say=say, ask=ask)
-        return
-    from rna_watch.remote import mirror
+        process()
+    else:
+        from rna_watch.remote import mirror
 
-    each = partial(_process, run_dir, config, typed, again=again, say=say, ask=ask)
-    mirror.whole(config, resolve(run_dir, config.output), each, say)
+        mirror.whole(config, resolve(run_dir, config.output), process, say)
 
 
 def _process(

@@ -15,7 +15,7 @@ from rna_watch.remote import listing
 from rna_watch.remote.store import PART_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rna_watch.config import RunConfig
@@ -37,16 +37,12 @@ class Fetching:
         config: the settings `window` and `patterns`.
         paths: the run's paths; `run` is the folder that they are fetched into.
         record: what was fetched.
-        alive: called after each part.
     """
 
-    def __init__(
-        self, store: Store, config: RunConfig, paths: RunPaths, record: Record, alive: Callable[[], None]
-    ) -> None:
+    def __init__(self, store: Store, config: RunConfig, paths: RunPaths, record: Record) -> None:
         self._store = store
         self._paths = paths
         self._record = record
-        self._alive = alive
         self._patterns = config.patterns
         self._block = config.window + 1
         self._listed: list[Remote] = []
@@ -127,7 +123,6 @@ class Fetching:
                 def part(start: int) -> None:
                     data = self._store.read(one.name, start, min(start + PART_BYTES, one.size_bytes))
                     disk.write_all(file.fileno(), memoryview(data), start)
-                    self._alive()
 
                 list(pool.map(part, starts))
                 size = os.fstat(file.fileno()).st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SCAN_S = 5.0
 _POLL_S = 0.5
+_PULSE_S = 1.0
 
 
 class Mirror:
@@ -37,12 +39,12 @@ class Mirror:
         guard: this process's claim on the run.
     """
 
-    def __init__(self, config: RunConfig, paths: RunPaths, store: Store, own: Guard, alive: Callable[[], None]) -> None:
+    def __init__(self, config: RunConfig, paths: RunPaths, store: Store, own: Guard) -> None:
         known = record.read(paths.state / REMOTE, store.url)
         store.abort_uploads(set(known.uploading))
         self.guard = own
-        self.fetching = Fetching(store, config, paths, known, alive)
-        self.outputs = Outputs(store, paths.models, known, alive)
+        self.fetching = Fetching(store, config, paths, known)
+        self.outputs = Outputs(store, paths.models, known)
 
 
 @contextlib.contextmanager
@@ -55,7 +57,7 @@ def opened(
         config: the settings `remote`, `window` and `patterns`.
         paths: the run's paths.
         say: shows a line.
-        alive: called as the traffic goes on.
+        alive: called every second.
 
     Raises:
         UsageError: nothing here reads such addresses.
@@ -66,7 +68,22 @@ def opened(
     with guard.owned(store, say) as own:
         claim(paths.run)
         paths.create(allow_links=config.allow_links)
-        yield Mirror(config, paths, store, own, alive)
+        ended = threading.Event()
+        pulse = threading.Thread(target=_pulse, args=(own, alive, ended), daemon=True)
+        pulse.start()
+        try:
+            yield Mirror(config, paths, store, own)
+        finally:
+            ended.set()
+            pulse.join()
+
+
+def _pulse(own: Guard, alive: Callable[[], None], ended: threading.Event) -> None:
+    """Keep the claim and give signs of life while one large object is on its way, however slow the link is."""
+    while not ended.wait(_PULSE_S):
+        alive()
+        with contextlib.suppress(RnaWatchError):  # who asks next is told
+            own.renew()
 
 
 def claim(run: Path) -> None:

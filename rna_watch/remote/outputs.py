@@ -12,7 +12,7 @@ from rna_watch.layout.artifacts import export_path, is_output, manifest_path
 from rna_watch.remote.listing import OUTPUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rna_watch.remote.record import Record
     from rna_watch.remote.store import Store
@@ -25,14 +25,12 @@ class Outputs:
         store: where they go.
         tree: the output tree.
         record: what was put.
-        alive: called after each object.
     """
 
-    def __init__(self, store: Store, tree: Path, record: Record, alive: Callable[[], None]) -> None:
+    def __init__(self, store: Store, tree: Path, record: Record) -> None:
         self._store = store
         self._tree = tree
         self._record = record
-        self._alive = alive
 
     def send(self) -> int:
         """Put what is new, then what `best` and `latest` name, and delete what is no longer kept; returns how many models.
@@ -64,7 +62,6 @@ class Outputs:
             self._store.put_file(name, file)
             found = self._store.look(name)
             self._record.objects[name] = found.version if found is not None else ""
-            self._alive()
         self._record.uploading = []
 
     def _delete(self, model: str) -> None:

@@ -242,7 +242,7 @@ def test_addresses_that_cannot_be_read_are_one_sentence(bucket: str, tmp_path: P
 def test_a_slow_link_costs_time_only(
     opened: mirror.Mirror, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ranges arrive one after another; each is a sign of life, and the file appears when it is whole."""
+    """Ranges arrive one after another, and the file appears when it is whole."""
     from rna_watch.remote import fetching
 
     monkeypatch.setattr(fetching, "PART_BYTES", 2000)
@@ -262,3 +262,21 @@ def test_a_slow_link_costs_time_only(
     assert len(seen) > 3
     assert not any(seen)
     assert path.read_bytes() == data.getvalue()
+
+
+def test_the_claim_is_kept_and_life_is_shown_while_one_object_takes_long(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow link makes nobody else the owner, and the daemon sees that the traffic goes on."""
+    monkeypatch.setattr(mirror, "_PULSE_S", 0.05)
+    monkeypatch.setattr(guard, "RENEWED_S", 0.2)
+    signs: list[float] = []
+    paths = RunPaths(run=tmp_path / "mirror", output=tmp_path)
+    config = RunConfig(remote=f"{bucket}/run")
+    with mirror.opened(config, paths, lambda _: None, lambda: signs.append(time.monotonic())):
+        first = json.loads(_objects(f"{bucket}/run")[guard.NAME])
+        time.sleep(1.0)  # what takes long
+        later = json.loads(_objects(f"{bucket}/run")[guard.NAME])
+    assert later["renewed"] > first["renewed"]
+    assert later["nonce"] == first["nonce"]
+    assert len(signs) > 3
