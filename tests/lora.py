@@ -1,14 +1,14 @@
 """A small LoRA fine-tune of digits: adapters as PEFT writes them, and an evaluator of them.
 
-A network is trained on the digits 0 to 4; adapters of its two first layers are then trained on all ten (with B of zero at first, as
-LoRA begins), and saved as folders of an `adapter_model.safetensors` and its configuration.
+A network is trained on the digits 0 to 4; adapters of its two first layers are then trained on all ten (with B of zero at
+first, as LoRA begins), and saved as folders of an `adapter_model.safetensors` and its configuration.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors.torch
@@ -18,7 +18,8 @@ from torch import nn
 from tests.trainings import digits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 RANK, LAYERS = 4, ("0", "2")
 CONFIG = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": list(LAYERS), "bias": "none"}
@@ -29,6 +30,7 @@ _HELD_OUT = 500
 State = dict[str, torch.Tensor]
 
 
+@functools.cache
 def _split() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     x, y = digits()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -36,7 +38,20 @@ def _split() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, tor
     return (x[_HELD_OUT:], y[_HELD_OUT:]), (x[:_HELD_OUT], y[:_HELD_OUT])
 
 
+@contextlib.contextmanager
+def _training() -> Iterator[None]:
+    """Gradients, also where an evaluator is called without, and one thread, which is faster for small layers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @functools.cache
+@_training()
 def base() -> nn.Sequential:
     """A network that knows the digits 0 to 4."""
     torch.manual_seed(0)
@@ -61,7 +76,7 @@ def logits(adapter: State, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def evaluate(state_dict: State, device: torch.device) -> dict[str, float]:  # noqa: ARG001 - an evaluator's signature
+def evaluate(state_dict: State, device: torch.device) -> dict[str, float]:
     """The loss and the error on held-out digits."""
     _, (x, y) = _split()
     found = logits({name: tensor.float() for name, tensor in state_dict.items()}, x)
@@ -69,6 +84,7 @@ def evaluate(state_dict: State, device: torch.device) -> dict[str, float]:  # no
     return {"loss": float(loss), "error": 100.0 * float((found.argmax(1) != y).float().mean())}
 
 
+@_training()
 def train(seed: int, epochs: int, rate: float = 0.02) -> list[State]:
     """The adapter after each epoch of Adam at a constant rate."""
     generator = torch.Generator().manual_seed(seed)

@@ -43,10 +43,11 @@ def best_product(ups_nor: Float64, downs_nri: Float64, weights_n: Float64) -> Lo
     """
     n, outputs, rank = ups_nor.shape
     inputs = downs_nri.shape[2]
-    q_left, r_left = np.linalg.qr(ups_nor.transpose(1, 0, 2).reshape(outputs, n * rank))
-    q_right, r_right = np.linalg.qr(downs_nri.reshape(n * rank, inputs).T)
-    core = (r_left * np.repeat(weights_n, rank)) @ r_right.T
-    plain = _weighted(r_left, weights_n) @ _weighted(r_right, weights_n).T
+    with np.errstate(invalid="ignore", over="ignore"):
+        q_left, r_left = np.linalg.qr(ups_nor.transpose(1, 0, 2).reshape(outputs, n * rank))
+        q_right, r_right = np.linalg.qr(downs_nri.reshape(n * rank, inputs).T)
+        core = (r_left * np.repeat(weights_n, rank)) @ r_right.T
+        plain = _weighted(r_left, weights_n) @ _weighted(r_right, weights_n).T
     if not (np.isfinite(core).all() and np.isfinite(plain).all()):
         nan = math.nan
         return LowRank(
@@ -82,6 +83,7 @@ def _weighted(stacked: Float64, weights_n: Float64) -> Float64:
 
 def distance(up: Float64, down: Float64, other_up: Float64, other_down: Float64) -> float:
     """The Frobenius norm of the difference of two products of factors `(o, r)` and `(r, i)`."""
-    r_left = np.linalg.qr(np.hstack([up, -other_up]), mode="r")
-    r_right = np.linalg.qr(np.vstack([down, other_down]).T, mode="r")
-    return float(np.linalg.norm(r_left @ r_right.T))
+    with np.errstate(invalid="ignore", over="ignore"):
+        r_left = np.linalg.qr(np.hstack([up, -other_up])).R
+        r_right = np.linalg.qr(np.vstack([down, other_down]).T).R
+        return float(np.linalg.norm(r_left @ r_right.T))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rna_watch.acceleration.methods import PRODUCT
 from rna_watch.errors import EvaluationFailed, RefusedCheckpoint
 from rna_watch.journal import events as e
+from rna_watch.layout import owned
 from rna_watch.layout.factors import factors
 from rna_watch.publishing import products as publishing
 
@@ -45,6 +46,7 @@ def products(
         own = f"{PRODUCT}-{start.name}"
         path = scratch / f"candidate-0.{own}.safetensors"
         try:
+            owned.make_folders(scratch)
             made = publishing.make(window.combination(start), start.name, str(path), run)
         except (EvaluationFailed, RefusedCheckpoint, OSError) as error:
             recorder.record(e.EvaluationFailed(checkpoint=name, candidate=own, reason=str(error)))

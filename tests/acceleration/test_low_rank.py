@@ -24,9 +24,11 @@ def _twin(ups, downs, weights):
     return whole, (left[:, :rank] * values[:rank]) @ right[:rank], plain
 
 
-@pytest.mark.parametrize("shape", [{}, {"outputs": 2}, {"inputs": 2}, {"outputs": 2, "inputs": 2}, {"rank": 1}, {"n": 1}])
+@pytest.mark.parametrize(
+    "shape", [{}, {"outputs": 2}, {"inputs": 2}, {"outputs": 2, "inputs": 2}, {"rank": 1}, {"n": 1}]
+)
 def test_it_is_the_best_of_its_rank(shape):
-    """The factors' product is the truncated sum of the whole products, and the norms are theirs; also of ranks above the shape's."""
+    """The factors' product is the truncated sum of the whole ones, and the norms are theirs; also of ranks above the shape's."""
     ups, downs, weights = _window(1, **shape)
     found = best_product(ups, downs, weights)
     whole, best, plain = _twin(ups, downs, weights)
