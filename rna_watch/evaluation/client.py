@@ -86,7 +86,8 @@ class Evaluator:
             self._patiently(self._started)
 
     def offers(self) -> frozenset[str]:
-        """What the user's evaluator offers beyond plain evaluation: some of `FRACTION`, `NORMALIZATION`, `TRAINING_LOSS`.
+        """What the user's evaluator offers beyond plain evaluation: some of `FRACTION`, `NORMALIZATION`,
+        `TRAINING_LOSS`, `PLACEMENT`.
 
         Raises:
             EvaluationFailed: the user's code cannot be loaded.
