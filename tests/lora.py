@@ -2,6 +2,8 @@
 
 A network is trained on the digits 0 to 4; adapters of its two first layers are then trained on all ten (with B of zero at
 first, as LoRA begins), and saved as folders of an `adapter_model.safetensors` and its configuration.
+
+`python -m tests.lora [SEEDS]` compares the last adapter with averages of the newest four, of the factors and of their products.
 """
 
 from __future__ import annotations
@@ -9,23 +11,31 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
 from torch import nn
 
+from rna_watch.evaluation.materialize import on_device
+from rna_watch.formats.probe import probe
+from rna_watch.publishing import products
+from rna_watch.window.combine import Combination
+from rna_watch.window.tasks import run_all
 from tests.trainings import digits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 RANK, LAYERS = 4, ("0", "2")
 CONFIG = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": list(LAYERS), "bias": "none"}
 SCALE = CONFIG["lora_alpha"] / RANK
 _NAME = "base_model.model.{}.lora_{}.weight"
 _HELD_OUT = 500
+WINDOW = 4
 
 State = dict[str, torch.Tensor]
 
@@ -115,3 +125,38 @@ def save(run: Path, adapters: Sequence[State], dtype: torch.dtype = torch.float3
         tensors = {name: tensor.to(dtype) for name, tensor in (adapter | more).items()}
         safetensors.torch.save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
         (folder / "adapter_config.json").write_text(json.dumps(CONFIG))
+
+
+def compare(seed: int, epochs: Sequence[int], rate: float) -> dict[int, tuple[float, float, float, float]]:
+    """Held-out losses of the last adapter, of the averages of factors and of products, and the cross-term, by epoch."""
+    adapters = train(seed, max(epochs), rate)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder) / "run", adapters)
+        for epoch in epochs:
+            paths = [Path(folder) / "run" / f"checkpoint-{number}" for number in range(epoch - WINDOW + 1, epoch + 1)]
+            plain = Combination(layouts=tuple(probe(str(path)) for path in paths), weights=(1.0 / WINDOW,) * WINDOW)
+            made = products.make(plain, "average", f"{folder}/factors", run_all)
+            models = (adapters[epoch - 1], on_device(plain, "cpu"), on_device(made.combination, "cpu"))
+            last, average, product = (evaluate(model, torch.device("cpu"))["loss"] for model in models)
+            found[epoch] = (last, average, product, made.account["product"]["cross_term"])
+    return found
+
+
+def main(seeds: int = 10, epochs: Sequence[int] = (4, 6, 8, 12), rates: Sequence[float] = (0.005, 0.02)) -> None:
+    """Print the mean of each over seeds, and that of the difference of the two averages with its standard error."""
+    print("| rate | epoch | last | average of factors | of products | products - factors | cross-term |")
+    print("|---|---|---|---|---|---|---|")
+    for rate in rates:
+        runs = [compare(seed, epochs, rate) for seed in range(seeds)]
+        for epoch in epochs:
+            values = torch.tensor([run[epoch] for run in runs], dtype=torch.float64)
+            last, average, product, cross = values.mean(0).tolist()
+            by = values[:, 2] - values[:, 1]
+            error = float(by.std() / len(by) ** 0.5)
+            difference = f"{float(by.mean()):+.4f} ± {error:.4f}"
+            print(f"| {rate:g} | {epoch} | {last:.3f} | {average:.3f} | {product:.3f} | {difference} | {cross:.1%} |")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

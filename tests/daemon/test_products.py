@@ -189,3 +189,11 @@ def test_without_pairs_the_plain_combination_remains(tmp_path: Path) -> None:
         "some factors are combined as they are, not as their product: base_model.model.0.lora_B.weight has no partner "
         "base_model.model.0.lora_A.weight (and 1 more)"
     )
+
+
+def test_the_comparison_of_the_manual_runs_small(capsys: pytest.CaptureFixture[str]) -> None:
+    """A row for each rate and epoch; the two averages are not the same model."""
+    lora.main(seeds=2, epochs=(4,), rates=(0.02,))
+    row = capsys.readouterr().out.splitlines()[2].split(" | ")
+    assert row[:2] == ["| 0.02", "4"]
+    assert float(row[5].split()[0]) != 0.0
