@@ -143,10 +143,10 @@ def test_the_file_holds_every_dtype_exactly(tmp_path, dtype):
     asked = request(tmp_path, layouts, steps=1, rate=0.0)
     worker = python(tmp_path, text.replace("MODEL.train()", "MODEL.eval()"))
     worker.anneal(asked)
-    made = published(layouts, asked.path)
+    found = published(layouts, asked.path)
     for key, tensor in state_dict(Combination(layouts=(layouts[-1],), weights=(1.0,)), CPU).items():
-        assert made[key].dtype is tensor.dtype
-        assert torch.equal(made[key], tensor)
+        assert found[key].dtype is tensor.dtype
+        assert torch.equal(found[key], tensor)
     first = made.layout(asked.path, layouts[-1]).fingerprint
     assert first == made.digest(layouts[-1])
     worker.anneal(dataclasses.replace(asked, rate=1.0))
