@@ -93,6 +93,16 @@ def test_it_is_published_as_an_adapter(run: tuple[Path, RunState]) -> None:
     assert lora.evaluate(stored, torch.device("cpu"))["loss"] == pytest.approx(manifest["metrics"]["chosen"]["loss"])
 
 
+def test_the_report_says_what_it_is(run: tuple[Path, RunState], tmp_path: Path) -> None:
+    """A model without weights is not called trained."""
+    report = tmp_path / "report.html"
+    assert CliRunner().invoke(app, ["report", str(run[0]), "-o", str(report)]).exit_code == 0
+    text = report.read_text()
+    assert "products of factors, no combination of tensors: product-average-" in text
+    assert "every one has products of factors, and is no combination" in text
+    assert "was trained" not in text
+
+
 def test_verify_recomputes_it_to_a_tolerance(run: tuple[Path, RunState], tmp_path: Path) -> None:
     """Another factor, another bias and another digest are found; the command says the tolerance."""
     folder, _ = run
