@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 # a worker with one thread for each core, and one more, as tests often wait; those that start Ray stay together
 WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist loadgroup
+# else every process of a test compiles the package anew
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo test test-all lint bench torture fuzz clean
 

@@ -166,6 +166,7 @@ class CheckpointEvaluation:
         lost = (each.statistics == RE_ESTIMATED and each.method != LAST) or each.method in _LOST
         if self.evaluators:
             wanted = self.config.metric
+            lost = lost or (wanted is None and self.recorder.state.metric is None)  # which of its metrics is the first
             by = current.chosen_by[1] if current.chosen_by else None
             lost = lost or current.judge != self.recorder.state.judge
             lost = lost or (wanted is not None and wanted not in current.evaluations[each.name])

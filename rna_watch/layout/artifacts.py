@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rna_watch.layout import bounded_json
+from rna_watch.layout.trouble import UNREAD
 
 ENDING = ".export.safetensors"  # of a plain copy; never an input
 TEMPORARY_PREFIX = ".rna-watch-"
@@ -22,12 +23,19 @@ def export_path(model: Path) -> Path:
 
 
 def is_output(model: Path) -> bool:
-    """Whether a file or folder is one of our outputs, whether it is still there or not: its manifest is there."""
-    path = manifest_path(model)
+    """Whether a file or folder is one of our outputs, whether it is still there or not: its manifest is there.
+
+    Raises:
+        OSError: its manifest cannot be looked at for a reason that may pass.
+    """
     try:
-        return is_manifest(bounded_json.read_bytes(path))
-    except (OSError, ValueError):
-        return False
+        return is_manifest(bounded_json.read_bytes(manifest_path(model)))
+    except OSError as error:
+        if error.errno in UNREAD:
+            raise
+    except ValueError:
+        pass
+    return False
 
 
 def is_manifest(data: bytes) -> bool:

@@ -346,7 +346,7 @@ def make_folders(path: str | Path) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is one that we give to what is in the making."""
+    """Whether we give such a name to what is in the making."""
     return name.startswith(artifacts.TEMPORARY_PREFIX) and name.endswith(artifacts.TEMPORARY_SUFFIX)
 
 
@@ -363,7 +363,7 @@ def check_removable(path: str | Path, where: int, name: str) -> os.stat_result:
 
     Raises:
         FileNotFoundError: nothing is there.
-        NotOurs: it stays.
+        OSError: it stays (`NotOurs`), or that cannot be told for a reason that may pass.
     """
     found = os.stat(name, dir_fd=where, follow_symlinks=False)
     folder, names = locate(path)
@@ -382,18 +382,19 @@ def _is_kept(names: list[str]) -> bool:
 
 
 def _is_model(where: int, name: str, found: os.stat_result) -> bool:
-    """Whether a name is that of a model, its manifest or its plain copy: the manifest lies beside, never inside."""
+    """Whether it is the name of a model, its manifest or its plain copy: the manifest lies beside, never inside."""
     if stat.S_ISLNK(found.st_mode) and re.match(r"^(best|latest)(\.|$)", name):
         return not os.path.isabs(os.readlink(name, dir_fd=where))  # noqa: PTH117
-    models = {name, name.removesuffix(".json"), name.removesuffix(artifacts.ENDING)}
-    return any(_has_manifest(where, model) for model in models)
+    return any(_has_manifest(where, name.removesuffix(end)) for end in ("", ".json", artifacts.ENDING))
 
 
 def _has_manifest(where: int, model: str) -> bool:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(f"{model}.json", flags, dir_fd=where)
-    except OSError:
-        return False
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+    except OSError as error:
+        if error.errno not in UNREAD:
+            return False
+        raise
+    with open(descriptor, "rb") as file:  # noqa: PTH123
         return stat.S_ISREG(os.fstat(descriptor).st_mode) and artifacts.is_manifest(file.read())

@@ -132,7 +132,7 @@ def _walk(folder: str, depth: int, ours: list[str], failed: dict[str, OSError]) 
     if whole:
         yield folder, True, False
     for entry in entries:
-        if entry.name.startswith(".") or (f"{entry.name}.json" in names and is_output(Path(entry.path))):
+        if entry.name.startswith(".") or (f"{entry.name}.json" in names and _is_ours(entry.path, failed)):
             continue
         if whole and not _CHECKPOINT_FOLDER.match(entry.name):
             continue  # a trainer's last model lies next to its checkpoints
@@ -141,6 +141,15 @@ def _walk(folder: str, depth: int, ours: list[str], failed: dict[str, OSError]) 
                 yield from _walk(entry.path, depth + 1, ours, failed)
         elif not _leads_to_folder(entry):
             yield entry.path, False, entry.is_symlink()
+
+
+def _is_ours(path: str, failed: dict[str, OSError]) -> bool:
+    """Whether a file is a model of ours; where that cannot be told, its folder counts as one that cannot be listed."""
+    try:
+        return is_output(Path(path))
+    except OSError as error:
+        failed[os.path.dirname(path)] = error  # noqa: PTH120
+        return True
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import (
+    arithmetic,
     beside,
     breaks,
     digits,
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[Options], None]] = {
     "growth": growth.show,
     "slow": slow.show,
     "sweep": sweep.show,
+    "arithmetic": arithmetic.show,
     **{f"levers-{name}": partial(levers.show, name) for name in TRAININGS},
 }
 ROUNDS = 5
@@ -66,6 +68,7 @@ def parsed(arguments: Sequence[str] | None = None) -> tuple[list[str], Options]:
     parser.add_argument("--seeds", type=int, help=f"trainings of `digits` and `levers-...` [{SEEDS}, or 3; small: 1]")
     parser.add_argument("--trainer", choices=beside.TRAINERS, default="loop", help="the training of `beside`")
     parser.add_argument("--parameters", type=int, help="of the model of `large` [1,560,000,000]")
+    parser.add_argument("--before", type=Path, help="a folder with the code of another version, for `arithmetic`")
     parser.add_argument("--record", type=Path, help="folder for results as JSON")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "rna-watch-bench")
     given = parser.parse_args(arguments)
@@ -79,6 +82,7 @@ def parsed(arguments: Sequence[str] | None = None) -> tuple[list[str], Options]:
         record=given.record,
         small=given.small,
         parameters=given.parameters,
+        before=given.before and given.before.resolve(),
     )
     return given.names or list(BENCHMARKS), options
 

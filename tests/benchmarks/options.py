@@ -15,7 +15,8 @@ class Options:
 
     `folder` is where it writes; `rounds` how often all contenders run in turn; `seeds` the trainings of `digits`, and the most
     of `levers-...`; `trainer` the training of `beside`; `record` a folder for results as JSON; `small`: the same code on tiny
-    shapes, to see that it runs; `parameters` those of the model of `large`.
+    shapes, to see that it runs; `parameters` those of the model of
+    `large`; `before` the code of another version, for `arithmetic`.
     """
 
     folder: Path
@@ -25,3 +26,4 @@ class Options:
     record: Path | None
     small: bool
     parameters: int | None = None
+    before: Path | None = None

@@ -53,15 +53,15 @@ def _idle(folder: Path, further: int, *, evaluates: bool, small: bool) -> tuple[
     settle_s, look_s = (2.0, 2.0) if small else (15.0, 20.0)
     with _sweeping(folder, evaluates=evaluates) as (root, pid):
         _write(root, 1, 3)
-        _await(lambda: _made(root) == 1)
+        wait_for(lambda: _made(root) == 1)
         time.sleep(settle_s)
-        before = _anonymous_kb(pid), len(_family(pid))
+        before = anonymous_kb(pid), len(family(pid))
         cpu = _busy_s(pid, look_s)
         for number in range(1, further + 1):
             _write(root, 1, 3, first_run=number)
-        _await(lambda: _made(root) == 1 + further)
+        wait_for(lambda: _made(root) == 1 + further)
         time.sleep(settle_s)
-        after = _anonymous_kb(pid), len(_family(pid))
+        after = anonymous_kb(pid), len(family(pid))
         cpu = (_busy_s(pid, look_s) - cpu) / look_s
     return (after[0] - before[0]) / further, (after[1] - before[1]) / further, 1000 * cpu / further
 
@@ -70,16 +70,16 @@ def _live(folder: Path, runs: int, period_s: float, rounds: int) -> tuple[int, i
     """Models that were made, and how many there should be; the seconds that each took; cores in use."""
     with _sweeping(folder, evaluates=False) as (root, pid):
         _write(root, runs, 2)
-        _await(lambda: len(_journals(root)) == runs)
-        begun, busy = time.monotonic(), _cpu_s(pid)
+        wait_for(lambda: len(_journals(root)) == runs)
+        begun, busy = time.monotonic(), cpu_s(pid)
         for step in range(rounds):
             for number in range(runs):  # spread over the period, as trainings are
                 due = begun + period_s * (step + number / runs)
                 time.sleep(max(0.0, due - time.monotonic()))
                 _write(root, 1, 1, first_run=number, first_step=3 + step)
-        cores = (_cpu_s(pid) - busy) / (time.monotonic() - begun)
+        cores = (cpu_s(pid) - busy) / (time.monotonic() - begun)
         with contextlib.suppress(TimeoutError):
-            _await(lambda: _made(root) == runs * rounds, limit_s=period_s + 30.0)
+            wait_for(lambda: _made(root) == runs * rounds, limit_s=period_s + 30.0)
         delays = [each for paths in _journals(root) for each in _delays(paths)]
     return len(delays), runs * rounds, delays, cores
 
@@ -146,8 +146,14 @@ def _journals(root: Path) -> list[RunPaths]:
     return [paths for paths in runs if paths.journal.exists()]
 
 
+def models(run: Path) -> int:
+    """How many models the journal of a run tells of; none where there is no journal yet."""
+    journal = RunPaths(run=run, output=run).journal
+    return journal.read_bytes().count(b'"published"') if journal.exists() else 0
+
+
 def _made(root: Path) -> int:
-    return sum(paths.journal.read_bytes().count(b'"published"') for paths in _journals(root))
+    return sum(models(each) for each in root.glob("seed_*"))
 
 
 def _delays(paths: RunPaths) -> Iterator[float]:
@@ -156,7 +162,12 @@ def _delays(paths: RunPaths) -> Iterator[float]:
             yield event.time - (paths.run / event.checkpoint).stat().st_mtime
 
 
-def _await(condition: Callable[[], bool], limit_s: float = _LIMIT_S) -> None:
+def wait_for(condition: Callable[[], bool], limit_s: float = _LIMIT_S) -> None:
+    """Look every 0.2 s whether a condition holds.
+
+    Raises:
+        TimeoutError: it does not for so many seconds.
+    """
     until = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > until:
@@ -164,7 +175,7 @@ def _await(condition: Callable[[], bool], limit_s: float = _LIMIT_S) -> None:
         time.sleep(0.2)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and all that it started."""
     children: dict[int, list[int]] = {}
     for each in Path("/proc").glob("[0-9]*/stat"):
@@ -177,18 +188,20 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _anonymous_kb(pid: int) -> int:
+def anonymous_kb(pid: int) -> int:
+    """The private memory of a process and all that it started."""
     total = 0
-    for each in _family(pid):
+    for each in family(pid):
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{each}/status").read_text().splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
     return total
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """User and system seconds of a process and all that it started, while they live."""
     total = 0
-    for each in _family(pid):
+    for each in family(pid):
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
             total += int(fields[11]) + int(fields[12])
@@ -196,6 +209,6 @@ def _cpu_s(pid: int) -> float:
 
 
 def _busy_s(pid: int, seconds: float) -> float:
-    before = _cpu_s(pid)
+    before = cpu_s(pid)
     time.sleep(seconds)
-    return _cpu_s(pid) - before
+    return cpu_s(pid) - before

@@ -14,7 +14,14 @@ from tests.manual import measured
 
 ROOT = Path(__file__).parents[2]
 # each may run beside the others, but for two clusters of Ray
-LONG = ("digits", "levers-images", "window", "growth")  # in `make test-all`; others take the same way in less time
+LONG = (
+    "digits",
+    "levers-images",
+    "window",
+    "growth",
+    "sweep",
+    "levers-text",
+)  # in `make test-all`; others take the same way in less time
 SEPARATE = [
     pytest.param(
         name,

@@ -20,7 +20,7 @@ from rna_watch.options import plain
 from rna_watch.reproduce.tables import Table, render
 from tests.benchmarks import whole
 from tests.benchmarks.levers import kept
-from tests.manual import measured
+from tests.manual import arithmetic, measured
 from tests.manual.problems import problems
 
 if TYPE_CHECKING:
@@ -61,6 +61,21 @@ def _digits() -> str:
 
 def _processes() -> str:
     return measured.machine("whole") + "\n\n" + table(whole.HEADING, measured.processes())
+
+
+def _constants() -> str:
+    return measured.machine("arithmetic") + "\n\n" + table(("constant", "before", "now"), arithmetic.constants())
+
+
+def _windows() -> str:
+    heading = ("model, place", "GB of the window", "CPU s before", "seconds before", "CPU s now", "seconds now")
+    return table(heading, arithmetic.windows())
+
+
+def _many_runs() -> str:
+    each = ("cores", "memory, GB", "processes")
+    heading = ("runs", *(f"{what} {when}" for when in ("before", "now") for what in each))
+    return table(heading, arithmetic.runs())
 
 
 def _figure1() -> str:
@@ -157,6 +172,9 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "renamed": ("docs/settings.md", _renamed),
     "digits": ("docs/benchmarks.md", _digits),
     "processes": ("docs/benchmarks.md", _processes),
+    "constants": ("docs/arithmetic.md", _constants),
+    "windows": ("docs/arithmetic.md", _windows),
+    "many-runs": ("docs/arithmetic.md", _many_runs),
     "figure1": ("docs/paper.md", _figure1),
     "one-by-one": ("docs/paper.md", _one_by_one),
     "networks": ("docs/paper.md", partial(_experiment, "networks")),

@@ -13,7 +13,7 @@ import pytest
 
 from rna_watch.layout.artifacts import TEMPORARY_PREFIX
 from tests.torture import injector
-from tests.torture.injector import CHANGES, FAIL, KILL_AFTER, KILL_BEFORE, KILL_HALF, Order
+from tests.torture.injector import ANY, CHANGES, FAIL, KILL_AFTER, KILL_BEFORE, KILL_HALF, Order
 from tests.torture.power_loss import Disk
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +119,26 @@ def test_a_power_cut_while_a_model_is_removed_leaves_it_whole_or_nothing_of_it(
         assert not (there / "model").exists() or (
             (there / "model.json").exists() and (there / "model" / "weights").exists()
         )
+
+
+@needs_compiler
+def test_a_removal_that_fails_takes_no_manifest_from_a_model_that_stays(library: Path, tmp_path: Path) -> None:
+    """Whichever call fails once: what cannot be looked at is not called another's, and the next attempt removes it all."""
+    code = "from rna_watch.publishing import output_tree; output_tree.remove(root / 'model.pt')"
+    failed = 0
+    for at in range(30):
+        root = tmp_path / f"run{at}"
+        root.mkdir()
+        (root / "model.pt").write_bytes(b"weights")
+        (root / "model.pt.json").write_text(json.dumps({"schema": 1, "inputs": [], "weights": [], "coefficients": []}))
+        order = Order(act=FAIL, counted=ANY, at=at, error=errno.EMFILE, times=1)
+        ended, said = act(library, root, order, code)
+        assert ended == 0
+        failed += said == str(errno.EMFILE)
+        assert (root / "model.pt.json").exists() or not (root / "model.pt").exists()
+        assert act(library, root, Order(), code) == (0, "")
+        assert list(root.iterdir()) == []
+    assert failed >= 4
 
 
 @needs_compiler
