@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# a worker with one thread for each core; tests of a file stay together, and those that start Ray
-PARALLEL := -n auto --maxprocesses 8 --dist loadgroup
+# a worker with one thread for each core, and one more, as tests often wait; those that start Ray stay together
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist loadgroup
 
 .PHONY: install demo test test-all lint bench torture fuzz clean
 

@@ -86,7 +86,7 @@ class Evaluator:
             self._patiently(self._started)
 
     def offers(self) -> frozenset[str]:
-        """What the user's evaluator offers beyond plain evaluation: some of `FRACTION`, `NORMALIZATION`, `TRAINING_LOSS`.
+        """What the user's evaluator offers beyond plain evaluation: names of `evaluator.py`, such as `FRACTION`.
 
         Raises:
             EvaluationFailed: the user's code cannot be loaded.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FRACTION = "fraction"
 NORMALIZATION = "normalization"
 TRAINING_LOSS = "training_loss"
+PLACEMENT = "placement"
 # with these, code gives a module names that its text does not show
 _ANY_NAME = {"globals", "locals", "vars", "exec", "eval", "setattr"}
 

@@ -12,6 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from rna_watch.acceleration.gram import differences, products
+from rna_watch.errors import EvaluationFailed
 from rna_watch.layout.dtypes import DTYPES, Float64
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import opened
@@ -20,7 +21,7 @@ from rna_watch.window.segments import WindowReader, still_infinities
 from rna_watch.window.tasks_plan import window_kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rna_watch.layout.layout import Extent, Layout
     from rna_watch.window.combine import Combination
@@ -44,6 +45,33 @@ def on_device(combination: Combination, device: str) -> dict[str, torch.Tensor]:
         InputChanged: a checkpoint changed meanwhile.
     """
     return state_dict(combination, torch.device(device))
+
+
+def placed(
+    tensors: dict[str, torch.Tensor], placement: Callable[[str, torch.Tensor], object]
+) -> dict[str, torch.Tensor]:
+    """Each tensor as the user's `placement(name, tensor)` returns it, one after the other; `tensors` is emptied meanwhile.
+
+    Tied tensors are placed once, under the first of their names, and stay tied.
+
+    Raises:
+        EvaluationFailed: what it returns is no tensor of the same shape.
+    """
+    found: dict[str, torch.Tensor] = {}
+    same: dict[int, torch.Tensor] = {}
+    names = {name: id(tensor) for name, tensor in tensors.items()}
+    for name, key in names.items():
+        tensor = tensors.pop(name)
+        if key not in same:
+            made = placement(name, tensor)
+            if not isinstance(made, torch.Tensor) or made.shape != tensor.shape:
+                what = f"shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else f"{made!r:.100}"
+                raise EvaluationFailed(
+                    f"placement('{name}', tensor) must return a tensor of the shape {tuple(tensor.shape)}, not {what}"
+                )
+            same[key] = made
+        found[name] = same[key]
+    return found
 
 
 def storages_of(combination: Combination) -> list[torch.Tensor]:

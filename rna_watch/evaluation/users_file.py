@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.errors import EvaluationFailed, RnaWatchError
-from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, TRAINING_LOSS, split_function
+from rna_watch.evaluation.evaluator import FRACTION, NORMALIZATION, PLACEMENT, TRAINING_LOSS, split_function
 from rna_watch.evaluation.load_failure import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-_ARGUMENTS = {NORMALIZATION: ("device",), TRAINING_LOSS: ("state_dict", "device", "generator")}
+_ARGUMENTS = {
+    NORMALIZATION: ("device",),
+    TRAINING_LOSS: ("state_dict", "device", "generator"),
+    PLACEMENT: ("name", "tensor"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

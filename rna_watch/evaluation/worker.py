@@ -14,6 +14,7 @@ from rna_watch.errors import EvaluationFailed, InputChanged, RnaWatchError
 from rna_watch.evaluation import command, users_file
 from rna_watch.evaluation.evaluator import (
     NORMALIZATION,
+    PLACEMENT,
     TRAINING_LOSS,
     Annealed,
     AnnealRequest,
@@ -98,25 +99,31 @@ class EvaluationWorker:
         """The return value of the user's function, and the statistics that were re-estimated."""
         import torch
 
+        from rna_watch.evaluation.materialize import placed
+
         arguments = user.arguments(fraction)
+        placement = user.optional.get(PLACEMENT)
         with torch.no_grad():
             with users_file.blamed(user.path):
                 normalization = self._normalized(user) if re_estimate else None  # first: the file may not offer it
-            tensors = self._materialized(combination)
+            # statistics are re-estimated on the device, as the stored model; else the device need not hold it whole
+            device = self._device if placement is None or re_estimate else torch.device("cpu")
+            tensors = self._materialized(combination, device)
             with users_file.blamed(user.path):
                 statistics = normalization.re_estimate(tensors, combination.layouts[-1]) if normalization else {}
+                tensors = placed(tensors, placement) if placement else tensors
                 return user.evaluate(tensors, self._device, **arguments), statistics
 
-    def _materialized(self, combination: Combination) -> dict[str, torch.Tensor]:
-        """The model on its device; torch's own trouble is told as such, and trouble of reading is ours."""
+    def _materialized(self, combination: Combination, device: torch.device) -> dict[str, torch.Tensor]:
+        """The model on a device; torch's own trouble is told as such, and trouble of reading is ours."""
         from rna_watch.evaluation.materialize import state_dict
 
         try:
-            return state_dict(combination, self._device)
+            return state_dict(combination, device)
         except (RnaWatchError, OSError, MemoryError):
             raise
         except Exception as error:  # torch's: the device is gone or full
-            raise EvaluationFailed(f"the model cannot be put on {self._device} ({error})") from error
+            raise EvaluationFailed(f"the model cannot be put on {device} ({error})") from error
 
     def _normalized(self, user: users_file.UsersFile) -> Normalization | TrainingPasses:
         from rna_watch.evaluation.normalization import Normalization, TrainingPasses

@@ -347,12 +347,13 @@ def sweep(folder: Path) -> None:
 
 
 def _remove(folder: int, name: str) -> None:
-    """Remove a file, or a folder: it loses its name first, so that a crash leaves no half of it under that."""
+    """Remove a file, or a folder: its loss of a name is on the disk first, so that no crash leaves half of it under that."""
     if stat.S_ISDIR(_kind(folder, name) or 0):
         aside = name if owned.is_temporary(name) else os.path.basename(temporary_path(name))  # noqa: PTH119
         if aside != name:
             shutil.rmtree(aside, ignore_errors=True, dir_fd=folder)
             os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
         shutil.rmtree(aside, ignore_errors=True, dir_fd=folder)
     else:
         os.unlink(name, dir_fd=folder)

@@ -245,8 +245,12 @@ def test_a_loss_that_is_wanted_and_missing_is_said(run: Path, tmp_path: Path) ->
     [
         ("searched", {"metric": "error", "normalization": "both"}),
         # a metric that is one number, beside a loss of each example
-        ("chosen", {"metric": "statistics", "mode": "min", "normalization": "clamp", "methods": ("average", "rna")}),
-        ("publishing", {"metric": "error", "normalization": "both"}),
+        pytest.param(
+            "chosen",
+            {"metric": "statistics", "mode": "min", "normalization": "clamp", "methods": ("average", "rna")},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("publishing", {"metric": "error", "normalization": "both"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_restart_before_publication_evaluates_again_what_was_lost(

@@ -29,7 +29,9 @@ from tests.daemon.runs import (
 )
 
 
-@pytest.mark.parametrize("form", ["nested", "zip", "safetensors"])
+@pytest.mark.parametrize(
+    "form", [pytest.param("nested", marks=pytest.mark.slow), "zip", pytest.param("safetensors", marks=pytest.mark.slow)]
+)
 def test_every_checkpoint_of_a_living_run_is_published_once(tmp_path: Path, form: str) -> None:
     """Watched from before its first checkpoint, each one is processed once, published right, and left untouched."""
     run = tmp_path / "run"

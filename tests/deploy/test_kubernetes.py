@@ -117,6 +117,7 @@ def test_the_probe_fails_when_signs_of_life_stop(job, finish, tmp_path):
     assert finish(probe)[0] != 0
 
 
+@pytest.mark.slow
 def test_a_side_car_that_another_start_would_not_help_stays_idle_until_the_end(job, settings, begin, finish, tmp_path):
     """After a wrong configuration nothing is left for the kubelet to restart; the probe passes, and the log tells."""
     (settings / "rna-watch.yaml").write_text("windw: 3\n")
@@ -189,6 +190,7 @@ def test_a_side_car_that_shares_processes_ends_with_the_training(sharing, begin,
     assert stages(tmp_path / "runs" / "demo")[f"epoch_{EPOCHS:03d}.pt"] == "published"
 
 
+@pytest.mark.slow
 def test_a_training_that_never_begins_does_not_hold_the_job(sharing, begin):
     """After its time the side-car does what is there once, says why, and ends with 0."""
     ours, variables, _ = sharing
@@ -257,6 +259,7 @@ def test_the_ray_cluster_fits_rna_watch():
     assert used == group["replicas"] * int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
 
 
+@pytest.mark.slow
 def test_the_command_beside_the_ray_cluster_watches(run, begin, finish):
     """Its command with the local engine instead of the cluster writes models; its probe passes; `stop` ends it with 0."""
     [container] = documents("kuberay.yaml")["Job"]["spec"]["template"]["spec"]["containers"]

@@ -248,3 +248,45 @@ def test_what_a_command_cannot_do_is_told(tmp_path):
         worker.evaluate(combination(tmp_path), re_estimate=True)
     with pytest.raises(EvaluationFailed, match=r"a command cannot train weights.*training_loss\("):
         worker.fit(request(combination(tmp_path)))
+
+
+PLACED = """
+import torch
+
+asked = []
+
+
+def placement(name, tensor):
+    asked.append(name)
+    return {made}
+
+
+def evaluate(state_dict, device):
+    return {{
+        "asked": len(asked),
+        "bfloat16": sum(each.dtype == torch.bfloat16 for each in state_dict.values()),
+        "distinct": len({{each.data_ptr() for each in state_dict.values()}}),
+        "sum": float(sum(each.double().sum() for each in state_dict.values())),
+    }}
+"""
+
+
+def test_tensors_are_placed_one_by_one_as_the_user_s_file_says(tmp_path):
+    """`placement` sees every tensor once, and the model that is judged is what it returned, tied tensors still tied."""
+    whole = python(tmp_path, PLACED.format(made="tensor")).evaluate(combination(tmp_path)).metrics
+    placed = python(tmp_path, PLACED.format(made="tensor.bfloat16() if tensor.is_floating_point() else tensor"))
+    said = placed.evaluate(combination(tmp_path)).metrics
+    assert said["asked"] == said["distinct"] == whole["distinct"]
+    assert 0 == whole["bfloat16"] < said["bfloat16"]
+    assert said["sum"] == pytest.approx(whole["sum"], rel=1e-2)
+
+
+def test_a_placement_that_returns_something_else_is_told(tmp_path):
+    """No tensor, another shape, and an error of its own, each with the tensor's name or the line."""
+    for made, message in (
+        ("None", r"placement\('.+', tensor\) must return a tensor of the shape \(.*\), not None"),
+        ("tensor[None]", r"must return a tensor of the shape \(.*\), not shape \(1, "),
+        ("tensor.to('nowhere')", r"^user.py:9: "),
+    ):
+        with pytest.raises(EvaluationFailed, match=message):
+            python(tmp_path, PLACED.format(made=made)).evaluate(combination(tmp_path))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rna_watch.layout.artifacts import TEMPORARY_PREFIX
 from tests.torture import injector
 from tests.torture.injector import CHANGES, FAIL, KILL_AFTER, KILL_BEFORE, KILL_HALF, Order
 from tests.torture.power_loss import Disk
@@ -99,11 +100,11 @@ def test_a_power_cut_keeps_what_was_synced_and_nothing_else_for_certain(library:
 
 
 @needs_compiler
-@pytest.mark.parametrize("at", [3, 4])
-def test_a_power_cut_while_a_model_is_removed_leaves_no_model_without_its_manifest(
+@pytest.mark.parametrize("at", range(6))
+def test_a_power_cut_while_a_model_is_removed_leaves_it_whole_or_nothing_of_it(
     library: Path, tmp_path: Path, at: int
 ) -> None:
-    """Nothing would say then that it is ours, and it would stay for ever."""
+    """Half of it would be a torn model; without its manifest nothing would say that it is ours, and it would stay."""
     root, log = tmp_path / "run", tmp_path / "changes"
     (root / "model").mkdir(parents=True)
     (root / "model" / "weights").write_bytes(b"weights")
@@ -115,7 +116,35 @@ def test_a_power_cut_while_a_model_is_removed_leaves_no_model_without_its_manife
     for seed in range(40):
         there = tmp_path / f"disk{seed}"
         disk.write(there, seed=seed)
-        assert not (there / "model").exists() or (there / "model.json").exists()
+        assert not (there / "model").exists() or (
+            (there / "model.json").exists() and (there / "model" / "weights").exists()
+        )
+
+
+@needs_compiler
+@pytest.mark.parametrize("at", range(12))
+def test_a_power_cut_while_a_folder_is_replaced_leaves_one_of_the_two(library: Path, tmp_path: Path, at: int) -> None:
+    """The former model is taken apart only when the disk has the new one in its place."""
+    root, log = tmp_path / "run", tmp_path / "changes"
+    for name in ("model", f"{TEMPORARY_PREFIX}model.tmp"):
+        (root / name).mkdir(parents=True)
+        for part in ("one", "two"):
+            (root / name / part).write_text(name)
+    (root / "model.json").write_text(json.dumps({"schema": 1, "inputs": [], "weights": [], "coefficients": []}))
+    disk = Disk(root)
+    code = (
+        "from rna_watch.layout import disk; "
+        f"where = os.open(root, os.O_RDONLY); disk._take_name(where, '{TEMPORARY_PREFIX}model.tmp', "
+        "str(root / 'model'), 'model', new=False); os.fsync(where)"
+    )
+    assert act(library, root, Order(act=KILL_AFTER, counted=CHANGES, at=at), code, log)[0] in {0, -9}
+    disk.replay(log)
+    for seed in range(40):
+        there = tmp_path / f"disk{seed}"
+        disk.write(there, seed=seed)
+        found = {path.name: path.read_text() for path in (there / "model").iterdir()}
+        assert found.keys() == {"one", "two"}
+        assert len(set(found.values())) == 1
 
 
 @needs_compiler

@@ -48,6 +48,7 @@ def _new(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_save_is_taken_once_though_retention_deletes(tmp_path: Path) -> None:
     """Each step is one checkpoint with the two best kept and `last.ckpt` rewritten; a model loads into the module."""
     run = Run.below(tmp_path)
