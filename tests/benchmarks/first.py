@@ -18,6 +18,8 @@ from rna_watch.demo import train_digits
 from tests.benchmarks.goals import judge
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tests.benchmarks.options import Options
 
 _CHECKPOINTS = 7
@@ -53,16 +55,17 @@ def _trained(run: Path) -> None:
         torch.save({"model": model.state_dict(), "epoch": number}, run / f"epoch_{number:03d}.pt")
 
 
-def measure(folder: Path, *options: str) -> dict[str, float]:
+def measure(folder: Path, around: Mapping[str, str], *options: str) -> dict[str, float]:
     """Seconds from the begin of `start` to some events, to its return, and CPU seconds of all processes until then.
 
     Args:
         folder: where the run lies.
+        around: the environment.
         options: of `start`.
     """
     run = folder / "first"
     _trained(run)
-    command, around = [sys.executable, "-P", "-m", "rna_watch"], environment(folder)
+    command = [sys.executable, "-P", "-m", "rna_watch"]
     journal, begun = run / ".rna-watch" / "journal.jsonl", time.time()
     before = os.times()
     try:
@@ -108,11 +111,13 @@ def show(options: Options) -> None:
     cases: dict[str, tuple[str, ...]] = {"no evaluator": ()}
     if not options.small:  # it imports torch, which takes longer than all else
         cases["an evaluator"] = ("--evaluator", f"{evaluator}:evaluate")
-    measure(options.folder, *list(cases.values())[-1])  # modules are compiled, and read into memory
+    around = os.environ if options.small else environment(options.folder)
+    if not options.small:
+        measure(options.folder, around, *list(cases.values())[-1])  # modules are compiled, and read into memory
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
     for _ in range(options.rounds):
         for name, more in cases.items():
-            rounds[name].append(measure(options.folder, *more))
+            rounds[name].append(measure(options.folder, around, *more))
     print(
         f"\n`start` on a run of {_CHECKPOINTS} small checkpoints, local engine: seconds from its begin; CPU of all processes"
     )
