@@ -81,8 +81,8 @@ def start(
             else:
                 if not foreground:
                     options: dict[str, Any] = {"wait": True, "chosen": None, "foreground": True, "to_terminal": False}
-                    go_on = partial(start, run_dir, config, typed, **options, say=say, ask=None)
-                    pid = background.start_waiting(run_dir.absolute(), arguments, go_on)
+                    waits = partial(start, run_dir, config, typed, **options, say=say, ask=None)
+                    pid = background.start_waiting(run_dir.absolute(), arguments, waits)
                     say(f"waiting  for {run_dir}, which the training is to make (process {pid})")
                     say(f"look     {command('status', run_dir)}   (end with: {command('stop', run_dir)})")
                     return
