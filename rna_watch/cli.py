@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import rna_watch
-from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS
+from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS, PRODUCT
 from rna_watch.config import ENDS, EXPORTERS
 from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.help_pages import Program
@@ -181,9 +181,9 @@ def stop(run_dirs: tuple[Path, ...], output: str | None) -> None:
     "--method",
     default="rna",
     show_default=True,
-    help=f"{', '.join(ALONE)}; or {LAYERED}, with --manifest.",
+    help=f"{', '.join(ALONE)}; {PRODUCT} (LoRA: of the average, or of --manifest); or {LAYERED}, with --manifest.",
 )
-@click.option("--manifest", type=PATH, help=f"Of a model whose rows of weights --method {LAYERED} takes.")
+@click.option("--manifest", type=PATH, help=f"Of a model whose weights --method {PRODUCT} or {LAYERED} takes.")
 @click.option("--window", type=click.IntRange(min=1), help="N: use the newest N + 1 checkpoints; all if not given.")
 @click.option(
     "--regularization",

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 Parameters = Mapping[str, str | float]
 
 # kinds: weights that nothing was fitted to but, at most, which checkpoints are good; solutions of the paper's system, under
-# constraints or without; what evaluations or gradients lead to; what is no combination, but a branch of the training
-AVERAGES, SOLUTIONS, SEARCHED, TRAINING = "average", "solution", "searched", "training"
+# constraints or without; what evaluations or gradients lead to; what is no combination: of factors' products, or a branch of
+# the training
+AVERAGES, SOLUTIONS, SEARCHED, PRODUCTS, TRAINING = "average", "solution", "searched", "product", "training"
 
 LAST = "last"
 AVERAGE, RNA, SOUP, LINE, TRAINED, LAYERED = "average", "rna", "soup", "line", "trained", "layered"
-ANNEAL = "anneal"
+PRODUCT, ANNEAL = "product", "anneal"
 UNIFORM = "uniform"
 USUAL_DECAY = 0.7
 # how a model's normalization statistics are made
@@ -142,6 +143,10 @@ METHODS: dict[str, Method] = {
         kind=SEARCHED,
         words="a row of weights for each tensor, fitted to training_loss of the evaluator's file",
         settings=("fit_memory",),
+    ),
+    PRODUCT: Method(
+        kind=PRODUCTS,
+        words="LoRA: the best average and the best solution, of the products of the factors instead of the factors",
     ),
     ANNEAL: Method(
         kind=TRAINING,

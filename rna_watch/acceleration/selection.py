@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rna_watch.acceleration.methods import AVERAGES, LAST, SOLUTIONS, TRAINING, kind_of
+from rna_watch.acceleration.methods import AVERAGES, LAST, PRODUCTS, SOLUTIONS, TRAINING, kind_of
 from rna_watch.acceleration.significance import Comparison, Mode, compare, gain, ranked
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
     Float64 = npt.NDArray[np.float64]
 
-_WORDS = {AVERAGES: "the plain average", TRAINING: "a short cooldown, which is training and no extrapolation,"}
+_WORDS = {
+    AVERAGES: "the plain average",
+    PRODUCTS: "the combination of the products of its factors",
+    TRAINING: "a short cooldown, which is training and no extrapolation,",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,25 +8,26 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.candidate import Candidate, of_weights
 from rna_watch.acceleration.family import fixed, in_one_sentence, single, unevaluated
-from rna_watch.acceleration.methods import ALONE, AVERAGE, CLAMPED, COMBINED, LAST, LAYERED, METHODS, RE_ESTIMATED, RNA
+from rna_watch.acceleration.methods import ALONE, AVERAGE, CLAMPED, COMBINED, LAST, LAYERED, METHODS, PRODUCT, RNA
 from rna_watch.acceleration.residuals import Residuals
+from rna_watch.commands import saved_weights
 from rna_watch.daemon import one_training
 from rna_watch.daemon.equal_neighbours import repeats
 from rna_watch.daemon.measurement import NotFiniteError, measure
+from rna_watch.daemon.products import candidate as product_of
 from rna_watch.daemon.setup import start_ray, workers
 from rna_watch.daemon.window import Window, window_form
 from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats.probe import probe
-from rna_watch.layout import artifacts
+from rna_watch.layout import artifacts, disk
+from rna_watch.layout.factors import factors
 from rna_watch.layout.identity import identify_any
 from rna_watch.layout.layout import difference
 from rna_watch.layout.unmatched import describe, unmatched
-from rna_watch.publishing import manifest, output_tree
+from rna_watch.publishing import manifest, output_tree, products
 from rna_watch.publishing import output as outputs
-from rna_watch.publishing.verification import Manifest, VerificationEnded, read_manifest
 from rna_watch.watching.reading import Reading
 from rna_watch.watching.steps import natural_key
 from rna_watch.window.combine import Combination
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from rna_watch.acceleration.candidate import Candidate
     from rna_watch.acceleration.gram import GramRows
     from rna_watch.config import RunConfig
     from rna_watch.engine.contract import Engine
     from rna_watch.layout.layout import Layout
+    from rna_watch.publishing.made import Made
+    from rna_watch.publishing.verification import Manifest
     from rna_watch.watching.reading import Name
     from rna_watch.window.tasks import Run
 
@@ -55,8 +59,8 @@ class Request:
     """One window by hand.
 
     `window` is N: the newest N + 1 checkpoints are used (None: all). `regularization` is lambda for rna, simplex and capped
-    (None: for rna the smallest >= 1e-8 that keeps ||c||_2 <= 3, else 1e-8). `manifest` is that of a model whose rows of
-    weights layered takes. The other fields are settings of `RunConfig`,
+    (None: for rna the smallest >= 1e-8 that keeps ||c||_2 <= 3, else 1e-8). `manifest` is that of a model whose weights product
+    takes, or whose rows of weights layered does. The other fields are settings of `RunConfig`,
     or options of this command.
     """
 
@@ -83,10 +87,10 @@ def extrapolate(
         UsageError: too few checkpoints, `out` exists, or it is one of the inputs; what is to be ignored is nothing, or all.
         RefusedCheckpoint: a file cannot be used, or the window cannot be extrapolated by this method.
     """
-    methods = [*ALONE, LAYERED]
+    methods = [*ALONE, LAYERED, PRODUCT]
     if request.method not in methods:
         raise UsageError(f"--method must be one of {', '.join(methods)}, not '{request.method}'")
-    saved = _saved(request)
+    saved = saved_weights.read(request.method, request.manifest)
     for path in (out, artifacts.export_path(out))[: 2 if request.settings.serving_copy != "none" else 1]:
         _check_out(path, checkpoints, force=request.force)
     if not request.force or out.is_dir():
@@ -151,19 +155,28 @@ class _Work:
         ]
         return Window.of(self.layouts, states)
 
-    def output(self, candidate: Candidate) -> outputs.Output:
-        """How a candidate is written."""
-        recipe = Combination(
+    def recipe(self, candidate: Candidate) -> Combination:
+        """A candidate as a recipe."""
+        return Combination(
             layouts=tuple(self.layouts),
             weights=candidate.weights,
             layer_weights=tuple(candidate.layer_weights.items()),
             clamp=self.statistics != COMBINED,
         )
+
+    def output(self, recipe: Combination) -> outputs.Output:
+        """How a recipe is written."""
         settings = self.request.settings
         return outputs.plan(self.out, recipe, exported=settings.serving_copy, optimizer_state=settings.optimizer_state)
 
     def manifest(
-        self, output: outputs.Output, candidate: Candidate, residuals: Residuals, notes: str, warnings: list[str]
+        self,
+        output: outputs.Output,
+        candidate: Candidate,
+        residuals: Residuals,
+        notes: str,
+        warnings: list[str],
+        made: Made | None = None,
     ) -> dict[str, Any]:
         """What was made; the warnings are said too."""
         for warning in warnings:
@@ -185,6 +198,7 @@ class _Work:
             reason=in_one_sentence(reasons),
             residuals=residuals,
             notes=warnings,
+            made=made,
         )
 
 
@@ -199,11 +213,36 @@ def _solved(work: _Work, saved: Manifest | None) -> dict[str, Any]:
         raise _not_finite(work.layouts, error.numbers) from error
     if equal := repeats(work.layouts, residuals):
         raise _RepeatedError(equal)
-    candidate, notes = _solve(residuals, request) if saved is None else _layered(work.layouts, residuals, saved)
+    if saved is None:
+        candidate, notes = _solve(residuals, request)
+    else:
+        candidate, notes = saved_weights.candidate(work.layouts, residuals, saved, request.method)
     candidate = replace(candidate, statistics=work.statistics)
-    output = work.output(candidate)
+    if request.method == PRODUCT:
+        return _multiplied(work, candidate, residuals, notes, warnings)
+    output = work.output(work.recipe(candidate))
     content = work.manifest(output, candidate, residuals, notes, warnings)
     outputs.write(output, manifest.encode(content), work.run, new=not request.force)
+    return content
+
+
+def _multiplied(work: _Work, plain: Candidate, residuals: Residuals, notes: str, warnings: list[str]) -> dict[str, Any]:
+    """Write the model with products of factors in the place of those of a plain combination."""
+    found = factors(work.layouts[-1])
+    if not found.pairs:
+        why = f": {found.left[0]}" if found.left else ""
+        raise RefusedCheckpoint(
+            f"{work.layouts[-1].path} has no pairs of factors (LoRA) whose product could be combined{why}"
+        )
+    path = disk.temporary_path(str(work.out.with_name(f"{work.out.name}.factors")))
+    try:
+        made = products.make(work.recipe(plain), plain.name, path, work.run)
+        candidate = product_of(plain, f"{PRODUCT}-{plain.name}", made.notes[0])
+        output = work.output(made.combination)
+        content = work.manifest(output, candidate, residuals, notes, warnings, made)
+        outputs.write(output, manifest.encode(content), work.run, new=not work.request.force)
+    finally:
+        disk.remove(path)
     return content
 
 
@@ -215,7 +254,7 @@ def _average(work: _Work, _saved: Manifest | None) -> dict[str, Any]:
         window.layouts, window.states, settings.residuals, settings.lr_saved, settings.optimizer_order
     )
     candidate = replace(fixed(len(work.layouts) - 1, request.method, settings.search()), statistics=work.statistics)
-    output = work.output(candidate)
+    output = work.output(work.recipe(candidate))
     content: dict[str, Any] = {}
 
     def judge(rows: GramRows) -> bytes:
@@ -269,7 +308,8 @@ def _size_bytes(checkpoints: Sequence[Path]) -> int:
 
 def lines(out: Path, manifest: Mapping[str, Any]) -> list[str]:
     """What was written, for a person: the model, the reason for it, and the weight of each checkpoint."""
-    inputs = zip(manifest["inputs"], manifest["weights"], strict=True)
+    weights = manifest["weights"] or manifest["product"]["weights"]
+    inputs = zip(manifest["inputs"], weights, strict=True)
     head = f"{out}: {manifest['candidate']} of {len(manifest['inputs'])} checkpoints; {manifest['reason']}"
     return [head, *(f"  {weight:+.4f}  {each['path']}" for each, weight in inputs)]
 
@@ -315,59 +355,13 @@ def _step(layout: Layout, name: Name) -> Step:
     return (name.kind, layout.counters[name.kind]) if name.kind in layout.counters else ("save", None)
 
 
-def _saved(request: Request) -> Manifest | None:
-    """The manifest whose rows of weights are taken, for a method that has no other.
-
-    Raises:
-        UsageError: it is not given, not of a layered model, or not needed.
-    """
-    path = request.manifest
-    if request.method != LAYERED:
-        if path is not None:
-            raise UsageError(f"--manifest is for --method {LAYERED} only")
-        return None
-    if path is None:
-        raise UsageError(
-            f"--method {LAYERED} takes the rows of weights that the daemon fitted: name the manifest of such a model with "
-            "--manifest MODEL.json"
-        )
-    try:
-        saved = read_manifest(path)
-    except VerificationEnded as end:
-        raise UsageError(f"{path}: {'; '.join(end.problems)}") from end
-    if not saved.layer_weights:
-        raise UsageError(f"{path} has one row of weights for the whole model: it is not of a layered model")
-    return saved
-
-
-def _layered(layouts: Sequence[Layout], residuals: Residuals, saved: Manifest) -> tuple[Candidate, str]:
-    """The candidate with the rows of weights of a manifest, and what a person should know of it.
-
-    Raises:
-        RefusedCheckpoint: the checkpoints are not as many as it has weights for, or have other tensors.
-    """
-    if len(layouts) != len(saved.inputs):
-        raise RefusedCheckpoint(f"the manifest has weights for {len(saved.inputs)} checkpoints, not for {len(layouts)}")
-    known = {extent.name for extent in layouts[-1].extents}
-    if unknown := [name for name, _ in saved.layer_weights if name not in known]:
-        raise RefusedCheckpoint(f"the checkpoints have no {unknown[0]}, for which the manifest has weights")
-    own = [each.fingerprint for each in layouts] == [each.fingerprint for each in saved.inputs]
-    notes = [*residuals.notes] if own else [*residuals.notes, "The rows of weights were fitted to other checkpoints."]
-    if saved.statistics == RE_ESTIMATED:
-        notes.append("The normalization statistics that were re-estimated with them are combined here.")
-    weights = [each.weight for each in saved.inputs]
-    name = f"{LAYERED}-{len(residuals.gram_nn)}"
-    return of_weights(residuals, name, LAYERED, weights, layer_weights=dict(saved.layer_weights)), in_one_sentence(
-        notes
-    )
-
-
 def _solve(residuals: Residuals, request: Request) -> tuple[Candidate, str]:
+    method = AVERAGE if request.method == PRODUCT else request.method
     if request.method == RNA and request.regularization is None:
         members = unevaluated(residuals)
         return members.candidates[-1], in_one_sentence(members.notes)
     lam = 1e-8 if request.regularization is None else request.regularization
-    candidate, note = single(residuals, request.method, lam, request.settings.search())
+    candidate, note = single(residuals, method, lam, request.settings.search())
     if candidate is None:
         raise RefusedCheckpoint(f"{note} Or use --method average.")
     return candidate, in_one_sentence(residuals.notes)

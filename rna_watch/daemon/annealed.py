@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.methods import ANNEAL, CLAMPED, LAST
 from rna_watch.errors import EvaluationFailed
 from rna_watch.evaluation.evaluator import AnnealRequest
 from rna_watch.formats.resumed_optimizer import NotResumed, resume
 from rna_watch.journal import events as e
-from rna_watch.publishing import annealed
+from rna_watch.publishing import made
+from rna_watch.publishing.made import TRAINING, Made
 from rna_watch.window.combine import Combination
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
     from rna_watch.evaluation.client import Evaluator
-    from rna_watch.layout.layout import Layout
 
 STEPS = 60  # 30 are too few on CIFAR-10 (facts: levers, section 4)
 _RATES = {"": 1.0, "-third": 1.0 / 3.0}
@@ -31,24 +31,6 @@ _LEAST_RATE = 0.01  # of the largest: below it the run has cooled down by itself
 MOST = 2 * len(_RATES)  # from the last checkpoint, and from the best average
 _PROBLEM = "anneal"
 _REMEDY = "leave 'anneal' out of methods, or {}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Branch:
-    """A model that was trained here: the layout of its file, how it was made (as a manifest says it), what is to be said.
-
-    It began with the combination of weights `start` over the window's inputs (oldest first), with the run's `optimizer` at
-    `learning_rate`, and took `steps` of the evaluator's training_loss. `batches` are all that were drawn, those of
-    statistics too, and `losses` those of the steps. `digest` is of the model's tensors.
-    """
-
-    layout: Layout
-    training: dict[str, Any]
-    notes: tuple[str, ...]
-
-    def combination(self, newest: Layout) -> Combination:
-        """The model as a recipe that copies it; what is not trained is the newest checkpoint's."""
-        return Combination(layouts=(self.layout, newest), weights=(1.0, 0.0), clamp=False)
 
 
 def branches(
@@ -59,7 +41,7 @@ def branches(
     recorder: Recorder,
     evaluator: Evaluator,
     scratch: Path,
-) -> Iterator[tuple[Candidate, Branch]]:
+) -> Iterator[tuple[Candidate, Made]]:
     """Train on from each start, at the run's learning rate and at a third of it; what cannot be done is recorded.
 
     Args:
@@ -69,6 +51,12 @@ def branches(
         recorder: journal and state.
         evaluator: where the steps run.
         scratch: the folder for the models' files, which the evaluator sees too.
+
+    Returns:
+        Each candidate, and how it was made: with which `optimizer`, from `learning_rate` on, in how many `steps` of the
+        evaluator's training_loss, beginning with the combination of weights `start` over the inputs (oldest first).
+        `batches` are all that were drawn, those of statistics too, and `losses` those of the steps. `digest` is of the
+        model's tensors.
     """
     newest, name = window.layouts[-1], window.members[-1].name
     try:
@@ -110,12 +98,15 @@ def branches(
                 remedy = _REMEDY.format("repair training_loss, or raise anneal_seconds")
                 recorder.problem(_PROBLEM, f"{candidate.name} failed: {error}", remedy)
                 continue
-            layout = annealed.layout(request.path, newest)
+            layout = made.layout(request.path, newest)
             yield (
                 candidate,
-                Branch(
-                    layout=layout,
-                    training={
+                Made(
+                    kind=TRAINING,
+                    # a copy; what is not trained is the newest checkpoint's
+                    combination=Combination(layouts=(layout, newest), weights=(1.0, 0.0), clamp=False),
+                    path=request.path,
+                    account={
                         "start": list(request.combination.weights),
                         "optimizer": optimizer.kind,
                         "learning_rate": optimizer.learning_rate * rate,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.family import Family, cut, distinct
-from rna_watch.acceleration.methods import ANNEAL, CLAMPED, LAST, LAYERED, RE_ESTIMATED, TRAINED
+from rna_watch.acceleration.methods import ANNEAL, CLAMPED, LAST, LAYERED, PRODUCT, RE_ESTIMATED, TRAINED
 from rna_watch.acceleration.significance import ranked
 from rna_watch.daemon import statistics_modes
 from rna_watch.daemon.evaluated import Evaluated
@@ -20,6 +20,7 @@ from rna_watch.journal import events as e
 from rna_watch.journal.heartbeat import Work
 from rna_watch.journal.metric import mode_of
 from rna_watch.journal.recipe import recorded
+from rna_watch.publishing.made import TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
     from rna_watch.daemon.window import Window
     from rna_watch.evaluation.client import Evaluator
     from rna_watch.evaluation.evaluator import Evaluation
+    from rna_watch.publishing.made import Made
+    from rna_watch.window.tasks import Run
 
 SCREENED = 3  # a cheap first round evaluates so many times as many candidates
 FITTED = frozenset({TRAINED, LAYERED, ANNEAL})  # what the user's training loss drew lies in no journal
+_LOST = FITTED | {PRODUCT}  # nor do the weights of a product
 _RE_ESTIMATED_SUFFIX = "+re-estimated"
 
 
@@ -71,6 +75,7 @@ class CheckpointEvaluation:
         window: the inputs.
         residuals: the window's residuals.
         members: the family.
+        run: runs tasks, as an engine's `map` does.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class CheckpointEvaluation:
         window: Window,
         residuals: Residuals,
         members: Family,
+        run: Run,
     ) -> None:
         self.config = config
         self.recorder = recorder
@@ -92,6 +98,7 @@ class CheckpointEvaluation:
         self.scratch = scratch
         self.window = window
         self.residuals = residuals
+        self.run_tasks = run
         self.outcome = Evaluated(members)
         # in which ways normalization statistics are made; with two, the second has candidates of its own
         self.kinds: tuple[str, ...] = (CLAMPED,)
@@ -150,13 +157,13 @@ class CheckpointEvaluation:
     def _at_hand(self, each: Candidate) -> bool:
         """Whether a candidate was evaluated before a restart, with nothing lost that choice and publication need.
 
-        The journal holds no per-example values, no re-estimated statistics, and nothing that the user's training loss drew.
+        The journal holds no per-example values, no re-estimated statistics, and nothing of what was fitted or made.
         Per-example values of the metric that chose before are not missed where another one chooses now.
         """
         current = self.recorder.checkpoint(self.name)
         if current is None or each.name not in current.evaluations:
             return False
-        lost = (each.statistics == RE_ESTIMATED and each.method != LAST) or each.method in FITTED
+        lost = (each.statistics == RE_ESTIMATED and each.method != LAST) or each.method in _LOST
         if self.evaluators:
             wanted = self.config.metric
             by = current.chosen_by[1] if current.chosen_by else None
@@ -231,6 +238,7 @@ class CheckpointEvaluation:
             self.outcome.losses[each.name] = result.examples[loss]
         if result.statistics:
             self.outcome.statistics[each.name] = result.statistics
+        made = self.outcome.made.get(each.name)
         self.recorder.record(
             e.Evaluated(
                 checkpoint=self.name,
@@ -241,7 +249,7 @@ class CheckpointEvaluation:
                 recipe=recorded(each),
                 model=self.window.model(each),
                 loss=loss,
-                training=branch.training if (branch := self.outcome.branches.get(each.name)) else {},
+                training=dict(made.account) if made is not None and made.kind == TRAINING else {},
             )
         )
         self.outcome.evaluated.add(each.name)
@@ -318,6 +326,13 @@ class CheckpointEvaluation:
         values = self._screened(screened)
         known = self.ranked(screened, values)
         return cut([*known, *(each for each in screened if each not in known)], limit, screened)
+
+    def add_made(self, candidate: Candidate, made: Made) -> None:
+        """Add a candidate that is no combination to the family, and evaluate it."""
+        self.outcome.made[candidate.name] = made
+        self.outcome.family = replace(self.outcome.family, candidates=(*self.outcome.family.candidates, candidate))
+        self.total += 1
+        self.evaluate([candidate])
 
     def add(self, candidates: Sequence[Candidate]) -> None:
         """Add candidates, whose statistics are made in one way, to the family if they are models of their own; evaluate them."""

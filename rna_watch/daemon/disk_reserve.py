@@ -11,9 +11,11 @@ import math
 import shutil
 from typing import TYPE_CHECKING
 
-from rna_watch.acceleration.methods import ANNEAL
+from rna_watch.acceleration.methods import ANNEAL, PRODUCT
+from rna_watch.daemon import products
 from rna_watch.daemon.annealed import MOST
 from rna_watch.journal.quantities import size
+from rna_watch.layout.factors import factors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from rna_watch.config import RunConfig
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.journal.replay import Checkpoint
+    from rna_watch.layout.layout import Layout
 
 _AUTO_CHECKPOINTS = 2  # one that a trainer writes before it deletes, and one that comes meanwhile
 _SHORT, _HELD = "room", "held"  # problems
@@ -31,10 +34,17 @@ _REMEDY = (
 FOR_TRAINING = "the training may need the room on the disk"
 
 
-def files_to_judge(config: RunConfig) -> int:
-    """How many models lie in files at a time, only to be evaluated: given to a command, or trained."""
+def files_to_judge(config: RunConfig, newest: Layout | None = None) -> int:
+    """How many models lie in files at a time, only to be evaluated: given to a command, trained, or products of factors.
+
+    Args:
+        config: the settings.
+        newest: a checkpoint that tells whether there are factors; None: it is not known, and they are not counted.
+    """
     given = config.evaluators if config.evaluate_command else 0
-    return given + (MOST if ANNEAL in config.methods else 0)
+    judged = config.evaluate_command or config.evaluator
+    multiplied = bool(judged and newest and PRODUCT in config.methods and factors(newest).pairs)
+    return given + (MOST if ANNEAL in config.methods else 0) + (products.MOST if multiplied else 0)
 
 
 class DiskReserve:

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from rna_watch.acceleration.candidate import Candidate
     from rna_watch.acceleration.family import Family
-    from rna_watch.daemon.annealed import Branch
     from rna_watch.daemon.window import Window
     from rna_watch.layout.dtypes import Array
+    from rna_watch.publishing.made import Made
     from rna_watch.window.combine import Combination
 
 
@@ -23,7 +23,7 @@ class Evaluated:
 
     `evaluated` names the candidates whose metrics in the journal are of exactly these models, and whose values and
     statistics are at hand; the others count as not evaluated. `losses` are per-example values of the loss that ranks them in
-    the metric's place, and `loss` is its name ("": the metric ranks them). `branches` are the models that were trained,
+    the metric's place, and `loss` is its name ("": the metric ranks them). `made` are the models that are no combinations,
     whose files are removed when they are not needed any more.
     """
 
@@ -33,11 +33,12 @@ class Evaluated:
     losses: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     loss: str = ""
     statistics: dict[str, dict[str, Array]] = field(default_factory=dict)
-    branches: dict[str, Branch] = field(default_factory=dict)
+    made: dict[str, Made] = field(default_factory=dict)
 
     def combination(self, candidate: Candidate, window: Window) -> Combination:
         """A candidate of this checkpoint's as a recipe."""
-        branch = self.branches.get(candidate.name)
-        if branch is not None:
-            return branch.combination(window.layouts[-1])
-        return window.combination(candidate, self.statistics.get(candidate.name))
+        statistics = self.statistics.get(candidate.name)
+        made = self.made.get(candidate.name)
+        if made is None:
+            return window.combination(candidate, statistics)
+        return made.combination.with_values(statistics) if statistics else made.combination

@@ -19,6 +19,7 @@ from rna_watch.daemon.searches import SEARCHES
 from rna_watch.daemon.settled_metric import note_what_is_kept
 from rna_watch.evaluation.evaluator import TRAINING_LOSS
 from rna_watch.layout import disk
+from rna_watch.window.tasks import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rna_watch.daemon.window import Window
     from rna_watch.evaluation.client import Evaluator
     from rna_watch.journal.heartbeat import Work
+    from rna_watch.window.tasks import Run
 
 
 class EvaluationRounds:
@@ -60,13 +62,16 @@ class EvaluationRounds:
         if evaluators:
             note_what_is_kept(config, recorder)
 
-    def run(self, window: Window, residuals: Residuals, members: Family, *, search: bool = True) -> Evaluated:
+    def run(
+        self, window: Window, residuals: Residuals, members: Family, run: Run = run_all, *, search: bool = True
+    ) -> Evaluated:
         """Evaluate a window's family and what can be found from it; a failure is recorded and costs that candidate only.
 
         Args:
             window: the inputs.
             residuals: the window's residuals.
             members: the family.
+            run: runs tasks, as an engine's `map` does.
             search: evaluate candidates other than the original too.
 
         Raises:
@@ -81,6 +86,7 @@ class EvaluationRounds:
             window=window,
             residuals=residuals,
             members=members,
+            run=run,
         )
         known = self.recorder.checkpoint(window.members[-1].name)
         if self.evaluators or (known is not None and known.evaluations):
@@ -88,7 +94,7 @@ class EvaluationRounds:
             for method, find in SEARCHES.items() if offered is not None else ():
                 if method in self.config.methods and (method not in FITTED or TRAINING_LOSS in (offered or ())):
                     find(evaluation)
-        self._files += [Path(branch.layout.path) for branch in evaluation.outcome.branches.values()]
+        self._files += [Path(made.path) for made in evaluation.outcome.made.values()]
         return evaluation.outcome
 
     def re_estimates(self, window: Window) -> bool:

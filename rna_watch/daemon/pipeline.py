@@ -193,11 +193,12 @@ class Pipeline:
             self._rounds.run(window, residuals, _only_last(residuals), search=False)
             self._finish(checkpoint, self._too_few(window))
             return
-        files = files_to_judge(self._config)
+        files = files_to_judge(self._config, window.layouts[-1])
         if files and self._held(checkpoint, files * window.layouts[-1].size_bytes):
             return
         with self._disk_reserve.writing() if files else nullcontext():
-            outcome = self._rounds.run(window, residuals, self._family(residuals))
+            multiply = partial(self._run, checkpoint, "multiplying factors")
+            outcome = self._rounds.run(window, residuals, self._family(residuals), multiply)
         nothing = not outcome.evaluated - {each.name for each in outcome.family.candidates if each.method == LAST}
         if nothing or mode_of(self._recorder.state) is None:
             if nothing and checkpoint.taken_up is not None and self._evaluators and checkpoint.output is not None:
@@ -222,7 +223,7 @@ class Pipeline:
                     choice,
                     residuals,
                     outcome.combination(choice.candidate, window),
-                    outcome.branches.get(choice.candidate.name),
+                    outcome.made.get(choice.candidate.name),
                     partial(self._run, checkpoint, "writing"),
                 )
 

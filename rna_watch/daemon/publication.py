@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from rna_watch.acceleration.residuals import Residuals
     from rna_watch.acceleration.selection import Choice
     from rna_watch.config import RunConfig
-    from rna_watch.daemon.annealed import Branch
     from rna_watch.daemon.recorder import Recorder
     from rna_watch.daemon.window import Window
     from rna_watch.journal.replay import Checkpoint, RunState
     from rna_watch.journal.run_paths import RunPaths
     from rna_watch.layout.layout import Layout
+    from rna_watch.publishing.made import Made
     from rna_watch.window.combine import Combination
     from rna_watch.window.tasks import Run
 
@@ -54,7 +54,7 @@ class Publication:
         choice: Choice,
         residuals: Residuals,
         recipe: Combination,
-        branch: Branch | None,
+        made: Made | None,
         run: Run,
     ) -> None:
         """Write a choice's model and its manifest, then move the links.
@@ -65,7 +65,7 @@ class Publication:
             choice: the candidate, and its comparison with the original.
             residuals: the window's residuals.
             recipe: the candidate as a recipe.
-            branch: how it was trained, if it is no combination.
+            made: how it was made, if it is no combination.
             run: an engine's `map`.
 
         Raises:
@@ -100,8 +100,8 @@ class Publication:
                 reason=chosen.reason,
                 residuals=residuals,
                 comparisons=chosen.comparisons,
-                notes=[*([window.begins] if window.begins else []), *(branch.notes if branch else ())],
-                training=branch.training if branch else None,
+                notes=[window.begins] if window.begins else [],
+                made=made,
             )
         )
         self._intend(checkpoint, model, content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.methods import (
@@ -11,13 +10,14 @@ from rna_watch.acceleration.methods import (
     LAST,
     LAYERED,
     LINE,
+    PRODUCT,
     RE_ESTIMATED,
     SOLUTIONS,
     SOUP,
     TRAINED,
     kind_of,
 )
-from rna_watch.daemon import annealed, searched_candidates
+from rna_watch.daemon import annealed, products, searched_candidates
 from rna_watch.evaluation.evaluator import FitRequest
 from rna_watch.journal import events as e
 
@@ -109,14 +109,27 @@ def anneal(evaluation: CheckpointEvaluation) -> None:
         evaluator=evaluation.evaluators[0],
         scratch=evaluation.scratch,
     )
-    for candidate, branch in made:
-        evaluation.outcome.branches[candidate.name] = branch
-        evaluation.outcome.family = replace(
-            evaluation.outcome.family, candidates=(*evaluation.outcome.family.candidates, candidate)
-        )
-        evaluation.total += 1
-        evaluation.evaluate([candidate])
+    for candidate, each in made:
+        evaluation.add_made(candidate, each)
         evaluation.show("cooling down")
+
+
+def product(evaluation: CheckpointEvaluation) -> None:
+    """Add the best average and the best solution with products of factors, where the checkpoints have pairs of them."""
+    candidates = evaluation.outcome.family.candidates
+    best = [
+        evaluation.ranked([each for each in candidates if kind_of(each.method) == kind])[:1]
+        for kind in (AVERAGES, SOLUTIONS)
+    ]
+    made = products.products(
+        evaluation.window,
+        [each for starts in best for each in starts],
+        recorder=evaluation.recorder,
+        run=evaluation.run_tasks,
+        scratch=evaluation.scratch,
+    )
+    for candidate, each in made:
+        evaluation.add_made(candidate, each)
 
 
 # in the order in which they are tried
@@ -125,5 +138,6 @@ SEARCHES: dict[str, Callable[[CheckpointEvaluation], None]] = {
     LINE: line,
     TRAINED: trained,
     LAYERED: layered,
+    PRODUCT: product,
     ANNEAL: anneal,
 }

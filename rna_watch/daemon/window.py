@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rna_watch.acceleration.layers import spread
-from rna_watch.acceleration.methods import ANNEAL, COMBINED
+from rna_watch.acceleration.methods import ANNEAL, COMBINED, PRODUCT
 from rna_watch.acceleration.residuals import Form, NotExactError, TrainingState, choose_form, not_of_form
 from rna_watch.journal.checkpoint import Checkpoint, Stage
 from rna_watch.journal.kept import model_key
@@ -105,9 +105,9 @@ class Window:
         Windows of other lengths give other last digits of the same weights: six of them count, where three would tell models
         apart in a family.
         """
-        if candidate.method == ANNEAL:
-            branch = json.dumps([self.keys, candidate.name, sorted(candidate.parameters.items())])
-            return hashlib.blake2b(branch.encode(), digest_size=8).hexdigest()
+        if candidate.method in {ANNEAL, PRODUCT}:
+            made = json.dumps([self.keys, candidate.name, sorted(candidate.parameters.items())])
+            return hashlib.blake2b(made.encode(), digest_size=8).hexdigest()
         weights = [round(weight, _DIGITS) for weight in self.combination(candidate).weights]
         inputs = [
             (layout.fingerprint, layout.source, weight)

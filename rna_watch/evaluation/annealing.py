@@ -23,7 +23,7 @@ from rna_watch.formats.resumed_optimizer import ADAM, ADAMW
 from rna_watch.layout.dtypes import DTYPES, narrow
 from rna_watch.layout.layout import Buffer, Role
 from rna_watch.layout.open_file import opened
-from rna_watch.publishing import annealed
+from rna_watch.publishing import made
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,7 +199,7 @@ def _write(path: str, newest: Layout, storages: list[torch.Tensor]) -> None:
 
     if not all(bool(each.detach().isfinite().all()) for each in storages if each.requires_grad):
         raise EvaluationFailed("the steps diverge: the model holds numbers that are not finite")
-    annealed.write(path, newest, part)
+    made.write(path, newest, part)
 
 
 def _check_memory(request: AnnealRequest) -> None:

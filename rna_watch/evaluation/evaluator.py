@@ -120,7 +120,7 @@ class AnnealRequest:
         seed: seed of the batches, and of whatever the user's code draws from torch.
         seconds: the most that it may take.
         memory_limit_bytes: the most that the model, its gradient and the optimizer's state may take together.
-        path: the file to write the model to (`publishing/annealed.py`), in a folder that we see too.
+        path: the file to write the model to (`publishing/made.py`), in a folder that we see too.
     """
 
     combination: Combination

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.methods import LAST
+from rna_watch.acceleration.methods import LAST, PRODUCT
 from rna_watch.exporters.markup import Markup, join, tag
 from rna_watch.journal.metric import value_in
 from rna_watch.journal.quantities import as_number, number, places, plain
@@ -99,6 +99,8 @@ def _made_of(checkpoint: Checkpoint | None) -> str:
     if checkpoint is None or chosen is None:
         return "as its manifest says"
     names = [plain(name) for name in chosen.inputs]
+    if chosen.method == PRODUCT:
+        return f"products of factors, no combination of tensors: {plain(chosen.candidate)}"
     if not chosen.weights:
         training = checkpoint.training.get(chosen.candidate, {})
         start, steps = training.get("start"), training.get("steps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.acceleration.methods import RNA
+from rna_watch.acceleration.methods import PRODUCT, RNA
 from rna_watch.comparison.plot import logarithmic
 from rna_watch.dashboard.scale import around
 from rna_watch.exporters import chart, heat_map
@@ -69,13 +69,13 @@ def _map(title: str, made: Sequence[tuple[Checkpoint, Sequence[float]]], step_ki
     )
     told = "Each column is a model, each row a checkpoint of its window; the weights of a column sum to 1."
     if any(not weights for _, weights in made):
-        told += " A grey column was trained, and is no combination."
+        told += f" A grey column {_made_otherwise(made)}, and is no combination."
     if any(each.chosen and each.chosen.spread for each, _ in made):
         told += " Where weights differ from tensor to tensor, these are their means."
     if longest > shown:
         told += f" The {longest - shown} oldest rows are not shown."
     if not shown:
-        return tag("p", f"{title}: every one was trained, and is no combination.", class_="soft")
+        return tag("p", f"{title}: every one {_made_otherwise(made)}, and is no combination.", class_="soft")
     return tag(
         "figure",
         tag("h3", title),
@@ -84,6 +84,15 @@ def _map(title: str, made: Sequence[tuple[Checkpoint, Sequence[float]]], step_ki
         heat_map.key(heat),
         tag("figcaption", told),
     )
+
+
+def _made_otherwise(made: Sequence[tuple[Checkpoint, Sequence[float]]]) -> str:
+    """What the models without weights are."""
+    methods = {each.chosen.method for each, weights in made if each.chosen and not weights}
+    words = (["was trained"] if methods - {PRODUCT} else []) + (
+        ["has products of factors"] if PRODUCT in methods else []
+    )
+    return " or ".join(words)
 
 
 def _told(checkpoint: Checkpoint, weights: Sequence[float]) -> str:

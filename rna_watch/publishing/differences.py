@@ -23,7 +23,7 @@ from rna_watch.window.combine import combined_blocks
 from rna_watch.window.segments import BLOCK_ELEMENTS, WindowReader, window_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from rna_watch.layout.layout import Layout, TensorView
     from rna_watch.layout.open_file import OpenFile
@@ -46,7 +46,7 @@ class Difference:
 
 
 def combined_differences(
-    model: Layout, combination: Combination, *, statistics: bool = True
+    model: Layout, combination: Combination, *, statistics: bool = True, without: Collection[int] = ()
 ) -> tuple[list[Difference], int]:
     """The tensors of a file that are not, bit for bit, sum_k w_k y_k, in the model's order; and how many values were compared.
 
@@ -54,13 +54,18 @@ def combined_differences(
         model: the file, of the inputs' architecture.
         combination: the recipe, K checkpoints.
         statistics: compare normalization statistics too.
+        without: the numbers of extents of the newest checkpoint that are not compared.
 
     Raises:
         InputChanged: a file changed meanwhile.
     """
     both = combination.behind(model)
     segments = both.segments(tasks_plan.task_elements(combination.layouts[-1].parameters))
-    segments = [segment for segment in segments if statistics or segment.role not in STATISTICS]
+    segments = [
+        segment
+        for segment in segments
+        if (statistics or segment.role not in STATISTICS) and segment.extent not in without
+    ]
     # cut as when the file was written: the last bits of a float64 sum depend on the block that it is computed in
     groups = [task.segments for task in tasks_plan.combine_tasks(both, segments, ())]
     block = tasks_plan.block_elements(len(combination.layouts))

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 import rna_watch
+from rna_watch.publishing.made import COMBINATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rna_watch.acceleration.candidate import Candidate
     from rna_watch.acceleration.residuals import Residuals
+    from rna_watch.publishing.made import Made
     from rna_watch.publishing.output import Output
 
 SCHEMA = 2  # the newest that is known; where one row of weights tells the model, schema 1 does
-COMBINATION, TRAINING = "combination", "training"
 _ROWS = '"layer_weights": null'
 _KEPT = "Optimizer state, if any, is the newest checkpoint's: do not resume training from this model with it."
 _DROPPED = "Optimizer state was left out: training that goes on from this model begins with a new optimizer."
@@ -41,7 +42,7 @@ def describe(
     comparisons: Sequence[Mapping[str, Any]] = (),
     series: str | None = None,
     notes: Sequence[str] = (),
-    training: Mapping[str, Any] | None = None,
+    made: Made | None = None,
 ) -> dict[str, Any]:
     """What a published model is, so that anybody can check it: the model is exactly sum_k weights[k] * inputs[k].
 
@@ -62,13 +63,12 @@ def describe(
         comparisons: the steps of the choice.
         series: the series of the inputs in their run; None outside of a run.
         notes: what else a person should know of the inputs, in sentences.
-        training: how the model was trained, if it is no combination: `start` are then the weights of the point where that
-            began, `digest` tells its tensors, and there are no `weights`.
+        made: how the model was made, if it is no combination; there are no `weights` then.
     """
     newest = output.recipe.layouts[-1]
     return {
-        "schema": SCHEMA if candidate.layer_weights or training else 1,
-        "kind": TRAINING if training else COMBINATION,
+        "schema": SCHEMA if candidate.layer_weights or made else 1,
+        "kind": made.kind if made else COMBINATION,
         "checkpoint": checkpoint,
         "step": step,
         "series": series,
@@ -76,10 +76,10 @@ def describe(
         "source": newest.source,
         "ignore": list(newest.ignore),
         "ignored": list(newest.ignored),
-        "weights": None if training else list(candidate.weights),
+        "weights": None if made else list(candidate.weights),
         "layer_weights": {name: list(row) for name, row in candidate.layer_weights.items()} or None,
-        "coefficients": None if training else list(candidate.coefficients),
-        **(training or {}),
+        "coefficients": None if made else list(candidate.coefficients),
+        **(made.account if made else {}),
         "method": candidate.method,
         "candidate": candidate.name,
         "window": candidate.window,
@@ -87,7 +87,7 @@ def describe(
         "prior": candidate.parameters.get("prior"),
         "mixing": candidate.parameters.get("mixing", 1.0),
         "residuals": residuals.form,
-        "notes": [*residuals.notes, *output.notes, *notes],
+        "notes": [*residuals.notes, *output.notes, *notes, *(made.notes if made else ())],
         "statistics": candidate.statistics,
         "metrics": {key: None if value is None else dict(value) for key, value in metrics.items()},
         "better_than_original": better_than_original,

@@ -13,9 +13,11 @@ from rna_watch.acceleration.methods import CLAMPED, COMBINED, RE_ESTIMATED
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.layout import bounded_json
+from rna_watch.layout.factors import factors
 from rna_watch.layout.layout import difference
-from rna_watch.publishing import annealed, consolidated, differences, export
-from rna_watch.publishing.manifest import COMBINATION, SCHEMA, TRAINING
+from rna_watch.publishing import consolidated, differences, export, made, products
+from rna_watch.publishing.made import COMBINATION, PRODUCT, TRAINING
+from rna_watch.publishing.manifest import SCHEMA
 from rna_watch.window.combine import Combination
 
 if TYPE_CHECKING:
@@ -92,7 +94,8 @@ class Verification:
 class Manifest:
     """What of a manifest says how the model is made; inputs oldest first.
 
-    `digest` is that of the tensors of a model that was trained; the weights of its inputs are those of its start.
+    `digest` is that of the tensors of a model that was trained, whose inputs have the weights of its start, or of the factors
+    whose products were combined.
     """
 
     inputs: tuple[Input, ...]
@@ -104,6 +107,7 @@ class Manifest:
     rewritten: bool = False
     export: str | None = None
     layer_weights: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    kind: str = COMBINATION
     digest: str = ""
 
     def matters(self, number: int) -> bool:
@@ -137,9 +141,12 @@ def read_manifest(path: Path) -> Manifest:
     fields = content if isinstance(content, dict) else {}
     schema, inputs, weights = (fields.get(key) for key in ("schema", "inputs", "weights"))
     rows = fields.get("layer_weights") or {}
-    trained = fields.get("kind", COMBINATION) == TRAINING
-    digest = fields.get("digest") if trained else ""
-    weights = fields.get("start") if trained else weights
+    kind = fields.get("kind", COMBINATION)
+    digest = fields.get("digest") if kind in {TRAINING, PRODUCT} else ""
+    if kind == PRODUCT:
+        weights = product.get("weights") if isinstance(product := fields.get("product"), dict) else None
+    elif kind == TRAINING:
+        weights = fields.get("start")
     statistics = fields.get("statistics", CLAMPED)
     problem = ""
     if type(schema) is int and schema > SCHEMA:
@@ -150,8 +157,8 @@ def read_manifest(path: Path) -> Manifest:
         problem = "it does not name its inputs with path and fingerprint"
     elif problem := _problem_of(weights, len(inputs)):
         pass
-    elif trained and not (isinstance(digest, str) and digest):
-        problem = "it has no digest of the tensors that were trained"
+    elif kind in {TRAINING, PRODUCT} and not (isinstance(digest, str) and digest):
+        problem = "it has no digest of the tensors that were made"
     elif not isinstance(rows, dict):
         problem = "its layer_weights are no rows of weights by name"
     elif wrong := {name: found for name, row in rows.items() if (found := _problem_of(row, len(inputs)))}:
@@ -163,7 +170,7 @@ def read_manifest(path: Path) -> Manifest:
         raise VerificationEnded(Verdict.DIFFERS, f"its manifest is damaged: {problem}")
     if statistics not in (CLAMPED, COMBINED, RE_ESTIMATED):
         raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest says statistics: {statistics!r}; {_UPDATE}")
-    if (kind := fields.get("kind", COMBINATION)) not in {COMBINATION, TRAINING}:
+    if kind not in (COMBINATION, TRAINING, PRODUCT):
         raise VerificationEnded(Verdict.UNVERIFIABLE, f"its manifest says kind: {kind!r}; {_UPDATE}")
     assert isinstance(weights, list)
     paired = zip(fields["inputs"], weights, strict=True)
@@ -177,6 +184,7 @@ def read_manifest(path: Path) -> Manifest:
         rewritten=fields.get("optimizer_state") == "dropped",
         export=Path(str(fields["export"])).name if fields.get("export") else None,
         layer_weights=tuple((name, tuple(float(each) for each in row)) for name, row in rows.items()),
+        kind=kind,
         digest=str(digest),
     )
 
@@ -214,7 +222,7 @@ def verify(manifest: Manifest, model: Path, find: Callable[[Input], Layout | str
     notes: tuple[str, ...] = ()
     summary = ""
     try:
-        problems, notes, summary = (_check_trained if manifest.digest else _check)(manifest, model, found)
+        problems, notes, summary = (_check_trained if manifest.kind == TRAINING else _check)(manifest, model, found)
         verdict = Verdict.DIFFERS if problems else Verdict.VERIFIED
     except VerificationEnded as end:
         problems, verdict = end.problems, end.verdict
@@ -273,6 +281,10 @@ def _check(
     if not isinstance(last, str) and set(last.ignored) != set(manifest.ignored):
         problems.append("the tensors that its manifest lists as ignored are not those that its patterns leave out")
     differing, notes, values = _compare(published, combination, manifest)
+    multiplied = ""
+    if manifest.kind == PRODUCT:
+        found_of, multiplied = products.problems(published, combination, manifest.digest)
+        differing = found_of + differing
     if differing and not damaged and (culprits := _damaged_inputs(combination)):
         raise VerificationEnded(Verdict.UNVERIFIABLE, *culprits)
     if not checksums:
@@ -283,6 +295,7 @@ def _check(
         differing, notes = differing + copied, notes + said
     count = len(combination.layouts)
     summary = f"{values:,} values are bit for bit the combination of {count} checkpoint{'s' * (count > 1)}"
+    summary += f", and {multiplied}" if multiplied else ""
     named = f" ({manifest.candidate})" if manifest.candidate else ""
     return (*problems, *differing), tuple(notes), summary + named
 
@@ -293,7 +306,7 @@ def _check_trained(
     """As `_check`, of a model that was trained: its tensors are known by a digest alone."""
     published, damaged, checksums = _published(model, manifest, ())
     problems = [f"the file is damaged: {each}" for each in damaged]
-    if annealed.digest(published) != manifest.digest:
+    if made.digest(published) != manifest.digest:
         problems.append("its tensors are not those of which its manifest has the digest")
     notes = ["it was trained, which cannot be recomputed: its tensors were compared with their digest alone"]
     newest = found[-1][1]
@@ -309,7 +322,7 @@ def _check_trained(
     if manifest.export is not None:
         copied, said = _compare_export(published, model.with_name(manifest.export))
         problems, notes = problems + copied, notes + said
-    values = sum(extent.count for _, extent in annealed.combined(published))
+    values = sum(extent.count for _, extent in made.combined(published))
     named = f" ({manifest.candidate})" if manifest.candidate else ""
     return tuple(problems), tuple(notes), f"{values:,} values have the digest of its manifest{named}"
 
@@ -342,7 +355,10 @@ def _compare(published: Layout, combination: Combination, manifest: Manifest) ->
             f"{len(given)} normalization statistics (such as {given[0]}) were re-estimated by forward passes: "
             "they cannot be recomputed and were not checked"
         )
-    combined, values = differences.combined_differences(published, combination, statistics=not given)
+    multiplied = products.extents_of(factors(newest).pairs) if manifest.kind == PRODUCT else frozenset()
+    combined, values = differences.combined_differences(
+        published, combination, statistics=not given, without=multiplied
+    )
     problems = differences.sentences(combined, "not the combination of its inputs")
     copied, said = _compare_copied(published, newest, manifest)
     return problems + copied, notes + said, values

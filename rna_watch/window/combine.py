@@ -152,11 +152,12 @@ def _combine(values: Float64, weights: Sequence[float], out: Float64) -> None:
     if not used or used[0] == len(weights) - 1:
         out[...] = newest
         return
+    values = values[used[0] :]
     still = still_infinities(values)
     if still is not None:
         values[:-1, still] = 0.0
         kept, newest[still] = newest[still], 0.0
-    _weighted_steps(values[used[0] :], weights[used[0] :], out)
+    _weighted_steps(values, weights[used[0] :], out)
     unmoved = out == 0.0
     out += newest
     np.copyto(out, newest, where=unmoved)  # 0.0 + -0.0 is 0.0, other bits than the newest's

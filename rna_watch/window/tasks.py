@@ -17,21 +17,22 @@ from rna_watch.layout.layout import Role
 from rna_watch.window.combine import Patch, write_combination
 from rna_watch.window.copies import write_copies
 from rna_watch.window.evidence import Evidence
+from rna_watch.window.products import Norms, write_products
 from rna_watch.window.segments import WindowReader, matrix_columns, still_infinities
-from rna_watch.window.tasks_plan import CombineTask, CopyTask, FactorTask, GramTask, Task
+from rna_watch.window.tasks_plan import CombineTask, CopyTask, FactorTask, GramTask, ProductTask, Task
 
 if TYPE_CHECKING:
     from rna_watch.window.segments import Segment
 
 _MERGED = 64  # parts at a time
 Float64 = npt.NDArray[np.float64]
-Result = GramRows | Float64 | list[Patch] | tuple[list[Patch], GramRows]
+Result = GramRows | Float64 | list[Patch] | tuple[list[Patch], GramRows] | Norms
 # what runs tasks: an engine's `map`, or `run_all`
 Run = Callable[[Sequence[Task]], Sequence[Result]]
 
 
 def run(task: Task) -> Result:
-    """Do one task: rows of the Gram matrix, a triangular factor, or the patches that were written (with evidence)."""
+    """Do one task: rows of the Gram matrix, a triangular factor, the patches that were written, or norms of products."""
     match task:
         case GramTask():
             return gram_rows(task)
@@ -41,6 +42,8 @@ def run(task: Task) -> Result:
             return combined(task)
         case CopyTask():
             return write_copies(task.files, task.copies, task.outputs)
+        case ProductTask():
+            return write_products(task)
 
 
 def run_all(work: Sequence[Task]) -> list[Result]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,10 +18,11 @@ from rna_watch.layout.open_file import cache_bytes
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, window_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from rna_watch.acceleration.residuals import Form
-    from rna_watch.layout.layout import Layout
+    from rna_watch.layout.factors import FactorPair
+    from rna_watch.layout.layout import Layout, TensorView
     from rna_watch.window.combine import Combination, Rows
     from rna_watch.window.companions import Companions
     from rna_watch.window.copies import Copy
@@ -31,6 +33,7 @@ TASK_ELEMENTS = 2**22
 COPY_BYTES = 2**26
 BUDGET_MIB = 64.0  # of block buffers in one worker
 _MOST_TASKS = 512
+_PRODUCT_COST = 16  # of an element of a factor, next to one that is combined
 _KEPT = 2 / 3  # of the memory that is available: what stays in the page cache of a window that it cannot hold
 _STATISTICS = frozenset({Role.STATISTIC, Role.VARIANCE})
 
@@ -111,7 +114,38 @@ class CopyTask:
         return sum(copy.size_bytes for copy in self.copies)
 
 
-Task = GramTask | FactorTask | CombineTask | CopyTask
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factor:
+    """One of two matrices whose product counts: its segments, shape, strides and dtype, and where it is written."""
+
+    segments: tuple[Segment, ...]
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: str
+    offset_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductTask:
+    """Some pairs of factors (B, A), combined as their products with one row of weights, written into a file."""
+
+    files: Files
+    pairs: tuple[tuple[Factor, Factor], ...]
+    weights: tuple[float, ...]
+    output: str
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Those of all factors."""
+        return tuple(segment for pair in self.pairs for factor in pair for segment in factor.segments)
+
+    @property
+    def work_bytes(self) -> int:
+        """Bytes to read."""
+        return sum(segment.read_bytes for segment in self.segments)
+
+
+Task = GramTask | FactorTask | CombineTask | CopyTask | ProductTask
 
 
 def task_elements(count: int) -> int:
@@ -242,6 +276,34 @@ def combine_tasks(
             uncached=uncached,
         )
         for group in _groups(segments, attrgetter("count"), limit)
+    ]
+
+
+def product_tasks(
+    combination: Combination, pairs: Sequence[FactorPair], offsets: Mapping[int, int], output: str
+) -> list[ProductTask]:
+    """Tasks that combine pairs of factors as their products.
+
+    Args:
+        combination: the checkpoints and their weights.
+        pairs: of the newest.
+        offsets: where the factors go, by the number of their extents.
+        output: the file that is written.
+    """
+    segments: dict[int, list[Segment]] = {}
+    for segment in window_segments(combination.layouts, frozenset({Role.PARAMETER}), TASK_ELEMENTS):
+        segments.setdefault(segment.extent, []).append(segment)
+
+    def factor(view: TensorView) -> Factor:
+        own = sorted(segments[view.extent], key=lambda each: each.start)
+        offset = offsets[view.extent]
+        return Factor(segments=tuple(own), shape=view.shape, stride=view.stride, dtype=view.dtype, offset_bytes=offset)
+
+    work = [(factor(pair.up), factor(pair.down)) for pair in pairs]
+    groups = _groups(work, lambda pair: sum(prod(each.shape) for each in pair), TASK_ELEMENTS // _PRODUCT_COST)
+    return [
+        ProductTask(files=combination.files, pairs=group, weights=combination.weights, output=output)
+        for group in groups
     ]
 
 

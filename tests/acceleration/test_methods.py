@@ -16,6 +16,7 @@ from rna_watch.acceleration.methods import (
     LAST,
     METHODS,
     PRIORS,
+    PRODUCTS,
     SEARCHED,
     SOLUTIONS,
     TRAINING,
@@ -79,9 +80,9 @@ def test_fields_tell_a_member_from_all_others(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_what_it_is(method):
-    """Its kind is one of four, its words are a line for people, and its settings exist, with its own ways of making members."""
+    """Its kind is one of five, its words are a line for people, and its settings exist, with its own ways of making members."""
     of = METHODS[method]
-    assert of.kind in {AVERAGES, SOLUTIONS, SEARCHED, TRAINING}
+    assert of.kind in {AVERAGES, SOLUTIONS, SEARCHED, PRODUCTS, TRAINING}
     assert kind_of(method) == of.kind
     assert "\n" not in of.words
     assert of.words == of.words.strip(" .")

@@ -139,7 +139,7 @@ def test_layered_takes_the_rows_of_a_manifest(run: Path, tmp_path: Path) -> None
         (("--method", "layered"), "name the manifest of such a model with --manifest MODEL.json"),
         (("--method", "layered", "--manifest", "plain.json"), "has one row of weights for the whole model"),
         (("--method", "layered", "--manifest", "none.json"), "its manifest cannot be read"),
-        (("--manifest", "plain.json"), "--manifest is for --method layered only"),
+        (("--manifest", "plain.json"), "--manifest is for --method product and --method layered only"),
     ],
 )
 def test_layered_needs_the_manifest_of_a_layered_model(

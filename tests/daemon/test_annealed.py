@@ -14,7 +14,7 @@ import torch
 from rna_watch.formats.probe import probe
 from rna_watch.journal.events import Chosen
 from rna_watch.journal.log import read
-from rna_watch.publishing import annealed, inputs, verification
+from rna_watch.publishing import inputs, made, verification
 from tests.daemon.in_process import Here, process
 from tests.daemon.runs import rna_watch
 from tests.evaluation import users_regression
@@ -100,7 +100,7 @@ def test_the_manifest_says_that_it_is_training(run: tuple[Path, RunState]) -> No
     assert (manifest["steps"], manifest["batches"], manifest["seed"]) == (60, 120, 80)
     assert len(manifest["losses"]) == 60
     assert manifest["seconds"] > 0
-    assert manifest["digest"] == annealed.digest(probe(str(model)))
+    assert manifest["digest"] == made.digest(probe(str(model)))
     stored, original = (torch.load(path, weights_only=True) for path in (model, folder / "step_80.pt"))
     users_regression.network().load_state_dict(stored["model"])
     assert stored["step"] == original["step"] == 80
@@ -151,7 +151,7 @@ def test_the_same_run_gives_the_same_models(tmp_path: Path, monkeypatch: pytest.
         process(tmp_path / name, tmp_path / name, [Here(FUNCTION, tmp_path)], **SETTINGS)
     one, two = (tmp_path / name / "rna" / "step_80.pt" for name in ("one", "two"))
     assert json.loads(Path(f"{one}.json").read_text())["kind"] == "training"
-    assert annealed.digest(probe(str(one))) == annealed.digest(probe(str(two)))
+    assert made.digest(probe(str(one))) == made.digest(probe(str(two)))
 
 
 def test_a_run_that_has_cooled_down_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rna_watch.daemon import probes
+from rna_watch.daemon import pins, probes
+from rna_watch.daemon.measurement import Measuring
+from rna_watch.errors import InputChanged
 from rna_watch.journal import log
 from tests.daemon.in_process import watch
 from tests.daemon.runs import events, rna_watch, train
@@ -17,6 +19,7 @@ from tests.daemon.runs import events, rna_watch, train
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rna_watch.daemon.window import Window
     from rna_watch.journal.replay import RunState
     from rna_watch.layout.layout import Layout
 
@@ -28,12 +31,13 @@ class _Broken:
         self._name = name
         self._code = code
         self.times = times
+        self.asked = False
         self._real = probes.probe
 
     def __call__(self, path: str, *arguments: object) -> Layout:
         """See `probe`."""
-        if path.endswith(self._name) and self.times > 0:
-            self.times -= 1
+        if self._name in path and self.times > 0:
+            self.times, self.asked = self.times - 1, True
             raise OSError(self._code, os.strerror(self._code), path)
         return self._real(path, *arguments)  # type: ignore[arg-type]
 
@@ -122,6 +126,34 @@ def test_a_run_that_is_unreadable_for_longer_than_the_wait_is_taken_in_order(
     watch(tmp_path, lambda state: "step_5.pt" in state.outputs)
     assert [event.checkpoint for event in events(tmp_path, "admitted")] == [f"step_{n}.pt" for n in range(1, 6)]
     assert [len(event.inputs) for event in events(tmp_path, "chosen")] == [3, 4, 5]
+
+
+def test_an_input_that_seems_changed_while_the_disk_fails_stays_in_its_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be looked at is not called gone: the attempt fails, and the next one has the whole window."""
+    train(tmp_path, count=5)
+    broken = _Broken("_2.pt", errno.EIO, 0)  # the pin too, by whatever name
+    real = Measuring.residuals
+
+    def residuals(self: Measuring, window: Window, *arguments: object) -> object:
+        if window.names[-1] == "step_3.pt" and not broken.asked:
+            broken.times = 4  # the pin and the original, at two looks
+            raise InputChanged("step_2.pt changed")
+        return real(self, window, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pins, "probe", broken)
+    monkeypatch.setattr(Measuring, "residuals", residuals)
+    assert rna_watch("once", tmp_path, "--engine", "local").returncode == 0
+    assert broken.asked
+    assert broken.times == 0
+    assert [event.checkpoint for event in events(tmp_path, "failed")] == ["step_3.pt"] * 2
+    assert events(tmp_path, "skipped") == []
+    assert {event.checkpoint: len(event.inputs) for event in events(tmp_path, "chosen")} == {
+        "step_3.pt": 3,
+        "step_4.pt": 4,
+        "step_5.pt": 5,
+    }
 
 
 @pytest.mark.parametrize("late", [1, 4])

@@ -1,6 +1,7 @@
 """What every engine must give: one contract for the local and the Ray engine."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import torch
 from rna_watch.acceleration.residuals import GRADIENT
 from rna_watch.errors import Cancelled, InputChanged
 from rna_watch.layout.identity import identify
+from rna_watch.publishing import products
 from rna_watch.window import tasks_plan
+from rna_watch.window.combine import Combination
 from rna_watch.window.copies import of_bytes
 from rna_watch.window.tasks_plan import CopyTask
 from tests.formats.test_optimizer_state import Run, form_of
@@ -50,6 +53,19 @@ class EngineContract:
         """Written by many workers at once, a file is what one writes alone."""
         expected = windows.published(layouts, tmp_path / "serial.pt")
         assert windows.published(layouts, tmp_path / "parallel.pt", engine.map) == expected
+
+    def test_products_of_factors_have_the_same_bytes(self, engine, tmp_path):
+        """Pairs of factors (LoRA) that many workers combine are what one process makes of them."""
+        layouts = windows.write_factors(tmp_path)
+
+        def one_by_one(work):
+            return engine.map([replace(task, pairs=(pair,)) for task in work for pair in task.pairs])
+
+        recipe = Combination(layouts=layouts, weights=windows.WEIGHTS)
+        expected = products.make(recipe, "", str(tmp_path / "serial"), windows.serial)
+        found = products.make(recipe, "", str(tmp_path / "parallel"), one_by_one)
+        assert found.account == expected.account
+        assert (tmp_path / "parallel").read_bytes() == (tmp_path / "serial").read_bytes()
 
     def test_results_come_in_the_order_of_the_tasks(self, engine, layouts):
         """Whichever ends first, results stand where their tasks stood, and each task is reported done once."""

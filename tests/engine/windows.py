@@ -27,6 +27,21 @@ def write(folder, count=4, rows=40, columns=500):
     return tuple(layouts)
 
 
+def write_factors(folder, count=4, pairs=8, rank=4, size=90):
+    """Checkpoints of factors of LoRA, which move; returns their layouts."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        f"{n}.lora_{side}": shape for n in range(pairs) for side, shape in (("A", (rank, size)), ("B", (size, rank)))
+    }
+    first = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    layouts = []
+    for step in range(count):
+        moved = {name: each + 0.1 * torch.randn(each.shape, generator=generator) for name, each in first.items()}
+        torch.save(moved, folder / f"step_{step}.pt")
+        layouts.append(probe(str(folder / f"step_{step}.pt")))
+    return tuple(layouts)
+
+
 def serial(work):
     """The results of tasks, done one after another in this process."""
     return [tasks.run(task) for task in work]

@@ -14,7 +14,7 @@ from rna_watch.evaluation.materialize import state_dict
 from rna_watch.evaluation.worker import EvaluationWorker
 from rna_watch.formats.probe import probe
 from rna_watch.formats.resumed_optimizer import NotResumed, resume
-from rna_watch.publishing import annealed
+from rna_watch.publishing import made
 from rna_watch.window.combine import Combination
 
 from . import users_regression
@@ -65,8 +65,8 @@ def request(folder, layouts, weights=(0.0, 1.0), **options):
 
 def published(layouts, path):
     """The tensors of the model, as the evaluator and every writer see it."""
-    made = annealed.layout(path, layouts[-1])
-    return state_dict(Combination(layouts=(made, layouts[-1]), weights=(1.0, 0.0)), CPU)
+    read = made.layout(path, layouts[-1])
+    return state_dict(Combination(layouts=(read, layouts[-1]), weights=(1.0, 0.0)), CPU)
 
 
 def twin(start, optimizer, rate, *, momentum_stays=False):
@@ -143,16 +143,16 @@ def test_the_file_holds_every_dtype_exactly(tmp_path, dtype):
     asked = request(tmp_path, layouts, steps=1, rate=0.0)
     worker = python(tmp_path, text.replace("MODEL.train()", "MODEL.eval()"))
     worker.anneal(asked)
-    made = published(layouts, asked.path)
+    found = published(layouts, asked.path)
     for key, tensor in state_dict(Combination(layouts=(layouts[-1],), weights=(1.0,)), CPU).items():
-        assert made[key].dtype is tensor.dtype
-        assert torch.equal(made[key], tensor)
-    first = annealed.layout(asked.path, layouts[-1]).fingerprint
-    assert first == annealed.digest(layouts[-1])
+        assert found[key].dtype is tensor.dtype
+        assert torch.equal(found[key], tensor)
+    first = made.layout(asked.path, layouts[-1]).fingerprint
+    assert first == made.digest(layouts[-1])
     worker.anneal(dataclasses.replace(asked, rate=1.0))
-    changed = annealed.layout(asked.path, layouts[-1]).fingerprint
+    changed = made.layout(asked.path, layouts[-1]).fingerprint
     worker.anneal(dataclasses.replace(asked, rate=1.0))
-    assert annealed.layout(asked.path, layouts[-1]).fingerprint == changed != first
+    assert made.layout(asked.path, layouts[-1]).fingerprint == changed != first
 
 
 def test_what_the_optimizer_does_not_hold_stays(tmp_path):

@@ -20,7 +20,7 @@ from rna_watch.journal.cooled import Cooled
 from rna_watch.journal.heartbeat import Worker
 from rna_watch.journal.records import VERSION
 from rna_watch.journal.replay import Stage
-from rna_watch.publishing import manifest
+from rna_watch.publishing import manifest, products
 from tests.manual.generated import DOCS, ROOT
 from tests.manual.pages import tables, text_of
 from tests.manual.problems import Problem, problems
@@ -49,10 +49,11 @@ def _dictionaries(module: Any, function: str) -> Iterator[dict[str, ast.expr]]:
 
 
 def test_every_key_of_a_manifest_is_there() -> None:
-    """Those of any model, those of a trained one, and the diagnostics."""
-    keys, trained, numbers, *_ = _first_cells(REFERENCE, "key")
+    """Those of any model, those of a trained one and of a product, and the diagnostics."""
+    keys, trained, multiplied, numbers, *_ = _first_cells(REFERENCE, "key")
     assert keys == next(_dictionaries(manifest, "describe")).keys()
     assert trained == next(each for each in _dictionaries(annealed, "branches") if "digest" in each).keys()
+    assert multiplied == next(each for each in _dictionaries(products, "make") if "cross_term" in each).keys()
     assert numbers == {field.name for field in dataclasses.fields(Diagnostics)}
     assert f"schema {manifest.SCHEMA} where one row" in text_of(REFERENCE)
 
