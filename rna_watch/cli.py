@@ -16,7 +16,7 @@ from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS, PROD
 from rna_watch.config import ENDS, EXPORTERS
 from rna_watch.errors import RnaWatchError, UsageError
 from rna_watch.help_pages import Program
-from rna_watch.journal.echo import Formatter, echo, note, tolerate_any_text
+from rna_watch.journal.echo import Formatter, echo, note, tell_end, tolerate_any_text
 from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
 from rna_watch.run_options import OUTPUT, PATH, RUN, RUN_PATH, alone, asker, json_flag, of_run, placed, taken
 
@@ -364,9 +364,6 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         app(prog_name=PROGRAM, standalone_mode=False)
-    except RnaWatchError as error:
-        note(f"rna-watch: {error}")
-        sys.exit(error.exit_code)
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)
@@ -375,9 +372,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        note(f"rna-watch: {where}{error.strerror or error}; check the disk or mount, and its permissions")
-        sys.exit(1)
+    except (RnaWatchError, OSError) as error:
+        sys.exit(tell_end(error))
     except click.exceptions.Abort:
         sys.exit(130)

@@ -33,9 +33,13 @@ class _Left(ProgressColumn):
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str, int, int, float | None], None]]:
-    """Yields a function that shows what is done: a text, the part that is done, the whole (0: unknown), and the seconds left."""
-    console, begun = PlainConsole(), time.monotonic()
+def progress(since_s: float = 0.0) -> Iterator[Callable[[str, int, int, float | None], None]]:
+    """Yields a function that shows what is done: a text, the part that is done, the whole (0: unknown), and the seconds left.
+
+    Args:
+        since_s: for how long it has gone on already, in seconds.
+    """
+    console, begun = PlainConsole(), time.monotonic() - since_s
     if not console.is_terminal or console.is_dumb_terminal:
         yield lambda _text, _done, _total, _left_s: None
         return

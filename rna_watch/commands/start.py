@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.commands.settle_run import settle
@@ -13,7 +14,7 @@ from rna_watch.daemon.ends import Ends
 from rna_watch.daemon.setup import Timing
 from rna_watch.evaluation.evaluator import check_exists
 from rna_watch.journal import events as e
-from rna_watch.journal import snapshot, waiting
+from rna_watch.journal import waiting
 from rna_watch.journal.backfill import backfill
 from rna_watch.journal.command_line import command, named
 from rna_watch.journal.quantities import duration, plain
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _FEWEST = 3  # checkpoints of a window
 _READ_BYTES_PER_S = 2e8
 _MOST_CHANGES = 6
+_PATIENCE_S = 1.0
 
 
 def start(
@@ -78,7 +80,9 @@ def start(
                 waiting.forget(run_dir.absolute())
             else:
                 if not foreground:
-                    pid = background.start_waiting(run_dir.absolute(), arguments)
+                    options: dict[str, Any] = {"wait": True, "chosen": None, "foreground": True, "to_terminal": False}
+                    waits = partial(start, run_dir, config, typed, **options, say=say, ask=None)
+                    pid = background.start_waiting(run_dir.absolute(), arguments, waits)
                     say(f"waiting  for {run_dir}, which the training is to make (process {pid})")
                     say(f"look     {command('status', run_dir)}   (end with: {command('stop', run_dir)})")
                     return
@@ -89,15 +93,14 @@ def start(
         for line in found if config.remote is None else ():  # what was fetched by now says nothing of the rest
             say(line)
     paths = resolve(chosen or run_dir, config.output)
-    if chosen is None:
-        for line in _again(paths, config):
-            say(line)
+    serve = partial(background.serve, config, paths, before=partial(_again, config))
     if foreground:
-        background.serve(config, paths, to_terminal=to_terminal, say=say)
+        serve(to_terminal=to_terminal, say=say)
         return
     with _telling(say) as (tell, on_wait):
         arguments = [*arguments, "--chosen", str(paths.run)]
-        pid = background.start(paths, arguments, tell, allow_links=config.allow_links, on_wait=on_wait)
+        go_on = partial(serve, to_terminal=False)
+        pid = background.start(paths, arguments, tell, allow_links=config.allow_links, on_wait=on_wait, go_on=go_on)
     say(f"watching {named(paths.run)} (process {pid})\nmodels   {paths.models}")
     for line in _begun(paths, config):
         say(line)
@@ -110,21 +113,28 @@ def start(
 @contextlib.contextmanager
 def _telling(say: Callable[[str], None]) -> Iterator[tuple[Callable[[str], None], Callable[[float], None]]]:
     """Yields what shows a line of the process in the background, and what shows how long the last one takes."""
-    from rna_watch.commands.progress import progress  # not in the daemon, which starts here too
-
-    last = ["starting"]
-    with progress() as show:
+    last: list[str] = ["starting"]
+    show: list[Callable[[str, int, int, float | None], None]] = []
+    with contextlib.ExitStack() as stack:
 
         def tell(line: str) -> None:
             last[0] = line.partition(" ")[0]
             say(line)
 
-        yield tell, lambda _: show(last[0], 0, 0, None)
+        def wait(so_far_s: float) -> None:
+            if not show and so_far_s >= _PATIENCE_S:
+                # not sooner: most starts do without, and the daemon, a copy of what this process was, always does
+                from rna_watch.commands.progress import progress
+
+                show.append(stack.enter_context(progress(so_far_s)))
+            for each in show:
+                each(last[0], 0, 0, None)
+
+        yield tell, wait
 
 
-def _again(paths: RunPaths, config: RunConfig) -> list[str]:
+def _again(config: RunConfig, state: RunState) -> list[str]:
     """For a run that was watched before: what is done, and which settings are other than then."""
-    state = snapshot.fold(paths.journal).state
     if state.started is None:
         return []
     before, now = state.started.settings, as_json(config)

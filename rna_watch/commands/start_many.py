@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,12 +141,14 @@ def start_below(
     runs = below.runs()
     for line in _shown(runs, below, root):
         say(line)
+    first = [Found(paths=below.paths(run.folder), changed_ns=run.changed_ns) for run in runs]
+    serve = partial(background.serve_sweep, config, first, find=below.found, home=home)
     if foreground:
-        first = [Found(paths=below.paths(run.folder), changed_ns=run.changed_ns) for run in runs]
-        background.serve_sweep(config, first, find=below.found, home=home, to_terminal=to_terminal, say=say)
+        serve(to_terminal=to_terminal, say=say)
         return
     arguments = typed[typed.index("start") + 1 :]
-    pid = background.start_sweep(home, [], arguments, say, allow_links=config.allow_links)
+    go_on = partial(serve, to_terminal=False)
+    pid = background.start_sweep(home, [], arguments, say, allow_links=config.allow_links, go_on=go_on)
     say(f"watching {root}, one process for all runs (process {pid})")
     output = None if home.output == home.run else home.output
     say(f"look     {command('status', root, output)}   (or: logs; end with: {command('stop', root, output)})")
@@ -186,12 +189,13 @@ def start_these(
         raise UsageError(
             f"{nested[0][1]} lies below {nested[0][0]}, which would take its checkpoints too: name one of them"
         )
+    serve = partial(background.serve_sweep, config, [Found(paths=paths) for paths in runs.values()])
     if foreground:
-        found = [Found(paths=paths) for paths in runs.values()]
-        background.serve_sweep(config, found, to_terminal=to_terminal, say=say)
+        serve(to_terminal=to_terminal, say=say)
         return
     arguments = typed[typed.index("start") + 1 :]
-    pid = background.start_sweep(None, list(runs.values()), arguments, say, allow_links=config.allow_links)
+    go_on = partial(serve, to_terminal=False)
+    pid = background.start_sweep(None, list(runs.values()), arguments, say, allow_links=config.allow_links, go_on=go_on)
     say(f"one process for all of them ({pid})")
     look, stop = (command(name, next(iter(runs))) for name in ("status", "stop"))
     say(f"look     {look}   (let one go with: {stop})")

@@ -24,7 +24,7 @@ from rna_watch.layout import disk, owned
 from rna_watch.layout.memory import keep_little
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from rna_watch.config import RunConfig
@@ -47,6 +47,7 @@ def serve(
     again: bool = False,
     to_terminal: bool = True,
     say: Callable[[str], None] = lambda _: None,
+    before: Callable[[RunState], Iterable[str]] = lambda _: (),
     on_second: Callable[[RunState, Work | None], None] = lambda _state, _work: None,
 ) -> Recorder:
     """Run the daemon in this process until it is stopped or nothing is left to do; returns the final state.
@@ -58,6 +59,7 @@ def serve(
         again: make every model anew whose inputs are there.
         to_terminal: log to the terminal too.
         say: shows a line about how it begins.
+        before: lines about what was recorded before.
         on_second: called a few times a second with the state and the work at hand.
 
     Raises:
@@ -82,6 +84,13 @@ def serve(
             finally:
                 end_early()
 
+    def begin(line: str) -> None:
+        parent.say(line, say)
+
+    def tell_before(state: RunState) -> None:
+        for line in before(state):
+            begin(line)
+
     with parent.telling():
         return run_watch.watch(
             config,
@@ -91,7 +100,8 @@ def serve(
             again=again,
             on_ready=parent.ready,
             on_wait=say,
-            say=lambda line: parent.say(line, say),
+            say=begin,
+            on_before=tell_before,
             on_second=on_second,
         )
 
@@ -149,10 +159,9 @@ def start(
     *,
     allow_links: bool = False,
     on_wait: Callable[[float], None] = lambda _: None,
+    go_on: Callable[[], object] | None = None,
 ) -> int:
     """Start the daemon in the background; returns its process id once it watches.
-
-    The child is a new interpreter (no fork: it can hang once torch has run), in a session of its own.
 
     Args:
         paths: the run's paths.
@@ -160,6 +169,7 @@ def start(
         say: shows a line of how it begins.
         allow_links: the setting of that name.
         on_wait: called while it begins, with the seconds that it took so far.
+        go_on: serves, in a copy of this process; see `child.begin`.
 
     Raises:
         UsageError: a folder of ours is a symbolic link, or belongs to another user.
@@ -170,7 +180,7 @@ def start(
     paths.create(allow_links=allow_links)
     with RunLock(paths, say):
         pass  # from an owner that is gone the run is taken here, so that the child need not wait for it again
-    return child.begun(arguments, paths.log, say, on_wait)
+    return child.begun(arguments, paths.log, say, on_wait, go_on)
 
 
 def start_sweep(
@@ -181,6 +191,7 @@ def start_sweep(
     *,
     allow_links: bool = False,
     on_wait: Callable[[float], None] = lambda _: None,
+    go_on: Callable[[], object] | None = None,
 ) -> int:
     """Start a process in the background that watches many runs; returns its id once it watches.
 
@@ -191,6 +202,7 @@ def start_sweep(
         say: shows a line of how it begins.
         allow_links: the setting of that name.
         on_wait: called while it begins, with the seconds that it took so far.
+        go_on: serves, in a copy of this process; see `child.begin`.
 
     Raises:
         RunIsWatched: another process watches the folder, or every run.
@@ -200,7 +212,7 @@ def start_sweep(
         home.create(allow_links=allow_links, sweep=True)
         with RunLock(home, say):
             pass
-        return child.begun(arguments, home.log, say, on_wait)
+        return child.begun(arguments, home.log, say, on_wait, go_on)
     errors: list[RnaWatchError] = []
     for paths in runs:
         try:
@@ -210,16 +222,17 @@ def start_sweep(
         except RnaWatchError as error:
             errors.append(error)
         else:
-            return child.begun(arguments, paths.log, say, on_wait)
+            return child.begun(arguments, paths.log, say, on_wait, go_on)
     raise errors[0]
 
 
-def start_waiting(run: Path, arguments: Sequence[str]) -> int:
+def start_waiting(run: Path, arguments: Sequence[str], go_on: Callable[[], object] | None = None) -> int:
     """Have a process in the background wait for a run's folder, to watch it then; returns its process id at once.
 
     Args:
         run: the run directory, which is not there yet.
         arguments: the arguments of `rna-watch start`, without the command's name.
+        go_on: waits and serves, in a copy of this process; see `child.begin`.
 
     Raises:
         RunIsWatched: a process waits already.
@@ -234,17 +247,18 @@ def start_waiting(run: Path, arguments: Sequence[str]) -> int:
         )
     try:
         owned.make_folders(file.parent)
-        process = child.begin(arguments, file.with_suffix(".log"))
+        pid = child.begin(arguments, file.with_suffix(".log"), serve=go_on)
     except OSError as error:
         raise StoreError(
             f"cannot write to {file.parent}, where it is recorded what waits: {error.strerror}; wait with --foreground instead"
         ) from error
-    until = time.monotonic() + _STOP_LIMIT_S
-    while not run.exists() and not waiting.waiting_for(run) and process.poll() is None and time.monotonic() < until:
+    until, code = time.monotonic() + _STOP_LIMIT_S, None
+    while not run.exists() and not waiting.waiting_for(run) and code is None and time.monotonic() < until:
         time.sleep(_POLL_S)
-    if process.poll():
+        code = child.ended(pid)
+    if code:
         raise RnaWatchError(f"what was to wait for {run} ended; see {file.with_suffix('.log')}")
-    return process.pid
+    return pid
 
 
 def stop(paths: RunPaths, say: Callable[[str], None] = lambda _: None) -> str:

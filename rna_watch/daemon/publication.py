@@ -369,8 +369,7 @@ def _plain(series: str) -> str:
 
 def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:
     """Whether the model of a checkpoint is one of the newest of its series that are kept."""
-    of_series = state.checkpoints.of_series(checkpoint.series).admitted
-    newest = (state.checkpoints[name] for _, _, name, _ in reversed(list(of_series)))
+    newest = map(state.checkpoints.__getitem__, state.checkpoints.of_series(checkpoint.series).newest_first())
     models = (c.name for c in newest if c.name == checkpoint.name or Stage.PUBLISHED in {c.stage, c.before})
     return checkpoint.name in islice(models, keep)
 

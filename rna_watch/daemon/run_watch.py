@@ -36,6 +36,7 @@ def watch(
     on_ready: Callable[[], None] = lambda: None,
     on_wait: Callable[[str], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
+    on_before: Callable[[RunState], None] = lambda _: None,
     on_second: Callable[[RunState, Work | None], None] = lambda _state, _work: None,
     on_daemon: Callable[[Daemon], None] = lambda _: None,
 ) -> Recorder:
@@ -51,6 +52,7 @@ def watch(
         on_ready: called once the engine is up and the folder is watched.
         on_wait: shows a line if an owner that is perhaps gone is waited for.
         say: shows a line about how it begins.
+        on_before: called with what was recorded before this start.
         on_second: called now and then with the state and the work at hand.
         on_daemon: gets the daemon before it begins.
 
@@ -70,6 +72,7 @@ def watch(
         recorder = Recorder(paths.journal, check=lock.check)
         try:
             _check_run(recorder, paths)
+            on_before(recorder.state)
             if adopted := adopt_pins(paths, allow_links=config.allow_links):
                 recorder.at_start.append(e.Noted(text=adopted))
             daemon = Daemon(

@@ -115,11 +115,15 @@ class SecondPass:
 
     def _gone(self, checkpoint: Checkpoint) -> bool:
         """Whether a model that is to be kept is not there."""
-        if checkpoint.stage is not Stage.PUBLISHED or self._publication.exists(checkpoint.output):
+        if checkpoint.stage is not Stage.PUBLISHED:
             return False
         state = self._recorder.state
-        best = state.best_of(checkpoint.name)
-        if best is not None and best.checkpoint == checkpoint.name:
+        best = state.bests.get(checkpoint.series)
+        is_best = best is not None and best.moved.checkpoint == checkpoint.name
+        # what is cheap to tell first: there may be ten thousand
+        if not (is_best or within(self._config.keep, state, checkpoint)) or self._publication.exists(checkpoint.output):
+            return False
+        if is_best:
             return True
         newer = [
             output
@@ -128,7 +132,7 @@ class SecondPass:
             and state.ages[output] > checkpoint.age
             and state.series_of(published.checkpoint) == checkpoint.series
         ]
-        return len(newer) < self._config.keep and within(self._config.keep, state, checkpoint)
+        return len(newer) < self._config.keep
 
     def next(self) -> str | None:
         """The next checkpoint to work on, which is pending now; None if there is no more."""

@@ -10,6 +10,7 @@ from rna_watch.journal import events as e
 from rna_watch.journal.ages import overtakes
 from rna_watch.journal.checkpoints import Series
 from rna_watch.journal.replay import PENDING, Stage
+from rna_watch.layout.memory import unsearched
 from rna_watch.watching.reading import COUNTERS, Reading
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Sequences:
         step: the setting `step`.
     """
 
+    @unsearched()
     def __init__(self, recorder: Recorder, step: str | None = None) -> None:
         self._recorder = recorder
         self._lock = threading.RLock()
@@ -145,7 +147,7 @@ class Sequences:
 
     def reread(self) -> list[e.Reread]:
         """The admitted checkpoints whose series or step is another now, in the order of their steps."""
-        with self._lock:
+        with self._lock, unsearched():
             changed = self._reading.pop_changed()
         if not changed:
             return []

@@ -43,7 +43,7 @@ class Checksums:
     repair: Callable[[OpenFile, Written, int], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FileFormat:
     """A format of single files.
 
@@ -71,7 +71,7 @@ class FileFormat:
     loading: Loading = lines_for.unknown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FolderFormat:
     """A format of folders that are one checkpoint each.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rna_watch.formats import (
@@ -77,11 +78,19 @@ def loading(format_name: str, path: str, source: str) -> list[str]:
 
 def usual_first() -> list[FileFormat]:
     """The formats of single files as a person is told of them."""
-    return sorted(
-        (each for each in FILES if each.endings), key=lambda each: each in {stable_baselines.FORMAT, nemo.FORMAT}
-    )
+    return _usual_first(FILES)
+
+
+def _usual_first(files: tuple[FileFormat, ...]) -> list[FileFormat]:
+    rare = {stable_baselines.FORMAT, nemo.FORMAT}
+    return sorted((each for each in files if each.endings), key=lambda each: each in rare)
 
 
 def endings() -> tuple[str, ...]:
     """How names of checkpoints end that are single files."""
-    return tuple(dict.fromkeys(ending for each in usual_first() for ending in each.endings))
+    return _endings(FILES)
+
+
+@lru_cache(maxsize=1)
+def _endings(files: tuple[FileFormat, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(ending for each in _usual_first(files) for ending in each.endings))

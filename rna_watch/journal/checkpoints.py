@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.ages import Age
     from rna_watch.journal.table import Table
 
+_FEW = 16
 UNPACKED = 64  # the bulk of so many that changed last stays as it is
 
 
@@ -57,6 +58,12 @@ class Series:
         """Those of smaller steps, or of the same step and admitted before, the largest step first."""
         at = bisect_left(self.steps, (step, seq))
         return (name for _, _, name, _ in reversed(self.steps[:at]))
+
+    def newest_first(self) -> Iterator[str]:
+        """All, from the one that was saved last; mostly a few of them are asked for."""
+        few = [name for _, _, name, _ in self.admitted[-_FEW:]]
+        yield from reversed(few)
+        yield from (name for _, _, name, _ in reversed(list(self.admitted)) if name not in few)
 
     def earlier(self, age: Age) -> Iterator[str]:
         """Those that were saved before, the newest first."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import sys
+import traceback
 
+from rna_watch.errors import RnaWatchError
 from rna_watch.journal.quantities import printable
 
 
@@ -25,6 +28,19 @@ def echo(text: str, *, err: bool = False, end: str = "\n") -> None:
 def note(text: str) -> None:
     """Print a text on standard error."""
     echo(text, err=True)
+
+
+def tell_end(error: Exception) -> int:
+    """Say on standard error what ends this process; returns its exit code."""
+    if isinstance(error, RnaWatchError):
+        note(f"rna-watch: {error}")
+        return error.exit_code
+    if isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        note(f"rna-watch: {where}{error.strerror or error}; check the disk or mount, and its permissions")
+    else:
+        note("".join(traceback.format_exception(error)).rstrip("\n"))
+    return 1
 
 
 def tolerate_any_text() -> None:

@@ -23,6 +23,7 @@ from rna_watch.journal import log, state_record
 from rna_watch.journal.checkpoint import packed
 from rna_watch.journal.replay import RunState
 from rna_watch.layout import disk
+from rna_watch.layout.memory import unsearched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,6 +79,7 @@ class _Stored(NamedTuple):
             return b""
 
 
+@unsearched()
 def fold(journal: Path) -> Folded:
     """What a journal adds up to; from the snapshot beside it, if there is one that fits, and the lines after it."""
     found = load(journal) or Folded(state=RunState(), length=0, refused=[])
@@ -149,6 +151,7 @@ def write(journal: Path, folded: Folded) -> tuple[list[Checkpoint], Told]:
     return table.checkpoints(), told
 
 
+@unsearched()
 def load(journal: Path) -> Folded | None:
     """The state in the snapshot of a journal; None if there is none that fits."""
     try:

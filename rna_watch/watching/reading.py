@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.watching.columns import counts_within, is_int, tells_apart, tells_runs
 from rna_watch.watching.extension import LEAST, Extension
-from rna_watch.watching.slots import Kind, Rank, Slot, body, slots
+from rna_watch.watching.slots import Kind, Rank, Slot, slots
 from rna_watch.watching.steps import VERSION, ending
 
 if TYPE_CHECKING:
@@ -368,6 +368,8 @@ class Reading:
         return {path: Name(series(path), kind, None, told) for path in paths}
 
     def _blotted(self, path: str, found: Sequence[Slot], split: Sequence[int] = ()) -> str:
+        if not split:
+            return self._of[path]
         return _text(path, {slot for c, slot in enumerate(found) if slot.rank is Rank.RUN or c in split})
 
 
@@ -387,6 +389,8 @@ def _text(path: str, kept: set[Slot]) -> str:
         parts += [path[at : slot.start], slot.text if slot in kept else "#"]
         at = slot.end
     folders, slash, last = path.rpartition("/")
-    whole = len(folders) + len(slash) + len(body(last))
-    version = "-v#" if VERSION.search(last.removesuffix(ending(last))) else ""
-    return "".join([*parts, path[at:whole], version, ending(last)])
+    end = ending(last)
+    named = last.removesuffix(end)
+    body = VERSION.sub("", named)
+    whole = len(folders) + len(slash) + len(body)
+    return "".join([*parts, path[at:whole], "" if body == named else "-v#", end])

@@ -19,7 +19,8 @@ def stem(name: str) -> str:
 
 def ending(name: str) -> str:
     """What `stem` removes: the longest ending of a format that the name has, as it is spelled there; "" if it has none."""
-    found = [each for each in (*registry.endings(), _ARCHIVE) if name.lower().endswith(each)]
+    lower = name.lower()
+    found = [each for each in (*registry.endings(), _ARCHIVE) if lower.endswith(each)]
     return name[-max(map(len, found)) :] if found else ""
 
 

@@ -27,10 +27,11 @@ from rna_watch.demo import train_digits
 from rna_watch.journal import events as e
 from rna_watch.journal import log
 from rna_watch.journal.run_paths import RunPaths
+from tests.benchmarks.first import environment
 from tests.benchmarks.goals import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tests.benchmarks.options import Options
 
@@ -179,6 +180,11 @@ def _wait(condition: Path, process: subprocess.Popen[bytes], newer_than: float =
         time.sleep(0.02)
 
 
+def _daemon(command: Sequence[str], paths: RunPaths) -> subprocess.Popen[bytes]:
+    around = environment(paths.run.parent)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=around)
+
+
 def start(paths: RunPaths, first: int, count: int) -> tuple[float, float, list[float]]:
     """A daemon on a run: CPU seconds until it watches, its private memory in MB, and CPU seconds for each new checkpoint.
 
@@ -189,7 +195,7 @@ def start(paths: RunPaths, first: int, count: int) -> tuple[float, float, list[f
     """
     command = [sys.executable, "-m", "rna_watch", "start", str(paths.run), "--foreground", "--engine", "local"]
     begun = time.time()
-    process = subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = _daemon([*command, "--workers", "1"], paths)
     try:
         _wait(paths.heartbeat, process, begun)
         until_it_watches = _cpu_s(process.pid)
@@ -213,7 +219,7 @@ def run(paths: RunPaths, command: str, *arguments: str) -> float:
     """CPU seconds of a command on a run."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     line = [sys.executable, "-m", "rna_watch", command, str(paths.run), *arguments]
-    subprocess.run(line, check=True, capture_output=True)
+    subprocess.run(line, check=True, capture_output=True, env=environment(paths.run.parent))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -223,7 +229,9 @@ def dashboard(paths: RunPaths, seconds: float) -> tuple[float, float]:
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 45, 140, 0, 0))
     command = [sys.executable, "-m", "rna_watch", "dashboard", str(paths.run)]
-    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    around = environment(paths.run.parent)
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+    process = subprocess.Popen(command, **streams, start_new_session=True, env=around)
     os.close(terminal)
     try:
         seen, until = b"", time.monotonic() + _LIMIT_S
@@ -246,7 +254,7 @@ def idle(paths: RunPaths, seconds: float) -> tuple[float, float]:
     """A daemon that has nothing to do: the share of a core that it takes, and its private memory in MB."""
     command = [sys.executable, "-m", "rna_watch", "start", str(paths.run), "--foreground", "--engine", "local"]
     begun = time.time()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = _daemon(command, paths)
     try:
         _wait(paths.heartbeat, process, begun)
         time.sleep(min(seconds, 5.0))

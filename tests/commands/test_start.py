@@ -22,6 +22,7 @@ from rna_watch.errors import NothingToDo, RunIsWatched
 from rna_watch.journal import events as e
 from rna_watch.journal import waiting
 from rna_watch.journal.log import Journal
+from rna_watch.journal.replay import RunState, replay
 from rna_watch.journal.run_paths import RunPaths
 from rna_watch.journal.run_registry import known_runs, remember
 from tests.daemon.runs import published, rna_watch, train, wait_until
@@ -71,22 +72,21 @@ def test_a_start_says_when_the_first_model_comes_or_that_all_is_done(tmp_path: P
     assert said() == ["done     all 3 are done, waiting for new ones"]
 
 
-def test_a_start_on_a_run_watched_before_says_what_differs(tmp_path: Path) -> None:
+def test_a_start_on_a_run_watched_before_says_what_differs() -> None:
     """Each setting that differs, with both values; a list of them is bounded."""
-    paths = _paths(tmp_path / "run")
-    assert _again(paths, RunConfig()) == []
+    assert _again(RunConfig(), RunState()) == []
     run = RunBuilder()
     started = run.events[0]
     run.events[0] = e.Started(
         **{name: getattr(started, name) for name in ("host", "pid", "version", "run", "output", "engine", "evaluator")},
         settings={"window": 5, "metric": "error", "methods": ["rna"], "mode": None},
     )
-    _write(paths, run)
+    before = replay(run.events)
     same = RunConfig(metric="error", methods=("rna",))
-    assert _again(paths, same) == ["again    watched before, 0 models so far; same settings"]
+    assert _again(same, before) == ["again    watched before, 0 models so far; same settings"]
     other = RunConfig(metric="loss", methods=("rna", "average"), window=8, mode="min")
     changes = "window 5 -> 8; methods rna -> rna,average; metric error -> loss; mode none -> min"
-    assert _again(paths, other) == [f"again    watched before, 0 models so far; settings that differ: {changes}"]
+    assert _again(other, before) == [f"again    watched before, 0 models so far; settings that differ: {changes}"]
 
 
 def test_waiting_for_a_run_goes_on_in_the_background(tmp_path: Path) -> None:

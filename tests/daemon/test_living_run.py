@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import psutil
 import pytest
@@ -26,9 +27,6 @@ from tests.daemon.runs import (
     trainer_command,
     wait_until,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -152,6 +150,38 @@ def test_a_second_start_says_who_runs(tmp_path: Path) -> None:
     assert rna_watch("stop", tmp_path).returncode == 0
     assert not alive(pid)
     assert rna_watch("stop", tmp_path).returncode == 3
+
+
+def test_the_process_in_the_background_has_nothing_of_the_command_that_began_it(tmp_path: Path) -> None:
+    """No descriptor that was handed down, no terminal, no thread that hangs; its folder, mask and ignored signals stay."""
+    run, handed_down = tmp_path / "run", tmp_path / "handed down"
+    run.mkdir()
+    handed_down.write_text("")
+    line = f"umask 027; trap '' HUP; exec {sys.executable} -m rna_watch start run --engine local 7<&0"
+    with handed_down.open() as file:
+        begun = subprocess.run(
+            ["/bin/sh", "-c", line], stdin=file, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+    assert begun.returncode == 0, begun.stderr
+    pid = status(run)["owner"]["pid"]
+    of = Path(f"/proc/{pid}")
+    try:
+        opened = {each.name: str(each.readlink()) for each in (of / "fd").iterdir() if each.exists()}
+        words = (of / "cmdline").read_bytes().split(b"\0")[:-1]
+        said = dict(line.split(":\t", 1) for line in (of / "status").read_text().splitlines() if ":\t" in line)
+        assert (opened["0"], opened["1"], opened["2"]) == ("/dev/null", *2 * [str(run / ".rna-watch/log")])
+        assert str(handed_down) not in opened.values()
+        assert not any(target.startswith(("/dev/pts", "/dev/tty")) for target in opened.values())
+        assert sum(target.startswith("pipe:") for target in opened.values()) in {0, 2}  # that which wakes its observer
+        assert words[-4:] == [b"start", b"run", b"--engine", b"local"]
+        assert os.getsid(pid) == os.getpgid(pid) == pid
+        assert (of / "cwd").readlink() == tmp_path
+        assert (int(said["Umask"], 8), int(said["SigBlk"], 16)) == (0o027, 0)
+        assert int(said["SigIgn"], 16) >> (signal.SIGHUP - 1) & 1
+    finally:
+        assert rna_watch("stop", run).returncode == 0
+    assert not alive(pid)
+    assert "Traceback" not in (run / ".rna-watch/log").read_text()
 
 
 def test_stop_waits_for_the_process_not_only_for_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
