@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rna_watch.daemon.publication import links
+from rna_watch.daemon.links import links
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal import snapshot
 from rna_watch.journal.run_registry import resolve

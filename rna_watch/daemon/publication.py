@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rna_watch.daemon.links import link_name, links
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from rna_watch.window.tasks import Run
 
 _AGAIN = ".again"
-_LONGEST_SERIES_BYTES = 150
 
 
 class Publication:
@@ -46,6 +45,7 @@ class Publication:
         self._config = config
         self._paths = paths
         self._recorder = recorder
+        self._owed: list[tuple[str, Path]] = []  # what was published, and no link was moved for yet
 
     def publish(
         self,
@@ -120,11 +120,19 @@ class Publication:
         )
 
     def _published(self, checkpoint: Checkpoint, model: Path, written_bytes: int, seconds: float) -> None:
+        self._catch_up()
         output = self._paths.in_tree(model)
         self._recorder.record(
             e.Published(checkpoint=checkpoint.name, output=output, written_bytes=written_bytes, seconds=seconds)
         )
-        self._point(checkpoint.name, model)
+        self._owed.append((checkpoint.name, model))
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Move the links to what was published; where the disk failed for a moment, before anything else is published."""
+        while self._owed:
+            self._point(*self._owed[0])
+            del self._owed[0]
 
     def describe_again(self, checkpoint: Checkpoint, choice: Choice) -> None:
         """Bring the manifest of a published model up to date, after it was evaluated as it is; then move the links.
@@ -215,6 +223,7 @@ class Publication:
 
     def reconcile(self) -> None:
         """Compare journal and output tree, both ways: what somebody removed or moved is said, and links are put right."""
+        self._catch_up()
         state = self._recorder.state
         for output, published in list(state.outputs.items()):
             if not self.exists(output):
@@ -336,35 +345,6 @@ class Publication:
                     continue
                 output_tree.remove(self._paths.models / output)
                 self._recorder.record(e.Pruned(checkpoint=published.checkpoint, output=output))
-
-
-def links(state: RunState) -> dict[str, str]:
-    """The links of the output tree by name, and the output that each is to name."""
-    newest = {state.series_of(each.checkpoint): each.output for each in state.outputs.values()}
-    named = {link_name("latest", series, state): output for series, output in newest.items()}
-    return named | {link_name("best", series, state): each.moved.output for series, each in state.bests.items()}
-
-
-def link_name(role: str, series: str, state: RunState) -> str:
-    """The name of the link to the best or latest model of a series: `best`, or `best.SERIES` for others than the first.
-
-    Args:
-        role: best or latest.
-        series: the series.
-        state: what the journal adds up to.
-    """
-    if series == state.series_of(state.first):
-        return role
-    plain = _plain(series)
-    alike = [each for each in state.series() if _plain(each) == plain]
-    if len(alike) > 1 or len(plain.encode()) > _LONGEST_SERIES_BYTES:
-        told = hashlib.blake2b(series.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-        plain = f"{plain.encode()[:_LONGEST_SERIES_BYTES].decode(errors='ignore')}.{told}"
-    return f"{role}.{plain}"
-
-
-def _plain(series: str) -> str:
-    return "".join(each if each.isprintable() and each != "/" else "_" for each in series)
 
 
 def within(keep: int, state: RunState, checkpoint: Checkpoint) -> bool:

@@ -47,9 +47,11 @@ def show(options: Options) -> None:
                 found[name].setdefault(key, []).append(value)
     medians = {name: {key: statistics.median(values) for key, values in each.items()} for name, each in found.items()}
     print(f"\nconstants of a window, a checkpoint and a run; medians of {options.rounds} rounds")
-    print(f"{'':<64}" + "".join(f"{name:>10}" for name in medians))
-    for key, (words, unit) in CONSTANTS.items():
-        print(f"{f'{words}, {unit}':<64}" + "".join(f"{each[key]:>10.2f}" for each in medians.values()))
+    for number, (words, unit) in enumerate(CONSTANTS.values(), 1):
+        print(f"({number}) {words}, {unit}".removesuffix(", "))
+    print(f"{'':<8}" + "".join(f"{f'({number})':>10}" for number in range(1, len(CONSTANTS) + 1)))
+    for name, each in medians.items():
+        print(f"{name:<8}" + "".join(f"{each[key]:>10.2f}" for key in CONSTANTS))
     whole.keep(options, "arithmetic", {"machine": whole.machine(), "rounds": options.rounds, **medians})
 
 

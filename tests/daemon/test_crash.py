@@ -147,6 +147,21 @@ def test_after_a_crash_an_edited_evaluator_evaluates_again(tmp_path: Path, by: s
     assert set(after.values()) == {1 + edited}
 
 
+def test_evaluations_whose_metric_the_journal_lost_are_made_again(tmp_path: Path) -> None:
+    """After a power cut in the middle of it: no model is published as if nothing had been evaluated."""
+    train(tmp_path, count=3)
+    given = ("--engine", "local", "--evaluate-command", "printf '{\"loss\": 0.%s}' $(cksum < {checkpoint} | cut -c1-4)")
+    assert rna_watch("once", tmp_path, *given).returncode == 0
+    journal = tmp_path / ".rna-watch" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    kinds = [json.loads(line)["kind"] for line in lines]
+    first = events(tmp_path, "chosen")[-1]
+    journal.write_bytes(b"".join(lines[n] for n in range(kinds.index("searched")) if kinds[n] != "metric_chosen"))
+    assert rna_watch("once", tmp_path, *given).returncode == 0
+    again = events(tmp_path, "chosen")[-1]
+    assert (again.candidate, again.reason, again.metrics) == (first.candidate, first.reason, first.metrics)
+
+
 @pytest.mark.parametrize("other", [False, True], ids=["same evaluator", "another"])
 def test_a_soup_is_made_of_what_one_evaluator_said(tmp_path: Path, other: bool) -> None:
     """Numbers that another evaluator gave older checkpoints rank no ingredients."""

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rna_watch.errors import StoreAway
 from rna_watch.journal.log import read
 from rna_watch.journal.replay import replay
 from rna_watch.layout import disk
-from tests.daemon.runs import EVALUATOR, LIMIT_S, rna_watch, start_foreground, train, wait_until
+from rna_watch.publishing import output_tree
+from tests.daemon.runs import EVALUATOR, LIMIT_S, events, rna_watch, start_foreground, train, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +56,40 @@ def test_a_journal_is_made_anew_from_the_models(tmp_path: Path, gone: tuple[int,
     assert {name for name in _models(run) if name.endswith(".pt")} == {after_a_gap, "step_8.pt"}
     assert rna_watch("verify", run).returncode == (3 if 5 in gone else 0)  # an input of step_5.pt
     assert rna_watch("once", run, *LOCAL).returncode == 3
+
+
+def test_links_are_moved_though_the_disk_was_away_when_a_model_was_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the next model is published `best` is judged and moved, as it would have been."""
+    run, calm = tmp_path / "run", tmp_path / "calm"
+    train(run, count=5)
+    train(calm, count=5)
+
+    def once(folder: Path) -> int:
+        count = folder.with_suffix(".count")  # each model is better than the one that was evaluated before
+        command = f"echo >> {count}; : {{checkpoint}}; printf '{{\"loss\": %s}}' $((100 - $(wc -l < {count})))"
+        return rna_watch("once", folder, *LOCAL, "--evaluate-command", command).returncode
+
+    assert once(calm) == 0
+    real, refused = output_tree.point, []
+
+    def point(link: Path, target: Path) -> bool:
+        if target.name == "step_4.pt" and not refused:
+            refused.append(link.name)
+            raise StoreAway("it does not answer")
+        return real(link, target)
+
+    monkeypatch.setattr(output_tree, "point", point)
+    assert once(run) == 0
+    assert refused
+    for link in ("latest", "best"):
+        assert os.readlink(run / "rna" / link) == os.readlink(calm / "rna" / link)
+    moved, expected = (
+        [(each.checkpoint, each.value) for each in events(folder, "best_moved")] for folder in (run, calm)
+    )
+    assert moved == expected
+    assert "step_4.pt" in dict(moved)
 
 
 def test_a_new_journal_judges_what_it_found(tmp_path: Path) -> None:

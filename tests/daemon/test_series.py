@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from rna_watch.daemon.publication import link_name
+from rna_watch.daemon.links import link_name
 from rna_watch.journal.log import read
 from rna_watch.journal.replay import RunState, replay
 from tests.daemon.runs import events, rna_watch, status
