@@ -106,6 +106,7 @@ def _take_name(folder: int, made: str, path: str, name: str, *, new: bool) -> No
     if stat.S_ISDIR(there):
         owned.check_removable(path, folder, name)
     if _exchanged(folder, made, name):
+        os.fsync(folder)  # else a power cut may leave the old one in its place, and a part of it
         _remove(folder, made)
         return
     old = f"{made}.old{TEMPORARY_SUFFIX}"
@@ -115,6 +116,7 @@ def _take_name(folder: int, made: str, path: str, name: str, *, new: bool) -> No
     except OSError:
         os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
         raise
+    os.fsync(folder)
     _remove(folder, old)
 
 
@@ -353,7 +355,7 @@ def _remove(folder: int, name: str) -> None:
         if aside != name:
             shutil.rmtree(aside, ignore_errors=True, dir_fd=folder)
             os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
-        os.fsync(folder)
+            os.fsync(folder)
         shutil.rmtree(aside, ignore_errors=True, dir_fd=folder)
     else:
         os.unlink(name, dir_fd=folder)
