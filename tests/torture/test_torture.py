@@ -126,7 +126,7 @@ def test_a_removal_that_fails_takes_no_manifest_from_a_model_that_stays(library:
     """Whichever call fails once: what cannot be looked at is not called another's, and the next attempt removes it all."""
     code = "from rna_watch.publishing import output_tree; output_tree.remove(root / 'model.pt')"
     failed = 0
-    for at in range(30):
+    for at in range(16):
         root = tmp_path / f"run{at}"
         root.mkdir()
         (root / "model.pt").write_bytes(b"weights")
@@ -138,7 +138,7 @@ def test_a_removal_that_fails_takes_no_manifest_from_a_model_that_stays(library:
         assert (root / "model.pt.json").exists() or not (root / "model.pt").exists()
         assert act(library, root, Order(), code) == (0, "")
         assert list(root.iterdir()) == []
-    assert failed >= 4
+    assert failed >= 2
 
 
 @needs_compiler
