@@ -70,7 +70,7 @@ def make(recipe: Combination, of: str, path: str, run: Run) -> Made:
         combination=replace(behind, layer_weights=behind.layer_weights + rows),
         path=path,
         account={"product": told, "digest": layout.fingerprint},
-        notes=(_sentence(told), *(f"Combined as they are: {why}." for why in found.left)),
+        notes=(_sentence(told), *(f"combined as they are: {why}" for why in found.left)),
     )
 
 
@@ -81,10 +81,10 @@ def _relative(square: float, of: float) -> float | None:
 def _sentence(told: dict[str, object]) -> str:
     cross, truncation = told["cross_term"], told["truncation"]
     if not isinstance(cross, float) or not isinstance(truncation, float):
-        return "The products of its factors are zero."
+        return "the products of its factors are zero"
     return (
-        f"The product of the combined factors would differ from the combined products by {cross:.3g} of their size (the "
-        f"cross-term), the best of its rank by {truncation:.3g}."
+        f"the product of the combined factors would differ from the combined products by {cross:.3g} of their size (the "
+        f"cross-term), the best of its rank by {truncation:.3g}"
     )
 
 

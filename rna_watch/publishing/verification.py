@@ -295,7 +295,8 @@ def _check(
         differing, notes = differing + copied, notes + said
     count = len(combination.layouts)
     summary = f"{values:,} values are bit for bit the combination of {count} checkpoint{'s' * (count > 1)}"
-    summary += f", and {multiplied}" if multiplied else ""
+    if multiplied:
+        summary = f"{summary}, and {multiplied}" if values else f"{multiplied}, of {count} checkpoints"
     named = f" ({manifest.candidate})" if manifest.candidate else ""
     return (*problems, *differing), tuple(notes), summary + named
 

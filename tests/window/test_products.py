@@ -118,5 +118,5 @@ def test_a_zero_product_is_said(tmp_path: Path) -> None:
     layouts = tuple(probe(str(tmp_path / f"step_{number}.pt")) for number in range(3))
     made = products.make(Combination(layouts=layouts, weights=(0.0, 0.5, 0.5)), "x", str(tmp_path / "made"), run_all)
     assert made.account["product"]["cross_term"] is None
-    assert made.notes == ("The products of its factors are zero.",)
+    assert made.notes == ("the products of its factors are zero",)
     assert np.array_equal(on_device(made.combination, "cpu")["q.lora_A"], np.ones((2, 4)))
