@@ -52,7 +52,7 @@ def scan(
         run: the run directory.
         patterns: glob patterns of names (or of paths below `run`); empty: the usual endings.
         exclude: folders whose files are ours, never inputs, not even through a symbolic link.
-        unlisted: gets the folders, relative to `run`, that cannot be listed for a reason that may pass.
+        unlisted: gets the folders and files, relative to `run`, that cannot be looked at for a reason that may pass.
 
     Raises:
         UsageError: the run directory does not exist or is closed to this user.
@@ -80,7 +80,8 @@ def scan(
             found.append(Found(name=name, identity=None))
             problems.append(f"{name} cannot be looked at: {error.strerror}")
     for folder, refusal in failed.items():
-        problems.append(f"the folder {folder} cannot be read: {refusal.strerror}")
+        what = "the folder " if os.path.isdir(folder) else ""  # noqa: PTH112
+        problems.append(f"{what}{folder} cannot be read: {refusal.strerror}")
         if unlisted is not None and refusal.errno in UNREAD:
             unlisted.add(os.path.relpath(folder, run))
     return found, problems
@@ -144,11 +145,11 @@ def _walk(folder: str, depth: int, ours: list[str], failed: dict[str, OSError]) 
 
 
 def _is_ours(path: str, failed: dict[str, OSError]) -> bool:
-    """Whether a file is a model of ours; where that cannot be told, its folder counts as one that cannot be listed."""
+    """Whether a file is a model of ours; where that cannot be told, it is not looked at, and is not gone."""
     try:
         return is_output(Path(path))
     except OSError as error:
-        failed[os.path.dirname(path)] = error  # noqa: PTH120
+        failed[path] = error
         return True
 
 

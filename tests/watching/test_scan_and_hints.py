@@ -24,6 +24,7 @@ from watchdog.events import (
 from watchdog.observers.api import BaseObserver
 
 from rna_watch.errors import UsageError
+from rna_watch.layout import bounded_json
 from rna_watch.watching import scan as scanning
 from rna_watch.watching.hints import Hints, _Handler
 from rna_watch.watching.scan import network_file_system, scan
@@ -257,6 +258,29 @@ def test_what_the_system_fails_to_tell_of_is_told(tmp_path: Path, monkeypatch: p
     assert [os.strerror(code) in said for said, code in zip(problems, (errno.EIO, errno.ESTALE), strict=True)] == [
         True
     ] * 2
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_may_be_a_model_of_ours_is_not_taken_where_that_cannot_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
+) -> None:
+    """Nor is it gone: its manifest cannot be opened at the moment. Others beside it are found."""
+    _write(tmp_path / "a.pt")
+    ours = _write(tmp_path / "model" / "b.pt").parent if folder else _write(tmp_path / "model.pt")
+    _write(Path(f"{ours}.json"))
+    real = bounded_json.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path == Path(f"{ours}.json"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path)
+
+    monkeypatch.setattr(bounded_json, "read_bytes", read_bytes)
+    unlisted: set[str] = set()
+    found, problems = scan(tmp_path, unlisted=unlisted)
+    assert [each.name for each in found] == ["a.pt"]
+    assert unlisted == {ours.name}
+    assert problems == [f"{'the folder ' * folder}{ours} cannot be read: {os.strerror(errno.EMFILE)}"]
 
 
 def test_used_up_inotify_instances_leave_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
