@@ -72,12 +72,7 @@ def serve(descriptor: int, lifeline: int) -> None:
         with lock, contextlib.suppress(ConnectionError):
             connection.send((number, kind, value))
 
-    def follow_parent() -> None:
-        os.read(lifeline, 1)
-        whole.end(os.getsid(0))
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
+    _follow_parent(descriptor, lifeline)
     os.environ["RAY_RAYLET_PID"] = str(
         os.getpid()
     )  # without it a driver whose parent is process 1 ends with its raylet
@@ -91,6 +86,25 @@ def serve(descriptor: int, lifeline: int) -> None:
         tell(1, "done", {title: pid for pid in whole.members(os.getsid(0)) if (title := whole.title(pid)) in _PARTS})
         while True:
             threading.Thread(target=_answer, args=(requests, tell, *connection.recv()), daemon=True).start()
+
+
+def _follow_parent(descriptor: int, lifeline: int) -> None:
+    """Start a process that ends this one, with all that it started, when the parent is gone.
+
+    A thread would not do: while Ray joins a cluster that is just ending it may hold Python's lock for ever.
+    """
+    session = os.getsid(0)
+    if os.fork():
+        return
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for each in range(3):
+            os.dup2(nothing, each)
+        os.close(descriptor)  # its end tells the parent that this process ended
+        os.read(lifeline, 1)
+        whole.end(session)
+    finally:
+        os._exit(0)
 
 
 def _answer(requests: _Requests, tell: Tell, number: int, method: str, arguments: tuple[Any, ...]) -> None:
