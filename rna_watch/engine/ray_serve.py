@@ -97,10 +97,8 @@ def _follow_parent(descriptor: int, lifeline: int) -> None:
     if os.fork():
         return
     try:
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for each in range(3):
-            os.dup2(nothing, each)
-        os.close(descriptor)  # its end tells the parent that this process ended
+        os.closerange(0, 3)
+        os.close(descriptor)  # the ends of all these tell the parent that this process ended
         os.read(lifeline, 1)
         whole.end(session)
     finally:
