@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from rna_watch.daemon import sign_of_life, signals
 from rna_watch.daemon.acts import Acts, in_words
 from rna_watch.daemon.admission import Admission
 from rna_watch.daemon.backlog import Backlog
+from rna_watch.daemon.bell import Bell
 from rna_watch.daemon.disk_reserve import DiskReserve
 from rna_watch.daemon.ends import Ends
 from rna_watch.daemon.hooks import Hooks
@@ -32,7 +32,7 @@ from rna_watch.daemon.publication import Publication
 from rna_watch.daemon.rebuilt import Rebuilt
 from rna_watch.daemon.sequences import Sequences
 from rna_watch.daemon.setup import Timing, evaluator_digest, evaluator_spec
-from rna_watch.daemon.shared import Shared
+from rna_watch.daemon.shared import TICK_S, Shared
 from rna_watch.daemon.watcher import Watcher
 from rna_watch.daemon.worker import Worker
 from rna_watch.errors import Cancelled, RnaWatchError, StoreAway, StoreError
@@ -44,6 +44,7 @@ from rna_watch.layout.memory import return_memory
 from rna_watch.publishing import output_tree
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator
 
     from rna_watch.config import RunConfig
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
 
 _LOG = logging.getLogger("rna_watch")
-_BEAT_S = 1.0
+_POLL_S = 0.25  # while the end may be near
+_IDLE_BEAT_S = 5.0  # between two signs of life that say the same
 _JOIN_S = 15.0
 _AWAY_LIMIT_S = 600.0  # as long as a server takes to start anew
 
@@ -110,10 +112,11 @@ class Daemon:
         self._ended = ""  # why the training has ended
         self._error: RnaWatchError | None = None
         self._announced = False
-        self._last_beat = 0.0
+        self._looked = self._last_beat = 0.0  # when the main thread looked after all, and when it gave a sign of life
+        self._state = ""  # what that said
         self._away_since: float | None = None
         self._acts = Acts(recorder)
-        self._changed = threading.Event()  # a thread has done something that may be the last
+        self._bell = Bell()  # wakes the main thread
         self._timing = Timing.of(paths.run, config.quiet, config.scan_interval)
         self._evaluator_spec = evaluator_spec(config, paths.scratch)
         self._publication = Publication(config, paths, recorder)
@@ -126,7 +129,7 @@ class Daemon:
             config, recorder, self._sequences, self._pins, self._proceed, self._rebuilt, Probes().layout
         )
         self._hooks = Hooks(
-            config, paths, recorder, proceed=self._proceed, pauses=self._is_away, on_idle=self._changed.set
+            config, paths, recorder, proceed=self._proceed, pauses=self._is_away, on_idle=self._bell.ring
         )
         self._watcher: Watcher | None = None
         self._worker: Worker | None = None
@@ -210,7 +213,7 @@ class Daemon:
             caught_up=lambda: self._watcher is not None and self._watcher.caught_up,
             again=self._again,
             foreign=foreign,
-            on_idle=self._changed.set,
+            on_change=self._bell.ring,
             say=self._say,
         )
         self._watcher = Watcher(
@@ -222,13 +225,12 @@ class Daemon:
             pins=self._pins,
             backlog=self._backlog,
             admission=self._admission,
-            tick_s=self._shared.tick_s,
             rebuilt=self._rebuilt,
             proceed=self._proceed,
             until_done=self._until_done,
             on_admitted=worker.wake.set,
             on_late=worker.came_late,
-            on_round=self._changed.set,
+            on_round=self._bell.ring,
         )
 
     def _take_signals(self) -> None:
@@ -238,11 +240,12 @@ class Daemon:
     def stop(self, reason: str) -> None:
         """Have it end; called by another thread."""
         self.stop_reason = self.stop_reason or reason
-        self._changed.set()
+        self._bell.ring()
 
     def _on_signal(self, number: int, _frame: object) -> None:
         # no lock may be taken here: the main thread may hold it
         self.stop_reason = f"signal {signal.Signals(number).name}"
+        self._bell.ring()
 
     def _begin(self) -> set[str]:
         """What comes before watching; returns the checkpoints that hold another model than the settings name."""
@@ -296,28 +299,27 @@ class Daemon:
                 self._announce()
                 self.stop_reason = self.stop_reason or (f"done: {self._ended}" if self._ended else "done")
                 break
-            self._changed.wait(self._shared.tick_s)
-            self._changed.clear()
+            self._bell.wait(_POLL_S if self._until_done or self._ended else TICK_S)
 
     def _second(self) -> None:
         worker, watcher = self._worker, self._watcher
         assert worker is not None
         assert watcher is not None
-        self._take_signals()  # Ray replaces them whenever it starts
         if worker.ready and watcher.rounds:
             self._announce()
         if self._away_since is None:
             self._acts.do("stop", "a request to stop cannot be looked for", self._look_for_stop)
         self._on_second(self._recorder.state, worker.progress.work)
-        if time.monotonic() - self._last_beat < (self._shared.beat_s if worker.progress.work is None else _BEAT_S):
+        if time.monotonic() - self._looked < TICK_S / 2:
             return
-        self._last_beat = time.monotonic()
+        self._looked = time.monotonic()
         if lost := self._lost():  # first: a process that was suspended may have a successor
             self.stop_reason = lost
             return
         self._look_away()
         state = "working" if worker.progress.work else "watching" if worker.ready else "starting"
-        self._acts.do("heartbeat", "the sign of life cannot be given", partial(self._beat, state))
+        if worker.progress.work or state != self._state or self._looked - self._last_beat >= _IDLE_BEAT_S:
+            self._acts.do("heartbeat", "the sign of life cannot be given", partial(self._beat, state))
         if self._away_since is None:
             self._acts.do("end", "the end of the training cannot be looked for", self._look_for_end)
             self._recorder.flush()
@@ -387,7 +389,7 @@ class Daemon:
         return watcher.settled and worker.nothing_left() and self._hooks.nothing_left()
 
     def _beat(self, state: str) -> None:
-        self._last_beat = time.monotonic()
+        self._last_beat, self._state = time.monotonic(), state
         queue = self._recorder.state.checkpoints.count(PENDING)
         beat = sign_of_life.sign(state, worker=self._worker, watcher=self._watcher, queue=queue)
         heartbeat.write(self._paths.heartbeat, beat, manager=not self._shared.many)

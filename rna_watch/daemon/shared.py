@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("rna_watch")
 _POLL_S = 0.2
-_TICK_S, _TICK_OF_MANY_S = 0.25, 1.0
-_BEAT_S, _BEAT_OF_MANY_S = 1.0, 5.0
+TICK_S = 1.0  # how often a thread that nothing wakes looks whether something is to be done
 _LONGEST_FIRST = 4  # each so many turns, the run that waits longest has one, whatever it is for
 
 
@@ -48,14 +47,11 @@ class Shared:
     """Lent to the runs of a process; work is done for one of them at a time, on one engine.
 
     Args:
-        many: whether there may be more than one run: each then looks less often whether something is to be done, gives its
-            signs of life less often, and leaves signals and the service manager to the process.
+        many: whether there may be more than one run: each then leaves signals and the service manager to the process.
     """
 
     def __init__(self, *, many: bool = False) -> None:
         self.many = many
-        self.tick_s = _TICK_OF_MANY_S if many else _TICK_S
-        self.beat_s = _BEAT_OF_MANY_S if many else _BEAT_S
         self._lock = threading.Condition()
         self._members: list[Member] = []
         self._waiting: list[_Waiting] = []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rna_watch.daemon.acts import Acts, in_words
 from rna_watch.daemon.probes import StillReading
 from rna_watch.daemon.setup import rested_s
+from rna_watch.daemon.shared import TICK_S
 from rna_watch.errors import IncompleteCheckpoint, RnaWatchError, StoreAway, Unreadable
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import Stage
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
     from rna_watch.layout.identity import FileIdentity
     from rna_watch.watching.scan import Found
 
-_TICK_S = 0.25
+_POLL_S = 0.25
 _EVENTS = "events and scans"
 _LEAST_PAUSE_S = 0.05
 # a look at thousands of files takes long: where events tell of changes, looks without one take this part of a core
-_IDLE_SHARE = 0.002
+_IDLE_SHARE = 0.0002
 _TOUCHED_SHARE = 0.05  # and those at files that grow this part
 _LONGEST_SCAN_S = 60.0
 _MISSED_S = 1.0  # after this it is told what went unread: an event may say by then that it was renamed
@@ -59,7 +60,6 @@ class Watcher:
         rebuilt: models that no journal records.
         proceed: called now and then; it raises Cancelled to end the thread.
         until_done: whether one scan is enough to begin with (`once`).
-        tick_s: how often it looks whether something was announced.
         on_admitted: called when something was admitted.
         on_late: called with a checkpoint that was admitted after its successors, also those of an earlier start.
         on_round: called after the first look, and when all that is there was taken, or is no longer.
@@ -79,7 +79,6 @@ class Watcher:
         rebuilt: Rebuilt,
         proceed: Callable[[], None],
         until_done: bool,
-        tick_s: float,
         on_admitted: Callable[[], None],
         on_late: Callable[[str], None],
         on_round: Callable[[], None],
@@ -95,7 +94,6 @@ class Watcher:
         self._rebuilt = rebuilt
         self._proceed = proceed
         self._until_done = until_done
-        self._tick_s = tick_s
         self._on_admitted = on_admitted
         self._on_late = on_late
         self._on_round = on_round
@@ -107,7 +105,7 @@ class Watcher:
         self._next_scan = 0.0
         self._missing: dict[str, float] = {}  # what went before it was read, and since when
         self._looked, self._cost_s = 0.0, 0.0  # when the last look was, and the CPU time that it took
-        self._begun, self._rest_s = time.monotonic(), 2 * timing.quiet_s + _TICK_S
+        self._begun, self._rest_s = time.monotonic(), 2 * timing.quiet_s + _POLL_S
         self._ending = until_done  # what is incomplete is waited for no longer than a short while
         self._hurried = True  # since the end of the training: what is incomplete was made due
         self._scanned = self._idle_since = self._begun  # when the folder was listed last, and since when nothing came
@@ -184,8 +182,9 @@ class Watcher:
     def _pause_s(self) -> float:
         now = time.monotonic()
         due = now if self._readiness.due(now) else self._readiness.next_due(now)
-        rest = self._tick_s if due is None else due - now
-        return max(min(self._next_scan - now, self._tick_s, rest), _LEAST_PAUSE_S)
+        tick_s = _POLL_S if self._ending else TICK_S  # a checkpoint may be announced, or the end be near
+        rest = tick_s if due is None else due - now
+        return max(min(self._next_scan - now, tick_s, rest), _LEAST_PAUSE_S)
 
     def _round(self) -> None:
         now = time.monotonic()

@@ -17,6 +17,7 @@ from rna_watch.daemon.pipeline import Pipeline, Progress
 from rna_watch.daemon.ray_beside import goes_on_here
 from rna_watch.daemon.second_pass import SecondPass
 from rna_watch.daemon.setup import begins_on_ray, workers
+from rna_watch.daemon.shared import TICK_S
 from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import Cancelled, EngineError, EvaluationFailed, RnaWatchError, StoreAway
 from rna_watch.journal import events as e
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
 
 _LOG = logging.getLogger("rna_watch")
-_TICK_S = 0.25
+_POLL_S = 0.25
 _REMEDY = "the engine is started again; nothing is lost"
 _RECONCILE_S = 30.0  # between looks at the output tree while nothing is to be done
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # between two starts of an engine that cannot start
@@ -64,7 +65,7 @@ class Worker:
         caught_up: whether what was there at the begin was taken, so that there is time for what is done once more.
         again: make every model anew whose inputs are there.
         foreign: checkpoints that hold another model than the setting `source` names.
-        on_idle: called when there is nothing more to do.
+        on_change: called when it is ready, and when there is nothing more to do.
         say: shows a line about how it begins.
     """
 
@@ -86,7 +87,7 @@ class Worker:
         caught_up: Callable[[], bool],
         again: bool,
         foreign: Collection[str],
-        on_idle: Callable[[], None],
+        on_change: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
         self._config = config
@@ -102,7 +103,7 @@ class Worker:
         self._proceed = proceed
         self._pauses = pauses
         self._caught_up = caught_up
-        self._on_idle = on_idle
+        self._on_change = on_change
         self._say = say
         self._acts = Acts(recorder)
         self._pipeline: Pipeline | None = None
@@ -115,7 +116,7 @@ class Worker:
         self._evaluators: list[Evaluator] = []
         self.engine: Engine | None = None
         self._begun = False
-        self._loading: threading.Thread | None = None
+        self._loading = False
         self.idle = False
         self.wake = threading.Event()
 
@@ -138,6 +139,7 @@ class Worker:
                 self._look_at_ray()
         second = self._second()
         self._begun = True
+        self._on_change()
         while True:
             self._proceed()
             done = False
@@ -152,7 +154,7 @@ class Worker:
             with contextlib.suppress(StoreAway):
                 self._acts.do("snapshot", "the state cannot be kept", self._recorder.keep_snapshot)
             if not done:
-                self.wake.wait(self._shared.tick_s)
+                self.wake.wait(TICK_S)
                 self.wake.clear()
 
     def _one(self, second: SecondPass) -> bool:
@@ -168,7 +170,7 @@ class Worker:
             if self.nothing_left():  # else the next work tells whether the engine that was started again is well
                 self._recorder.solved("engine")
             if not was_idle:
-                self._on_idle()
+                self._on_change()
         for name in taken:
             with self._shared.turn(self, self._proceed, urgent=self._backlog.is_new(name)) as waited:
                 if waited:  # while others worked, a newer one may have come, or the engine may be another one
@@ -202,7 +204,7 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether it works, and the evaluator is loaded, or was found not to be what can be."""
-        return self._begun and (self._loading is None or not self._loading.is_alive())
+        return self._begun and not self._loading
 
     def since_error_s(self) -> float:
         """Seconds since work failed last."""
@@ -284,7 +286,7 @@ class Worker:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             while time.monotonic() < until:
                 self._proceed()
-                time.sleep(_TICK_S)
+                time.sleep(_POLL_S)
 
     def _look_at_ray(self, name: str = "") -> None:
         """Have Ray started beside the work if it pays, for a checkpoint of this size."""
@@ -320,8 +322,9 @@ class Worker:
         if evaluators and not self._begun and not loaded:
             self._say(f"loading  {self._config.evaluator or self._config.evaluate_command}")
         for evaluator in evaluators[:1] if not loaded else ():  # the others start when there is more than one model
-            self._loading = threading.Thread(target=self._load, args=(evaluator,), name="rna-watch-load", daemon=True)
-            self._loading.start()  # windows are measured meanwhile
+            self._loading = True
+            loading = threading.Thread(target=self._load, args=(evaluator,), name="rna-watch-load", daemon=True)
+            loading.start()  # windows are measured meanwhile
         return Pipeline(
             self._config,
             self._paths,
@@ -343,6 +346,9 @@ class Worker:
             pass
         except Exception:  # noqa: BLE001 - whatever it is, it shows at the first model
             _LOG.exception("the evaluator was not loaded in advance")
+        finally:
+            self._loading = False
+            self._on_change()
 
 
 def _in_words(config: RunConfig) -> str:

@@ -98,6 +98,18 @@ def recorded(lock: Path, beside: Path) -> Owner | None:
     return whole if whole is not None and owner == whole.in_lock() else owner
 
 
+def records(lock: Path, beside: Path) -> tuple[bytes, bytes] | None:
+    """The bytes of both files, as `encoded` makes them; None if one is not there, or is too large.
+
+    Raises:
+        OSError: a file is there and cannot be read.
+    """
+    try:
+        return bounded_json.read_bytes(lock), bounded_json.read_bytes(beside)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """A look at a lock: its recorded owner, alive or not, whether it is held (None: that cannot be tried), its inode."""

@@ -10,6 +10,7 @@ from typing import Any
 
 MOST_VALUES = 4_000_000  # a tensor of a safetensors header takes 11
 MOST_STATE_BYTES = 64 * 2**20  # of a file that is read whole: an index, a manifest, a state
+_PART_BYTES = 2**16
 # an end is not asked for, so that a string without one is not looked for again from each of its quotes
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
@@ -53,13 +54,18 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         OSError: it cannot be read.
         ValueError: it is longer than `MOST_STATE_BYTES`.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise NotRegular(f"{os.fspath(path)} is not a regular file")
-        data = file.read(MOST_STATE_BYTES + 1)
-    if len(data) > MOST_STATE_BYTES:
-        raise ValueError(f"it is longer than {MOST_STATE_BYTES:,} bytes")
-    return data
+        data = bytearray()
+        while part := os.read(descriptor, _PART_BYTES):
+            data += part
+            if len(data) > MOST_STATE_BYTES:
+                raise ValueError(f"it is longer than {MOST_STATE_BYTES:,} bytes")
+    finally:
+        os.close(descriptor)
+    return bytes(data)
 
 
 def _values(data: bytes) -> int:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 from watchdog.events import (
     DirAttribEvent,
+    DirCreatedEvent,
+    DirDeletedEvent,
     DirModifiedEvent,
     DirMovedEvent,
     FileAttribEvent,
     FileClosedEvent,
-    FileClosedNoWriteEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
     FileModifiedEvent,
     FileMovedEvent,
-    FileOpenedEvent,
     FileSystemEvent,
     FileSystemEventHandler,
 )
@@ -29,10 +31,19 @@ if TYPE_CHECKING:
 
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
-_READS = (FileOpenedEvent, FileClosedNoWriteEvent)
 _WRITTEN = (FileClosedEvent, FileMovedEvent)  # closed after it was written, or renamed into place
 # a file grows, or another event tells of the same: no reason to look at once
 _TOUCHED = (FileModifiedEvent, FileAttribEvent, DirModifiedEvent, DirAttribEvent)
+# those of reads are not asked for: a training that reads its data below the run makes thousands, and each look of ours some
+_EVENTS: list[type[FileSystemEvent]] = [
+    *_WRITTEN,
+    *_TOUCHED,
+    DirMovedEvent,
+    DirCreatedEvent,
+    DirDeletedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+]
 _MOST = 4096  # of these are remembered between two looks
 
 
@@ -47,9 +58,7 @@ class _Handler(FileSystemEventHandler):
         self.touched = False
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Wake up for everything but reads and our own files."""
-        if isinstance(event, _READS):
-            return
+        """Wake up for everything but our own files."""
         path = os.fsdecode(event.dest_path or event.src_path)
         if not f"{path}{os.sep}".startswith(self._ignored):
             if isinstance(event, _WRITTEN):
@@ -76,11 +85,11 @@ class _Shared:
             observer = self._observer
             if observer is None or not observer.is_alive():
                 observer = Observer()
-                watch = observer.schedule(handler, str(run), recursive=True)
+                watch = observer.schedule(handler, str(run), recursive=True, event_filter=_EVENTS)
                 observer.start()
                 self._observer, self._watches = observer, {watch}
             else:
-                watch = observer.schedule(handler, str(run), recursive=True)
+                watch = observer.schedule(handler, str(run), recursive=True, event_filter=_EVENTS)
                 self._watches.add(watch)
             return observer, watch
 

@@ -142,6 +142,8 @@ class Readiness:
         at nearly the same moment could be taken in the wrong order. A rewritten name (`last`) waits for a numbered one
         that was seen no later, because it may be a second name of that.
         """
+        if not any(self._is_due(each, now) for each in self._open.values()):
+            return []
         open_ones = sorted(
             (self._reading.order(name, entry.identity.mtime_ns if entry.identity else 0), name)
             for name, entry in self._open.items()
@@ -162,7 +164,7 @@ class Readiness:
             if entry.due <= now and not waits and entry.identity is not None:
                 found += passed.pop(series, ())  # it keeps its place if it can be read by now
                 found.append((name, entry.identity))
-            elif entry.restless is not None and not entry.reported and now - entry.since >= self._report_after_s:
+            elif self._is_restless(entry, now):
                 found.append((name, entry.restless))
             elif keeps or (not entry.probed and entry.identity is not None):
                 held.add(series)
@@ -171,6 +173,18 @@ class Readiness:
             elif entry.passed and entry.identity is not None:
                 passed.setdefault(series, []).append((name, entry.identity))
         return found
+
+    def _is_due(self, entry: _Entry, now: float) -> bool:
+        """Whether something may be done about a candidate now."""
+        return (
+            entry.due <= now
+            or self._is_restless(entry, now)
+            or (entry.unreadable is not None and not entry.passed and now - entry.unreadable >= KEPT_PLACE_S)
+        )
+
+    def _is_restless(self, entry: _Entry, now: float) -> bool:
+        """Whether it is to be reported that a candidate keeps changing."""
+        return entry.restless is not None and not entry.reported and now - entry.since >= self._report_after_s
 
     def written(self, name: str, now: float) -> None:
         """A candidate was closed by its writer or renamed into place: it rests for a moment only."""

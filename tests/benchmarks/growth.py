@@ -257,13 +257,21 @@ def idle(paths: RunPaths, seconds: float) -> tuple[float, float]:
     process = _daemon(command, paths)
     try:
         _wait(paths.heartbeat, process, begun)
-        time.sleep(min(seconds, 5.0))
+        _settle(paths.journal, min(seconds, 5.0))
         before, since = _cpu_s(process.pid), time.monotonic()
         time.sleep(seconds)
         return (_cpu_s(process.pid) - before) / (time.monotonic() - since), _private_mb(process.pid)
     finally:
         process.terminate()
         process.wait()
+
+
+def _settle(journal: Path, seconds: float) -> None:
+    """Wait until nothing was recorded for so long: files that are no checkpoints are told of one by one."""
+    until, size = time.monotonic() + _LIMIT_S, -1
+    while (now := journal.stat().st_size) != size and time.monotonic() < until:
+        size = now
+        time.sleep(seconds)
 
 
 def _folder(folder: Path, files: int) -> RunPaths:

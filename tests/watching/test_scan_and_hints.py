@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,10 @@ import pytest
 from watchdog.events import (
     DirModifiedEvent,
     FileClosedEvent,
-    FileClosedNoWriteEvent,
     FileCreatedEvent,
     FileDeletedEvent,
     FileModifiedEvent,
     FileMovedEvent,
-    FileOpenedEvent,
     FileSystemEvent,
 )
 from watchdog.observers.api import BaseObserver
@@ -165,20 +164,40 @@ def test_a_system_without_watches_left_is_a_reason_not_an_error(
         (DirModifiedEvent("/run/rna"), False),
         (FileModifiedEvent("/run/rna/a.pt"), False),
         (FileModifiedEvent("/run/rnaway.pt"), None),
-        (FileOpenedEvent("/run/a.pt"), False),
-        (FileClosedNoWriteEvent("/run/a.pt"), False),
         (FileClosedEvent("/run/a.pt"), True),
         (FileDeletedEvent("/run/a.pt"), True),
     ],
     ids=lambda event: f"{event.event_type} {event.src_path!r}" if hasattr(event, "src_path") else str(event),
 )
 def test_which_events_wake(event: FileSystemEvent, wakes: bool | None) -> None:
-    """All but reads and what happens in our own folders, in names of any bytes; a file that grows is looked at later."""
+    """All but what happens in our own folders, in names of any bytes; a file that grows is looked at later."""
     woken = []
     handler = _Handler(lambda: woken.append(None), ["/run/rna"])
     handler.dispatch(event)
     assert bool(woken) is bool(wakes)
     assert handler.touched is (wakes is None)
+
+
+def test_reads_are_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that reads its data below the run costs the daemon nothing: no event of that reaches it."""
+    told: list[FileSystemEvent] = []
+    monkeypatch.setattr(_Handler, "on_any_event", lambda _, event: told.append(event))
+    _write(tmp_path / "data.pt")
+    hints = Hints(tmp_path, lambda: None, [])
+    assert hints.start() == ""
+    try:
+        for _ in range(100):
+            (tmp_path / "data.pt").read_bytes()
+            list(tmp_path.iterdir())
+        _write(tmp_path / "last.pt")
+        until = time.monotonic() + 10
+        while not any(isinstance(each, FileClosedEvent) for each in told) and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        hints.stop()
+    assert {os.fspath(each.src_path) for each in told} <= {str(tmp_path), str(tmp_path / "last.pt")}
+    assert any(isinstance(each, FileClosedEvent) for each in told)
+    assert len(told) < 20
 
 
 MOUNTS = """\
