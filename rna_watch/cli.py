@@ -13,11 +13,20 @@ import click
 
 import rna_watch
 from rna_watch.acceleration.methods import ALONE, LAYERED, MEMBER_SETTINGS, PRODUCT
-from rna_watch.config import ENDS, EXPORTERS
 from rna_watch.errors import RnaWatchError, UsageError
+from rna_watch.exporter_names import EXPORTERS
 from rna_watch.help_pages import Program
 from rna_watch.journal.echo import Formatter, echo, note, tell_end, tolerate_any_text
-from rna_watch.options import PROGRAM, SHELLS, GroupedCommand, completion_script, config_of, settings, some_settings
+from rna_watch.options import (
+    PROGRAM,
+    SHELLS,
+    GroupedCommand,
+    SettingsCommand,
+    completion_script,
+    config_of,
+    settings,
+    some_settings,
+)
 from rna_watch.run_options import OUTPUT, PATH, RUN, RUN_PATH, alone, asker, json_flag, of_run, placed, taken
 
 if TYPE_CHECKING:
@@ -67,6 +76,7 @@ def start(run_dirs: tuple[Path, ...], config_file: Path | None, **options: Any) 
 def once(run_dir: Path, config_file: Path | None, *, again: bool, **options: Any) -> None:
     """Process every checkpoint that is in RUN_DIR now, then exit."""
     from rna_watch.commands import once
+    from rna_watch.config import ENDS
 
     for name in ENDS:
         if options[name] is not None:
@@ -86,7 +96,7 @@ def mirror(paths: RunPaths) -> None:
     mirror.follow(paths, echo)
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 @RUN
 @some_settings("output", "patterns", "source", "step")
 def init(run_dir: Path, **options: Any) -> None:
@@ -174,7 +184,7 @@ def stop(run_dirs: tuple[Path, ...], output: str | None) -> None:
         echo(stop.stop(each, output, note))
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 @click.argument("checkpoints", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--out", required=True, type=PATH, help="The model to write.")
 @click.option(
@@ -207,7 +217,7 @@ def extrapolate(checkpoints: tuple[Path, ...], out: Path, *, as_json: bool, **op
     echo(json.dumps(manifest, indent=2) if as_json else "\n".join(extrapolate.lines(out, manifest)))
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 @click.argument("checkpoint", type=PATH)
 @some_settings("source", "ignore", "step")
 @json_flag("it as one JSON object")

@@ -13,8 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from rna_watch.acceleration.methods import METHODS, PRIORS, USUAL, Search
 from rna_watch.errors import UsageError
-
-EXPORTERS = ("tensorboard", "csv", "prometheus", "wandb", "mlflow")  # `exporters/export.py` has what each does
+from rna_watch.exporter_names import EXPORTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,6 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rna_watch.dashboard import runs as table
-from rna_watch.dashboard.runs import RunSight
 from rna_watch.dashboard.summary import summary
 from rna_watch.errors import NothingToDo, RnaWatchError, UsageError
 from rna_watch.journal import sweep, waiting
@@ -135,10 +133,14 @@ def sweep_as_dict(home: RunPaths, entries: Sequence[sweep.Entry], say: Callable[
 
 def _table(runs: Sequence[RunPaths], say: Callable[[str], None]) -> list[str]:
     """A title and a line for each run."""
+    from rna_watch.dashboard import runs as table  # a table is drawn with rich, which takes long to load
+
     sights = []
     for paths in runs:
         state, status = load(paths, say)
-        sights.append(RunSight(path=str(paths.run), state=state, status=status, best=standing(state, paths.there)))
+        sights.append(
+            table.RunSight(path=str(paths.run), state=state, status=status, best=standing(state, paths.there))
+        )
     drawn = table.runs(sights, picked=-1, now=time.time(), width=_WIDTH, height=len(sights) + 1)
     return [line.plain.rstrip() for line in drawn]
 

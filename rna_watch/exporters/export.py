@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rna_watch.exporters.target import Exporter
     from rna_watch.journal.run_paths import RunPaths
 
-# `config.EXPORTERS` has their names
+# `exporter_names.EXPORTERS` has their names
 EXPORTERS: dict[str, Callable[[Target], Exporter]] = {
     "tensorboard": TensorBoard,
     "csv": Csv,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.journal.ages import NEVER
@@ -119,41 +120,31 @@ class Checkpoints(dict[str, Checkpoint]):
         dict.update(made, zip(columns["name"], rows, strict=True))
         if len(made) < len(rows):
             raise ValueError("two checkpoints have one name")
-        flags = zip(
-            columns["name"], columns["stage"], columns["pinned"], columns["for_now"], table.trained, strict=True
-        )
-        for name, stage, pinned, for_now, trained in flags:
-            made.stages[stage][name] = None
-            if pinned:
-                made.pinned[name] = None
-            if trained:
-                made.trained[name] = None
-            if for_now and stage is Stage.SKIPPED:
-                made.left_behind[name] = None
-        known = zip(columns["name"], columns["admitted"], columns["age"], columns["starts_window"], strict=True)
-        for name, place, age, starts_window in known:
-            if place is None:
-                continue
-            step, seq = admitted["step"][place], admitted["seq"][place]
-            series = made._series.setdefault(admitted["series"][place], Series())
-            series.admitted.append((*age, name, seq))
-            series.seqs.append((seq, name))
-            series.steps.append((step, seq, name, age))
-            if starts_window:
-                series.breaks.append(age)
-            made.admitted.append((*age, name))
-            for found, key in (
-                (made._paths, admitted["path"][place]),
-                (made._fingerprints, admitted["fingerprint"][place]),
-                (made._inodes, admitted["inode"][place]),
-            ):
-                found[key] = (*found[key], name) if key in found else (name,)
+        names, stages = columns["name"], columns["stage"]
+        for stage in set(stages):
+            made.stages[stage] = dict.fromkeys(name for name, each in zip(names, stages, strict=True) if each is stage)
+        made.pinned = dict.fromkeys(compress(names, columns["pinned"]))
+        made.trained = dict.fromkeys(compress(names, table.trained))
+        for_now = compress(zip(names, stages, strict=True), columns["for_now"])
+        made.left_behind = dict.fromkeys(name for name, stage in for_now if stage is Stage.SKIPPED)
+        members: dict[str, list[tuple[str, int, Age, bool]]] = {}
+        for each in zip(names, columns["admitted"], columns["age"], columns["starts_window"], strict=True):
+            if each[1] is not None:
+                members.setdefault(admitted["series"][each[1]], []).append(each)
+        steps, seqs = admitted["step"], admitted["seq"]
+        for key, found in members.items():
+            made._series[key] = series = Series()
+            series.admitted = sorted((*age, name, seqs[place]) for name, place, age, _ in found)
+            series.seqs = sorted((seqs[place], name) for name, place, _, _ in found)
+            series.steps = sorted((steps[place], seqs[place], name, age) for name, place, age, _ in found)
+            series.breaks = sorted(age for _, _, age, starts_window in found if starts_window)
+        made.admitted = sorted((*age, name) for found in members.values() for name, _, age, _ in found)
+        known = [(name, place) for name, place in zip(names, columns["admitted"], strict=True) if place is not None]
+        made._paths = _grouped(admitted["path"], known)
+        made._fingerprints = _grouped(admitted["fingerprint"], known)
+        made._inodes = _grouped(admitted["inode"], known)
         verdicts = filter(None, columns["verdict"])
         made.verdicts.update((each.better_than_original, each.significant) for each in verdicts)
-        made.admitted.sort()
-        for series in made._series.values():
-            for each in (series.admitted, series.seqs, series.steps, series.breaks):
-                each.sort()
         return made
 
     def __setitem__(self, name: str, new: Checkpoint) -> None:
@@ -259,6 +250,16 @@ class Checkpoints(dict[str, Checkpoint]):
     def newest_first(self) -> Iterator[Checkpoint]:
         """All admitted checkpoints, from the one that was saved last."""
         return (self[name] for _, _, name in reversed(list(self.admitted)))
+
+
+def _grouped(keys: list[Any], known: list[tuple[str, int]]) -> dict[Any, tuple[str, ...]]:
+    """Names by the keys at their places, in their order."""
+    found: dict[Any, tuple[str, ...]] = {keys[place]: (name,) for name, place in known}
+    if len(found) < len(known):  # some have one key
+        found = {}
+        for name, place in known:
+            found[keys[place]] = (*found.get(keys[place], ()), name)
+    return found
 
 
 def _mark(among: dict[str, None], name: str, wanted: bool) -> None:

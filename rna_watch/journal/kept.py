@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from rna_watch.acceleration.methods import LAST, USUAL_DECAY
-from rna_watch.config import RunConfig, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -40,7 +40,14 @@ _AT_ONCE = frozenset({
 ADMITTING = frozenset({"patterns", "every", "first_step", "learning_rate_jump"})
 # re-estimated statistics have candidates of their own beside the clamped ones
 _CLAMP, _CLAMPING = "clamp", ("auto", "both")
-_DEFAULTS = as_json(RunConfig.model_validate({}))
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """The settings and their defaults; few records are so old that they are needed, and they take long to read."""
+    from rna_watch.config import RunConfig, as_json
+
+    return as_json(RunConfig.model_validate({}))
 
 
 def judge(started: Started) -> tuple[str, ...]:
@@ -73,7 +80,9 @@ def without_effect(before: Started, after: Started) -> dict[str, tuple[Any, Any]
 
 
 def _changed(before: Started, after: Started) -> set[str]:
-    return {name for name in _DEFAULTS if _setting(before, name) != _setting(after, name)}
+    if before.settings == after.settings:
+        return set()
+    return {name for name in _defaults() if _setting(before, name) != _setting(after, name)}
 
 
 def _setting(started: Started, name: str) -> object:
@@ -85,7 +94,7 @@ def _setting(started: Started, name: str) -> object:
     if name == "ema_decays" and name not in settings and settings.get("ema_decay", USUAL_DECAY) != USUAL_DECAY:
         return [settings["ema_decay"]]
     value = settings.get(name, settings.get("export") if name == "serving_copy" else None)
-    value = _DEFAULTS.get(name) if value is None and name not in settings else value
+    value = _defaults().get(name) if value is None and name not in settings else value
     return _CLAMP if name == "normalization" and value in _CLAMPING else value
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.checkpoint import Checkpoint, Packed
     from rna_watch.journal.told import Told
 
-_VERSION = 2
+_VERSION = 3
 _LINES_BYTES = 4096  # of the end of the journal, whose digest the snapshot holds
 _BLOCK_BYTES = 2**20
 _MOST_HEADER_BYTES = 2**16

@@ -51,7 +51,7 @@ _CHECKPOINT: dict[str, tuple[type, ...]] = {
     "for_now": (bool,),
     "admitted": (int, type(None)),
     "age": (list,),
-    "original": (dict, type(None)),
+    "original": (dict, bool, type(None)),
     "verdict": (list, type(None)),
     "evaluated": (bool,),
     "trained": (bool,),
@@ -116,6 +116,11 @@ def to_record(state: RunState, table: Table, told: Told) -> dict[str, Any]:
     """
     columns = table.columns | {
         "taken_up": [each and records.to_record(each) for each in table.columns["taken_up"]],
+        "verdict": [each and each._replace(metrics=_once(each.metrics)) for each in table.columns["verdict"]],
+        "original": [
+            True if said is not None and verdict and verdict.metrics.get("original") == said else said
+            for said, verdict in zip(table.columns["original"], table.columns["verdict"], strict=True)
+        ],
     }
     return {name: getattr(state, name) for name in _PLAIN} | {
         "ages": state.ages,
@@ -153,7 +158,12 @@ def from_record(record: dict[str, Any], bulk: Callable[[int, int], Packed]) -> R
     for path, pin in zip(admitted["pin_path"], admitted["pin"], strict=True):
         if pin != "none":
             records.check_path(path, "pin_path")
-    table = _table(_columns(record.pop("checkpoints"), _CHECKPOINT), admitted, starts, bulk)
+    columns = _columns(record.pop("checkpoints"), _CHECKPOINT)
+    columns["original"] = [
+        verdict.metrics["original"] if said is True else said
+        for said, verdict in zip(columns["original"], columns["verdict"], strict=True)
+    ]
+    table = _table(columns, admitted, starts, bulk)
     state = RunState(
         started=_event(record["started"], e.Started),
         stopped=_event(record["stopped"], e.Stopped),
@@ -175,6 +185,25 @@ def from_record(record: dict[str, Any], bulk: Callable[[int, int], Packed]) -> R
     if not texts or not all(isinstance(state.ages[each], tuple) for each in state.outputs):
         raise TypeError("a field of the state is of another type")
     return state
+
+
+def _once(metrics: dict[str, e.Metrics | None]) -> dict[str, e.Metrics | str | None]:
+    """What was said of candidates, where one equals an earlier one as the name of that: it is most of a state."""
+    found: dict[str, e.Metrics | str | None] = {}
+    for name, said in metrics.items():
+        found[name] = next((each for each, before in found.items() if said is not None and before == said), said)
+    return found
+
+
+def _verdict(value: list[Any] | None) -> Verdict | None:
+    """A verdict; raises KeyError where it refers to what was not said."""
+    if value is None:
+        return None
+    verdict = Verdict(*value)
+    for name, said in verdict.metrics.items():
+        if isinstance(said, str):
+            verdict.metrics[name] = verdict.metrics[said]
+    return verdict
 
 
 def _short(column: list[Any]) -> list[Any] | dict[str, Any]:
@@ -279,6 +308,6 @@ _MADE: dict[str, Callable[[Any], Any]] = {
     "before": lambda value: value and Stage(value),
     "age": _age,
     "chosen_by": _decision,
-    "verdict": lambda value: value and Verdict(*value),
+    "verdict": _verdict,
     "taken_up": lambda value: _event(value, e.TakenUp),
 }

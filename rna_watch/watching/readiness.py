@@ -164,7 +164,7 @@ class Readiness:
             if entry.due <= now and not waits and entry.identity is not None:
                 found += passed.pop(series, ())  # it keeps its place if it can be read by now
                 found.append((name, entry.identity))
-            elif self._is_restless(entry, now):
+            elif entry.restless is not None and self._is_restless(entry, now):
                 found.append((name, entry.restless))
             elif keeps or (not entry.probed and entry.identity is not None):
                 held.add(series)

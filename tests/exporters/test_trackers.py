@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rna_watch.config import EXPORTERS as NAMES
 from rna_watch.errors import RnaWatchError
+from rna_watch.exporter_names import EXPORTERS as NAMES
 from rna_watch.exporters.export import EXPORTERS, export
 from rna_watch.exporters.rows import Row, rows
 from rna_watch.exporters.target import Target

@@ -57,7 +57,7 @@ def test_a_setting_makes_evaluations_stale_unless_it_is_known_to_be_harmless(nam
 
 def test_a_setting_that_nobody_has_thought_of_makes_evaluations_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     """A field that is added to `RunConfig` is on no list, and so its change is not ignored."""
-    monkeypatch.setattr(kept, "_DEFAULTS", {**DEFAULTS, "brand_new": 1})
+    monkeypatch.setattr(kept, "_defaults", lambda: {**DEFAULTS, "brand_new": 1})
     assert stale(_with(), _with(brand_new=2))
     assert not stale(_with(), _with(brand_new=1))
 

@@ -16,8 +16,8 @@ from rna_watch.cli import app
 from rna_watch.config import RENAMED, RETIRED, RunConfig, groups
 from rna_watch.errors import EXIT_CODES
 from rna_watch.journal.records import KINDS
-from rna_watch.options import plain
 from rna_watch.reproduce.tables import Table, render
+from rna_watch.setting_options import plain
 from tests.benchmarks import whole
 from tests.benchmarks.levers import kept
 from tests.manual import arithmetic, measured
