@@ -153,7 +153,7 @@ def compare(
     remedy = "`rna-watch once RUN_DIR --evaluator FILE.py:function` evaluates everything that is there"
     if not state.checkpoints:
         raise NothingToDo(f"nothing is known of this run (no journal, or no checkpoint in it); {remedy}")
-    judged = [c for c in state.checkpoints.values() if c.evaluations and c.step is not None]
+    judged = [c for c in state.checkpoints.values() if c.evaluated and c.step is not None]
     # what one evaluator said of one model in the files; the others' numbers are of another scale
     evaluated = [c for c in judged if state.judged in {None, c.key}]
     default = metric_of(state)
@@ -162,7 +162,13 @@ def compare(
     found = sequences(evaluated)
     compared = pick(found, sequence)
     evaluated = list(compared.members)
-    names = list(dict.fromkeys(name for c in evaluated for metrics in c.evaluations.values() for name in metrics))
+    # all that has to be unpacked, checkpoint by checkpoint: a long run is unpacked once
+    families, lengths, said = [], [], {}
+    for each in evaluated:
+        families.append(family := members_of(each))
+        lengths.append(length_of(each, family))
+        said.update(dict.fromkeys(name for metrics in each.evaluations.values() for name in metrics))
+    names = list(said)
     shown = metric or default.name
     if shown not in names:
         near = difflib.get_close_matches(shown, names, n=1)
@@ -178,8 +184,6 @@ def compare(
     choosing = state.metric.metric if state.metric and chosen_in else None
     picker = _Picker(shown=shown, choosing=choosing or shown, mode=chosen_in or shown_mode)
 
-    families = [members_of(checkpoint) for checkpoint in evaluated]
-    lengths = [length_of(checkpoint) for checkpoint in evaluated]
     kinds = _kinds(families)
     recipes = _recipes(families, lengths, kinds)
     members = tuple(recipes)
@@ -313,7 +317,7 @@ def _row(
     for name, recipe in recipes.items():
         if made := recipe_at(name, recipe, dict(family), length):
             points[name] = picker.point(made)
-    decided = checkpoint.chosen is not None or checkpoint.stage not in PENDING
+    decided = checkpoint.verdict is not None or checkpoint.stage not in PENDING
     if decided and (taken := _taken(checkpoint, points, family, picker)):
         points[CHOSEN] = taken
     return Row(
@@ -322,8 +326,8 @@ def _row(
         points=points,
         candidates={name: (member.method, member.metrics.get(picker.shown)) for name, member in family.items()},
         best=best,
-        better=checkpoint.chosen.better_than_original if checkpoint.chosen else None,
-        significant=checkpoint.chosen.significant if checkpoint.chosen else None,
+        better=checkpoint.verdict.better_than_original if checkpoint.verdict else None,
+        significant=checkpoint.verdict.significant if checkpoint.verdict else None,
         decided=decided,
         batches=_batches(checkpoint, points),
     )
@@ -344,7 +348,7 @@ def _taken(
     checkpoint: Checkpoint, points: Mapping[str, Point], family: Mapping[str, Member], picker: _Picker
 ) -> Point | None:
     """What a user takes: the chosen model where the journal says that it beats the original, else the original."""
-    chosen = checkpoint.chosen
+    chosen = checkpoint.verdict
     if chosen is None or not chosen.better_than_original:
         original = points.get(ORIGINAL)
         return Point(candidate=ORIGINAL, value=original.value) if original else None

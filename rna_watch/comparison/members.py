@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rna_watch.acceleration.methods import LAST
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rna_watch.journal.events import Metrics
     from rna_watch.journal.recipe import Recipe
     from rna_watch.journal.replay import Checkpoint
@@ -29,14 +31,14 @@ class Member:
 
 def members_of(checkpoint: Checkpoint) -> dict[str, Member]:
     """Everything that was evaluated at this checkpoint, by name, in the order of the family; `last` is the original."""
-    searched = checkpoint.searched
+    searched, evaluations, recipes = checkpoint.searched, checkpoint.evaluations, checkpoint.recipes
     names = [str(each.get("name")) for each in searched.candidates] if searched else []
     duplicates = searched.duplicates if searched else {}
     found = {}
-    for name in dict.fromkeys([LAST, *names, *duplicates, *checkpoint.evaluations]):
-        metrics = _metrics(name, checkpoint.evaluations, duplicates)
+    for name in dict.fromkeys([LAST, *names, *duplicates, *evaluations]):
+        metrics = _metrics(name, evaluations, duplicates)
         if metrics is not None:
-            found[name] = Member(name=name, recipe=checkpoint.recipes[name], metrics=metrics)
+            found[name] = Member(name=name, recipe=recipes[name], metrics=metrics)
     return found
 
 
@@ -48,11 +50,11 @@ def _metrics(name: str, evaluations: dict[str, Metrics], duplicates: dict[str, s
     return None
 
 
-def length_of(checkpoint: Checkpoint) -> int:
-    """How many residuals this checkpoint's window has; the most that a recipe takes, where they were not measured."""
+def length_of(checkpoint: Checkpoint, members: Mapping[str, Member]) -> int:
+    """How many residuals a checkpoint's window has; the most that a recipe of its members takes, where they were not measured."""
     if checkpoint.measured and checkpoint.measured.residuals:
         return len(checkpoint.measured.residuals)
-    return max((m.recipe.window or 0 for name, m in members_of(checkpoint).items() if name != LAST), default=0)
+    return max((m.recipe.window or 0 for name, m in members.items() if name != LAST), default=0)
 
 
 def recipe_at(name: str, recipe: Recipe, members: dict[str, Member], length: int) -> Member | None:

@@ -49,7 +49,7 @@ def sequences(checkpoints: Iterable[Checkpoint]) -> list[CheckpointSequence]:
             series = parents[series]
         return series
 
-    for each in admitted.values():
+    for each in admitted.values() if len(parents) > 1 else ():
         for name in _window(each):
             if name in admitted:
                 parents[root(series_of(admitted[name]))] = root(series_of(each))

@@ -40,6 +40,7 @@ _IDLE_REFRESH_S = 1.0
 _SHARE = 0.012  # of a core that frames take at most, but for those that a key asks for
 # A long journal is read in slices, so that the keys work meanwhile.
 _SLICE_S = 0.2
+_FIRST_SLICE_S = 1.0  # the first frame shows a run of usual length whole
 
 
 def watch(
@@ -156,11 +157,12 @@ def _show(every: Sequence[_Run], console: Console, *, until_stopped: bool, stop:
         shown: object = None
         statuses: object = None
         drawn_at = cost_s = 0.0
-        changed = False
+        changed, slice_s = False, _FIRST_SLICE_S
         while True:
             seen = every if look.screen == RUNS else every[look.run : look.run + 1]
             if not look.paused:
-                changed = sum(run.catch_up(_SLICE_S / len(seen)) for run in seen) > 0 or changed
+                changed = sum(run.catch_up(slice_s / len(seen)) for run in seen) > 0 or changed
+                slice_s = _SLICE_S
             over = told_to_end() or _over(every[0], until_stopped=until_stopped, stop=stop)
             since_s, now = time.monotonic() - drawn_at, [run.status for run in seen]
             moved = changed or now != statuses or since_s >= _IDLE_REFRESH_S

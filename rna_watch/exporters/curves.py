@@ -76,7 +76,7 @@ def _marks(c: Comparison, state: RunState) -> list[chart.Mark]:
     best = c.standing.model.checkpoint if c.standing and c.standing.model else None
     for row in c.rows:
         checkpoint = state.checkpoints[row.checkpoint]
-        ours = (checkpoint.chosen.metrics.get("chosen") or {}).get(c.metric) if checkpoint.chosen else None
+        ours = (checkpoint.verdict.metrics.get("chosen") or {}).get(c.metric) if checkpoint.verdict else None
         taken = row.points.get(CHOSEN)
         if row.checkpoint in saved and known(ours):
             marks.append(chart.Mark(kind=chart.SAVED, step=row.step, value=ours))

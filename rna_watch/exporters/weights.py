@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rna_watch.acceleration.methods import PRODUCT, RNA
@@ -23,6 +24,24 @@ _MOST_ROWS = 40
 _LONGEST_NAME = 34
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What is told of one checkpoint: what was chosen (`candidate` is None if nothing was), RNA's best, and the numbers of both.
+
+    `weights` are those of the chosen model, `tried` those of the best RNA (None: there is none).
+    """
+
+    name: str
+    step: int
+    candidate: str | None
+    method: str
+    spread: bool
+    weights: list[float]
+    tried: list[float] | None
+    diagnostics: Mapping[str, object]
+    residual: float | None
+
+
 def section(checkpoints: Sequence[Checkpoint], c: Comparison | None, step_kind: str) -> Markup:
     """Heat maps of the weights of chosen models, and of RNA's where others were chosen; condition and norms.
 
@@ -31,20 +50,34 @@ def section(checkpoints: Sequence[Checkpoint], c: Comparison | None, step_kind: 
         c: the comparison of it, if anything was evaluated.
         step_kind: what its steps count.
     """
-    chosen = [each for each in checkpoints if each.chosen]
+    names = {row.checkpoint: row.points[RNA].candidate for row in c.rows if RNA in row.points} if c else {}
+    made = [_made(each, names.get(each.name)) for each in checkpoints]  # a long run is unpacked once
+    chosen = [each for each in made if each.candidate is not None]
     if not chosen:
         return join()
-    parts = [_map("Weights of the chosen models", [(each, _chosen(each)) for each in chosen], step_kind)]
-    if c and any(each.chosen and each.chosen.method != RNA for each in chosen):
-        names = {row.checkpoint: row.points[RNA].candidate for row in c.rows if RNA in row.points}
-        tried = [(each, _tried(each, names[each.name])) for each in checkpoints if each.name in names]
+    parts = [_map("Weights of the chosen models", [(each, each.weights) for each in chosen], step_kind)]
+    if any(each.method != RNA for each in chosen):
+        tried = [(each, each.tried) for each in made if each.tried is not None]
         if any(weights for _, weights in tried):
             parts.append(_map("Weights of the best RNA", tried, step_kind))
-    return tag("section", tag("h2", "Weights, condition and norms"), *parts, _numbers(checkpoints, step_kind))
+    return tag("section", tag("h2", "Weights, condition and norms"), *parts, _numbers(made, step_kind))
 
 
-def _chosen(checkpoint: Checkpoint) -> list[float]:
-    return [as_number(weight) for weight in checkpoint.chosen.weights] if checkpoint.chosen else []
+def _made(checkpoint: Checkpoint, best_rna: str | None) -> _Made:
+    chosen, measured = checkpoint.chosen, checkpoint.measured
+    row = measured.rows[-1] if measured and measured.rows else []
+    square = _finite(row[-1]) if row else None
+    return _Made(
+        name=checkpoint.name,
+        step=checkpoint.step or 0,
+        candidate=chosen.candidate if chosen else None,
+        method=chosen.method if chosen else "",
+        spread=bool(chosen and chosen.spread),
+        weights=[as_number(weight) for weight in chosen.weights] if chosen else [],
+        tried=None if best_rna is None else _tried(checkpoint, best_rna),
+        diagnostics=chosen.diagnostics if chosen and chosen.weights else {},
+        residual=math.sqrt(square) if square and square > 0.0 else None,
+    )
 
 
 def _tried(checkpoint: Checkpoint, name: str) -> list[float]:
@@ -55,7 +88,7 @@ def _tried(checkpoint: Checkpoint, name: str) -> list[float]:
     return [as_number(weight) for weight in found] if isinstance(found, list) else []
 
 
-def _map(title: str, made: Sequence[tuple[Checkpoint, Sequence[float]]], step_kind: str) -> Markup:
+def _map(title: str, made: Sequence[tuple[_Made, Sequence[float]]], step_kind: str) -> Markup:
     """One column for each checkpoint, the newest of its window at the top."""
     longest = max((len(weights) for _, weights in made), default=0)
     shown = min(longest, _MOST_ROWS)
@@ -70,7 +103,7 @@ def _map(title: str, made: Sequence[tuple[Checkpoint, Sequence[float]]], step_ki
     told = "Each column is a model, each row a checkpoint of its window; the weights of a column sum to 1."
     if any(not weights for _, weights in made):
         told += f" A grey column {_made_otherwise(made)}, and is no combination."
-    if any(each.chosen and each.chosen.spread for each, _ in made):
+    if any(each.spread for each, _ in made):
         told += " Where weights differ from tensor to tensor, these are their means."
     if longest > shown:
         told += f" The {longest - shown} oldest rows are not shown."
@@ -86,48 +119,38 @@ def _map(title: str, made: Sequence[tuple[Checkpoint, Sequence[float]]], step_ki
     )
 
 
-def _made_otherwise(made: Sequence[tuple[Checkpoint, Sequence[float]]]) -> str:
+def _made_otherwise(made: Sequence[tuple[_Made, Sequence[float]]]) -> str:
     """What the models without weights are."""
-    methods = {each.chosen.method for each, weights in made if each.chosen and not weights}
+    methods = {each.method for each, weights in made if each.candidate is not None and not weights}
     words = (["was trained"] if methods - {PRODUCT} else []) + (
         ["has products of factors"] if PRODUCT in methods else []
     )
     return " or ".join(words)
 
 
-def _told(checkpoint: Checkpoint, weights: Sequence[float]) -> str:
-    first = f"{plain(checkpoint.name)}: " + (plain(checkpoint.chosen.candidate) if checkpoint.chosen else "")
+def _told(made: _Made, weights: Sequence[float]) -> str:
+    first = f"{plain(made.name)}: {plain(made.candidate or '')}"
     return "\n".join([first, *(f"{k or 'newest'}: {weight:+.4f}" for k, weight in enumerate(weights[::-1]))])
 
 
-def _numbers(checkpoints: Sequence[Checkpoint], step_kind: str) -> Markup:
+def _numbers(made: Sequence[_Made], step_kind: str) -> Markup:
     """Small charts of the diagnostics of chosen models, and of the newest residual."""
     charts = [
         ("Condition of the system", ["condition"], True),
         ("Norms of the weights: 1 solid, 2 dashed", ["norm1", "norm2"], False),
     ]
     drawn = [
-        _small(title, [(key, _diagnostic(checkpoints, key)) for key in keys], step_kind, log=log)
+        _small(
+            title,
+            [(key, [(each.step, _finite(each.diagnostics.get(key))) for each in made]) for key in keys],
+            step_kind,
+            log=log,
+        )
         for title, keys, log in charts
     ]
-    drawn.append(_small("Length of the newest residual", [("residual", _residuals(checkpoints))], step_kind, log=True))
+    residuals = [(each.step, each.residual) for each in made]
+    drawn.append(_small("Length of the newest residual", [("residual", residuals)], step_kind, log=True))
     return tag("div", *(each for each in drawn if each), class_="small")
-
-
-def _diagnostic(checkpoints: Sequence[Checkpoint], key: str) -> list[tuple[int, float | None]]:
-    return [
-        (each.step or 0, _finite(each.chosen.diagnostics.get(key)) if each.chosen and each.chosen.weights else None)
-        for each in checkpoints
-    ]
-
-
-def _residuals(checkpoints: Sequence[Checkpoint]) -> list[tuple[int, float | None]]:
-    found: list[tuple[int, float | None]] = []
-    for each in checkpoints:
-        row = each.measured.rows[-1] if each.measured and each.measured.rows else []
-        square = _finite(row[-1]) if row else None
-        found.append((each.step or 0, math.sqrt(square) if square and square > 0.0 else None))
-    return found
 
 
 def _finite(value: object) -> float | None:

@@ -168,7 +168,7 @@ class Checkpoint:
     def __getattr__(self, name: str) -> Any:
         """A field that no slot holds."""
         if name in BULK and self.brief is not None:
-            return _unpacked(self.brief.bulk)[name]
+            return _unpacked(self.brief.bulk).field(name)
         if name in LIGHT and self.brief is not None and not isinstance(self.brief, Brief):
             return self.brief.light(name)
         raise AttributeError(name)
@@ -292,28 +292,50 @@ def _pack(checkpoint: Checkpoint) -> bytes:
     return zlib.compress(json.dumps(record, separators=(",", ":")).encode(), 1)
 
 
+class _Unpacked:
+    """The fields of `BULK` of one checkpoint, each made when it is asked for; one that holds something else is not known."""
+
+    def __init__(self, record: Any) -> None:
+        self._record = record
+        self._made: dict[str, Any] = {}
+
+    def field(self, name: str) -> Any:
+        """One of them."""
+        if name not in self._made:
+            try:
+                self._made[name] = _field(name, self._record[name])
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self._made[name] = None if name in _EVENTS else {}
+        return self._made[name]
+
+
 @lru_cache(maxsize=_LATELY)
-def _unpacked(bulk: Packed) -> dict[str, Any]:
-    """The fields of `BULK`; where the bytes cannot be read, or hold something else, nothing is known of them."""
+def _unpacked(bulk: Packed) -> _Unpacked:
+    """The bulk of a checkpoint; where the bytes cannot be read, nothing is known of it."""
     try:
         text = zlib.decompressobj().decompress(bulk.read(), _MOST_BYTES)
-        record = json.loads(text)
-        found: dict[str, Any] = {name: _event(record[name]) for name in _EVENTS}
-        found |= {name: _checked(record[name], check) for name, check in _CHECKS.items()}
-        found["screened"] = {str(name): _event(each) for name, each in record["screened"].items()}
-        found["recipes"] = {
-            name: Recipe(
-                method=str(method),
-                window=window,
-                regularization=regularization,
-                parameters=tuple((str(key), value) for key, value in parameters),
-                statistics=str(statistics),
-            )
-            for name, (method, window, regularization, parameters, statistics) in record["recipes"].items()
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error):
-        return dict.fromkeys(_EVENTS) | {name: {} for name in BULK - _EVENTS.keys()}
-    return found
+        return _Unpacked(json.loads(text))
+    except (OSError, ValueError, RecursionError, zlib.error):
+        return _Unpacked({})
+
+
+def _field(name: str, packed: Any) -> Any:
+    if name in _EVENTS:
+        return _event(packed)
+    if name == "screened":
+        return {str(each): _event(record) for each, record in packed.items()}
+    if name != "recipes":
+        return _checked(packed, _CHECKS[name])
+    return {
+        each: Recipe(
+            method=str(method),
+            window=window,
+            regularization=regularization,
+            parameters=tuple((str(key), value) for key, value in parameters),
+            statistics=str(statistics),
+        )
+        for each, (method, window, regularization, parameters, statistics) in packed.items()
+    }
 
 
 def _event(record: Any) -> e.Event | None:

@@ -38,9 +38,13 @@ def test_a_duplicate_has_the_metrics_of_the_one_it_equals():
 def test_the_length_of_a_window_is_measured_or_told_by_the_names():
     """Residuals count; without them the largest window that a name speaks of."""
     values = {"last": 3.0, "average-2": 2.0, "rna-4-1e-08": 1.0}
-    assert length_of(only(Run().checkpoint(6, values, residuals=5))) == 5
-    assert length_of(only(Run().checkpoint(6, values))) == 4
-    assert length_of(only(Run().checkpoint(1, {"last": 3.0}))) == 0
+
+    def length(run):
+        return length_of(only(run), members_of(only(run)))
+
+    assert length(Run().checkpoint(6, values, residuals=5)) == 5
+    assert length(Run().checkpoint(6, values)) == 4
+    assert length(Run().checkpoint(1, {"last": 3.0})) == 0
 
 
 def test_a_recipe_uses_the_whole_window_only_while_that_is_shorter():
