@@ -46,8 +46,9 @@ def once(
         ask: see `settle`.
 
     Raises:
-        NothingToDo: there is no checkpoint, none that can be used, or none that was not done before.
-        RnaWatchError: nothing was published, every evaluation failed, or the run cannot be watched.
+        NothingToDo: there is no checkpoint, none that can be used, or none left of which a run with models gets another one.
+        RnaWatchError: nothing was published, and the run has no model, or something failed; every evaluation failed; or the
+            run cannot be watched.
     """
     if config.evaluator is not None:
         check_exists(config.evaluator)

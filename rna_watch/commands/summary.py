@@ -81,7 +81,9 @@ def summarize(call: Sequence[e.Event], state: RunState, paths: RunPaths) -> Summ
         result = made
     elif any(isinstance(event, _WORK) for event in call):
         result = f"nothing was published: {_reason(call, state)}"
-        error = RnaWatchError(result)
+        # the beginning of a sequence, say, that was left when the run's models were made: nothing is wrong
+        wrong = not state.outputs or any(isinstance(event, e.Failed | e.Skipped) for event in call)
+        error = RnaWatchError(result) if wrong else NothingToDo(result)
     else:
         result = _nothing_to_do(state)
         error = NothingToDo(result)

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from rna_watch.journal.run_paths import RunPaths
 
 _LOG = logging.getLogger("rna_watch")
-_POLL_S = 0.25  # while the end may be near
+_POLL_S = 0.25  # while the end may be near, or our folder come back
 _IDLE_BEAT_S = 5.0  # between two signs of life that say the same
 _JOIN_S = 15.0
 _AWAY_LIMIT_S = 600.0  # as long as a server takes to start anew
@@ -299,7 +299,7 @@ class Daemon:
                 self._announce()
                 self.stop_reason = self.stop_reason or (f"done: {self._ended}" if self._ended else "done")
                 break
-            self._bell.wait(_POLL_S if self._until_done or self._ended else TICK_S)
+            self._bell.wait(_POLL_S if self._until_done or self._ended or self._is_away() else TICK_S)
 
     def _second(self) -> None:
         worker, watcher = self._worker, self._watcher

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from rna_watch.acceleration.methods import LAST
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MAKE, EVALUATE = "make", "evaluate"
 _FAILURES = 3  # in a row: an evaluator that fails on these fails on the rest
 _REQUESTED = "--again"
+_MADE_UP = "there is time for it now"
 
 
 class _Due(NamedTuple):
@@ -77,6 +78,8 @@ class SecondPass:
         self._queue = deque(self._due(done))
         self._late = deque[str]() if late is None else late
         self._tried: set[str] = set()  # of those left out for lack of time
+        # those that were taken up, perhaps by an earlier start: windows went on without them
+        self._made_up = [c.name for c in done if c.taken_up is not None and c.taken_up.reason == _MADE_UP]
         for line in () if again else without_effect_on(recorder.state, done):
             recorder.record(e.Noted(text=line))
 
@@ -137,7 +140,7 @@ class SecondPass:
     def next(self) -> str | None:
         """The next checkpoint to work on, which is pending now; None if there is no more."""
         self._queue += self._without_late()
-        while self._queue or self._left_behind():
+        while self._queue or self._left_behind() or self._without_made_up():
             due = self._queue.popleft()
             checkpoint = self._recorder.checkpoint(due.name)
             if checkpoint is None or not (checkpoint.stage in DONE or checkpoint.left_behind):
@@ -168,8 +171,10 @@ class SecondPass:
             late = self._late.popleft()
             came, checkpoints = self._recorder.checkpoint(late), self._recorder.state.checkpoints
             later = checkpoints.of_series(came.series).above(came.step) if came and came.step is not None else ()
-            for checkpoint in by_age([checkpoints[name] for name in later]):
-                if checkpoint.stage in DONE and self._lacks(checkpoint, late):
+            members = (each for name in later if (each := checkpoints[name]).usable and not each.repeats)
+            for checkpoint in by_age(islice(members, self._config.window + 1)):  # no window of others goes back so far
+                after = came is not None and 0.0 < came.done_time < checkpoint.done_time  # it was there by then
+                if checkpoint.stage in DONE and not after and self._lacks(checkpoint, late):
                     reason = f"{late}, which was saved before it and came late, is there now"
                     found.setdefault(checkpoint.name, _Due(checkpoint.name, MAKE, reason, late))
         return list(found.values())
@@ -191,9 +196,17 @@ class SecondPass:
             if checkpoint.left_behind:
                 self._tried.add(checkpoint.name)
                 if self._pins.layout(checkpoint) is not None:
-                    self._queue.append(_Due(checkpoint.name, MAKE, "there is time for it now"))
+                    self._made_up.append(checkpoint.name)
+                    self._queue.append(_Due(checkpoint.name, MAKE, _MADE_UP))
                     return True
         return False
+
+    def _without_made_up(self) -> bool:
+        """Queue what was done without checkpoints that were left out, now that all of these are made up for."""
+        self._late.extend(self._made_up)
+        self._made_up.clear()
+        self._queue += self._without_late()
+        return bool(self._queue)
 
     def _end(self) -> None:
         for series, best in list(self._recorder.state.bests.items()):

@@ -182,7 +182,8 @@ class Watcher:
     def _pause_s(self) -> float:
         now = time.monotonic()
         due = now if self._readiness.due(now) else self._readiness.next_due(now)
-        tick_s = _POLL_S if self._ending else TICK_S  # a checkpoint may be announced, or the end be near
+        busy = self._ending or self.away or not self.caught_up or self._readiness.unsettled() > 0
+        tick_s = _POLL_S if busy else TICK_S
         rest = tick_s if due is None else due - now
         return max(min(self._next_scan - now, tick_s, rest), _LEAST_PAUSE_S)
 

@@ -154,7 +154,7 @@ class Worker:
             with contextlib.suppress(StoreAway):
                 self._acts.do("snapshot", "the state cannot be kept", self._recorder.keep_snapshot)
             if not done:
-                self.wake.wait(TICK_S)
+                self.wake.wait(TICK_S if self.idle and not self._pauses() else _POLL_S)
                 self.wake.clear()
 
     def _one(self, second: SecondPass) -> bool:

@@ -69,6 +69,17 @@ def test_where_nothing_was_published_one_reason_comes_first(
     assert counted.startswith(f"{count:6} x  ")
 
 
+def test_what_was_left_of_a_run_with_models_is_no_failure(tmp_path: Path) -> None:
+    """A daemon ended before it came to the first checkpoint, of which there is no model anyway; a failure stays one."""
+    run = _published(Run(), 3, 4)
+    run.add(run.events[0]).admit(1).add(e.Finished(checkpoint="epoch_001.pt", reason="number 1 of a new window"))
+    summary = _summary(run, tmp_path)
+    assert isinstance(summary.error, NothingToDo)
+    assert summary.lines[0].startswith("nothing was published: ")
+    run.admit(2).add(e.Failed(checkpoint="epoch_002.pt", reason="the disk is full", will_retry=False))
+    assert type(_summary(run, tmp_path).error) is RnaWatchError
+
+
 def test_only_the_last_call_counts(tmp_path: Path) -> None:
     """What an earlier start made is no result of this one: there was nothing to do."""
     run = _published(Run(), 3, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +64,14 @@ class SlowEvaluator:
         )
         self.backlog = Backlog(config, self.recorder, self.sequences, self.pins, disk_reserve, thins=thins)
         publication = Publication(config, self.paths, self.recorder)
-        self.second = SecondPass(config, publication, self.recorder, self.sequences, self.pins)
+        self._begin = partial(SecondPass, config, publication, self.recorder, self.sequences, self.pins)
+        self.second = self._begin()
         self.in_work: str | None = None
         self.windows: dict[str, list[str]] = {}
+
+    def begin_again(self) -> None:
+        """What a new start knows of work that was done before: what the journal says."""
+        self.second = self._begin()
 
     def write(self, step: int) -> None:
         """What the trainer does."""

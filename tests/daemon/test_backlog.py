@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rna_watch.journal import events as e
 from rna_watch.journal.replay import Stage
 from tests.daemon.runs import events
 from tests.daemon.slow_evaluator import SlowEvaluator
@@ -51,9 +52,34 @@ def test_what_was_left_out_is_made_up_for_when_there_is_time(tmp_path: Path, kep
         assert run.windows[name] == [f"step_{n}.pt" for n in range(max(1, number - 3), number + 1)]
     stages = {c.name: c.stage for c in run.recorder.checkpoints()}
     assert {stages[name] for name in left} <= ({Stage.FINISHED} if not kept else {Stage.FINISHED, Stage.SKIPPED})
-    if not kept:
+    if not kept:  # what went on without those that were left out was made anew with them
+        assert {
+            name: [f"step_{n}.pt" for n in range(max(1, number - 3), number + 1)]
+            for number, name in enumerate(map("step_{}.pt".format, range(1, 26)), 1)
+        } == run.windows
         run.backlog.begin(None)
         assert "behind" not in run.recorder.state.problems
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["one start", "a new start between"])
+def test_what_went_on_without_one_that_was_left_out_is_made_anew_with_it(tmp_path: Path, ended: bool) -> None:
+    """Once it is made up for; the windows of the three after it lack it. What was made since has it."""
+    run = SlowEvaluator(tmp_path, window=3, thins=False)
+    for number in range(1, 9):
+        run.save(number)
+    run.recorder.record(e.Skipped(checkpoint="step_4.pt", reason="checkpoints come faster", for_now=True))
+    for _ in range(7):
+        assert run.work() not in {None, "step_4.pt"}
+    assert "step_4.pt" not in run.windows["step_7.pt"]
+    assert run.work() == "step_4.pt"
+    if ended:
+        run.recorder.record(e.Finished(checkpoint="step_4.pt", reason="evaluated"))
+        run.in_work = None
+        run.begin_again()
+    assert [run.work() for _ in range(4)] == ["step_5.pt", "step_6.pt", "step_7.pt", None]
+    assert run.windows["step_7.pt"] == [f"step_{n}.pt" for n in range(4, 8)]
+    run.begin_again()
+    assert run.work() is None
 
 
 def test_once_leaves_nothing_out_and_keeps_the_order(tmp_path: Path) -> None:
