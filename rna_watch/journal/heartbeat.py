@@ -1,4 +1,4 @@
-"""The heartbeat: a small file, replaced every second, with what the journal does not keep (progress, memory, workers)."""
+"""The heartbeat: a small file that is replaced, each second of work and every 5 s else: progress, memory, workers."""
 
 from __future__ import annotations
 
