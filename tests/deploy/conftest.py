@@ -1,5 +1,6 @@
 """A real little training, the commands' environment, and waiting with a deadline."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -100,7 +101,7 @@ def begin(environment, tmp_path):
 
     yield start
     for process in begun:
-        if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # what it left behind holds its output open
             os.killpg(process.pid, 9)
         process.communicate()
 
