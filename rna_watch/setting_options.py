@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Set
 
 _LISTS = {name for name in RunConfig.model_fields if shape_of(name) == "LIST"}
-_ALL = f"{__name__}.all"
 
 
 class _Option(click.Option):
@@ -86,7 +85,6 @@ def all_options() -> list[click.Option]:
 
 def _show_all(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        ctx.meta[_ALL] = True
         every = [each for each in ctx.command.params if isinstance(each, _Option) and each.heading and each.hidden]
         try:
             for each in every:

@@ -173,7 +173,9 @@ class SecondPass:
             later = checkpoints.of_series(came.series).above(came.step) if came and came.step is not None else ()
             members = (each for name in later if (each := checkpoints[name]).usable and not each.repeats)
             for checkpoint in by_age(islice(members, self._config.window + 1)):  # no window of others goes back so far
-                after = came is not None and 0.0 < came.done_time < checkpoint.done_time  # it was there by then
+                after = (
+                    came is not None and came.stage in DONE and came.done_time < checkpoint.done_time
+                )  # it was there
                 if checkpoint.stage in DONE and not after and self._lacks(checkpoint, late):
                     reason = f"{late}, which was saved before it and came late, is there now"
                     found.setdefault(checkpoint.name, _Due(checkpoint.name, MAKE, reason, late))

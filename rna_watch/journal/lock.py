@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.errors import RunIsWatched, StoreAway, StoreError
 from rna_watch.journal.command_line import command
-from rna_watch.journal.owner import encoded, recorded, records, this_process
+from rna_watch.journal.owner import encoded, record_bytes, recorded, this_process
 from rna_watch.journal.status import settled
 from rna_watch.layout import disk, owned
 
@@ -115,7 +115,7 @@ class RunLock:
     def _successor(self) -> str:
         """The process that has taken the run over; "" if none has, as far as the files can be read."""
         with contextlib.suppress(OSError):
-            if records(self._paths.lock, self._paths.owner) == encoded(self._owner):
+            if record_bytes(self._paths.lock, self._paths.owner) == encoded(self._owner):
                 return ""
             owner = recorded(self._paths.lock, self._paths.owner)
             if owner == self._owner.in_lock():  # one that started at the same moment and gave up wrote its own there

@@ -98,7 +98,7 @@ def recorded(lock: Path, beside: Path) -> Owner | None:
     return whole if whole is not None and owner == whole.in_lock() else owner
 
 
-def records(lock: Path, beside: Path) -> tuple[bytes, bytes] | None:
+def record_bytes(lock: Path, beside: Path) -> tuple[bytes, bytes] | None:
     """The bytes of both files, as `encoded` makes them; None if one is not there, or is too large.
 
     Raises:

@@ -196,13 +196,15 @@ def _once(metrics: dict[str, e.Metrics | None]) -> dict[str, e.Metrics | str | N
 
 
 def _verdict(value: list[Any] | None) -> Verdict | None:
-    """A verdict; raises KeyError where it refers to what was not said."""
+    """A verdict; raises KeyError or TypeError where it refers to what was not said."""
     if value is None:
         return None
     verdict = Verdict(*value)
     for name, said in verdict.metrics.items():
-        if isinstance(said, str):
-            verdict.metrics[name] = verdict.metrics[said]
+        told = verdict.metrics[said] if isinstance(said, str) else said
+        if not isinstance(told, dict | None):
+            raise TypeError(f"what was said of {name} is of another type")
+        verdict.metrics[name] = told
     return verdict
 
 
