@@ -22,9 +22,9 @@ from rna_watch.engine.local import LocalEngine
 from rna_watch.errors import AllIgnored, IncompleteCheckpoint, RefusedCheckpoint, UsageError
 from rna_watch.formats.probe import probe
 from rna_watch.layout import artifacts, disk
+from rna_watch.layout.agreement import difference
 from rna_watch.layout.factors import factors
 from rna_watch.layout.identity import identify_any
-from rna_watch.layout.layout import difference
 from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.publishing import manifest, output_tree, products
 from rna_watch.publishing import output as outputs

@@ -18,8 +18,8 @@ from rna_watch.formats.optimizer_state import learning_rate
 from rna_watch.formats.probe import probe
 from rna_watch.journal import events as e
 from rna_watch.journal.replay import RunState, Stage
+from rna_watch.layout.agreement import difference
 from rna_watch.layout.identity import identify_any
-from rna_watch.layout.layout import difference
 from rna_watch.layout.trouble import UNREAD, in_words
 from rna_watch.layout.unmatched import describe, unmatched
 from rna_watch.watching import steps

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import zip_longest
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,8 @@ class LocalEngine:
 
     def _in_children(self, work: Sequence[Task], on_done: Callable[[Task], None] | None) -> list[tasks.Result]:
         drivers = self._drivers or self._begin()
-        numbers = {drivers.submit(self._in_child, task): number for number, task in enumerate(work)}
+        order = _runs(len(work), self.workers, own=self._works_too)
+        numbers = {drivers.submit(self._in_child, work[number]): number for number in order}
         results: dict[int, tasks.Result] = {}
         open_ones, untaken = set(numbers), list(numbers) if self._works_too else []
         try:
@@ -173,6 +175,20 @@ class LocalEngine:
         for child in self._children:
             child.close()
         self._children.clear()
+
+
+def _runs(count: int, workers: int, *, own: bool) -> list[int]:
+    """The order of tasks in which each worker has neighbours, so that what the system reads ahead is read once.
+
+    Args:
+        count: of tasks.
+        workers: that take them from the front.
+        own: one of them takes them from the end instead.
+    """
+    size = -(-count // workers)
+    parts = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    last = list(reversed(parts.pop())) if own and len(parts) == workers else []
+    return [number for each in zip_longest(*parts) for number in each if number is not None] + last
 
 
 def _is_large(work_bytes: int) -> bool:

@@ -23,7 +23,7 @@ from rna_watch.window.tasks_plan import window_kernel
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rna_watch.layout.layout import Extent, Layout
+    from rna_watch.layout.layout import Extent, Layout, TensorView
     from rna_watch.window.combine import Combination
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -103,13 +103,23 @@ def views(layout: Layout, storages: Sequence[torch.Tensor]) -> dict[str, torch.T
     tensors = {}
     plain = layout.plain_names
     for view in layout.tensors:
-        key = (view.extent, view.shape, view.stride, view.start)
+        key = view.place
         if key not in same:
-            tensor = torch.as_strided(storages[view.extent], view.shape, view.stride, view.start)
+            tensor = _tensor(view, storages[view.extent])
             same[key] = torch.view_as_complex(tensor) if view.pairs else tensor
         if view.name in plain:
             tensors[plain[view.name]] = same[key]
     return tensors
+
+
+def _tensor(view: TensorView, storage: torch.Tensor) -> torch.Tensor:
+    """A view of a storage; a copy where it lies there in blocks."""
+    if not view.blocks:
+        return torch.as_strided(storage, view.shape, view.stride, view.start)
+    tensor = storage.new_empty(view.shape)
+    for each in view.blocks:
+        tensor[each.where] = torch.as_strided(storage, each.shape, each.stride, each.start)
+    return tensor
 
 
 def span(combination: Combination) -> tuple[list[torch.Tensor], dict[int, Float64]]:

@@ -1,14 +1,14 @@
 """Folders of torch.distributed.checkpoint (DCP): `.metadata` and `__R_N.distcp` shards, with a small torch zip for each piece.
 
 Lightning's sharded `*.ckpt/`, torchtitan's `step-N/`, Megatron's `iter_N/` and Accelerate's `pytorch_model_fsdp_0/` are such.
-A tensor is an extent in the order of its logical elements, whatever blocks the ranks saved it in.
+A tensor is an extent in the order of its logical elements, whatever blocks the ranks saved it in; one in very many pieces, in the
+order of its blocks.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from rna_watch.formats.zip_directory import MAGIC
 from rna_watch.layout import bounded_json
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.identity import FileIdentity, identify
-from rna_watch.layout.layout import Extent, Layout, TensorView
+from rna_watch.layout.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,7 +43,6 @@ _STATE = re.compile(
 _OPTIMIZER = re.compile(r"^(lr_?)?(optim|sched|opt$)", re.IGNORECASE)
 _CARRIED_LIMIT = 10_000
 _COUNTERS_LIMIT = 8
-_MOST_PIECES_IN_ALL = 2**20
 
 
 def recognises(folder: str, names: set[str]) -> bool:
@@ -91,16 +90,8 @@ def read_layout(folder: str, source: str | None, _read_file: ReadFile) -> Layout
         {tensor.storage.key for tensor in tensors.values()},
         _counter_names(metadata),
     )
-    extents: list[Extent] = []
-    views: list[TensorView] = []
-    pieces = 0
-    for name, tensor in tensors.items():
-        extent, view = dcp_pieces.extent(name, tensor, reading.tensors[tensor.storage.key])
-        pieces += len(extent.chunks)
-        if pieces > _MOST_PIECES_IN_ALL:
-            raise dcp_pieces.scattered(f"{name}, with all before it,", pieces)
-        views.append(replace(view, extent=len(extents)))
-        extents.append(extent)
+    parts_of = {name: reading.tensors[tensor.storage.key] for name, tensor in tensors.items()}
+    extents, views = dcp_pieces.extents(tensors, parts_of, blocks=True)
     counters = _counters(reading.numbers)
     for small in (_LIGHTNING, _MEGATRON[1]):
         if small in names:

@@ -29,14 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rna_watch.formats.format import ReadFile
-    from rna_watch.layout.layout import Extent, TensorView
 
 _RANK = re.compile(r"^(?P<stem>.*?)world_size_(?P<size>\d+)_rank_(?P<rank>\d+)\.pt$")
 _MODEL = "model_"
 _NOT_CARRIED = re.compile(r"_rank_\d+\.pt$|^\.|\.(bin|safetensors|pt|pth)$|\.index\.json$")
 _CARRIED_LIMIT = 10_000
 _MOST_RANKS = 2**16
-_MOST_PIECES_IN_ALL = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +74,9 @@ def read_layout(folder: str, source: str | None, _read_file: ReadFile) -> Layout
             f"{first.name} and the other ranks' files hold plain tensors, so nothing says how they belong together; save one "
             "of them where each is a whole model"
         )
-    extents: list[Extent] = []
-    views: list[TensorView] = []
-    pieces = 0
-    for name, tensor in tensors.items():
-        extent, view = dcp_pieces.extent(name, tensor, list(_blocks(name, tensor, files)))
-        pieces += len(extent.chunks)
-        if pieces > _MOST_PIECES_IN_ALL:
-            raise dcp_pieces.scattered(f"{name}, with all before it,", pieces)
-        views.append(replace(view, extent=len(extents)))
-        extents.append(extent)
+    parts_of = {name: list(_blocks(name, tensor, files)) for name, tensor in tensors.items()}
+    # the model becomes one file, where elements stand in their own order
+    extents, views = dcp_pieces.extents(tensors, parts_of, blocks=False)
     digest = hashlib.blake2b("".join(each.fingerprint for each in files).encode(), digest_size=16)
     return Layout(
         format=FORMAT.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from bisect import bisect_left, bisect_right
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
 from rna_watch.formats.format import Checksums
 from rna_watch.formats.zip_directory import payload_offset, read_directory
+from rna_watch.layout import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,6 +69,7 @@ def repair(file: OpenFile, written: Written, writer: int, base: int = 0) -> None
         base: the byte at which the clone begins in the writer's file.
     """
     starts = sorted(written)
+    entries: dict[int, bytes] = {}
     for record in read_directory(file):
         # a record that holds nothing that was written is left alone, also if it is damaged
         near = bisect_left(starts, record.header_offset)
@@ -82,9 +83,23 @@ def repair(file: OpenFile, written: Written, writer: int, base: int = 0) -> None
         inside = starts[bisect_left(starts, offset) : bisect_left(starts, offset + record.size_bytes)]
         if not inside:
             continue
-        crc = _record_crc(file, offset, record.size_bytes, {start: written[start] for start in inside})
-        for place in _places(record, offset):
-            os.pwrite(writer, struct.pack("<I", crc), base + place)
+        crc = struct.pack(
+            "<I", _record_crc(file, offset, record.size_bytes, {start: written[start] for start in inside})
+        )
+        entry, own = _places(record, offset)
+        disk.write_all(writer, memoryview(crc), base + own)
+        entries[entry] = crc
+    _write_entries(file, entries, writer, base)
+
+
+def _write_entries(file: OpenFile, entries: dict[int, bytes], writer: int, base: int) -> None:
+    """Write checksums to their places in the directory, at once."""
+    if entries:
+        first, last = min(entries), max(entries)
+        directory = bytearray(file.read(first, last + 4 - first))
+        for place, crc in entries.items():
+            directory[place - first : place - first + 4] = crc
+        disk.write_all(writer, memoryview(directory), base + first)
 
 
 CHECKSUMS = Checksums(parts=parts, damage=damage, repair=repair)
@@ -167,7 +182,7 @@ def combine_crc(first: int, second: int, second_bytes: int) -> int:
         second: CRC-32 of the second.
         second_bytes: length of the second.
     """
-    return _product(_appended_zeros(second_bytes), first) ^ second
+    return _product(_appended_zeros(second_bytes), first) ^ second if first else second
 
 
 @lru_cache(maxsize=64)  # the runs of a strided tensor are all of one length

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from rna_watch.layout.blocks import is_dense
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
 
@@ -82,19 +83,11 @@ def _alone(layout: Layout) -> set[str]:
     return {
         view.name
         for view in layout.tensors
-        if owners[view.extent] == 1 and _dense(view) and layout.extents[view.extent].count == prod(view.shape)
+        if owners[view.extent] == 1
+        and not view.blocks
+        and is_dense(view.shape, view.stride)
+        and layout.extents[view.extent].count == prod(view.shape)
     }
-
-
-def _dense(view: TensorView) -> bool:
-    """Whether its elements lie side by side, in whichever order of the dimensions."""
-    step = 1
-    for stride, size in sorted(zip(view.stride, view.shape, strict=True)):
-        if size > 1:
-            if stride != step:
-                return False
-            step *= size
-    return prod(view.shape) > 0
 
 
 def _obstacle(

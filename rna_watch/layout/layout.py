@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,17 +17,16 @@ from fnmatch import translate
 from math import prod
 from typing import TYPE_CHECKING
 
+from rna_watch.layout.blocks import Block, runs_of
 from rna_watch.layout.dtypes import PAIRS
 from rna_watch.layout.names import by_part, canonical_names, plain_names
+from rna_watch.layout.strides import runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rna_watch.acceleration.residuals import ParameterGroup
     from rna_watch.layout.identity import FileIdentity
-
-
-_IF_NO_PARAMETER = "; if it is no parameter, leave it out with --ignore {}"
 
 
 class Role(StrEnum):
@@ -92,7 +90,8 @@ OUTSIDE = Companion(group=-1)
 class TensorView:
     """A named tensor of the model: shape, stride and start (in elements) within extent number `extent`.
 
-    The name is the stored one. `pairs`: it holds complex numbers, described as real ones with a last axis of two.
+    The name is the stored one. `pairs`: it holds complex numbers, described as real ones with a last axis of two. `blocks`: its
+    elements are numbered one block after the other; `stride` is then a contiguous tensor's, and says nothing of the extent.
     """
 
     name: str
@@ -102,6 +101,22 @@ class TensorView:
     extent: int
     start: int
     pairs: bool = False
+    blocks: tuple[Block, ...] = ()
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What equal views of an extent have in common."""
+        return self.extent, self.shape, self.stride, self.start, self.blocks
+
+    @property
+    def cut(self) -> str:
+        """The blocks, as text: equal for equal cuts."""
+        return "".join(f"|{each.offsets}{each.shape}{each.stride}" for each in self.blocks)
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """The runs (first element, count) of the extent's storage that it covers, ascending."""
+        return runs_of(self.blocks) if self.blocks else runs(self.shape, self.stride, self.start)
 
     @property
     def stored_dtype(self) -> str:
@@ -192,7 +207,11 @@ class Layout:
         object.__setattr__(self, "extents", extents)
         object.__setattr__(self, "ignored", tuple(names[t.name] for t in self.tensors if t.extent in left_out))
         lines = [
-            (t.extent, f"{names[t.name]}|{t.stored_dtype}|", f"{t.shape}|{t.stride}|{t.start}|{owners[t.extent]}")
+            (
+                t.extent,
+                f"{names[t.name]}|{t.stored_dtype}|",
+                f"{t.shape}|{t.stride}|{t.start}|{owners[t.extent]}{t.cut}",
+            )
             for t in self.tensors
         ]
         agree = [
@@ -279,64 +298,6 @@ def covers(view: TensorView, extent: Extent) -> bool:
     return (
         len(extent.chunks) == 1 and extent.chunks[0].start == view.start and extent.chunks[0].count == prod(view.shape)
     )
-
-
-def difference(old: Layout, new: Layout, *, whole: bool = False) -> str:
-    """In words, why two checkpoints cannot stand in one window ("" if they can).
-
-    Args:
-        old: the older one.
-        new: the newer one.
-        whole: tensors that are copied must agree too, as those of a model and of its newest input do.
-    """
-    if (old.structure == new.structure) if whole else (old.architecture == new.architecture):
-        return ""
-    if old.averaged != new.averaged:
-        kinds = ["an average of the weights" if each.averaged else "the weights" for each in (old, new)]
-        return f"the model changed: it was {kinds[0]} ({old.source!r}), is {kinds[1]} ({new.source!r})"
-    a, b = (_by_name(layout, whole=whole) for layout in (old, new))
-    gone, added = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
-    if len(gone) == len(a):
-        return (
-            f"the model changed: it is another, none of its {len(b)} tensors (such as {added[0]}) has the name of one of the "
-            f"{len(a)} before (such as {gone[0]})"
-        )
-    if gone or added:
-        both = a.keys() & b.keys()
-        parts = [
-            f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {word} (such as {names[0]})"
-            for names, word in ((gone, "removed"), (added, "added"))
-            if names
-        ]
-        copied = all(
-            _is_copied(layout, own[name]) for layout, own in ((old, a), (new, b)) for name in own.keys() ^ both
-        )
-        hint = _IF_NO_PARAMETER.format(shlex.quote([*gone, *added][0])) if copied and not whole else ""
-        return f"the model changed: {', '.join(parts)}; {len(both)} have the names of before{hint}"
-    for what in ("stored_dtype", "stored_shape", "stride"):
-        changed = [
-            name
-            for name in a
-            if getattr(a[name], what) != getattr(b[name], what)
-            and (whole or what == "stored_dtype" or not _is_copied(old, a[name]))
-        ]
-        if changed:
-            before, after = (getattr(each[changed[0]], what) for each in (a, b))
-            others = f" ({len(changed)} of {len(a)} tensors changed so)" if len(changed) > 1 else ""
-            hint = "" if whole or what != "stored_shape" else _IF_NO_PARAMETER.format(shlex.quote(changed[0]))
-            said = f"{what.removeprefix('stored_')} of {changed[0]} was {before}, is {after}{others}{hint}"
-            return f"the model changed: {said}"
-    return "the model changed: other tensors share storage than before"
-
-
-def _by_name(layout: Layout, *, whole: bool) -> dict[str, TensorView]:
-    """The tensors by the names under which a window knows them, ignored ones only if `whole`."""
-    names, left_out = layout.window_names, () if whole else frozenset(layout.ignored)
-    return {names[view.name]: view for view in layout.tensors if names[view.name] not in left_out}
-
-
-def _is_copied(layout: Layout, view: TensorView) -> bool:
-    return layout.extents[view.extent].role is Role.COPIED
 
 
 Setting = bool | float | tuple[float, ...]

@@ -15,7 +15,7 @@ from rna_watch.layout.identity import check_unchanged, identify
 from rna_watch.layout.trouble import UNREAD_AGAIN, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rna_watch.layout.identity import FileIdentity
 
@@ -98,15 +98,27 @@ class OpenFile:
         offset += self.start_bytes
         while buffer:
             try:
-                count = self._preadv(buffer, offset)
+                count = self._preadv([buffer], offset)
             except OSError as error:
                 raise _unread(self.identity.path, "read", error) from error
             if count == 0:
                 raise InputChanged(f"{self.identity.path} became shorter while it was being read")
             buffer, offset = buffer[count:], offset + count
 
-    def _preadv(self, buffer: memoryview, offset: int) -> int:
-        count = os.preadv(self.descriptor, [buffer], offset)
+    def read_all(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Fill buffers with the bytes from an offset on, one behind the other; as `read_into`."""
+        if len(buffers) > 1:
+            try:
+                if self._preadv(buffers, self.start_bytes + offset) == sum(map(len, buffers)):
+                    return
+            except OSError as error:
+                raise _unread(self.identity.path, "read", error) from error
+        for buffer in buffers:
+            self.read_into(buffer, offset)
+            offset += len(buffer)
+
+    def _preadv(self, buffers: Sequence[memoryview], offset: int) -> int:
+        count = os.preadv(self.descriptor, buffers, offset)
         if self.uncached:
             start = max(0, offset - _BEHIND_BYTES) // _PAGE_BYTES * _PAGE_BYTES
             os.posix_fadvise(self.descriptor, start, offset + count - start, os.POSIX_FADV_DONTNEED)

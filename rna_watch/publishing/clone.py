@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def begin(combination: Combination, temporary: str, limit: int) -> Draft:
-    """Make the temporary files, each a reflink of the newest checkpoint's where the file system can, else empty.
+    """Make the temporary files: with the newest checkpoint's bytes if those are few or blocks can be shared, else empty.
 
     Args:
         combination: the model.

@@ -17,7 +17,7 @@ from rna_watch.formats.registry import file_format
 from rna_watch.layout.dtypes import DTYPES, Array, Float64, widen
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import opened
-from rna_watch.layout.strides import merge_runs, runs
+from rna_watch.layout.strides import merge_runs
 from rna_watch.window import tasks_plan
 from rna_watch.window.combine import combined_blocks
 from rna_watch.window.segments import BLOCK_ELEMENTS, WindowReader, window_segments
@@ -220,10 +220,9 @@ class _Tally:
         self._counts: dict[int, tuple[int, float]] = {}
         seen = set()
         for number, view in enumerate(layout.tensors):
-            key = (view.extent, view.shape, view.stride, view.start)
-            if key not in seen:
+            if view.place not in seen:
                 self._views[view.extent].append(number)
-            seen.add(key)
+            seen.add(view.place)
 
     def add(self, segment: Segment, start: int, expected: Array, found: Array) -> None:
         unsigned = _UNSIGNED[expected.itemsize]
@@ -275,7 +274,7 @@ def _elements(view: TensorView) -> int:
 @lru_cache(maxsize=64)
 def _pieces(view: TensorView) -> tuple[Array, Array]:
     """The runs of a tensor's storage that it covers: first elements and ends."""
-    covered = np.array(runs(view.shape, view.stride, view.start), dtype=np.int64).reshape(-1, 2)
+    covered = np.array(view.runs, dtype=np.int64).reshape(-1, 2)
     return covered[:, 0], covered[:, 0] + covered[:, 1]
 
 

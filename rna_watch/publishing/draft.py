@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rna_watch.window.copies import Copy
     from rna_watch.window.segments import Segment
 
+_SMALL_BYTES = 2**22
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
@@ -56,7 +58,9 @@ def paths(newest: Layout, files: Iterable[FileIdentity], temporary: str) -> list
 
 
 def begin_file(source: FileIdentity, path: str) -> bool:
-    """Make a file with another's permissions and, if blocks can be shared, its bytes (True), else its size.
+    """Make a file with another's permissions and, if blocks can be shared or are few, its bytes (True), else its size.
+
+    A small file is copied here, all of it: that costs less than a copy of each header between its tensors.
 
     Raises:
         InputChanged: the other is gone or changed.
@@ -65,9 +69,15 @@ def begin_file(source: FileIdentity, path: str) -> bool:
     with opened([source]) as (file,), disk.create(path) as writer:
         os.fchmod(writer.fileno(), os.fstat(file.descriptor).st_mode & 0o777 | 0o200)
         shared = share_blocks(file.descriptor, writer.fileno())
-        if not shared:
+        if not shared and source.size_bytes > _SMALL_BYTES:
             os.ftruncate(writer.fileno(), source.size_bytes)
-    return shared
+            return False
+        if not shared:
+            done = 0
+            for piece in file.pieces(0, source.size_bytes):
+                disk.write_all(writer.fileno(), piece, done)
+                done += len(piece)
+    return True
 
 
 def finish(draft: Draft, temporary: str, patches: Iterable[Patch]) -> None:

@@ -37,7 +37,7 @@ def plain_tensors(layout: Layout) -> tuple[dict[str, TensorView], dict[str, str]
         name = plain.get(view.name)
         if name is None:
             continue
-        same = (view.extent, view.shape, view.stride, view.start, view.pairs)
+        same = (view.place, view.pairs)
         if same in kept and 0 not in view.shape:
             aliases[name] = kept[same]
         else:
@@ -86,9 +86,7 @@ def _plan(layout: Layout) -> tuple[Skeleton, dict[str, list[Copy]]]:
     tensors, aliases = plain_tensors(layout)
     made = safetensors_writer.skeleton(tensors, _FORMAT | aliases)
     return made, {
-        name: list(
-            copies.of_view(layout.extents[view.extent], view.shape, view.stride, view.start, 0, made.offsets[name])
-        )
+        name: list(copies.of_tensor(layout.extents[view.extent], view, 0, made.offsets[name]))
         for name, view in tensors.items()
     }
 

@@ -13,8 +13,8 @@ from rna_watch.acceleration.methods import CLAMPED, COMBINED, RE_ESTIMATED
 from rna_watch.errors import IncompleteCheckpoint, InputChanged, RefusedCheckpoint
 from rna_watch.formats.probe import probe
 from rna_watch.layout import bounded_json
+from rna_watch.layout.agreement import difference
 from rna_watch.layout.factors import factors
-from rna_watch.layout.layout import difference
 from rna_watch.publishing import consolidated, differences, export, made, products
 from rna_watch.publishing.made import COMBINATION, PRODUCT, TRAINING
 from rna_watch.publishing.manifest import SCHEMA

@@ -6,13 +6,14 @@ A view is written in the order of its logical elements, so that a transposed ten
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rna_watch.layout.blocks import band, row
 from rna_watch.layout.disk import patching, write_all
 from rna_watch.layout.dtypes import DTYPES, Array
 from rna_watch.layout.layout import Chunk
@@ -23,8 +24,9 @@ from rna_watch.window.combine import Patch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from rna_watch.layout.blocks import Block
     from rna_watch.layout.identity import FileIdentity
-    from rna_watch.layout.layout import Extent
+    from rna_watch.layout.layout import Extent, TensorView
     from rna_watch.layout.open_file import OpenFile
 
 # what is held in memory: contiguous elements, or scattered ones, which need an index as well, and as many runs at most as
@@ -37,8 +39,8 @@ _SCATTERED_ELEMENTS = 2**18
 class Copy:
     """A piece of a checkpoint's files, and the place where it goes: file and byte offset.
 
-    The piece is a view (`shape`, `stride`, `start`) of elements of `dtype` that lie in `chunks`; or, without a dtype, the
-    bytes of one chunk.
+    The piece is a view (`shape`, `stride`, `start`) of elements of `dtype` that lie in `chunks`, or has that shape and is put
+    together of `blocks`; or, without a dtype, it is the bytes of one chunk.
     """
 
     chunks: tuple[Chunk, ...]
@@ -48,6 +50,7 @@ class Copy:
     shape: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
     start: int = 0
+    blocks: tuple[Block, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -99,6 +102,48 @@ def of_view(
             start=first,
         )
         offset_bytes += prod(sizes) * itemsize
+
+
+def of_tensor(extent: Extent, view: TensorView, file: int, offset_bytes: int) -> Iterator[Copy]:
+    """A tensor in the order of its logical elements, cut into copies that stand one behind the other.
+
+    Args:
+        extent: the one that it lies in.
+        view: the tensor.
+        file: number of the file that is written.
+        offset_bytes: where the first element goes.
+    """
+    if not view.blocks:
+        yield from of_view(extent, view.shape, view.stride, view.start, file, offset_bytes)
+        return
+    for shape, blocks in _bands(view.shape, view.blocks):
+        yield Copy(
+            chunks=tuple(
+                each
+                for each in extent.chunks
+                if any(each.start <= block.last and each.start + each.count > block.start for block in blocks)
+            ),
+            file=file,
+            offset_bytes=offset_bytes,
+            dtype=extent.dtype,
+            shape=shape,
+            blocks=blocks,
+        )
+        offset_bytes += prod(shape) * DTYPES[extent.dtype].itemsize
+
+
+def _bands(shape: tuple[int, ...], blocks: tuple[Block, ...]) -> Iterator[tuple[tuple[int, ...], tuple[Block, ...]]]:
+    """Parts of a tensor, a few rows each, in its order: their shape and the blocks that they are put together of."""
+    inner = prod(shape[1:])
+    rows = _SCATTERED_ELEMENTS // inner
+    if not rows and len(shape) > 1:
+        for number in range(shape[0]):
+            yield from _bands(shape[1:], row(blocks, number))
+        return
+    rows = max(rows, 1)
+    for first in range(0, shape[0], rows):
+        count = min(rows, shape[0] - first)
+        yield (count, *shape[1:]), band(blocks, first, first + count)
 
 
 def _cut(
@@ -170,6 +215,12 @@ def contents(files: Sequence[FileIdentity], copies: Iterable[Copy]) -> Iterator[
 
 def _elements(copy: Copy, readers: Mapping[int, OpenFile]) -> Array:
     """The bits of a view's elements, in logical order."""
+    if copy.blocks:
+        whole = np.empty(copy.shape, dtype=DTYPES[copy.dtype].bits)
+        for each in copy.blocks:
+            part = replace(copy, shape=each.shape, stride=each.stride, start=each.start, blocks=())
+            whole[each.where] = _elements(part, readers).reshape(each.shape)
+        return whole
     used = runs(copy.shape, copy.stride, copy.start)
     bits = DTYPES[copy.dtype].bits
     stored = np.empty(sum(count for _, count in used), dtype=bits)

@@ -42,6 +42,9 @@ _OTHER_FILES = 512
 # Of each weight matrix, the elements whose norms tell trainings apart: of all of them they would cost 9 % of the pass that makes
 # every row of the Gram matrix at N = 10 (measured on blocks of 65,536); of so many, no more than that pass differs from itself.
 MATRIX_ELEMENTS = 2**13
+# What is read at once: across gaps of so many bytes (headers of small tensors), into as many buffers as the system takes.
+_GAP_BYTES = 2**12
+_MOST_BUFFERS = 1024
 NOWHERE = -1  # the number of no file: elements that are zero
 
 
@@ -138,7 +141,7 @@ def window_segments(
         if companion_dtype:
             peers += [part.chunks for part in parts]
             itemsizes += [DTYPES[companion_dtype].itemsize] * len(parts)
-        starts = [list(accumulate((chunk.count for chunk in chunks), initial=0)) for chunks in peers]
+        starts = [_starts(chunks) for chunks in peers]
         position = 0
         for chunk in extent.chunks:
             for first in range(0, chunk.count, limit):
@@ -168,15 +171,24 @@ def window_segments(
     )
 
 
+def _starts(chunks: Sequence[Chunk]) -> Sequence[int]:
+    """The counts at which chunks begin and, last, at which they end."""
+    if len(chunks) == 1:
+        return (0, chunks[0].count)
+    return list(accumulate((chunk.count for chunk in chunks), initial=0))
+
+
 def _places(
     chunks: Sequence[Chunk], positions: Sequence[int], itemsize: int, first: int, count: int
 ) -> tuple[Place, ...]:
     """Where elements [first, first + count), counted over the chunks, lie; without chunks they are zeros.
 
-    `positions` are the counts at which the chunks begin and, last, at which they end.
+    `positions` are the chunks' `_starts`.
     """
     if not chunks:
         return ((NOWHERE, 0, count),)
+    if len(chunks) == 1:
+        return ((chunks[0].file, chunks[0].offset_bytes + first * itemsize, count),)
     places = []
     for number in range(bisect_right(positions, first) - 1, bisect_left(positions, first + count)):
         chunk, position = chunks[number], positions[number]
@@ -287,6 +299,7 @@ class WindowReader:
         self._uncached = uncached
         self._open = ExitStack()
         self._readers: list[list[OpenFile]] = []
+        self._gap = memoryview(bytearray(_GAP_BYTES))
         self.read_bytes = 0
 
     def __enter__(self) -> WindowReader:
@@ -320,10 +333,7 @@ class WindowReader:
             first = segments[pieces[0].segment]
             sources = len(first.places)
             for k in range(sources):
-                target, done = raw[k].data, 0
-                for file, offset, length in _runs(k, segments, pieces, DTYPES[first.dtype_of(k)].itemsize):
-                    self._read(k, file, offset, target[done : done + length])
-                    done += length
+                self._read(k, _runs(k, segments, pieces, DTYPES[first.dtype_of(k)].itemsize), raw[k].data)
             own = sources - first.companions
             parts = ((0, own, first.dtype), (own, sources, first.companion_dtype))[: 2 if first.companions else 1]
             stored = [(low, high, dtype, raw[low:high].view(DTYPES[dtype].bits)) for low, high, dtype in parts]
@@ -333,12 +343,29 @@ class WindowReader:
                     widen(bits[:, start : start + size], dtype, values[low:high, :size])
                 yield Block(inside, values[:sources, :size])
 
-    def _read(self, k: int, file: int, offset: int, into: memoryview) -> None:
-        if file == NOWHERE:
-            into[:] = bytes(len(into))
-            return
-        self.read_bytes += len(into)
-        self._readers[k][file].read_into(into, offset)
+    def _read(self, k: int, runs: Sequence[tuple[int, int, int]], into: memoryview) -> None:
+        """Read runs of one checkpoint, one behind the other; those that lie close together in a file at once."""
+        done = 0
+        near: list[memoryview] = []  # what to read at once: runs, and between them what is thrown away
+        begin = at = place = 0
+        for file, offset, length in runs:
+            part, done = into[done : done + length], done + length
+            if file == NOWHERE:
+                part[:] = bytes(length)
+                continue
+            self.read_bytes += length
+            gap = offset - at
+            if near and (file != place or not 0 <= gap <= len(self._gap) or len(near) + 2 > _MOST_BUFFERS):
+                self._readers[k][place].read_all(near, begin)
+                near = []
+            if not near:
+                begin = offset
+            elif gap:
+                near.append(self._gap[:gap])
+            near.append(part)
+            place, at = file, offset + length
+        if near:
+            self._readers[k][place].read_all(near, begin)
 
 
 def _runs(k: int, segments: Sequence[Segment], pieces: Sequence[Piece], itemsize: int) -> list[tuple[int, int, int]]:

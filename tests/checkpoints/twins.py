@@ -28,10 +28,17 @@ def read(layout):
                 chunk.offset_bytes : end
             ]
         storages.append(torch.frombuffer(storage, dtype=dtype) if storage else torch.empty(0, dtype=dtype))
-    return {
-        view.name: torch.as_strided(storages[view.extent], view.shape, view.stride, view.start)
-        for view in layout.tensors
-    }
+    return {view.name: _tensor(view, storages[view.extent]) for view in layout.tensors}
+
+
+def _tensor(view, storage):
+    if not view.blocks:
+        return torch.as_strided(storage, view.shape, view.stride, view.start)
+    whole = torch.empty(view.shape, dtype=storage.dtype)
+    for block in view.blocks:
+        part = torch.as_strided(storage, block.shape, block.stride, block.start)
+        whole[tuple(slice(at, at + size) for at, size in zip(block.offsets, block.shape, strict=True))] = part
+    return whole
 
 
 def combine(models, weights):

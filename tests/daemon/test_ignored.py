@@ -15,7 +15,7 @@ from rna_watch.errors import AllIgnored
 from rna_watch.formats.optimizer_state import assign
 from rna_watch.formats.probe import probe
 from rna_watch.journal.kept import stale
-from rna_watch.layout.layout import difference
+from rna_watch.layout.agreement import difference
 from rna_watch.window.equality import same_values
 from tests.checkpoints.twins import combine, is_rounded, same_bits
 from tests.daemon.runs import events, published, rna_watch, status

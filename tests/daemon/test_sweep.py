@@ -114,8 +114,8 @@ def test_new_runs_are_taken_up_one_is_let_go_and_the_others_go_on(
     wait_until(lambda: _published(first) == COUNT - 1)
     assert _watched(first) and _watched(third) and not _watched(second)  # noqa: PT018 - one moment
     assert _published(second) == COUNT - 2
-    left = {each.run: each.left for each in record.read(sweep.home) or ()}
-    assert left == {str(first): "", str(second): "rna-watch stop", str(third): ""}
+    expected = {str(first): "", str(second): "rna-watch stop", str(third): ""}
+    wait_until(lambda: {each.run: each.left for each in record.read(sweep.home) or ()} == expected)
 
     shown = rna_watch("status", root)
     assert "3 runs" in shown.stdout

@@ -139,3 +139,19 @@ def test_torch_is_not_needed(tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "a.pt")], capture_output=True, text=True, check=False
     )
     assert child.returncode == 0, child.stderr
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("workers", [2, 3, 8])
+@pytest.mark.parametrize("count", [2, 7, 16, 33])
+def test_each_worker_has_neighbouring_tasks(count, workers, own):
+    """Taken from the front by turns, and by one of them from the end, each gets a run of neighbours; all tasks are there once."""
+    order = local._runs(count, workers, own=own)
+    assert sorted(order) == list(range(count))
+    size = -(-count // workers)
+    parts = -(-count // size)
+    taken = [order[-1 : -1 - (count - (parts - 1) * size) : -1]] if own and parts == workers else []
+    front = order[: count - len(taken[0])] if taken else order
+    taken += [[each for each in front if each // size == number] for number in range(parts)]
+    for run in filter(None, taken):
+        assert run == list(range(run[0], run[0] + len(run)))

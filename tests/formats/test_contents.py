@@ -18,7 +18,8 @@ from rna_watch.errors import RefusedCheckpoint
 from rna_watch.evaluation.materialize import span, state_dict, views
 from rna_watch.formats.optimizer_state import assign
 from rna_watch.formats.probe import probe
-from rna_watch.layout.layout import Role, difference
+from rna_watch.layout.agreement import difference
+from rna_watch.layout.layout import Role
 from rna_watch.window import tasks, tasks_plan
 from rna_watch.window.combine import Combination
 from tests.checkpoints import twins

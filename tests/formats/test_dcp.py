@@ -11,16 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
 from torch.distributed.checkpoint._extension import StreamTransformExtension
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
 from rna_watch.errors import IncompleteCheckpoint, RefusedCheckpoint
-from rna_watch.formats import dcp as adapter
+from rna_watch.evaluation.materialize import storages_of, views
+from rna_watch.formats import dcp as dcp_format
 from rna_watch.formats import dcp_pieces
 from rna_watch.formats.probe import probe
+from rna_watch.layout.agreement import difference
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import OpenFile
+from rna_watch.publishing import export
+from rna_watch.window import copies
+from rna_watch.window.combine import Combination
 from rna_watch.window.segments import window_segments
+from rna_watch.window.tasks import run_all
 from tests.checkpoints import twins
 from tests.checkpoints.damage import is_sound, put
 from tests.checkpoints.dcp_forms import QUIET, blobs, load, optimizer_state, save
@@ -115,14 +122,102 @@ class TestCuts:
         exact = sum(weight * each["w"].to(torch.complex128) for weight, each in zip(WEIGHTS, models, strict=True))
         assert torch.allclose(load(out, "model.")["w"].to(torch.complex128), exact, rtol=1e-6, atol=1e-6)
 
+    def test_tensors_in_very_many_pieces_are_read_block_after_block(self, tmp_path, monkeypatch):
+        """Columns, three axes, complex numbers, an order of axes, no elements: combined, and loaded by the library."""
+        monkeypatch.setattr(dcp_pieces, "FEW_PIECES", 4)
+        models = [
+            {
+                "w": torch.randn(50, 7),
+                "experts": torch.randn(4, 6, 10, dtype=torch.bfloat16),
+                "complex": torch.randn(20, 6, dtype=torch.complex64),
+                "t": torch.randn(9, 30).t(),
+                "n": torch.arange(60).reshape(20, 3),
+                "empty": EMPTY,
+                "bias": torch.randn(12),
+            }
+            for _ in SEEDS
+        ]
+        paths = [tmp_path / f"step-{seed}" for seed in SEEDS]
+        for path, tensors in zip(paths, models, strict=True):
+            save(path, {"model": tensors, "step": 1}, axis=-1, parts=3, files=3)
+        layout = probe(str(paths[-1]))
+        blocks = {view.name: len(view.blocks) for view in layout.tensors}
+        assert blocks == {"w": 3, "experts": 3, "complex": 3, "t": 3, "n": 3, "empty": 0, "bias": 0}
+        assert max(len(extent.chunks) for extent in layout.extents) == 3
+        found = twins.read(layout)
+        real = [{n: t for n, t in each.items() if n != "complex"} for each in models]
+        assert all(twins.same_bits(found[name], tensor) for name, tensor in real[-1].items())
+        out = Path(twins.publish_here(paths, WEIGHTS, tmp_path / "out"))
+        check_zips(out)
+        loaded = load(out, "model.")
+        check_combination({n: t for n, t in loaded.items() if n != "complex"}, real)
+        exact = sum(weight * each["complex"].to(torch.complex128) for weight, each in zip(WEIGHTS, models, strict=True))
+        assert torch.allclose(loaded["complex"].to(torch.complex128), exact, rtol=1e-6, atol=1e-6)
+
+    def test_a_tensor_in_more_pieces_than_were_ever_read_one_by_one(self, tmp_path):
+        """600,000 rows of two ranks: combined, and given to an evaluator, as if it were whole."""
+        models = [{"w": torch.randn(300_000, 4, dtype=torch.float16), "b": torch.randn(4)} for _ in SEEDS[:3]]
+        paths = [tmp_path / f"step-{seed}" for seed in SEEDS[:3]]
+        for path, tensors in zip(paths, models, strict=True):
+            save(path, {"model": tensors}, axis=1, parts=2, files=2)
+        layouts = tuple(probe(str(path)) for path in paths)
+        assert {view.name: len(view.blocks) for view in layouts[0].tensors} == {"w": 2, "b": 0}
+        weights = (-0.5, 0.25, 1.25)
+        check_combination(load(twins.publish_here(paths, weights, tmp_path / "out"), "model."), models, weights)
+        combination = Combination(layouts=layouts, weights=weights)
+        check_combination(views(layouts[-1], storages_of(combination)), models, weights)
+
+    def test_blocks_as_an_export_hold_every_tensor_in_its_own_order(self, tmp_path, monkeypatch):
+        """A few rows at a time, and rows that are longer than that."""
+        monkeypatch.setattr(dcp_pieces, "FEW_PIECES", 4)
+        written = {"w": torch.randn(50, 7), "experts": torch.randn(4, 6, 10), "t": torch.randn(9, 30).t()}
+        save(tmp_path / "step-1", {"model": written}, axis=-1, parts=3, files=2)
+        for elements in (2**18, 40, 5):
+            monkeypatch.setattr(copies, "_SCATTERED_ELEMENTS", elements)
+            export.write(str(tmp_path / "step-1"), str(tmp_path / "out.safetensors"), "model", run_all)
+            found = load_file(tmp_path / "out.safetensors")
+            assert all(torch.equal(found[name], tensor) for name, tensor in written.items())
+
+    def test_blocks_that_are_cut_otherwise_end_a_window_in_words(self, tmp_path, monkeypatch):
+        """The cut is a part of what must agree; an equal cut by other files is equal."""
+        models = [{"w": torch.randn(50, 6)} for _ in SEEDS]
+        cuts = [(1, 2, 1), (1, 2, 2), (1, 3, 1), (0, 2, 1)]
+        monkeypatch.setattr(dcp_pieces, "FEW_PIECES", 4)
+        for seed, tensors, (axis, parts, files) in zip(SEEDS, models, cuts, strict=True):
+            save(tmp_path / f"step-{seed}", {"model": tensors}, axis=axis, parts=parts, files=files)
+        one, same, three, rows = (probe(str(tmp_path / f"step-{seed}")) for seed in SEEDS)
+        assert difference(one, same) == ""
+        assert "w was cut into 2 blocks, is cut into 3 blocks" in difference(one, three)
+        assert "w was cut into 3 blocks, is cut into rows" in difference(three, rows)
+
+    @pytest.mark.parametrize("wrong", ["overlap", "leave elements out"])
+    def test_blocks_that_are_not_the_whole_tensor_are_refused(self, tmp_path, monkeypatch, wrong):
+        """Each element is in one block."""
+        monkeypatch.setattr(dcp_pieces, "FEW_PIECES", 4)
+        save(tmp_path / "step-1", {"model": {"w": torch.ones(50, 6)}}, axis=1, parts=3)
+        path = tmp_path / "step-1" / ".metadata"
+        metadata = pickle.loads(path.read_bytes())
+        stored = metadata.state_dict_metadata["model.w"]
+        if wrong == "overlap":
+            index = next(each for each in metadata.storage_data if each.fqn == "model.w" and each.offset[1] == 2)
+            value = metadata.storage_data.pop(index)
+            metadata.storage_data[MetadataIndex(index.fqn, torch.Size([0, 1]), index.index)] = value
+            stored.chunks[1].offsets = torch.Size([0, 1])
+        else:
+            stored.size = torch.Size([50, 8])
+        path.write_bytes(pickle.dumps(metadata))
+        with pytest.raises(RefusedCheckpoint, match=f"the saved pieces of w {wrong}"):
+            probe(str(tmp_path / "step-1"))
+
     def test_too_many_pieces_are_refused_in_words(self, tmp_path, monkeypatch):
-        """A tensor, or a model, in more pieces than can be read one by one is refused by name."""
-        save(tmp_path / "step-1", {"model": {"a": torch.ones(50, 4), "b": torch.ones(50, 4)}}, axis=1, parts=2)
-        monkeypatch.setattr(adapter, "_MOST_PIECES_IN_ALL", 150)
-        with pytest.raises(RefusedCheckpoint, match="b, with all before it, is cut by columns.* into 200 pieces"):
+        """A tensor, or a model, in more pieces than can be read one by one, and in too many blocks, is refused by name."""
+        save(tmp_path / "step-1", {"model": {name: torch.ones(50, 8) for name in "ab"}}, axis=1, parts=4)
+        monkeypatch.setattr(dcp_pieces, "_MOST_BLOCKS", 3)
+        monkeypatch.setattr(dcp_pieces, "MOST_IN_ALL", 350)
+        with pytest.raises(RefusedCheckpoint, match="b, with all before it, is cut by columns.* into 400 pieces"):
             probe(str(tmp_path / "step-1"))
         monkeypatch.setattr(dcp_pieces, "MOST_PIECES", 99)
-        with pytest.raises(RefusedCheckpoint, match="a is cut by columns, or strided, into 100 pieces"):
+        with pytest.raises(RefusedCheckpoint, match="a is cut by columns, or strided, into (100|150|200) pieces"):
             probe(str(tmp_path / "step-1"))
 
     def test_each_file_is_opened_once(self, tmp_path, monkeypatch):
@@ -213,7 +308,7 @@ class TestIncompleteAndRefused:
         (tmp_path / "workspace" / ".metadata").mkdir(parents=True)
         with pytest.raises(RefusedCheckpoint, match="nor a folder of a kind that is known"):
             probe(str(tmp_path / "workspace"))
-        assert not adapter.recognises(str(path), {".metadata", "step_1.pt"})
+        assert not dcp_format.recognises(str(path), {".metadata", "step_1.pt"})
 
     def test_metadata_cut_anywhere(self, path):
         """A part of a pickle is none."""

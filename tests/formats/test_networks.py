@@ -17,7 +17,7 @@ from rna_watch.errors import RefusedCheckpoint
 from rna_watch.evaluation.materialize import state_dict
 from rna_watch.formats import optimizer_state
 from rna_watch.formats.probe import probe
-from rna_watch.layout.layout import difference
+from rna_watch.layout.agreement import difference
 from rna_watch.publishing import export
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks, tasks_plan

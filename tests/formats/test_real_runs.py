@@ -10,7 +10,7 @@ from rna_watch.acceleration.coefficients import solve, spectrum
 from rna_watch.acceleration.gram import merge
 from rna_watch.formats import safe_pickle
 from rna_watch.formats.probe import probe
-from rna_watch.layout.layout import difference
+from rna_watch.layout.agreement import difference
 from rna_watch.window import tasks, tasks_plan
 from tests.checkpoints import twins
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rna_watch.formats.probe import probe
+from rna_watch.layout.agreement import difference
 from rna_watch.layout.identity import identify
-from rna_watch.layout.layout import difference
 from rna_watch.layout.strides import merge_runs, runs
 from tests.checkpoints.writers import BARE, SAFETENSORS, model
 

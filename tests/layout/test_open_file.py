@@ -80,3 +80,19 @@ def test_a_file_that_was_read_before_is_changed_only_where_the_system_says_so(pa
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(InputChanged if code == errno.ENOENT else Unreadable), opened([file]):
         pass
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_several_buffers_are_filled_one_behind_the_other(tmp_path, monkeypatch, at_once):
+    """Also where the system reads less than was asked for; a file that became shorter is named."""
+    data = bytes(range(256)) * 40
+    (tmp_path / "a").write_bytes(data)
+    if not at_once:
+        real = os.preadv
+        monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: real(fd, [buffers[0][:100]], offset))
+    with OpenFile(str(tmp_path / "a")) as file:
+        buffers = [memoryview(bytearray(size)) for size in (5, 300, 1, 4000)]
+        file.read_all(buffers, 17)
+        assert b"".join(buffers) == data[17 : 17 + 4306]
+        with pytest.raises(InputChanged, match="a became shorter while it was being read"):
+            file.read_all(buffers, len(data) - 4305)

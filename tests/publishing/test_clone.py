@@ -92,6 +92,7 @@ def failing(real, code, after):
     return call
 
 
+@pytest.mark.parametrize("small_bytes", [0, 2**22], ids=["in parts", "copied whole"])
 @pytest.mark.parametrize(
     ("name", "code", "after"),
     [
@@ -105,12 +106,13 @@ def failing(real, code, after):
         ("utime", errno.EPERM, 0),
     ],
 )
-def test_a_failing_disk_leaves_nothing_behind(paths, tmp_path, monkeypatch, name, code, after):
+def test_a_failing_disk_leaves_nothing_behind(paths, tmp_path, monkeypatch, name, code, after, small_bytes):
     """Wherever the disk fails, the older output stands whole, the temporary file is gone, and the error says what failed."""
     folder = tmp_path / "out"
     folder.mkdir()
     out = folder / "model.pt"
     out.write_bytes(b"older")
+    monkeypatch.setattr(draft, "_SMALL_BYTES", 0 if name == "ftruncate" else small_bytes)
     monkeypatch.setattr(os, name, failing(getattr(os, name), code, after))
     with pytest.raises((StoreError, OSError), match=os.strerror(code)):
         twins.publish_here(paths, WEIGHTS, out)
@@ -119,8 +121,10 @@ def test_a_failing_disk_leaves_nothing_behind(paths, tmp_path, monkeypatch, name
     assert os.listdir(folder) == ["model.pt"]
 
 
-def test_writes_that_the_system_splits_are_finished(paths, tmp_path, monkeypatch):
+@pytest.mark.parametrize("small_bytes", [0, 2**22], ids=["in parts", "copied whole"])
+def test_writes_that_the_system_splits_are_finished(paths, tmp_path, monkeypatch, small_bytes):
     """A system that takes a few bytes at a time (signals, network file systems) gets them all."""
+    monkeypatch.setattr(draft, "_SMALL_BYTES", small_bytes)
     real_write, real_read = os.pwrite, os.preadv
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real_write(fd, data[:100], at))
     monkeypatch.setattr(os, "preadv", lambda fd, parts, at: real_read(fd, [part[:77] for part in parts], at))

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from watchdog.events import (
-    DirModifiedEvent,
+    DirAttribEvent,
+    FileAttribEvent,
     FileClosedEvent,
     FileCreatedEvent,
     FileDeletedEvent,
-    FileModifiedEvent,
     FileMovedEvent,
     FileSystemEvent,
 )
@@ -161,16 +161,16 @@ def test_a_system_without_watches_left_is_a_reason_not_an_error(
         (FileCreatedEvent(b"/run/a\xff.pt"), True),
         (FileMovedEvent("/elsewhere/a.pt", "/run/a.pt"), True),
         (FileMovedEvent("/run/a.pt", "/run/rna/a.pt"), False),
-        (DirModifiedEvent("/run/rna"), False),
-        (FileModifiedEvent("/run/rna/a.pt"), False),
-        (FileModifiedEvent("/run/rnaway.pt"), None),
+        (DirAttribEvent("/run/rna"), False),
+        (FileAttribEvent("/run/rna/a.pt"), False),
+        (FileAttribEvent("/run/rnaway.pt"), None),
         (FileClosedEvent("/run/a.pt"), True),
         (FileDeletedEvent("/run/a.pt"), True),
     ],
     ids=lambda event: f"{event.event_type} {event.src_path!r}" if hasattr(event, "src_path") else str(event),
 )
 def test_which_events_wake(event: FileSystemEvent, wakes: bool | None) -> None:
-    """All but what happens in our own folders, in names of any bytes; a file that grows is looked at later."""
+    """All but what happens in our own folders, in names of any bytes; one whose rights or times changed is looked at later."""
     woken = []
     handler = _Handler(lambda: woken.append(None), ["/run/rna"])
     handler.dispatch(event)
@@ -178,23 +178,26 @@ def test_which_events_wake(event: FileSystemEvent, wakes: bool | None) -> None:
     assert handler.touched is (wakes is None)
 
 
-def test_reads_are_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training that reads its data below the run costs the daemon nothing: no event of that reaches it."""
+def test_reads_and_writes_are_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that reads its data below the run, or logs there, costs the daemon nothing: no event of that reaches it."""
     told: list[FileSystemEvent] = []
     monkeypatch.setattr(_Handler, "on_any_event", lambda _, event: told.append(event))
     _write(tmp_path / "data.pt")
     hints = Hints(tmp_path, lambda: None, [])
+    log = (tmp_path / "data.pt").open("ab", buffering=0)
     assert hints.start() == ""
     try:
         for _ in range(100):
             (tmp_path / "data.pt").read_bytes()
             list(tmp_path.iterdir())
+            log.write(b"a line")
         _write(tmp_path / "last.pt")
         until = time.monotonic() + 10
         while not any(isinstance(each, FileClosedEvent) for each in told) and time.monotonic() < until:
             time.sleep(0.01)
     finally:
         hints.stop()
+        log.close()
     assert {os.fspath(each.src_path) for each in told} <= {str(tmp_path), str(tmp_path / "last.pt")}
     assert any(isinstance(each, FileClosedEvent) for each in told)
     assert len(told) < 20

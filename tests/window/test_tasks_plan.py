@@ -2,6 +2,7 @@
 
 import dataclasses
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from rna_watch.formats.probe import probe
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
-from rna_watch.publishing import clone
+from rna_watch.publishing import clone, draft
 from rna_watch.window import copies, tasks_plan
 from rna_watch.window.combine import Combination
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, cut_blocks
@@ -146,8 +147,12 @@ def test_a_combination_names_only_what_matters(layouts):
     assert found.layouts == layouts[1:]
 
 
-def test_copies_are_what_no_combine_task_writes(layouts, tmp_path):
-    """Combine and copy tasks together write every byte of the clone once."""
+def test_copies_are_what_no_combine_task_writes(layouts, tmp_path, monkeypatch):
+    """Combine and copy tasks together write every byte of a clone once that is not copied whole before them."""
+    whole = clone.begin(Combination(layouts=layouts, weights=windows.WEIGHTS), str(tmp_path / "whole.tmp"), 2**22)
+    assert not whole.copies
+    assert (tmp_path / "whole.tmp").read_bytes() == Path(layouts[-1].path).read_bytes()
+    monkeypatch.setattr(draft, "_SMALL_BYTES", 0)
     begun = clone.begin(Combination(layouts=layouts, weights=windows.WEIGHTS), str(tmp_path / "clone.tmp"), 2**22)
     written = [(segment.places[-1][0][1], segment.size_bytes) for segment in begun.segments]
     written += [
