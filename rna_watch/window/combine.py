@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rna_watch.errors import RefusedCheckpoint
-from rna_watch.layout.disk import patching, write_all
+from rna_watch.layout.disk import begin_writeback, patching, write_all
 from rna_watch.layout.dtypes import DTYPES, Array, Float64, narrow
 from rna_watch.layout.layout import Layout, Role, covers
 from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, WindowReader, still_infinities, window_segments
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rna_watch.window.evidence import Evidence
 
 Rows = tuple[tuple[float, ...], ...]
+_LARGE_BYTES = 2**23  # written by a task, from which on its way to the disk begins beside the next one
 COMBINED = frozenset({Role.PARAMETER, Role.STATISTIC, Role.VARIANCE})
 
 
@@ -208,8 +209,11 @@ def write_combination(
             file, offset, _ = places[number]
             write_all(writers[file].fileno(), bits.data.cast("B"), offset + start * bits.itemsize)
             crcs[number] = zlib.crc32(bits.data, crcs[number])
-        for writer in writers.values() if uncached else ():  # its way to the disk begins, and what is there is dropped
-            os.posix_fadvise(writer.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for writer in writers.values():
+            if sum(each.size_bytes for each in segments) >= _LARGE_BYTES:
+                begin_writeback(writer.fileno())
+            if uncached:  # what is on the disk by now is dropped
+                os.posix_fadvise(writer.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return [
         Patch(file=file, offset_bytes=offset, size_bytes=segment.size_bytes, crc=crc)
         for segment, (file, offset, _), crc in zip(segments, places, crcs, strict=True)

@@ -111,3 +111,17 @@ def test_norms_are_of_weight_matrices_and_bounded_in_each(tmp_path, monkeypatch)
     assert segments.matrix_elements(layouts[-1]) == len(kept[0])
     for (older, newer), row in zip(itertools.pairwise(kept), rows(layouts, 2).matrices, strict=True):
         np.testing.assert_allclose(row, [older @ older, newer @ newer, (newer - older) @ (newer - older)], rtol=1e-13)
+
+
+def test_the_way_to_the_disk_begins_with_a_large_task(tmp_path, monkeypatch):
+    """What a large task wrote is on its way while the next one works; a small one leaves it to the end."""
+    folder = windows.write(tmp_path / "run")
+    layouts = tuple(probe(str(path)) for path in folder)
+    begun = []
+    real = combine.begin_writeback
+    monkeypatch.setattr(combine, "begin_writeback", lambda descriptor: (begun.append(descriptor), real(descriptor)))
+    for limit, expected in ((2**40, False), (0, True)):
+        monkeypatch.setattr(combine, "_LARGE_BYTES", limit)
+        out = twins.publish_here([layout.path for layout in layouts], windows.WEIGHTS, tmp_path / f"{limit}.pt")
+        assert bool(begun) is expected
+        assert Path(out).read_bytes() == (tmp_path / f"{2**40}.pt").read_bytes()
