@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from rna_watch.acceleration.gram import merge
 from rna_watch.formats.probe import probe
-from rna_watch.window import segments, tasks_plan
+from rna_watch.window import combine, segments, tasks_plan
+from tests.checkpoints import twins
 from tests.engine import windows
 
 
@@ -115,8 +117,7 @@ def test_norms_are_of_weight_matrices_and_bounded_in_each(tmp_path, monkeypatch)
 
 def test_the_way_to_the_disk_begins_with_a_large_task(tmp_path, monkeypatch):
     """What a large task wrote is on its way while the next one works; a small one leaves it to the end."""
-    folder = windows.write(tmp_path / "run")
-    layouts = tuple(probe(str(path)) for path in folder)
+    layouts = windows.write(tmp_path)
     begun = []
     real = combine.begin_writeback
     monkeypatch.setattr(combine, "begin_writeback", lambda descriptor: (begun.append(descriptor), real(descriptor)))
