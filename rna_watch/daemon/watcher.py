@@ -40,7 +40,7 @@ _EVENTS = "events and scans"
 _LEAST_PAUSE_S = 0.05
 # a look at thousands of files takes long: where events tell of changes, looks without one take this part of a core
 _IDLE_SHARE = 0.0002
-_DUE_SHARE = 0.05  # and those at files that are due, or whose rights changed, this part
+_DUE_SHARE = 0.05  # and those at a new file that is due this part
 _FRESH_S = 0.2
 _LONGEST_SCAN_S = 60.0
 _MISSED_S = 1.0  # after this it is told what went unread: an event may say by then that it was renamed
@@ -195,11 +195,7 @@ class Watcher:
         if not self._hurried:
             self._hurried = True
             self._readiness.hurry(now)
-        if self._hints.pop_touched():
-            self._next_scan = min(self._next_scan, self._looked + self._interval_s(_DUE_SHARE))
-        # no event tells of writes: what is due may have grown since the last look
-        grown = now - self._looked >= max(_FRESH_S, self._cost_s / _DUE_SHARE) and bool(self._readiness.due(now))
-        if grown or now >= self._next_scan or self.wake.is_set():
+        if self._may_have_grown(now) or now >= self._next_scan or self.wake.is_set():
             self.wake.clear()
             began = time.thread_time()
             self._acts.do("scan", f"{self._paths.run} cannot be scanned", partial(self._scan, now))
@@ -209,6 +205,12 @@ class Watcher:
             self._acts.do("events", "events of the file system cannot be watched", self._follow)
         self._acts.do("probe", "files cannot be taken", self._probe)
         self.rounds += 1
+
+    def _may_have_grown(self, now: float) -> bool:
+        """Whether a file that was never read is due, and no look told lately whether it still grows: no event of a write does."""
+        if self.by != _EVENTS or self._config.scan_interval is not None:
+            return False
+        return now - self._looked >= max(_FRESH_S, self._cost_s / _DUE_SHARE) and self._readiness.rested(now)
 
     def _interval_s(self, share: float) -> float:
         """How long after a look the next one is, if no event wants it sooner; longer where looks take much, and events come."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Tell = Callable[[int, str, object], None]
 
 LOCAL = "local"
-LINE_S = 10.0  # after which whatever waits says so
+LINE_S = 8.0  # after which whatever waits says so: nobody waits 10 s without a word
 START_LIMIT_S = 120.0
 _OBJECT_STORE_BYTES = 80 * 2**20
 _QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

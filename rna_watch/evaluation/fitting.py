@@ -208,7 +208,12 @@ def _check_memory(request: FitRequest) -> None:
         for extent in layouts[-1].extents
         if extent.role is not Role.COPIED
     )
-    needed = (len(layouts) + _OTHER_MODELS) * size
+    copied = sum(
+        layouts[-1].extents[view.extent].count * compute_dtype(layouts[-1].extents[view.extent]).itemsize
+        for view in layouts[-1].tensors
+        if view.blocks  # put together anew for each pass, and their gradients
+    )
+    needed = (len(layouts) + _OTHER_MODELS) * size + 2 * copied
     if needed > request.memory_limit_bytes:
         raise EvaluationFailed(
             f"fitting the weights of {len(layouts)} checkpoints takes {needed / 2**20:,.0f} MiB (each of them, the "

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from rna_watch.acceleration.gram import differences, products
 from rna_watch.errors import EvaluationFailed
+from rna_watch.layout.blocks import cut
 from rna_watch.layout.dtypes import DTYPES, Float64
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import opened
@@ -23,6 +24,7 @@ from rna_watch.window.tasks_plan import window_kernel
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rna_watch.layout.blocks import Block
     from rna_watch.layout.layout import Extent, Layout, TensorView
     from rna_watch.window.combine import Combination
 
@@ -116,10 +118,18 @@ def _tensor(view: TensorView, storage: torch.Tensor) -> torch.Tensor:
     """A view of a storage; a copy where it lies there in blocks."""
     if not view.blocks:
         return torch.as_strided(storage, view.shape, view.stride, view.start)
-    tensor = storage.new_empty(view.shape)
-    for each in view.blocks:
-        tensor[each.where] = torch.as_strided(storage, each.shape, each.stride, each.start)
-    return tensor
+    return _joined(view.blocks, storage)
+
+
+def _joined(blocks: Sequence[Block], storage: torch.Tensor) -> torch.Tensor:
+    """Blocks as one tensor, joined along one axis after the other: a gradient then goes back to each of them once."""
+    if len(blocks) == 1:
+        return torch.as_strided(storage, blocks[0].shape, blocks[0].stride, blocks[0].start)
+    for axis in range(len(blocks[0].shape)):
+        layers = cut(blocks, axis)
+        if len(layers) > 1:
+            return torch.cat([_joined(each, storage) for each in layers], axis)
+    raise EvaluationFailed("a tensor of the model is cut into blocks that no axis separates")
 
 
 def span(combination: Combination) -> tuple[list[torch.Tensor], dict[int, Float64]]:

@@ -27,7 +27,7 @@ MOST_IN_ALL = 2**20
 # Up to so many pieces, a tensor is read in the order of its logical elements, so that its cut may change within a window. One in
 # more is read in the order of its blocks, where each is a single piece.
 FEW_PIECES = 2**10
-_MOST_BLOCKS = 2**12
+_MOST_COMPARED = 2**27  # pairs of blocks, along each axis: 4,096 blocks of eight axes
 
 Piece = tuple[int, int, int, int]  # first element of the tensor, count, file number, byte offset
 
@@ -57,8 +57,12 @@ def extents(
     pieces = 0
     for name, tensor in tensors.items():
         own = [part for part in parts[name] if 0 not in part.tensor.shape]
-        many = blocks and counts[name] > max(few, len(own)) and len(own) <= _MOST_BLOCKS
-        if many and all(is_dense(part.tensor.shape, part.tensor.stride) for part in own):
+        many = blocks and len(own) > 1 and counts[name] > max(few, len(own))
+        if (
+            many
+            and len(own) ** 2 * len(tensor.shape) <= _MOST_COMPARED
+            and all(is_dense(part.tensor.shape, part.tensor.stride) for part in own)
+        ):
             extent, view = _in_blocks(name, tensor, own)
         else:
             extent, view = _in_order(name, tensor, parts[name])

@@ -102,6 +102,8 @@ def _stated_at(count: int) -> tuple[int, int, int]:
 
 def _bits(file: OpenFile, extent: Extent, view: TensorView, place: int) -> int | None:
     """The bits of an element, counted in rows, as an integer; None where it is not in the checkpoint's first file."""
+    if view.blocks:
+        return None
     indices = np.unravel_index(place, view.shape) if view.shape else ()
     position = view.start + sum(int(i) * stride for i, stride in zip(indices, view.stride, strict=True))
     size = DTYPES[view.dtype].itemsize

@@ -58,21 +58,19 @@ def difference(old: Layout, new: Layout, *, whole: bool = False) -> str:
             hint = "" if whole or what != "stored_shape" else _IF_NO_PARAMETER.format(shlex.quote(changed[0]))
             said = f"{what.removeprefix('stored_')} of {changed[0]} was {before}, is {after}{others}{hint}"
             return f"the model changed: {said}"
-    return _recut(a, b) or "the model changed: other tensors share storage than before"
+    combined = [name for name in a if whole or not _is_copied(old, a[name])]
+    found = (_recut(a[name], b[name]) for name in combined if a[name].cut != b[name].cut)
+    return next(found, "the model changed: other tensors share storage than before")
 
 
-def _recut(old: dict[str, TensorView], new: dict[str, TensorView]) -> str:
-    """In words, which tensor was saved in other blocks before ("" if none was)."""
-    for name, before in old.items():
-        after = new[name]
-        if before.cut != after.cut:
-            was, now = (f"{len(each.blocks)} blocks" if each.cut else "rows" for each in (before, after))
-            other = "other " if was == now else ""
-            return (
-                f"the model is saved otherwise: {name} was cut into {was}, is cut into {other}{now}; a tensor in very many "
-                "pieces must be cut alike within a window"
-            )
-    return ""
+def _recut(before: TensorView, after: TensorView) -> str:
+    """In words, that a tensor was saved in other blocks before."""
+    was, now = (f"{len(each.blocks)} blocks" if each.cut else "rows" for each in (before, after))
+    other = "other " if was == now else ""
+    return (
+        f"the model is saved otherwise: {after.name} was cut into {was}, is cut into {other}{now}; a tensor in very many pieces "
+        "must be cut alike within a window"
+    )
 
 
 def _by_name(layout: Layout, *, whole: bool) -> dict[str, TensorView]:

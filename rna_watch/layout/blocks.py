@@ -17,6 +17,8 @@ from rna_watch.layout.strides import runs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_BAND = 512
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
@@ -31,11 +33,6 @@ class Block:
     def count(self) -> int:
         """How many elements it has."""
         return prod(self.shape)
-
-    @property
-    def last(self) -> int:
-        """The number of its last element in the extent."""
-        return self.start + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
 
     @property
     def where(self) -> tuple[slice, ...]:
@@ -58,11 +55,28 @@ def uncovered(blocks: Sequence[Block], shape: Sequence[int]) -> str:
     """What is wrong with the blocks of a tensor of this shape: they "overlap" or "leave elements out"; "" if each is in one."""
     lows = np.array([each.offsets for each in blocks], dtype=np.int64).reshape(len(blocks), -1)
     ends = lows + np.array([each.shape for each in blocks], dtype=np.int64).reshape(len(blocks), -1)
-    shared = ((lows[:, None] < ends) & (lows < ends[:, None])).all(axis=2)
-    if np.count_nonzero(shared) > len(blocks):  # each with itself
-        return "overlap"
+    for first in range(0, len(blocks), _BAND):  # some blocks with all, along one axis at a time: memory stays bounded
+        own = slice(first, first + _BAND)
+        shared = np.ones((len(lows[own]), len(blocks)), dtype=bool)
+        for axis in range(lows.shape[1]):
+            shared &= lows[own, None, axis] < ends[:, axis]
+            shared &= lows[:, axis] < ends[own, None, axis]
+        if np.count_nonzero(shared) > len(shared):  # each with itself
+            return "overlap"
     outside = bool((lows < 0).any() or (ends > np.array(shape)).any())
     return "leave elements out" if outside or sum(each.count for each in blocks) != prod(shape) else ""
+
+
+def cut(blocks: Sequence[Block], axis: int) -> list[list[Block]]:
+    """Blocks in layers along an axis, in order, that no block of another reaches into; one layer where there are no more."""
+    layers: list[list[Block]] = []
+    end = 0
+    for each in sorted(blocks, key=lambda block: block.offsets[axis]):
+        if not layers or each.offsets[axis] >= end:
+            layers.append([])
+        layers[-1].append(each)
+        end = max(end, each.offsets[axis] + each.shape[axis])
+    return layers
 
 
 def band(blocks: Iterable[Block], low: int, high: int) -> tuple[Block, ...]:

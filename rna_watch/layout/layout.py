@@ -165,8 +165,8 @@ class Layout:
         optimizer_steps: the steps that its optimizers count, the largest of them; None if unknown.
         saved_to: the folder that the trainer says it saves to ("" if unknown).
 
-    `architecture` is a digest of what must agree within a window: names, dtypes, shapes, strides and sharing of storage, but of
-    tensors that are copied names and dtypes alone, and of ignored ones nothing. `structure` is a digest of all of it.
+    `architecture` is a digest of what must agree within a window: names, dtypes, shapes, strides, blocks and sharing of storage,
+    but of tensors that are copied names and dtypes alone, and of ignored ones nothing. `structure` is a digest of all of it.
     `ignored` are the ignored tensors, by their names in a window.
     """
 
@@ -295,9 +295,9 @@ def matching(layout: Layout, patterns: Iterable[str]) -> list[TensorView]:
 
 def covers(view: TensorView, extent: Extent) -> bool:
     """Whether a tensor covers all of its extent, which lies in one piece."""
-    return (
-        len(extent.chunks) == 1 and extent.chunks[0].start == view.start and extent.chunks[0].count == prod(view.shape)
-    )
+    if len(extent.chunks) != 1 or view.blocks:
+        return False
+    return extent.chunks[0].start == view.start and extent.chunks[0].count == prod(view.shape)
 
 
 Setting = bool | float | tuple[float, ...]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rna_watch.formats.registry import file_format
 from rna_watch.layout.strides import merge_runs
-from rna_watch.publishing.draft import Draft, begin_file, paths
+from rna_watch.publishing.draft import Draft, begin_files, paths
 from rna_watch.window import copies
 from rna_watch.window.tasks_plan import COPY_BYTES
 
@@ -38,8 +38,8 @@ def begin(combination: Combination, temporary: str, limit: int) -> Draft:
         for file, offset, count in segment.places[-1]:
             patched[file].append((offset, count * segment.size_bytes // segment.count))
     copied: list[Copy] = []
-    for number, (source, output) in enumerate(zip(sources, outputs, strict=True)):
-        if not begin_file(source, output):
+    for number, (source, made) in enumerate(zip(sources, begin_files(sources, outputs), strict=True)):
+        if not made:
             rest = _complement(patched[number], source.size_bytes, COPY_BYTES)
             copied += [copies.of_bytes(number, offset, size, number) for offset, size in rest]
     return Draft(

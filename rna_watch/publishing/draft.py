@@ -12,7 +12,7 @@ from rna_watch.layout.disk import share_blocks
 from rna_watch.layout.open_file import OpenFile, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rna_watch.formats.format import Checksums, Written
     from rna_watch.layout.identity import FileIdentity
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rna_watch.window.segments import Segment
 
 _SMALL_BYTES = 2**22
+_SMALL_IN_ALL_BYTES = 2**25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,19 +58,29 @@ def paths(newest: Layout, files: Iterable[FileIdentity], temporary: str) -> list
     return [str(path) for path in made]
 
 
-def begin_file(source: FileIdentity, path: str) -> bool:
-    """Make a file with another's permissions and, if blocks can be shared or are few, its bytes (True), else its size.
+def begin_files(sources: Sequence[FileIdentity], outputs: Sequence[str]) -> list[bool]:
+    """Make files with others' permissions and, where blocks can be shared or are few, their bytes (True), else their sizes.
 
-    A small file is copied here, all of it: that costs less than a copy of each header between its tensors.
+    A small file is copied here, all of it: that costs less than a copy of each header between its tensors. Of many, only the
+    first are: the others are work for an engine.
 
     Raises:
         InputChanged: the other is gone or changed.
         OSError: there is no room, or the folder cannot be written.
     """
+    made, room = [], _SMALL_IN_ALL_BYTES
+    for source, output in zip(sources, outputs, strict=True):
+        small = source.size_bytes <= min(_SMALL_BYTES, room)
+        room -= source.size_bytes if small else 0
+        made.append(_begin_file(source, output, small=small))
+    return made
+
+
+def _begin_file(source: FileIdentity, path: str, *, small: bool) -> bool:
     with opened([source]) as (file,), disk.create(path) as writer:
         os.fchmod(writer.fileno(), os.fstat(file.descriptor).st_mode & 0o777 | 0o200)
         shared = share_blocks(file.descriptor, writer.fileno())
-        if not shared and source.size_bytes > _SMALL_BYTES:
+        if not shared and not small:
             os.ftruncate(writer.fileno(), source.size_bytes)
             return False
         if not shared:

@@ -11,7 +11,7 @@ from rna_watch.layout import disk, owned
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import opened
-from rna_watch.publishing.draft import Draft, begin_file, paths
+from rna_watch.publishing.draft import Draft, begin_files, paths
 from rna_watch.window import copies
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def begin(rewriting: Rewriting, combination: Combination, temporary: str, limit:
     make(rewriting.skeleton, path, newest.files[0])
     copied = [
         copies.of_bytes(len(newest.files) + number, 0, source.size_bytes, 1 + number)
-        for number, (source, output) in enumerate(zip(newest.carried, carried, strict=True))
-        if not begin_file(source, output)
+        for number, (source, made) in enumerate(zip(newest.carried, begin_files(newest.carried, carried), strict=True))
+        if not made
     ]
     return Draft(
         outputs=(path, *carried),

@@ -9,11 +9,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from watchdog.events import (
-    DirAttribEvent,
     DirCreatedEvent,
     DirDeletedEvent,
     DirMovedEvent,
-    FileAttribEvent,
     FileClosedEvent,
     FileCreatedEvent,
     FileDeletedEvent,
@@ -30,14 +28,11 @@ if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
 _WRITTEN = (FileClosedEvent, FileMovedEvent)  # closed after it was written, or renamed into place
-# rights or times changed: no reason to look at once
-_TOUCHED = (FileAttribEvent, DirAttribEvent)
 # Those of reads and writes are not asked for: a training that reads its data below the run makes thousands, each line of a log
 # makes one, and our own looks and writes some: a small model of 932 tensors took 0.2 s longer. Who writes closes in the end, and
 # a file that is being written is looked at when it is due.
 _EVENTS: list[type[FileSystemEvent]] = [
     *_WRITTEN,
-    *_TOUCHED,
     DirMovedEvent,
     DirCreatedEvent,
     DirDeletedEvent,
@@ -55,7 +50,6 @@ class _Handler(FileSystemEventHandler):
         self._ignored = tuple(f"{folder}{os.sep}" for folder in ignored)
         self.written: deque[str] = deque(maxlen=_MOST)
         self.moved: deque[str] = deque(maxlen=_MOST)
-        self.touched = False
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Wake up for everything but our own files."""
@@ -65,10 +59,7 @@ class _Handler(FileSystemEventHandler):
                 self.written.append(path)
             if isinstance(event, FileMovedEvent | DirMovedEvent):
                 self.moved.append(os.fsdecode(event.src_path))
-            if isinstance(event, _TOUCHED):
-                self.touched = True
-            else:
-                self._wake()
+            self._wake()
 
 
 class _Shared:
@@ -145,11 +136,6 @@ class Hints:
         while self._handler.moved:
             found.add(os.path.relpath(self._handler.moved.popleft(), self._run))
         return found
-
-    def pop_touched(self) -> bool:
-        """Whether a file grew, or the attributes of one changed, since the last call."""
-        touched, self._handler.touched = self._handler.touched, False
-        return touched
 
     def alive(self) -> bool:
         """Whether events still come: the observer's thread and its emitter's both run."""

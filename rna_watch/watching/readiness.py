@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _FIRST_RETRY_S = 0.5
 _LAST_RETRY_S = 30.0
 _POLL_S = 0.05
-# the rest of a file that its writer closed or renamed into place: if it goes on to write, an event says so by then
+# the rest of a file that its writer closed or renamed into place; if it goes on to write, that is seen once the file was read
 _CLOSED_REST_S = 0.05
 # how long the successors of a file that cannot be read wait for it: as long as servers and mounts usually take to return;
 # a trainer that keeps its newest three files and saves every 20 s does not delete theirs meanwhile, and they are not pinned
@@ -288,6 +288,10 @@ class Readiness:
     def unsettled(self) -> int:
         """How many candidates are neither admitted nor refused."""
         return len(self._open)
+
+    def rested(self, now: float) -> bool:
+        """Whether a candidate is due that was never read."""
+        return any(each.due <= now and not each.probed and each.unreadable is None for each in self._open.values())
 
     def resting(self) -> int:
         """How many candidates rest still before they are read for the first time."""

@@ -6,6 +6,7 @@ A view is written in the order of its logical elements, so that a transposed ten
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
@@ -116,13 +117,10 @@ def of_tensor(extent: Extent, view: TensorView, file: int, offset_bytes: int) ->
     if not view.blocks:
         yield from of_view(extent, view.shape, view.stride, view.start, file, offset_bytes)
         return
+    starts = [chunk.start for chunk in extent.chunks]  # each block is one of them
     for shape, blocks in _bands(view.shape, view.blocks):
         yield Copy(
-            chunks=tuple(
-                each
-                for each in extent.chunks
-                if any(each.start <= block.last and each.start + each.count > block.start for block in blocks)
-            ),
+            chunks=tuple(extent.chunks[bisect_right(starts, block.start) - 1] for block in blocks),
             file=file,
             offset_bytes=offset_bytes,
             dtype=extent.dtype,
@@ -135,7 +133,7 @@ def of_tensor(extent: Extent, view: TensorView, file: int, offset_bytes: int) ->
 def _bands(shape: tuple[int, ...], blocks: tuple[Block, ...]) -> Iterator[tuple[tuple[int, ...], tuple[Block, ...]]]:
     """Parts of a tensor, a few rows each, in its order: their shape and the blocks that they are put together of."""
     inner = prod(shape[1:])
-    rows = _SCATTERED_ELEMENTS // inner
+    rows = _CONTIGUOUS_ELEMENTS // inner
     if not rows and len(shape) > 1:
         for number in range(shape[0]):
             yield from _bands(shape[1:], row(blocks, number))

@@ -21,7 +21,7 @@ from rna_watch.formats import dcp as dcp_format
 from rna_watch.formats import dcp_pieces
 from rna_watch.formats.probe import probe
 from rna_watch.layout.agreement import difference
-from rna_watch.layout.layout import Role
+from rna_watch.layout.layout import Role, covers
 from rna_watch.layout.open_file import OpenFile
 from rna_watch.publishing import export
 from rna_watch.window import copies
@@ -154,6 +154,25 @@ class TestCuts:
         exact = sum(weight * each["complex"].to(torch.complex128) for weight, each in zip(WEIGHTS, models, strict=True))
         assert torch.allclose(loaded["complex"].to(torch.complex128), exact, rtol=1e-6, atol=1e-6)
 
+    def test_a_tensor_in_one_piece_keeps_the_order_of_its_axes(self, tmp_path, monkeypatch):
+        """However many runs its rows are, it is no tensor in blocks."""
+        monkeypatch.setattr(dcp_pieces, "FEW_PIECES", 4)
+        save(tmp_path / "step-1", {"model": {"t": torch.randn(9, 30).t()}})
+        layout = probe(str(tmp_path / "step-1"))
+        assert [(view.stride, view.blocks) for view in layout.tensors] == [((1, 30), ())]
+        assert covers(layout.tensors[0], layout.extents[0])
+
+    def test_gradients_go_back_to_every_block(self, tmp_path, monkeypatch):
+        """A fit goes through the tensor that is put together of its blocks."""
+        monkeypatch.setattr(dcp_pieces, "FEW_PIECES", 4)
+        save(tmp_path / "step-1", {"model": {"w": torch.randn(20, 6)}}, axis=1, parts=3)
+        layout = probe(str(tmp_path / "step-1"))
+        storage = storages_of(Combination(layouts=(layout,), weights=(1.0,)))[0].requires_grad_()
+        spread = torch.arange(120.0).reshape(20, 6)
+        (views(layout, [storage])["w"] * spread).sum().backward()
+        expected = torch.cat([spread[:, at : at + 2].reshape(-1) for at in (0, 2, 4)])
+        assert torch.equal(storage.grad, expected)
+
     def test_a_tensor_in_more_pieces_than_were_ever_read_one_by_one(self, tmp_path):
         """600,000 rows of two ranks: combined, and given to an evaluator, as if it were whole."""
         models = [{"w": torch.randn(300_000, 4, dtype=torch.float16), "b": torch.randn(4)} for _ in SEEDS[:3]]
@@ -173,7 +192,7 @@ class TestCuts:
         written = {"w": torch.randn(50, 7), "experts": torch.randn(4, 6, 10), "t": torch.randn(9, 30).t()}
         save(tmp_path / "step-1", {"model": written}, axis=-1, parts=3, files=2)
         for elements in (2**18, 40, 5):
-            monkeypatch.setattr(copies, "_SCATTERED_ELEMENTS", elements)
+            monkeypatch.setattr(copies, "_CONTIGUOUS_ELEMENTS", elements)
             export.write(str(tmp_path / "step-1"), str(tmp_path / "out.safetensors"), "model", run_all)
             found = load_file(tmp_path / "out.safetensors")
             assert all(torch.equal(found[name], tensor) for name, tensor in written.items())
@@ -212,7 +231,7 @@ class TestCuts:
     def test_too_many_pieces_are_refused_in_words(self, tmp_path, monkeypatch):
         """A tensor, or a model, in more pieces than can be read one by one, and in too many blocks, is refused by name."""
         save(tmp_path / "step-1", {"model": {name: torch.ones(50, 8) for name in "ab"}}, axis=1, parts=4)
-        monkeypatch.setattr(dcp_pieces, "_MOST_BLOCKS", 3)
+        monkeypatch.setattr(dcp_pieces, "_MOST_COMPARED", 31)
         monkeypatch.setattr(dcp_pieces, "MOST_IN_ALL", 350)
         with pytest.raises(RefusedCheckpoint, match="b, with all before it, is cut by columns.* into 400 pieces"):
             probe(str(tmp_path / "step-1"))
