@@ -38,9 +38,10 @@ class Evaluators:
         node = self._nodes.for_evaluator(taken, file, function=function) if self._nodes else ""
         actor = self._cluster.actor(spec, node)
         self._actors[evaluator] = (actor, node)
-        self._await(actor.ready.remote(), self._nodes.name(node) if self._nodes else "this machine")
+        self._await(actor.ready.remote(), node)
 
-    def _await(self, reference: Any, where: str) -> None:
+    def _await(self, reference: Any, node: str) -> None:
+        where = self._nodes.name(node) if self._nodes else "this machine"
         ray, gpus, begun = self._cluster.ray, self._cluster.settings.gpus, time.monotonic()
         try:
             while not ray.wait([reference], timeout=LINE_S)[0]:
@@ -50,7 +51,7 @@ class Evaluators:
                 self._cluster.say("waits", line, "end what holds them, or lower --gpus; it is tried for two minutes")
             ray.get(reference)
         except ray.exceptions.RayActorError as error:
-            raise ProcessDied(type(error).__name__) from error
+            raise self._died(node, error) from error
         except ray.exceptions.RayError as error:
             raise ClusterLost(f"an evaluator cannot be started on {where}: {said(error)}") from error
         finally:
@@ -70,9 +71,13 @@ class Evaluators:
         except ray.exceptions.GetTimeoutError:
             raise TimeoutError from None
         except ray.exceptions.RayError as error:
-            lost = bool(node) and node not in self._cluster.alive()  # the user's code has no part in it
-            raise ProcessDied(f"{type(error).__name__}{', its node is lost' if lost else ''}", killed=lost) from error
+            raise self._died(node, error) from error
         return answer
+
+    def _died(self, node: str, error: Exception) -> ProcessDied:
+        """What became of an evaluator: where its node is lost, the user's code has no part in it."""
+        lost = self._nodes is not None and not self._nodes.answers(node)
+        return ProcessDied(f"{type(error).__name__}{', its node is lost' if lost else ''}", lost=lost)
 
     def kill(self, evaluator: int) -> None:
         """End it."""

@@ -105,6 +105,10 @@ class Nodes:
         self._survey({number: found[number]})
         return number in self._nodes and not self._nodes[number].why
 
+    def answers(self, number: str) -> bool:
+        """Whether a node is there now, which Ray may take for alive for 15 s after it was lost."""
+        return self._sees_now(number, ())
+
     def _sees_now(self, number: str, files: tuple[str, ...]) -> bool:
         found = self._cluster.alive()
         if number not in found:

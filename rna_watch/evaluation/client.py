@@ -27,11 +27,13 @@ class ProcessDied(Exception):  # noqa: N818 - an event between a process and its
     Args:
         text: how.
         killed: whether it was ended by someone else, not by itself.
+        lost: whether the machine that it was on is lost.
     """
 
-    def __init__(self, text: str, *, killed: bool = False) -> None:
+    def __init__(self, text: str, *, killed: bool = False, lost: bool = False) -> None:
         super().__init__(text)
         self.killed = killed
+        self.lost = lost
 
 
 class _Killed(EvaluationFailed):
@@ -234,6 +236,8 @@ class Evaluator:
             self._kill()
             if self._closed or self._interrupted:
                 raise Cancelled("the evaluator was ended") from error
+            if error.lost:
+                raise ShortOf(f"the evaluator is lost ({error}), and its place cannot be taken") from error
             if error.killed:
                 raise _Killed(
                     f"the evaluator's process was killed from outside ({error}), as Linux does where memory runs out"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from rna_watch.engine.ray_engine import RayEngine
 from rna_watch.errors import ClusterLost, EngineError
 from rna_watch.window import tasks_plan
+from tests.daemon.runs import wait_until
 from tests.evaluation.contract import is_gone
 from tests.evaluation.models import FILE, combination, spec
 
@@ -142,6 +144,28 @@ def test_an_evaluator_goes_where_its_gpu_is_and_holds_no_cpu(join, layouts, run,
     assert evaluator.evaluate(combination(folder)).metrics == {"total": 8.0, "one": 1.0}
     assert json.loads((folder / "seen.json").read_text())["cuda"] == "0"
     assert windows.gram(layouts, engine.map).rows.tobytes() == windows.gram(layouts).rows.tobytes()
+
+
+def test_an_evaluator_whose_node_is_lost_answers_from_another(join, cluster):
+    """Its model is no failed one, though Ray may take the node for alive for a while."""
+    folder = Path(tempfile.mkdtemp(prefix="ev", dir="/tmp"))
+    slow = folder / "slow.py"
+    slow.write_text(
+        f"import pathlib, time\ndef evaluate(state_dict, device):\n    pathlib.Path({str(folder)!r}, 'begun').touch()\n"
+        "    time.sleep(3)\n    return {'total': float(state_dict['w'].sum())}\n"
+    )
+    engine = join(gpus=0.5)
+    evaluator = engine.evaluator(spec(folder, function=f"{slow}:evaluate", timeout_s=60.0))
+    found = []
+    asked = threading.Thread(target=lambda: found.append(evaluator.evaluate(combination(folder)).metrics))
+    asked.start()
+    wait_until((folder / "begun").exists, 60)
+    cluster.kill("alpha")
+    time.sleep(0.5)
+    cluster.start("alpha")
+    asked.join(120)
+    assert found == [{"total": 8.0}]
+    cluster.wait(4)
 
 
 def test_gpus_that_no_node_has_are_told_at_once(join):
