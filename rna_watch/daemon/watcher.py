@@ -178,7 +178,9 @@ class Watcher:
         return self._all_taken(waited)
 
     def _all_taken(self, waited: bool) -> bool:
-        return not self._readiness.waiting and (self._readiness.unsettled() == 0 or waited)
+        if self._readiness.waiting or self._readiness.unread():  # however long the looks took, on a busy machine
+            return False
+        return self._readiness.unsettled() == 0 or waited
 
     def _pause_s(self) -> float:
         now = time.monotonic()

@@ -293,6 +293,13 @@ class Readiness:
         """Whether a candidate is due that was never read."""
         return any(each.due <= now and not each.probed and each.unreadable is None for each in self._open.values())
 
+    def unread(self) -> bool:
+        """Whether a candidate that does not grow was never read."""
+        return any(
+            not each.probed and each.restless is None and each.unreadable is None and each.identity is not None
+            for each in self._open.values()
+        )
+
     def resting(self) -> int:
         """How many candidates rest still before they are read for the first time."""
         return sum(not entry.probed for entry in self._open.values())

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -196,3 +200,20 @@ def test_an_engine_that_breaks_in_its_end_changes_no_outcome(tmp_path: Path, mon
     assert recorder.state.stopped is not None
     assert recorder.state.stopped.reason == "done"
     assert list(recorder.state.outputs) == ["step_3.pt"]
+
+
+def test_once_reads_what_rests_however_long_its_machine_stands_still(tmp_path: Path) -> None:
+    """A checkpoint that waited for its rest while everything stood still is read all the same."""
+    train(tmp_path, count=3)
+    ahead = time.time() + 3600
+    os.utime(tmp_path / "step_3.pt", (ahead, ahead))  # it rests from when it is seen
+    time.sleep(1.1)  # the others have rested by then
+    command = [sys.executable, "-m", "rna_watch", "once", str(tmp_path), "--engine", "local", "--quiet", "1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as once:
+        journal = tmp_path / ".rna-watch" / "journal.jsonl"
+        wait_until(lambda: journal.exists() and bool(events(tmp_path, "started")))
+        once.send_signal(signal.SIGSTOP)
+        time.sleep(3.0)
+        once.send_signal(signal.SIGCONT)
+    assert once.returncode == 0
+    assert published(tmp_path) == ["step_3.pt"]
