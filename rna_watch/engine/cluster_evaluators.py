@@ -76,7 +76,12 @@ class Evaluators:
 
     def _died(self, node: str, error: Exception) -> ProcessDied:
         """What became of an evaluator: where its node is lost, the user's code has no part in it."""
-        lost = self._nodes is not None and not self._nodes.answers(node)
+        lost = False
+        if self._nodes is not None:
+            ended = f"an evaluator on {self._nodes.name(node)} ended; the node is asked whether it is there"
+            self._cluster.say("waits", ended, "look at the node if this comes again")
+            lost = not self._nodes.answers(node)
+            self._cluster.say("waits", "")
         return ProcessDied(f"{type(error).__name__}{', its node is lost' if lost else ''}", lost=lost)
 
     def kill(self, evaluator: int) -> None:
