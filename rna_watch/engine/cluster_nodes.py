@@ -106,8 +106,11 @@ class Nodes:
         return number in self._nodes and not self._nodes[number].why
 
     def answers(self, number: str) -> bool:
-        """Whether a node is there now, which Ray may take for alive for 15 s after it was lost."""
-        return self._sees_now(number, ())
+        """Whether a node is there now, which Ray may take for alive for 15 s after it was lost; it is left out if it is not."""
+        found = self._sees_now(number, ())
+        if not found:
+            self._forget(number)
+        return found
 
     def _sees_now(self, number: str, files: tuple[str, ...]) -> bool:
         found = self._cluster.alive()
