@@ -60,15 +60,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_sdist_and_wheel_hold_the_package_and_the_manual(built: tuple[Path, Path]) -> None:
-    """Every module is in both, the manual in the sdist; no test is in the wheel."""
+    """Every module is in both, the manual and what is compiled in the sdist; no test is in the wheel."""
     sdist, wheel = built
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "rna_watch").rglob("*.py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "rna_watch").rglob("*.py*") if path.suffix != ".pyc"}
+    sources = {f"rna_watch/kernels/{name}" for name in ("_loops.c", "_sums.h")}
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
     with tarfile.open(sdist) as archive:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
-    assert modules | {"rna_watch/py.typed"} == {name for name in in_wheel if name.startswith("rna_watch/")}
+    compiled = {"rna_watch/kernels/_loops.abi3.so"}
+    assert modules | compiled | {"rna_watch/py.typed"} == {name for name in in_wheel if name.startswith("rna_watch/")}
     pages = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")}
-    assert modules | pages | {"README.md", "LICENSE", "constraints.txt", "CHANGELOG.md"} <= in_sdist
+    assert modules | sources | pages | {"README.md", "LICENSE", "constraints.txt", "CHANGELOG.md"} <= in_sdist
 
 
 def test_the_wheel_works_in_an_empty_environment(built: tuple[Path, Path], tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ matters (measured, 4 million parameters: smallest eigenvalue negative, coefficie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from rna_watch import kernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,11 +30,12 @@ _SMALL = 1_000_000  # multiply-adds, up to which OpenBLAS has kernels of its own
 _WITH_SMALL = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
-# How products of residuals are taken; a plan names one for all of its tasks, as each rounds in its own way: the lower triangle a
-# row at a time, R'R at once, or general products of few columns at a time. Nanoseconds a column (AMD Milan, OpenBLAS's Haswell
-# kernel, blocks of 10,240) by vectors, whole, and a general product: N = 5 3.5, 6.5, 6.3; N = 10 11, 11, 17; N = 20 40, 24, 41.
-# With AVX-512, small products were 3.6 times as fast as whole at N = 5 and 1.8 times at 10 and 20.
-Kernel = Literal["vectors", "whole", "small"]
+# How products of residuals are taken; a plan names one for all of its tasks, as each rounds in its own way: by compiled loops, or
+# by BLAS the lower triangle a row at a time, R'R at once, or general products of few columns at a time. Nanoseconds a column
+# of BLAS (AMD Milan, OpenBLAS's Haswell kernel, blocks of 10,240) by vectors, whole, and a general product: N = 5 3.5, 6.5, 6.3;
+# N = 10 11, 11, 17; N = 20 40, 24, 41. With AVX-512, small products were 3.6 times as fast as whole at N = 5 and 1.8 times at 10
+# and 20. What the compiled loops gain over them is in the manual (`python -m tests.benchmarks kernels`).
+Kernel = Literal["compiled", "vectors", "whole", "small"]
 
 
 def kernel_for(count: int, architecture: str) -> Kernel:
@@ -42,6 +45,8 @@ def kernel_for(count: int, architecture: str) -> Kernel:
         count: N.
         architecture: the name of BLAS's kernels, as threadpoolctl gives it.
     """
+    if kernels.COMPILED:
+        return "compiled"
     if architecture in _WITH_SMALL:
         return "small"
     return "vectors" if count <= _FEW else "whole"
@@ -118,12 +123,40 @@ def block_rows(
     )
 
 
+def stored_rows(
+    stored_kn: npt.NDArray[Any], dtype: str, new: int, eps: float, matrices: Sequence[slice] = ()
+) -> GramRows | None:
+    """The same as `block_rows` by the compiled kernel, of iterates as they are stored; None where something is not finite.
+
+    Args:
+        stored_kn: (K, n): iterates, oldest first, in the numpy dtype that holds their bits; they are left as they are.
+        dtype: what they are.
+        new: how many of the newest residuals need their row, 1 to N.
+        eps: spacing at 1 of that dtype.
+        matrices: the columns of weight matrices whose norms are wanted.
+    """
+    rows = np.zeros((new, len(stored_kn) - 1))
+    energy = kernels.add_gram(stored_kn, dtype, rows)
+    if not (np.isfinite(energy) and np.isfinite(rows).all()):
+        return None
+    norms = None
+    if matrices:
+        found = np.zeros(2 * new + 1)
+        for columns in matrices:
+            kernels.add_squares(stored_kn[-new - 1 :, columns], dtype, found)
+        norms = np.column_stack([found[:new], found[1 : new + 1], found[new + 1 :]])
+    return GramRows(rows=rows, rounding_energy=eps * eps * energy, non_finite=frozenset(), matrices=norms)
+
+
 def _products(residuals_nn: Float64, new: int, kernel: Kernel) -> Float64:
     """The last `new` rows of R'R `(M, N)` of residuals `(N, n)`."""
     count, size = residuals_nn.shape
     if kernel == "whole":
         return residuals_nn[-new:] @ residuals_nn.T
     rows = np.zeros((new, count))
+    if kernel == "compiled":
+        kernels.add_products(residuals_nn, rows)
+        return rows
     if kernel == "small":
         step = max(64, _SMALL // (new * count) // 64 * 64)
         for start in range(0, size, step):

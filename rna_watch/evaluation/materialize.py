@@ -18,7 +18,7 @@ from rna_watch.layout.dtypes import DTYPES, Float64
 from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import opened
 from rna_watch.window.combine import combined_blocks
-from rna_watch.window.segments import WindowReader, still_infinities
+from rna_watch.window.reader import WindowReader, still_infinities
 from rna_watch.window.tasks_plan import window_kernel
 
 if TYPE_CHECKING:

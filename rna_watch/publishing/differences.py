@@ -20,7 +20,8 @@ from rna_watch.layout.open_file import opened
 from rna_watch.layout.strides import merge_runs
 from rna_watch.window import tasks_plan
 from rna_watch.window.combine import combined_blocks
-from rna_watch.window.segments import BLOCK_ELEMENTS, WindowReader, window_segments
+from rna_watch.window.reader import WindowReader
+from rna_watch.window.segments import BLOCK_ELEMENTS, window_segments
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence

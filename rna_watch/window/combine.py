@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rna_watch import kernels
 from rna_watch.errors import RefusedCheckpoint
 from rna_watch.layout.disk import begin_writeback, patching, write_all
 from rna_watch.layout.dtypes import DTYPES, Array, Float64, narrow
 from rna_watch.layout.layout import Layout, Role, covers
-from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, WindowReader, still_infinities, window_segments
+from rna_watch.window.reader import WindowReader, still_infinities
+from rna_watch.window.segments import BLOCK_ELEMENTS, Segment, window_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rna_watch.layout.identity import FileIdentity
     from rna_watch.window.evidence import Evidence
+    from rna_watch.window.reader import Block
 
 Rows = tuple[tuple[float, ...], ...]
 _LARGE_BYTES = 2**23  # written by a task, from which on its way to the disk begins beside the next one
@@ -126,21 +129,32 @@ def combined_blocks(
         block_elements: elements of a block.
         evidence: gathers what the values tell of the window.
     """
+    as_stored = kernels.COMPILED
     total = np.empty(block_elements, dtype=np.float64)
-    for block in reader.blocks(segments, block_elements):
+    for block in reader.blocks(segments, block_elements, as_stored=as_stored):
         first = segments[block.pieces[0].segment]
-        weights, size = rows[first.group], block.values.shape[1]
+        weights, bits = rows[first.group], np.empty(block.size, dtype=DTYPES[first.dtype].bits)
         if evidence is not None:
             evidence.before(block, weights)
-        _combine(block.values, weights, total[:size])
-        if evidence is not None and not np.isfinite(total[:size]).all():
-            evidence.damaged = True
-        if first.role is Role.VARIANCE:
-            np.maximum(total[:size], 0.0, out=total[:size])
-        bits = np.empty(size, dtype=DTYPES[first.dtype].bits)
-        narrow(total[:size], first.dtype, bits)
+        if not (as_stored and first.role is not Role.VARIANCE and _combine_stored(block, weights, bits)):
+            sums = total[: block.size]
+            _combine(block.values, weights, sums)
+            if evidence is not None and not np.isfinite(sums).all():
+                evidence.damaged = True
+            if first.role is Role.VARIANCE:
+                np.maximum(sums, 0.0, out=sums)
+            narrow(sums, first.dtype, bits)
         for piece in block.pieces:
             yield piece.segment, piece.start, bits[piece.column : piece.column + piece.count]
+
+
+def _combine_stored(block: Block, weights: Sequence[float], bits: Array) -> bool:
+    """Combine a block by the compiled loops, if it is a sum of several checkpoints and comes out finite."""
+    used = [k for k, weight in enumerate(weights[:-1]) if weight]
+    if not used or (len(used) == 1 and weights[used[0]] == 1.0):
+        return False
+    ((stored, dtype),) = block.parts
+    return kernels.combine(stored[used[0] :], dtype, np.asarray(weights[used[0] :], dtype=np.float64), bits)
 
 
 def _combine(values: Float64, weights: Sequence[float], out: Float64) -> None:

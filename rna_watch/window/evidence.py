@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rna_watch import kernels
 from rna_watch.acceleration.gram import GramRows, block_rows, merge
 from rna_watch.layout.layout import Role
-from rna_watch.window.segments import matrix_columns, matrix_elements, still_infinities
+from rna_watch.window.reader import still_infinities
+from rna_watch.window.segments import matrix_columns, matrix_elements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rna_watch.layout.dtypes import Float64
     from rna_watch.layout.layout import Layout
-    from rna_watch.window.segments import Block, Segment
+    from rna_watch.window.reader import Block
+    from rna_watch.window.segments import Segment
 
 _ALL = 2**22  # parameters, up to which all of them are looked at
 _MERGED = 64
@@ -51,14 +54,14 @@ class Evidence:
     def before(self, block: Block, weights: Sequence[float]) -> None:
         """Look at the values of a block; those of weight 0 do not show in the combination."""
         unused = [k for k, weight in enumerate(weights) if not weight]
-        if unused and not np.isfinite(block.values[unused]).all():
+        if not all(_finite(block, k) for k in unused):
             self._bad |= _not_finite(block.values, unused)
         if self._segments[block.pieces[0].segment].role is not Role.PARAMETER:
             return
         matrices = matrix_columns(block.pieces, self._segments)
-        whole = [slice(0, block.values.shape[1])] if self._elements == PARAMETERS else matrices
+        whole = [slice(0, block.size)] if self._elements == PARAMETERS else matrices
         for part in whole:
-            values = block.values[:, part].copy()
+            values = block.widened(part)
             still = still_infinities(values)
             if still is not None:
                 values[:, still] = 0.0
@@ -80,6 +83,16 @@ class Evidence:
                 GramRows(rows=np.zeros_like(self._parts[0].rows), rounding_energy=0.0, non_finite=frozenset(self._bad)),
             ]
         )
+
+
+def _finite(block: Block, k: int) -> bool:
+    """Whether the values of a checkpoint are finite; squares of float64 may not be where they are."""
+    ((bits, dtype),) = block.parts
+    if not kernels.COMPILED:
+        return bool(np.isfinite(block.values[k]).all())
+    square = np.zeros(1)
+    kernels.add_squares(bits[k : k + 1], dtype, square)
+    return bool(np.isfinite(square[0]))
 
 
 def _not_finite(values_kn: Float64, numbers: Sequence[int]) -> set[int]:

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from rna_watch.acceleration.low_rank import best_product, distance
 from rna_watch.layout.disk import patching, write_all
 from rna_watch.layout.dtypes import DTYPES, Array, Float64, narrow, widen
-from rna_watch.window.segments import WindowReader
+from rna_watch.window.reader import WindowReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from rna_watch.acceleration.gram import GramRows, block_residuals, block_rows, merge
+from rna_watch.acceleration.gram import GramRows, block_residuals, block_rows, merge, stored_rows
 from rna_watch.acceleration.qr_factor import block_factor, stacked_factor
 from rna_watch.layout.dtypes import DTYPES
 from rna_watch.layout.layout import Role
@@ -18,10 +18,12 @@ from rna_watch.window.combine import Patch, write_combination
 from rna_watch.window.copies import write_copies
 from rna_watch.window.evidence import Evidence
 from rna_watch.window.products import Norms, write_products
-from rna_watch.window.segments import WindowReader, matrix_columns, still_infinities
+from rna_watch.window.reader import WindowReader, still_infinities
+from rna_watch.window.segments import matrix_columns
 from rna_watch.window.tasks_plan import CombineTask, CopyTask, FactorTask, GramTask, ProductTask, Task
 
 if TYPE_CHECKING:
+    from rna_watch.window.reader import Block
     from rna_watch.window.segments import Segment
 
 _MERGED = 64  # parts at a time
@@ -71,31 +73,42 @@ def gram_rows(task: GramTask) -> GramRows:
         np.errstate(over="ignore", invalid="ignore"),
         WindowReader(task.files, task.uncached) as reader,
     ):
-        for block in reader.blocks(task.segments, task.block_elements):
+        as_stored = task.kernel == "compiled" and len(task.files) == k and not task.factors
+        for block in reader.blocks(task.segments, task.block_elements, as_stored=as_stored):
             segment = task.segments[block.pieces[0].segment]
             if segment.role is not Role.PARAMETER:
                 bad |= _non_finite(block.values[:k], first_new)
                 continue
-            still = still_infinities(block.values[:k])
-            if still is not None:
-                block.values[:, still] = 0.0
-            part = block_rows(
-                block.values,
-                task.new,
-                DTYPES[segment.dtype].eps,
-                checkpoints=k,
-                factors=_factors(task, segment),
-                other_eps=DTYPES[segment.companion_dtype].eps if segment.companion_dtype else 0.0,
-                matrices=matrix_columns(block.pieces, task.segments),
-                kernel=task.kernel,
-            )
-            parts.append(part)
+            part = None
+            if as_stored:
+                ((bits, dtype),) = block.parts
+                matrices = matrix_columns(block.pieces, task.segments)
+                part = stored_rows(bits, dtype, task.new, DTYPES[dtype].eps, matrices)
+            parts.append(part or _rows_of_values(block, task))
             if len(parts) == _MERGED:
                 parts = [merge(parts)]
     total = merge(parts)
     if not np.isfinite(total.rows).all():
         bad |= _non_finite_iterates(task)
     return replace(total, non_finite=frozenset(bad))
+
+
+def _rows_of_values(block: Block, task: GramTask) -> GramRows:
+    """A block's part of the Gram matrix; elements that are infinite in all checkpoints count as constants."""
+    segment, values = task.segments[block.pieces[0].segment], block.values
+    still = still_infinities(values[: task.checkpoints])
+    if still is not None:
+        values[:, still] = 0.0
+    return block_rows(
+        values,
+        task.new,
+        DTYPES[segment.dtype].eps,
+        checkpoints=task.checkpoints,
+        factors=_factors(task, segment),
+        other_eps=DTYPES[segment.companion_dtype].eps if segment.companion_dtype else 0.0,
+        matrices=matrix_columns(block.pieces, task.segments),
+        kernel=task.kernel,
+    )
 
 
 def combined(task: CombineTask) -> list[Patch] | tuple[list[Patch], GramRows]:

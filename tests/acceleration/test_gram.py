@@ -3,7 +3,16 @@ import itertools
 import numpy as np
 import pytest
 
-from rna_watch.acceleration.gram import GramRows, block_rows, differences, kernel_for, merge, rounding_variance
+from rna_watch import kernels
+from rna_watch.acceleration.gram import (
+    GramRows,
+    block_rows,
+    differences,
+    kernel_for,
+    merge,
+    rounding_variance,
+    stored_rows,
+)
 
 from . import twins
 
@@ -83,7 +92,7 @@ def test_norms_over_named_columns_are_those_of_the_iterates(new):
     )
 
 
-@pytest.mark.parametrize("kernel", ["vectors", "whole", "small"])
+@pytest.mark.parametrize("kernel", ["compiled", "vectors", "whole", "small"])
 @pytest.mark.parametrize(("count", "new"), [(1, 1), (5, 5), (11, 3), (20, 20)])
 def test_every_kernel_gives_the_same_products(kernel, count, new):
     """The rows are those of R'R to rounding, however products are taken, and the square among them is symmetric."""
@@ -95,7 +104,30 @@ def test_every_kernel_gives_the_same_products(kernel, count, new):
     np.testing.assert_allclose(square, square.T, rtol=1e-13, atol=1e-13 * expected.max())
 
 
-def test_the_kernel_follows_the_number_of_residuals_and_the_processor():
-    """Few residuals are multiplied as vectors, many at once; with AVX-512 in small products."""
+@pytest.mark.parametrize("new", [1, 3, 5])
+def test_rows_of_what_is_stored_are_those_of_its_values(new):
+    """To the bit, by the compiled kernel; the norms over named columns to rounding."""
+    stored = twins.linear_iterates(6, 700, seed=6).astype("<f4")
+    columns = [slice(0, 70), slice(200, 260)]
+    found = stored_rows(stored, "float32", new, 2.0**-23, columns)
+    expected = block_rows(stored.astype(np.float64), new, 2.0**-23, matrices=columns, kernel="compiled")
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_allclose(found.matrices, expected.matrices, rtol=1e-13)
+    assert found.rounding_energy == pytest.approx(expected.rounding_energy, rel=1e-13)
+
+
+@pytest.mark.parametrize("which", [0, 3, 5])
+def test_rows_of_what_is_not_finite_are_left_to_whoever_looks_at_the_values(which):
+    """An infinite element may be a constant, which has no part in any residual."""
+    stored = twins.linear_iterates(6, 700, seed=6).astype("<f4")
+    stored[which, 13] = np.inf
+    assert stored_rows(stored, "float32", 1, 2.0**-23) is None
+
+
+def test_the_kernel_follows_the_number_of_residuals_and_the_processor(monkeypatch):
+    """The compiled loops, or else few residuals are multiplied as vectors, many at once; with AVX-512 in small products."""
+    monkeypatch.setattr(kernels, "COMPILED", True)
+    assert {kernel_for(count, name) for count in (5, 10, 20) for name in ("Haswell", "SkylakeX")} == {"compiled"}
+    monkeypatch.setattr(kernels, "COMPILED", False)
     assert [kernel_for(count, "Haswell") for count in (5, 10, 20)] == ["vectors", "vectors", "whole"]
     assert {kernel_for(count, "SkylakeX") for count in (5, 10, 20)} == {"small"}

@@ -16,7 +16,7 @@ from rna_watch.formats.probe import probe
 from rna_watch.layout.layout import Role
 from rna_watch.window import tasks, tasks_plan
 from rna_watch.window.combine import Combination
-from rna_watch.window.segments import WindowReader
+from rna_watch.window.reader import WindowReader
 from tests.benchmarks import resnet152
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rna_watch.layout.dtypes import Float64
     from rna_watch.layout.layout import Layout
-    from rna_watch.window.segments import Block
+    from rna_watch.window.reader import Block
     from tests.benchmarks.options import Options
 
 _COUNTS = {False: (11, 6), True: (4,)}  # checkpoints: N = 10 and 5

@@ -56,7 +56,17 @@ def test_all_that_works_is_said(run: Path) -> None:
     assert "step_2.pt" in _line(said, "checkpoint")
     assert _line(said, "inotify").startswith("works")
     assert "rna-watch init" in _line(said, "evaluator")
-    assert {each.split()[1] for each in said} >= {"file", "output", "disk", "quota", "cores", "Ray", "GPU", "watched"}
+    assert {each.split()[1] for each in said} >= {
+        "file",
+        "output",
+        "disk",
+        "quota",
+        "cores",
+        "loops",
+        "Ray",
+        "GPU",
+        "watched",
+    }
     assert sorted(run.iterdir()) == before
 
 

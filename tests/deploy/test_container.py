@@ -37,9 +37,11 @@ def test_it_starts_from_a_slim_python_and_ends_as_an_ordinary_user(image):
 
 
 def test_what_it_copies_is_there(image):
-    """Every source of a COPY is in the repository, and what the package's build reads is among them."""
-    sources = [source for name, rest in image if name == "COPY" for source in rest.split()[:-1]]
-    assert {"pyproject.toml", "LICENSE", "README.md", "rna_watch"} <= set(sources)
+    """Every source of a COPY is in the repository or comes from the image that builds, and what that reads is among them."""
+    copies = [rest.split()[:-1] for name, rest in image if name == "COPY"]
+    sources = [source for rest in copies if not rest[0].startswith("--from=") for source in rest]
+    assert {"pyproject.toml", "setup.py", "LICENSE", "README.md", "rna_watch"} <= set(sources)
+    assert [rest for rest in copies if rest[0].startswith("--from=")] == [["--from=built", "/wheels"]]
     missing = [source for source in sources if not (ROOT / source).exists()]
     assert not missing
 

@@ -108,7 +108,7 @@ def test_a_window_s_gram_matrices_are_those_of_its_residuals(tmp_path):
         np.testing.assert_allclose(gram, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("kernel", ["vectors", "whole", "small"])
+@pytest.mark.parametrize("kernel", ["compiled", "vectors", "whole", "small"])
 def test_the_gram_matrices_of_the_tensors_add_up_to_that_of_the_pass(kernel, tmp_path, monkeypatch):
     """By the kernel of the pass, which the plan names, with an error no larger than its own."""
     layouts = windows.write(tmp_path)

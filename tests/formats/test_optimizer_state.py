@@ -15,7 +15,7 @@ from rna_watch.formats.optimizer_state import find_optimizer
 from rna_watch.formats.probe import probe
 from rna_watch.window import tasks, tasks_plan
 from rna_watch.window.companions import companions, training_state
-from rna_watch.window.segments import WindowReader
+from rna_watch.window.reader import WindowReader
 
 F64 = torch.float64
 

@@ -14,7 +14,8 @@ from rna_watch.layout.layout import Role
 from rna_watch.publishing.write import publish
 from rna_watch.window import tasks, tasks_plan
 from rna_watch.window.combine import Combination
-from rna_watch.window.segments import WindowReader, window_segments
+from rna_watch.window.reader import WindowReader
+from rna_watch.window.segments import window_segments
 from tests.checkpoints import twins
 from tests.checkpoints.writers import FORMS, SAFETENSORS, model
 

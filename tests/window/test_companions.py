@@ -8,7 +8,8 @@ from rna_watch.acceleration.residuals import DIFFERENCE, GRADIENT, LEARNING_RATE
 from rna_watch.layout.layout import OUTSIDE, Role
 from rna_watch.window import tasks, tasks_plan
 from rna_watch.window.companions import companions, training_state
-from rna_watch.window.segments import NOWHERE, WindowReader, cut_blocks, window_segments
+from rna_watch.window.reader import WindowReader
+from rna_watch.window.segments import NOWHERE, cut_blocks, window_segments
 from tests.formats.test_optimizer_state import Run, decays, form_of, measure, plain, true_residuals, twice
 from tests.formats.test_recorded_gradient import Recording, bare
 

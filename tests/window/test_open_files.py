@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 CODE = """
 import resource, sys
 from rna_watch.formats.probe import probe
-from rna_watch.window.segments import WindowReader
+from rna_watch.window.reader import WindowReader
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 layout = probe(sys.argv[1])
 with WindowReader([layout.files] * 100):
