@@ -34,6 +34,10 @@ _OTHER_FILES = 512
 # What is read at once: across gaps of so many bytes (headers of small tensors), into as many buffers as the system takes.
 _GAP_BYTES = 2**12
 _MOST_BUFFERS = 1024
+# Where a buffer lies 1 to 31 bytes behind what is read into it, within pages, copies of some processors (AMD Zen 3) take four
+# times as long: their `rep movsb` waits for stores that it takes for its own. So rows begin at such lines, and as far behind one
+# as the newest checkpoint's bytes do.
+_LINE_BYTES = 64
 
 
 class Block:
@@ -94,6 +98,13 @@ def still_infinities(values_kn: Float64) -> Bools | None:
 def cache_elements(count: int) -> int:
     """How many elements of so many sources are worked on at a time."""
     return max(_CACHE_STEP, _CACHE_BYTES // (8 * count) // _CACHE_STEP * _CACHE_STEP)
+
+
+def _lines(count: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+    """Rows of bytes that begin at lines of the cache."""
+    raw = np.empty(count * size_bytes + _LINE_BYTES, dtype=np.uint8)
+    first = -raw.ctypes.data % _LINE_BYTES
+    return raw[first : first + count * size_bytes].reshape(count, size_bytes)
 
 
 def _steps(pieces: tuple[Piece, ...], step: int) -> Iterator[tuple[int, tuple[Piece, ...]]]:
@@ -179,15 +190,18 @@ class WindowReader:
         count = len(self._readers)
         step = capacity if as_stored else min(capacity, cache_elements(count))
         room = np.empty((count, step), dtype=np.float64)
-        raw = np.empty((count, capacity * 8), dtype=np.uint8)
+        raw = _lines(count, capacity * 8 + _LINE_BYTES)
         for pieces in cut_blocks(segments, capacity):
             first = segments[pieces[0].segment]
             sources = len(first.places)
-            for k in range(sources):
-                self._read(k, _runs(k, segments, pieces, DTYPES[first.dtype_of(k)].itemsize), raw[k].data)
             own = sources - first.companions
+            runs = [_runs(k, segments, pieces, DTYPES[first.dtype_of(k)].itemsize) for k in range(sources)]
+            shift = runs[own - 1][0][1] % _LINE_BYTES // 8 * 8
+            rows = raw[:, shift : shift + capacity * 8]
+            for k in range(sources):
+                self._read(k, runs[k], rows[k].data)
             parts = ((0, own, first.dtype), (own, sources, first.companion_dtype))[: 2 if first.companions else 1]
-            stored = [(raw[low:high].view(DTYPES[dtype].bits), dtype) for low, high, dtype in parts]
+            stored = [(rows[low:high].view(DTYPES[dtype].bits), dtype) for low, high, dtype in parts]
             for start, inside in _steps(pieces, step):
                 columns = slice(start, start + inside[-1].column + inside[-1].count)
                 yield Block(inside, [(bits[:, columns], dtype) for bits, dtype in stored], room)
