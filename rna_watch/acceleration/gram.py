@@ -99,14 +99,14 @@ def block_rows(
     """
     k = len(values_mn) if checkpoints is None else checkpoints
     iterates_kn, others = values_mn[:k], values_mn[k:]
-    energy = _energy(iterates_kn[-1], eps)
-    other_energy = _energy(others[-1], other_eps) if len(others) else 0.0
-    norms = _squares(iterates_kn[-new - 1 :], matrices) if matrices else None
+    energy = _energy(iterates_kn[-1:], eps, kernel)
+    other_energy = _energy(others[-1:], other_eps, kernel) if len(others) else 0.0
+    norms = _squares(iterates_kn[-new - 1 :], matrices, kernel) if matrices else None
     residuals = differences(iterates_kn)
     rows = _products(residuals, new, kernel)
     of_matrices = None
     if norms is not None:
-        of_matrices = np.column_stack([norms[:-1], norms[1:], _squares(residuals[-new:], matrices)])
+        of_matrices = np.column_stack([norms[:-1], norms[1:], _squares(residuals[-new:], matrices, kernel)])
     if not factors:
         return GramRows(rows=rows, rounding_energy=energy, non_finite=frozenset(), matrices=of_matrices)
     p, q = factors[-1]
@@ -177,13 +177,15 @@ def products(residuals_nn: Float64, kernel: Kernel) -> Float64:
     return _products(residuals_nn, len(residuals_nn), kernel)
 
 
-def _squares(values_mn: Float64, columns: Sequence[slice]) -> Float64:
+def _squares(values_mn: Float64, columns: Sequence[slice], kernel: Kernel) -> Float64:
     """The squared norm of each row over some columns."""
-    found = np.zeros(len(values_mn))
+    found = np.zeros(2 * len(values_mn) - 1)
     for part in columns:
-        values = values_mn[:, part]
-        found += np.einsum("ij,ij->i", values, values)
-    return found
+        if kernel == "compiled":
+            kernels.add_squares(values_mn[:, part], "float64", found)
+        else:
+            found[: len(values_mn)] += np.einsum("ij,ij->i", values_mn[:, part], values_mn[:, part])
+    return found[: len(values_mn)]
 
 
 def block_residuals(values_mn: Float64, *, checkpoints: int, factors: Sequence[tuple[float, float]] = ()) -> Float64:
@@ -203,8 +205,10 @@ def _formed(steps: Float64, others: Float64, factors: Sequence[tuple[float, floa
     return steps
 
 
-def _energy(values_n: Float64, eps: float) -> float:
-    return eps * eps * float(np.dot(values_n, values_n))
+def _energy(values_1n: Float64, eps: float, kernel: Kernel) -> float:
+    if kernel == "compiled":
+        return eps * eps * float(_squares(values_1n, [slice(None)], kernel)[0])
+    return eps * eps * float(np.dot(values_1n[0], values_1n[0]))
 
 
 def differences(iterates_kn: Float64) -> Float64:

@@ -225,8 +225,8 @@ def _loops() -> Finding:
     return Finding(
         verdict=Verdict.NOTE,
         subject="loops",
-        found="by numpy, with the same models in up to half as much time again: there was no C compiler at the installation",
-        remedy="install gcc and Python's headers, and then rna-watch again",
+        found="by numpy, which takes up to half as long again: none were compiled when rna-watch was installed",
+        remedy="install gcc and Python's headers, and rna-watch again (pip install --force-reinstall --no-deps --no-cache-dir)",
     )
 
 

@@ -12,6 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__FAST_MATH__) || (FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16)
+#error "sums must be rounded one by one, to the precision of their type"
+#endif
+
 #define TILE 256
 #define GROUP (16 * TILE)
 #define LANES 8
@@ -80,6 +84,8 @@ static const struct loops *widest(int most)
     return &loops_16;
 }
 
+static int aligned(const Py_buffer *view) { return view->len == 0 || (uintptr_t)view->buf % (size_t)view->itemsize == 0; }
+
 static int read_stored(PyObject *object, const char *name, Py_buffer *view, struct stored *found)
 {
     int dtype = 0;
@@ -89,12 +95,12 @@ static int read_stored(PyObject *object, const char *name, Py_buffer *view, stru
         return 0;
     }
     if (PyObject_GetBuffer(object, view, PyBUF_STRIDES) < 0) return 0;
-    if (view->ndim == 2 && view->shape[0] < 65536 && view->itemsize == ITEMSIZES[dtype] &&
-        (view->shape[1] < 2 || view->strides[1] == view->itemsize)) {
+    if (view->ndim == 2 && view->shape[0] < 65536 && view->itemsize == ITEMSIZES[dtype] && aligned(view) &&
+        (view->shape[1] < 2 || view->strides[1] == view->itemsize) && view->strides[0] % view->itemsize == 0) {
         *found = (struct stored){view->buf, (enum dtype)dtype, view->itemsize, view->strides[0], view->shape[1], (int)view->shape[0]};
         return 1;
     }
-    PyErr_Format(PyExc_ValueError, "stored values of %s must be (K, n), with elements of %zd bytes side by side", name, ITEMSIZES[dtype]);
+    PyErr_Format(PyExc_ValueError, "stored values of %s must be (K, n), with aligned elements of %zd bytes side by side", name, ITEMSIZES[dtype]);
     PyBuffer_Release(view);
     return 0;
 }
@@ -103,8 +109,8 @@ static int read_stored(PyObject *object, const char *name, Py_buffer *view, stru
 static int read_numbers(PyObject *object, int writable, Py_ssize_t itemsize, Py_ssize_t count, Py_buffer *view)
 {
     if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0)) < 0) return 0;
-    if (view->itemsize == itemsize && view->len == itemsize * count) return 1;
-    PyErr_Format(PyExc_ValueError, "%zd elements of %zd bytes are needed, not %zd bytes", count, itemsize, view->len);
+    if (view->itemsize == itemsize && view->len == itemsize * count && aligned(view)) return 1;
+    PyErr_Format(PyExc_ValueError, "%zd aligned elements of %zd bytes are needed, not %zd bytes", count, itemsize, view->len);
     PyBuffer_Release(view);
     return 0;
 }
@@ -113,8 +119,9 @@ static int read_numbers(PyObject *object, int writable, Py_ssize_t itemsize, Py_
 static int read_rows(PyObject *object, int n, Py_buffer *view)
 {
     if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) return -1;
-    if (view->ndim == 2 && view->itemsize == 8 && view->shape[1] == n && view->shape[0] <= n) return (int)view->shape[0];
-    PyErr_Format(PyExc_ValueError, "rows must be float64 (M, %d), with M at most %d", n, n);
+    if (view->ndim == 2 && view->itemsize == 8 && view->shape[1] == n && view->shape[0] <= n && aligned(view))
+        return (int)view->shape[0];
+    PyErr_Format(PyExc_ValueError, "rows must be aligned float64 (M, %d), with M at most %d", n, n);
     PyBuffer_Release(view);
     return -1;
 }

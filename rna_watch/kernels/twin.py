@@ -23,6 +23,8 @@ def add_gram(stored_kn: Stored, dtype: str, rows_mn: Float64, /) -> float:
 
     Where a value is not finite, nor are the sums that hold it.
     """
+    if len(stored_kn) < 2:
+        return 0.0
     values = _widened(stored_kn, dtype)
     add_products(np.diff(values, axis=0), rows_mn)
     energy = 0.0

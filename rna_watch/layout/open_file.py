@@ -41,7 +41,7 @@ def _buffer(size_bytes: int, offset: int) -> memoryview:
     if size_bytes < _SMALL_BYTES:
         return memoryview(bytearray(size_bytes))
     shift = offset % _PAGE_BYTES
-    return memoryview(mmap.mmap(-1, shift + size_bytes))[shift:]
+    return memoryview(mmap.mmap(-1, shift + size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))[shift:]
 
 
 def open_regular(path: str, _flags: int = 0) -> int:

@@ -137,13 +137,14 @@ def combined_blocks(
         if evidence is not None:
             evidence.before(block, weights)
         if not (as_stored and first.role is not Role.VARIANCE and _combine_stored(block, weights, bits)):
-            sums = total[: block.size]
-            _combine(block.values, weights, sums)
-            if evidence is not None and not np.isfinite(sums).all():
-                evidence.damaged = True
-            if first.role is Role.VARIANCE:
-                np.maximum(sums, 0.0, out=sums)
-            narrow(sums, first.dtype, bits)
+            for columns, step in block.steps():
+                sums = total[: step.size]
+                _combine(step.values, weights, sums)
+                if evidence is not None and not np.isfinite(sums).all():
+                    evidence.damaged = True
+                if first.role is Role.VARIANCE:
+                    np.maximum(sums, 0.0, out=sums)
+                narrow(sums, first.dtype, bits[columns])
         for piece in block.pieces:
             yield piece.segment, piece.start, bits[piece.column : piece.column + piece.count]
 
@@ -153,7 +154,7 @@ def _combine_stored(block: Block, weights: Sequence[float], bits: Array) -> bool
     used = [k for k, weight in enumerate(weights[:-1]) if weight]
     if not used or (len(used) == 1 and weights[used[0]] == 1.0):
         return False
-    ((stored, dtype),) = block.parts
+    stored, dtype = block.stored
     return kernels.combine(stored[used[0] :], dtype, np.asarray(weights[used[0] :], dtype=np.float64), bits)
 
 

@@ -54,10 +54,16 @@ class Evidence:
     def before(self, block: Block, weights: Sequence[float]) -> None:
         """Look at the values of a block; those of weight 0 do not show in the combination."""
         unused = [k for k, weight in enumerate(weights) if not weight]
-        if not all(_finite(block, k) for k in unused):
-            self._bad |= _not_finite(block.values, unused)
-        if self._segments[block.pieces[0].segment].role is not Role.PARAMETER:
-            return
+        parameters = self._segments[block.pieces[0].segment].role is Role.PARAMETER
+        for _, step in block.steps():
+            if not all(_finite(step, k) for k in unused):
+                self._bad |= _not_finite(step.values, unused)
+            if parameters:
+                self._add_products(step)
+        if len(self._parts) >= _MERGED:
+            self._parts = [merge(self._parts)]
+
+    def _add_products(self, block: Block) -> None:
         matrices = matrix_columns(block.pieces, self._segments)
         whole = [slice(0, block.size)] if self._elements == PARAMETERS else matrices
         for part in whole:
@@ -68,8 +74,6 @@ class Evidence:
             with np.errstate(over="ignore", invalid="ignore"):
                 inside = matrices if self._elements == PARAMETERS else [slice(None)]
                 self._parts.append(block_rows(values, len(values) - 1, 0.0, matrices=inside))
-        if len(self._parts) >= _MERGED:
-            self._parts = [merge(self._parts)]
 
     def look(self, block: Block, weights: Sequence[float]) -> None:
         """Note whose values are not finite, among those that show in a combination."""
@@ -87,9 +91,9 @@ class Evidence:
 
 def _finite(block: Block, k: int) -> bool:
     """Whether the values of a checkpoint are finite; squares of float64 may not be where they are."""
-    ((bits, dtype),) = block.parts
     if not kernels.COMPILED:
         return bool(np.isfinite(block.values[k]).all())
+    bits, dtype = block.stored
     square = np.zeros(1)
     kernels.add_squares(bits[k : k + 1], dtype, square)
     return bool(np.isfinite(square[0]))

@@ -48,14 +48,14 @@ class Block:
     Args:
         pieces: which elements.
         parts: the bits of sources that are stored alike, `(K, n)` and a dtype: the checkpoints, and then their companions.
-        room: where the values go, at least `(K + C, n)`.
+        room: where values go, for a few columns at a time.
     """
 
-    __slots__ = ("_room", "_values", "parts", "pieces")
+    __slots__ = ("_parts", "_room", "_values", "pieces")
 
     def __init__(self, pieces: tuple[Piece, ...], parts: Sequence[tuple[Array, str]], room: Float64) -> None:
         self.pieces = pieces
-        self.parts = parts
+        self._parts = parts
         self._room = room
         self._values: Float64 | None = None
 
@@ -65,22 +65,35 @@ class Block:
         return self.pieces[-1].column + self.pieces[-1].count
 
     @property
+    def stored(self) -> tuple[Array, str]:
+        """The bits of the checkpoints `(K, n)`, and their dtype."""
+        return self._parts[0]
+
+    @property
     def values(self) -> Float64:
-        """The values of all sources `(K, n)`."""
+        """The values of all sources `(K + C, n)`, of a block that is no larger than the room for them."""
         if self._values is None:
-            count = sum(len(bits) for bits, _ in self.parts)
-            self._values = self.widened(slice(0, self.size), self._room[:count, : self.size])
+            self._values = self._room[: sum(len(bits) for bits, _ in self._parts), : self.size]
+            self._widen(slice(0, self.size), self._values)
         return self._values
 
-    def widened(self, columns: slice, into: Float64 | None = None) -> Float64:
-        """Some columns as they are stored, as float64, in an array of their own if none is given."""
-        if into is None:
-            into = np.empty((sum(len(bits) for bits, _ in self.parts), columns.stop - columns.start))
+    def widened(self, columns: slice) -> Float64:
+        """Some columns as they are stored, as float64, in an array of their own."""
+        found = np.empty((sum(len(bits) for bits, _ in self._parts), columns.stop - columns.start))
+        self._widen(columns, found)
+        return found
+
+    def _widen(self, columns: slice, into: Float64) -> None:
         first = 0
-        for bits, dtype in self.parts:
+        for bits, dtype in self._parts:
             widen(bits[:, columns], dtype, into[first : first + len(bits)])
             first += len(bits)
-        return into
+
+    def steps(self) -> Iterator[tuple[slice, Block]]:
+        """The same as blocks of a few columns, with these columns; there is room for the values of one at a time."""
+        for start, inside in _steps(self.pieces, self._room.shape[1]):
+            columns = slice(start, start + inside[-1].column + inside[-1].count)
+            yield columns, Block(inside, [(bits[:, columns], dtype) for bits, dtype in self._parts], self._room)
 
 
 def still_infinities(values_kn: Float64) -> Bools | None:
@@ -101,10 +114,11 @@ def cache_elements(count: int) -> int:
 
 
 def _lines(count: int, size_bytes: int) -> npt.NDArray[np.uint8]:
-    """Rows of bytes that begin at lines of the cache."""
-    raw = np.empty(count * size_bytes + _LINE_BYTES, dtype=np.uint8)
+    """Rows of so many bytes and a line more, which begin at lines of the cache."""
+    row = (-(-size_bytes // _LINE_BYTES) + 1) * _LINE_BYTES
+    raw = np.empty(count * row + _LINE_BYTES, dtype=np.uint8)
     first = -raw.ctypes.data % _LINE_BYTES
-    return raw[first : first + count * size_bytes].reshape(count, size_bytes)
+    return raw[first : first + count * row].reshape(count, row)
 
 
 def _steps(pieces: tuple[Piece, ...], step: int) -> Iterator[tuple[int, tuple[Piece, ...]]]:
@@ -185,12 +199,11 @@ class WindowReader:
         Args:
             segments: what to read.
             capacity: elements that are read at a time from each source.
-            as_stored: a block is what is read at a time; else it has fewer elements where their values fill a core's cache.
+            as_stored: a block is what is read at a time; else only so much of it that its values stay in a core's cache.
         """
         count = len(self._readers)
-        step = capacity if as_stored else min(capacity, cache_elements(count))
-        room = np.empty((count, step), dtype=np.float64)
-        raw = _lines(count, capacity * 8 + _LINE_BYTES)
+        room = np.empty((count, min(capacity, cache_elements(count))), dtype=np.float64)
+        raw = _lines(count, capacity * 8)
         for pieces in cut_blocks(segments, capacity):
             first = segments[pieces[0].segment]
             sources = len(first.places)
@@ -201,10 +214,13 @@ class WindowReader:
             for k in range(sources):
                 self._read(k, runs[k], rows[k].data)
             parts = ((0, own, first.dtype), (own, sources, first.companion_dtype))[: 2 if first.companions else 1]
-            stored = [(rows[low:high].view(DTYPES[dtype].bits), dtype) for low, high, dtype in parts]
-            for start, inside in _steps(pieces, step):
-                columns = slice(start, start + inside[-1].column + inside[-1].count)
-                yield Block(inside, [(bits[:, columns], dtype) for bits, dtype in stored], room)
+            size = pieces[-1].column + pieces[-1].count
+            stored = [(rows[low:high].view(DTYPES[dtype].bits)[:, :size], dtype) for low, high, dtype in parts]
+            block = Block(pieces, stored, room)
+            if as_stored:
+                yield block
+            else:
+                yield from (step for _, step in block.steps())
 
     def _read(self, k: int, runs: Sequence[tuple[int, int, int]], into: memoryview) -> None:
         """Read runs of one checkpoint, one behind the other; those that lie close together in a file at once."""

@@ -77,14 +77,15 @@ def gram_rows(task: GramTask) -> GramRows:
         for block in reader.blocks(task.segments, task.block_elements, as_stored=as_stored):
             segment = task.segments[block.pieces[0].segment]
             if segment.role is not Role.PARAMETER:
-                bad |= _non_finite(block.values[:k], first_new)
+                for _, step in block.steps():
+                    bad |= _non_finite(step.values[:k], first_new)
                 continue
             part = None
             if as_stored:
-                ((bits, dtype),) = block.parts
+                bits, dtype = block.stored
                 matrices = matrix_columns(block.pieces, task.segments)
                 part = stored_rows(bits, dtype, task.new, DTYPES[dtype].eps, matrices)
-            parts.append(part or _rows_of_values(block, task))
+            parts.append(part or merge(_rows_of_values(step, task) for _, step in block.steps()))
             if len(parts) == _MERGED:
                 parts = [merge(parts)]
     total = merge(parts)

@@ -104,7 +104,8 @@ def floor(paths: list[str], out: str) -> dict[str, float]:
     with Meter() as meter:
 
         def read(part: list[str]) -> None:
-            buffer = mmap.mmap(-1, 2**18)  # page on page: copies into other places may take four times as long
+            # page on page: copies into other places may take four times as long
+            buffer = mmap.mmap(-1, 2**18, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             for path in part:
                 descriptor = os.open(path, os.O_RDONLY)
                 while os.readv(descriptor, [buffer]):

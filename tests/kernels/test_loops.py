@@ -63,10 +63,10 @@ def test_sums_have_the_bits_of_the_twin(dtype: str, count: int, size: int) -> No
     kernels.add_products(values, found)
     twin.add_products(values, expected)
     np.testing.assert_array_equal(found, expected)
-    found, expected = (np.full(2 * count - 1, 0.25) for _ in range(2))
-    kernels.add_squares(stored, dtype, found)
-    twin.add_squares(stored, dtype, expected)
-    np.testing.assert_array_equal(found, expected)
+    squares, others = (np.full(2 * count - 1, 0.25) for _ in range(2))
+    kernels.add_squares(stored, dtype, squares)
+    twin.add_squares(stored, dtype, others)
+    np.testing.assert_array_equal(squares, others)
 
 
 @pytest.mark.usefixtures("_width")
@@ -154,25 +154,58 @@ def test_what_is_not_finite_shows(dtype: str, value: float, which: int) -> None:
     assert not np.isfinite([*rows[0], energy]).all()
 
 
+def _odd(count: int) -> Stored:
+    """Numbers at an odd address."""
+    return np.zeros(8 * count + 1, np.uint8)[1:].view("<f8")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: kernels.add_gram(np.zeros((2, 3), "<f4"), "float8", np.zeros((1, 1))), "no loops for float8"),
         (lambda: kernels.add_gram(np.zeros((2, 3), "<f8"), "float32", np.zeros((1, 1))), "elements of 4 bytes"),
         (lambda: kernels.add_gram(np.zeros((2, 6), "<f4")[:, ::2], "float32", np.zeros((1, 1))), "side by side"),
+        (lambda: kernels.add_gram(_odd(6).reshape(2, 3), "float64", np.zeros((1, 1))), "aligned"),
+        (lambda: kernels.add_products(np.zeros((1, 3)), _odd(1).reshape(1, 1)), "aligned"),
+        (lambda: kernels.add_squares(np.zeros((1, 3)), "float64", _odd(1)), "aligned"),
+        (lambda: kernels.combine(np.zeros((2, 3)), "float64", _odd(2), np.zeros(3)), "aligned"),
         (lambda: kernels.add_gram(np.zeros(3, "<f4"), "float32", np.zeros((1, 1))), r"\(K, n\)"),
         (lambda: kernels.add_gram(np.zeros((3, 3), "<f4"), "float32", np.zeros((3, 2))), "at most 2"),
         (lambda: kernels.add_products(np.zeros((3, 3)), np.zeros((3, 2))), r"\(M, 3\)"),
-        (lambda: kernels.add_squares(np.zeros((3, 3)), "float64", np.zeros(6)), "5 elements of 8 bytes"),
+        (lambda: kernels.add_squares(np.zeros((3, 3)), "float64", np.zeros(6)), "5 aligned elements of 8 bytes"),
         (lambda: kernels.combine(np.zeros((1, 3)), "float64", np.ones(1), np.zeros(3)), "two checkpoints"),
-        (lambda: kernels.combine(np.zeros((2, 3)), "float64", np.ones(3), np.zeros(3)), "2 elements of 8 bytes"),
-        (lambda: kernels.combine(np.zeros((2, 3)), "float64", np.ones(2), np.zeros(4)), "3 elements of 8 bytes"),
+        (
+            lambda: kernels.combine(np.zeros((2, 3)), "float64", np.ones(3), np.zeros(3)),
+            "2 aligned elements of 8 bytes",
+        ),
+        (
+            lambda: kernels.combine(np.zeros((2, 3)), "float64", np.ones(2), np.zeros(4)),
+            "3 aligned elements of 8 bytes",
+        ),
     ],
 )
 def test_wrong_shapes_are_refused(call: Any, message: str) -> None:
     """Nothing is read or written beyond an array."""
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_refusals_keep_nothing() -> None:
+    """A buffer that cannot be written is refused, and no array is held afterwards."""
+    stored, rows, weights = np.zeros((2, 3)), np.zeros((1, 1)), np.ones(2)
+    frozen = np.zeros(3)
+    frozen.flags.writeable = False
+    before = [sys.getrefcount(each) for each in (stored, rows, weights, frozen)]
+    for _ in range(3):
+        for call in (
+            lambda: kernels.add_squares(stored, "float64", frozen),
+            lambda: kernels.combine(stored, "float64", weights, frozen),
+            lambda: kernels.add_gram(stored, "float64", rows[:, ::2][:, :0]),
+            lambda: kernels.add_gram(stored, "float32", rows),
+        ):
+            with pytest.raises((ValueError, BufferError)):
+                call()
+    assert [sys.getrefcount(each) for each in (stored, rows, weights, frozen)] == before
 
 
 def test_without_the_compiled_loops_numpy_does_the_work() -> None:
@@ -189,6 +222,7 @@ def test_without_the_compiled_loops_numpy_does_the_work() -> None:
 
 def test_no_checkpoints_and_no_elements_are_no_sums() -> None:
     """A window of one checkpoint has no step."""
+    assert twin.add_gram(np.ones((1, 3), "<f4"), "float32", np.zeros((0, 0))) == 0.0
     assert kernels.add_gram(np.ones((1, 3), "<f4"), "float32", np.zeros((0, 0))) == 0.0
     kernels.add_products(np.zeros((0, 3)), np.zeros((0, 0)))
     rows = np.zeros((1, 1))

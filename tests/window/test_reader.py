@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from rna_watch.layout.layout import Role
 from rna_watch.layout.open_file import OpenFile
 from rna_watch.window.reader import WindowReader
 from rna_watch.window.segments import window_segments
+from rna_watch.window.tasks_plan import BUDGET_MIB, block_elements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,3 +49,20 @@ def test_rows_lie_within_a_line_as_they_do_in_the_newest_file(
             np.testing.assert_array_equal(block.values[0], block.values[2])
     assert behind
     assert not [each for each in behind if 1 <= each < 32]
+
+
+@pytest.mark.parametrize("as_stored", [False, True])
+def test_memory_of_a_long_window_is_within_the_budget(as_stored: bool, tmp_path: Path) -> None:
+    """What is read and its values, of 60 checkpoints in float64."""
+    for number in range(60):
+        torch.save({"w": torch.zeros(70_000, dtype=torch.float64)}, tmp_path / f"{number}.pt")
+    layouts = [probe(str(tmp_path / f"{number}.pt")) for number in range(60)]
+    segments = window_segments(layouts, frozenset({Role.PARAMETER}), 2**20)
+    tracemalloc.start()
+    with WindowReader([layout.files for layout in layouts]) as reader:
+        for block in reader.blocks(segments, block_elements(60), as_stored=as_stored):
+            for columns, step in block.steps():
+                assert step.values.shape == (60, columns.stop - columns.start)
+        _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < BUDGET_MIB * 2**20
