@@ -30,6 +30,7 @@ END_S = 20.0  # for what is left when the daemon has stopped
 _REMOTE = "remote"
 _REMOTE_END_S = 120.0  # a model may have to be put into an object store
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 600.0
+_REMOTE_PAUSE_S = 60.0  # a trainer goes on deleting old checkpoints
 _TICK_S = 0.5
 _LINE_CHARACTERS = 500
 _REMEDY = (
@@ -94,9 +95,8 @@ class LiveExports:
                 return
             with contextlib.suppress(RnaWatchError, OSError):
                 self._recorder.problem(f"exporter {name}", f"{_what(name)} fails: {why}", _REMEDY)
-            pause_s = (
-                _FIRST_PAUSE_S if time.monotonic() - begun > _LONGEST_PAUSE_S else min(2 * pause_s, _LONGEST_PAUSE_S)
-            )
+            longest_s = _REMOTE_PAUSE_S if name == _REMOTE else _LONGEST_PAUSE_S
+            pause_s = _FIRST_PAUSE_S if time.monotonic() - begun > longest_s else min(2 * pause_s, longest_s)
             self._stopping.wait(pause_s)
 
     def _watched(self, name: str) -> str:

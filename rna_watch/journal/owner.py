@@ -62,11 +62,11 @@ class Owner:
         return f"process {self.pid} on {self.host}{' (in another PID namespace)' if elsewhere else ''}"
 
 
-def this_process(lock: int, *, shared: bool = False) -> Owner:
+def this_process(lock: int | None = None, *, shared: bool = False) -> Owner:
     """The record of the calling process, as of now, with a new nonce.
 
     Args:
-        lock: a descriptor of the lock file.
+        lock: a descriptor of the lock file, if it holds one.
         shared: whether the process has other runs too.
     """
     return Owner(
@@ -77,7 +77,7 @@ def this_process(lock: int, *, shared: bool = False) -> Owner:
         since=time.time(),
         nonce=secrets.token_hex(8),
         pid_namespace=_pid_namespace(),
-        lock_inode=os.fstat(lock).st_ino,
+        lock_inode=None if lock is None else os.fstat(lock).st_ino,
         shared=shared,
     )
 
@@ -164,13 +164,20 @@ def _held(file: IO[bytes]) -> bool | None:
 
 def _read(path: Path) -> Owner | None:
     try:
-        values: dict[str, Any] = bounded_json.read(path)
+        return of_values(bounded_json.read(path))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def of_values(values: dict[str, Any]) -> Owner | None:
+    """The owner that was recorded so; None if it is no whole record."""
+    try:
         fields.check(Owner, values)
         owner = Owner(**values)
         numbers = owner.pid, owner.start_ticks, owner.since
         sound = all(isinstance(number, int | float) for number in numbers) and 0 < owner.pid <= _LARGEST_PID
         return owner if sound and isinstance(owner.host, str) and isinstance(owner.boot_id, str) else None
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return None
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import os
-import secrets
-import socket
 import time
 from typing import TYPE_CHECKING
 
 from rna_watch.errors import RnaWatchError
+from rna_watch.journal.owner import of_values, this_process
 from rna_watch.layout import bounded_json
 from rna_watch.remote.listing import OUTPUTS
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 NAME = f"{OUTPUTS}.owner.json"
 STALE_S = 120.0
 RENEWED_S = 30.0
+_RENEWED = "renewed"  # when, in s since 1970; the other fields are those of a lock's owner
 
 
 class Guard:
@@ -29,12 +29,11 @@ class Guard:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._nonce = secrets.token_hex(8)
+        self._self = this_process()
         self._renewed = 0.0
 
     def _content(self) -> bytes:
-        said = {"host": socket.gethostname(), "pid": os.getpid(), "nonce": self._nonce, "renewed": time.time()}
-        return json.dumps(said).encode()
+        return json.dumps(dataclasses.asdict(self._self) | {_RENEWED: time.time()}).encode()
 
     def take(self) -> bool:
         """Take the run; whether the store makes sure that nobody else does at the same moment.
@@ -63,7 +62,7 @@ class Guard:
         """
         if time.monotonic() - self._renewed > RENEWED_S:
             owner = self._owner()
-            if owner is not None and owner.get("nonce") != self._nonce:
+            if owner is not None and owner.get("nonce") != self._self.nonce:
                 raise RnaWatchError(self._taken(owner))
             self._store.put(NAME, self._content())
             self._renewed = time.monotonic()
@@ -71,13 +70,19 @@ class Guard:
     def release(self) -> None:
         """Let the run go."""
         owner = self._owner()
-        if owner is not None and owner.get("nonce") == self._nonce:
+        if owner is not None and owner.get("nonce") == self._self.nonce:
             self._store.delete(NAME)
 
     def _check_gone(self) -> None:
+        """Raises: RnaWatchError: the owner renewed its claim lately, and no process of this machine that has ended made it."""
         owner = self._owner()
-        renewed = owner.get("renewed") if owner is not None else None
-        if owner is not None and isinstance(renewed, int | float) and abs(time.time() - renewed) < STALE_S:
+        if owner is None:
+            return
+        renewed = owner.get(_RENEWED)
+        process = of_values({name: value for name, value in owner.items() if name != _RENEWED})
+        if process is not None and process.lives() is False:
+            return
+        if isinstance(renewed, int | float) and abs(time.time() - renewed) < STALE_S:
             raise RnaWatchError(self._taken(owner))
 
     def _taken(self, owner: dict[str, object]) -> str:

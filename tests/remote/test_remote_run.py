@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -210,6 +212,26 @@ def test_an_owner_that_is_gone_is_followed(bucket: str, monkeypatch: pytest.Monk
         first.renew()
     first.release()
     second.renew()
+
+
+def test_a_claim_of_a_process_of_this_machine_that_has_ended_is_taken_over_at_once(bucket: str) -> None:
+    """One of a process that lives, or of another machine, is kept for two minutes."""
+    store, code = (
+        Store(f"{bucket}/run"),
+        "import sys; from rna_watch.remote import guard; from rna_watch.remote.store import Store",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; guard.Guard(Store(sys.argv[1])).take()", store.url], check=False
+    )
+    assert done.returncode == 0
+    claim = json.loads(store.read(guard.NAME))
+    store.put(guard.NAME, json.dumps(claim | {"boot_id": "of another machine"}).encode())
+    with pytest.raises(RnaWatchError, match=f"is watched by process {claim['pid']}"):
+        guard.Guard(store).take()
+    store.put(guard.NAME, json.dumps(claim).encode())
+    assert guard.Guard(store).take()
+    with pytest.raises(RnaWatchError, match="is watched by"):
+        guard.Guard(store).take()
 
 
 def test_a_store_without_conditional_writes_is_said_to_be_one(tmp_path: Path) -> None:
