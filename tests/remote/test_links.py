@@ -79,7 +79,7 @@ def test_a_link_of_few_bytes_a_second_costs_time_only(
     """The models are those of a run on this machine."""
     files = _trained(tmp_path / "trained", 5)
     _put(store, f"{bucket}/run", *files)
-    link.rate = 20_000.0
+    link.rate = 40_000.0
     done = command("once", f"{bucket}/run", *LOCAL, "--keep", "100")
     assert done.returncode == 0, done.stderr
     assert link.carried_bytes > sum(each.stat().st_size for each in files)
