@@ -168,7 +168,7 @@ def span(combination: Combination) -> tuple[list[torch.Tensor], dict[int, Float6
         np.errstate(over="ignore"),
         WindowReader(combination.files) as reader,
     ):
-        for block in reader.blocks(segments):
+        for block in reader.steps(segments):
             values = block.values
             still = still_infinities(values)
             if still is not None:

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["COMPILED", "DTYPES", "add_gram", "add_products", "add_squares", "combine", "vector_bytes"]
-
-DTYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
+__all__ = ["COMPILED", "add_gram", "add_products", "add_squares", "combine", "vector_bytes"]
 
 try:
     if sys.byteorder != "little":

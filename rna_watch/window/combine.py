@@ -129,30 +129,31 @@ def combined_blocks(
         block_elements: elements of a block.
         evidence: gathers what the values tell of the window.
     """
-    as_stored = kernels.COMPILED
     total = np.empty(block_elements, dtype=np.float64)
-    for block in reader.blocks(segments, block_elements, as_stored=as_stored):
+    for block in reader.blocks(segments, block_elements):
         first = segments[block.pieces[0].segment]
         weights, bits = rows[first.group], np.empty(block.size, dtype=DTYPES[first.dtype].bits)
         if evidence is not None:
             evidence.before(block, weights)
-        if not (as_stored and first.role is not Role.VARIANCE and _combine_stored(block, weights, bits)):
-            for columns, step in block.steps():
+        if first.role is Role.VARIANCE or not _combine_stored(block, weights, bits):
+            start = 0
+            for step in block.steps():
                 sums = total[: step.size]
                 _combine(step.values, weights, sums)
                 if evidence is not None and not np.isfinite(sums).all():
                     evidence.damaged = True
                 if first.role is Role.VARIANCE:
                     np.maximum(sums, 0.0, out=sums)
-                narrow(sums, first.dtype, bits[columns])
+                narrow(sums, first.dtype, bits[start : start + step.size])
+                start += step.size
         for piece in block.pieces:
             yield piece.segment, piece.start, bits[piece.column : piece.column + piece.count]
 
 
 def _combine_stored(block: Block, weights: Sequence[float], bits: Array) -> bool:
-    """Combine a block by the compiled loops, if it is a sum of several checkpoints and comes out finite."""
+    """Combine a block by the compiled loops, if there are any, it is a sum of several checkpoints, and it comes out finite."""
     used = [k for k, weight in enumerate(weights[:-1]) if weight]
-    if not used or (len(used) == 1 and weights[used[0]] == 1.0):
+    if not kernels.COMPILED or not used or (len(used) == 1 and weights[used[0]] == 1.0):
         return False
     stored, dtype = block.stored
     return kernels.combine(stored[used[0] :], dtype, np.asarray(weights[used[0] :], dtype=np.float64), bits)

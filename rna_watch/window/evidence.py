@@ -55,7 +55,7 @@ class Evidence:
         """Look at the values of a block; those of weight 0 do not show in the combination."""
         unused = [k for k, weight in enumerate(weights) if not weight]
         parameters = self._segments[block.pieces[0].segment].role is Role.PARAMETER
-        for _, step in block.steps():
+        for step in block.steps():
             if not all(_finite(step, k) for k in unused):
                 self._bad |= _not_finite(step.values, unused)
             if parameters:

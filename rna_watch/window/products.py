@@ -108,7 +108,7 @@ def read_pairs(task: ProductTask) -> Iterator[tuple[Float64, Float64]]:
 
 def _read(reader: WindowReader, factor: Factor, used: Sequence[int]) -> Float64:
     """A factor of the checkpoints that have a weight `(n, rows, columns)`."""
-    parts = [block.values.copy() for block in reader.blocks(factor.segments)]
+    parts = [block.values.copy() for block in reader.steps(factor.segments)]
     whole = np.concatenate(parts, axis=1)
     return np.stack([_of_storage(whole[k], factor) for k in used])
 

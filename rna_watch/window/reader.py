@@ -89,11 +89,11 @@ class Block:
             widen(bits[:, columns], dtype, into[first : first + len(bits)])
             first += len(bits)
 
-    def steps(self) -> Iterator[tuple[slice, Block]]:
-        """The same as blocks of a few columns, with these columns; there is room for the values of one at a time."""
+    def steps(self) -> Iterator[Block]:
+        """The same a few columns after the other; there is room for the values of one at a time."""
         for start, inside in _steps(self.pieces, self._room.shape[1]):
             columns = slice(start, start + inside[-1].column + inside[-1].count)
-            yield columns, Block(inside, [(bits[:, columns], dtype) for bits, dtype in self._parts], self._room)
+            yield Block(inside, [(bits[:, columns], dtype) for bits, dtype in self._parts], self._room)
 
 
 def still_infinities(values_kn: Float64) -> Bools | None:
@@ -191,15 +191,17 @@ class WindowReader:
     ) -> None:
         self._open.__exit__(kind, error, traceback)
 
-    def blocks(
-        self, segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS, *, as_stored: bool = False
-    ) -> Iterator[Block]:
-        """All segments, a block at a time, in order.
+    def steps(self, segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> Iterator[Block]:
+        """All segments, in order, so much at a time that its values stay in a core's cache; arguments as for `blocks`."""
+        for block in self.blocks(segments, capacity):
+            yield from block.steps()
+
+    def blocks(self, segments: Sequence[Segment], capacity: int = BLOCK_ELEMENTS) -> Iterator[Block]:
+        """All segments, in order, as much at a time as is read at once.
 
         Args:
             segments: what to read.
-            capacity: elements that are read at a time from each source.
-            as_stored: a block is what is read at a time; else only so much of it that its values stay in a core's cache.
+            capacity: most elements that are read at a time from each source.
         """
         count = len(self._readers)
         room = np.empty((count, min(capacity, cache_elements(count))), dtype=np.float64)
@@ -216,11 +218,7 @@ class WindowReader:
             parts = ((0, own, first.dtype), (own, sources, first.companion_dtype))[: 2 if first.companions else 1]
             size = pieces[-1].column + pieces[-1].count
             stored = [(rows[low:high].view(DTYPES[dtype].bits)[:, :size], dtype) for low, high, dtype in parts]
-            block = Block(pieces, stored, room)
-            if as_stored:
-                yield block
-            else:
-                yield from (step for _, step in block.steps())
+            yield Block(pieces, stored, room)
 
     def _read(self, k: int, runs: Sequence[tuple[int, int, int]], into: memoryview) -> None:
         """Read runs of one checkpoint, one behind the other; those that lie close together in a file at once."""

@@ -74,24 +74,26 @@ def gram_rows(task: GramTask) -> GramRows:
         WindowReader(task.files, task.uncached) as reader,
     ):
         as_stored = task.kernel == "compiled" and len(task.files) == k and not task.factors
-        for block in reader.blocks(task.segments, task.block_elements, as_stored=as_stored):
-            segment = task.segments[block.pieces[0].segment]
-            if segment.role is not Role.PARAMETER:
-                for _, step in block.steps():
+        for block in reader.blocks(task.segments, task.block_elements):
+            if task.segments[block.pieces[0].segment].role is not Role.PARAMETER:
+                for step in block.steps():
                     bad |= _non_finite(step.values[:k], first_new)
-                continue
-            part = None
-            if as_stored:
-                bits, dtype = block.stored
-                matrices = matrix_columns(block.pieces, task.segments)
-                part = stored_rows(bits, dtype, task.new, DTYPES[dtype].eps, matrices)
-            parts.append(part or merge(_rows_of_values(step, task) for _, step in block.steps()))
-            if len(parts) == _MERGED:
+            elif as_stored and (part := _rows_of_stored(block, task)) is not None:
+                parts.append(part)
+            else:
+                parts.extend(_rows_of_values(step, task) for step in block.steps())
+            if len(parts) >= _MERGED:
                 parts = [merge(parts)]
     total = merge(parts)
     if not np.isfinite(total.rows).all():
         bad |= _non_finite_iterates(task)
     return replace(total, non_finite=frozenset(bad))
+
+
+def _rows_of_stored(block: Block, task: GramTask) -> GramRows | None:
+    """A block's part of the Gram matrix by the compiled loops; None where something is not finite."""
+    bits, dtype = block.stored
+    return stored_rows(bits, dtype, task.new, DTYPES[dtype].eps, matrix_columns(block.pieces, task.segments))
 
 
 def _rows_of_values(block: Block, task: GramTask) -> GramRows:
@@ -133,7 +135,7 @@ def combined(task: CombineTask) -> list[Patch] | tuple[list[Patch], GramRows]:
         return patches
     if evidence.damaged:  # a second look, only where the sums came out non-finite
         with WindowReader(task.files, len(task.files) if task.uncached else 0) as reader:
-            for block in reader.blocks(task.segments, task.block_elements):
+            for block in reader.steps(task.segments, task.block_elements):
                 evidence.look(block, task.rows[task.segments[block.pieces[0].segment].group])
     return patches, evidence.found()
 
@@ -161,7 +163,7 @@ def triangular_factor(task: FactorTask) -> Float64:
     scales = np.asarray(task.scales, dtype=np.float64)[:, None]
     factors: list[Float64] = []
     with WindowReader(task.files) as reader:
-        for block in reader.blocks(task.segments, task.block_elements):
+        for block in reader.steps(task.segments, task.block_elements):
             segment = task.segments[block.pieces[0].segment]
             still = still_infinities(block.values[: task.checkpoints])
             if still is not None:
@@ -184,5 +186,5 @@ def _non_finite_iterates(task: GramTask) -> set[int]:
     """A second look, only where products came out non-finite: which iterates are to blame."""
     k = task.checkpoints
     with WindowReader(task.files) as reader:
-        blocks = reader.blocks(task.segments, task.block_elements)
+        blocks = reader.steps(task.segments, task.block_elements)
         return {number for block in blocks for number in _non_finite(block.values[:k], 0)}

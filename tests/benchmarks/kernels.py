@@ -106,7 +106,8 @@ class _Contenders:
         widen(self.stored, self.dtype, exact)
         steps = np.diff(exact.astype(np.longdouble), axis=0)
         gram = steps @ steps.T
-        return tuple(float(abs(each - gram).max() / gram.max()) for each in (self.blas, self.rows))  # type: ignore[return-value]
+        largest = gram.max()
+        return float(abs(self.blas - gram).max() / largest), float(abs(self.rows - gram).max() / largest)
 
 
 def show(options: Options) -> None:

@@ -50,7 +50,7 @@ def _seconds_of_products(layouts: Sequence[Layout]) -> tuple[float, float]:
         if segment.role is Role.PARAMETER
     ]
     with WindowReader([layout.files for layout in layouts]) as reader:
-        for number, block in enumerate(reader.blocks(segments)):
+        for number, block in enumerate(reader.steps(segments)):
             residuals = differences(block.values)
             for kind in (0, 1) if number % 2 else (1, 0):
                 begun = time.process_time()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rna_watch import kernels
 from rna_watch.commands import doctor
 from rna_watch.config import RunConfig
 from rna_watch.errors import RnaWatchError
@@ -68,6 +69,17 @@ def test_all_that_works_is_said(run: Path) -> None:
         "watched",
     }
     assert sorted(run.iterdir()) == before
+
+
+@pytest.mark.parametrize(("compiled", "said"), [(True, "works  loops "), (False, "note   loops ")])
+def test_loops_that_are_not_compiled_are_said(
+    compiled: bool, said: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what to install; it is no failure."""
+    monkeypatch.setattr(kernels, "COMPILED", compiled)
+    lines, error = _look(run)
+    assert (_line(lines, "loops")[: len(said)], error) == (said, "")
+    assert ("install gcc" in _line(lines, "loops")) != compiled
 
 
 def test_what_will_not_work_is_an_error(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

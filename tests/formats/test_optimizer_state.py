@@ -112,7 +112,7 @@ def read_residuals(run, form, beside):
     found = {extent.name: np.full((len(layouts) - 1, extent.count), np.nan) for extent in layouts[-1].extents}
     for task in tasks_plan.gram_tasks(layouts, len(layouts) - 1, 1.0, form if form.key else None, beside):
         with WindowReader(task.files) as reader:
-            for block in reader.blocks(task.segments, task.block_elements):
+            for block in reader.steps(task.segments, task.block_elements):
                 segment = task.segments[block.pieces[0].segment]
                 factors = ()
                 if task.factors:

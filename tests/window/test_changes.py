@@ -94,7 +94,7 @@ def values_read(layouts, capacity, between=lambda: None):
     """All values (K, n), a small block at a time; `between` is called after the first."""
     with WindowReader([layout.files for layout in layouts]) as reader:
         blocks = []
-        for block in reader.blocks(segments_of(layouts), capacity):
+        for block in reader.steps(segments_of(layouts), capacity):
             blocks.append(torch.from_numpy(block.values.copy()))
             if len(blocks) == 1:
                 between()

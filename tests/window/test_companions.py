@@ -76,7 +76,7 @@ def test_blocks_hold_the_iterates_and_what_stands_beside_them(run):
         )
     seen = 0
     with WindowReader([layout.files for layout in run.layouts] + list(beside.files)) as reader:
-        for block in reader.blocks(segments, 25):
+        for block in reader.steps(segments, 25):
             assert block.values.shape[0] == 8
             assert len({segments[piece.segment].group for piece in block.pieces}) == 1
             for piece in block.pieces:

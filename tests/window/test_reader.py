@@ -45,14 +45,13 @@ def test_rows_lie_within_a_line_as_they_do_in_the_newest_file(
     monkeypatch.setattr(OpenFile, "read_all", spy)
     segments = window_segments(layouts, frozenset({Role.PARAMETER}), 2**20)
     with WindowReader([layout.files for layout in layouts]) as reader:
-        for block in reader.blocks(segments):
+        for block in reader.steps(segments):
             np.testing.assert_array_equal(block.values[0], block.values[2])
     assert behind
     assert not [each for each in behind if 1 <= each < 32]
 
 
-@pytest.mark.parametrize("as_stored", [False, True])
-def test_memory_of_a_long_window_is_within_the_budget(as_stored: bool, tmp_path: Path) -> None:
+def test_memory_of_a_long_window_is_within_the_budget(tmp_path: Path) -> None:
     """What is read and its values, of 60 checkpoints in float64."""
     for number in range(60):
         torch.save({"w": torch.zeros(70_000, dtype=torch.float64)}, tmp_path / f"{number}.pt")
@@ -60,9 +59,8 @@ def test_memory_of_a_long_window_is_within_the_budget(as_stored: bool, tmp_path:
     segments = window_segments(layouts, frozenset({Role.PARAMETER}), 2**20)
     tracemalloc.start()
     with WindowReader([layout.files for layout in layouts]) as reader:
-        for block in reader.blocks(segments, block_elements(60), as_stored=as_stored):
-            for columns, step in block.steps():
-                assert step.values.shape == (60, columns.stop - columns.start)
+        for block in reader.blocks(segments, block_elements(60)):
+            assert sum(step.values.shape[1] for step in block.steps()) == block.size
         _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < BUDGET_MIB * 2**20
