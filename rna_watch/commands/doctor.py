@@ -225,7 +225,7 @@ def _loops() -> Finding:
     return Finding(
         verdict=Verdict.NOTE,
         subject="loops",
-        found="by numpy, which takes up to half as long again: none were compiled when rna-watch was installed",
+        found="by numpy, which takes up to 1.6 times as long: none were compiled when rna-watch was installed",
         remedy="install gcc and Python's headers, and rna-watch again (pip install --force-reinstall --no-deps --no-cache-dir)",
     )
 

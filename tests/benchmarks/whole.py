@@ -64,6 +64,10 @@ LOOPS: dict[str, Callable[[list[str], str], dict[str, float]]] = {
 }
 
 
+# one worker, as its children would load the loops
+_BY_NUMPY = "import sys; sys.modules['rna_watch.kernels._loops'] = None; from rna_watch.cli import main; main()"
+
+
 def _commands(paths: list[str], out: str) -> dict[str, list[str]]:
     """The command line of each contender; averages leave out the oldest checkpoint, which has no weight in them."""
     ours = [sys.executable, "-m", "rna_watch", "extrapolate", *paths, "-o", out, "--engine", "local", "--workers"]
@@ -71,6 +75,7 @@ def _commands(paths: list[str], out: str) -> dict[str, list[str]]:
     found = {
         "rna, 2 workers": [*ours, "2"],
         "rna, 1 worker": [*ours, "1"],
+        "rna by numpy, 1 worker": [sys.executable, "-c", _BY_NUMPY, *ours[3:], "1"],
         "average, 2 workers": [*ours, "2", "--method", "average"],
         "average loop": [*loop, "average loop", out, *paths[1:]],
         "mmap average": [*loop, "mmap average", out, *paths[1:]],
