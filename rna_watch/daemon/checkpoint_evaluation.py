@@ -240,6 +240,7 @@ class CheckpointEvaluation:
         if result.statistics:
             self.outcome.statistics[each.name] = result.statistics
         made = self.outcome.made.get(each.name)
+        settle(metric, self.config, self.recorder)  # first: a value without it is of no use after a crash
         self.recorder.record(
             e.Evaluated(
                 checkpoint=self.name,
@@ -254,7 +255,6 @@ class CheckpointEvaluation:
             )
         )
         self.outcome.evaluated.add(each.name)
-        settle(metric, self.config, self.recorder)
 
     def value(self, name: str) -> float | None:
         """What ranks a candidate, or the one that it equals; None if it is not known."""

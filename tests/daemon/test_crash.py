@@ -95,6 +95,20 @@ def test_a_crash_between_the_rename_and_its_record(tmp_path: Path, whole: bool) 
     assert not list((tmp_path / "rna").glob(f"{TEMPORARY_PREFIX}*"))
 
 
+def test_a_crash_right_after_the_first_evaluation(tmp_path: Path) -> None:
+    """What it is judged by was recorded before, so the value counts, and nothing is evaluated twice."""
+    train(tmp_path, count=3)
+    arguments = ("once", tmp_path, "--engine", "local", "--evaluator", EVALUATOR)
+    assert rna_watch(*arguments).returncode == 0
+    state = tmp_path / ".rna-watch"
+    lines = (state / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    first = next(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "evaluated")
+    (state / "journal.jsonl").write_bytes(b"".join(lines[: first + 1]))
+    assert rna_watch(*arguments).returncode == 0
+    evaluations = Counter((event.checkpoint, event.candidate) for event in events(tmp_path, "evaluated"))
+    assert max(evaluations.values()) == 1
+
+
 def test_a_torn_line_is_closed_off_and_skipped(tmp_path: Path) -> None:
     """A journal that ends in half a line is read up to it, and goes on behind it."""
     train(tmp_path, count=3)
